@@ -1,0 +1,42 @@
+"""decodedrift: where a language model's text starts to differ when its execution changes, why, and whether it matters.
+
+>>> import decodedrift as dd
+>>> study = dd.compare("demo", candidates=["bf16"], strategies=["greedy"], limit=1, max_new_tokens=4)
+>>> study.summary["role"].tolist()
+['self', 'candidate']
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decodedrift.records import InputError, Plan, Prompt, Strategy, Text, Trace, Variant
+    from decodedrift.run import compare
+    from decodedrift.strategies import strategy
+    from decodedrift.study import Study, open_study
+
+__all__ = [
+    "InputError", "Plan", "Prompt", "Strategy", "Study", "Text", "Trace", "Variant",
+    "compare", "open_study", "strategy",
+]  # fmt: skip
+
+_HOMES = {
+    "compare": "decodedrift.run",
+    "Study": "decodedrift.study",
+    "open_study": "decodedrift.study",
+    "strategy": "decodedrift.strategies",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name when it is first asked for, so that `import decodedrift` costs nothing."""
+    if name not in __all__:
+        raise AttributeError(f"module 'decodedrift' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES.get(name, "decodedrift.records")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,281 @@
+"""Where a model comes from: the bundled one, a folder, the hub, or memory; and every refusal that needs no weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from decodedrift.records import InputError
+
+DEMO = Path(__file__).parent / "data" / "demo"
+WAYS_ON = "use --model demo (bundled, offline) or a local folder"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that was found and can be loaded. Nothing of its weights has been read but the file headers.
+
+    source: what `from_pretrained` gets. commit: the hub commit that is pinned for every later read. module: the model
+    itself, for one already in memory (it is copied before any conversion).
+    """
+
+    name: str
+    source: str
+    kind: str
+    config: Any
+    commit: str | None = None
+    trust_remote_code: bool = False
+    local_files_only: bool = False
+    files: tuple[str, ...] = ()
+    seen: tuple[tuple[int, int], ...] = ()
+    module: Any = field(default=None, repr=False, compare=False)
+    tokenizer: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments that every `from_pretrained` of this checkpoint takes, trust passed explicitly."""
+        found: dict[str, Any] = {"trust_remote_code": self.trust_remote_code, "local_files_only": self.local_files_only}
+        return found | ({"revision": self.commit} if self.commit else {})
+
+    @cached_property
+    def stored(self) -> dict[str, int]:
+        """Elements by stored dtype, e.g. {"F32": 2700000}, read from the safetensors headers (or from memory)."""
+        counts: dict[str, int] = {}
+        if self.module is not None:
+            for parameter in self.module.parameters():
+                name = str(parameter.dtype).removeprefix("torch.")
+                name = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}.get(name, name)
+                counts[name] = counts.get(name, 0) + parameter.numel()
+        for _, dtype, shape in self.headers():
+            size = 1
+            for n in shape:
+                size *= n
+            counts[dtype] = counts.get(dtype, 0) + size
+        return counts
+
+    @property
+    def parameters(self) -> int:
+        """Stored elements."""
+        return sum(self.stored.values())
+
+    def headers(self) -> Iterator[tuple[str, str, list[int]]]:
+        """(name, dtype, shape) of every stored tensor; a file that cannot be read is named.
+
+        Raises:
+            InputError: a broken or truncated file.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        for path in self.files:
+            try:
+                with safe_open(path, framework="np") as handle:
+                    for name in handle.keys():  # noqa: SIM118 (not a mapping)
+                        part = handle.get_slice(name)
+                        yield name, part.get_dtype(), part.get_shape()
+            except (SafetensorError, OSError) as error:
+                raise InputError(
+                    f"{path} is not a readable safetensors file ({str(error)[:80]}): copy or download it again"
+                ) from None
+
+    def check_unchanged(self) -> None:
+        """Two variants loaded from different weights would be compared as one model.
+
+        Raises:
+            InputError: a weight file changed since it was found.
+        """
+        for path, before in zip(self.files, self.seen, strict=True):
+            if stamp(path) != before:
+                raise InputError(f"{path} changed while the run was under way; run again when it is complete")
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each weight file by file name: what the run was really made on."""
+        found = {}
+        for path in self.files:
+            with open(path, "rb") as handle:
+                found[os.path.basename(path)] = hashlib.file_digest(handle, "sha256").hexdigest()
+        return found
+
+
+def find(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Checkpoint:
+    """Finds a model by the name a user types: `demo`, a folder, or a hub id.
+
+    Raises:
+        InputError: it does not exist, cannot be reached, or is no causal language model.
+    """
+    if name == "demo":
+        name_or_path, kind, commit, offline = str(DEMO), "bundled", None, False
+    elif os.path.isdir(os.path.expanduser(name)):
+        name_or_path, kind, commit, offline = os.path.expanduser(name), "folder", None, False
+    else:
+        kind, name_or_path = "hub", name
+        commit, offline = _pin_on_hub(name, revision)
+    if revision is not None and kind != "hub":
+        raise InputError(f"--revision {revision}: {name} is a {kind} model, which has no revisions; leave it out")
+    if kind != "hub" and not os.path.isfile(os.path.join(name_or_path, "config.json")):
+        raise InputError(f"{name}: no config.json in this folder; it is not a saved HuggingFace model")
+    found = Checkpoint(name, name_or_path, kind, None, commit, trust_remote_code, offline)
+    config = _config(found)
+    check_causal(name, config, trust_remote_code)
+    files = _local_files(name, Path(name_or_path)) if kind != "hub" else _hub_files(found)
+    return replace(found, config=config, files=files, seen=tuple(stamp(f) for f in files))
+
+
+def stamp(path: str) -> tuple[int, int]:
+    """(size, modification time in ns) of a file; (-1, -1) where it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def in_memory(model: Any, tokenizer: Any, name: str | None = None) -> Checkpoint:
+    """A model and tokenizer that the caller already holds."""
+    if tokenizer is None:
+        raise InputError("a model in memory needs its tokenizer too: compare(model, tokenizer=tokenizer, ...)")
+    check_causal("the given model", model.config, True)
+    label = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
+    return Checkpoint(str(label), str(label), "memory", model.config, module=model, tokenizer=tokenizer)
+
+
+def check_causal(name: str, config: Any, trusted: bool) -> None:
+    """Refuses what is not a decoder-only causal LM, from the config alone.
+
+    BERT loads as a "causal LM" with one log line; its checkpoint says what it is in `architectures`.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(f"{name}: an encoder-decoder model ({config.model_type}); decodedrift needs a causal LM")
+    remote = trusted and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
+        raise InputError(f"{name}: transformers has no causal LM of type {config.model_type!r}")
+    known: set[str] = set()
+    for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        known.update([value] if isinstance(value, str) else value)
+    asked = getattr(config, "architectures", None) or []
+    if asked and not remote and not any(a in known for a in asked):
+        raise InputError(f"{name}: {asked[0]} is not a causal language model; give one that generates text")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers' and the hub's own bars and warnings, held back: what matters becomes an error of ours."""
+    import logging
+
+    from transformers.utils import logging as hf_logging
+
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hub = logging.getLogger("huggingface_hub")
+    hub_level = hub.level
+    hf_logging.set_verbosity(logging.CRITICAL)
+    hub.setLevel(logging.CRITICAL)
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        hub.setLevel(hub_level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def _config(found: Checkpoint) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(found.source, **found.arguments)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{found.name}: config.json is not valid JSON (line {error.lineno})") from None
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and more, all about this one file
+        text = " ".join(str(error).split())
+        if "trust_remote_code" in text:
+            raise InputError(
+                f"{found.name} needs code of its own; add --trust-remote-code if you trust its authors"
+            ) from None
+        raise InputError(f"{found.name}: its config.json cannot be used ({text[:140]})") from None
+
+
+def _pin_on_hub(name: str, revision: str | None) -> tuple[str | None, bool]:
+    """(commit, offline): the hub's commit for a revision; offline where only the local cache can answer."""
+    import re
+
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub import errors as hub
+
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name):
+        raise InputError(f"{name}: no such folder, and not a hub id (OWNER/MODEL); {WAYS_ON}")
+    reason = "HF_HUB_OFFLINE is set"
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            return HfApi().model_info(name, revision=revision, timeout=20).sha, False
+        except hub.GatedRepoError:
+            raise InputError(f"{name} is gated on the hub: accept its terms there and log in (hf auth login)") from None
+        except hub.RepositoryNotFoundError:
+            raise InputError(f"{name}: no such folder here and no such model on the hub (or it is private)") from None
+        except hub.RevisionNotFoundError:
+            raise InputError(f"{name} has no revision {revision!r} on the hub") from None
+        except Exception as error:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+            reason = f"HTTP {status}" if status else type(error).__name__
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    if isinstance(cached, str):
+        return Path(cached).parent.name, True
+    raise InputError(f"{name}: no such folder here, and the model hub cannot be reached ({reason}); {WAYS_ON}")
+
+
+def _local_files(name: str, folder: Path) -> tuple[str, ...]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
+            raise InputError(f"{index} is not a valid index of weight files") from None
+        missing = [s for s in shards if not (folder / s).is_file()]
+        if missing:
+            raise InputError(f"{name}: the weight file {missing[0]} is missing ({len(missing)} of {len(shards)})")
+        return tuple(str(folder / s) for s in shards)
+    if (folder / "model.safetensors").is_file():
+        return (str(folder / "model.safetensors"),)
+    if any(folder.glob("*.bin")):
+        raise InputError(
+            f"{name}: only pickled weights (.bin), which can run code; save them as safetensors "
+            "(model.save_pretrained(folder)) first"
+        )
+    raise InputError(f"{name}: no model.safetensors in this folder")
+
+
+def _hub_files(found: Checkpoint) -> tuple[str, ...]:
+    from transformers.utils import cached_file
+
+    def fetch(file: str) -> str | None:
+        with quiet():
+            found_at: str | None = cached_file(
+                found.source,
+                file,
+                revision=found.commit,
+                local_files_only=found.local_files_only,
+                _raise_exceptions_for_missing_entries=False,
+            )
+            return found_at
+
+    try:
+        if single := fetch("model.safetensors"):
+            return (single,)
+        if index := fetch("model.safetensors.index.json"):
+            shards = sorted(set(json.loads(Path(index).read_text("utf-8"))["weight_map"].values()))
+            return tuple(path for s in shards if (path := fetch(s)))
+    except OSError as error:
+        raise InputError(f"{found.name}: downloading its weights failed ({str(error).splitlines()[0][:120]})") from None
+    raise InputError(f"{found.name}: the hub has no safetensors weights for it, only formats that can run code")

@@ -1,0 +1,72 @@
+"""What a run ran on: an allow-list of versions and machine facts; never the process environment or its arguments."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+PACKAGES = ("decodedrift", "torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "scipy", "bitsandbytes")
+
+
+def version() -> str:
+    """decodedrift's own version."""
+    try:
+        return metadata.version("decodedrift")
+    except metadata.PackageNotFoundError:
+        return "0 (not installed)"
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what the numbers stand on."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def numerical(device: str, threads: int | None = None) -> dict[str, Any]:
+    """What can change a logit's bits: torch, CPU capability (AVX2 and AVX512 differ), device, threads."""
+    import torch
+
+    found: dict[str, Any] = {
+        "torch": torch.__version__,
+        "transformers": versions()["transformers"],
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+        "device": device,
+        "threads": threads or torch.get_num_threads(),
+    }
+    if device.startswith("cuda"):
+        index = torch.device(device).index or 0
+        found["gpu"] = torch.cuda.get_device_name(index)
+        found["cuda"] = torch.version.cuda
+        found["cudnn"] = torch.backends.cudnn.version()
+    return found
+
+
+def environment(device: str, threads: int | None = None) -> dict[str, Any]:
+    """environment.json: the numerical part and what one asks for when two runs differ."""
+    return {
+        "numerical": numerical(device, threads),
+        "versions": versions(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as handle:
+            for line in handle:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

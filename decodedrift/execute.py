@@ -1,0 +1,315 @@
+"""One Job -> JobResult. The reference comes first and last; every candidate in between meets it in the same layout.
+
+The reference generates and reads its own tokens; its scores and logits wait in a spool. Each candidate generates, reads
+the reference's tokens, is reduced to rows at once and freed. Last, the reference judges the candidates' continuations.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch import Tensor
+
+from decodedrift import passes
+from decodedrift.generate import Cell, Key, generate
+from decodedrift.models import Loaded, VariantError, out_of_memory
+from decodedrift.passes import Pass, Passage
+from decodedrift.progress import Progress, Silent
+from decodedrift.records import InputError, Job, Trace, Variant
+from decodedrift.rows import JobResult
+from decodedrift.score import Reading, force
+from decodedrift.spool import Spool
+from decodedrift.world import World
+
+
+def execute(job: Job, world: World, progress: Progress | None = None, spill: str | None = None) -> JobResult:
+    """Runs one job. A candidate that fails is a row of `failures`; the others finish.
+
+    Raises:
+        InputError: the reference itself cannot run; nothing can be held against it.
+    """
+    run = _Run(job, world, progress or Silent())
+    with Spool(world.spool_bytes, spill) as spool, ExitStack() as resident:
+        run.spool = spool
+        reference = run.open_reference(resident)
+        run.read_reference(reference)
+        if job.first and job.prompts:
+            run.self_control(reference)
+        if not world.both_fit:
+            resident.close()
+        for variant in world.plan.candidates:
+            run.attempt(variant)
+        if run.passes:
+            if not world.both_fit:
+                reference = run.open_reference(resident)
+            for done in run.passes.values():
+                run.judge(reference, done)
+    for done in run.passes.values():
+        run.write(done)
+    run.write_traces(run.reference, "reference", run.reference.own_nll)
+    return run.result
+
+
+@dataclass
+class _Run:
+    """The state of one job while it runs."""
+
+    job: Job
+    world: World
+    progress: Progress
+    result: JobResult = field(init=False)
+    spool: Spool = field(init=False)
+    reference: Pass = field(init=False)
+    passes: dict[tuple[str, str], Pass] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.result = JobResult(self.job.key)
+        self.plan = self.world.plan
+
+    def open_reference(self, stack: ExitStack) -> Loaded:
+        """Loads the reference; what fails here fails the run."""
+        try:
+            return stack.enter_context(self.opened(self.plan.reference))
+        except VariantError as error:
+            raise InputError(f"the reference cannot run: {error}") from error
+
+    @contextmanager
+    def opened(self, variant: Variant) -> Iterator[Loaded]:
+        """A loaded variant, its loading timed and its facts recorded."""
+        begin = time.perf_counter()
+        with self.world.load(variant) as model:
+            self.timed(variant.name, "", "load", begin, 0)
+            self.result.facts[variant.name] = model.facts
+            yield model
+
+    def timed(self, variant: str, strategy: str, phase: str, begin: float, tokens: int) -> None:
+        """One row of timings."""
+        seconds = time.perf_counter() - begin
+        self.result.timings.append(
+            {"job": self.job.key, "variant": variant, "strategy": strategy, "phase": phase, "seconds": seconds,
+             "tokens": tokens}
+        )  # fmt: skip
+
+    def groups(self) -> list[list[Cell]]:
+        """The (strategy, seed) cells that share one decoding pass."""
+        cells = self.plan.cells
+        return [cells] if self.plan.layout == "mixed" else [[cell] for cell in cells]
+
+    def free_run(
+        self,
+        model: Loaded,
+        into: Pass,
+        *,
+        batch_size: int,
+        watch: Mapping[Key, Trace] | None = None,
+        keep_scores: bool = False,
+        batches: int | None = None,
+    ) -> None:
+        """Generates with every strategy, batch by batch, into a Pass."""
+        prompts = [(p.id, self.world.prompts[p.id]) for p in self.job.prompts]
+        watched = {key: trace.token_ids for key, trace in (watch or {}).items()}
+        for cells in self.groups():
+            label = cells[0][0].label if len(cells) == 1 else "all strategies"
+            chunks = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)][:batches]
+            total = sum(map(len, chunks)) * len(cells) * self.plan.max_new_tokens
+            self.progress.start(into.name, label, total)
+            begin, made = time.perf_counter(), 0
+            for chunk in chunks:
+                done = generate(
+                    model, self.world.vocab, dict(chunk), cells, self.plan.max_new_tokens,
+                    watch=watched, keep_scores=keep_scores, tick=self.progress.tick,
+                )  # fmt: skip
+                into.add(done)
+                made += sum(len(t.token_ids) for t in done.traces.values())
+            self.progress.stop()
+            self.timed(into.name, label, "generate", begin, made)
+
+    def passages(self, traces: Mapping[Key, Trace]) -> list[list[Passage]]:
+        """Traces as sequences to be read, one group per (strategy, seed): a group is batched together."""
+        found = []
+        for strategy, seed in self.plan.cells:
+            group = []
+            for prompt in self.job.prompts:
+                key = (strategy.label, seed, prompt.id)
+                if key in traces and traces[key].token_ids:
+                    reading = Reading(tuple(self.world.prompts[prompt.id]), traces[key].token_ids)
+                    group.append(Passage(key, reading, strategy))
+            found.append(group)
+        return [group for group in found if group]
+
+    def read_by_all(self) -> list[list[Passage]]:
+        """What every variant reads: the reference's tokens, or this job's windows of a text."""
+        if self.job.text is None:
+            return self.passages(self.reference.traces)
+        windows = self.world.texts[self.job.text].windows[slice(*self.job.windows)]
+        return [[Passage(("text", 0, w.key), w.reading, None, w.start) for w in windows]]
+
+    def size(self, variant: Variant) -> int:
+        """A variant's batch size: its own, or the plan's."""
+        return variant.batch_size or self.plan.batch_size
+
+    def read_reference(self, model: Loaded) -> None:
+        """The reference generates, reads its own tokens, and leaves its scores and logits in the spool."""
+        self.reference = Pass(self.plan.reference.name, self.plan.reference, "reference")
+        if self.job.prompts:
+            self.free_run(model, self.reference, batch_size=self.size(self.plan.reference), keep_scores=True)
+        self.note_nonfinite(self.reference)
+        begin, count = time.perf_counter(), 0
+        for group in self.read_by_all():
+            for passage, logits in self.forced(model, group):
+                self.spool.put(("logits", passage.key), logits)
+                self.reference.choices[passage.key] = passes.choices(passage, logits)
+                self.reference.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)
+                count += len(passage.reading.continuation)
+        self.timed(self.reference.name, "", "score", begin, count)
+
+    def forced(
+        self, model: Loaded, group: list[Passage], batch_size: int | None = None
+    ) -> Iterator[tuple[Passage, Tensor]]:
+        """(passage, logits) for one group of passages, batched like the variant's generation."""
+        size = batch_size or self.size(model.variant)
+        readings = [p.reading for p in group]
+        self.progress.start(
+            model.variant.name, f"reading {group[0].key[0]}", sum(len(r.continuation) for r in readings)
+        )
+        for index, logits in force(model, readings, size, self.world.vocab.pad):
+            self.progress.tick(len(readings[index].continuation))
+            yield group[index], logits
+        self.progress.stop()
+
+    def measure(self, model: Loaded, into: Pass, groups: list[list[Passage]], stored: str = "logits") -> None:
+        """A variant reads the reference's tokens and is reduced to position rows against what waits in the spool."""
+        begin, count = time.perf_counter(), 0
+        for group in groups:
+            for passage, logits in self.forced(model, group, into.batch_size):
+                if into.keep_logits:
+                    self.spool.put((into.keep_logits, passage.key), logits)
+                reference = self.spool.get((stored, passage.key))
+                own = self.reference.choices[passage.key] if stored == "logits" else passes.choices(passage, reference)
+                compute = model.variant.compute or "fp32"
+                frame = passes.positions(passage, reference, logits, compute, own, self.world.vocab)
+                into.positions[passage.key] = frame
+                count += len(frame)
+        self.timed(into.name, "", "score", begin, count)
+
+    def self_control(self, model: Loaded) -> None:
+        """The reference again, on the first batch of prompts: what differs here is no candidate's doing."""
+        size = self.size(self.plan.reference)
+        again = Pass(self.reference.name, self.plan.reference, "self")
+        self.free_run(model, again, batch_size=size, watch=self.reference.traces, batches=1)
+        first = {p.id for p in self.job.prompts[:size]}
+        groups = [[p for p in g if p.key[2] in first] for g in self.passages(self.reference.traces)]
+        self.measure(model, again, [g for g in groups if g])
+        self.passes[("self", again.name)] = again
+
+    def attempt(self, variant: Variant) -> None:
+        """One candidate, from loading to rows; its failure is recorded and goes no further."""
+        before = dict(self.passes)
+        stage = "load"
+        try:
+            with self.opened(variant) as model:
+                stage = "run"
+                self.candidate(model)
+        except (RuntimeError, MemoryError, InputError, ImportError) as error:
+            self.progress.stop()
+            self.passes = before
+            status = "out_of_memory" if out_of_memory(error) else "failed"
+            self.fail(variant.name, stage, status, " ".join(str(error).split())[:300])
+
+    def candidate(self, model: Loaded) -> None:
+        """A candidate generates and reads the reference's tokens."""
+        variant = model.variant
+        done = Pass(variant.name, variant, "candidate")
+        floor = self.plan.noise_floor and variant.precision == variant.compute and not variant.model
+        done.keep_logits = f"floor {variant.name}" if floor else ""
+        if self.job.prompts:
+            self.free_run(model, done, batch_size=self.size(variant), watch=self.reference.traces, keep_scores=floor)
+        self.measure(model, done, self.read_by_all())
+        if any(s.searches for s, _ in self.plan.cells) and self.job.prompts:
+            self.read_own_beams(model, done)
+        self.note_nonfinite(done)
+        self.passes[("candidate", variant.name)] = done
+        if floor and self.job.prompts:
+            self.noise_floor(model, done)
+
+    def noise_floor(self, model: Loaded, same: Pass) -> None:
+        """A dtype against itself in another layout: what batching alone does to it."""
+        size = 1 if self.size(model.variant) > 1 else 4
+        other = replace(model.variant, batch_size=size)
+        name = f"{same.name}{',' if ':' in same.name else ':'}batch_size={size}"
+        floor = Pass(name, other, "floor", against=same, batch_size=size)
+        self.free_run(model, floor, batch_size=size, watch=same.traces)
+        self.measure(model, floor, self.passages(self.reference.traces), stored=same.keep_logits)
+        self.passes[("floor", name)] = floor
+
+    def read_own_beams(self, model: Loaded, done: Pass) -> None:
+        """The candidate's own hypotheses under itself: two of the four scores that a beam's gaps are made of."""
+        for group in self.passages(done.traces):
+            if group[0].strategy is not None and group[0].strategy.searches:
+                for passage, logits in self.forced(model, group):
+                    done.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)
+
+    def judge(self, model: Loaded, done: Pass) -> None:
+        """The reference reads a candidate's continuations; a batch that is the reference's own is not read twice."""
+        begin, count = time.perf_counter(), 0
+        size = self.size(self.plan.reference)
+        for group in self.passages(done.traces):
+            for start in range(0, len(group), size):
+                part = group[start : start + size]
+                same = [self.reference.traces.get(p.key) for p in part]
+                if all(
+                    t is not None and t.token_ids == p.reading.continuation for t, p in zip(same, part, strict=True)
+                ):
+                    done.judged |= {p.key: self.reference.own_nll[p.key] for p in part}
+                    continue
+                for passage, logits in self.forced(model, part):
+                    done.judged[passage.key] = passes.nll(logits, passage.reading.continuation)
+                    count += len(passage.reading.continuation)
+        self.timed(done.name, "", "judge", begin, count)
+
+    def write(self, done: Pass) -> None:
+        """A finished pass as rows of the result."""
+        against = done.against or self.reference
+        keys = {"model": self.plan.model, "reference": against.name, "candidate": done.name, "role": done.role}
+        strategies = {s.label: s for s, _ in self.plan.cells}
+        for key in done.traces:
+            row = passes.divergence_row(
+                against, done, key, strategies[key[0]], self.world.vocab, self.plan.near_tie_below
+            )
+            self.result.divergences.append(keys | dict(zip(("strategy", "seed", "prompt_id"), key, strict=True)) | row)
+        for key, frame in done.positions.items():
+            named = keys | dict(zip(("strategy", "seed", "prompt_id"), key, strict=True))
+            self.result.positions.append(passes.keyed(named, frame))
+        self.write_traces(done, done.role, done.judged)
+
+    def write_traces(self, done: Pass, role: str, judged: Mapping[Key, np.ndarray]) -> None:
+        """A pass's traces as rows."""
+        prompts = {p.id: p for p in self.job.prompts}
+        for key, trace in done.traces.items():
+            keys = {"model": self.plan.model, "variant": done.name, "role": role}
+            row = passes.trace_row(trace, prompts[trace.prompt_id], self.world.vocab, judged.get(key))
+            self.result.traces.append(keys | dict(zip(("strategy", "seed", "prompt_id"), key, strict=True)) | row)
+
+    def note_nonfinite(self, done: Pass) -> None:
+        """NaN or infinite logits are a failure of the variant, recorded once per strategy."""
+        counts: dict[str, int] = {}
+        for trace in done.traces.values():
+            if trace.finish == "nonfinite":
+                counts[trace.strategy] = counts.get(trace.strategy, 0) + 1
+        for frame_key, frame in done.positions.items():
+            if (frame["nonfinite"] > 0).any():
+                counts[frame_key[0]] = counts.get(frame_key[0], 0) + 1
+        for strategy, count in counts.items():
+            text = f"NaN or infinite logits in {count} sequences; their metrics are left out"
+            self.fail(done.name, "generate" if strategy != "text" else "score", "nonfinite", text, strategy)
+
+    def fail(self, variant: str, stage: str, status: str, error: str, strategy: str = "") -> None:
+        """One row of failures."""
+        self.result.failures.append(
+            {"model": self.plan.model, "variant": variant, "strategy": strategy, "seed": None, "prompt_id": None,
+             "stage": stage, "status": status, "error": error}
+        )  # fmt: skip

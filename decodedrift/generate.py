@@ -1,0 +1,196 @@
+"""Free running: one batch of prompts, decoded by several strategies at once as rows of one mixed batch.
+
+The prompts are prefilled once; each (strategy, seed) then owns `width` rows per prompt, whose caches are copies of the
+prefilled ones. Rows are never dropped or regrouped by what they generate: the layout is a function of the plan alone,
+so that the reference and every candidate meet in the same one. The loop runs inside transformers' `generate` through
+its `custom_generate` hook, which prepares positions, masks and the cache for every model family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decodedrift.beams import Beams
+from decodedrift.checkpoints import quiet
+from decodedrift.choosers import Chooser, ScoreLog, Single
+from decodedrift.models import Loaded
+from decodedrift.records import Strategy, Trace
+from decodedrift.tokens import Vocabulary
+
+Cell = tuple[Strategy, int]
+Key = tuple[str, int, str]
+
+
+@dataclass
+class Generated:
+    """What one batch produced. Keys are (strategy label, seed, prompt id).
+
+    scores[key]: this variant's scores of the chosen and of the watched token at each position (not for beams).
+    logs: every score of the pass, if kept.
+    """
+
+    traces: dict[Key, Trace] = field(default_factory=dict)
+    scores: dict[Key, tuple[list[float], list[float]]] = field(default_factory=dict)
+    logs: dict[Key, ScoreLog] = field(default_factory=dict)
+
+
+def generate(
+    loaded: Loaded,
+    vocab: Vocabulary,
+    prompts: Mapping[str, Sequence[int]],
+    cells: Sequence[Cell],
+    max_new_tokens: int,
+    *,
+    watch: Mapping[Key, Sequence[int]] | None = None,
+    keep_scores: bool = False,
+    tick: Callable[[int], None] = lambda tokens: None,
+) -> Generated:
+    """Decodes one batch of prompts with every (strategy, seed) of `cells` in one mixed batch.
+
+    Args:
+        prompts: prompt id -> token ids; together one batch, left-padded.
+        watch: (strategy, seed, prompt id) -> token ids whose scores are noted (the reference's, for a candidate).
+        keep_scores: keep every score of the pass (for the reference).
+        tick: told the number of rows advanced, at every step.
+    """
+    choosers = [
+        _chooser(loaded, vocab, list(prompts), cell, max_new_tokens, watch or {}, keep_scores) for cell in cells
+    ]
+    width = max(len(ids) for ids in prompts.values())
+    input_ids = torch.full((len(prompts), width), vocab.pad, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    for row, ids in enumerate(prompts.values()):
+        input_ids[row, width - len(ids) :] = torch.tensor(ids)
+        mask[row, width - len(ids) :] = 1
+
+    def decode(model: Any, input_ids: Tensor, **arguments: Any) -> Tensor:
+        return _decode(model, input_ids, choosers, max_new_tokens, tick, **arguments)
+
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=vocab.pad,
+        bos_token_id=vocab.bos,
+        use_cache=loaded.variant.use_cache,
+    )
+    with loaded.running(), quiet():
+        loaded.model.generate(
+            input_ids.to(loaded.device),
+            attention_mask=mask.to(loaded.device),
+            generation_config=config,
+            custom_generate=decode,
+        )
+    return _collected(choosers, cells)
+
+
+def _decode(
+    model: Any,
+    input_ids: Tensor,
+    choosers: Sequence[Chooser],
+    max_new_tokens: int,
+    tick: Callable[[int], None],
+    *,
+    generation_config: Any,
+    logits_processor: Any = None,
+    stopping_criteria: Any = None,
+    **model_kwargs: Any,
+) -> Tensor:
+    """The loop. The model's own logits processors and stopping criteria are ignored: the plan says everything."""
+    prompts = input_ids.shape[0]
+    rows = torch.cat([torch.arange(prompts).repeat_interleave(c.width) for c in choosers]).to(input_ids.device)
+    outputs = model._prefill(input_ids, generation_config, model_kwargs)
+    model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
+    logits = outputs.logits[:, -1][rows]
+    input_ids = input_ids[rows]
+    model_kwargs = {k: v[rows] if _per_prompt(v, prompts) else v for k, v in model_kwargs.items()}
+    if (cache := model_kwargs.get("past_key_values")) is not None:
+        cache.reorder_cache(rows)
+    for position in range(max_new_tokens):
+        log_total = torch.logsumexp(logits.double(), dim=-1)
+        tokens, parents = _step(choosers, prompts, logits, log_total, position)
+        tick(prompts * len(choosers))
+        if all(c.done for c in choosers) or position + 1 == max_new_tokens:
+            break
+        if parents is not None:
+            input_ids = input_ids[parents.to(input_ids.device)]
+            if cache is not None:
+                cache.reorder_cache(parents.to(input_ids.device))
+        input_ids = torch.cat([input_ids, tokens[:, None].to(input_ids.device)], dim=-1)
+        inputs = model.prepare_inputs_for_generation(
+            input_ids, next_sequence_length=1 if model_kwargs["use_cache"] else None, **model_kwargs
+        )
+        outputs = model(**inputs, return_dict=True)
+        model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
+        logits = outputs.logits[:, -1]
+    return input_ids
+
+
+def _step(
+    choosers: Sequence[Chooser], prompts: int, logits: Tensor, log_total: Tensor, position: int
+) -> tuple[Tensor, Tensor | None]:
+    """Every chooser's choice for its own slice of rows; parents as absolute rows, None where every row goes on."""
+    tokens, parents, start, moved = [], [], 0, False
+    for chooser in choosers:
+        part = slice(start, start + chooser.width * prompts)
+        own = torch.arange(start, part.stop)
+        if chooser.done:
+            tokens.append(torch.zeros(len(own), dtype=torch.long))
+            parents.append(own)
+        else:
+            choice = chooser.step(logits[part], log_total[part], position)
+            tokens.append(choice.tokens)
+            parents.append(own if choice.parents is None else choice.parents + start)
+            moved = moved or not torch.equal(parents[-1], own)
+        start = part.stop
+    return torch.cat(tokens), torch.cat(parents) if moved else None
+
+
+def _chooser(
+    loaded: Loaded,
+    vocab: Vocabulary,
+    prompt_ids: list[str],
+    cell: Cell,
+    max_new_tokens: int,
+    watch: Mapping[Key, Sequence[int]],
+    keep_scores: bool,
+) -> Chooser:
+    strategy, seed = cell
+    if strategy.searches:
+        dtype = torch.float64 if loaded.variant.compute == "fp64" else torch.float32
+        return Beams(
+            strategy, prompt_ids, eos=vocab.eos, max_new_tokens=max_new_tokens, device=loaded.device, dtype=dtype
+        )
+    own = {p: watch[key] for p in prompt_ids if (key := (strategy.label, seed, p)) in watch}
+    return Single(
+        strategy,
+        seed,
+        prompt_ids,
+        eos=vocab.eos,
+        pad=vocab.pad,
+        max_new_tokens=max_new_tokens,
+        device=loaded.device,
+        watch=own,
+        keep_scores=keep_scores,
+    )
+
+
+def _per_prompt(value: Any, prompts: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == prompts
+
+
+def _collected(choosers: Sequence[Chooser], cells: Sequence[Cell]) -> Generated:
+    result = Generated()
+    for chooser, (strategy, seed) in zip(choosers, cells, strict=True):
+        result.traces |= {trace.key: trace for trace in chooser.traces()}
+        if isinstance(chooser, Single):
+            result.scores |= {(strategy.label, seed, p): found for p, found in chooser.scores().items()}
+            result.logs |= {(strategy.label, seed, p): log for p, log in chooser.logs().items()}
+    return result

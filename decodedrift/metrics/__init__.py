@@ -1,0 +1,14 @@
+"""The metric registries: a function and a line each; a name is a column (METRICS.md defines it)."""
+
+from decodedrift.metrics.token import TOKEN_METRICS, LogitPair, directional_error, token_metrics
+from decodedrift.metrics.trace import TRACE_METRICS, TracePair, trace_metrics
+
+__all__ = [
+    "TOKEN_METRICS",
+    "TRACE_METRICS",
+    "LogitPair",
+    "TracePair",
+    "directional_error",
+    "token_metrics",
+    "trace_metrics",
+]

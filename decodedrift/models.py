@@ -1,0 +1,274 @@
+"""The only place that loads weights: `loaded(checkpoint, variant)`, a context manager that reads back what it got."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from decodedrift.checkpoints import Checkpoint, quiet
+from decodedrift.precisions import PRECISIONS, Rounded
+from decodedrift.precisions.floating import DTYPES, NAMES, KeepDouble, cast
+from decodedrift.records import InputError, Variant, nearest
+
+STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+class VariantError(RuntimeError):
+    """A variant cannot run here (backend, memory, dtype): it fails alone, the others go on."""
+
+
+@dataclass
+class Loaded:
+    """A model ready to run as one variant, with what was read back from it.
+
+    facts: weights' real dtypes, quantized and rounded shares, attention kernel; all JSON-ready.
+    """
+
+    model: Any
+    variant: Variant
+    device: torch.device
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Inference mode, exact float32 matmuls, the variant's threads; the caller's global state is put back."""
+        with ExitStack() as stack:
+            stack.enter_context(torch_state(self.variant.threads))
+            stack.enter_context(torch.inference_mode())
+            if self.variant.compute == "fp64":
+                stack.enter_context(KeepDouble())
+            yield
+
+
+@contextmanager
+def torch_state(threads: int | None = None) -> Iterator[None]:
+    """Pins what changes numbers behind one's back, and restores the caller's settings."""
+    precision, before = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    torch.set_float32_matmul_precision("highest")
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def loaded(checkpoint: Checkpoint, variant: Variant) -> Iterator[Loaded]:
+    """Loads one variant, checks that it got what was asked for, and frees it afterwards.
+
+    Raises:
+        VariantError: the variant cannot run here.
+        InputError: the checkpoint itself is broken (missing, unexpected or mismatched tensors).
+    """
+    device = torch.device(variant.device or "cpu")
+    try:
+        model = _ready(checkpoint, variant, device)
+        yield Loaded(model, variant, device, read_back(model, checkpoint, variant))
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, VariantError) or not out_of_memory(error):
+            raise
+        raise VariantError(f"{variant.name}: out of memory ({str(error).splitlines()[0][:120]})") from error
+    finally:
+        model = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; on CPU torch raises a plain RuntimeError."""
+    text = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
+
+
+def check_device(name: str) -> str:
+    """A usable torch device name, `auto` resolved.
+
+    Raises:
+        InputError: unknown, or not on this machine.
+    """
+    choices = ["auto", "cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    choices += ["mps"] if torch.backends.mps.is_available() else []
+    if name == "auto":
+        return choices[-1] if len(choices) > 2 else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise InputError(f"unknown device {name!r}; {nearest(name, choices)}") from None
+    if kind not in choices:
+        raise InputError(f"device {name!r} is not available here; {nearest(name, choices)}")
+    if kind == "cuda" and (torch.device(name).index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    return name
+
+
+def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str, Any]:
+    """What the loaded model really is; asked for but not got is an error.
+
+    Raises:
+        VariantError: the weights are not in the type that was asked for.
+    """
+    dtypes: dict[str, int] = {}
+    total = 0
+    for parameter in model.parameters():
+        name = NAMES.get(parameter.dtype, str(parameter.dtype).removeprefix("torch."))
+        dtypes[name] = dtypes.get(name, 0) + parameter.numel()
+        total += parameter.numel()
+    rounded: Rounded = getattr(model, "_decodedrift_rounded", Rounded())
+    asked = variant.compute or "fp32"
+    kept = getattr(model, "_keep_in_fp32_modules", None) or getattr(model, "_keep_in_fp32_modules_strict", None)
+    if variant.precision != "int8-bnb" and set(dtypes) - {asked} and not (kept and set(dtypes) <= {asked, "fp32"}):
+        raise VariantError(f"{variant.name}: asked for {asked} weights, got {dtypes}")
+    return {
+        "variant": variant.name,
+        "precision": variant.precision,
+        "compute": asked,
+        "device": str(next(model.parameters()).device),
+        "weight_dtypes": dtypes,
+        "parameters": total,
+        "stored_dtypes": dict(checkpoint.stored),
+        "quantized_parameters": rounded.quantized_parameters,
+        "quantized_modules": rounded.quantized_modules,
+        "quantized_share": rounded.quantized_parameters / total if total else 0.0,
+        "rounded_share": rounded_share(checkpoint, asked) if not rounded.quantized_parameters else None,
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "experts": _experts(model),
+    } | dict(rounded.details)
+
+
+def rounded_share(checkpoint: Checkpoint, compute: str) -> float:
+    """Share of the checkpoint's elements that a floating type cannot represent: 0 where the variant rounds nothing."""
+    dtype = DTYPES[compute]
+    changed = total = 0
+    for tensor in _stored_tensors(checkpoint):
+        if tensor.is_floating_point():
+            widest = torch.promote_types(tensor.dtype, dtype)
+            same = (tensor.to(dtype).to(widest) == tensor.to(widest)) | tensor.isnan()
+            changed += int((~same).sum())
+            total += tensor.numel()
+    return changed / total if total else 0.0
+
+
+def _stored_tensors(checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
+    if checkpoint.module is not None:
+        yield from (p.detach() for p in checkpoint.module.parameters())
+        return
+    from safetensors import safe_open
+
+    for path in checkpoint.files:
+        with safe_open(path, framework="pt") as handle:
+            for name in handle.keys():  # noqa: SIM118 (not a mapping)
+                yield handle.get_tensor(name)
+
+
+def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device) -> Any:
+    """The model in the variant's precision, on its device, in eval mode."""
+    precision = PRECISIONS[variant.precision]
+    compute = DTYPES[variant.compute or "fp32"]
+    if precision.load is not None:
+        model = _from_pretrained(checkpoint, variant, compute, **precision.load(variant.options))
+    else:
+        read_as = DTYPES[precision.read_as] if precision.read_as else compute
+        model = _read(checkpoint, variant, read_as)
+        _conv1d_to_linear(model)
+    rounded = Rounded()
+    if precision.apply is not None:
+        rounded = precision.apply(model, variant.options)
+    if precision.read_back is not None:
+        rounded = precision.read_back(model)
+    if precision.load is None:
+        if precision.read_as or compute == torch.float64:
+            cast(model, compute)
+        model.to(device)
+    if compute == torch.float64 and _experts(model):
+        model.set_experts_implementation("eager")  # the grouped kernels have no float64
+    model._decodedrift_rounded = rounded
+    return model.eval()
+
+
+def _read(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtype) -> Any:
+    if checkpoint.module is None:
+        return _from_pretrained(checkpoint, variant, dtype)
+    model = copy.deepcopy(checkpoint.module)
+    if variant.attention:
+        model.set_attn_implementation(variant.attention)
+    cast(model, dtype)
+    return model
+
+
+def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtype, **more: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    if checkpoint.module is not None:
+        raise VariantError(f"{variant.name}: bitsandbytes converts while loading; give a folder or hub id, not a model")
+    checkpoint.check_unchanged()
+    list(checkpoint.headers())  # names a broken file, which the loader does not
+    if variant.attention:
+        more["attn_implementation"] = variant.attention
+    if "quantization_config" in more and variant.device:
+        more["device_map"] = {"": variant.device}
+    try:
+        with quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                checkpoint.source,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                **checkpoint.arguments,
+                **more,
+            )
+    except (ImportError, ValueError, OSError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
+        text = " ".join(str(error).split())[:180]
+        if "size mismatch" in text.lower() or "mismatch" in text.lower():
+            raise InputError(f"{checkpoint.name}: its weights do not fit its config.json ({text})") from None
+        raise VariantError(f"{variant.name}: cannot be loaded ({text})") from error
+    for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if found := sorted(str(k) for k in report.get(what) or ()):
+            raise InputError(
+                f"{checkpoint.name}: {len(found)} {what.removesuffix('_keys')} tensors in its weight files, "
+                f"for example {found[0]}; the checkpoint is incomplete or does not fit its config.json"
+            )
+    return model
+
+
+def _conv1d_to_linear(model: torch.nn.Module) -> None:
+    """GPT-2's Conv1D as Linear: the same numbers in fp32, and in fp16 on CPU not 10-50 times slower."""
+    from transformers.pytorch_utils import Conv1D
+
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Conv1D):
+                linear = torch.nn.Linear(child.nx, child.nf, device="meta")
+                linear.weight = torch.nn.Parameter(child.weight.data.t().contiguous(), requires_grad=False)
+                linear.bias = torch.nn.Parameter(child.bias.data, requires_grad=False)
+                setattr(module, name, linear)
+
+
+def _experts(model: Any) -> str | None:
+    """The kernel that a mixture-of-experts model uses, None for a dense one."""
+    if not any(hasattr(m, "is_transposed") and hasattr(m, "has_gate") for m in model.modules()):
+        return None
+    return str(getattr(model.config, "_experts_implementation", None))
+
+
+def available_memory(device: str) -> int:
+    """Bytes free for models on a device, by the system's own account."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(torch.device(device))[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as handle:
+            fields = dict(line.split(":", 1) for line in handle)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,184 @@
+"""Two passes held against each other: position rows, divergence rows, trace rows. No model is run here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from decodedrift import numerics
+from decodedrift.divergence import BeamScores, Side, divergence
+from decodedrift.generate import Generated, Key
+from decodedrift.metrics.token import LogitPair, token_metrics
+from decodedrift.records import Prompt, Strategy, Trace, Variant
+from decodedrift.score import Reading
+from decodedrift.tokens import Vocabulary
+from decodedrift.warping import warp
+
+CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A sequence that is teacher forced. key: (strategy label or `text`, seed, prompt id or window)."""
+
+    key: Key
+    reading: Reading
+    strategy: Strategy | None
+    start: int = 0
+
+
+@dataclass
+class Pass:
+    """What one variant did in one job, in one layout.
+
+    against: the pass it is held against, None for the job's reference. own_nll: NLL of its own forced continuations;
+    judged: the same continuations under the reference; float64 [T], nats.
+    """
+
+    name: str
+    variant: Variant
+    role: str
+    against: Pass | None = None
+    batch_size: int | None = None
+    keep_logits: str = ""
+    traces: dict[Key, Trace] = field(default_factory=dict)
+    generated: Generated = field(default_factory=Generated)
+    choices: dict[Key, Tensor | None] = field(default_factory=dict)
+    own_nll: dict[Key, np.ndarray] = field(default_factory=dict)
+    judged: dict[Key, np.ndarray] = field(default_factory=dict)
+    positions: dict[Key, pd.DataFrame] = field(default_factory=dict)
+
+    def add(self, done: Generated) -> None:
+        """Takes in a finished batch."""
+        self.traces |= done.traces
+        self.generated.scores |= done.scores
+        self.generated.logs |= done.logs
+
+    def side(self, key: Key) -> Side:
+        """One trace with the scores of its generating pass."""
+        chosen, watched = self.generated.scores.get(key, ((), ()))
+        side = Side(self.traces[key], chosen, watched)
+        if (log := self.generated.logs.get(key)) is not None:
+            side.log = log
+        return side
+
+
+def choices(passage: Passage, logits: Tensor) -> Tensor | None:
+    """The token that the strategy would choose at each forced position, int64 [T]; None for beams and texts."""
+    strategy = passage.strategy
+    if strategy is None or strategy.searches or (strategy.samples and not strategy.coupled):
+        return None
+    _, seed, prompt_id = passage.key
+    found = []
+    for begin in range(0, len(logits), CHUNK):
+        part = logits[begin : begin + CHUNK]
+        if not strategy.samples:
+            found.append(part.argmax(-1).cpu())
+            continue
+        clean = torch.nan_to_num(part, nan=0.0, posinf=0.0, neginf=-math.inf)
+        allowed = warp(clean, strategy)
+        scores = allowed.coupled_scores([(seed, prompt_id, begin + t) for t in range(len(part))], part.shape[-1])
+        found.append(allowed.ids.cpu().gather(-1, scores.argmax(-1, keepdim=True)).squeeze(-1))
+    return torch.cat(found)
+
+
+def positions(
+    passage: Passage,
+    reference: Tensor,
+    candidate: Tensor,
+    compute: str,
+    reference_choices: Tensor | None,
+    vocab: Vocabulary,
+) -> pd.DataFrame:
+    """The rows of positions/ for one passage, without keys; one column per registered token metric.
+
+    Args:
+        reference, candidate: raw logits [T, vocab] in each variant's own dtype.
+        compute: the candidate's floating type, whose spacing `logit_margin_ulps` is in.
+    """
+    tokens = torch.tensor(passage.reading.continuation)
+    pair = LogitPair(
+        reference=reference.to(candidate.device),
+        candidate=candidate,
+        token_ids=tokens.to(candidate.device),
+        candidate_dtype=compute,
+        choice_reference=None if reference_choices is None else reference_choices.to(candidate.device),
+        choice_candidate=None if (own := choices(passage, candidate)) is None else own.to(candidate.device),
+    )
+    frame = pd.DataFrame(token_metrics(pair))
+    frame.insert(0, "position", np.arange(passage.start, passage.start + len(frame)))
+    frame.insert(1, "token_id", tokens.numpy())
+    frame.insert(2, "token", [vocab.token(int(t)) for t in tokens])
+    return frame
+
+
+def nll(logits: Tensor, tokens: tuple[int, ...]) -> np.ndarray:
+    """Negative log-likelihood of each token, nats, float64 [T], from raw logits upcast exactly."""
+    found = []
+    for begin in range(0, len(tokens), CHUNK):
+        part = numerics.log_softmax(logits[begin : begin + CHUNK].double())
+        ids = torch.tensor(tokens[begin : begin + CHUNK], device=part.device)
+        found.append(-part.gather(-1, ids[:, None]).squeeze(-1).cpu().numpy())
+    return np.concatenate(found) if found else np.empty(0)
+
+
+def divergence_row(
+    reference: Pass, candidate: Pass, key: Key, strategy: Strategy, vocab: Vocabulary, near_tie_below: float
+) -> dict[str, Any]:
+    """One row of divergences.csv, without keys."""
+    frame = candidate.positions.get(key)
+    error = None if frame is None or reference.role != "reference" else frame["directional_error"].to_numpy()
+    return divergence(
+        reference.side(key),
+        candidate.side(key),
+        strategy,
+        vocab,
+        near_tie_below=near_tie_below,
+        directional_error=error,
+        beams=_beam_scores(reference, candidate, key, strategy) if strategy.searches else None,
+    )
+
+
+def _beam_scores(reference: Pass, candidate: Pass, key: Key, strategy: Strategy) -> BeamScores | None:
+    """The four forced scores of METRICS.md; None where a pass did not read them (the controls)."""
+    frame, own, judged = candidate.positions.get(key), candidate.own_nll.get(key), candidate.judged.get(key)
+    if frame is None or own is None or judged is None or not len(own):
+        return None
+    penalty = strategy.params["length_penalty"]
+
+    def score(losses: np.ndarray) -> float:
+        return float(-np.sum(losses) / len(losses) ** penalty)
+
+    return BeamScores(
+        score(frame["nll_reference"].to_numpy()), score(judged), score(frame["nll_candidate"].to_numpy()), score(own)
+    )
+
+
+def trace_row(trace: Trace, prompt: Prompt, vocab: Vocabulary, judged: np.ndarray | None) -> dict[str, Any]:
+    """One row of traces.csv, without keys."""
+    n, total = len(trace.token_ids), float(np.sum(trace.logprobs))
+    return {
+        "prompt": prompt.text,
+        "tags": " ".join(prompt.tags),
+        "text": vocab.decode(trace.token_ids),
+        "token_ids": " ".join(map(str, trace.token_ids)),
+        "n_tokens": n,
+        "finish": trace.finish,
+        "logprob_sum": total,
+        "perplexity_self": math.exp(-total / n) if n else None,
+        "perplexity_judge": float(np.exp(np.mean(judged))) if judged is not None and len(judged) else None,
+        "min_margin": trace.min_margin,
+        "nonfinite": trace.nonfinite,
+    }
+
+
+def keyed(keys: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame with constant key columns in front."""
+    return pd.concat([pd.DataFrame({k: [v] * len(frame) for k, v in keys.items()}), frame], axis=1)

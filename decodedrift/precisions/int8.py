@@ -1,0 +1,61 @@
+"""int8 weights: symmetric, per output channel, absmax; arithmetic in the compute type.
+
+scale = absmax/127 in float32, round half to even, clamp to 127: the error of optimum-quanto's `qint8` weights, at the
+speed of the unquantized model. Weights are stored dequantized, since what is measured is the rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from decodedrift.precisions import Rounded
+from decodedrift.records import InputError
+
+
+def absmax_int8(weight: torch.Tensor, dim: int) -> torch.Tensor:
+    """The int8 rounding of a weight, dequantized to float32.
+
+    Args:
+        weight: any shape; read as float32.
+        dim: the input dimension, over which one output channel's scale is taken.
+    """
+    weight = weight.float()
+    scale = weight.abs().amax(dim=dim, keepdim=True) / 127
+    safe = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return torch.clamp(torch.round(weight / safe), -127, 127) * scale
+
+
+def quantize(model: Any, head: bool = False) -> Rounded:
+    """Rounds every Linear (GPT-2's Conv1D was turned into one on load) and fused expert tensor, in place.
+
+    The output head stays, tied or not, as `load_in_8bit` leaves it; `head=True` takes an untied head too.
+
+    Raises:
+        InputError: `head=True` on a tied head, or nothing found to quantize.
+    """
+    output, inputs = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = output is not None and inputs is not None and output.weight is inputs.weight
+    if head and tied:
+        raise InputError("int8:head=true: this model's head is its embedding (tied); leave head=true out")
+    parameters = modules = 0
+    for module in model.modules():
+        if module is output and not head:
+            continue
+        for weight, dim in _weights(module):
+            weight.data = absmax_int8(weight.data, dim).to(weight.dtype)
+            parameters += weight.numel()
+            modules += 1
+    if not parameters:
+        raise InputError("int8: this model has no linear or expert weights to quantize; nothing would be rounded")
+    return Rounded(parameters, modules, {"scheme": "absmax per output channel, weights only", "head": head})
+
+
+def _weights(module: torch.nn.Module) -> list[tuple[torch.Tensor, int]]:
+    """The module's own weights with their input dimension; biases, norms, embeddings and routers have none here."""
+    if isinstance(module, torch.nn.Linear):
+        return [(module.weight, 1)]
+    fused = [p for p in module.parameters(recurse=False) if p.dim() == 3]
+    # transformers' expert modules hold [experts, out, in], or [experts, in, out] where they say so
+    return [(p, 1 if getattr(module, "is_transposed", False) else 2) for p in fused]

@@ -1,0 +1,206 @@
+"""From settings to a World: everything is found, checked and tokenized before the first weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from decodedrift import prompts as prompt_files
+from decodedrift.plan import default_candidates, jobs, on_device, parse_variants
+from decodedrift.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant
+from decodedrift.settings import Settings
+from decodedrift.strategies import parse_strategies
+
+
+@dataclass
+class Prepared:
+    """A run that is ready: its world and jobs, and what was refused on the way (prompt id -> reason)."""
+
+    world: Any
+    jobs: list[Job]
+    environment: dict[str, Any]
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Plan:
+        """The resolved plan."""
+        return self.world.plan  # type: ignore[no-any-return]
+
+    def announcement(self) -> str:
+        """One line on what is about to run, with what was left out or lowered."""
+        plan = self.plan
+        names = ", ".join(c.name for c in plan.candidates)
+        said = f"{plan.model}: {plan.reference.name} against {names}; {len(plan.prompts)} prompts"
+        said += f" ({plan.prompt_source})" if plan.prompt_source not in ("given", "file") else ""
+        said += f", {len(plan.cells)} strategies x seeds, {plan.max_new_tokens} new tokens, {plan.device}"
+        if plan.left_out:
+            said += f"; {plan.left_out} bundled prompts do not fit the window and are left out"
+        asked = self.environment["generation"]["batch_size_asked"]
+        if plan.batch_size != asked:
+            said += f"; batch size lowered from {asked} to {plan.batch_size} to fit the memory"
+        return said
+
+
+def draft(asked: Settings) -> Plan:
+    """The plan as far as it can be checked without torch, a tokenizer or the model.
+
+    Raises:
+        InputError: whatever is wrong with names, parameters, prompt or text files.
+    """
+    strategies = _strategies(asked.strategies, asked.coupling)
+    reference = _variants(asked.reference, None)
+    if len(reference) != 1 or reference[0].model:
+        raise InputError(f"--reference takes one variant of --model, not {asked.reference!r}")
+    candidates = (
+        default_candidates(reference[0]) if asked.candidates is None else _variants(asked.candidates, reference[0])
+    )
+    if not candidates:
+        raise InputError("--candidates: give at least one")
+    model = asked.model if isinstance(asked.model, str) else "in memory"
+    found, source = _prompts(asked, model)
+    return Plan(
+        model=model, reference=reference[0], candidates=candidates, strategies=strategies, prompts=found,
+        texts=_texts(asked.texts), revision=asked.revision, max_new_tokens=asked.max_new_tokens,
+        seeds=tuple(asked.seeds), batch_size=asked.batch_size, prompts_per_job=asked.prompts_per_job,
+        layout=asked.layout, coupling=asked.coupling, context=asked.context, stride=asked.stride,
+        chat_template=asked.chat_template, ignore_eos=asked.ignore_eos, noise_floor=asked.noise_floor,
+        near_tie_below=asked.near_tie_below, device=asked.device, threads=asked.threads,
+        memory_bytes=asked.memory_bytes, trust_remote_code=asked.trust_remote_code, prompt_source=source,
+        left_out=asked.left_out,
+    )  # fmt: skip
+
+
+def prepare(asked: Settings, tokenizer: Any = None) -> Prepared:
+    """Finds the model, tokenizes, and settles device, windows and batch size. Loads no weights.
+
+    Raises:
+        InputError: the run cannot be made as asked.
+    """
+    plan = draft(asked)
+    from decodedrift import checkpoints, environment, tokens, world
+    from decodedrift.models import check_device
+
+    plan = replace(plan, device=check_device(plan.device))
+    plan = replace(
+        plan,
+        reference=on_device(plan.device, plan.reference),
+        candidates=tuple(on_device(plan.device, c) for c in plan.candidates),
+    )
+    if isinstance(asked.model, str):
+        checkpoint = checkpoints.find(asked.model, asked.revision, asked.trust_remote_code)
+    else:
+        checkpoint = checkpoints.in_memory(asked.model, tokenizer)
+        plan = replace(plan, model=checkpoint.name)
+    vocab = tokens.vocabulary(checkpoint, plan.ignore_eos)
+    plan, encoded, refused = _fitting_prompts(plan, asked, vocab)
+    plan, texts = _windowed(plan, vocab)
+    made = world.World(
+        plan, checkpoint, vocab, encoded, texts, world.other_checkpoints(plan, vocab), world.memory_budget(plan)
+    )
+    _check_beams(plan, made.width)
+    made.plan = replace(plan, batch_size=world.fitting_batch(made))
+    found = environment.environment(plan.device, plan.threads)
+    found["model"] = world.described(checkpoint)
+    found["checkpoints"] = {name: world.described(c) for name, c in made.others.items()}
+    found["generation"] = {
+        "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window,
+        "batch_size_asked": asked.batch_size, "batch_size": made.plan.batch_size, "memory_bytes": made.memory,
+    }  # fmt: skip
+    identity = {"model": found["model"], "checkpoints": found["checkpoints"], "numerical": found["numerical"]}
+    windows = {name: len(t.windows) for name, t in texts.items()}
+    return Prepared(made, jobs(made.plan, identity, windows, made.windows_per_job()), found, refused)
+
+
+def _strategies(given: Any, coupling: str) -> tuple[Strategy, ...]:
+    given = [given] if isinstance(given, (str, Strategy, Mapping)) else list(given)
+    return parse_strategies([g["label"] if isinstance(g, Mapping) else g for g in given], coupling)
+
+
+def _variants(given: Any, reference: Variant | None) -> tuple[Variant, ...]:
+    given = [given] if isinstance(given, (str, Variant, Mapping)) else list(given)
+    try:
+        return parse_variants([Variant(**g) if isinstance(g, Mapping) else g for g in given], reference)
+    except TypeError as error:
+        raise InputError(f"a variant is written as text or as its fields ({error})") from None
+
+
+def _prompts(asked: Settings, model: str) -> tuple[tuple[Prompt, ...], str]:
+    """The prompts asked for, and where they come from. A bundled set is cut to a balanced few later, once it fits."""
+    given = asked.prompts
+    if given is None or isinstance(given, (str,)) or hasattr(given, "__fspath__"):
+        source = str(given) if given is not None else prompt_files.default_set(model)
+        found = prompt_files.load_prompts(source)
+        name = source if source in prompt_files.bundled_sets() else "file"
+    else:
+        items = [Prompt(p["id"], p["text"], tuple(p.get("tags", ()))) if isinstance(p, Mapping) else p for p in given]
+        found, name = prompt_files.given_prompts(items), asked.prompt_source or "given"
+    if asked.prompt_ids:
+        known = {p.id: p for p in found}
+        if missing := [i for i in asked.prompt_ids if i not in known]:
+            raise InputError(
+                f"--prompt-id {missing[0]}: no such prompt among {len(known)}; ids look like {next(iter(known))!r}"
+            )
+        found = tuple(known[i] for i in dict.fromkeys(asked.prompt_ids))
+    if not found:
+        raise InputError("prompts: give at least one")
+    if name not in prompt_files.bundled_sets() and asked.limit:
+        found = found[: asked.limit]
+    return found, name
+
+
+def _texts(given: Any) -> tuple[Text, ...]:
+    given = [given] if isinstance(given, (str, Text, Mapping)) or hasattr(given, "__fspath__") else list(given)
+    found: list[Text] = []
+    for item in given:
+        if isinstance(item, Text):
+            found.append(item)
+        elif isinstance(item, Mapping):
+            found.append(Text(item["name"], item["text"]))
+        else:
+            found.extend(prompt_files.load_texts([item]))
+    return tuple(found)
+
+
+def _fitting_prompts(plan: Plan, asked: Settings, vocab: Any) -> tuple[Plan, dict[str, Sequence[int]], dict[str, str]]:
+    """Prompts that can run. Bundled ones that do not fit are left out and counted; the user's own are refused by name.
+
+    Raises:
+        InputError: none is left.
+    """
+    from decodedrift.tokens import encode_prompts, too_long
+
+    encoded: dict[str, Sequence[int]] = {}
+    refused: dict[str, str] = {}
+    for prompt_id, ids in encode_prompts(vocab, plan.prompts, plan.chat_template).items():
+        reason = ids if isinstance(ids, str) else too_long(vocab, ids, plan.max_new_tokens)
+        if reason is not None:
+            refused[prompt_id] = reason
+        elif not isinstance(ids, str):
+            encoded[prompt_id] = ids
+    if not encoded:
+        name, reason = next(iter(refused.items()))
+        raise InputError(f"no prompt can run; {name}: {reason}")
+    kept: Iterable[Prompt] = [p for p in plan.prompts if p.id in encoded]
+    if plan.prompt_source in prompt_files.bundled_sets() and (asked.prompts is None or isinstance(asked.prompts, str)):
+        count = len(encoded) if asked.prompt_ids and not asked.limit else asked.limit or prompt_files.BALANCED
+        kept = prompt_files.balanced(list(kept), count)
+        plan, refused = replace(plan, left_out=len(refused)), {}
+    plan = replace(plan, prompts=tuple(kept))
+    return plan, {p.id: encoded[p.id] for p in plan.prompts}, refused
+
+
+def _windowed(plan: Plan, vocab: Any) -> tuple[Plan, dict[str, Any]]:
+    from decodedrift.windows import cut, sizes
+
+    if not plan.texts:
+        return plan, {}
+    context, stride = sizes(plan.context, plan.stride, vocab.window)
+    plan = replace(plan, context=context, stride=stride)
+    return plan, {t.name: cut(t, vocab, context, stride) for t in plan.texts}
+
+
+def _check_beams(plan: Plan, vocab: int) -> None:
+    for strategy in plan.strategies:
+        if strategy.searches and strategy.params["num_beams"] > vocab:
+            raise InputError(f"strategy {strategy.label}: more beams than the vocabulary has tokens ({vocab})")

@@ -1,0 +1,62 @@
+"""How a run tells how far it is: a protocol for the engine room, and bars on stderr for people."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """Told what runs and how far it is, in tokens."""
+
+    def start(self, variant: str, what: str, tokens: int) -> None:
+        """A phase begins that will advance `tokens` tokens at most."""
+
+    def tick(self, tokens: int) -> None:
+        """So many tokens more."""
+
+    def stop(self) -> None:
+        """The phase is over."""
+
+
+class Silent:
+    """No progress shown."""
+
+    def start(self, variant: str, what: str, tokens: int) -> None:
+        """Ignored."""
+
+    def tick(self, tokens: int) -> None:
+        """Ignored."""
+
+    def stop(self) -> None:
+        """Ignored."""
+
+
+class Bars:
+    """A tqdm bar per variant and phase on stderr, with tokens per second and the time left; none in a pipe."""
+
+    def __init__(self, shown: bool | None = None) -> None:
+        self.shown = sys.stderr.isatty() if shown is None else shown
+        self._bar: Any = None
+
+    def start(self, variant: str, what: str, tokens: int) -> None:
+        """Opens a bar."""
+        from tqdm import tqdm
+
+        self.stop()
+        if self.shown:
+            name = f"{variant} {what}"
+            self._bar = tqdm(
+                total=tokens, desc=f"{name:<28.28}", unit="tok", file=sys.stderr, dynamic_ncols=True, leave=False
+            )
+
+    def tick(self, tokens: int) -> None:
+        """Advances it."""
+        if self._bar is not None:
+            self._bar.update(tokens)
+
+    def stop(self) -> None:
+        """Closes it."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,191 @@
+"""Prompt files and the bundled sets -> Prompts, with every refusal named by file and line."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from decodedrift.records import InputError, Prompt, Text, nearest
+
+BALANCED = 16
+SUFFIXES = (".txt", ".jsonl", ".csv")
+
+
+def bundled_folder() -> Path:
+    """The bundled sets: inside the package when installed, at the top of the checkout when editable."""
+    inside = Path(__file__).parent / "data" / "prompts"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "prompts"
+
+
+def bundled_sets() -> dict[str, Path]:
+    """Set name -> file."""
+    return {p.stem: p for p in sorted(bundled_folder().glob("*.jsonl"))}
+
+
+def default_set(model: str) -> str:
+    """Story openings for the bundled story model, the general set for every other."""
+    return "stories" if model == "demo" else "default"
+
+
+def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
+    """Prompts of a bundled set (by name) or a file: .txt (one a line), .jsonl (prompt, id, tags) or .csv (the same).
+
+    Raises:
+        InputError: missing, empty, not UTF-8, malformed (file:line), or with an id given twice.
+    """
+    sets = bundled_sets()
+    if str(source) in sets:
+        path = sets[str(source)]
+    else:
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise InputError(
+                f"--prompts {source}: no such file, and no bundled set; {nearest(str(source), tuple(sets))}"
+            )
+        if path.suffix.lower() not in SUFFIXES:
+            raise InputError(f"--prompts {source}: unknown kind {path.suffix!r}; use {', '.join(SUFFIXES)}")
+    content = read_utf8(path, "--prompts")
+    reader = {".txt": _from_txt, ".jsonl": _from_jsonl, ".csv": _from_csv}[path.suffix.lower()]
+    found = _identified(reader(path, content))
+    if not found:
+        raise InputError(f"--prompts {path}: the file holds no prompts")
+    return found
+
+
+def given_prompts(items: Iterable[str | Prompt]) -> tuple[Prompt, ...]:
+    """Prompts typed on the command line or passed from a notebook; strings get an id from their text."""
+    return _identified([(None, i, ()) if isinstance(i, str) else (i.id, i.text, i.tags) for i in items])
+
+
+def balanced(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:
+    """`count` prompts, taken in turn from each first tag, in file order within a tag."""
+    by_tag: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        by_tag.setdefault(prompt.tags[0] if prompt.tags else "", []).append(prompt)
+    taken: list[Prompt] = []
+    turn = 0
+    while len(taken) < min(count, len(prompts)):
+        taken.extend(group[turn] for group in by_tag.values() if turn < len(group))
+        turn += 1
+    chosen = {p.id for p in taken[:count]}
+    return tuple(p for p in prompts if p.id in chosen)
+
+
+def load_texts(sources: Iterable[str | Path]) -> tuple[Text, ...]:
+    """Real texts for perplexity; each is named after its file.
+
+    Raises:
+        InputError: missing, empty or not UTF-8.
+    """
+    texts = []
+    for source in sources:
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise InputError(f"--text {source}: no such file")
+        content = read_utf8(path, "--text")
+        if not content.strip():
+            raise InputError(f"--text {source}: the file is empty")
+        texts.append(Text(path.name, content))
+    return tuple(texts)
+
+
+def read_utf8(path: Path, option: str) -> str:
+    """A file's text, newlines as they are, a byte-order mark dropped.
+
+    Raises:
+        InputError: unreadable or not UTF-8, with the offset of the first bad byte.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{option} {path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{option} {path}: cannot be read ({error.strerror})") from None
+
+
+Raw = tuple[str | None, str, tuple[str, ...]]
+
+
+def _from_txt(path: Path, content: str) -> list[Raw]:
+    # only \n and \r\n end a line: str.splitlines would cut at U+2028 too
+    lines = (line.removesuffix("\r") for line in content.split("\n"))
+    return [(None, line, ()) for line in lines if line.strip()]
+
+
+def _from_jsonl(path: Path, content: str) -> list[Raw]:
+    found = []
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
+        if isinstance(entry, str):
+            entry = {"prompt": entry}
+        if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str):
+            raise InputError(f'{where}: needs a text under "prompt"')
+        found.append((_id(entry.get("id"), where), entry["prompt"], _tags(entry.get("tags"), where)))
+    return found
+
+
+def _from_csv(path: Path, content: str) -> list[Raw]:
+    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
+    if not reader.fieldnames or "prompt" not in reader.fieldnames:
+        raise InputError(f"{path}:1: the header needs a column `prompt` (and may have `id` and `tags`)")
+    found = []
+    try:
+        for entry in reader:
+            where = f"{path}:{reader.line_num}"
+            if not isinstance(entry.get("prompt"), str) or None in entry:
+                raise InputError(f"{where}: this row has another number of cells than the header")
+            found.append(
+                (_id(entry.get("id") or None, where), entry["prompt"], tuple((entry.get("tags") or "").split()))
+            )
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}: not valid CSV ({error})") from None
+    return found
+
+
+def _id(value: Any, where: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value).strip():
+        raise InputError(f"{where}: an id must be a text, not {value!r}")
+    return str(value)
+
+
+def _tags(value: Any, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return tuple(value.split())
+    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    raise InputError(f"{where}: tags must be a list of texts, not {value!r}")
+
+
+def _identified(raw: Iterable[Raw]) -> tuple[Prompt, ...]:
+    """Fills in ids: `p` and the first 8 hex digits of the text's SHA-256, `-2` and so on for a repeated text."""
+    used: set[str] = set()
+    found = []
+    for given, text, tags in raw:
+        if given is not None:
+            if given in used:
+                raise InputError(f"prompt id {given!r} is given twice; ids key the sampling noise and must be distinct")
+            name = given
+        else:
+            base = "p" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+            name, count = base, 1
+            while name in used:
+                count += 1
+                name = f"{base}-{count}"
+        used.add(name)
+        found.append(Prompt(name, text, tags))
+    return tuple(found)

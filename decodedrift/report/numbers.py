@@ -1,0 +1,97 @@
+"""Numbers as a reader wants them, each with the value exactly as in the CSV for its title attribute."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+MISSING = "n/a"
+FIXED = range(-3, 6)  # decimal exponents that are written without a power of ten
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True)
+class Number:
+    """`text` is for reading; `exact` names every CSV column behind it with its exact value."""
+
+    text: str
+    exact: str = ""
+
+
+def number(value: Any, column: str, *, signed: bool = False) -> Number:
+    """A quantity with three significant digits."""
+    return Number(significant(value, signed=signed), exactly({column: value}))
+
+
+def percent(value: Any, column: str) -> Number:
+    """A share as a percentage."""
+    return Number(percentage(value), exactly({column: value}))
+
+
+def with_error(value: Any, error: Any, column: str, error_column: str) -> Number:
+    """A mean with its 95 % half-width, 1.96 standard errors, both in the same power of ten."""
+    text = significant(value)
+    if not absent(value) and not absent(error) and math.isfinite(value) and float(value) != 0:
+        half = 1.96 * float(error)
+        power = exponent(float(value))
+        scale = 1.0 if power in FIXED else 10.0**power
+        decimals = 2 if power not in FIXED else max(0, 2 - power)
+        text = f"{_minus(f'{value / scale:.{decimals}f}')} ± {half / scale:.{decimals}f}"
+        text = text if power in FIXED else f"({text})×10{str(power).translate(_SUPERSCRIPT)}"
+    return Number(text, exactly({column: value, error_column: error}))
+
+
+def exactly(values: dict[str, Any]) -> str:
+    """`column = value` for every value that is there, as the CSV writes it."""
+    return "; ".join(f"{column} = {as_in_csv(v)}" for column, v in values.items() if not absent(v))
+
+
+def as_in_csv(value: Any) -> str:
+    """An integer as digits, a float in its shortest exact form."""
+    return repr(float(value)) if isinstance(value, float) else str(int(value))
+
+
+def absent(value: Any) -> bool:
+    """Whether a cell is empty: None, NaN, NA."""
+    return bool(pd.isna(value))
+
+
+def exponent(value: float, digits: int = 3) -> int:
+    """The decimal exponent after rounding to `digits` significant digits (0.9999 is 1.00, not 1.000e-1)."""
+    return int(f"{abs(value):.{digits - 1}e}".partition("e")[2])
+
+
+def significant(value: Any, *, digits: int = 3, signed: bool = False) -> str:
+    """`digits` significant digits; whole numbers whole; powers of ten only where zeros would pile up."""
+    if absent(value):
+        return MISSING
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "−∞"
+    sign = "+" if signed and value > 0 else ""
+    if value == 0 or (float(value).is_integer() and abs(value) < 10**9):
+        return sign + _minus(f"{int(value):,}")
+    power = exponent(float(value), digits)
+    if power in FIXED:
+        return sign + _minus(f"{value:,.{max(0, digits - 1 - power)}f}")
+    mantissa = f"{value / 10.0**power:.{digits - 1}f}"
+    return f"{sign}{_minus(mantissa)}×10{str(power).translate(_SUPERSCRIPT)}"
+
+
+def percentage(share: Any) -> str:
+    """A share in percent; what is not all and not nothing is never rounded to all or nothing."""
+    if absent(share):
+        return MISSING
+    if share in (0, 1):
+        return f"{int(share * 100)} %"
+    if share > 0.9999:
+        return ">99.99 %"
+    if share < 0.0001:
+        return "<0.01 %"
+    return f"{share * 100:.2f} %" if share < 0.01 or share > 0.99 else f"{share * 100:.1f} %"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")

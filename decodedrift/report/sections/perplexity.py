@@ -1,0 +1,45 @@
+"""perplexity.csv: every variant on the same windows of the given texts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from decodedrift.report.numbers import number, percent, with_error
+from decodedrift.report.tables import Column, Table, merged, num, text
+
+if TYPE_CHECKING:
+    from decodedrift.study import Study
+
+MOST = 300
+COLUMNS = (
+    Column("Text", numeric=False),
+    Column("Variant", numeric=False),
+    Column("Tokens", "Tokens scored, the same for every variant."),
+    Column("Perplexity", "exp of the mean negative log-likelihood per token."),
+    Column("Bits per byte", "Independent of the tokenizer."),
+    Column("ln PPL ratio", "Paired with the reference, token by token; ± 1.96 standard errors, clustered by window."),
+    Column("Mean KL", "KL(reference ‖ candidate) per token, nats."),
+    Column("Same top token", "Share of positions at which both rank the same token first."),
+)
+
+
+def perplexity(study: Study) -> dict[str, Any] | None:
+    """A row per text and variant, the reference first."""
+    table = study.perplexity
+    if not len(table):
+        return None
+    rows = [
+        [
+            text(row.text, 60, head=True), text(row.variant, 48),
+            num(number(row.tokens, "tokens")), num(number(row.perplexity, "perplexity")),
+            num(number(row.bits_per_byte, "bits_per_byte")),
+            num(with_error(row.ln_ppl_ratio, row.ln_ppl_ratio_se, "ln_ppl_ratio", "ln_ppl_ratio_se")),
+            num(number(row.kl_mean, "kl_mean")), num(percent(row.same_top1, "same_top1")),
+        ]
+        for row in table.head(MOST).itertuples()
+    ]  # fmt: skip
+    return {
+        "heading": "Perplexity",
+        "table": Table(COLUMNS, merged(rows), max(0, len(table) - MOST), "perplexity.csv"),
+        "reference": str(study.plan["reference"]["name"]),
+    }

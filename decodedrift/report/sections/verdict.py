@@ -1,0 +1,35 @@
+"""What the run says in words, and on what: the top of the page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from decodedrift.report.texts import brief
+
+if TYPE_CHECKING:
+    from decodedrift.study import Study
+
+
+def verdict(study: Study) -> dict[str, Any] | None:
+    """The verdict's sentences under a line of facts without a date: equal runs give equal pages."""
+    return {"facts": _facts(study), "sentences": study.verdict}
+
+
+def _facts(study: Study) -> list[tuple[str, str]]:
+    plan, ran = study.plan, study.environment.get("numerical", {})
+    found = study.environment.get("model", {})
+    commit = str(found.get("commit") or plan.get("revision") or "")
+    prompts, texts = len(plan.get("prompts", ())), len(plan.get("texts", ()))
+    facts = [("model", brief(str(plan.get("model", "")), 80) + (f" at {commit[:12]}" if commit else ""))]
+    facts.append(("reference", brief(str(plan["reference"]["name"]), 60)))
+    if prompts:
+        seeds = len(plan.get("seeds", (0,)))
+        sampled = any(s["name"] in ("top-k", "top-p") for s in plan.get("strategies", ()))
+        count = f"{prompts} × {seeds} seeds" if seeds > 1 and sampled else str(prompts)
+        facts.append(("prompts", count))
+        facts.append(("new tokens", str(plan.get("max_new_tokens", ""))))
+    if texts:
+        facts.append(("texts", str(texts)))
+    device = str(ran.get("gpu") or ran.get("device") or plan.get("device", ""))
+    facts.append(("ran on", device.upper() if device == "cpu" else device))
+    return [(label, value) for label, value in facts if value]

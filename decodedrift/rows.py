@@ -1,0 +1,75 @@
+"""What a job leaves: tidy rows, with one explicit column order and type per table (METRICS.md, "Columns")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from decodedrift.metrics import TOKEN_METRICS
+
+KEYS = ["model", "reference", "candidate", "role", "strategy", "seed", "prompt_id"]
+INTEGERS = "Int64"  # nullable: an empty first_divergence is not 0 and not NaN
+
+TABLES: dict[str, dict[str, str]] = {
+    "traces": {
+        **dict.fromkeys(["model", "variant", "role", "strategy"], "str"), "seed": INTEGERS, "prompt_id": "str",
+        "prompt": "str", "tags": "str", "text": "str", "token_ids": "str", "n_tokens": INTEGERS, "finish": "str",
+        "logprob_sum": "float64", "perplexity_self": "float64", "perplexity_judge": "float64",
+        "min_margin": "float64", "nonfinite": INTEGERS,
+    },
+    "divergences": {
+        **dict.fromkeys(KEYS[:5], "str"), "seed": INTEGERS, "prompt_id": "str", "diverged": INTEGERS,
+        "first_divergence": INTEGERS, "first_divergence_char": INTEGERS, "compared": INTEGERS,
+        "prefix_fraction": "float64", "reference_token_id": INTEGERS, "candidate_token_id": INTEGERS,
+        "reference_token": "str", "candidate_token": "str", "reference_margin": "float64",
+        "candidate_margin": "float64", "reference_gap": "float64", "candidate_gap": "float64", "swing": "float64",
+        "gap_over_error": "float64", "cause": "str", "at_end": INTEGERS, "search_error": INTEGERS,
+        "agreement_after": "float64", "edit_similarity": "float64", "reconverged": INTEGERS, "nonfinite": INTEGERS,
+    },
+    "positions": {
+        **dict.fromkeys(KEYS[:5], "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
+        "token_id": INTEGERS, "token": "str",
+        **{name: INTEGERS if name in ("rank", "nonfinite") else "float64" for name in TOKEN_METRICS},
+    },
+    "timings": {
+        "job": "str", "variant": "str", "strategy": "str", "phase": "str", "seconds": "float64", "tokens": INTEGERS,
+    },
+    "failures": {
+        **dict.fromkeys(["model", "variant", "strategy"], "str"), "seed": INTEGERS, "prompt_id": "str",
+        "stage": "str", "status": "str", "error": "str",
+    },
+}  # fmt: skip
+
+
+@dataclass
+class JobResult:
+    """The rows of one finished job: lists of dicts, and position rows as ready frames (there are many)."""
+
+    key: str
+    traces: list[dict[str, Any]] = field(default_factory=list)
+    divergences: list[dict[str, Any]] = field(default_factory=list)
+    positions: list[pd.DataFrame] = field(default_factory=list)
+    timings: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def frame(self, table: str) -> pd.DataFrame:
+        """One table of this job, typed."""
+        held = getattr(self, table)
+        if table == "positions":
+            return pd.concat(held, ignore_index=True) if held else typed(pd.DataFrame(), table)
+        return typed(pd.DataFrame(held), table)
+
+
+def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
+    """The table's columns in order with their types; absent ones are made empty."""
+    columns = TABLES[table]
+    made = {}
+    for name, kind in columns.items():
+        values = frame[name] if name in frame else pd.Series([None] * len(frame), dtype="object")
+        if kind == INTEGERS:
+            values = pd.to_numeric(values).astype(INTEGERS)
+        made[name] = values.astype(kind) if kind != INTEGERS else values
+    return pd.DataFrame(made, columns=list(columns))

@@ -1,0 +1,60 @@
+"""Tensors that wait: the reference's logits and scores, exact, in memory up to a budget and in files beyond it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Hashable
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+
+class Spool:
+    """A keyed store of CPU tensors in their own dtype. Beyond `budget` bytes they are written to `folder` and mapped.
+
+    What comes back has the bits that went in. Leaving the context removes the files.
+    """
+
+    def __init__(self, budget: int, folder: str | None = None) -> None:
+        self.budget = budget
+        self.spilled_bytes = 0
+        self._held: dict[Hashable, Tensor] = {}
+        self._used = 0
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._folder = folder
+        self._files: dict[Hashable, tuple[str, torch.dtype, torch.Size]] = {}
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.clear()
+        if self._directory is not None:
+            self._directory.cleanup()
+
+    def put(self, key: Hashable, tensor: Tensor) -> None:
+        """Keeps a copy of a tensor; its storage holds nothing else."""
+        tensor = tensor.detach().to("cpu", copy=True).contiguous()
+        size = tensor.numel() * tensor.element_size()
+        if self._used + size <= self.budget or size == 0:
+            self._held[key] = tensor
+            self._used += size
+            return
+        if self._directory is None:
+            self._directory = tempfile.TemporaryDirectory(prefix="decodedrift-", dir=self._folder)
+        path = os.path.join(self._directory.name, str(len(self._files)))
+        with open(path, "wb") as handle:
+            handle.write(tensor.view(-1).view(torch.uint8).numpy().data)
+        self.spilled_bytes += size
+        self._files[key] = (path, tensor.dtype, tensor.shape)
+
+    def get(self, key: Hashable) -> Tensor:
+        """The tensor, bit for bit."""
+        if key in self._held:
+            return self._held[key]
+        path, dtype, shape = self._files[key]
+        return torch.from_file(path, shared=False, size=shape.numel(), dtype=dtype).view(shape)

@@ -1,0 +1,222 @@
+"""The run folder: finished jobs written atomically, the tables made of them, and both read back.
+
+The tables are CSV with all text quoted and escaped by `sinks.csv_text`; positions are Parquet, a part a job, under one
+explicit schema (pandas silently drops a column that the first part lacks).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from decodedrift import sinks
+from decodedrift.records import InputError
+from decodedrift.rows import INTEGERS, TABLES, JobResult, typed
+
+JOB_TABLES = ("traces", "divergences", "positions", "timings", "failures")
+CSV_TABLES = ("traces", "divergences", "distribution", "perplexity", "summary", "timings", "failures")
+MARK = "plan.json"
+
+
+class RunFolder:
+    """One run's folder. `create` makes it, or refuses one that is not empty: nothing is overwritten."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunFolder:
+        """A new folder (or an empty one).
+
+        Raises:
+            InputError: it holds something already, or cannot be written.
+        """
+        folder = Path(path).expanduser()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise InputError(f"--out {folder}: the folder is not empty; nothing is overwritten, name a new one")
+            probe = folder / ".probe"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(f"--out {folder}: this is a file, not a folder") from None
+        except OSError as error:
+            raise InputError(f"--out {folder}: cannot be written ({error.strerror})") from None
+        return cls(folder)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """A JSON file, whole or not at all."""
+        with atomic(self.path / name) as part:
+            part.write_text(sinks.to_json(value) + "\n", encoding="utf-8")
+
+    def write_text(self, name: str, text: str) -> None:
+        """A text file, whole or not at all."""
+        with atomic(self.path / name) as part:
+            part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+    def write_job(self, result: JobResult) -> None:
+        """A finished job under jobs/<key>/, whole or not at all."""
+        final = self.path / "jobs" / result.key
+        part = final.with_name(final.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for table in JOB_TABLES:
+            write_parquet(result.frame(table), part / f"{table}.parquet", table)
+        (part / "facts.json").write_text(sinks.to_json(result.facts) + "\n", encoding="utf-8")
+        for file in part.iterdir():
+            _sync(file)
+        os.replace(part, final)
+        _sync(final.parent)
+
+    def read_jobs(self) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+        """The rows of all finished jobs, in order, and what was read back of each variant."""
+        folders = sorted(p for p in (self.path / "jobs").iterdir() if p.is_dir() and p.suffix != ".part")
+        frames = {}
+        for table in JOB_TABLES:
+            parts = [read_parquet(f / f"{table}.parquet", table) for f in folders]
+            filled = [p for p in parts if len(p)]
+            frames[table] = pd.concat(filled, ignore_index=True) if filled else typed(pd.DataFrame(), table)
+        facts: dict[str, Any] = {}
+        for folder in folders:
+            facts |= json.loads((folder / "facts.json").read_text("utf-8"))
+        return frames, facts
+
+    def write_tables(self, frames: dict[str, pd.DataFrame]) -> None:
+        """The run's CSV tables, and positions/ as Parquet."""
+        for table in CSV_TABLES:
+            with atomic(self.path / f"{table}.csv") as part:
+                write_csv(frames[table], part)
+        positions = self.path / "positions"
+        positions.mkdir(exist_ok=True)
+        jobs = self.path / "jobs"
+        sources = sorted(jobs.glob("*/positions.parquet")) if jobs.is_dir() else []
+        if sources:
+            for source in sources:
+                with atomic(positions / f"{source.parent.name}.parquet") as part:
+                    shutil.copyfile(source, part)
+        else:
+            with atomic(positions / "part-00000.parquet") as part:
+                write_parquet(frames["positions"], part, "positions")
+
+
+def open_folder(path: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any], dict[str, Any]]:
+    """(frames, plan, environment) of a finished run's folder.
+
+    Raises:
+        InputError: not a run folder, or not finished.
+    """
+    folder = Path(path).expanduser()
+    if not (folder / MARK).is_file():
+        raise InputError(f"{folder}: not a run folder (no {MARK} in it)")
+    missing = [t for t in CSV_TABLES if not (folder / f"{t}.csv").is_file()]
+    if missing:
+        raise InputError(f"{folder}: this run did not finish ({missing[0]}.csv is missing)")
+    frames = {t: read_csv(folder / f"{t}.csv", t) for t in CSV_TABLES}
+    parts = [read_parquet(p, "positions") for p in sorted((folder / "positions").glob("*.parquet"))]
+    filled = [p for p in parts if len(p)]
+    frames["positions"] = pd.concat(filled, ignore_index=True) if filled else typed(pd.DataFrame(), "positions")
+    plan, environment = (json.loads((folder / n).read_text("utf-8")) for n in (MARK, "environment.json"))
+    return frames, plan, environment
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """A table: one header line, all text quoted, missing values empty, floats in their shortest exact form."""
+    with open(path, "w", encoding="utf-8", newline="") as handle:
+        handle.write(",".join(_quoted(str(c)) for c in frame.columns) + "\n")
+        for row in zip(*(_cells(frame[c]) for c in frame.columns), strict=True):
+            handle.write(",".join(row) + "\n")
+
+
+def read_csv(path: Path, table: str) -> pd.DataFrame:
+    """A table as it was: texts unescaped (`NA` and the empty text are texts), types restored."""
+    frame = pd.read_csv(path, keep_default_na=False, dtype=str, encoding="utf-8")
+    known = TABLES.get(table)
+    made = {}
+    for name in frame.columns:
+        kind = known[name] if known and name in known else None
+        texts = frame[name]
+        if kind == "str" or (kind is None and not _numeric(texts)):
+            made[name] = texts.map(sinks.csv_text_back).astype("str")
+        elif kind == INTEGERS:
+            made[name] = pd.to_numeric(texts.where(texts != "", None)).astype(INTEGERS)
+        else:
+            made[name] = pd.to_numeric(texts.where(texts != "", None)).astype(None if kind is None else kind)
+    return pd.DataFrame(made, columns=list(frame.columns))
+
+
+def write_parquet(frame: pd.DataFrame, path: Path, table: str) -> None:
+    """A typed Parquet file; lone surrogates, which Parquet's UTF-8 cannot hold, are escaped as in the CSV."""
+    columns = TABLES[table]
+    kinds = {"str": pa.string(), INTEGERS: pa.int64(), "float64": pa.float64()}
+    arrays = []
+    for name, kind in columns.items():
+        values = frame[name]
+        if kind == "str":
+            values = values.map(sinks.csv_text, na_action="ignore")
+        arrays.append(pa.Array.from_pandas(values, type=kinds[kind]))
+    schema = pa.schema([pa.field(name, kinds[kind]) for name, kind in columns.items()])
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, compression="zstd")
+
+
+def read_parquet(path: Path, table: str) -> pd.DataFrame:
+    """Reads back what `write_parquet` wrote."""
+    frame = pq.read_table(path).to_pandas()
+    for name, kind in TABLES[table].items():
+        if kind == "str":
+            frame[name] = frame[name].map(sinks.csv_text_back, na_action="ignore")
+    return typed(frame, table)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A path to write to that becomes `path` only when everything went well."""
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        _sync(part)
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _cells(series: pd.Series) -> list[str]:
+    """CSV cells: texts escaped and quoted, floats by repr, nothing where a value is missing."""
+    floats = pd.api.types.is_float_dtype(series.dtype)
+    cells = []
+    for value, missing in zip(series.tolist(), series.isna().tolist(), strict=True):
+        if missing:
+            cells.append("")
+        elif isinstance(value, str):
+            cells.append(_quoted(sinks.csv_text(value)))
+        else:
+            cells.append(repr(float(value)) if floats else str(int(value)))
+    return cells
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _numeric(texts: pd.Series) -> bool:
+    filled = texts[texts != ""]
+    return len(filled) > 0 and bool(pd.to_numeric(filled, errors="coerce").notna().all())

@@ -1,0 +1,122 @@
+"""A Study: all frames of one run with its plan and environment, and what one asks of them."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from decodedrift import store, summary
+from decodedrift.records import Plan
+from decodedrift.rows import TABLES, typed
+from decodedrift.verdict import self_control_broken, verdict
+
+
+@dataclass
+class Study:
+    """What a run found. Every attribute is a DataFrame whose columns are METRICS.md's.
+
+    traces, divergences, positions, timings, failures: tidy rows, keys first. summary, distribution, perplexity: folds
+    of them. plan and environment: what was asked and what it ran on, JSON-ready.
+    """
+
+    traces: pd.DataFrame
+    divergences: pd.DataFrame
+    positions: pd.DataFrame
+    timings: pd.DataFrame
+    failures: pd.DataFrame
+    perplexity: pd.DataFrame
+    plan: Mapping[str, Any]
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    @classmethod
+    def of(
+        cls,
+        frames: Mapping[str, pd.DataFrame],
+        plan: Plan,
+        environment: Mapping[str, Any],
+        scored_bytes: Mapping[str, int | None],
+    ) -> Study:
+        """A Study from the concatenated rows of all jobs."""
+        held = {t: frames[t] if t in frames else typed(pd.DataFrame(), t) for t in TABLES}
+        perplexity = summary.perplexity(held["positions"], scored_bytes)
+        return cls(**held, perplexity=perplexity, plan=plan.as_dict(), environment=environment)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """A row per compared variant x strategy."""
+        return summary.summarize(self.divergences, self.positions, self.traces)
+
+    @cached_property
+    def distribution(self) -> pd.DataFrame:
+        """llama.cpp's figures per compared variant x strategy, whole and by the reference's confidence."""
+        return summary.distribution(self.positions)
+
+    @cached_property
+    def verdict(self) -> list[str]:
+        """Three to six plain sentences with numbers."""
+        return verdict(self)
+
+    @property
+    def frames(self) -> dict[str, pd.DataFrame]:
+        """Every table by the name of its file."""
+        names = (*TABLES, "perplexity", "summary", "distribution")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything failed: a variant, a prompt, or on a CPU the self control (on a GPU that is a finding)."""
+        device = str(self.environment.get("numerical", {}).get("device", "cpu"))
+        return len(self.failures) > 0 or (device.startswith("cpu") and self_control_broken(self))
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the run folder (a new one): tables, plan, environment, verdict and report; returns its path."""
+        made = store.RunFolder.create(folder)
+        made.write_json(store.MARK, self.plan)
+        self.write(made)
+        return made.path
+
+    def write(self, folder: store.RunFolder) -> None:
+        """Writes everything but plan.json into a run folder."""
+        from decodedrift.report import render
+
+        folder.write_json("environment.json", self.environment)
+        folder.write_tables(self.frames)
+        folder.write_text("verdict.txt", "\n".join(self.verdict) + "\n")
+        folder.write_text("report.html", render(self))
+        self.path = folder.path
+
+    def to_html(self, title: str | None = None) -> str:
+        """The report as one self-contained page."""
+        from decodedrift.report import render
+
+        return render(self, title=title)
+
+    def _repr_html_(self) -> str:
+        """Verdict and summary for a notebook: escaped, no script."""
+        said = "".join(f"<li>{html.escape(s)}</li>" for s in self.verdict)
+        shown = self.summary[[c for c in NOTEBOOK_COLUMNS if c in self.summary]]
+        return f"<ul>{said}</ul>" + str(shown.to_html(index=False, escape=True, float_format=lambda v: f"{v:.4g}", border=0))
+
+
+NOTEBOOK_COLUMNS = (
+    "candidate", "role", "strategy", "traces", "diverged", "divergence_rate", "first_divergence_median",
+    "near_tie_share", "kl_mean", "top1_agreement", "ln_ppl_ratio",
+)  # fmt: skip
+
+
+def open_study(folder: str | Path) -> Study:
+    """Reads a finished run's folder back; needs no torch.
+
+    Raises:
+        InputError: not a run folder, or the run did not finish.
+    """
+    frames, plan, environment = store.open_folder(folder)
+    held = {t: frames[t] for t in TABLES}
+    return Study(**held, perplexity=frames["perplexity"], plan=plan, environment=environment, path=Path(folder))

@@ -1,0 +1,82 @@
+"""From raw logits to the distribution a sampling strategy draws from, exactly and in float64.
+
+`Allowed` holds only the tokens that may be drawn, most probable first, so that noise is needed at these alone. Ties at
+the boundary stay in (as top-k of transformers does), which makes the set a function of the logits and of nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from decodedrift import noise
+from decodedrift.records import Strategy
+
+FIRST_LOOK = 512  # tokens sorted at first; most nuclei are smaller, a full sort is 45 % of a decoding step
+
+
+@dataclass
+class Allowed:
+    """The warped, renormalised distribution.
+
+    ids: int64 [n, m], most probable first. log_p: float64 [n, m], nats, -inf where padded.
+    """
+
+    ids: Tensor
+    log_p: Tensor
+
+    def coupled_scores(self, keys: list[tuple[int, str, int]], vocab: int) -> Tensor:
+        """log p~ + keyed Gumbel noise, float64 [n, m] on the CPU; its argmax is an exact draw of p~.
+
+        Args:
+            keys: (seed, prompt id, position) per row.
+            vocab: width of the logits.
+        """
+        scores = self.log_p.cpu().clone()
+        ids = self.ids.cpu().numpy()
+        for row, (seed, prompt_id, position) in enumerate(keys):
+            count = int(torch.isfinite(scores[row]).sum())
+            scores[row, :count] += torch.from_numpy(noise.gumbel(seed, prompt_id, position, vocab, ids[row, :count]))
+        return scores
+
+
+def warp(logits: Tensor, strategy: Strategy) -> Allowed:
+    """The distribution that `strategy` draws from.
+
+    Args:
+        logits: [n, vocab], any floating type; upcast exactly. Rows must hold no NaN.
+    """
+    z = logits.double() / strategy.params["temperature"]
+    if strategy.name == "top-k":
+        return _top_k(z, min(int(strategy.params["k"]), z.shape[-1]))
+    return _top_p(z, float(strategy.params["p"]))
+
+
+def _top_k(z: Tensor, k: int) -> Allowed:
+    kth = torch.topk(z, k, dim=-1).values[:, -1:]
+    count = int((z >= kth).sum(-1).max())
+    values, ids = torch.topk(z, count, dim=-1)
+    return _renormalised(values, ids, values >= kth)
+
+
+def _top_p(z: Tensor, p: float) -> Allowed:
+    log_total = torch.logsumexp(z, dim=-1, keepdim=True)
+    look = min(FIRST_LOOK, z.shape[-1])
+    while True:
+        values, ids = torch.topk(z, look, dim=-1)
+        mass_before = torch.cumsum((values - log_total).exp(), dim=-1)
+        mass_before = torch.cat([torch.zeros_like(mass_before[:, :1]), mass_before[:, :-1]], dim=-1)
+        inside = mass_before < p
+        inside[:, 0] = True
+        last = values.gather(-1, inside.sum(-1, keepdim=True) - 1)
+        if look == z.shape[-1] or bool((values[:, -1:] < last).all()):
+            return _renormalised(values, ids, values >= last)
+        look = z.shape[-1]
+
+
+def _renormalised(values: Tensor, ids: Tensor, inside: Tensor) -> Allowed:
+    width = int(inside.sum(-1).max())
+    kept = torch.where(inside, values, -torch.inf)[:, :width]
+    return Allowed(ids[:, :width], kept - torch.logsumexp(kept, dim=-1, keepdim=True))

@@ -1,0 +1,157 @@
+"""Free running: in fp32 the tokens are `model.generate`'s, over families, strategies and padded batches."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from conftest import FAMILIES, tiny_model, tiny_tokenizer
+
+from decodedrift.checkpoints import in_memory
+from decodedrift.generate import generate
+from decodedrift.models import loaded
+from decodedrift.plan import parse_variants
+from decodedrift.strategies import parse_strategies
+from decodedrift.tokens import vocabulary
+
+PROMPTS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33, 34, 35, 36], "d": [80, 2, 80, 2]}
+NEW = 24
+
+
+def run(
+    family: str,
+    strategies: str,
+    precision: str = "fp32",
+    coupling: str = "none",
+    seeds: tuple[int, ...] = (0,),
+    prompts: dict[str, list[int]] = PROMPTS,
+    ignore_eos: bool = False,
+    new: int = NEW,
+    **more: Any,
+) -> Any:
+    checkpoint = in_memory(tiny_model(family), tiny_tokenizer())
+    vocab = vocabulary(checkpoint, ignore_eos)
+    (variant,) = parse_variants(precision)
+    cells = [(s, seed) for s in parse_strategies(strategies, coupling) for seed in (seeds if s.samples else (0,))]
+    with loaded(checkpoint, variant) as model:
+        return generate(model, vocab, prompts, cells, new, **more)
+
+
+def by_transformers(family: str, seed: int | None = None, **settings: Any) -> dict[str, tuple[int, ...]]:
+    model = tiny_model(family)
+    width = max(map(len, PROMPTS.values()))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in PROMPTS.values()])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in PROMPTS.values()])
+    if seed is not None:
+        torch.manual_seed(seed)
+    out = model.generate(ids, attention_mask=mask, max_new_tokens=NEW, pad_token_id=0, eos_token_id=0, **settings)
+    found = {}
+    for name, row in zip(PROMPTS, out[:, width:].tolist(), strict=True):
+        stop = row.index(0) + 1 if 0 in row else len(row)
+        found[name] = tuple(row[:stop])
+    return found
+
+
+DETERMINISTIC = {
+    "greedy": {"do_sample": False},
+    "beam:num_beams=4": {"num_beams": 4, "do_sample": False},
+    "beam:length_penalty=2.0,num_beams=3": {"num_beams": 3, "length_penalty": 2.0, "do_sample": False},
+    "beam:early_stopping=true,num_beams=3": {"num_beams": 3, "early_stopping": True, "do_sample": False},
+    "beam:early_stopping=never,num_beams=3": {"num_beams": 3, "early_stopping": "never", "do_sample": False},
+    "beam:num_beams=1": {"do_sample": False},
+}
+SAMPLED = {
+    "top-k:k=20,temperature=0.8": {"do_sample": True, "top_k": 20, "temperature": 0.8, "top_p": 1.0},
+    "top-p:p=0.9": {"do_sample": True, "top_k": 0, "top_p": 0.9},
+    "top-p:p=1.0,temperature=1.5": {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.5},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_deterministic_strategies_equal_generate_in_one_mixed_batch(family: str) -> None:
+    result = run(family, ",".join(DETERMINISTIC))
+    for label, settings in DETERMINISTIC.items():
+        expected = by_transformers(family, **settings)
+        got = {p: result.traces[(label, 0, p)].token_ids for p in PROMPTS}
+        assert got == expected, label
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_uncoupled_sampling_equals_generate_seeded_once_per_batch(family: str, seed: int) -> None:
+    result = run(family, ",".join(SAMPLED), seeds=(seed,))
+    for label, settings in SAMPLED.items():
+        got = {p: result.traces[(label, seed, p)].token_ids for p in PROMPTS}
+        assert got == by_transformers(family, seed, **settings), label
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "mixtral"])
+def test_beam_logprobs_rebuild_the_sequence_scores(family: str) -> None:
+    label = "beam:length_penalty=0.7,num_beams=3"
+    result = run(family, label)
+    width = max(map(len, PROMPTS.values()))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in PROMPTS.values()])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in PROMPTS.values()])
+    out = tiny_model(family).generate(
+        ids, attention_mask=mask, max_new_tokens=NEW, pad_token_id=0, eos_token_id=0, num_beams=3, length_penalty=0.7,
+        do_sample=False, output_scores=True, return_dict_in_generate=True,
+    )  # fmt: skip
+    for prompt, score in zip(PROMPTS, out.sequences_scores.tolist(), strict=True):
+        trace = result.traces[(label, 0, prompt)]
+        rebuilt = sum(trace.logprobs) / len(trace.token_ids) ** 0.7
+        assert rebuilt == pytest.approx(score, rel=1e-5)
+        assert trace.score == pytest.approx(score, rel=1e-6)
+        assert trace.min_margin >= 0
+
+
+def test_coupled_draws_do_not_depend_on_batch_order_or_company() -> None:
+    label = "top-p:p=0.95"
+    together = run("gpt2", f"greedy,{label}", "fp64", "gumbel")
+    alone = run("gpt2", label, "fp64", "gumbel", prompts={"c": PROMPTS["c"]})
+    reordered = run("gpt2", label, "fp64", "gumbel", prompts=dict(reversed(PROMPTS.items())))
+    for prompt in PROMPTS:
+        key = (label, 0, prompt)
+        assert reordered.traces[key].token_ids == together.traces[key].token_ids
+    assert alone.traces[(label, 0, "c")].token_ids == together.traces[(label, 0, "c")].token_ids
+    other = run("gpt2", label, "fp64", "gumbel", seeds=(1,))
+    assert any(other.traces[(label, 1, p)].token_ids != together.traces[(label, 0, p)].token_ids for p in PROMPTS)
+
+
+def test_longer_runs_keep_the_greedy_prefix_and_ignored_stops_fill_the_horizon() -> None:
+    short, long = run("llama", "greedy", ignore_eos=True, new=8), run("llama", "greedy", ignore_eos=True, new=20)
+    for prompt in PROMPTS:
+        ids = long.traces[("greedy", 0, prompt)].token_ids
+        assert len(ids) == 20
+        assert ids[:8] == short.traces[("greedy", 0, prompt)].token_ids
+        assert long.traces[("greedy", 0, prompt)].finish == "length"
+
+
+def test_margins_and_watched_scores_are_those_of_the_choice() -> None:
+    reference = run("gpt2", "greedy,top-k:k=5", coupling="gumbel", keep_scores=True)
+    watch = {key: trace.token_ids for key, trace in reference.traces.items()}
+    again = run("gpt2", "greedy,top-k:k=5", coupling="gumbel", watch=watch)
+    for key, trace in reference.traces.items():
+        chosen, watched = again.scores[key]
+        assert watched == chosen  # the same model watches its own tokens
+        assert len(chosen) == len(trace.token_ids) == len(trace.margins)
+        assert all(m >= 0 for m in trace.margins)
+        log = reference.logs[key]
+        assert [log.at(t, token) for t, token in enumerate(trace.token_ids)] == chosen
+    assert math.isnan(reference.logs[("greedy", 0, "a")].at(NEW + 1, 3))
+
+
+def test_top_k_of_one_is_greedy() -> None:
+    result = run("llama", "greedy,top-k:k=1,top-p:p=0.000001", coupling="gumbel")
+    for prompt in PROMPTS:
+        greedy = result.traces[("greedy", 0, prompt)].token_ids
+        assert result.traces[("top-k:k=1", 0, prompt)].token_ids == greedy
+        assert result.traces[("top-p:p=0.000001", 0, prompt)].token_ids == greedy
+    assert all(math.isnan(m) for m in result.traces[("top-k:k=1", 0, "a")].margins)
+
+
+def test_without_a_cache_the_tokens_are_the_same() -> None:
+    strategies = "greedy,beam:num_beams=3"
+    cached, uncached = run("gpt2", strategies), run("gpt2", strategies, "fp32:use_cache=false")
+    assert {k: t.token_ids for k, t in cached.traces.items()} == {k: t.token_ids for k, t in uncached.traces.items()}
