@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -54,10 +56,7 @@ class Checkpoint:
                 name = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}.get(name, name)
                 counts[name] = counts.get(name, 0) + parameter.numel()
         for _, dtype, shape in self.headers():
-            size = 1
-            for n in shape:
-                size *= n
-            counts[dtype] = counts.get(dtype, 0) + size
+            counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
         return counts
 
     @property
@@ -112,7 +111,7 @@ def find(name: str, revision: str | None = None, trust_remote_code: bool = False
     """
     if name == "demo":
         name_or_path, kind, commit, offline = str(DEMO), "bundled", None, False
-    elif os.path.isdir(os.path.expanduser(name)):
+    elif os.path.exists(os.path.expanduser(name)):
         name_or_path, kind, commit, offline = os.path.expanduser(name), "folder", None, False
     else:
         kind, name_or_path = "hub", name
@@ -120,7 +119,7 @@ def find(name: str, revision: str | None = None, trust_remote_code: bool = False
     if revision is not None and kind != "hub":
         raise InputError(f"--revision {revision}: {name} is a {kind} model, which has no revisions; leave it out")
     if kind != "hub" and not os.path.isfile(os.path.join(name_or_path, "config.json")):
-        raise InputError(f"{name}: no config.json in this folder; it is not a saved HuggingFace model")
+        raise InputError(f"{name}: not the folder of a saved HuggingFace model (no config.json in it)")
     found = Checkpoint(name, name_or_path, kind, None, commit, trust_remote_code, offline)
     config = _config(found)
     check_causal(name, config, trust_remote_code)
@@ -139,6 +138,8 @@ def stamp(path: str) -> tuple[int, int]:
 
 def in_memory(model: Any, tokenizer: Any, name: str | None = None) -> Checkpoint:
     """A model and tokenizer that the caller already holds."""
+    if not hasattr(model, "config"):
+        raise InputError(f"--model: a folder, a hub id or a transformers model, not {str(model)[:60]!r}")
     if tokenizer is None:
         raise InputError("a model in memory needs its tokenizer too: compare(model, tokenizer=tokenizer, ...)")
     check_causal("the given model", model.config, True)
@@ -158,12 +159,25 @@ def check_causal(name: str, config: Any, trusted: bool) -> None:
     remote = trusted and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
         raise InputError(f"{name}: transformers has no causal LM of type {config.model_type!r}")
-    known: set[str] = set()
-    for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
-        known.update([value] if isinstance(value, str) else value)
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    known = {name for value in names for name in ([value] if isinstance(value, str) else value)}
     asked = getattr(config, "architectures", None) or []
     if asked and not remote and not any(a in known for a in asked):
         raise InputError(f"{name}: {asked[0]} is not a causal language model; give one that generates text")
+    if _reads_both_ways(config):
+        raise InputError(f"{name}: {config.model_type} here is bidirectional (it sees what follows); give a causal LM")
+
+
+def _reads_both_ways(config: Any) -> bool:
+    """Whether the config says that attention is not causal; GPT-NeoX is, and leaves `is_decoder` at False."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING or config.model_type == "bert-generation"
+    return (
+        (masked and not (getattr(config, "is_decoder", False) or getattr(config, "causal", False)))
+        or getattr(config, "is_causal", True) is False
+        or getattr(config, "use_bidirectional_attention", False) is True
+    )
 
 
 @contextmanager
@@ -173,9 +187,8 @@ def quiet() -> Iterator[None]:
 
     from transformers.utils import logging as hf_logging
 
-    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hub = logging.getLogger("huggingface_hub")
-    hub_level = hub.level
+    level, hub_level, bars = hf_logging.get_verbosity(), hub.level, hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity(logging.CRITICAL)
     hub.setLevel(logging.CRITICAL)
     hf_logging.disable_progress_bar()
@@ -199,16 +212,13 @@ def _config(found: Checkpoint) -> Any:
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and more, all about this one file
         text = " ".join(str(error).split())
         if "trust_remote_code" in text:
-            raise InputError(
-                f"{found.name} needs code of its own; add --trust-remote-code if you trust its authors"
-            ) from None
+            said = "add --trust-remote-code if you trust its authors"
+            raise InputError(f"{found.name} needs code of its own; {said}") from None
         raise InputError(f"{found.name}: its config.json cannot be used ({text[:140]})") from None
 
 
 def _pin_on_hub(name: str, revision: str | None) -> tuple[str | None, bool]:
     """(commit, offline): the hub's commit for a revision; offline where only the local cache can answer."""
-    import re
-
     from huggingface_hub import HfApi, constants
     from huggingface_hub import errors as hub
 
@@ -238,10 +248,7 @@ def _pin_on_hub(name: str, revision: str | None) -> tuple[str | None, bool]:
 def _local_files(name: str, folder: Path) -> tuple[str, ...]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        try:
-            shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
-            raise InputError(f"{index} is not a valid index of weight files") from None
+        shards = _shards(index)
         missing = [s for s in shards if not (folder / s).is_file()]
         if missing:
             raise InputError(f"{name}: the weight file {missing[0]} is missing ({len(missing)} of {len(shards)})")
@@ -249,11 +256,26 @@ def _local_files(name: str, folder: Path) -> tuple[str, ...]:
     if (folder / "model.safetensors").is_file():
         return (str(folder / "model.safetensors"),)
     if any(folder.glob("*.bin")):
-        raise InputError(
-            f"{name}: only pickled weights (.bin), which can run code; save them as safetensors "
-            "(model.save_pretrained(folder)) first"
-        )
+        mend = "save them as safetensors (model.save_pretrained(folder)) first"
+        raise InputError(f"{name}: only pickled weights (.bin), which can run code; {mend}")
     raise InputError(f"{name}: no model.safetensors in this folder")
+
+
+def _shards(index: Path) -> list[str]:
+    """The weight files that an index names, all of them in its own folder.
+
+    Raises:
+        InputError: no such index; a name that leads elsewhere.
+    """
+    try:
+        found = json.loads(index.read_text("utf-8"))
+        shards = sorted(set(found["weight_map"].values()))
+        valid = bool(shards) and "metadata" in found and all(os.path.basename(s) == s for s in shards)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError):
+        valid = False
+    if not valid:
+        raise InputError(f"{index} is not a valid index of weight files; copy or download it again")
+    return shards
 
 
 def _hub_files(found: Checkpoint) -> tuple[str, ...]:
@@ -262,20 +284,16 @@ def _hub_files(found: Checkpoint) -> tuple[str, ...]:
     def fetch(file: str) -> str | None:
         with quiet():
             found_at: str | None = cached_file(
-                found.source,
-                file,
-                revision=found.commit,
-                local_files_only=found.local_files_only,
+                found.source, file, revision=found.commit, local_files_only=found.local_files_only,
                 _raise_exceptions_for_missing_entries=False,
-            )
+            )  # fmt: skip
             return found_at
 
     try:
         if single := fetch("model.safetensors"):
             return (single,)
         if index := fetch("model.safetensors.index.json"):
-            shards = sorted(set(json.loads(Path(index).read_text("utf-8"))["weight_map"].values()))
-            return tuple(path for s in shards if (path := fetch(s)))
+            return tuple(path for s in _shards(Path(index)) if (path := fetch(s)))
     except OSError as error:
         raise InputError(f"{found.name}: downloading its weights failed ({str(error).splitlines()[0][:120]})") from None
     raise InputError(f"{found.name}: the hub has no safetensors weights for it, only formats that can run code")

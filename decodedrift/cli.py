@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,18 +15,21 @@ from decodedrift.records import InputError, file_name
 from decodedrift.sinks import terminal
 
 if TYPE_CHECKING:
+    from decodedrift.settings import Settings
     from decodedrift.study import Study
 
 app = typer.Typer(
     name="decodedrift",
     help="Where does a language model's text start to differ when its execution changes, why, and does it matter?",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
+option = typer.Option
+
 DONE, BUG, INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
+Text = str | None  # numbers too: `settings` reads them, and says what is wrong in words of its own
 Items = list[str] | None
 
 
@@ -46,99 +50,104 @@ def _common(
 
 @app.command()
 def compare(
-    model: Annotated[str | None, typer.Option(help="demo, a local folder or a hub id. [default: demo]")] = None,
-    revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
-    reference: Annotated[str | None, typer.Option(help="The variant held against. [default: fp32]")] = None,
+    model: Annotated[Text, option(metavar="NAME", help="demo, a local folder or a hub id. [default: demo]")] = None,
+    revision: Annotated[Text, option(metavar="REV", help="Hub revision of the model.")] = None,
+    reference: Annotated[Text, option(metavar="VARIANT", help="The variant held against. [default: fp32]")] = None,
     candidates: Annotated[
-        Items, typer.Option(help="Variants: bf16,fp32:batch_size=1,mine=FOLDER. [default: bf16,fp16,int8]")
+        Items, option(metavar="LIST", help="Variants: bf16,fp32:batch_size=1,mine=FOLDER. [default: bf16,fp16,int8]")
     ] = None,
     strategies: Annotated[
-        Items, typer.Option(help="greedy,beam:num_beams=4,top-k:k=50,temperature=0.8,top-p:p=0.9. [default: all four]")
+        Items, option(metavar="LIST", help="Such as top-k:k=50,temperature=0.8. [default: greedy,beam,top-k,top-p]")
     ] = None,
-    prompts: Annotated[str | None, typer.Option(help="A bundled set or a file: .txt, .jsonl, .csv.")] = None,
-    prompt: Annotated[Items, typer.Option(help="A prompt; repeatable.")] = None,
-    prompt_id: Annotated[Items, typer.Option(help="Only the prompts of these ids.")] = None,
-    limit: Annotated[int | None, typer.Option(help="How many prompts at most. [bundled sets: a balanced 16]")] = None,
-    text: Annotated[Items, typer.Option(help="A text file to measure perplexity on; repeatable.")] = None,
+    prompts: Annotated[Text, option(metavar="FILE", help="A .txt, .jsonl or .csv file, or a bundled set.")] = None,
+    prompt: Annotated[Items, option(metavar="TEXT", help="A prompt; repeatable.")] = None,
+    prompt_id: Annotated[Items, option(metavar="LIST", help="Only the prompts of these ids.")] = None,
+    limit: Annotated[Text, option(metavar="N", help="Prompts at most. [bundled sets: a balanced 16]")] = None,
+    text: Annotated[Items, option(metavar="FILE", help="A text to measure perplexity on; repeatable.")] = None,
     context: Annotated[
-        int | None, typer.Option(help="Tokens per perplexity window. [default: window, at most 1024]")
+        Text, option(metavar="N", help="Tokens per window. [default: the model's, at most 1024]")
     ] = None,
-    stride: Annotated[int | None, typer.Option(help="Tokens between windows. [default: context / 2]")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to generate. [default: 64]")] = None,
-    seeds: Annotated[Items, typer.Option(help="Seeds of sampled strategies: 0,1,2. [default: 0]")] = None,
-    coupling: Annotated[str | None, typer.Option(help="gumbel (shared noise) or none. [default: gumbel]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Prompts per batch. [default: 8]")] = None,
-    prompts_per_job: Annotated[int | None, typer.Option(help="What a kill can lose. [default: 16]")] = None,
-    layout: Annotated[str | None, typer.Option(help="mixed (one pass for all strategies) or per-strategy.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps. [default: auto]")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: torch's]")] = None,
-    memory: Annotated[float | None, typer.Option(help="GiB that may be used. [default: 80 % of what is free]")] = None,
-    chat_template: Annotated[
-        bool, typer.Option("--chat-template", help="Prompts as user turns of a chat model.")
-    ] = False,
-    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on past stop tokens: full horizons.")] = False,
-    noise_floor: Annotated[
-        bool, typer.Option("--noise-floor", help="Each dtype against itself in another layout.")
-    ] = False,
-    near_tie_below: Annotated[float | None, typer.Option(help="Gap, in nats, of a near tie. [default: 0.1]")] = None,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
-    config: Annotated[str | None, typer.Option(help="Settings from a plan.json or YAML file; flags win.")] = None,
-    out: Annotated[str | None, typer.Option(help="A new folder. [default: reports/MODEL-DATE-TIME]")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run, how long and in what memory.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on stdout, all else on stderr.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; only the result.")] = False,
+    stride: Annotated[Text, option(metavar="N", help="Tokens between windows. [default: context / 2]")] = None,
+    max_new_tokens: Annotated[Text, option(metavar="N", help="Tokens to generate. [default: 64]")] = None,
+    seeds: Annotated[Items, option(metavar="LIST", help="Seeds of sampled strategies: 0,1,2. [default: 0]")] = None,
+    coupling: Annotated[Text, option(metavar="HOW", help="gumbel (shared noise) or none. [default: gumbel]")] = None,
+    batch_size: Annotated[Text, option(metavar="N", help="Prompts per batch. [default: 8]")] = None,
+    prompts_per_job: Annotated[Text, option(metavar="N", help="What a kill can lose. [default: 16]")] = None,
+    layout: Annotated[
+        Text, option(metavar="HOW", help="mixed (one pass for all strategies) or per-strategy. [default: mixed]")
+    ] = None,
+    device: Annotated[Text, option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps. [default: auto]")] = None,
+    threads: Annotated[Text, option(metavar="N", help="CPU threads. [default: torch's]")] = None,
+    memory: Annotated[Text, option(metavar="GIB", help="GiB that may be used. [default: 80 % of what is free]")] = None,
+    chat_template: Annotated[bool, option("--chat-template", help="Prompts as user turns of a chat model.")] = False,
+    ignore_eos: Annotated[bool, option("--ignore-eos", help="Go on past stop tokens: full horizons.")] = False,
+    noise_floor: Annotated[bool, option("--noise-floor", help="Each dtype against itself in another layout.")] = False,
+    near_tie_below: Annotated[Text, option(metavar="NATS", help="The gap of a near tie. [default: 0.1]")] = None,
+    trust_remote_code: Annotated[bool, option("--trust-remote-code", help="Run the model's own code.")] = False,
+    config: Annotated[Text, option(metavar="FILE", help="Settings from a plan.json or YAML file; flags win.")] = None,
+    out: Annotated[Text, option(metavar="DIR", help="A new folder. [default: reports/MODEL-DATE-TIME]")] = None,
+    dry_run: Annotated[bool, option("--dry-run", help="Say what would run, how long and in what memory.")] = False,
+    as_json: Annotated[bool, option("--json", help="The summary as JSON on stdout, all else on stderr.")] = False,
+    quiet: Annotated[bool, option("--quiet", help="No progress; only the result.")] = False,
 ) -> None:
     """Run the same prompts through a reference and its candidates; measure where and how far they part."""
-    from decodedrift.settings import make_settings, read_config
-
     given: dict[str, Any] = {
         "model": model, "revision": revision, "reference": reference, "candidates": candidates,
-        "strategies": strategies, "prompt_ids": _split(prompt_id), "limit": limit, "texts": text, "context": context,
-        "stride": stride, "max_new_tokens": max_new_tokens, "seeds": _seeds(seeds), "coupling": coupling,
+        "strategies": strategies, "prompt_ids": prompt_id, "limit": limit, "texts": _files(text), "context": context,
+        "stride": stride, "max_new_tokens": max_new_tokens, "seeds": _split(seeds), "coupling": coupling,
         "batch_size": batch_size, "prompts_per_job": prompts_per_job, "layout": layout, "device": device,
         "threads": threads, "memory_bytes": _memory(memory), "near_tie_below": near_tie_below,
         "chat_template": chat_template or None, "ignore_eos": ignore_eos or None, "noise_floor": noise_floor or None,
         "trust_remote_code": trust_remote_code or None, "prompts": _prompts(prompts, prompt),
     }  # fmt: skip
-    settings = read_config(config) if config else {}
-    settings |= {key: value for key, value in given.items() if value is not None}
-    if given["prompts"] is not None:
-        settings.pop("prompt_source", None)
-    asked = make_settings(settings)
+    asked = _asked(given, config)
 
     from decodedrift.prepare import draft, prepare
 
     draft(asked)  # everything that can be refused without torch is refused before it is imported
-    folder = out or os.path.join("reports", f"{file_name(Path(asked.model).name)}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = _default_folder(asked.model) if out is None else out
     if not dry_run:
         _check_out(folder)
-    say = sys.stderr if as_json else sys.stdout
     ready = prepare(asked)
+    for name, reason in ready.refused.items():
+        print(terminal(f"refused prompt {name}: {reason}", 300), file=sys.stderr)
     if dry_run:
         from decodedrift.forecast import forecast
 
-        print(forecast(ready))
+        print(forecast(ready), file=sys.stderr if as_json else sys.stdout)
         return
-    _carry_out(ready, folder, quiet, as_json, say)
+    _carry_out(ready, folder, quiet, as_json)
 
 
-def _carry_out(ready: Any, folder: str, quiet: bool, as_json: bool, say: Any) -> None:
+def _asked(given: dict[str, Any], config: str | None) -> Settings:
+    """The flags over the file: what is given as a flag wins."""
+    from decodedrift.settings import make_settings, read_config
+
+    settings = read_config(config) if config is not None else {}
+    settings |= {key: value for key, value in given.items() if value is not None}
+    if given["prompts"] is not None:  # what the file says of its own prompts does not hold for these
+        settings = {k: v for k, v in settings.items() if k not in ("prompt_source", "left_out")}
+    asked = make_settings(settings)
+    if not isinstance(asked.model, str):
+        raise InputError(f"--model: must be a text, not {asked.model!r}")
+    return asked
+
+
+def _carry_out(ready: Any, folder: str, quiet: bool, as_json: bool) -> None:
     from decodedrift.progress import Bars
     from decodedrift.run import carry_out
     from decodedrift.store import RunFolder
 
-    progress = Bars(False if quiet else None)
-    if not quiet:
-        print(ready.announcement(), file=sys.stderr)
+    progress = Bars(False if quiet else None, opening="" if quiet else terminal(ready.announcement()))
+    made = RunFolder.create(folder)
     try:
-        study = carry_out(ready, RunFolder.create(folder), progress)
+        study = carry_out(ready, made, progress)
+    except InputError:
+        made.discard()
+        raise
     finally:
         progress.stop()
-    _show(study, as_json, say)
-    for prompt_id, reason in ready.refused.items():
-        print(terminal(f"refused prompt {prompt_id}: {reason}"), file=sys.stderr)
+    _show(study, as_json, sys.stderr if as_json else sys.stdout)
     raise typer.Exit(FAILED if study.failed else DONE)
 
 
@@ -172,33 +181,39 @@ def _wrapped(sentence: str, width: int = 80) -> str:
 
 
 def _prompts(source: str | None, texts: Items) -> Any:
-    """--prompts and --prompt together: the file's first, then the typed ones."""
+    """--prompts and --prompt together: the file's first, then the typed ones; of a bundled set a balanced few."""
     if not texts:
         return source
-    from decodedrift.prompts import load_prompts
+    if source is None:
+        return texts
+    from decodedrift.prompts import BALANCED, balanced, bundled_sets, load_prompts
 
-    return [*(load_prompts(source) if source else ()), *texts]
+    found = load_prompts(source)
+    return [*(balanced(found, BALANCED) if source in bundled_sets() else found), *texts]
 
 
 def _split(items: Items) -> list[str] | None:
-    return [part.strip() for item in items for part in item.split(",") if part.strip()] if items else None
+    return None if items is None else [part.strip() for item in items for part in item.split(",") if part.strip()]
 
 
-def _seeds(items: Items) -> list[int] | None:
-    found = []
-    for part in _split(items) or []:
-        if not part.isdigit():
-            raise InputError(f"--seeds: a seed is a whole number >= 0, not {part!r}")
-        found.append(int(part))
-    return found or None
+def _files(items: Items) -> list[str] | None:
+    """File names; a comma separates two of them unless a file has it in its name."""
+    return items and [part for item in items for part in ([item] if os.path.exists(item) else item.split(","))]
 
 
-def _memory(gib: float | None) -> int | None:
-    if gib is None:
-        return None
-    if not 0 < gib < 1e6:
-        raise InputError(f"--memory must be a number of GiB above 0, not {gib!r}")
-    return int(gib * 2**30)
+def _memory(gib: str | None) -> int | None:
+    from decodedrift.notation import number
+
+    try:
+        return None if gib is None else max(1, int(number(0, 1e6, open_low=True)(gib) * 2**30))
+    except ValueError as error:
+        raise InputError(f"--memory: {error} (GiB)") from None
+
+
+def _default_folder(model: str) -> str:
+    """reports/MODEL-DATE-TIME, with a number where a run of the same second has it already."""
+    base = os.path.join("reports", f"{file_name(Path(model).name)}-{time.strftime('%Y%m%d-%H%M%S')}")
+    return next(name for n in count(1) if not os.path.exists(name := base if n == 1 else f"{base}-{n}"))
 
 
 def _check_out(folder: str) -> None:
@@ -213,25 +228,36 @@ def _check_out(folder: str) -> None:
 
 def main() -> None:
     """The console script: typer's own errors and ours, each as one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 gets escapes, not a traceback
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except InputError as error:
         _complain(str(error))
         sys.exit(INPUT)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(DONE)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # what typer makes of Ctrl-C
+            print("interrupted", file=sys.stderr)
+            sys.exit(INTERRUPTED)
         if hasattr(error, "format_message"):  # the option parser's own, from the Click that typer carries
             _complain(error.format_message())
-            context = getattr(error, "ctx", None)
-            print(f"Try '{context.command_path if context else 'decodedrift'} --help'", file=sys.stderr)
+            print(f"Try '{_command(error)} --help'", file=sys.stderr)
             sys.exit(INPUT)
         sys.exit(_bug(error))
     sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _command(error: Exception) -> str:
+    """The command that a usage error belongs to."""
+    context = getattr(error, "ctx", None)
+    known = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    named = [word for word in sys.argv[1:2] if word in known]
+    return context.command_path if context else " ".join(["decodedrift", *named])
 
 
 def _complain(message: str) -> None:

@@ -45,7 +45,7 @@ def numerical(device: str, threads: int | None = None) -> dict[str, Any]:
         index = torch.device(device).index or 0
         found["gpu"] = torch.cuda.get_device_name(index)
         found["cuda"] = torch.version.cuda
-        found["cudnn"] = torch.backends.cudnn.version()
+        found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     return found
 
 

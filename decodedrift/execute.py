@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 from torch import Tensor
 
 from decodedrift import passes
@@ -48,9 +47,9 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
                 reference = run.open_reference(resident)
             for done in run.passes.values():
                 run.judge(reference, done)
-    for done in run.passes.values():
-        run.write(done)
-    run.write_traces(run.reference, "reference", run.reference.own_nll)
+    run.reference.judged = run.reference.own_nll
+    for done in (*run.passes.values(), run.reference):
+        passes.write(done, run.reference, run.plan, job.prompts, world.vocab, run.result)
     return run.result
 
 
@@ -82,17 +81,9 @@ class _Run:
         """A loaded variant, its loading timed and its facts recorded."""
         begin = time.perf_counter()
         with self.world.load(variant) as model:
-            self.timed(variant.name, "", "load", begin, 0)
+            self.result.timed(variant.name, "", "load", begin, 0)
             self.result.facts[variant.name] = model.facts
             yield model
-
-    def timed(self, variant: str, strategy: str, phase: str, begin: float, tokens: int) -> None:
-        """One row of timings."""
-        seconds = time.perf_counter() - begin
-        self.result.timings.append(
-            {"job": self.job.key, "variant": variant, "strategy": strategy, "phase": phase, "seconds": seconds,
-             "tokens": tokens}
-        )  # fmt: skip
 
     def groups(self) -> list[list[Cell]]:
         """The (strategy, seed) cells that share one decoding pass."""
@@ -126,7 +117,7 @@ class _Run:
                 into.add(done)
                 made += sum(len(t.token_ids) for t in done.traces.values())
             self.progress.stop()
-            self.timed(into.name, label, "generate", begin, made)
+            self.result.timed(into.name, label, "generate", begin, made)
 
     def passages(self, traces: Mapping[Key, Trace]) -> list[list[Passage]]:
         """Traces as sequences to be read, one group per (strategy, seed): a group is batched together."""
@@ -157,7 +148,7 @@ class _Run:
         self.reference = Pass(self.plan.reference.name, self.plan.reference, "reference")
         if self.job.prompts:
             self.free_run(model, self.reference, batch_size=self.size(self.plan.reference), keep_scores=True)
-        self.note_nonfinite(self.reference)
+        passes.note_nonfinite(self.reference, self.plan.model, self.result)
         begin, count = time.perf_counter(), 0
         for group in self.read_by_all():
             for passage, logits in self.forced(model, group):
@@ -165,7 +156,7 @@ class _Run:
                 self.reference.choices[passage.key] = passes.choices(passage, logits)
                 self.reference.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)
                 count += len(passage.reading.continuation)
-        self.timed(self.reference.name, "", "score", begin, count)
+        self.result.timed(self.reference.name, "", "score", begin, count)
 
     def forced(
         self, model: Loaded, group: list[Passage], batch_size: int | None = None
@@ -194,7 +185,7 @@ class _Run:
                 frame = passes.positions(passage, reference, logits, compute, own, self.world.vocab)
                 into.positions[passage.key] = frame
                 count += len(frame)
-        self.timed(into.name, "", "score", begin, count)
+        self.result.timed(into.name, "", "score", begin, count)
 
     def self_control(self, model: Loaded) -> None:
         """The reference again, on the first batch of prompts: what differs here is no candidate's doing."""
@@ -218,7 +209,7 @@ class _Run:
             self.progress.stop()
             self.passes = before
             status = "out_of_memory" if out_of_memory(error) else "failed"
-            self.fail(variant.name, stage, status, " ".join(str(error).split())[:300])
+            self.result.fail(self.plan.model, variant.name, stage, status, " ".join(str(error).split())[:300])
 
     def candidate(self, model: Loaded) -> None:
         """A candidate generates and reads the reference's tokens."""
@@ -231,7 +222,7 @@ class _Run:
         self.measure(model, done, self.read_by_all())
         if any(s.searches for s, _ in self.plan.cells) and self.job.prompts:
             self.read_own_beams(model, done)
-        self.note_nonfinite(done)
+        passes.note_nonfinite(done, self.plan.model, self.result)
         self.passes[("candidate", variant.name)] = done
         if floor and self.job.prompts:
             self.noise_floor(model, done)
@@ -269,47 +260,4 @@ class _Run:
                 for passage, logits in self.forced(model, part):
                     done.judged[passage.key] = passes.nll(logits, passage.reading.continuation)
                     count += len(passage.reading.continuation)
-        self.timed(done.name, "", "judge", begin, count)
-
-    def write(self, done: Pass) -> None:
-        """A finished pass as rows of the result."""
-        against = done.against or self.reference
-        keys = {"model": self.plan.model, "reference": against.name, "candidate": done.name, "role": done.role}
-        strategies = {s.label: s for s, _ in self.plan.cells}
-        for key in done.traces:
-            row = passes.divergence_row(
-                against, done, key, strategies[key[0]], self.world.vocab, self.plan.near_tie_below
-            )
-            self.result.divergences.append(keys | dict(zip(("strategy", "seed", "prompt_id"), key, strict=True)) | row)
-        for key, frame in done.positions.items():
-            named = keys | dict(zip(("strategy", "seed", "prompt_id"), key, strict=True))
-            self.result.positions.append(passes.keyed(named, frame))
-        self.write_traces(done, done.role, done.judged)
-
-    def write_traces(self, done: Pass, role: str, judged: Mapping[Key, np.ndarray]) -> None:
-        """A pass's traces as rows."""
-        prompts = {p.id: p for p in self.job.prompts}
-        for key, trace in done.traces.items():
-            keys = {"model": self.plan.model, "variant": done.name, "role": role}
-            row = passes.trace_row(trace, prompts[trace.prompt_id], self.world.vocab, judged.get(key))
-            self.result.traces.append(keys | dict(zip(("strategy", "seed", "prompt_id"), key, strict=True)) | row)
-
-    def note_nonfinite(self, done: Pass) -> None:
-        """NaN or infinite logits are a failure of the variant, recorded once per strategy."""
-        counts: dict[str, int] = {}
-        for trace in done.traces.values():
-            if trace.finish == "nonfinite":
-                counts[trace.strategy] = counts.get(trace.strategy, 0) + 1
-        for frame_key, frame in done.positions.items():
-            if (frame["nonfinite"] > 0).any():
-                counts[frame_key[0]] = counts.get(frame_key[0], 0) + 1
-        for strategy, count in counts.items():
-            text = f"NaN or infinite logits in {count} sequences; their metrics are left out"
-            self.fail(done.name, "generate" if strategy != "text" else "score", "nonfinite", text, strategy)
-
-    def fail(self, variant: str, stage: str, status: str, error: str, strategy: str = "") -> None:
-        """One row of failures."""
-        self.result.failures.append(
-            {"model": self.plan.model, "variant": variant, "strategy": strategy, "seed": None, "prompt_id": None,
-             "stage": stage, "status": status, "error": error}
-        )  # fmt: skip
+        self.result.timed(done.name, "", "judge", begin, count)

@@ -18,7 +18,7 @@ from torch import Tensor
 from decodedrift.beams import Beams
 from decodedrift.checkpoints import quiet
 from decodedrift.choosers import Chooser, ScoreLog, Single
-from decodedrift.models import Loaded
+from decodedrift.models import Loaded, measurable
 from decodedrift.records import Strategy, Trace
 from decodedrift.tokens import Vocabulary
 
@@ -108,7 +108,7 @@ def _decode(
     rows = torch.cat([torch.arange(prompts).repeat_interleave(c.width) for c in choosers]).to(input_ids.device)
     outputs = model._prefill(input_ids, generation_config, model_kwargs)
     model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
-    logits = outputs.logits[:, -1][rows]
+    logits = measurable(outputs.logits[:, -1])[rows]
     input_ids = input_ids[rows]
     model_kwargs = {k: v[rows] if _per_prompt(v, prompts) else v for k, v in model_kwargs.items()}
     if (cache := model_kwargs.get("past_key_values")) is not None:
@@ -129,7 +129,7 @@ def _decode(
         )
         outputs = model(**inputs, return_dict=True)
         model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
-        logits = outputs.logits[:, -1]
+        logits = measurable(outputs.logits[:, -1])
     return input_ids
 
 
@@ -163,10 +163,11 @@ def _chooser(
     keep_scores: bool,
 ) -> Chooser:
     strategy, seed = cell
+    device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device
     if strategy.searches:
         dtype = torch.float64 if loaded.variant.compute == "fp64" else torch.float32
         return Beams(
-            strategy, prompt_ids, eos=vocab.eos, max_new_tokens=max_new_tokens, device=loaded.device, dtype=dtype
+            strategy, prompt_ids, eos=vocab.eos, max_new_tokens=max_new_tokens, device=device, dtype=dtype
         )
     own = {p: watch[key] for p in prompt_ids if (key := (strategy.label, seed, p)) in watch}
     return Single(
@@ -176,7 +177,7 @@ def _chooser(
         eos=vocab.eos,
         pad=vocab.pad,
         max_new_tokens=max_new_tokens,
-        device=loaded.device,
+        device=device,
         watch=own,
         keep_scores=keep_scores,
     )

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from decodedrift.metrics import TOKEN_METRICS, TRACE_METRICS
 from decodedrift.models import check_device
 from decodedrift.precisions import PRECISIONS
 from decodedrift.prompts import bundled_sets, load_prompts
 from decodedrift.strategies import STRATEGIES
 
+WIDTH = 80
+
 
 def listing() -> str:
-    """Every registry as text, at most 100 columns wide."""
+    """Every registry as text, at most 80 columns wide."""
     device = check_device("auto")
     lines = [f"precisions (on {device})"]
     for name, precision in PRECISIONS.items():
         reason = precision.unavailable(device.split(":")[0])
-        lines.append(f"  {name:<9} {precision.about}" + (f"\n            not here: {reason}" if reason else ""))
-        lines += [f"            {k}={_default(p.default)}  {p.about}" for k, p in precision.params.items()]
+        lines += _entry(name, precision.about)
+        lines += _entry("", f"not here: {reason}") if reason else []
+        for key, param in precision.params.items():
+            lines += _entry("", f"{key}={_default(param.default)}  {param.about}")
     lines.append("strategies")
     for name, kind in STRATEGIES.items():
-        lines.append(f"  {name:<9} {kind.about}")
+        lines += _entry(name, kind.about)
         if kind.params:
-            lines.append("            " + ", ".join(f"{k}={_default(p.default)}" for k, p in kind.params.items()))
+            lines += _entry("", ", ".join(f"{k}={_default(p.default)}" for k, p in kind.params.items()))
     for title, registry in (("metrics per position", TOKEN_METRICS), ("metrics per trace", TRACE_METRICS)):
         lines.append(title)
         for name, metric in registry.items():
             said = (metric.__doc__ or "").strip().splitlines()
-            lines.append(f"  {name:<23} {said[0] if said else ''}"[:110])
+            lines += _entry(name, said[0] if said else "", 24)
     lines.append("prompt sets")
     for name in bundled_sets():
         found = load_prompts(name)
         tags = dict.fromkeys(p.tags[0] for p in found if p.tags)
-        lines.append(f"  {name:<9} {len(found)} prompts: {', '.join(tags)}")
+        lines += _entry(name, f"{len(found)} prompts: {', '.join(tags)}")
     return "\n".join(lines)
+
+
+def _entry(name: str, about: str, column: int = 10) -> list[str]:
+    """A name and what is said of it, in lines that fit."""
+    first, rest = f"  {name:<{column}}", " " * (column + 2)
+    return textwrap.wrap(about, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False) or [first]
 
 
 def _default(value: object) -> str:

@@ -70,18 +70,25 @@ def loaded(checkpoint: Checkpoint, variant: Variant) -> Iterator[Loaded]:
         InputError: the checkpoint itself is broken (missing, unexpected or mismatched tensors).
     """
     device = torch.device(variant.device or "cpu")
+    held = Loaded(None, variant, device)
     try:
-        model = _ready(checkpoint, variant, device)
-        yield Loaded(model, variant, device, read_back(model, checkpoint, variant))
+        held.model = _ready(checkpoint, variant, device)
+        held.facts = read_back(held.model, checkpoint, variant)
+        yield held
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, VariantError) or not out_of_memory(error):
             raise
         raise VariantError(f"{variant.name}: out of memory ({str(error).splitlines()[0][:120]})") from error
     finally:
-        model = None
+        held.model = None  # whoever still holds the record does not hold the weights
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def measurable(logits: torch.Tensor) -> torch.Tensor:
+    """Logits where float64 exists: Apple's GPU has none, so there they are measured on the CPU."""
+    return logits.cpu() if logits.device.type == "mps" else logits
 
 
 def out_of_memory(error: BaseException) -> bool:

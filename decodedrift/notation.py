@@ -7,9 +7,12 @@ the command line, read from a plan file or passed from a notebook.
 from __future__ import annotations
 
 import math
+import operator
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from decodedrift.records import InputError, nearest
@@ -43,20 +46,20 @@ def whole(low: int, high: int | None = None) -> Callable[[Any], int]:
 
     def read(value: Any) -> int:
         try:
-            number = int(value) if isinstance(value, str) else value
-        except ValueError:
-            number = value
-        if (
-            isinstance(number, bool)
-            or not isinstance(number, int)
-            or number < low
-            or (high is not None and number > high)
-        ):
-            bounds = f">= {low}" if high is None else f"from {low} to {high}"
+            # operator.index takes numpy's integers too, but no 2.0: a fraction is a mistake even where it is .0
+            number = int(value) if isinstance(value, str) else operator.index(value)
+        except (TypeError, ValueError):
+            number = low - 1
+        if isinstance(value, bool) or number < low or (high is not None and number > high):
+            bounds = f">= {low}" if high is None or number < low else f"from {low} to {high}"
             raise ValueError(f"must be a whole number {bounds}, not {value!r}")
         return number
 
     return read
+
+
+count = whole(1, 2**31 - 1)  # what torch can count in
+thread_count = whole(1, 1024)  # far beyond any use; a million threads would take the process down
 
 
 def number(low: float, high: float = math.inf, *, open_low: bool = False) -> Callable[[Any], float]:
@@ -156,41 +159,49 @@ def split_items(
 
 
 def _item(piece: str, before: list[Item], params_of: Callable[[str], Collection[str]], sources: bool) -> Item:
-    head, params = _cut_params(piece, params_of)
+    head, params = _cut_params(piece)
     name, sign, source = head.partition("=")
-    if sign and (not sources or not _is_source(source)):
-        if before:
-            known = tuple(params_of(before[-1].head))
-            raise InputError(
-                f"{piece!r} is neither a parameter of {before[-1].head!r} nor "
-                + ("NAME=FOLDER (no such folder) or NAME=OWNER/MODEL" if sources else "an item of its own")
-                + f"; parameters: {nearest(name, known).removeprefix('choices: ')}"
-            )
-        raise InputError(
-            f"{piece!r}: {source!r} is neither an existing folder nor a hub id OWNER/MODEL"
-            if sources
-            else f"{piece!r} does not begin with a name; write NAME:KEY=VALUE"
-        )
+    if sign and (not sources or not name or not _is_source(source)):
+        raise InputError(_misplaced(piece, name, source, before[-1].head if before else None, params_of, sources))
     item = Item(head, {})
     for key, value in params:
         item = Item(head, _with(item, key, value))
     return item
 
 
-def _cut_params(piece: str, params_of: Callable[[str], Collection[str]]) -> tuple[str, list[tuple[str, str]]]:
-    """Cuts trailing `:key=value` parts. Only from the right and only where they read as one: paths may hold colons."""
-    found: list[tuple[str, str]] = []
-    head = piece
-    while True:
-        left, sign, right = head.rpartition(":")
-        key, equals, value = right.partition("=")
-        if not sign or not left or not equals or not re.fullmatch(r"[A-Za-z_]+", key):
-            break
-        if key not in params_of(left) and "=" in left and ":" not in left:
-            break  # name=source with a colon and an equals sign of its own
-        found.insert(0, (key, value))
-        head = left
-    return head, found
+def _misplaced(
+    piece: str,
+    name: str,
+    source: str,
+    before: str | None,
+    params_of: Callable[[str], Collection[str]],
+    sources: bool,
+) -> str:
+    """What is wrong with a piece `name=source` that begins no item."""
+    if sources and not name:
+        return f"{piece!r}: give it a name before the =, as NAME=FOLDER"
+    if before is not None:
+        known = tuple(params_of(before))
+        listed = "its " + nearest(name, known).replace("choices", "parameters") if known else "it takes no parameters"
+        other = "NAME=FOLDER (no such folder) or NAME=OWNER/MODEL" if sources else "an item of its own"
+        return f"{piece!r} is neither a parameter of {before!r} nor {other}; {listed}"
+    if sources:
+        return f"{piece!r}: {source!r} is neither an existing folder nor a hub id OWNER/MODEL"
+    return f"{piece!r} does not begin with a name; write NAME:KEY=VALUE"
+
+
+def _cut_params(piece: str) -> tuple[str, list[tuple[str, str]]]:
+    """Cuts a piece at every `:key=`: (head, its parameters). Values (`device=cuda:1`) and paths may hold colons.
+
+    A source that exists is kept whole, whatever it holds: of all cuts the longest such head wins.
+    """
+    cuts = [*(match.start() for match in re.finditer(r":(?=[A-Za-z_]+=)", piece)), len(piece)]
+    kept = 0
+    if "=" in piece[: cuts[0]]:
+        sources = [piece[:cut].partition("=")[2] for cut in cuts]
+        kept = max((n for n, source in enumerate(sources) if _is_source(source)), default=0)
+    params = [piece[begin + 1 : end].partition("=") for begin, end in pairwise(cuts[kept:])]
+    return piece[: cuts[kept]], [(key, value) for key, _, value in params]
 
 
 def _with(item: Item, key: str, value: str) -> dict[str, str]:
@@ -200,6 +211,4 @@ def _with(item: Item, key: str, value: str) -> dict[str, str]:
 
 
 def _is_source(source: str) -> bool:
-    import os
-
     return os.path.isdir(os.path.expanduser(source)) or bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,8 @@ from decodedrift import numerics
 from decodedrift.divergence import BeamScores, Side, divergence
 from decodedrift.generate import Generated, Key
 from decodedrift.metrics.token import LogitPair, token_metrics
-from decodedrift.records import Prompt, Strategy, Trace, Variant
+from decodedrift.records import Plan, Prompt, Strategy, Trace, Variant
+from decodedrift.rows import JobResult
 from decodedrift.score import Reading
 from decodedrift.tokens import Vocabulary
 from decodedrift.warping import warp
@@ -182,3 +183,40 @@ def trace_row(trace: Trace, prompt: Prompt, vocab: Vocabulary, judged: np.ndarra
 def keyed(keys: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
     """A frame with constant key columns in front."""
     return pd.concat([pd.DataFrame({k: [v] * len(frame) for k, v in keys.items()}), frame], axis=1)
+
+
+def write(
+    done: Pass, job_reference: Pass, plan: Plan, prompts: Sequence[Prompt], vocab: Vocabulary, result: JobResult
+) -> None:
+    """A finished pass as rows of a job's result: its traces, and what it was held against the other side."""
+    names = ("strategy", "seed", "prompt_id")
+    by_id = {p.id: p for p in prompts}
+    for key, trace in done.traces.items():
+        keys = {"model": plan.model, "variant": done.name, "role": done.role} | dict(zip(names, key, strict=True))
+        result.traces.append(keys | trace_row(trace, by_id[trace.prompt_id], vocab, done.judged.get(key)))
+    if done is job_reference:
+        return
+    against = done.against or job_reference
+    pair = {"model": plan.model, "reference": against.name, "candidate": done.name, "role": done.role}
+    strategies = {s.label: s for s, _ in plan.cells}
+    for key in done.traces:
+        row = divergence_row(against, done, key, strategies[key[0]], vocab, plan.near_tie_below)
+        result.divergences.append(pair | dict(zip(names, key, strict=True)) | row)
+    for key, frame in done.positions.items():
+        result.positions.append(keyed(pair | dict(zip(names, key, strict=True)), frame))
+
+
+def note_nonfinite(done: Pass, model: str, result: JobResult) -> None:
+    """NaN or infinite logits are a failure of the variant, recorded once per strategy."""
+    counts: dict[str, int] = {}
+    for trace in done.traces.values():
+        if trace.finish == "nonfinite":
+            counts[trace.strategy] = counts.get(trace.strategy, 0) + 1
+    for (strategy, _, _), frame in done.positions.items():
+        if (frame["nonfinite"] > 0).any() and not counts.get(strategy):
+            counts[strategy] = sum(
+                bool((f["nonfinite"] > 0).any()) for k, f in done.positions.items() if k[0] == strategy
+            )
+    for strategy, count in counts.items():
+        text = f"NaN or infinite logits in {count} sequences; their metrics are left out"
+        result.fail(model, done.name, "score" if strategy == "text" else "generate", "nonfinite", text, strategy)

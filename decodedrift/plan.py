@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
-from decodedrift.notation import Item, Param, boolean, read_params, split_items, text, whole
+from decodedrift.notation import Item, Param, boolean, count, read_params, split_items, text, thread_count
 from decodedrift.precisions import PRECISIONS
 from decodedrift.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant, nearest, plain
 
@@ -20,9 +20,9 @@ KNOBS: dict[str, Param] = {
     "revision": Param(text, None, "the checkpoint's hub revision"),
     "device": Param(text, None, "where it runs"),
     "attention": Param(text, None, "attention kernel: eager, sdpa, flash_attention_2, ..."),
-    "batch_size": Param(whole(1), None, "prompts per batch"),
+    "batch_size": Param(count, None, "prompts per batch"),
     "use_cache": Param(boolean, True, "whether generation keeps a KV cache"),
-    "threads": Param(whole(1), None, "CPU threads"),
+    "threads": Param(thread_count, None, "CPU threads"),
 }
 
 
@@ -68,8 +68,13 @@ def _variant(item: Item, reference: Variant | None) -> Variant:
             raise InputError(f"{item.label!r}: {name} is a precision already; leave precision= out")
         label, asked = item.label, name
     if asked not in PRECISIONS:
-        ways = "" if named else "; another checkpoint is written NAME=FOLDER"
+        base, colon, rest = asked.partition(":")
+        if colon and base in PRECISIONS:
+            raise InputError(f"variant {base}: {rest!r} is no parameter; write {base}:KEY=VALUE")
+        ways = "" if named else " (another checkpoint is written NAME=FOLDER)"
         raise InputError(f"unknown precision {asked!r}; {nearest(asked, tuple(PRECISIONS))}{ways}")
+    if "revision" in given and not named:
+        raise InputError(f"variant {label}: revision= belongs to another checkpoint, NAME=OWNER/MODEL:revision=...")
     declared = {k: v for k, v in KNOBS.items() if k != "precision"} | dict(PRECISIONS[asked].params)
     values = read_params(f"variant {label}", given, declared)
     options = {k: values.pop(k) for k in PRECISIONS[asked].params}
@@ -118,9 +123,9 @@ def jobs(plan: Plan, identity: Mapping[str, Any], windows: Mapping[str, int], wi
     """
     size = plan.prompts_per_job
     found = [Job("", 0, plan.prompts[i : i + size]) for i in range(0, len(plan.prompts), size)]
-    for name, count in windows.items():
-        for start in range(0, count, windows_per_job):
-            found.append(Job("", 0, (), name, (start, min(count, start + windows_per_job))))
+    for name, total in windows.items():
+        for start in range(0, total, windows_per_job):
+            found.append(Job("", 0, (), name, (start, min(total, start + windows_per_job))))
     return [_keyed(plan, identity, replace(job, index=i, first=i == 0)) for i, job in enumerate(found)]
 
 
@@ -140,11 +145,40 @@ def _keyed(plan: Plan, identity: Mapping[str, Any], job: Job) -> Job:
     return replace(job, key=f"{job.index:05d}-{digest[:16]}")
 
 
+def variant_from_dict(data: Mapping[str, Any]) -> Variant:
+    """A variant as plan.json or a YAML file has it, its values checked as on the command line.
+
+    Raises:
+        InputError: an unknown field, or a value out of its range.
+    """
+    owner = f"variant {data.get('name', '?')}"
+    values = dict(data)
+    try:
+        for key, param in KNOBS.items():
+            if values.get(key) is not None:
+                values[key] = param.read(values[key])
+        for key in ("name", "precision"):
+            text(values.get(key))
+    except ValueError as error:
+        raise InputError(f"{owner}: {key} {error}") from None
+    declared = PRECISIONS[data["precision"]].params if data["precision"] in PRECISIONS else {}
+    given = data.get("options") or {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"{owner}: options must be a table, not {given!r}")
+    values["options"] = read_params(owner, {k: v for k, v in given.items() if v is not None}, declared)
+    try:
+        return Variant(**values)
+    except TypeError:
+        known = [f.name for f in fields(Variant)]
+        unknown = next(k for k in values if k not in known)
+        raise InputError(f"{owner}: unknown field {unknown!r}; {nearest(str(unknown), known)}") from None
+
+
 def plan_from_dict(data: Mapping[str, Any]) -> Plan:
     """Reads back what `Plan.as_dict` wrote."""
     values = dict(data)
-    values["reference"] = Variant(**values["reference"])
-    values["candidates"] = tuple(Variant(**v) for v in values["candidates"])
+    values["reference"] = variant_from_dict(values["reference"])
+    values["candidates"] = tuple(variant_from_dict(v) for v in values["candidates"])
     values["strategies"] = tuple(Strategy(**s) for s in values["strategies"])
     values["prompts"] = tuple(Prompt(p["id"], p["text"], tuple(p["tags"])) for p in values["prompts"])
     values["texts"] = tuple(Text(**t) for t in values["texts"])

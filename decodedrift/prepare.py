@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from decodedrift import prompts as prompt_files
-from decodedrift.plan import default_candidates, jobs, on_device, parse_variants
+from decodedrift.plan import default_candidates, jobs, on_device, parse_variants, variant_from_dict
 from decodedrift.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant
 from decodedrift.settings import Settings
 from decodedrift.strategies import parse_strategies
@@ -113,52 +114,82 @@ def prepare(asked: Settings, tokenizer: Any = None) -> Prepared:
 
 
 def _strategies(given: Any, coupling: str) -> tuple[Strategy, ...]:
-    given = [given] if isinstance(given, (str, Strategy, Mapping)) else list(given)
-    return parse_strategies([g["label"] if isinstance(g, Mapping) else g for g in given], coupling)
+    pieces = []
+    for item in _several(given, (str, Strategy, Mapping), "--strategies"):
+        if isinstance(item, Mapping):
+            item = item.get("label")  # as a plan.json has it
+        if not isinstance(item, (str, Strategy)):
+            raise InputError(f"--strategies: a strategy is written NAME:KEY=VALUE, not {item!r}")
+        pieces.append(item)
+    return parse_strategies(pieces, coupling)
 
 
 def _variants(given: Any, reference: Variant | None) -> tuple[Variant, ...]:
-    given = [given] if isinstance(given, (str, Variant, Mapping)) else list(given)
-    try:
-        return parse_variants([Variant(**g) if isinstance(g, Mapping) else g for g in given], reference)
-    except TypeError as error:
-        raise InputError(f"a variant is written as text or as its fields ({error})") from None
+    option = "--candidates" if reference else "--reference"
+    pieces = []
+    for item in _several(given, (str, Variant, Mapping), option):
+        if isinstance(item, Mapping):
+            item = variant_from_dict(item)
+        if not isinstance(item, (str, Variant)):
+            raise InputError(f"{option}: a variant is written as text or as its fields, not {item!r}")
+        pieces.append(item)
+    return parse_variants(pieces, reference)
+
+
+def _several(given: Any, single: tuple[type, ...], option: str) -> list[Any]:
+    """One or several of something as a list."""
+    if isinstance(given, single) or hasattr(given, "__fspath__"):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise InputError(f"{option}: must be a text or a list, not {given!r}")
+    return list(given)
 
 
 def _prompts(asked: Settings, model: str) -> tuple[tuple[Prompt, ...], str]:
     """The prompts asked for, and where they come from. A bundled set is cut to a balanced few later, once it fits."""
     given = asked.prompts
-    if given is None or isinstance(given, (str,)) or hasattr(given, "__fspath__"):
+    listed = not (given is None or isinstance(given, str) or hasattr(given, "__fspath__"))
+    if listed:
+        found = prompt_files.given_prompts(_several(given, (Prompt, Mapping), "--prompts"))
+        name = asked.prompt_source or "given"
+    else:
         source = str(given) if given is not None else prompt_files.default_set(model)
         found = prompt_files.load_prompts(source)
         name = source if source in prompt_files.bundled_sets() else "file"
-    else:
-        items = [Prompt(p["id"], p["text"], tuple(p.get("tags", ()))) if isinstance(p, Mapping) else p for p in given]
-        found, name = prompt_files.given_prompts(items), asked.prompt_source or "given"
     if asked.prompt_ids:
-        known = {p.id: p for p in found}
-        if missing := [i for i in asked.prompt_ids if i not in known]:
-            raise InputError(
-                f"--prompt-id {missing[0]}: no such prompt among {len(known)}; ids look like {next(iter(known))!r}"
-            )
-        found = tuple(known[i] for i in dict.fromkeys(asked.prompt_ids))
+        found = _picked(found, asked.prompt_ids)
     if not found:
-        raise InputError("prompts: give at least one")
-    if name not in prompt_files.bundled_sets() and asked.limit:
+        raise InputError("--prompts: give at least one")
+    if asked.limit and (listed or name == "file"):
         found = found[: asked.limit]
     return found, name
 
 
+def _picked(found: tuple[Prompt, ...], asked: Sequence[str]) -> tuple[Prompt, ...]:
+    """The prompts of the given ids; a comma separates two ids unless an id holds it."""
+    known = {p.id: p for p in found}
+    wanted = [i.strip() for given in asked for i in ([given] if given in known else given.split(","))]
+    for name in wanted:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"ids look like {next(iter(known), '')!r}"
+            raise InputError(f"--prompt-id {name or repr('')}: no such prompt among {len(known)}; {hint}")
+    return tuple(known[i] for i in dict.fromkeys(wanted))
+
+
 def _texts(given: Any) -> tuple[Text, ...]:
-    given = [given] if isinstance(given, (str, Text, Mapping)) or hasattr(given, "__fspath__") else list(given)
     found: list[Text] = []
-    for item in given:
+    for item in _several(given, (str, Text, Mapping), "--text"):
         if isinstance(item, Text):
             found.append(item)
         elif isinstance(item, Mapping):
+            if not (isinstance(item.get("name"), str) and isinstance(item.get("text"), str)):
+                raise InputError(f"--text: a text is a file, or {{name, text}}, not {sorted(map(str, item))}")
             found.append(Text(item["name"], item["text"]))
-        else:
+        elif isinstance(item, str) or hasattr(item, "__fspath__"):
             found.extend(prompt_files.load_texts([item]))
+        else:
+            raise InputError(f"--text: a text is a file, not {item!r}")
     return tuple(found)
 
 
@@ -191,13 +222,22 @@ def _fitting_prompts(plan: Plan, asked: Settings, vocab: Any) -> tuple[Plan, dic
 
 
 def _windowed(plan: Plan, vocab: Any) -> tuple[Plan, dict[str, Any]]:
+    from decodedrift.tokens import SURROGATE, strange
     from decodedrift.windows import cut, sizes
 
     if not plan.texts:
         return plan, {}
     context, stride = sizes(plan.context, plan.stride, vocab.window)
     plan = replace(plan, context=context, stride=stride)
-    return plan, {t.name: cut(t, vocab, context, stride) for t in plan.texts}
+    cuts = {}
+    for text in plan.texts:
+        if SURROGATE.search(text.text):
+            raise InputError(f"--text {text.name}: it holds an unpaired surrogate, which no tokenizer reads")
+        cuts[text.name] = cut(text, vocab, context, stride)
+        for window in cuts[text.name].windows:
+            if reason := strange(vocab, window.reading.context + window.reading.continuation):
+                raise InputError(f"--text {text.name}: {reason}")
+    return plan, cuts
 
 
 def _check_beams(plan: Plan, vocab: int) -> None:

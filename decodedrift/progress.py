@@ -33,17 +33,30 @@ class Silent:
 
 
 class Bars:
-    """A tqdm bar per variant and phase on stderr, with tokens per second and the time left; none in a pipe."""
+    """A tqdm bar per variant and phase on stderr, with tokens per second and the time left; none in a pipe.
 
-    def __init__(self, shown: bool | None = None) -> None:
+    opening: a line said before the first phase. People who wait at a terminal get it at once; in a pipe it comes when
+    the model is loaded, so that a run that is refused leaves a single line: why.
+    """
+
+    def __init__(self, shown: bool | None = None, opening: str = "") -> None:
         self.shown = sys.stderr.isatty() if shown is None else shown
+        self._opening = opening
         self._bar: Any = None
+        if self.shown:
+            self._open()
+
+    def _open(self) -> None:
+        if self._opening:
+            print(self._opening, file=sys.stderr)
+        self._opening = ""
 
     def start(self, variant: str, what: str, tokens: int) -> None:
         """Opens a bar."""
         from tqdm import tqdm
 
         self.stop()
+        self._open()
         if self.shown:
             name = f"{variant} {what}"
             self._bar = tqdm(

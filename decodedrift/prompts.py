@@ -6,7 +6,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,7 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
     if str(source) in sets:
         path = sets[str(source)]
     else:
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise InputError(
-                f"--prompts {source}: no such file, and no bundled set; {nearest(str(source), tuple(sets))}"
-            )
+        path = existing(source, "--prompts", f", and no bundled set; {nearest(str(source), tuple(sets))}")
         if path.suffix.lower() not in SUFFIXES:
             raise InputError(f"--prompts {source}: unknown kind {path.suffix!r}; use {', '.join(SUFFIXES)}")
     content = read_utf8(path, "--prompts")
@@ -57,9 +54,16 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
     return found
 
 
-def given_prompts(items: Iterable[str | Prompt]) -> tuple[Prompt, ...]:
-    """Prompts typed on the command line or passed from a notebook; strings get an id from their text."""
-    return _identified([(None, i, ()) if isinstance(i, str) else (i.id, i.text, i.tags) for i in items])
+def given_prompts(items: Iterable[str | Prompt | Mapping[str, Any]]) -> tuple[Prompt, ...]:
+    """Prompts typed on the command line, listed in a plan or passed from a notebook; texts get an id of their own.
+
+    Raises:
+        InputError: something that is no prompt, or an id given twice.
+    """
+    return _identified(
+        Raw(i.id, i.text, i.tags) if isinstance(i, Prompt) else _from_entry(i, f"prompts[{n}]")
+        for n, i in enumerate(items)
+    )
 
 
 def balanced(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:
@@ -84,14 +88,22 @@ def load_texts(sources: Iterable[str | Path]) -> tuple[Text, ...]:
     """
     texts = []
     for source in sources:
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise InputError(f"--text {source}: no such file")
+        path = existing(source, "--text")
         content = read_utf8(path, "--text")
         if not content.strip():
             raise InputError(f"--text {source}: the file is empty")
         texts.append(Text(path.name, content))
     return tuple(texts)
+
+
+def existing(source: str | Path, option: str, otherwise: str = "") -> Path:
+    """The file that an option names, or a refusal that says what is there instead."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        raise InputError(f"{option} {source}: this is a folder; name a file in it")
+    if not path.is_file():
+        raise InputError(f"{option} {source or repr('')}: no such file{otherwise}")
+    return path
 
 
 def read_utf8(path: Path, option: str) -> str:
@@ -108,13 +120,20 @@ def read_utf8(path: Path, option: str) -> str:
         raise InputError(f"{option} {path}: cannot be read ({error.strerror})") from None
 
 
-Raw = tuple[str | None, str, tuple[str, ...]]
+@dataclass(frozen=True)
+class Raw:
+    """A prompt as it was given. where: `file:line`, empty for one typed or passed."""
+
+    id: str | None
+    text: str
+    tags: tuple[str, ...] = ()
+    where: str = ""
 
 
 def _from_txt(path: Path, content: str) -> list[Raw]:
     # only \n and \r\n end a line: str.splitlines would cut at U+2028 too
     lines = (line.removesuffix("\r") for line in content.split("\n"))
-    return [(None, line, ()) for line in lines if line.strip()]
+    return [Raw(None, line) for line in lines if line.strip()]
 
 
 def _from_jsonl(path: Path, content: str) -> list[Raw]:
@@ -127,12 +146,20 @@ def _from_jsonl(path: Path, content: str) -> list[Raw]:
             entry = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
-        if isinstance(entry, str):
-            entry = {"prompt": entry}
-        if not isinstance(entry, dict) or not isinstance(entry.get("prompt"), str):
-            raise InputError(f'{where}: needs a text under "prompt"')
-        found.append((_id(entry.get("id"), where), entry["prompt"], _tags(entry.get("tags"), where)))
+        except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets without an end
+            raise InputError(f"{where}: not usable JSON ({str(error)[:80]})") from None
+        found.append(_from_entry(entry, where))
     return found
+
+
+def _from_entry(entry: Any, where: str) -> Raw:
+    """A prompt written as JSON or YAML: a text, or {prompt, id, tags} (`text` in a plan.json)."""
+    if isinstance(entry, str):
+        return Raw(None, entry, (), where)
+    text = entry.get("prompt", entry.get("text")) if isinstance(entry, Mapping) else None
+    if not isinstance(text, str):
+        raise InputError(f'{where}: needs a text under "prompt"')
+    return Raw(_id(entry.get("id"), where), text, _tags(entry.get("tags"), where), where)
 
 
 def _from_csv(path: Path, content: str) -> list[Raw]:
@@ -143,11 +170,10 @@ def _from_csv(path: Path, content: str) -> list[Raw]:
     try:
         for entry in reader:
             where = f"{path}:{reader.line_num}"
-            if not isinstance(entry.get("prompt"), str) or None in entry:
+            if None in entry or None in entry.values():
                 raise InputError(f"{where}: this row has another number of cells than the header")
-            found.append(
-                (_id(entry.get("id") or None, where), entry["prompt"], tuple((entry.get("tags") or "").split()))
-            )
+            tags = _tags(entry.get("tags"), where)
+            found.append(Raw(_id(entry.get("id") or None, where), entry["prompt"], tags, where))
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: not valid CSV ({error})") from None
     return found
@@ -175,17 +201,18 @@ def _identified(raw: Iterable[Raw]) -> tuple[Prompt, ...]:
     """Fills in ids: `p` and the first 8 hex digits of the text's SHA-256, `-2` and so on for a repeated text."""
     used: set[str] = set()
     found = []
-    for given, text, tags in raw:
-        if given is not None:
-            if given in used:
-                raise InputError(f"prompt id {given!r} is given twice; ids key the sampling noise and must be distinct")
-            name = given
+    for prompt in raw:
+        if prompt.id is not None:
+            name = prompt.id
+            if name in used:
+                at = f"{prompt.where}: " if prompt.where else ""
+                raise InputError(f"{at}the prompt id {name!r} is given twice; ids key the noise, so each needs its own")
         else:
-            base = "p" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+            base = "p" + hashlib.sha256(prompt.text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
             name, count = base, 1
             while name in used:
                 count += 1
                 name = f"{base}-{count}"
         used.add(name)
-        found.append(Prompt(name, text, tags))
+        found.append(Prompt(name, prompt.text, prompt.tags))
     return tuple(found)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from decodedrift.metrics import TOKEN_METRICS
 
 KEYS = ["model", "reference", "candidate", "role", "strategy", "seed", "prompt_id"]
+TEXTS = pd.StringDtype("python", na_value=np.nan)  # pandas' default, Arrow, cannot hold a lone surrogate
 INTEGERS = "Int64"  # nullable: an empty first_divergence is not 0 and not NaN
 
 TABLES: dict[str, dict[str, str]] = {
@@ -55,12 +58,26 @@ class JobResult:
     failures: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
+    def timed(self, variant: str, strategy: str, phase: str, begin: float, tokens: int) -> None:
+        """One row of timings, from a `time.perf_counter()` taken at the beginning."""
+        seconds = time.perf_counter() - begin
+        row = {"variant": variant, "strategy": strategy, "phase": phase, "seconds": seconds, "tokens": tokens}
+        self.timings.append({"job": self.key} | row)
+
+    def fail(
+        self, model: str, variant: str, stage: str, status: str, error: str, strategy: str = "", prompt_id: str = ""
+    ) -> None:
+        """One row of failures."""
+        row = {"model": model, "variant": variant, "strategy": strategy, "prompt_id": prompt_id or None}
+        self.failures.append(row | {"stage": stage, "status": status, "error": error})
+
     def frame(self, table: str) -> pd.DataFrame:
         """One table of this job, typed."""
         held = getattr(self, table)
         if table == "positions":
             return pd.concat(held, ignore_index=True) if held else typed(pd.DataFrame(), table)
-        return typed(pd.DataFrame(held), table)
+        columns = {c: pd.Series([row.get(c) for row in held], dtype="object") for c in TABLES[table]}
+        return typed(pd.DataFrame(columns), table)
 
 
 def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
@@ -70,6 +87,6 @@ def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
     for name, kind in columns.items():
         values = frame[name] if name in frame else pd.Series([None] * len(frame), dtype="object")
         if kind == INTEGERS:
-            values = pd.to_numeric(values).astype(INTEGERS)
-        made[name] = values.astype(kind) if kind != INTEGERS else values
+            values = pd.to_numeric(values)
+        made[name] = values.astype({"str": TEXTS}.get(kind, kind))
     return pd.DataFrame(made, columns=list(columns))

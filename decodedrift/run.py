@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +80,11 @@ def _gathered(results: list[JobResult]) -> tuple[dict[str, pd.DataFrame], dict[s
 
 def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
     filled = [p for p in parts if len(p)]
-    return pd.concat(filled, ignore_index=True) if filled else parts[0]
+    return pd.concat(filled, ignore_index=True) if filled else parts[0]  # an empty part would spoil the types
 
 
 def _with_refused(failures: pd.DataFrame, ready: Prepared) -> pd.DataFrame:
     refused = JobResult("")
     for prompt_id, reason in ready.refused.items():
-        refused.failures.append({"model": ready.plan.model, "prompt_id": prompt_id, "stage": "prompt",
-                                 "status": "refused", "error": reason})  # fmt: skip
-    return _joined([refused.frame("failures"), failures])
-
-
-Runner = Callable[..., Study]
+        refused.fail(ready.plan.model, "", "prompt", "refused", reason, prompt_id=prompt_id)
+    return _joined([refused.frame("failures"), failures.drop_duplicates(ignore_index=True)])

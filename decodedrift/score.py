@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.checkpoints import quiet
-from decodedrift.models import Loaded
+from decodedrift.models import Loaded, measurable
 
 CHUNK_BYTES = 256 * 2**20  # of one forward's kept logits; a batch above it is read in parts, the same for every variant
 
@@ -75,6 +75,7 @@ def _forward(loaded: Loaded, batch: Sequence[Reading], pad: int) -> list[Tensor]
     if sliced:
         arguments["logits_to_keep"] = torch.arange(first, max(last, first + 1), device=loaded.device)
     logits = loaded.model(input_ids=ids.to(loaded.device), use_cache=False, return_dict=True, **arguments).logits
+    logits = measurable(logits)
     if not sliced:
         logits = logits[:, first:]
     kept = []

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sized
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 
-from decodedrift.prompts import read_utf8
-from decodedrift.records import InputError, nearest
+from decodedrift.notation import count, number, one_of, thread_count, whole
+from decodedrift.prompts import existing, read_utf8
+from decodedrift.records import InputError
 
-
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be a whole number")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
-Seed = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, lt=2**63)]
+Whole = Annotated[int, BeforeValidator(count)]
+Seed = Annotated[int, BeforeValidator(whole(0, 2**63 - 1))]
+FLAGS = {"texts": "text", "prompt_ids": "prompt-id", "memory_bytes": "memory"}  # settings whose flag has another name
 
 
 class Settings(BaseModel):
@@ -45,46 +42,72 @@ class Settings(BaseModel):
     seeds: list[Seed] = [0]
     batch_size: Whole = 8
     prompts_per_job: Whole = 16
-    layout: Literal["mixed", "per-strategy"] = "mixed"
-    coupling: Literal["gumbel", "none"] = "gumbel"
-    context: Annotated[int, Field(ge=2)] | None = None
+    layout: Annotated[str, BeforeValidator(one_of("mixed", "per-strategy"))] = "mixed"
+    coupling: Annotated[str, BeforeValidator(one_of("gumbel", "none"))] = "gumbel"
+    context: Annotated[int, BeforeValidator(whole(2, 2**31 - 1))] | None = None
     stride: Whole | None = None
     chat_template: bool = False
     ignore_eos: bool = False
     noise_floor: bool = False
-    near_tie_below: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    near_tie_below: Annotated[float, BeforeValidator(number(0))] = 0.1
     device: str = "auto"
-    threads: Whole | None = None
-    memory_bytes: Whole | None = None
+    threads: Annotated[int, BeforeValidator(thread_count)] | None = None
+    memory_bytes: Annotated[int, BeforeValidator(whole(1))] | None = None
     trust_remote_code: bool = False
     prompt_source: str | None = None
     left_out: int = 0
 
-    @field_validator("seeds", mode="before")
+    @field_validator("model", mode="before")
     @classmethod
-    def _one_seed(cls, value: Any) -> Any:
-        return [value] if isinstance(value, int) else list(value) if isinstance(value, (tuple, range)) else value
+    def _model(cls, value: Any) -> Any:
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if value in ("", None):
+            raise ValueError("name a local folder, a hub id or demo")
+        return value
+
+    @field_validator("seeds", "prompt_ids", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if isinstance(value, (int, str)):
+            return [value]
+        if isinstance(value, Sized) and len(value) == 0:
+            raise ValueError("give at least one")
+        return list(value) if isinstance(value, (tuple, range)) else value
 
 
 def make_settings(values: Mapping[str, Any]) -> Settings:
     """Checked settings.
 
     Raises:
-        InputError: the first wrong value, by name; unknown names with the choices.
+        InputError: the first wrong value, by name; unknown names with the nearest one.
     """
     for key in values:
         if key not in Settings.model_fields:
-            raise InputError(f"unknown setting {key!r}; {nearest(key, tuple(Settings.model_fields))}")
+            close = difflib.get_close_matches(key, Settings.model_fields, n=1, cutoff=0.6)
+            hint = f"did you mean {close[0]!r}?" if close else "`decodedrift compare --help` lists them, with - for _"
+            raise InputError(f"unknown setting {key!r}; {hint}")
     try:
         return Settings(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(p) for p in first["loc"])
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        name = place.replace("_", "-")
-        raise InputError(
-            f"{name}: {first['msg'][0].lower() + first['msg'][1:]}, not {first['input']!r}{more}"
-        ) from None
+        raise InputError(_first(error)) from None
+
+
+def _first(error: ValidationError) -> str:
+    """The first of a validation's errors in words, under the name of its flag."""
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    name = FLAGS.get(name, name).replace("_", "-")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if "error" in first.get("ctx", {}):  # our own readers say the value themselves
+        return f"--{name}: {first['ctx']['error']}{more}"
+    said = first["msg"][0].lower() + first["msg"][1:]
+    return f"--{name}: {said.removeprefix('input ')}, not {shortened(first['input'])}{more}"
+
+
+def shortened(value: Any, width: int = 60) -> str:
+    """A value as an error message shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= width else shown[: width - 1] + "…"
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -93,9 +116,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: missing, not valid, or not a table of settings.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise InputError(f"--config {path}: no such file")
+    file = existing(path, "--config")
     content = read_utf8(file, "--config")
     try:
         if file.suffix.lower() == ".json":
@@ -106,8 +127,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
             found = yaml.safe_load(content)
     except json.JSONDecodeError as error:
         raise InputError(f"--config {file}:{error.lineno}: not valid JSON ({error.msg})") from None
-    except Exception as error:  # yaml has no single error type without importing it
-        raise InputError(f"--config {file}: not valid YAML ({' '.join(str(error).split())[:120]})") from None
+    except Exception as error:  # yaml's own, whose type is not known before the import, and nesting without an end
+        mark = getattr(error, "problem_mark", None)
+        place = f"{file}:{mark.line + 1}" if mark else f"{file}"
+        said = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise InputError(f"--config {place}: cannot be read ({said[:120]})") from None
     if not isinstance(found, dict):
         raise InputError(f"--config {file}: must hold a table of settings, not {type(found).__name__}")
     return {str(k).replace("-", "_"): v for k, v in found.items()}

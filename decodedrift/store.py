@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,14 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"--out {folder}: cannot be written ({error.strerror})") from None
         return cls(folder)
+
+    def discard(self) -> None:
+        """Takes away a folder in which no job finished: a run that was refused leaves nothing."""
+        if not any((self.path / "jobs").glob("*")):
+            (self.path / MARK).unlink(missing_ok=True)
+            for folder in (self.path / "jobs", self.path):
+                with suppress(OSError):  # someone else's file is in it: it stays
+                    folder.rmdir()
 
     def write_json(self, name: str, value: Any) -> None:
         """A JSON file, whole or not at all."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from decodedrift.notation import Item, Param, number, read_params, split_items, whole
+from decodedrift.notation import Item, Param, count, number, read_params, split_items
 from decodedrift.records import InputError, Strategy, nearest
 
 
@@ -30,24 +30,32 @@ def early_stopping(value: object) -> bool | str:
     return {"true": True, "false": False}.get(spelled, "never")
 
 
+def temperature(value: object) -> float:
+    """Not 0, and not so small that dividing a logit by it overflows; what it tends to there is greedy."""
+    try:
+        return number(1e-6)(value)
+    except ValueError:
+        raise ValueError(f"must be a number >= 1e-06 (towards 0 it is greedy), not {value!r}") from None
+
+
 STRATEGIES: dict[str, StrategyKind] = {
     "greedy": StrategyKind("the most probable token at every position", {}),
     "beam": StrategyKind(
         "beam search as in transformers' generate; the best hypothesis by length-normalised log-probability",
         {
-            "num_beams": Param(whole(1), 4, "hypotheses kept"),
+            "num_beams": Param(count, 4, "hypotheses kept"),
             "length_penalty": Param(number(-100, 100), 1.0, "exponent of the length that a score is divided by"),
             "early_stopping": Param(early_stopping, False, "true, false or never, as in transformers"),
         },
     ),
     "top-k": StrategyKind(
         "a draw from the k most probable tokens",
-        {"k": Param(whole(1), 50), "temperature": Param(number(0, open_low=True), 1.0)},
+        {"k": Param(count, 50), "temperature": Param(temperature, 1.0)},
         samples=True,
     ),
     "top-p": StrategyKind(
         "a draw from the smallest set of tokens that holds probability p",
-        {"p": Param(number(0, 1, open_low=True), 0.9), "temperature": Param(number(0, open_low=True), 1.0)},
+        {"p": Param(number(0, 1, open_low=True), 0.9), "temperature": Param(temperature, 1.0)},
         samples=True,
     ),
 }
@@ -89,6 +97,9 @@ def _strategy(item: Item, coupling: str) -> Strategy:
         raise InputError(f"unknown coupling {coupling!r}; {nearest(coupling, ('gumbel', 'none'))}")
     kind = STRATEGIES.get(item.head)
     if kind is None:
+        name, colon, rest = item.head.partition(":")
+        if colon and name in STRATEGIES:
+            raise InputError(f"strategy {name}: {rest!r} is no parameter; write {name}:KEY=VALUE")
         raise InputError(f"unknown strategy {item.head!r}; {nearest(item.head, tuple(STRATEGIES))}")
     params = read_params(f"strategy {item.head}", item.params, kind.params)
     return Strategy(item.head, item.label, params, coupling)

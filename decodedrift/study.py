@@ -102,7 +102,8 @@ class Study:
         """Verdict and summary for a notebook: escaped, no script."""
         said = "".join(f"<li>{html.escape(s)}</li>" for s in self.verdict)
         shown = self.summary[[c for c in NOTEBOOK_COLUMNS if c in self.summary]]
-        return f"<ul>{said}</ul>" + str(shown.to_html(index=False, escape=True, float_format=lambda v: f"{v:.4g}", border=0))
+        table = shown.to_html(index=False, escape=True, float_format=lambda v: f"{v:.4g}", border=0)
+        return f"<ul>{said}</ul>{table}"
 
 
 NOTEBOOK_COLUMNS = (

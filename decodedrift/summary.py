@@ -82,6 +82,7 @@ def _divergence_fold(cell: pd.DataFrame) -> dict[str, float]:
     n = effective_size(flags, prompts)
     low, high = wilson(float(flags.mean()) * n, n)
     parted = cell[cell["diverged"] == 1]
+    single = parted[~parted["cause"].isin(["search", "uncoupled"])]  # those have no gap of two tokens to be near
     return {
         "prompts": len(np.unique(prompts)),
         "traces": len(cell),
@@ -92,7 +93,7 @@ def _divergence_fold(cell: pd.DataFrame) -> dict[str, float]:
         "first_divergence_median": _median(parted["first_divergence"]),
         "reference_gap_median": _median(parted["reference_gap"]),
         "swing_median": _median(parted["swing"]),
-        "near_tie_share": float((parted["cause"] == "near_tie").mean()) if len(parted) else math.nan,
+        "near_tie_share": float((single["cause"] == "near_tie").mean()) if len(single) else math.nan,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 from decodedrift.checkpoints import Checkpoint, quiet
 from decodedrift.records import InputError, Prompt
 
+SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 @dataclass(frozen=True)
 class Vocabulary:
     """A tokenizer with the ids that generation needs. The reference's serves every variant.
 
     eos: stop ids, empty if there are none. pad: what finished rows are fed. window: the longest sequence, or None.
+    size: the model's vocabulary; a tokenizer of another model may make ids beyond it.
     """
 
     tokenizer: Any
@@ -22,6 +26,7 @@ class Vocabulary:
     pad: int
     bos: int | None
     window: int | None
+    size: int
 
     def encode(self, text: str, *, chat: bool = False) -> list[int]:
         """Ids by the tokenizer's own defaults, a trailing EOS removed; as a user's turn with `chat`."""
@@ -68,10 +73,11 @@ def vocabulary(checkpoint: Checkpoint, ignore_eos: bool = False) -> Vocabulary:
     tokenizer = checkpoint.tokenizer or _tokenizer(checkpoint)
     config = checkpoint.config.get_text_config(decoder=True)
     generation = _generation_config(checkpoint)
-    eos = _ids(generation.eos_token_id) or _ids(config.eos_token_id) or _ids(tokenizer.eos_token_id)
+    said = (generation.eos_token_id, config.eos_token_id, tokenizer.eos_token_id)
+    eos = next((ids for value in said if (ids := _ids(value, checkpoint.name))), ())
     first = next(iter(eos), 0)
     pad = next((p for p in (generation.pad_token_id, tokenizer.pad_token_id) if p is not None), first)
-    pad = pad if 0 <= pad < config.vocab_size else first
+    pad = next((p for p in (pad, first) if 0 <= p < config.vocab_size), 0)
     window = next(
         (
             w
@@ -80,7 +86,7 @@ def vocabulary(checkpoint: Checkpoint, ignore_eos: bool = False) -> Vocabulary:
         ),
         None,
     )
-    return Vocabulary(tokenizer, () if ignore_eos else eos, pad, tokenizer.bos_token_id, window)
+    return Vocabulary(tokenizer, () if ignore_eos else eos, pad, tokenizer.bos_token_id, window, config.vocab_size)
 
 
 def same_vocabulary(reference: Vocabulary, candidate: Checkpoint, name: str) -> None:
@@ -100,14 +106,35 @@ def same_vocabulary(reference: Vocabulary, candidate: Checkpoint, name: str) -> 
 
 
 def encode_prompts(vocab: Vocabulary, prompts: Sequence[Prompt], chat: bool) -> dict[str, list[int] | str]:
-    """Prompt id -> token ids, or the reason in words why it cannot run (empty)."""
+    """Prompt id -> token ids, or the reason in words why it cannot run."""
     if chat and not getattr(vocab.tokenizer, "chat_template", None):
         raise InputError("--chat-template: this model's tokenizer has no chat template; leave the option out")
     found: dict[str, list[int] | str] = {}
     for prompt in prompts:
-        ids = vocab.encode(prompt.text, chat=chat)
-        found[prompt.id] = ids if ids else "the prompt is empty after tokenization; give it some text"
+        found[prompt.id] = _encoded(vocab, prompt.text, chat)
     return found
+
+
+def _encoded(vocab: Vocabulary, text: str, chat: bool) -> list[int] | str:
+    if SURROGATE.search(text):
+        return "the prompt holds an unpaired surrogate (half a character), which no tokenizer reads; correct the text"
+    try:
+        ids = vocab.encode(text, chat=chat)
+    except Exception as error:  # a chat template is a program of the model's authors: it raises what it likes
+        return f"the tokenizer refuses it ({' '.join(str(error).split())[:120]})"
+    if not ids:
+        return "the prompt is empty after tokenization; give it some text"
+    return strange(vocab, ids) or ids
+
+
+def strange(vocab: Vocabulary, ids: Sequence[int]) -> str | None:
+    """Why ids are no ids of the model, or None: an embedding would be read beyond its end."""
+    if max(ids, default=0) < vocab.size:
+        return None
+    return (
+        f"token id {max(ids)} is beyond the model's vocabulary of {vocab.size}: "
+        "the tokenizer in its folder belongs to another model"
+    )
 
 
 def too_long(vocab: Vocabulary, ids: Sequence[int], max_new_tokens: int) -> str | None:
@@ -142,11 +169,22 @@ def _generation_config(checkpoint: Checkpoint) -> Any:
     try:
         with quiet():
             return GenerationConfig.from_pretrained(checkpoint.source, **checkpoint.arguments)
-    except OSError:
+    except OSError as error:
+        if "valid JSON" in str(error):  # the same type as for a file that is not there
+            raise InputError(f"{checkpoint.name}: its generation_config.json is not valid JSON") from None
         return GenerationConfig.from_model_config(checkpoint.config)
+    except Exception as error:
+        text = " ".join(str(error).split())[:140]
+        raise InputError(f"{checkpoint.name}: its generation_config.json cannot be used ({text})") from None
 
 
-def _ids(value: Any) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
+def _ids(value: Any, name: str) -> tuple[int, ...]:
+    """Stop ids, given as one or as several.
+
+    Raises:
+        InputError: something else.
+    """
+    ids = value if isinstance(value, (list, tuple)) else () if value is None else (value,)
+    if not all(isinstance(i, int) for i in ids):
+        raise InputError(f"{name}: eos_token_id in its configuration must be an id or a list of ids, not {value!r}")
+    return tuple(ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -14,20 +14,24 @@ if TYPE_CHECKING:
     from decodedrift.study import Study
 
 
+MOST = 4  # candidates named one by one in a sentence
+
+
 def verdict(study: Study) -> list[str]:
-    """What the run says, most important first: broken controls, failures, divergence, causes, floor, perplexity."""
+    """What the run says, most important first: a broken control, divergence, causes, floor, quality, failures."""
     table = study.summary
     candidates = table[table["role"] == "candidate"] if len(table) else table
-    sentences = [*_self_control(study), *_failures(study)]
+    sentences = _self_control(study)
     if len(candidates):
         sentences += _divergence(study, candidates)
         sentences += _causes(study)
         sentences += _floor(table, candidates)
-        sentences += _quality(study, candidates)
-        sentences += _rounds_nothing(study)
-    elif len(study.perplexity):
-        sentences += _texts(study.perplexity)
-    return sentences or ["Nothing was compared: no candidate finished."]
+        sentences += _forced(candidates)
+    sentences += _texts(study)
+    sentences += _rounds_nothing(study)
+    failures = _failures(study)
+    nothing = [] if len(candidates) or len(study.perplexity) else ["Nothing was compared: no candidate finished."]
+    return [*failures, *nothing] if nothing else [*sentences, *failures]
 
 
 def self_control_broken(study: Study) -> bool:
@@ -68,110 +72,104 @@ def _failures(study: Study) -> list[str]:
 
 
 def _divergence(study: Study, table: pd.DataFrame) -> list[str]:
-    """Which candidates diverged, on how many, and where."""
+    """Which candidates diverged, on how many traces, and where."""
     reference = visible(str(study.plan["reference"]["name"]))
-    horizon = study.plan["max_new_tokens"]
-    parts, none = [], []
+    strategies = table["strategy"].nunique()
+    head = f"Against {reference} over {study.plan['max_new_tokens']} new tokens"
+    head += f" and {strategies} strategies" if strategies > 1 else ""
+    parts, none = {}, []
     for name, cells in table.groupby("candidate", sort=False):
         diverged, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
-        rows = study.divergences
-        mine = rows[(rows["role"] == "candidate") & (rows["candidate"] == name) & (rows["diverged"] == 1)]
         if not diverged:
             none.append(f"{visible(str(name))} (0 of {traces})")
             continue
-        low, high = _range(cells, "divergence_rate")
-        spread = f", {_percent(low)} to {_percent(high)} by strategy" if len(cells) > 1 and low != high else ""
-        at = mine["first_divergence"].astype(float)
-        parts.append(
+        low, high = float(cells["divergence_rate"].min()), float(cells["divergence_rate"].max())
+        spread = f"; {_percent(low)} to {_percent(high)} by strategy" if low != high else ""
+        at = _diverged(study, str(name))["first_divergence"].astype(float)
+        parts[name] = (
             f"{visible(str(name))} left it in {diverged} of {traces} traces ({_percent(diverged / traces)}{spread}), "
-            f"in the median at token {at.median():.0f}"
+            f"first at position {at.median():.0f} in the median"
         )
-    head = f"Against {reference} over {horizon} new tokens"
     if not parts:
-        bound = 3 / max(1, int(table.groupby("candidate")["prompts"].max().max()))
+        prompts = int(table["prompts"].max())
         return [
-            f"{head} nothing diverged: {_listed(none)}; with so many prompts a true rate of up to "
-            f"{_percent(min(1.0, bound))} per prompt could still go unseen (95 %)."
+            f"{head} nothing diverged: {_listed(none)}; {prompts} prompts cannot exclude a true rate of up to "
+            f"{_percent(min(1.0, 3 / prompts))} of prompts (95 %, rule of three)."
         ]
+    rates = {n: c["diverged"].sum() / c["traces"].sum() for n, c in table.groupby("candidate", sort=False)}
     tail = f"; {_listed(none)} never did" if none else ""
-    return [f"{head}, {'; '.join(parts)}{tail}."]
+    return [f"{head}, {'; '.join(_telling(parts, rates))}{tail}."]
 
 
 def _causes(study: Study) -> list[str]:
-    rows = study.divergences
-    parted = rows[(rows["role"] == "candidate") & (rows["diverged"] == 1)]
-    if not len(parted):
-        return []
-    below = study.plan["near_tie_below"]
-    gapped = parted[~parted["cause"].isin(["search", "uncoupled", "nonfinite"])]
-    sentences = []
-    if len(gapped):
-        near = int((gapped["cause"] == "near_tie").sum())
-        gap = gapped["reference_gap"].dropna()
-        swing = gapped["swing"].dropna()
-        text = (
-            f"{near} of the {len(gapped)} divergences of single tokens ({_percent(near / len(gapped))}) "
-            f"were near ties, where the reference held the two tokens within {below:g} nats"
-        )
-        if len(gap):
-            text += (
-                f"; the median gap was {_number(gap.median())} and the error that turned it {_number(swing.median())}"
+    """How close the reference itself was between the two tokens: per candidate, single tokens only."""
+    parts, shares = {}, {}
+    ties = 0
+    for name in study.summary[study.summary["role"] == "candidate"]["candidate"].unique():
+        rows = _diverged(study, str(name))
+        rows = rows[rows["cause"].isin(["near_tie", "shift", "truncation"])]
+        if len(rows):
+            near = int((rows["cause"] == "near_tie").sum())
+            parts[name] = (
+                f"{near} of {len(rows)} for {visible(str(name))} (median gap {_number(rows['reference_gap'].median())})"
             )
-        sentences.append(text + ".")
-    if (parted["cause"] == "uncoupled").any():
-        sentences.append("Sampling was not coupled, so sampled traces may part by chance of the batch layout alone.")
+            shares[name] = -near / len(rows)
+            ties += int((rows["candidate_gap"] == 0).sum())
+    sentences = []
+    if parts:
+        tied = f"; {ties} turned on an exact tie of the candidate's logits" if ties else ""
+        below = study.plan["near_tie_below"]
+        sentences.append(
+            f"Near ties, where the reference itself held the two tokens within {below:g} nats, make up "
+            f"{', '.join(_telling(parts, shares))} of the divergences of single tokens{tied}."
+        )
+    if (study.divergences["cause"] == "uncoupled").any():
+        sentences.append("Sampling was not coupled, so sampled traces may part by the luck of the draw alone.")
     return sentences
 
 
 def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
     floor = table[table["role"] == "floor"]
-    if not len(floor):
-        return []
-    parts = []
+    parts = {}
     for name, cells in floor.groupby("reference", sort=False):
         mine = candidates[candidates["candidate"] == name]
-        if len(mine):
-            own, shift = _pooled(cells, "kl_mean"), _pooled(mine, "kl_mean")
-            ratio = f" ({_percent(own / shift)} of its distance to the reference)" if shift and shift > 0 else ""
-            parts.append(
-                f"{visible(str(name))} against itself in another batch layout diverges in "
-                f"{_percent(cells['diverged'].sum() / cells['traces'].sum())} of traces, mean KL {_number(own)}{ratio}"
-            )
-    return [f"Noise floor: {'; '.join(parts)}."] if parts else []
-
-
-def _quality(study: Study, table: pd.DataFrame) -> list[str]:
-    """What the forced distributions and perplexity say, with the caveat that belongs to them."""
-    parts = []
-    for name, cells in table.groupby("candidate", sort=False):
-        kl = _pooled(cells, "kl_mean")
-        same = float((cells["top1_agreement"] * cells["traces"]).sum() / cells["traces"].sum())
-        text = (
-            _perplexity_of(study.perplexity, str(name))
-            or f"perplexity x{_number(math.exp(_pooled(cells, 'ln_ppl_ratio')))}"
+        own, shift = _pooled(cells, "kl_mean"), _pooled(mine, "kl_mean") if len(mine) else math.nan
+        share = f", {_percent(own / shift)} of the KL to the reference" if shift > 0 else ""
+        parted, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
+        parts[name] = (
+            f"{visible(str(name))} leaves its own text in {parted} of {traces} traces (mean KL {_number(own)}{share})"
         )
-        parts.append(f"{visible(str(name))} mean KL {_number(kl)} nats, same top token {_percent(same)}, {text}")
-    where = (
-        "on the reference's own text"
-        if not len(study.perplexity)
-        else "on the reference's own text and the given texts"
+    return (
+        [f"Noise floor, a type against itself in another batch layout: {'; '.join(parts.values())}."] if parts else []
     )
-    return [f"Reading along {where}: {'; '.join(parts)}. KL ranks damage, not quality."]
 
 
-def _perplexity_of(table: pd.DataFrame, name: str) -> str:
-    rows = table[(table["variant"] == name) & table["ln_ppl_ratio"].notna()] if len(table) else table
-    parts = []
-    for row in rows.itertuples():
-        error = f" ± {1.96 * row.ln_ppl_ratio_se * 100:.2g} %" if pd.notna(row.ln_ppl_ratio_se) else ""
-        change = (math.exp(row.ln_ppl_ratio) - 1) * 100
-        parts.append(f"perplexity {change:+.3g} %{error} on {visible(str(row.text))}")
-    return _listed(parts)
+def _forced(table: pd.DataFrame) -> list[str]:
+    """What the distributions say along the reference's own tokens, with the caveat that belongs to them."""
+    parts, damage = {}, {}
+    for name, cells in table.groupby("candidate", sort=False):
+        damage[name] = _pooled(cells, "kl_mean")
+        same, change = _percent(_pooled(cells, "top1_agreement")), _change(_pooled(cells, "ln_ppl_ratio"))
+        parts[name] = (
+            f"{visible(str(name))} is at mean KL {_number(damage[name])} nats, the same top token at {same} of "
+            f"positions, perplexity {change}"
+        )
+    return [f"Reading the reference's own text, {'; '.join(_telling(parts, damage))}. KL ranks damage, not quality."]
 
 
-def _texts(table: pd.DataFrame) -> list[str]:
-    parts = [f"{visible(str(r.variant))} {r.perplexity:.4g} on {visible(str(r.text))}" for r in table.itertuples()]
-    return [f"Perplexity: {_listed(parts)}."]
+def _texts(study: Study) -> list[str]:
+    """Perplexity on the given texts, paired, with its error."""
+    table, sentences = study.perplexity, []
+    for text, rows in table.groupby("text", sort=False):
+        reference = rows[rows["ln_ppl_ratio"].isna()]
+        parts, damage = {}, {}
+        for row in rows[rows["ln_ppl_ratio"].notna()].itertuples():
+            error = f" ± {1.96 * row.ln_ppl_ratio_se * 100:.2g}" if pd.notna(row.ln_ppl_ratio_se) else ""
+            parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)[:-2]}{error} %"
+            damage[row.variant] = abs(row.ln_ppl_ratio)
+        base = f" (reference {reference['perplexity'].iloc[0]:.4g})" if len(reference) else ""
+        sentences.append(f"Perplexity on {visible(str(text))}{base}: {', '.join(_telling(parts, damage))}.")
+    return sentences
 
 
 def _rounds_nothing(study: Study) -> list[str]:
@@ -181,30 +179,51 @@ def _rounds_nothing(study: Study) -> list[str]:
         visible(str(v["name"]))
         for v in study.plan["candidates"]
         if v["precision"] == v["compute"] and not v["model"] and facts.get(v["name"], {}).get("rounded_share") == 0.0
-        and v["compute"] != study.plan["reference"]["compute"]
+        and v["compute"] in ("bf16", "fp16") and v["compute"] != study.plan["reference"]["compute"]
     ]  # fmt: skip
     if not names:
         return []
-    return [f"{_listed(names)} rounds no weights of this checkpoint at all; what differs there is the arithmetic."]
+    return [f"No weight of this checkpoint is rounded under {_listed(names)}; what differs there is the arithmetic."]
+
+
+def _diverged(study: Study, name: str) -> pd.DataFrame:
+    rows = study.divergences
+    return rows[(rows["role"] == "candidate") & (rows["candidate"] == name) & (rows["diverged"] == 1)]
+
+
+def _telling(parts: Mapping[Any, str], size: Mapping[Any, float]) -> list[str]:
+    """All parts, or of many the largest two and the smallest, in order, with the count of the rest."""
+    if len(parts) <= MOST:
+        return list(parts.values())
+    ranked = sorted(parts, key=lambda name: size[name], reverse=True)
+    shown = {*ranked[:2], ranked[-1]}
+    return [
+        *(part for name, part in parts.items() if name in shown),
+        f"{len(parts) - 3} more lie between (summary.csv)",
+    ]
 
 
 def _pooled(cells: pd.DataFrame, column: str) -> float:
+    """The mean over strategies, each weighted by its traces."""
     known = cells[cells[column].notna()]
     return float((known[column] * known["traces"]).sum() / known["traces"].sum()) if len(known) else math.nan
 
 
-def _range(cells: pd.DataFrame, column: str) -> tuple[float, float]:
-    return float(cells[column].min()), float(cells[column].max())
+def _change(ln_ratio: float) -> str:
+    return "n/a %" if pd.isna(ln_ratio) else f"{math.expm1(ln_ratio) * 100:+.2g} %"
 
 
 def _number(value: float) -> str:
-    return "n/a" if value is None or pd.isna(value) else f"{value:.3g}"
+    return "n/a" if pd.isna(value) else f"{value:.2g}"
 
 
 def _percent(share: float) -> str:
+    """A share as a percentage that never rounds to all or nothing."""
     if pd.isna(share):
         return "n/a"
-    return f"{share * 100:.0f} %" if share in (0.0, 1.0) or share >= 0.1 else f"{share * 100:.2g} %"
+    if share in (0.0, 1.0) or 0.1 <= share <= 0.99:
+        return f"{share * 100:.0f} %"
+    return f"{share * 100:.2g} %" if share < 0.1 else f"{math.floor(share * 1e4) / 100:.4g} %"
 
 
 def _listed(parts: Iterable[str]) -> str:

@@ -155,6 +155,7 @@ def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, out: Path) 
     out.mkdir(parents=True, exist_ok=True)
     model.generation_config = GenerationConfig(bos_token_id=END_ID, eos_token_id=END_ID)
     model.float().save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(out)
     path = out / "tokenizer_config.json"
     config = json.loads(path.read_text("utf-8"))
@@ -168,6 +169,8 @@ def write_card(out: Path, figures: dict[str, str]) -> None:
     for key, value in figures.items():
         text = text.replace("{" + key + "}", value)
     (out / "README.md").write_text(text, "utf-8")
+    if f"`{figures['main']}` is" not in text:
+        print("note: README.md describes the data of the model that ships; edit Data and Licence", file=sys.stderr)
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -243,7 +246,7 @@ def main(argv: list[str] | None = None) -> int:
             "main": corpus.names[0],
             "files": ", ".join(f"`{name}`" for name in corpus.names),
             "minutes": f"{minutes:.0f}",
-            "where": "one GPU" if args.device != "cpu" else f"{args.threads} CPU thread(s)",
+            "where": "one GPU" if args.device != "cpu" else f"{args.threads} CPU core{'s'[: args.threads - 1]}",
             "context": str(CONTEXT),
             "stride": str(STRIDE),
             "mixed": f"{args.mixed:.0%}",

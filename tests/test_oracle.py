@@ -158,6 +158,18 @@ def edit_distance(a: list[int], b: list[int]) -> int:
     return row[-1]
 
 
+def again(a: list[int], b: list[int]) -> float | None:
+    """Whether a longest common run has 16 tokens, 8 of them distinct; by looking at every pair of places."""
+    if min(len(a), len(b)) < 16:
+        return None
+    runs = []
+    for i, j in itertools.product(range(len(a)), range(len(b))):
+        n = next((k for k in range(min(len(a) - i, len(b) - j)) if a[i + k] != b[j + k]), min(len(a) - i, len(b) - j))
+        runs.append((n, len(set(a[i : i + n]))))
+    longest = max(runs)[0]
+    return float(longest >= 16 and max(d for n, d in runs if n == longest) >= 8)
+
+
 def first_difference(a: list[int], b: list[int]) -> int | None:
     return None if a == b else next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
@@ -184,6 +196,7 @@ def test_divergence_positions_and_what_follows_them(study: Any) -> None:
         assert close(row.agreement_after, equal / n if n else None)
         assert close(row.edit_similarity, 1 - edit_distance(after_r, after_c) / longer if longer else None)
         assert row.at_end == (EOS in (r[t], c[t]))
+        assert close(row.reconverged, again(after_r, after_c))
 
 
 def test_margins_gaps_swing_and_cause_are_those_of_the_tables(study: Any) -> None:
@@ -303,7 +316,9 @@ def test_margins_in_units_of_the_last_place_of_the_candidates_type() -> None:
     for row in start.itertuples():
         r, c = table[LAST[row.prompt_id]], rounded[LAST[row.prompt_id]]
         top, second = np.sort(r)[::-1][:2]
-        assert row.logit_margin_ulps == pytest.approx((top - second) / bf16_spacing(max(abs(top), abs(second))), rel=1e-12)
+        assert row.logit_margin_ulps == pytest.approx(
+            (top - second) / bf16_spacing(max(abs(top), abs(second))), rel=1e-12
+        )
         expected = closed_form(r, c, row.token_id)
         for name in ("kl", "tv", "logit_gap_max", "logit_gap_rms", "significant_digits", "nll_candidate"):
             assert getattr(row, name) == pytest.approx(expected[name], rel=1e-9), name
@@ -331,7 +346,9 @@ def test_beam_gaps_are_of_whole_hypotheses_from_four_forced_scores(study: Any) -
         assert close(row.reference_gap, gap_r)
         assert close(row.candidate_gap, gap_c)
         assert close(row.swing, gap_r + gap_c)
-        assert (row.cause, row.search_error) == ("search", int(gap_r < 0))
+        assert row.cause == "search"
+        if abs(gap_r) > 1e-12:  # two hypotheses of the same bigrams in another order tie but for rounding
+            assert row.search_error == int(gap_r < 0)
         assert pd.isna(row.reference_margin)
         assert pd.isna(row.candidate_margin)
         errors += 1
@@ -367,9 +384,7 @@ def closed_positions(strategy: str) -> pd.DataFrame:
     found = []
     for _, seed, prompt in (c for c in cells() if c[0] == strategy):
         tokens = walk(R, strategy, seed, prompt)
-        found += [
-            closed_form(R[b], C[b], y) | {"prompt_id": prompt} for b, y in zip(before(tokens, prompt), tokens)
-        ]
+        found += [closed_form(R[b], C[b], y) | {"prompt_id": prompt} for b, y in zip(before(tokens, prompt), tokens)]
     return pd.DataFrame(found)
 
 
@@ -458,7 +473,9 @@ def ring(gap: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("gap", "cause"), [(0.0625, "near_tie"), (0.5, "shift")])
-def test_one_changed_entry_shows_where_the_walk_meets_it_and_nowhere_else(tmp_path: Any, gap: float, cause: str) -> None:
+def test_one_changed_entry_shows_where_the_walk_meets_it_and_nowhere_else(
+    tmp_path: Any, gap: float, cause: str
+) -> None:
     r, c = ring(gap), ring(gap)
     c[7, 9] = 5.03125
     other = saved_bigram(c, tmp_path / "other", torch.float32)
@@ -477,7 +494,9 @@ def test_one_changed_entry_shows_where_the_walk_meets_it_and_nowhere_else(tmp_pa
     positions = candidates(study.positions)
     touched = positions[positions["kl"] != 0]
     assert list(zip(touched["prompt_id"], touched["position"])) == [("three", 4)]
-    assert (positions["rank"].astype(int) == 1 + ((positions["prompt_id"] == "three") & (positions["position"] == 4))).all()
+    assert (
+        positions["rank"].astype(int) == 1 + ((positions["prompt_id"] == "three") & (positions["position"] == 4))
+    ).all()
 
 
 def test_a_head_rounded_to_int8_errs_exactly_by_that_rounding() -> None:
@@ -499,20 +518,12 @@ def test_a_head_rounded_to_int8_errs_exactly_by_that_rounding() -> None:
 # Ill-behaved candidates.
 
 
-def test_a_candidate_that_forbids_a_token_has_infinite_kl_counted_and_not_averaged(tmp_path: Any) -> None:
-    c = R.copy()
-    c[9, 4] = -math.inf
-    bigram_model(np.nan_to_num(c, neginf=0.0)).save_pretrained(tmp_path / "x")
-    model = bigram_model(R)
-    pair = pair_of(R[[9, 8]], c[[9, 8]], [4, 4])
-    assert pair["kl"][0] == math.inf
-    assert pair["nonfinite"].tolist() == [1, 0]
-    assert pair["nll_candidate"][0] == math.inf
-    assert pair["kl"][1] == pytest.approx(0.0)
-    assert model is not None
-
-
-def pair_of(r: np.ndarray, c: np.ndarray, tokens: list[int]) -> dict[str, np.ndarray]:
-    from decodedrift.metrics.token import LogitPair, token_metrics
-
-    return token_metrics(LogitPair(torch.from_numpy(r), torch.from_numpy(c), torch.tensor(tokens), "fp64"))
+def test_a_candidate_wrong_by_thousands_of_nats_is_reported_and_not_a_crash(tmp_path: Any) -> None:
+    other = saved_bigram(-300 * ring(0.5), tmp_path / "other")
+    study = dd.compare(
+        bigram_model(ring(0.5)), tokenizer=tiny_tokenizer(VOCAB), reference="fp64", candidates=[f"other={other}"],
+        strategies=["greedy"], prompts=["w3"], texts=[dd.Text("text", words([3, 4, 5, 6]))], max_new_tokens=3,
+    )  # fmt: skip
+    (row,) = candidates(study.summary).itertuples()
+    assert row.ln_ppl_ratio > 1000
+    assert row.perplexity_candidate == math.inf

@@ -71,5 +71,6 @@ def _title(study: Study) -> str:
     names = [brief(str(v["name"]), 40) for v in study.plan.get("candidates", ())]
     if not names:
         return "decodedrift report"
-    said = f"{len(names)} variants" if len(names) > 4 else " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    said = f"{len(names)} variants" if len(names) > 4 else listed
     return f"{said} against {brief(str(study.plan['reference']['name']), 40)}"

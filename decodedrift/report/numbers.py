@@ -21,9 +21,9 @@ class Number:
     exact: str = ""
 
 
-def number(value: Any, column: str, *, signed: bool = False) -> Number:
-    """A quantity with three significant digits."""
-    return Number(significant(value, signed=signed), exactly({column: value}))
+def number(value: Any, column: str, *, digits: int = 3, signed: bool = False) -> Number:
+    """A quantity with three significant digits, or as many as asked."""
+    return Number(significant(value, digits=digits, signed=signed), exactly({column: value}))
 
 
 def percent(value: Any, column: str) -> Number:
@@ -31,12 +31,18 @@ def percent(value: Any, column: str) -> Number:
     return Number(percentage(value), exactly({column: value}))
 
 
+def place(value: Any, column: str) -> Number:
+    """A position, or a median of positions: halves at most."""
+    text = MISSING if absent(value) else f"{value:.1f}".removesuffix(".0")
+    return Number(text, exactly({column: value}))
+
+
 def with_error(value: Any, error: Any, column: str, error_column: str) -> Number:
     """A mean with its 95 % half-width, 1.96 standard errors, both in the same power of ten."""
     text = significant(value)
-    if not absent(value) and not absent(error) and math.isfinite(value) and float(value) != 0:
+    if not absent(value) and not absent(error) and math.isfinite(value) and math.isfinite(error) and error > 0:
         half = 1.96 * float(error)
-        power = exponent(float(value))
+        power = exponent(max(abs(float(value)), half))
         scale = 1.0 if power in FIXED else 10.0**power
         decimals = 2 if power not in FIXED else max(0, 2 - power)
         text = f"{_minus(f'{value / scale:.{decimals}f}')} ± {half / scale:.{decimals}f}"
@@ -90,7 +96,7 @@ def percentage(share: Any) -> str:
         return ">99.99 %"
     if share < 0.0001:
         return "<0.01 %"
-    return f"{share * 100:.2f} %" if share < 0.01 or share > 0.99 else f"{share * 100:.1f} %"
+    return f"{share * 100:.2f} %" if share < 0.01 or share > 0.95 else f"{share * 100:.1f} %"
 
 
 def _minus(text: str) -> str:

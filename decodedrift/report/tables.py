@@ -57,7 +57,8 @@ def num(value: Number) -> Cell:
 
 def token(value: Any, token_id: Any) -> Cell:
     """A token, its id in the title."""
-    return Cell("token", title="" if absent(token_id) else f"id {int(token_id)}", parts=tuple(token_parts(value, token_id)))
+    title = "" if absent(token_id) else f"id {int(token_id)}"
+    return Cell("token", title=title, parts=tuple(token_parts(value, token_id)))
 
 
 def cause(value: Any) -> Cell:
@@ -67,9 +68,10 @@ def cause(value: Any) -> Cell:
 
 def rate(row: Any) -> Cell:
     """Diverged of traces, the rate, and its Wilson interval drawn on a scale from 0 to 100 %."""
-    values = {c: getattr(row, c) for c in ("diverged", "divergence_rate", "divergence_rate_low", "divergence_rate_high")}
-    share, low, high = list(values.values())[1:]
-    note = "" if absent(low) else f"{percentage(low).removesuffix(' %')} to {percentage(high)}"
+    share, low, high = row.divergence_rate, row.divergence_rate_low, row.divergence_rate_high
+    values = {"diverged": row.diverged, "divergence_rate": share}
+    values |= {"divergence_rate_low": low, "divergence_rate_high": high}
+    note = "" if absent(low) else f"{percentage(low).removesuffix(' %')}–{percentage(high)}"
     drawn = () if any(map(absent, (share, low, high))) else tuple(f"{2 + 100 * v:.1f}" for v in (low, share, high))
     return Cell("rate", percentage(share), exactly(values), note=note, interval=drawn)
 

@@ -1,4 +1,4 @@
-"""Texts and tokens for the page: everything visible, long ones cut where it matters least, the first difference marked."""
+"""Texts and tokens for the page: everything visible, long ones cut where it matters least, differences marked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LABEL = 40  # characters of a token in a table
 
 @dataclass(frozen=True)
 class Part:
-    """A run of text: `same` before the divergence, `mark` the first divergent token, `rest`, `space`, or a `note` of ours."""
+    """A run of text: `same` before the divergence, `mark` the token that differs, `rest`, `space`, a `note` of ours."""
 
     kind: str
     text: str

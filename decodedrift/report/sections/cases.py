@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from decodedrift.report.numbers import number
+from decodedrift.report.numbers import number, place
 from decodedrift.report.sections.divergences import key_of, kl_at, parted_traces
 from decodedrift.report.tables import token
 from decodedrift.report.texts import brief, prompt_parts, said, sides
@@ -95,8 +95,11 @@ def _case(row: Any, texts: dict[tuple[Any, ...], Any], kl: float | None) -> dict
         "prompt_id": brief(said(prompt_id), 60),
         "tags": [brief(t, 30) for t in said(getattr(source, "tags", "")).split()[:8]],
         "prompt": prompt_parts(said(getattr(source, "prompt", ""))),
-        "at": number(row.first_divergence, "first_divergence"),
-        "tokens": (token(row.reference_token, row.reference_token_id), token(row.candidate_token, row.candidate_token_id)),
+        "at": place(row.first_divergence, "first_divergence"),
+        "tokens": (
+            token(row.reference_token, row.reference_token_id),
+            token(row.candidate_token, row.candidate_token_id),
+        ),
         "cause": said(row.cause),
         "figures": _figures(row, kl),
         "sides": (left, right),

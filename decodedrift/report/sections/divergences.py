@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from decodedrift.report.numbers import absent, number
+from decodedrift.report.numbers import absent, number, place
 from decodedrift.report.tables import Column, Table, cause, num, text, token
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ CAUSES = {
     "nonfinite": "NaN or infinite logits ended a trace.",
     "shift": "The reference clearly preferred its token; the candidate's error turned it.",
     "truncation": "A token fell out of the top-k or top-p set of one of the two.",
-    "search": "Beam search: whole hypotheses were exchanged. Gap and swing are theirs, and a negative gap says that the "
+    "search": "Beam search: whole hypotheses were exchanged. Gap and swing are theirs; a negative gap says that the "
     "reference itself scores the candidate's text higher.",
     "near_tie": "The reference all but tied between the two tokens.",
     "uncoupled": "The draws were independent: chance alone parts such traces.",
@@ -27,7 +27,7 @@ COLUMNS = (
     Column("Candidate", numeric=False), Column("Strategy", numeric=False), Column("Prompt", numeric=False),
     Column("Seed", "The seed of sampled strategies."),
     Column("t*", "Position of the first differing token, counted from 0."),
-    Column("Reference", numeric=False), Column("Candidate's", numeric=False), Column("Cause", numeric=False),
+    Column("Reference chose", numeric=False), Column("Candidate chose", numeric=False), Column("Cause", numeric=False),
     Column("Gap", "The reference's score of its token minus that of the candidate's token."),
     Column("Swing", "The score error that turned the choice: the sum of both sides' gaps."),
     Column("Gap/error", "The gap over the usual error on the positions before t*."),
@@ -43,19 +43,18 @@ def divergences(study: Study) -> dict[str, Any] | None:
     chosen = telling(parted)
     kl = kl_at(study.positions, chosen)
     seeded = chosen["seed"].nunique() > 1
-    dropped = set() if seeded else {"Seed"}
-    rows = [
-        [cell for column, cell in zip(COLUMNS, _row(row, kl.get(key_of(row))), strict=True) if column.label not in dropped]
-        for row in chosen.itertuples()
-    ]
+    kept = [i for i, column in enumerate(COLUMNS) if seeded or column.label != "Seed"]
+    rows = []
+    for row in chosen.itertuples():
+        cells = _row(row, kl.get(key_of(row)))
+        rows.append([cells[i] for i in kept])
     counts = parted["cause"].value_counts()
     return {
         "heading": "First divergences",
         "total": len(parted),
         "causes": [(name, int(counts[name]), meaning) for name, meaning in CAUSES.items() if name in counts.index],
         "table": Table(
-            tuple(c for c in COLUMNS if c.label not in dropped), rows, len(parted) - len(chosen), "divergences.csv",
-            tall=len(rows) > 14,
+            tuple(COLUMNS[i] for i in kept), rows, len(parted) - len(chosen), "divergences.csv", tall=len(rows) > 14
         ),
     }  # fmt: skip
 
@@ -63,7 +62,8 @@ def divergences(study: Study) -> dict[str, Any] | None:
 def parted_traces(study: Study) -> pd.DataFrame:
     """Rows of divergences in which a candidate left the reference."""
     rows = study.divergences
-    return rows[(rows["role"] == "candidate") & (rows["diverged"] == 1) & rows["first_divergence"].notna()]
+    kept = (rows["role"] == "candidate") & (rows["diverged"] == 1) & rows["first_divergence"].notna()
+    return rows[kept].reset_index(drop=True)
 
 
 def telling(parted: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
@@ -94,7 +94,7 @@ def kl_at(positions: pd.DataFrame, rows: pd.DataFrame) -> dict[tuple[str, str, i
 def _row(row: Any, kl: float | None) -> list[Any]:
     return [
         text(row.candidate, 40), text(row.strategy, 48), text(row.prompt_id, 40),
-        num(number(row.seed, "seed")), num(number(row.first_divergence, "first_divergence")),
+        num(number(row.seed, "seed")), num(place(row.first_divergence, "first_divergence")),
         token(row.reference_token, row.reference_token_id), token(row.candidate_token, row.candidate_token_id),
         cause(row.cause), num(number(row.reference_gap, "reference_gap")), num(number(row.swing, "swing")),
         num(number(row.gap_over_error, "gap_over_error")), num(number(kl, "kl")),

@@ -31,8 +31,8 @@ def perplexity(study: Study) -> dict[str, Any] | None:
     rows = [
         [
             text(row.text, 60, head=True), text(row.variant, 48),
-            num(number(row.tokens, "tokens")), num(number(row.perplexity, "perplexity")),
-            num(number(row.bits_per_byte, "bits_per_byte")),
+            num(number(row.tokens, "tokens")), num(number(row.perplexity, "perplexity", digits=5)),
+            num(number(row.bits_per_byte, "bits_per_byte", digits=4)),
             num(with_error(row.ln_ppl_ratio, row.ln_ppl_ratio_se, "ln_ppl_ratio", "ln_ppl_ratio_se")),
             num(number(row.kl_mean, "kl_mean")), num(percent(row.same_top1, "same_top1")),
         ]

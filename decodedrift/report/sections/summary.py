@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from decodedrift.report.numbers import number, percent, with_error
+from decodedrift.report.numbers import number, percent, place, with_error
 from decodedrift.report.tables import Cell, Column, Table, merged, num, rate, text
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ COLUMNS = (
     Column("Mean KL", "KL(reference ‖ candidate) per token in nats, both reading the reference's tokens; ± 1.96 "
            "standard errors, clustered by prompt."),
     Column("Same top token", "Share of positions at which both rank the same token first, on the reference's tokens."),
-    Column("ln PPL ratio", "Mean rise of the negative log-likelihood per token on the reference's own text; below 0 the "
-           "candidate finds it likelier."),
+    Column("ln PPL ratio", "Mean rise of the negative log-likelihood per token on the reference's own text; below 0 "
+           "the candidate finds it likelier."),
     Column("Agreement after", "Share of equal tokens, index by index, after the first difference."),
     Column("Non-finite", "NaN and infinite logits met."),
 )  # fmt: skip
@@ -90,7 +90,7 @@ def _control(row: Any) -> Cell:
 
 
 def _shared(row: Any) -> list[Cell]:
-    return [rate(row), num(number(row.first_divergence_median, "first_divergence_median"))]
+    return [rate(row), num(place(row.first_divergence_median, "first_divergence_median"))]
 
 
 def _distance(row: Any) -> list[Cell]:

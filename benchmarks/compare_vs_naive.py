@@ -1,0 +1,181 @@
+"""`decodedrift compare` against the script a user would write, as ratios within one run.
+
+    python benchmarks/compare_vs_naive.py [--prompts 16] [--tokens 32] [--candidates fp32] [--repeat 1] [--shape gpt2]
+
+The naive script takes one prompt at a time through `generate(output_logits=True)`, each precision and strategy in turn,
+and computes first divergence, per-step KL, gaps and perplexity in Python. Both sides run in a process of their own on
+the same random model of GPT-2's 124M shape, scaled so that its greedy text is not one token for ever. Candidate `fp32`
+means the fp32 model held against itself through another attention kernel, so that both sides do the work of two
+variants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+STRATEGIES = {
+    "greedy": {"do_sample": False, "num_beams": 1},
+    "beam": {"do_sample": False, "num_beams": 4},
+    "top-k": {"do_sample": True, "top_k": 50, "top_p": 1.0},
+    "top-p": {"do_sample": True, "top_k": 0, "top_p": 0.9},
+}
+VOCAB = {"gpt2": 50257, "llama": 32000}
+
+
+def make_model(folder: Path, shape: str) -> None:
+    """A random 124M model with a word-level tokenizer."""
+    import torch
+    import transformers as t
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocab = VOCAB[shape]
+    if shape == "gpt2":
+        config: Any = t.GPT2Config(vocab_size=vocab, bos_token_id=0, eos_token_id=0)
+    else:
+        config = t.LlamaConfig(
+            vocab_size=vocab, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,
+            num_key_value_heads=12, max_position_embeddings=1024, bos_token_id=0, eos_token_id=0,
+        )  # fmt: skip
+    torch.manual_seed(0)
+    model = t.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and "wpe" not in name:
+                parameter.mul_(4.0)
+    model.generation_config.eos_token_id = None
+    model.config.eos_token_id = None
+    model.save_pretrained(folder)
+    words = {"<|end|>": 0} | {f"w{i}": i for i in range(1, vocab)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<|end|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    t.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|end|>").save_pretrained(folder)
+
+
+def make_prompts(count: int, vocab: int) -> list[str]:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return [" ".join(f"w{i}" for i in rng.integers(1, vocab, size=int(n))) for n in rng.integers(8, 33, size=count)]
+
+
+def naive(folder: str, prompts: list[str], tokens: int, candidates: list[str]) -> dict[str, Any]:
+    """What one writes in an afternoon."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    seconds: dict[str, float] = {}
+    reference: dict[tuple[str, int], tuple[list[int], torch.Tensor]] = {}
+    rows = []
+    for number, precision in enumerate(["fp32", *candidates]):
+        begin = time.perf_counter()
+        eager = {"attn_implementation": "eager"} if number and precision == "fp32" else {}
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtypes[precision], **eager).eval()
+        seconds["load"] = seconds.get("load", 0.0) + time.perf_counter() - begin
+        for strategy, settings in STRATEGIES.items():
+            for i, prompt in enumerate(prompts):
+                ids = tokenizer(prompt, return_tensors="pt").input_ids
+                torch.manual_seed(0)
+                begin = time.perf_counter()
+                with torch.no_grad():
+                    out = model.generate(
+                        ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, pad_token_id=0,
+                        output_logits=True, return_dict_in_generate=True, **settings,
+                    )  # fmt: skip
+                seconds["generate"] = seconds.get("generate", 0.0) + time.perf_counter() - begin
+                begin = time.perf_counter()
+                new = out.sequences[0, ids.shape[1] :].tolist()
+                logits = torch.stack([step[0].float() for step in out.logits])
+                if number == 0:
+                    reference[strategy, i] = (new, logits)
+                else:
+                    own, theirs = reference[strategy, i]
+                    first = next((t for t, (a, b) in enumerate(zip(own, new, strict=False)) if a != b), None)
+                    p, q = theirs.log_softmax(-1), logits[: len(theirs)].log_softmax(-1)
+                    kl = (p.exp() * (p - q)).sum(-1)
+                    top = theirs.topk(2, dim=-1).values
+                    with torch.no_grad():
+                        text = torch.cat([ids, torch.tensor([own])], dim=1)
+                        nll = model(text, labels=text).loss
+                    rows.append(
+                        (strategy, i, first, float(kl.mean()), float((top[:, 0] - top[:, 1]).min()), float(nll))
+                    )
+                seconds["metrics"] = seconds.get("metrics", 0.0) + time.perf_counter() - begin
+        del model
+    return {"rows": len(rows), "phases": seconds}
+
+
+def ours(folder: str, prompts: list[str], tokens: int, candidates: list[str]) -> dict[str, Any]:
+    """The main job, run folder and report included."""
+    import decodedrift as dd
+
+    named = ["fp32:attention=eager" if c == "fp32" else c for c in candidates]
+    with tempfile.TemporaryDirectory() as out:
+        begin = time.perf_counter()
+        study = dd.compare(folder, candidates=named, prompts=prompts, max_new_tokens=tokens, out=Path(out) / "run")
+        total = time.perf_counter() - begin
+    phases = study.timings.groupby("phase")["seconds"].sum().to_dict()
+    phases["fold, write, report"] = total - sum(phases.values())
+    return {"rows": int((study.divergences["role"] == "candidate").sum()), "phases": phases}
+
+
+def side(which: str, arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """One side in a process of its own: wall and CPU seconds and peak memory of all of it."""
+    begin = time.perf_counter()
+    command = [sys.executable, __file__, "--side", which, "--folder", folder, "--prompts", str(arguments.prompts),
+               "--tokens", str(arguments.tokens), "--candidates", arguments.candidates, "--shape", arguments.shape]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1]) | {"wall_s": time.perf_counter() - begin}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--candidates", default="fp32", help="comma-separated: fp32,bf16,fp16")
+    parser.add_argument("--shape", choices=sorted(VOCAB), default="gpt2")
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    candidates = arguments.candidates.split(",")
+    if arguments.side:
+        prompts = make_prompts(arguments.prompts, VOCAB[arguments.shape])
+        found = {"naive": naive, "ours": ours}[arguments.side](arguments.folder, prompts, arguments.tokens, candidates)
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        found |= {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
+        print(json.dumps(found))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(Path(folder), arguments.shape)
+        for _ in range(arguments.repeat):
+            results = {which: side(which, arguments, folder) for which in ("naive", "ours")}
+            report(results, arguments)
+
+
+def report(results: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
+    a, b = results["naive"], results["ours"]
+    print(f"124M {arguments.shape} shape, {arguments.prompts} prompts x {arguments.tokens} tokens, 4 strategies, "
+          f"fp32 against {arguments.candidates}, {os.cpu_count()} cores")  # fmt: skip
+    for name, key in (("wall seconds", "wall_s"), ("CPU seconds", "cpu_s"), ("peak MiB", "peak_mib")):
+        print(f"{name:<14} naive {a[key]:8.1f}   decodedrift {b[key]:8.1f}   naive / decodedrift {a[key] / b[key]:.2f}")
+    for which, result in results.items():
+        total = sum(result["phases"].values())
+        shares = ", ".join(f"{k} {v:.1f} s ({v / total:.0%})" for k, v in result["phases"].items())
+        print(f"{which:<14} {shares}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The summary and the perplexities as tables for a terminal, never wider than asked; no control character passes."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from decodedrift.report.numbers import absent, percentage, place, significant
+from decodedrift.sinks import terminal
+
+if TYPE_CHECKING:
+    from decodedrift.study import Study
+
+
+def summary_table(study: Study, width: int = 80) -> str:
+    """Candidates x strategies, and below them perplexity by text; no line is wider than `width` cells.
+
+    What does not fit goes from the right, column by column; names are shortened first.
+    """
+    parts = [part for part in (_summary(study, width), _perplexity(study, width)) if part]
+    return "\n\n".join(parts) if parts else _cut("Nothing was compared.", width)
+
+
+def _summary(study: Study, width: int) -> str:
+    table = study.summary
+    rows = table[table["role"] == "candidate"] if len(table) else table
+    head = ["candidate", "strategy", "diverged", "median t*", "near ties", "mean KL", "same top", "ppl ratio"]
+    body = [
+        [
+            str(row.candidate), str(row.strategy), f"{int(row.diverged)}/{int(row.traces)}",
+            place(row.first_divergence_median, "").text, percentage(row.near_tie_share), significant(row.kl_mean),
+            percentage(row.top1_agreement), _ratio(row.ln_ppl_ratio),
+        ]
+        for row in rows.itertuples()
+    ]  # fmt: skip
+    return _drawn(head, body, width, names=2)
+
+
+def _perplexity(study: Study, width: int) -> str:
+    head = ["text", "variant", "perplexity", "ppl ratio", "mean KL", "same top", "tokens"]
+    body = [
+        [
+            str(row.text), str(row.variant), significant(row.perplexity, digits=5), _ratio(row.ln_ppl_ratio),
+            significant(row.kl_mean), percentage(row.same_top1), significant(row.tokens),
+        ]
+        for row in study.perplexity.itertuples()
+    ]  # fmt: skip
+    return _drawn(head, body, width, names=2)
+
+
+def _ratio(logarithm: Any) -> str:
+    """A perplexity ratio with the digits that tell it from 1."""
+    if absent(logarithm):
+        return ""
+    return f"{math.exp(logarithm):.5f}" if abs(logarithm) < 2 else significant(math.exp(min(logarithm, 700.0)))
+
+
+def _drawn(head: Sequence[str], body: list[list[str]], width: int, names: int) -> str:
+    """Lines of a table: `names` columns of text to the left, numbers right-aligned after them."""
+    if not body:
+        return ""
+    rows = [[terminal(cell) for cell in row] for row in [list(head), *body]]
+    least = sum(map(cells, rows[0][:names]))  # a column of numbers goes before the headings of the names do
+    while True:
+        widths = [max(cells(row[i]) for row in rows) for i in range(len(rows[0]))]
+        numbers = sum(w + 2 for w in widths[names:])
+        room = width - numbers - 2 * (names - 1)
+        if room >= least or len(rows[0]) == names:
+            break
+        rows = [row[:-1] for row in rows]
+    widths[:names] = _shares(widths[:names], max(0, room))
+    lines = [_line(row, widths, names) for row in rows]
+    rule = "─" * min(width, max(map(cells, lines)))
+    return "\n".join(_cut(line, width) for line in [lines[0], rule, *lines[1:]])
+
+
+def _shares(wanted: list[int], room: int) -> list[int]:
+    """The room for the names, the widest giving way first."""
+    while sum(wanted) > room and max(wanted) > 0:
+        wanted[wanted.index(max(wanted))] -= 1
+    return wanted
+
+
+def _line(row: list[str], widths: list[int], names: int) -> str:
+    parts = []
+    for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        fitted = _cut(cell, width)
+        space = " " * (width - cells(fitted))
+        parts.append(fitted + space if index < names else space + fitted)
+    return "  ".join(parts).rstrip()
+
+
+def cells(text: str) -> int:
+    """Columns that a text takes in a terminal: two for wide characters, none for combining ones."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _cut(text: str, width: int) -> str:
+    """At most `width` terminal columns, with an ellipsis in the middle: the ends tell names apart."""
+    if cells(text) <= width:
+        return text
+    head: list[str] = []
+    tail: list[str] = []
+    room = width - 1
+    for char in text:
+        if cells("".join(head)) + cells(char) > room * 2 // 3:
+            break
+        head.append(char)
+    for char in reversed(text):
+        if cells("".join(head)) + cells("".join(tail)) + cells(char) > room:
+            break
+        tail.append(char)
+    return ("".join(head) + "…" + "".join(reversed(tail))) if width > 0 else ""

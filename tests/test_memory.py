@@ -1,0 +1,141 @@
+"""At most the reference and one candidate resident, one where both do not fit; what waits is exact, in memory or in files."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_model, tiny_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import decodedrift as dd
+from decodedrift import models, world
+from decodedrift.spool import Spool
+
+
+@pytest.fixture
+def residents(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many models were alive just after each load."""
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    counts: list[int] = []
+    ready = models._ready
+
+    def counted(*arguments: Any) -> Any:
+        model = ready(*arguments)
+        alive.add(model)
+        gc.collect()
+        counts.append(len(alive))
+        return model
+
+    monkeypatch.setattr(models, "_ready", counted)
+    return counts
+
+
+def run(**more: Any) -> dd.Study:
+    asked: dict[str, Any] = {"candidates": ["bf16", "fp16", "fp32:batch_size=1"], "strategies": ["greedy", "beam"]}
+    return dd.compare(
+        tiny_model("gpt2"),
+        tokenizer=tiny_tokenizer(),
+        prompts=["w1 w2", "w3", "w9 w8 w7"],
+        max_new_tokens=6,
+        **asked | more,
+    )
+
+
+def test_two_are_resident_at_most(residents: list[int]) -> None:
+    run()
+    assert len(residents) == 4
+    assert max(residents) == 2
+
+
+def test_one_is_resident_where_both_do_not_fit(residents: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    apart_of = run()
+    residents.clear()
+    monkeypatch.setattr(world.World, "both_fit", property(lambda self: False))
+    apart = run()
+    assert len(residents) == 5, "the reference loads a second time, to judge"
+    assert max(residents) == 1
+    loads = apart.timings[apart.timings["phase"] == "load"]["variant"].tolist()
+    assert loads == ["fp32", "bf16", "fp16", "fp32:batch_size=1", "fp32"]
+    for table in ("traces", "divergences", "positions"):
+        assert getattr(apart, table).equals(getattr(apart_of, table)), table
+
+
+def test_spilled_to_files_the_rows_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = run()
+    monkeypatch.setattr(world.World, "spool_bytes", property(lambda self: 0))
+    spilled = run()
+    assert spilled.positions.equals(held.positions)
+
+
+def test_declared_memory_decides(tmp_path: Path) -> None:
+    from decodedrift.prepare import prepare
+    from decodedrift.settings import make_settings
+
+    def prepared(memory: int) -> Any:
+        asked = {"model": tiny_model("gpt2"), "prompts": ["w1"] * 8, "max_new_tokens": 64, "memory_bytes": memory}
+        return prepare(make_settings(asked), tiny_tokenizer())
+
+    roomy = prepared(2**30)
+    assert roomy.world.both_fit
+    assert roomy.plan.batch_size == 8
+    weights = roomy.world.weight_bytes(roomy.plan.reference)
+    tight = prepared(int((weights + roomy.world.batch_bytes(2)) / 0.75) + 1)
+    assert tight.plan.batch_size == 2
+    assert "lowered from 8 to 2" in tight.announcement()
+    assert not tight.world.both_fit
+    with pytest.raises(dd.InputError, match="too little"):
+        prepared(weights)
+
+
+@given(
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
+    st.integers(0, 400),
+    st.integers(0, 5),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_spool_gives_back_every_bit(dtype: torch.dtype, budget: int, rows: int) -> None:
+    torch.manual_seed(rows)
+    kept = {i: torch.randn(rows, 7).to(dtype) for i in range(4)}
+    kept[9] = torch.tensor([[float("nan"), float("-inf"), -0.0, 1e-30]]).to(dtype)
+    with Spool(budget) as spool:
+        for key, tensor in kept.items():
+            spool.put(key, tensor)
+        for key, tensor in kept.items():
+            back = spool.get(key)
+            assert back.dtype == tensor.dtype
+            assert back.shape == tensor.shape
+            assert back.view(-1).view(torch.uint8).tolist() == tensor.view(-1).view(torch.uint8).tolist()
+        total = sum(t.numel() * t.element_size() for t in kept.values())
+        assert spool.spilled_bytes >= total - budget
+
+
+def test_a_spool_leaves_no_file(tmp_path: Path) -> None:
+    with Spool(0, str(tmp_path)) as spool:
+        spool.put("a", torch.ones(3))
+        assert list(tmp_path.iterdir())
+        assert spool.get("a").tolist() == [1, 1, 1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_change_under_way_are_refused(saved: Any, tmp_path: Path) -> None:
+    import os
+    import shutil
+
+    from decodedrift.checkpoints import find
+    from decodedrift.plan import parse_variants
+
+    folder = tmp_path / "model"
+    shutil.copytree(saved("gpt2"), folder)
+    checkpoint = find(str(folder))
+    (variant,) = parse_variants("fp32")
+    with models.loaded(checkpoint, variant):
+        pass
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    with pytest.raises(dd.InputError, match="changed while the run"), models.loaded(checkpoint, variant):
+        pass

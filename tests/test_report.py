@@ -1,0 +1,271 @@
+"""The report: renders whatever a run left, lets no text act, and shows no number that the tables do not hold."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from html.parser import HTMLParser
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from decodedrift.report import render, summary_table
+from decodedrift.report.numbers import Number, number, percentage, significant, with_error
+from decodedrift.report.sections.cases import MOST as MOST_CASES
+from decodedrift.report.sections.cases import spread
+from decodedrift.report.sections.divergences import MOST, telling
+from decodedrift.report.terminal import cells
+from decodedrift.report.texts import shown, sides, token_start
+from decodedrift.rows import TABLES, typed
+from decodedrift.study import Study
+from decodedrift.summary import perplexity
+
+HOSTILE = [
+    "</script><script>alert(1)</script>", '<img src=x onerror="alert(1)">', "</style></title></details></table>",
+    '<meta http-equiv="refresh" content="0;url=https://example.org">', "{{7*7}}{% include 'x' %}", '" onclick="x',
+    "\x1b[31mred\x1b]8;;https://example.org\x07", "\u202egnp.exe\u2066", "\ud800 lone \udfff", "a\x00b\r\nc\u2028d",
+    "שלום עולם, مرحبا", "从前有一只兔子", "&lt;b&gt;&#60;i&#62;", "x" * 4000, "<!--", "]]>", "javascript:alert(1)",
+    "a\u0300" * 99,
+]  # fmt: skip
+TAGS = "html head meta title style body main header nav a section p h1 h2 h3 h4 b bdi small span div dl dt dd table "
+TAGS += "thead tbody tr th td details summary svg line circle"
+ATTRIBUTES = "lang dir http-equiv content charset name id class title href aria-label aria-hidden tabindex role scope "
+ATTRIBUTES += "rowspan open viewbox x1 x2 y1 y2 cx cy r"
+
+
+def study(
+    candidates: Mapping[str, list[dict[str, Any]]] | None = None,
+    *,
+    strategy: str = "greedy",
+    texts: bool = False,
+    failures: list[dict[str, Any]] | None = None,
+    says: str = "text",
+    environment: Mapping[str, Any] | None = None,
+    nan: bool = False,
+) -> Study:
+    """A Study by hand: for every candidate a list of divergences (empty dict: identical), one prompt each."""
+    keys = {"model": "m", "reference": "fp32", "role": "candidate", "strategy": strategy, "seed": 0}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
+    for index in range(max(map(len, (candidates or {"": []}).values()))):
+        rows["traces"].append(trace("fp32", "reference", index, strategy, says))
+    for name, found in (candidates or {}).items():
+        for index, given in enumerate(found):
+            key = keys | {"candidate": name, "prompt_id": f"p{index}"}
+            rows["divergences"].append(key | {"diverged": 0, "nonfinite": 0, "compared": 9} | given)
+            rows["positions"] += [key | position(t, nan) for t in range(3)]
+            rows["traces"].append(trace(name, "candidate", index, strategy, says + " and more"))
+        if texts:
+            key = keys | {"candidate": name, "strategy": "text"}
+            rows["positions"] += [key | {"prompt_id": f"book#{w}"} | position(t) for w in range(2) for t in range(3)]
+        rows["timings"].append(
+            {"job": "j", "variant": name, "strategy": "", "phase": "load", "seconds": 0.25, "tokens": 0}
+        )
+    rows["failures"] = failures or []
+    frames = {name: typed(pd.DataFrame(rows[name]), name) for name in TABLES}
+    return Study(
+        **frames, perplexity=perplexity(frames["positions"], {"book": 40} if texts else {}),
+        plan=plan(list(candidates or {}), strategy, says), environment=environment or {},
+    )  # fmt: skip
+
+
+def trace(variant: str, role: str, index: int, strategy: str, says: str) -> dict[str, Any]:
+    return {"model": "m", "variant": variant, "role": role, "strategy": strategy, "seed": 0, "prompt_id": f"p{index}",
+            "prompt": says, "tags": "tag", "text": says, "token_ids": "1 2 3", "n_tokens": 3, "finish": "length",
+            "nonfinite": 0}  # fmt: skip
+
+
+def position(t: int, nan: bool = False) -> dict[str, Any]:
+    if nan:
+        return {"position": t, "token_id": t, "token": "a", "nll_reference": 1.0, "nonfinite": 99}
+    return {"position": t, "token_id": t, "token": "a", "kl": 1e-5 * (t + 1), "logit_gap_max": 0.1,
+            "top1_agree": 1.0, "significant_digits": 2.0, "nll_reference": 1.0, "nll_candidate": 1.0 + t / 997, "nonfinite": 0}  # fmt: skip
+
+
+def plan(names: list[str], strategy: str, says: str) -> dict[str, Any]:
+    def variant(name: str) -> dict[str, Any]:
+        return {"name": name, "precision": "bf16", "compute": "bf16", "options": {}, "model": None}
+
+    return {"model": says, "reference": variant("fp32"), "candidates": [variant(n) for n in names], "seeds": [0],
+            "strategies": [{"name": "greedy", "label": strategy, "params": {}}], "max_new_tokens": 9,
+            "prompts": [{"id": "p0", "text": says, "tags": []}], "texts": [], "near_tie_below": 0.1}  # fmt: skip
+
+
+def parted(t: int = 1, cause: str = "near_tie", **given: Any) -> dict[str, Any]:
+    return {"diverged": 1, "first_divergence": t, "first_divergence_char": t, "cause": cause, "reference_token_id": 5,
+            "reference_token": " a", "candidate_token_id": 6, "candidate_token": " b", "reference_gap": 0.0123456789,
+            "swing": 0.1 + 0.2, "agreement_after": 0.5} | given  # fmt: skip
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags with their attributes, and the text between them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.comments: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_comment(self, data: str) -> None:
+        self.comments.append(data)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def only_ours(page: str) -> Page:
+    """Asserts that nothing in the page acts, hides or leaves it; returns what it holds."""
+    page.encode("utf-8")
+    found = Page(page)
+    assert {tag for tag, _ in found.tags} <= set(TAGS.split())
+    assert not found.comments
+    for tag, attributes in found.tags:
+        assert set(attributes) <= set(ATTRIBUTES.split()), (tag, attributes)
+        assert not [a for a in attributes if a.startswith("on") or a == "style"]
+        assert attributes.get("href", "#").startswith("#")  # type: ignore[union-attr]
+        refresh = attributes.get("http-equiv")
+        assert refresh in (None, "Content-Security-Policy")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]", page)
+    return found
+
+
+FAILED = {"stage": "load", "status": "failed", "error": "no room"}
+ODD = {
+    "nothing diverged": lambda: study({"bf16": [{}, {}]}),
+    "all at position 0": lambda: study({"bf16": [parted(0), parted(0)]}),
+    "one trace": lambda: study({"bf16": [parted()]}),
+    "twelve variants": lambda: study({f"v{i}": [parted(i), {}] for i in range(12)}),
+    "nan candidate": lambda: study({"fp16": [parted(1, "nonfinite", nonfinite=9, candidate_token_id=None)]}, nan=True),
+    "ids differ, texts do not": lambda: study({"bf16": [parted(first_divergence_char=None)]}),
+    "texts too": lambda: study({"bf16": [parted()]}, texts=True),
+    "texts only": lambda: study({"bf16": []}, texts=True),
+    "failed": lambda: study({"bf16": [{}]}, failures=[FAILED | {"variant": "int8"}] * 3),
+    "all failed": lambda: study({}, failures=[FAILED | {"prompt_id": "p"}]),
+    "empty": lambda: study(),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_every_odd_study_renders(name: str) -> None:
+    odd = ODD[name]()
+    found = only_ours(render(odd))
+    assert all(sentence in found.text for sentence in odd.verdict)
+    assert all(cells(line) <= 80 for line in summary_table(odd).split("\n"))
+
+
+def test_the_policy_comes_first_and_knows_the_style() -> None:
+    page = render(study({"bf16": [parted()]}))
+    head = page[page.index("<head>") + len("<head>") :].lstrip()
+    assert head.startswith("""<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha""")
+    style = page[page.index("<style>") + len("<style>") : page.index("</style>")]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'" in page
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_becomes_markup(text: str) -> None:
+    held = text.encode("utf-8", "replace").decode("utf-8")  # pandas' strings hold no lone surrogates; a title may
+    hostile = study(
+        {held: [parted(reference_token=held, candidate_token=held[::-1], cause=held), parted(2)]},
+        strategy=held, says=held,
+        failures=[{"variant": held, "strategy": held, "prompt_id": held, "stage": held, "status": held, "error": held}],
+        environment={"versions": {text: text}, "cpu": text, "variants": {held: {"scheme": text, "attention": text}}},
+    )  # fmt: skip
+    hostile.plan = {**hostile.plan, "model": text}  # type: ignore[misc]
+    found = only_ours(render(hostile, title=text))
+    assert len(render(hostile)) < 200_000
+    if len(text) < 60:
+        assert shown(text) in found.text
+    table = summary_table(hostile)
+    table.encode("utf-8")
+    assert all(c.isprintable() for line in table.split("\n") for c in line)
+
+
+def test_every_number_of_the_summary_is_the_tables() -> None:
+    made = study({"bf16": [parted(), {}, {}], "int8": [parted(2, "shift"), parted(1), {}]}, texts=True)
+    page = only_ours(render(made))
+    titles = [a["title"] or "" for tag, a in page.tags if tag == "td" and a.get("title")]
+    said = [part.split(" = ") for title in titles for part in title.split("; ")]
+    for table, columns in (
+        (made.summary, ["traces", "diverged", "divergence_rate", "divergence_rate_low", "divergence_rate_high",
+                        "first_divergence_median", "near_tie_share", "reference_gap_median", "kl_mean", "kl_se",
+                        "top1_agreement", "ln_ppl_ratio", "agreement_after", "nonfinite"]),
+        (made.perplexity, ["tokens", "perplexity", "bits_per_byte", "ln_ppl_ratio", "ln_ppl_ratio_se", "kl_mean",
+                           "same_top1"]),
+    ):  # fmt: skip
+        for column in columns:
+            shown_here = {float(value) for name, value in said if name == column}
+            assert set(table[column].dropna().astype(float)) <= shown_here, column
+            assert shown_here, column
+
+
+def test_the_page_is_bounded_whatever_the_run() -> None:
+    long = "\u202e<" * 50_000
+    many = study({f"v{i}": [parted(t, reference_token=long) for t in range(40)] for i in range(12)}, says=long)
+    page = render(many)
+    assert len(page.encode("utf-8")) < 5_000_000
+    found = Page(page)
+    assert f"{12 * 40 - MOST} more rows are not shown; divergences.csv has them all." in found.text
+    assert "earlier characters" in found.text
+    assert len([1 for tag, a in found.tags if a.get("class") == "case"]) == MOST_CASES
+
+
+def test_every_candidate_has_its_turn() -> None:
+    bad = {"candidate": "bad", "strategy": "s", "cause": "shift", "reference_gap": 9.0}
+    good = {"candidate": "good", "strategy": "s", "cause": "near_tie", "reference_gap": 0.01, "first_divergence": 3}
+    frame = typed(pd.DataFrame([*(bad | {"first_divergence": t} for t in range(50)), good]), "divergences")
+    assert set(telling(frame, 10)["candidate"]) == {"bad", "good"}
+    assert telling(frame, 10)["cause"].tolist() == ["shift"] * 9 + ["near_tie"]
+    assert frame.loc[spread(frame), "first_divergence"].tolist() == [0, 24, 49, 3]
+
+
+def test_the_first_divergent_token_is_marked_whole() -> None:
+    made = study({"bf16": [parted(first_divergence_char=6, reference_token=" cats", candidate_token=" cows")]})
+    row = next(made.divergences.itertuples())
+    left, right = sides("Two cats sat", "Two cows sat", row)
+    assert [(p.kind, p.text) for p in left] == [("same", "Two"), ("mark", " cats"), ("rest", " sat")]
+    assert [(p.kind, p.text) for p in right] == [("same", "Two"), ("mark", " cows"), ("rest", " sat")]
+    # A token that is the start of the other: the texts share it, the token still begins before it.
+    assert token_start("my friend.", "my friends.", (" friend", " friends"), 9) == 2
+    # Bytes of a character are no text of their own.
+    assert token_start("é!", "è!", ("�", "�"), 0) == 0
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    (0.000114, "1.14×10⁻⁴"), (0.0114, "0.0114"), (0.0, "0"), (None, "n/a"), (float("nan"), "n/a"), (float("inf"), "∞"),
+    (-0.5, "−0.500"), (12345, "12,345"), (1234.5, "1,234"), (pd.NA, "n/a"), (0.09999, "0.100"), (0.0009999, "0.00100"),
+    (3.2e12, "3.20×10¹²"),
+])  # fmt: skip
+def test_numbers_read_well(value: Any, text: str) -> None:
+    assert significant(value) == text
+
+
+def test_shares_are_never_rounded_to_all_or_nothing() -> None:
+    shares = (0, 1, 0.375, 0.999999, 0.000001, 0.9896)
+    assert [percentage(s) for s in shares] == ["0 %", "100 %", "37.5 %", ">99.99 %", "<0.01 %", "98.96 %"]
+
+
+def test_a_mean_and_its_error_share_their_power_of_ten() -> None:
+    made = with_error(1.14e-4, 0.05e-4, "kl_mean", "kl_se")
+    assert made == Number("(1.14 ± 0.10)×10⁻⁴", "kl_mean = 0.000114; kl_se = 5e-06")
+    assert with_error(1e-6, 1e-4, "m", "e").text == "(0.01 ± 1.96)×10⁻⁴"
+    assert with_error(0.0, 0.0, "m", "e").text == "0"
+    assert number(0.1 + 0.2, "x").exact == "x = 0.30000000000000004"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_the_terminal_table_keeps_to_its_width(width: int) -> None:
+    names = {"n" * 60: [parted(), {}], "从前有一只兔子" * 6: [{}, {}]}
+    made = study(names, strategy="top-k:k=50,temperature=0.8", texts=True)
+    table = summary_table(made, width)
+    assert all(cells(line) <= width for line in table.split("\n"))
+    assert "1/2" in table or width == 40

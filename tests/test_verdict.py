@@ -1,0 +1,94 @@
+"""The verdict's sentences, on runs where nothing, everything and something broken happened."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_model, tiny_tokenizer
+
+import decodedrift as dd
+
+PROMPTS = ["w1 w2", "w3", "w9 w8 w7", "w20 w21"]
+
+
+def run(model: Any = None, **more: Any) -> dd.Study:
+    asked: dict[str, Any] = {"strategies": ["greedy"], "prompts": PROMPTS, "max_new_tokens": 10}
+    return dd.compare(model or tiny_model("gpt2"), tokenizer=tiny_tokenizer(), **asked | more)
+
+
+def test_nothing_diverged_says_what_that_cannot_exclude() -> None:
+    study = run(candidates=["fp64"])
+    assert study.divergences["diverged"].sum() == 0
+    (first, *_) = study.verdict
+    assert "nothing diverged: fp64 (0 of 4)" in first
+    assert "75 %" in first, "3 / 4 prompts, the rule of three"
+    assert not [s for s in study.verdict if "No weight" in s]
+
+
+def test_everything_diverged_is_counted(tmp_path: Path) -> None:
+    other = tiny_model("llama")  # its head is not tied
+    with torch.no_grad():
+        other.lm_head.weight.copy_(other.lm_head.weight.roll(1, 0))
+    other.save_pretrained(tmp_path / "m")
+    tiny_tokenizer().save_pretrained(tmp_path / "m")
+    study = run(tiny_model("llama"), candidates=[f"other={tmp_path / 'm'}"])
+    assert "other left it in 4 of 4 traces (100 %)" in study.verdict[0]
+    assert "position 0 " in study.verdict[0]
+
+
+def test_the_numbers_in_the_sentences_are_the_tables() -> None:
+    study = dd.compare("demo", candidates=["bf16", "int8"], strategies=["greedy", "top-k"], limit=6, max_new_tokens=40)
+    rows = study.divergences[study.divergences["role"] == "candidate"]
+    for name in ("bf16", "int8"):
+        mine = rows[rows["candidate"] == name]
+        assert f"{name} left it in {int(mine['diverged'].sum())} of {len(mine)} traces" in study.verdict[0]
+    said = " ".join(study.verdict)
+    for name, cells in study.summary[study.summary["role"] == "candidate"].groupby("candidate"):
+        kl = (cells["kl_mean"] * cells["traces"]).sum() / cells["traces"].sum()
+        found = re.search(rf"{name} is at mean KL ([\d.e+-]+) nats", said)
+        assert found
+        assert float(found[1]) == pytest.approx(kl, rel=0.06)
+    assert "KL ranks damage, not quality" in said
+    assert 2 <= len(study.verdict) <= 6
+
+
+def test_a_16_bit_checkpoint_under_its_own_type_rounds_nothing() -> None:
+    study = run(tiny_model("llama").to(torch.bfloat16), candidates=["bf16", "fp16"])
+    said = " ".join(study.verdict)
+    assert "No weight of this checkpoint is rounded under bf16" in said
+    assert study.environment["variants"]["bf16"]["rounded_share"] == 0.0
+
+
+def test_many_candidates_are_not_all_listed() -> None:
+    names = [f"fp32:threads={n}" for n in range(1, 9)]
+    study = run(candidates=["bf16", *names], max_new_tokens=4)
+    assert all(len(s) < 900 for s in study.verdict)
+
+
+def test_uncoupled_draws_are_said_so() -> None:
+    study = run(candidates=["bf16"], strategies=["top-p"], coupling="none", max_new_tokens=40)
+    parted = study.divergences[study.divergences["diverged"] == 1]
+    if len(parted):
+        assert set(parted["cause"]) == {"uncoupled"}
+        assert any("not coupled" in s for s in study.verdict)
+        assert parted["swing"].isna().all()
+
+
+def test_a_candidate_that_cannot_run_is_named_and_the_rest_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    from decodedrift.precisions import int8
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise MemoryError("can't allocate memory")
+
+    monkeypatch.setattr(int8, "quantize", fails)
+    study = run(candidates=["int8", "bf16"])
+    assert study.failed
+    assert study.failures[["variant", "status", "stage"]].to_numpy().tolist() == [["int8", "out_of_memory", "load"]]
+    assert any("int8 (out_of_memory)" in s for s in study.verdict)
+    assert "bf16" in study.verdict[0]
+    alone = run(candidates=["int8"])
+    assert alone.verdict[-1] == "Nothing was compared: no candidate finished."
