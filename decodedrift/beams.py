@@ -61,7 +61,7 @@ class Beams:
         """Whether no prompt can gain from another step."""
         return self.stopped
 
-    def step(self, logits: Tensor, log_total: Tensor, position: int) -> Choice:
+    def step(self, logits: Tensor, position: int) -> Choice:
         """One expansion of every hypothesis; returns each running row's token and the row it continues."""
         n, w = len(self.prompt_ids), self.width
         logits = self._drop_broken(logits, position)
@@ -75,8 +75,7 @@ class Beams:
         grown = {k: self._pick(v, beam) for k, v in self.running.items()}
         grown["tokens"][:, :, position] = token
         rows = beam + torch.arange(n, device=beam.device)[:, None] * w
-        raw = logits.double()[rows.view(-1), token.view(-1)] - log_total[rows.view(-1)]
-        grown["logprobs"][:, :, position] = raw.view(n, -1)
+        grown["logprobs"][:, :, position] = self._raw_logprobs(logits, rows, token)
         ended = torch.isin(token, self.eos) | torch.full_like(token, position + 1 >= self.length, dtype=torch.bool)
         chosen = torch.topk(scores + ended.to(scores.dtype) * NEVER, k=w)
         self.running = {k: self._pick(v, chosen.indices) for k, v in grown.items()}
@@ -112,6 +111,12 @@ class Beams:
         self.can_improve = self.can_improve & (best > worst).any(dim=-1, keepdim=True)
         open_beam = not (bool(self.is_finished.all()) and self.early is True)
         self.stopped = not (bool(self.can_improve.any()) and open_beam and not bool(ended.all()))
+
+    def _raw_logprobs(self, logits: Tensor, rows: Tensor, token: Tensor) -> Tensor:
+        """Float64 log-probabilities of the candidates, normalising only the rows that they continue (few of them)."""
+        parents, index = torch.unique(rows, return_inverse=True)
+        own = logits[parents].double()
+        return own[index, token] - torch.logsumexp(own, dim=-1)[index]
 
     def _drop_broken(self, logits: Tensor, position: int) -> Tensor:
         """A prompt whose logits hold NaN or +inf ends here: its best running hypothesis so far is its trace."""

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from decodedrift import numerics
+from decodedrift.alternatives import Tops, joined, tops
 from decodedrift.records import Strategy, Trace
 from decodedrift.warping import Allowed, warp
 
@@ -32,8 +34,8 @@ class Chooser(Protocol):
 
     width: int
 
-    def step(self, logits: Tensor, log_total: Tensor, position: int) -> Choice:
-        """Chooses from raw logits [prompts * width, vocab]; log_total: float64 logsumexp [prompts * width]."""
+    def step(self, logits: Tensor, position: int) -> Choice:
+        """Chooses from raw logits [prompts * width, vocab] in the model's dtype."""
         ...
 
     @property
@@ -78,6 +80,7 @@ class _Row:
     chosen: list[float] = field(default_factory=list)
     watched: list[float] = field(default_factory=list)
     log: ScoreLog = field(default_factory=ScoreLog)
+    tops: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     finish: str = ""
     nonfinite: int = 0
 
@@ -115,7 +118,7 @@ class Single:
         """Whether every prompt has finished."""
         return all(row.finish for row in self.rows)
 
-    def step(self, logits: Tensor, log_total: Tensor, position: int) -> Choice:
+    def step(self, logits: Tensor, position: int) -> Choice:
         """Chooses the next token of every unfinished row; finished rows are fed the pad id."""
         broken = (torch.isnan(logits) | (logits == torch.inf)).sum(-1).tolist()
         for row, count in zip(self.rows, broken, strict=True):
@@ -125,9 +128,13 @@ class Single:
         tokens = self._choose(clean, position)
         live = [i for i, row in enumerate(self.rows) if not row.finish]
         if live:
-            chosen = clean[live, tokens[live].to(clean.device)].double() - log_total[live]
-            for i, value in zip(live, chosen.tolist(), strict=True):
+            own = clean if len(live) == len(self.rows) else clean[live]
+            log_total = torch.logsumexp(own.double(), dim=-1)
+            seen = tops(own, log_total)
+            chosen = clean[live, tokens[live].to(clean.device)].double() - log_total
+            for n, (i, value) in enumerate(zip(live, chosen.tolist(), strict=True)):
                 row = self.rows[i]
+                row.tops.append((seen.ids[n], seen.log_p[n]))
                 row.tokens.append(int(tokens[i]))
                 row.logprobs.append(value)
                 row.finish = self._finish(row)
@@ -155,6 +162,10 @@ class Single:
     def scores(self) -> dict[str, tuple[list[float], list[float]]]:
         """Prompt id -> (score of the chosen token, score of the watched token) at each generated position."""
         return {row.prompt_id: (row.chosen, row.watched) for row in self.rows}
+
+    def tops(self) -> dict[str, Tops]:
+        """Prompt id -> the top tokens at each generated position."""
+        return {row.prompt_id: joined(row.tops) for row in self.rows}
 
     def logs(self) -> dict[str, ScoreLog]:
         """Prompt id -> every score of the pass, where `keep_scores` asked for it."""

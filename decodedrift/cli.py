@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,9 +65,7 @@ def compare(
     prompt_id: Annotated[Items, option(metavar="LIST", help="Only the prompts of these ids.")] = None,
     limit: Annotated[Text, option(metavar="N", help="Prompts at most. [bundled sets: a balanced 16]")] = None,
     text: Annotated[Items, option(metavar="FILE", help="A text to measure perplexity on; repeatable.")] = None,
-    context: Annotated[
-        Text, option(metavar="N", help="Tokens per window. [default: the model's, at most 1024]")
-    ] = None,
+    context: Annotated[Text, option(metavar="N", help="Tokens per window. [default: the model's, <= 1024]")] = None,
     stride: Annotated[Text, option(metavar="N", help="Tokens between windows. [default: context / 2]")] = None,
     max_new_tokens: Annotated[Text, option(metavar="N", help="Tokens to generate. [default: 64]")] = None,
     seeds: Annotated[Items, option(metavar="LIST", help="Seeds of sampled strategies: 0,1,2. [default: 0]")] = None,
@@ -147,7 +146,8 @@ def _carry_out(ready: Any, folder: str, quiet: bool, as_json: bool) -> None:
         raise
     finally:
         progress.stop()
-    _show(study, as_json, sys.stderr if as_json else sys.stdout)
+    with suppress(BrokenPipeError):  # whoever reads may have gone: what was found counts all the same
+        _show(study, as_json, sys.stderr if as_json else sys.stdout)
     raise typer.Exit(FAILED if study.failed else DONE)
 
 
@@ -232,23 +232,24 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 gets escapes, not a traceback
     try:
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
+        code = app(prog_name="decodedrift", standalone_mode=False)
     except InputError as error:
         _complain(str(error))
         sys.exit(INPUT)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(DONE)
-    except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":  # what typer makes of Ctrl-C
-            print("interrupted", file=sys.stderr)
-            sys.exit(INTERRUPTED)
+    except SystemExit as stopped:  # typer answers a reader that has gone (`| head`) with 1; it is no failure of ours
+        sys.exit(DONE if stopped.code == 1 else stopped.code)
+    except Exception as error:
         if hasattr(error, "format_message"):  # the option parser's own, from the Click that typer carries
             _complain(error.format_message())
             print(f"Try '{_command(error)} --help'", file=sys.stderr)
             sys.exit(INPUT)
         sys.exit(_bug(error))
+    if code == INTERRUPTED:  # what typer makes of Ctrl-C
+        print("interrupted", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code if isinstance(code, int) else DONE)
 
 

@@ -154,7 +154,10 @@ class _Run:
             for passage, logits in self.forced(model, group):
                 self.spool.put(("logits", passage.key), logits)
                 self.reference.choices[passage.key] = passes.choices(passage, logits)
-                self.reference.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)
+                tokens = passage.reading.continuation
+                losses = self.reference.own_nll[passage.key] = passes.nll(logits, tokens)
+                if passage.strategy is not None:
+                    self.reference.forced_tops[passage.key] = passes.tops_of(logits, tokens, losses)
                 count += len(passage.reading.continuation)
         self.result.timed(self.reference.name, "", "score", begin, count)
 
@@ -184,6 +187,9 @@ class _Run:
                 compute = model.variant.compute or "fp32"
                 frame = passes.positions(passage, reference, logits, compute, own, self.world.vocab)
                 into.positions[passage.key] = frame
+                if into.role == "candidate" and passage.strategy is not None:
+                    losses = frame["nll_candidate"].to_numpy()
+                    into.forced_tops[passage.key] = passes.tops_of(logits, passage.reading.continuation, losses)
                 count += len(frame)
         self.result.timed(into.name, "", "score", begin, count)
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decodedrift.alternatives import Tops
 from decodedrift.beams import Beams
 from decodedrift.checkpoints import quiet
 from decodedrift.choosers import Chooser, ScoreLog, Single
@@ -31,12 +32,13 @@ class Generated:
     """What one batch produced. Keys are (strategy label, seed, prompt id).
 
     scores[key]: this variant's scores of the chosen and of the watched token at each position (not for beams).
-    logs: every score of the pass, if kept.
+    logs: every score of the pass, if kept. tops: the top tokens at each position (not for beams).
     """
 
     traces: dict[Key, Trace] = field(default_factory=dict)
     scores: dict[Key, tuple[list[float], list[float]]] = field(default_factory=dict)
     logs: dict[Key, ScoreLog] = field(default_factory=dict)
+    tops: dict[Key, Tops] = field(default_factory=dict)
 
 
 def generate(
@@ -114,8 +116,7 @@ def _decode(
     if (cache := model_kwargs.get("past_key_values")) is not None:
         cache.reorder_cache(rows)
     for position in range(max_new_tokens):
-        log_total = torch.logsumexp(logits.double(), dim=-1)
-        tokens, parents = _step(choosers, prompts, logits, log_total, position)
+        tokens, parents = _step(choosers, prompts, logits, position)
         tick(prompts * len(choosers))
         if all(c.done for c in choosers) or position + 1 == max_new_tokens:
             break
@@ -133,9 +134,7 @@ def _decode(
     return input_ids
 
 
-def _step(
-    choosers: Sequence[Chooser], prompts: int, logits: Tensor, log_total: Tensor, position: int
-) -> tuple[Tensor, Tensor | None]:
+def _step(choosers: Sequence[Chooser], prompts: int, logits: Tensor, position: int) -> tuple[Tensor, Tensor | None]:
     """Every chooser's choice for its own slice of rows; parents as absolute rows, None where every row goes on."""
     tokens, parents, start, moved = [], [], 0, False
     for chooser in choosers:
@@ -145,7 +144,7 @@ def _step(
             tokens.append(torch.zeros(len(own), dtype=torch.long))
             parents.append(own)
         else:
-            choice = chooser.step(logits[part], log_total[part], position)
+            choice = chooser.step(logits[part], position)
             tokens.append(choice.tokens)
             parents.append(own if choice.parents is None else choice.parents + start)
             moved = moved or not torch.equal(parents[-1], own)
@@ -166,9 +165,7 @@ def _chooser(
     device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device
     if strategy.searches:
         dtype = torch.float64 if loaded.variant.compute == "fp64" else torch.float32
-        return Beams(
-            strategy, prompt_ids, eos=vocab.eos, max_new_tokens=max_new_tokens, device=device, dtype=dtype
-        )
+        return Beams(strategy, prompt_ids, eos=vocab.eos, max_new_tokens=max_new_tokens, device=device, dtype=dtype)
     own = {p: watch[key] for p in prompt_ids if (key := (strategy.label, seed, p)) in watch}
     return Single(
         strategy,
@@ -193,5 +190,6 @@ def _collected(choosers: Sequence[Chooser], cells: Sequence[Cell]) -> Generated:
         result.traces |= {trace.key: trace for trace in chooser.traces()}
         if isinstance(chooser, Single):
             result.scores |= {(strategy.label, seed, p): found for p, found in chooser.scores().items()}
+            result.tops |= {(strategy.label, seed, p): found for p, found in chooser.tops().items()}
             result.logs |= {(strategy.label, seed, p): log for p, log in chooser.logs().items()}
     return result

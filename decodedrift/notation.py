@@ -211,4 +211,6 @@ def _with(item: Item, key: str, value: str) -> dict[str, str]:
 
 
 def _is_source(source: str) -> bool:
-    return os.path.isdir(os.path.expanduser(source)) or bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source))
+    return os.path.isdir(os.path.expanduser(source)) or bool(
+        re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)
+    )

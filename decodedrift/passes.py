@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from decodedrift import numerics
+from decodedrift.alternatives import BUDGET, CHUNK, Ledger, Tops, log_totals, tops
 from decodedrift.divergence import BeamScores, Side, divergence
 from decodedrift.generate import Generated, Key
 from decodedrift.metrics.token import LogitPair, token_metrics
@@ -21,8 +21,6 @@ from decodedrift.rows import JobResult
 from decodedrift.score import Reading
 from decodedrift.tokens import Vocabulary
 from decodedrift.warping import warp
-
-CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,14 @@ class Pass:
     own_nll: dict[Key, np.ndarray] = field(default_factory=dict)
     judged: dict[Key, np.ndarray] = field(default_factory=dict)
     positions: dict[Key, pd.DataFrame] = field(default_factory=dict)
+    forced_tops: dict[Key, Tops] = field(default_factory=dict)
 
     def add(self, done: Generated) -> None:
         """Takes in a finished batch."""
         self.traces |= done.traces
         self.generated.scores |= done.scores
         self.generated.logs |= done.logs
+        self.generated.tops |= done.tops
 
     def side(self, key: Key) -> Side:
         """One trace with the scores of its generating pass."""
@@ -122,12 +122,19 @@ def positions(
 
 def nll(logits: Tensor, tokens: tuple[int, ...]) -> np.ndarray:
     """Negative log-likelihood of each token, nats, float64 [T], from raw logits upcast exactly."""
-    found = []
-    for begin in range(0, len(tokens), CHUNK):
-        part = numerics.log_softmax(logits[begin : begin + CHUNK].double())
-        ids = torch.tensor(tokens[begin : begin + CHUNK], device=part.device)
-        found.append(-part.gather(-1, ids[:, None]).squeeze(-1).cpu().numpy())
-    return np.concatenate(found) if found else np.empty(0)
+    return np.asarray((log_totals(logits) - _at(logits, tokens)).cpu())
+
+
+def tops_of(logits: Tensor, tokens: tuple[int, ...], losses: np.ndarray) -> Tops:
+    """The top tokens at forced positions whose losses are known: the log-sum-exp is loss + logit."""
+    log_total = torch.tensor(losses, device=logits.device) + _at(logits, tokens)
+    return tops(logits, log_total if bool(log_total.isfinite().all()) else None)
+
+
+def _at(logits: Tensor, tokens: tuple[int, ...]) -> Tensor:
+    """Each position's logit at its token, float64 [T]."""
+    ids = torch.tensor(tokens, dtype=torch.long, device=logits.device)
+    return logits.gather(-1, ids[:, None]).squeeze(-1).double()
 
 
 def divergence_row(
@@ -199,11 +206,25 @@ def write(
     against = done.against or job_reference
     pair = {"model": plan.model, "reference": against.name, "candidate": done.name, "role": done.role}
     strategies = {s.label: s for s, _ in plan.cells}
+    ledger = Ledger(BUDGET // max(1, len(plan.candidates)))
     for key in done.traces:
         row = divergence_row(against, done, key, strategies[key[0]], vocab, plan.near_tie_below)
-        result.divergences.append(pair | dict(zip(names, key, strict=True)) | row)
+        named = pair | dict(zip(names, key, strict=True))
+        result.divergences.append(named | row)
+        if done.role == "candidate":
+            result.alternatives.extend(ledger.rows(named, _tops(against, done, key), row["first_divergence"]))
     for key, frame in done.positions.items():
         result.positions.append(keyed(pair | dict(zip(names, key, strict=True)), frame))
+
+
+def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], Tops]:
+    """Both sides' top tokens: along the reference's text, and each along its own as it was generated."""
+    sides = {}
+    for side in (reference, candidate):
+        for name, held in (("generated", side.generated.tops), ("forced", side.forced_tops)):
+            if key in held:
+                sides[side.name, name] = held[key]
+    return sides
 
 
 def note_nonfinite(done: Pass, model: str, result: JobResult) -> None:

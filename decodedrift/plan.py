@@ -99,8 +99,10 @@ def default_candidates(reference: Variant) -> tuple[Variant, ...]:
     return parse_variants([c for c in DEFAULT_CANDIDATES if c != reference.name], reference)
 
 
-def on_device(plan_device: str, variant: Variant) -> Variant:
+def on_device(plan_device: str, variant: Variant, *, reference: bool = False) -> Variant:
     """The variant with its device resolved and found usable, the precision tried on it.
+
+    A candidate whose backend is not installed fails later and alone; without its reference a run is nothing.
 
     Raises:
         InputError: no such device, or the precision does not exist there.
@@ -109,7 +111,7 @@ def on_device(plan_device: str, variant: Variant) -> Variant:
 
     device = check_device(variant.device or plan_device)
     reason = PRECISIONS[variant.precision].unavailable(device.split(":")[0])
-    if reason and variant.precision != "int8-bnb":
+    if reason and (reference or variant.precision != "int8-bnb"):
         raise InputError(f"variant {variant.name}: {reason}; choose another precision or --device cpu")
     return replace(variant, device=device)
 

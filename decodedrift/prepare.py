@@ -85,7 +85,7 @@ def prepare(asked: Settings, tokenizer: Any = None) -> Prepared:
     plan = replace(plan, device=check_device(plan.device))
     plan = replace(
         plan,
-        reference=on_device(plan.device, plan.reference),
+        reference=on_device(plan.device, plan.reference, reference=True),
         candidates=tuple(on_device(plan.device, c) for c in plan.candidates),
     )
     if isinstance(asked.model, str):

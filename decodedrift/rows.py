@@ -36,6 +36,10 @@ TABLES: dict[str, dict[str, str]] = {
         "token_id": INTEGERS, "token": "str",
         **{name: INTEGERS if name in ("rank", "nonfinite") else "float64" for name in TOKEN_METRICS},
     },
+    "alternatives": {
+        **dict.fromkeys(KEYS[:5], "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS, "variant": "str",
+        "pass": "str", "rank": INTEGERS, "token_id": INTEGERS, "logprob": "float64",
+    },
     "timings": {
         "job": "str", "variant": "str", "strategy": "str", "phase": "str", "seconds": "float64", "tokens": INTEGERS,
     },
@@ -54,6 +58,7 @@ class JobResult:
     traces: list[dict[str, Any]] = field(default_factory=list)
     divergences: list[dict[str, Any]] = field(default_factory=list)
     positions: list[pd.DataFrame] = field(default_factory=list)
+    alternatives: list[pd.DataFrame] = field(default_factory=list)
     timings: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -74,8 +79,8 @@ class JobResult:
     def frame(self, table: str) -> pd.DataFrame:
         """One table of this job, typed."""
         held = getattr(self, table)
-        if table == "positions":
-            return pd.concat(held, ignore_index=True) if held else typed(pd.DataFrame(), table)
+        if held and isinstance(held[0], pd.DataFrame):
+            return typed(pd.concat(held, ignore_index=True), table)
         columns = {c: pd.Series([row.get(c) for row in held], dtype="object") for c in TABLES[table]}
         return typed(pd.DataFrame(columns), table)
 

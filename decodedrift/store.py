@@ -22,7 +22,8 @@ from decodedrift import sinks
 from decodedrift.records import InputError
 from decodedrift.rows import INTEGERS, TABLES, JobResult, typed
 
-JOB_TABLES = ("traces", "divergences", "positions", "timings", "failures")
+PART_TABLES = ("positions", "alternatives")  # too long for CSV: a folder of Parquet parts
+JOB_TABLES = ("traces", "divergences", *PART_TABLES, "timings", "failures")
 CSV_TABLES = ("traces", "divergences", "distribution", "perplexity", "summary", "timings", "failures")
 MARK = "plan.json"
 
@@ -77,23 +78,22 @@ class RunFolder:
         final = self.path / "jobs" / result.key
         part = final.with_name(final.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        for table in JOB_TABLES:
-            write_parquet(result.frame(table), part / f"{table}.parquet", table)
-        (part / "facts.json").write_text(sinks.to_json(result.facts) + "\n", encoding="utf-8")
-        for file in part.iterdir():
-            _sync(file)
-        os.replace(part, final)
-        _sync(final.parent)
+        with writing(final):
+            part.mkdir(parents=True)
+            for table in JOB_TABLES:
+                write_parquet(result.frame(table), part / f"{table}.parquet", table)
+            (part / "facts.json").write_text(sinks.to_json(result.facts) + "\n", encoding="utf-8")
+            for file in part.iterdir():
+                _sync(file)
+            os.replace(part, final)
+            _sync(final.parent)
 
     def read_jobs(self) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
         """The rows of all finished jobs, in order, and what was read back of each variant."""
         folders = sorted(p for p in (self.path / "jobs").iterdir() if p.is_dir() and p.suffix != ".part")
         frames = {}
         for table in JOB_TABLES:
-            parts = [read_parquet(f / f"{table}.parquet", table) for f in folders]
-            filled = [p for p in parts if len(p)]
-            frames[table] = pd.concat(filled, ignore_index=True) if filled else typed(pd.DataFrame(), table)
+            frames[table] = _joined([read_parquet(f / f"{table}.parquet", table) for f in folders], table)
         facts: dict[str, Any] = {}
         for folder in folders:
             facts |= json.loads((folder / "facts.json").read_text("utf-8"))
@@ -104,17 +104,20 @@ class RunFolder:
         for table in CSV_TABLES:
             with atomic(self.path / f"{table}.csv") as part:
                 write_csv(frames[table], part)
-        positions = self.path / "positions"
-        positions.mkdir(exist_ok=True)
-        jobs = self.path / "jobs"
-        sources = sorted(jobs.glob("*/positions.parquet")) if jobs.is_dir() else []
-        if sources:
-            for source in sources:
-                with atomic(positions / f"{source.parent.name}.parquet") as part:
-                    shutil.copyfile(source, part)
-        else:
-            with atomic(positions / "part-00000.parquet") as part:
-                write_parquet(frames["positions"], part, "positions")
+        for table in PART_TABLES:
+            self._write_parts(table, frames[table])
+
+    def _write_parts(self, table: str, frame: pd.DataFrame) -> None:
+        """A folder of Parquet parts: the finished jobs' own, or one part for a study that was never on disk."""
+        folder = self.path / table
+        folder.mkdir(exist_ok=True)
+        sources = sorted((self.path / "jobs").glob(f"*/{table}.parquet"))
+        for source in sources:
+            with atomic(folder / f"{source.parent.name}.parquet") as part:
+                shutil.copyfile(source, part)
+        if not sources:
+            with atomic(folder / "part-00000.parquet") as part:
+                write_parquet(frame, part, table)
 
 
 def open_folder(path: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any], dict[str, Any]]:
@@ -130,11 +133,15 @@ def open_folder(path: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, An
     if missing:
         raise InputError(f"{folder}: this run did not finish ({missing[0]}.csv is missing)")
     frames = {t: read_csv(folder / f"{t}.csv", t) for t in CSV_TABLES}
-    parts = [read_parquet(p, "positions") for p in sorted((folder / "positions").glob("*.parquet"))]
-    filled = [p for p in parts if len(p)]
-    frames["positions"] = pd.concat(filled, ignore_index=True) if filled else typed(pd.DataFrame(), "positions")
+    frames |= {t: _joined([read_parquet(p, t) for p in sorted((folder / t).glob("*.parquet"))], t) for t in PART_TABLES}
     plan, environment = (json.loads((folder / n).read_text("utf-8")) for n in (MARK, "environment.json"))
     return frames, plan, environment
+
+
+def _joined(parts: list[pd.DataFrame], table: str) -> pd.DataFrame:
+    """Parts as one table; empty ones are left out, whose columns would only unsettle the types."""
+    filled = [p for p in parts if len(p)]
+    return pd.concat(filled, ignore_index=True) if filled else typed(pd.DataFrame(), table)
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -190,13 +197,21 @@ def atomic(path: Path) -> Iterator[Path]:
     """A path to write to that becomes `path` only when everything went well."""
     part = path.with_name(path.name + ".part")
     try:
-        yield part
-        _sync(part)
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        with writing(path):
+            yield part
+            _sync(part)
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A disk that is full or gone is the user's to mend, not a bug: it is said with the path."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def _sync(path: Path) -> None:

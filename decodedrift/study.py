@@ -21,7 +21,7 @@ from decodedrift.verdict import self_control_broken, verdict
 class Study:
     """What a run found. Every attribute is a DataFrame whose columns are METRICS.md's.
 
-    traces, divergences, positions, timings, failures: tidy rows, keys first. summary, distribution, perplexity: folds
+    traces, divergences, positions, alternatives, timings, failures: tidy rows, keys first. summary, distribution, perplexity: folds
     of them. plan and environment: what was asked and what it ran on, JSON-ready.
     """
 
@@ -34,6 +34,7 @@ class Study:
     plan: Mapping[str, Any]
     environment: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    alternatives: pd.DataFrame = field(default_factory=lambda: typed(pd.DataFrame(), "alternatives"))
 
     @classmethod
     def of(

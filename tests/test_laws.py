@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -577,8 +578,7 @@ def test_tokens_that_read_like_missing_values_survive_the_folder(reopened: Any, 
         values = list(frames[table][column])
         values[: len(ODD)] = ODD
         frames[table][column] = pd.Series(values, dtype="str")
-    altered = dd.Study(**frames, timings=study.timings, failures=study.failures, perplexity=study.perplexity,
-                       plan=study.plan, environment=study.environment)  # fmt: skip
+    altered = replace(study, **frames)
     again = dd.open_study(altered.save(tmp_path / "odd"))
     for table, column in (("traces", "text"), ("positions", "token"), ("divergences", "reference_token")):
         pd.testing.assert_series_equal(getattr(again, table)[column], frames[table][column])
@@ -589,8 +589,7 @@ def test_a_lone_surrogate_survives_the_folder(reopened: Any, tmp_path: Path) -> 
     study = reopened[0]
     traces = study.traces.copy()
     traces["text"] = pd.Series(["a\ud800b", *traces["text"][1:]], dtype="object")
-    altered = dd.Study(traces, study.divergences, study.positions, study.timings, study.failures, study.perplexity,
-                       study.plan, study.environment)  # fmt: skip
+    altered = replace(study, traces=traces)
     again = dd.open_study(altered.save(tmp_path / "odd"))
     assert again.traces["text"][0] == "a\ud800b"
 

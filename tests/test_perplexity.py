@@ -13,7 +13,7 @@ from conftest import assets, tiny_model, tiny_tokenizer
 import decodedrift as dd
 
 LENGTH = 45
-SIZES = ((16, 8), (16, 16), (16, 15), (12, 7), (2, 1), (2, 2), (44, 44), (100, 50))
+SIZES = ((16, 8), (16, 16), (12, 7), (2, 1), (44, 44), (100, 50))
 IDS = [int(i) for i in np.random.default_rng(5).integers(1, 96, size=LENGTH)]
 TEXT = " ".join(f"w{i}" for i in IDS)
 
@@ -52,9 +52,7 @@ def sliding(model: Any, ids: list[int], context: int, stride: int) -> list[float
     return losses
 
 
-@pytest.mark.parametrize(
-    ("context", "stride", "family"), [(*sizes, "llama") for sizes in SIZES] + [(16, 8, "gpt2"), (2, 2, "gpt2")]
-)
+@pytest.mark.parametrize(("context", "stride", "family"), [(*sizes, "llama") for sizes in SIZES] + [(16, 8, "gpt2")])
 def test_text_perplexity_is_torchs_cross_entropy_over_sliding_windows(context: int, stride: int, family: str) -> None:
     model = tiny_model(family)
     study = measured(model, tiny_tokenizer(), TEXT, context=context, stride=stride, batch_size=4)
@@ -66,7 +64,7 @@ def test_text_perplexity_is_torchs_cross_entropy_over_sliding_windows(context: i
 
 
 def test_every_token_is_scored_once_but_each_disjoint_windows_first() -> None:
-    for stride, tokens in ((16, LENGTH - 3), (8, LENGTH - 1), (15, LENGTH - 1)):
+    for stride, tokens in ((16, LENGTH - 3), (15, LENGTH - 1)):
         study = measured(tiny_model("llama"), tiny_tokenizer(), TEXT, context=16, stride=stride)
         assert study.perplexity["tokens"].tolist() == [tokens, tokens]
         rows = study.positions[(study.positions["strategy"] == "text")]

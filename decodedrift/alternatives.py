@@ -1,0 +1,99 @@
+"""The top tokens that a variant saw at a position: what a reader of two diverging texts asks for. Bounded.
+
+All positions around a first divergence are kept, the others while the job's budget lasts, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+COUNT = 5
+AROUND = 8  # positions before and after a divergence that are always kept
+CHUNK = 32
+BUDGET = 200_000  # rows of a job beyond those
+
+
+@dataclass(frozen=True)
+class Tops:
+    """The top tokens at T positions: ids int64 [T, COUNT]; log_p float64 [T, COUNT], raw log-probabilities, nats."""
+
+    ids: np.ndarray
+    log_p: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def tops(logits: Tensor, log_total: Tensor | None = None) -> Tops:
+    """The top tokens of raw logits [T, vocab] in any floating type, most probable first.
+
+    Args:
+        log_total: float64 logsumexp per row, where it is known already.
+    """
+    if log_total is None:
+        log_total = log_totals(logits)
+    values, ids = torch.topk(logits, min(2 * COUNT, logits.shape[-1]), dim=-1)
+    ids, order = ids.sort(dim=-1)  # topk leaves the order of ties open, and 16-bit logits tie often: lower id first
+    values, order = values.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    values, ids = values[:, :COUNT], ids.gather(-1, order)[:, :COUNT]
+    return Tops(ids.cpu().numpy(), (values.double() - log_total[:, None]).cpu().numpy())
+
+
+def log_totals(logits: Tensor) -> Tensor:
+    """Float64 logsumexp of each row of [T, vocab], a few rows at a time: the upcast of all would be large."""
+    chunks = [torch.logsumexp(logits[i : i + CHUNK].double(), dim=-1) for i in range(0, len(logits), CHUNK)]
+    return torch.cat(chunks) if chunks else logits.new_zeros(0, dtype=torch.float64)
+
+
+def joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> Tops:
+    """Tops gathered position by position."""
+    if not parts:
+        return Tops(np.empty((0, COUNT), dtype=np.int64), np.empty((0, COUNT)))
+    return Tops(np.stack([ids for ids, _ in parts]), np.stack([log_p for _, log_p in parts]))
+
+
+class Ledger:
+    """The alternatives of one job, within its budget."""
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self.left = budget
+
+    def rows(
+        self, keys: Mapping[str, Any], sides: Mapping[tuple[str, str], Tops], divergence: int | None
+    ) -> Iterator[pd.DataFrame]:
+        """The kept rows of one compared trace.
+
+        Args:
+            sides: (variant, pass: `generated` or `forced`) -> its top tokens by position.
+            divergence: t*, or None.
+        """
+        for (variant, pass_name), found in sides.items():
+            kept = np.zeros(len(found), dtype=bool)
+            if divergence is not None:
+                kept[max(0, divergence - AROUND) : divergence + AROUND + 1] = True
+            rest = np.flatnonzero(~kept)[: max(0, self.left) // COUNT]
+            self.left -= len(rest) * COUNT
+            kept[rest] = True
+            if kept.any():
+                yield _frame(keys, variant, pass_name, found, np.flatnonzero(kept))
+
+
+def _frame(keys: Mapping[str, Any], variant: str, pass_name: str, found: Tops, positions: np.ndarray) -> pd.DataFrame:
+    width = found.ids.shape[1]
+    columns: dict[str, Any] = {k: [v] * (len(positions) * width) for k, v in keys.items()}
+    columns |= {
+        "position": np.repeat(positions, width),
+        "variant": [variant] * (len(positions) * width),
+        "pass": [pass_name] * (len(positions) * width),
+        "rank": np.tile(np.arange(1, width + 1), len(positions)),
+        "token_id": found.ids[positions].reshape(-1),
+        "logprob": found.log_p[positions].reshape(-1),
+    }
+    return pd.DataFrame(columns)

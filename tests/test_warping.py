@@ -1,0 +1,74 @@
+"""The warped distributions against transformers' own warpers and a full sort, ties and all."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from decodedrift import warping
+from decodedrift.strategies import strategy
+
+
+def dense(allowed: warping.Allowed, vocab: int) -> torch.Tensor:
+    """The distribution over the whole vocabulary."""
+    out = torch.zeros(len(allowed.ids), vocab, dtype=torch.float64)
+    return out.scatter_add(-1, allowed.ids, allowed.log_p.exp())
+
+
+def by_transformers(logits: torch.Tensor, name: str, params: dict[str, Any]) -> torch.Tensor:
+    none = torch.empty(0, dtype=torch.long)
+    z = TemperatureLogitsWarper(params.get("temperature", 1.0))(none, logits.double())
+    z = TopKLogitsWarper(params["k"])(none, z) if name == "top-k" else TopPLogitsWarper(params["p"])(none, z)
+    return z.softmax(-1)
+
+
+CASES = [("top-k", {"k": 5}), ("top-k", {"k": 50, "temperature": 0.7}), ("top-p", {"p": 0.9}),
+         ("top-p", {"p": 0.3, "temperature": 2.0}), ("top-p", {"p": 0.999})]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "params"), CASES)
+@pytest.mark.parametrize("scale", [0.1, 1.0, 6.0])
+def test_equal_to_transformers_where_nothing_ties(name: str, params: dict[str, Any], scale: float) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(7, 3000, dtype=torch.float64) * scale
+    ours = dense(warping.warp(logits, strategy(name, **params)), 3000)
+    assert torch.allclose(ours, by_transformers(logits, name, params), atol=1e-12)
+
+
+@pytest.mark.parametrize("p", [0.2, 0.9, 0.99])
+def test_a_first_look_and_a_full_sort_agree(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    logits = (torch.randn(5, 2000) * 0.5).bfloat16()  # flat and full of ties
+    quick = warping.warp(logits, strategy("top-p", p=p))
+    monkeypatch.setattr(warping, "LOOKS", ())
+    full = warping.warp(logits, strategy("top-p", p=p))
+    assert torch.equal(dense(quick, 2000) > 0, dense(full, 2000) > 0)
+    assert torch.allclose(dense(quick, 2000), dense(full, 2000), atol=1e-15)
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 2.5]), min_size=3, max_size=40), st.floats(0.05, 1.0))
+@settings(max_examples=60, deadline=None)
+def test_ties_at_the_boundary_stay_in_whatever_their_order(values: list[float], p: float) -> None:
+    logits = torch.tensor([values], dtype=torch.float64)
+    kept = dense(warping.warp(logits, strategy("top-p", p=p)), len(values))[0] > 0
+    lowest = logits[0][kept].min()
+    assert torch.equal(kept, logits[0] >= lowest)
+    probability = logits[0].softmax(-1)
+    assert float(probability[kept].sum()) >= p - 1e-12
+    assert float(probability[logits[0] > lowest].sum()) < p
+
+
+def test_a_temperature_near_zero_is_greedy_and_masked_tokens_stay_out() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.999, -math.inf]])
+    cold = warping.warp(logits, strategy("top-p", p=0.9, temperature=1e-6))
+    assert cold.ids[0, 0] == 1
+    assert float(cold.log_p[0, 0]) == 0.0
+    everything = dense(warping.warp(logits, strategy("top-k", k=4)), 4)[0]
+    assert everything[3] == 0.0
+    assert float(everything.sum()) == pytest.approx(1.0, abs=1e-15)
