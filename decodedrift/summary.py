@@ -63,7 +63,8 @@ def effective_size(flags: np.ndarray, prompts: np.ndarray) -> float:
 def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """summary.csv: a row per compared variant x strategy, controls included (`role`)."""
     forced = dict(iter(positions.groupby(CELL, sort=False)))
-    lengths = traces.groupby(["variant", "strategy", "seed", "prompt_id"])["n_tokens"].first()
+    again = (traces["role"] == "self").rename("again")  # the self control repeats the reference under its own name
+    lengths = traces.groupby(["variant", again, "strategy", "seed", "prompt_id"])["n_tokens"].first()
     rows = []
     for key, cell in divergences.groupby(CELL, sort=False):
         row = dict(zip(CELL, key, strict=True)) | _divergence_fold(cell)
@@ -130,7 +131,8 @@ def _agreement_after(cell: pd.DataFrame, lengths: pd.Series) -> float:
     parted = cell[(cell["diverged"] == 1) & cell["agreement_after"].notna()]
     equal = total = 0.0
     for row in parted.itertuples():
-        r, c = (int(lengths[(name, row.strategy, row.seed, row.prompt_id)]) for name in (row.reference, row.candidate))
+        sides = ((row.reference, False), (row.candidate, row.role == "self"))
+        r, c = (int(lengths[(*side, row.strategy, row.seed, row.prompt_id)]) for side in sides)
         n = min(r, c) - int(row.first_divergence) - 1
         equal, total = equal + row.agreement_after * n, total + n
     return equal / total if total else math.nan
