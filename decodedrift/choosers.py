@@ -56,13 +56,14 @@ class ScoreLog:
     scores. `at` answers s_R[token] at a position, NaN where the token was not allowed.
     """
 
-    logits: list[Tensor] = field(default_factory=list)
+    logits: Sequence[Tensor] | Tensor = field(default_factory=list)
     allowed: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def at(self, position: int, token: int) -> float:
         """The score of one token, in nats (greedy: the raw logit)."""
-        if self.logits:
-            return float(self.logits[position][token]) if position < len(self.logits) else math.nan
+        if len(self.logits):
+            known = position < len(self.logits) and token < self.logits[position].shape[-1]
+            return float(self.logits[position][token]) if known else math.nan
         if position >= len(self.allowed):
             return math.nan
         ids, scores = self.allowed[position]
@@ -80,6 +81,7 @@ class _Row:
     chosen: list[float] = field(default_factory=list)
     watched: list[float] = field(default_factory=list)
     log: ScoreLog = field(default_factory=ScoreLog)
+    kept: list[Tensor] = field(default_factory=list)
     tops: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     finish: str = ""
     nonfinite: int = 0
@@ -169,7 +171,7 @@ class Single:
 
     def logs(self) -> dict[str, ScoreLog]:
         """Prompt id -> every score of the pass, where `keep_scores` asked for it."""
-        return {row.prompt_id: row.log for row in self.rows}
+        return {row.prompt_id: ScoreLog(row.kept, row.log.allowed) for row in self.rows}
 
     def _choose(self, logits: Tensor, position: int) -> Tensor:
         if self.strategy.samples and not self.strategy.coupled:
@@ -189,7 +191,7 @@ class Single:
             kept = logits.cpu()
             for i, row in enumerate(self.rows):
                 if not row.finish:
-                    row.log.logits.append(kept[i].clone())
+                    row.kept.append(kept[i].clone())
         self._watch_logits(logits, position)
         return ids[:, 0].cpu()
 
@@ -230,7 +232,8 @@ class Single:
         for i, row in enumerate(self.rows):
             watched = self.watch.get(row.prompt_id, ())
             if not row.finish and position < len(watched):
-                row.watched.append(float(logits[i, watched[position]]))
+                token = watched[position]
+                row.watched.append(float(logits[i, token]) if token < logits.shape[-1] else math.nan)
 
     def _finish(self, row: _Row) -> str:
         if row.tokens[-1] in self.eos:

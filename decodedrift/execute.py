@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from decodedrift import passes
-from decodedrift.generate import Cell, Key, generate
+from decodedrift.generate import Cell, Generated, Key, generate
 from decodedrift.models import Loaded, VariantError, out_of_memory
 from decodedrift.passes import Pass, Passage
 from decodedrift.progress import Progress, Silent
@@ -45,11 +46,14 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
         if run.passes:
             if not world.both_fit:
                 reference = run.open_reference(resident)
-            for done in run.passes.values():
-                run.judge(reference, done)
-    run.reference.judged = run.reference.own_nll
-    for done in (*run.passes.values(), run.reference):
-        passes.write(done, run.reference, run.plan, job.prompts, world.vocab, run.result)
+            for key, done in list(run.passes.items()):
+                with run.guarded(done.variant.name, "judge", lose=key):
+                    run.judge(reference, done)
+        run.reference.judged = run.reference.own_nll
+        begin = time.perf_counter()
+        for done in (*run.passes.values(), run.reference):
+            passes.write(done, run.reference, run.plan, job.prompts, world.vocab, run.result)
+        run.result.timed("", "", "write", begin, sum(len(f) for f in run.result.positions))
     return run.result
 
 
@@ -114,10 +118,18 @@ class _Run:
                     model, self.world.vocab, dict(chunk), cells, self.plan.max_new_tokens,
                     watch=watched, keep_scores=keep_scores, tick=self.progress.tick,
                 )  # fmt: skip
+                self.put_away(done, into.name)
                 into.add(done)
                 made += sum(len(t.token_ids) for t in done.traces.values())
             self.progress.stop()
             self.result.timed(into.name, label, "generate", begin, made)
+
+    def put_away(self, done: Generated, name: str) -> None:
+        """Greedy scores are whole rows of logits: they wait in the spool, not in memory."""
+        for key, log in done.logs.items():
+            if log.logits:
+                self.spool.put(("scores", name, key), torch.stack(list(log.logits)))
+                log.logits = self.spool.get(("scores", name, key))
 
     def passages(self, traces: Mapping[Key, Trace]) -> list[list[Passage]]:
         """Traces as sequences to be read, one group per (strategy, seed): a group is batched together."""
@@ -148,7 +160,7 @@ class _Run:
         self.reference = Pass(self.plan.reference.name, self.plan.reference, "reference")
         if self.job.prompts:
             self.free_run(model, self.reference, batch_size=self.size(self.plan.reference), keep_scores=True)
-        passes.note_nonfinite(self.reference, self.plan.model, self.result)
+        passes.note_nonfinite(self.reference, self.plan.model, self.reference.name, self.result)
         begin, count = time.perf_counter(), 0
         for group in self.read_by_all():
             for passage, logits in self.forced(model, group):
@@ -166,10 +178,15 @@ class _Run:
     ) -> Iterator[tuple[Passage, Tensor]]:
         """(passage, logits) for one group of passages, batched like the variant's generation."""
         size = batch_size or self.size(model.variant)
+        width = model.model.get_input_embeddings().weight.shape[0]
+        kept = passes.readable(group, width)
+        if len(kept) < len(group):
+            text = f"{len(group) - len(kept)} sequences hold ids beyond this variant's {width} embeddings; not read"
+            self.result.fail(self.plan.model, model.variant.name, "score", "skipped", text, group[0].key[0])
+        group = kept
         readings = [p.reading for p in group]
-        self.progress.start(
-            model.variant.name, f"reading {group[0].key[0]}", sum(len(r.continuation) for r in readings)
-        )
+        what = f"reading {group[0].key[0]}" if group else "reading"
+        self.progress.start(model.variant.name, what, sum(len(r.continuation) for r in readings))
         for index, logits in force(model, readings, size, self.world.vocab.pad):
             self.progress.tick(len(readings[index].continuation))
             yield group[index], logits
@@ -187,6 +204,8 @@ class _Run:
                 compute = model.variant.compute or "fp32"
                 frame = passes.positions(passage, reference, logits, compute, own, self.world.vocab)
                 into.positions[passage.key] = frame
+                if reference.shape[-1] != logits.shape[-1]:
+                    passes.note_cut(self.result.facts[model.variant.name], reference, logits)
                 if into.role == "candidate" and passage.strategy is not None:
                     losses = frame["nll_candidate"].to_numpy()
                     into.forced_tops[passage.key] = passes.tops_of(logits, passage.reading.continuation, losses)
@@ -203,19 +222,27 @@ class _Run:
         self.measure(model, again, [g for g in groups if g])
         self.passes[("self", again.name)] = again
 
-    def attempt(self, variant: Variant) -> None:
-        """One candidate, from loading to rows; its failure is recorded and goes no further."""
-        before = dict(self.passes)
-        stage = "load"
+    @contextmanager
+    def guarded(self, variant: str, stage: str, lose: tuple[str, str] | None = None) -> Iterator[None]:
+        """What goes wrong inside is this variant's failure, recorded, and nobody else's. `lose`: a pass it spoils."""
         try:
-            with self.opened(variant) as model:
-                stage = "run"
-                self.candidate(model)
-        except (RuntimeError, MemoryError, InputError, ImportError) as error:
+            yield
+        except Exception as error:  # model code and backends raise anything, IndexError and KeyError included
             self.progress.stop()
-            self.passes = before
+            self.passes.pop(lose or ("", ""), None)
             status = "out_of_memory" if out_of_memory(error) else "failed"
-            self.result.fail(self.plan.model, variant.name, stage, status, " ".join(str(error).split())[:300])
+            known = isinstance(error, (VariantError, InputError))
+            text = str(error) if known else f"{type(error).__name__}: {error}"
+            self.result.fail(self.plan.model, variant, stage, status, " ".join(text.split())[:300])
+
+    def attempt(self, variant: Variant) -> None:
+        """One candidate, from loading to rows."""
+        with (
+            self.guarded(variant.name, "load"),
+            self.opened(variant) as model,
+            self.guarded(variant.name, "run"),
+        ):
+            self.candidate(model)
 
     def candidate(self, model: Loaded) -> None:
         """A candidate generates and reads the reference's tokens."""
@@ -228,7 +255,7 @@ class _Run:
         self.measure(model, done, self.read_by_all())
         if any(s.searches for s, _ in self.plan.cells) and self.job.prompts:
             self.read_own_beams(model, done)
-        passes.note_nonfinite(done, self.plan.model, self.result)
+        passes.note_nonfinite(done, self.plan.model, self.reference.name, self.result)
         self.passes[("candidate", variant.name)] = done
         if floor and self.job.prompts:
             self.noise_floor(model, done)

@@ -229,6 +229,7 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
                 checkpoint.source,
                 dtype=dtype,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # reported, and refused below by name
                 output_loading_info=True,
                 **checkpoint.arguments,
                 **more,

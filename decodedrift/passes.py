@@ -19,6 +19,7 @@ from decodedrift.metrics.token import LogitPair, token_metrics
 from decodedrift.records import Plan, Prompt, Strategy, Trace, Variant
 from decodedrift.rows import JobResult
 from decodedrift.score import Reading
+from decodedrift.summary import exp
 from decodedrift.tokens import Vocabulary
 from decodedrift.warping import warp
 
@@ -125,6 +126,25 @@ def nll(logits: Tensor, tokens: tuple[int, ...]) -> np.ndarray:
     return np.asarray((log_totals(logits) - _at(logits, tokens)).cpu())
 
 
+def readable(group: Sequence[Passage], width: int) -> list[Passage]:
+    """The passages whose ids a variant with `width` embeddings can read."""
+    return [p for p in group if max(p.reading.context + p.reading.continuation) < width]
+
+
+def note_cut(facts: dict[str, Any], reference: Tensor, candidate: Tensor) -> None:
+    """Heads of two widths are compared over the ids that both have; what that leaves out is recorded.
+
+    cut_ids: how many; cut_reference_mass: the largest probability that the reference put on them at any position.
+    """
+    width = min(reference.shape[-1], candidate.shape[-1])
+    facts["cut_ids"] = max(reference.shape[-1], candidate.shape[-1]) - width
+    mass = 0.0
+    if reference.shape[-1] > width and len(reference):
+        beyond = torch.logsumexp(reference[:, width:].double(), dim=-1)
+        mass = float((beyond - log_totals(reference)).exp().max())
+    facts["cut_reference_mass"] = max(mass, facts.get("cut_reference_mass", 0.0))
+
+
 def tops_of(logits: Tensor, tokens: tuple[int, ...], losses: np.ndarray) -> Tops:
     """The top tokens at forced positions whose losses are known: the log-sum-exp is loss + logit."""
     log_total = torch.tensor(losses, device=logits.device) + _at(logits, tokens)
@@ -180,8 +200,8 @@ def trace_row(trace: Trace, prompt: Prompt, vocab: Vocabulary, judged: np.ndarra
         "n_tokens": n,
         "finish": trace.finish,
         "logprob_sum": total,
-        "perplexity_self": math.exp(-total / n) if n else None,
-        "perplexity_judge": float(np.exp(np.mean(judged))) if judged is not None and len(judged) else None,
+        "perplexity_self": exp(-total / n) if n else None,
+        "perplexity_judge": exp(float(np.mean(judged))) if judged is not None and len(judged) else None,
         "min_margin": trace.min_margin,
         "nonfinite": trace.nonfinite,
     }
@@ -227,17 +247,18 @@ def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], T
     return sides
 
 
-def note_nonfinite(done: Pass, model: str, result: JobResult) -> None:
-    """NaN or infinite logits are a failure of the variant, recorded once per strategy."""
-    counts: dict[str, int] = {}
+def note_nonfinite(done: Pass, model: str, reference: str, result: JobResult) -> None:
+    """NaN or infinite logits are a failure of the side that has them, recorded once per strategy."""
+    counts: dict[tuple[str, str], int] = {}
     for trace in done.traces.values():
         if trace.finish == "nonfinite":
-            counts[trace.strategy] = counts.get(trace.strategy, 0) + 1
+            counts[done.name, trace.strategy] = counts.get((done.name, trace.strategy), 0) + 1
+    read: dict[tuple[str, str], int] = {}
     for (strategy, _, _), frame in done.positions.items():
-        if (frame["nonfinite"] > 0).any() and not counts.get(strategy):
-            counts[strategy] = sum(
-                bool((f["nonfinite"] > 0).any()) for k, f in done.positions.items() if k[0] == strategy
-            )
-    for strategy, count in counts.items():
+        broken = frame["nonfinite"] > 0
+        if broken.any():
+            culprit = reference if frame.loc[broken, "nll_reference"].isna().any() else done.name
+            read[culprit, strategy] = read.get((culprit, strategy), 0) + 1
+    for (name, strategy), count in (read | counts).items():
         text = f"NaN or infinite logits in {count} sequences; their metrics are left out"
-        result.fail(model, done.name, "score" if strategy == "text" else "generate", "nonfinite", text, strategy)
+        result.fail(model, name, "score" if strategy == "text" else "generate", "nonfinite", text, strategy)

@@ -85,6 +85,20 @@ class JobResult:
         return typed(pd.DataFrame(columns), table)
 
 
+FOLD_TEXTS = ("model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text")
+
+
+def fold(rows: list[dict[str, Any]], columns: list[str] | None = None) -> pd.DataFrame:
+    """The rows of summary, distribution or perplexity as a frame: texts are texts, the rest numbers."""
+    frame = pd.DataFrame({c: [row.get(c) for row in rows] for c in columns or (rows[0] if rows else FOLD_TEXTS[:5])})
+    for name in frame.columns:
+        if name in FOLD_TEXTS:
+            frame[name] = frame[name].astype(TEXTS)
+        elif frame[name].dtype == "object":
+            frame[name] = frame[name].astype("float64")
+    return frame
+
+
 def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
     """The table's columns in order with their types; absent ones are made empty."""
     columns = TABLES[table]

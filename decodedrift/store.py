@@ -7,9 +7,11 @@ explicit schema (pandas silently drops a column that the first part lacks).
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,14 @@ import pyarrow.parquet as pq
 
 from decodedrift import sinks
 from decodedrift.records import InputError
-from decodedrift.rows import INTEGERS, TABLES, JobResult, typed
+from decodedrift.rows import FOLD_TEXTS, INTEGERS, TABLES, TEXTS, JobResult, typed
 
 PART_TABLES = ("positions", "alternatives")  # too long for CSV: a folder of Parquet parts
 JOB_TABLES = ("traces", "divergences", *PART_TABLES, "timings", "failures")
 CSV_TABLES = ("traces", "divergences", "distribution", "perplexity", "summary", "timings", "failures")
 MARK = "plan.json"
+
+_CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n|\Z)')
 
 
 class RunFolder:
@@ -134,8 +138,15 @@ def open_folder(path: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, An
         raise InputError(f"{folder}: this run did not finish ({missing[0]}.csv is missing)")
     frames = {t: read_csv(folder / f"{t}.csv", t) for t in CSV_TABLES}
     frames |= {t: _joined([read_parquet(p, t) for p in sorted((folder / t).glob("*.parquet"))], t) for t in PART_TABLES}
-    plan, environment = (json.loads((folder / n).read_text("utf-8")) for n in (MARK, "environment.json"))
+    plan, environment = (_json(folder / name) for name in (MARK, "environment.json"))
     return frames, plan, environment
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({str(error)[:80]})") from None
 
 
 def _joined(parts: list[pd.DataFrame], table: str) -> pd.DataFrame:
@@ -153,20 +164,54 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def read_csv(path: Path, table: str) -> pd.DataFrame:
-    """A table as it was: texts unescaped (`NA` and the empty text are texts), types restored."""
-    frame = pd.read_csv(path, keep_default_na=False, dtype=str, encoding="utf-8")
-    known = TABLES.get(table)
-    made = {}
-    for name in frame.columns:
-        kind = known[name] if known and name in known else None
-        texts = frame[name]
-        if kind == "str" or (kind is None and not _numeric(texts)):
-            made[name] = texts.map(sinks.csv_text_back).astype("str")
-        elif kind == INTEGERS:
-            made[name] = pd.to_numeric(texts.where(texts != "", None)).astype(INTEGERS)
-        else:
-            made[name] = pd.to_numeric(texts.where(texts != "", None)).astype(None if kind is None else kind)
-    return pd.DataFrame(made, columns=list(frame.columns))
+    """A table as it was: texts unescaped, types restored; `NA` and the empty text are texts, an empty cell is none.
+
+    pandas reads `""` and an empty cell as the same thing, so the cells are told apart here: a text is quoted.
+
+    Raises:
+        InputError: no table of ours.
+    """
+    header, *rows = _rows(path)
+    known = TABLES.get(table, {})
+    columns = [[row[n] for row in rows] for n in range(len(header))]
+    names = [str(name) for name in header]
+    kinds = [known.get(name, "fold" if name in FOLD_TEXTS else None) for name in names]
+    try:
+        made = {name: _column(cells, kind) for name, kind, cells in zip(names, kinds, columns, strict=True)}
+    except ValueError as error:
+        raise InputError(f"{path}: not a table that decodedrift wrote ({error})") from None
+    return pd.DataFrame(made, columns=names)
+
+
+def _rows(path: Path) -> list[list[str | None]]:
+    """The cells of a CSV file, None where one is empty and not quoted."""
+    content = path.read_bytes().decode("utf-8-sig", "replace")  # not read_text: it would rewrite CRs within a text
+    rows: list[list[str | None]] = [[]]
+    at = 0
+    while at < len(content) and (cell := _CELL.match(content, at)):
+        quoted, bare, end = cell.groups()
+        rows[-1].append(bare or None if quoted is None else quoted.replace('""', '"'))
+        at = cell.end()
+        if end != ",":
+            rows.append([])
+    rows = [row for row in rows if row]
+    if not rows or at < len(content) or any(len(row) != len(rows[0]) for row in rows):
+        raise InputError(f"{path}: not a table that decodedrift wrote; it may have been edited or cut short")
+    return rows
+
+
+def _column(cells: list[str | None], kind: str | None) -> pd.Series:
+    """One column in its declared type; a number of a fold is an integer where every cell is one."""
+    if kind in ("str", "fold"):
+        texts = [None if c is None else sinks.csv_text_back(c) for c in cells]
+        return pd.Series(texts, dtype=TEXTS)
+    if kind is None:
+        whole = cells and all(c is not None and re.fullmatch(r"-?[0-9]+", c) for c in cells)
+        kind = "int64" if whole else "float64"
+    if kind == "float64":
+        return pd.Series([math.nan if c is None else float(c) for c in cells], dtype=kind)
+    # int, not by way of a float: seeds are long
+    return pd.Series([None if c is None else int(c) for c in cells], dtype=kind)
 
 
 def write_parquet(frame: pd.DataFrame, path: Path, table: str) -> None:
@@ -177,7 +222,7 @@ def write_parquet(frame: pd.DataFrame, path: Path, table: str) -> None:
     for name, kind in columns.items():
         values = frame[name]
         if kind == "str":
-            values = values.map(sinks.csv_text, na_action="ignore")
+            values = _mapped(values, sinks.csv_text)
         arrays.append(pa.Array.from_pandas(values, type=kinds[kind]))
     schema = pa.schema([pa.field(name, kinds[kind]) for name, kind in columns.items()])
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, compression="zstd")
@@ -188,8 +233,13 @@ def read_parquet(path: Path, table: str) -> pd.DataFrame:
     frame = pq.read_table(path).to_pandas()
     for name, kind in TABLES[table].items():
         if kind == "str":
-            frame[name] = frame[name].map(sinks.csv_text_back, na_action="ignore")
+            frame[name] = _mapped(frame[name], sinks.csv_text_back)
     return typed(frame, table)
+
+
+def _mapped(texts: pd.Series, change: Callable[[str], str]) -> pd.Series:
+    """Each text changed; `Series.map` would put the result into Arrow's strings, which hold no lone surrogate."""
+    return pd.Series([change(t) if isinstance(t, str) else None for t in texts], dtype=TEXTS)
 
 
 @contextmanager
@@ -238,8 +288,3 @@ def _cells(series: pd.Series) -> list[str]:
 
 def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
-
-
-def _numeric(texts: pd.Series) -> bool:
-    filled = texts[texts != ""]
-    return len(filled) > 0 and bool(pd.to_numeric(filled, errors="coerce").notna().all())

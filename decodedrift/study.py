@@ -21,8 +21,8 @@ from decodedrift.verdict import self_control_broken, verdict
 class Study:
     """What a run found. Every attribute is a DataFrame whose columns are METRICS.md's.
 
-    traces, divergences, positions, alternatives, timings, failures: tidy rows, keys first. summary, distribution, perplexity: folds
-    of them. plan and environment: what was asked and what it ran on, JSON-ready.
+    traces, divergences, positions, alternatives, timings, failures: tidy rows, keys first. summary, distribution,
+    perplexity: folds of them. plan and environment: what was asked and what it ran on, JSON-ready.
     """
 
     traces: pd.DataFrame

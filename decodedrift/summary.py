@@ -13,10 +13,18 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from decodedrift.rows import fold
+
 CELL = ["model", "reference", "candidate", "role", "strategy"]
+CONTROLS = ("self", "floor")
 PERCENTILES = (0.1, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 BUCKETS = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 Z95 = 1.959963984540054  # normal quantile of a 95 % interval
+
+
+def exp(nats: float) -> float:
+    """e to a number of nats; infinity, not an error, beyond what float64 holds (709.78)."""
+    return math.exp(nats) if nats < 709.78 else math.inf if nats == nats else math.nan
 
 
 def clustered_se(values: np.ndarray, clusters: np.ndarray) -> float:
@@ -63,8 +71,8 @@ def effective_size(flags: np.ndarray, prompts: np.ndarray) -> float:
 def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """summary.csv: a row per compared variant x strategy, controls included (`role`)."""
     forced = dict(iter(positions.groupby(CELL, sort=False)))
-    again = (traces["role"] == "self").rename("again")  # the self control repeats the reference under its own name
-    lengths = traces.groupby(["variant", again, "strategy", "seed", "prompt_id"])["n_tokens"].first()
+    control = traces["role"].where(traces["role"].isin(CONTROLS), "").rename("control")  # may share a variant's name
+    lengths = traces.groupby(["variant", control, "strategy", "seed", "prompt_id"])["n_tokens"].first()
     rows = []
     for key, cell in divergences.groupby(CELL, sort=False):
         row = dict(zip(CELL, key, strict=True)) | _divergence_fold(cell)
@@ -74,7 +82,7 @@ def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.Dat
         row["reconverged_share"] = _mean(known)
         row["nonfinite"] = int(cell["nonfinite"].sum()) + int(forced[key]["nonfinite"].sum() if key in forced else 0)
         rows.append(row)
-    return pd.DataFrame(rows)
+    return fold(rows)
 
 
 def _divergence_fold(cell: pd.DataFrame) -> dict[str, float]:
@@ -131,7 +139,7 @@ def _agreement_after(cell: pd.DataFrame, lengths: pd.Series) -> float:
     parted = cell[(cell["diverged"] == 1) & cell["agreement_after"].notna()]
     equal = total = 0.0
     for row in parted.itertuples():
-        sides = ((row.reference, False), (row.candidate, row.role == "self"))
+        sides = ((row.reference, ""), (row.candidate, row.role if row.role in CONTROLS else ""))
         r, c = (int(lengths[(*side, row.strategy, row.seed, row.prompt_id)]) for side in sides)
         n = min(r, c) - int(row.first_divergence) - 1
         equal, total = equal + row.agreement_after * n, total + n
@@ -147,7 +155,7 @@ def distribution(positions: pd.DataFrame) -> pd.DataFrame:
         for index, name in enumerate(["all", *_bucket_names()]):
             part = cell if index == 0 else cell[(edges == index - 1) & ~np.isnan(p_top)]
             rows.append(dict(zip(CELL, key, strict=True)) | {"bucket": name} | _distribution_fold(part))
-    return pd.DataFrame(rows)
+    return fold(rows)
 
 
 def _bucket_names() -> list[str]:
@@ -201,7 +209,7 @@ def perplexity(positions: pd.DataFrame, scored_bytes: Mapping[str, int | None]) 
             )  # fmt: skip
     columns = ["model", "variant", "text", "tokens", "bytes", "perplexity", "bits_per_byte", "nll_mean",
                "ln_ppl_ratio", "ln_ppl_ratio_se", "kl_mean", "same_top1"]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
+    return fold(rows, columns)
 
 
 def _text_fold(cell: pd.DataFrame, column: str, size: int | None) -> dict[str, float | int | None]:
@@ -210,7 +218,7 @@ def _text_fold(cell: pd.DataFrame, column: str, size: int | None) -> dict[str, f
     return {
         "tokens": len(values),
         "bytes": size,
-        "perplexity": math.exp(total / len(values)) if math.isfinite(total) else math.nan,
+        "perplexity": exp(total / len(values)) if len(values) else math.nan,
         "bits_per_byte": total / (math.log(2) * size) if size else None,
         "nll_mean": total / len(values),
     }
@@ -241,4 +249,4 @@ def _median(series: pd.Series) -> float:
 def _perplexity(series: pd.Series) -> float:
     values = series.to_numpy(float)
     values = values[np.isfinite(values)]
-    return math.exp(float(values.mean())) if len(values) else math.nan
+    return exp(float(values.mean())) if len(values) else math.nan

@@ -37,11 +37,14 @@ class Vocabulary:
             )
             special = False  # the template already holds its BOS
         ids = list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
-        while (
-            ids and special and ids[-1] == self.tokenizer.eos_token_id and not text.endswith(self.tokenizer.eos_token)
-        ):
-            ids.pop()
-        return ids
+        return ids[: self._kept(ids, text)] if special else ids
+
+    def _kept(self, ids: Sequence[int], text: str) -> int:
+        """How many ids are the text's: an EOS that the tokenizer added at the end is none of it."""
+        count = len(ids)
+        while count and ids[count - 1] == self.tokenizer.eos_token_id and not text.endswith(self.tokenizer.eos_token):
+            count -= 1
+        return count
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a continuation, special tokens kept, nothing tidied."""
@@ -57,10 +60,11 @@ class Vocabulary:
             try:
                 found = self.tokenizer(text, return_offsets_mapping=True)
             except (NotImplementedError, ValueError):
-                return list(self.tokenizer(text)["input_ids"]), None
+                return self.encode(text), None
         special = set(self.tokenizer.all_special_ids)
         ids = list(found["input_ids"])
-        offsets = [(0, 0) if i in special else tuple(o) for i, o in zip(ids, found["offset_mapping"], strict=True)]
+        ids = ids[: self._kept(ids, text)]
+        offsets = [(0, 0) if i in special else tuple(o) for i, o in zip(ids, found["offset_mapping"], strict=False)]
         return ids, offsets
 
 

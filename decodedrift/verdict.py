@@ -98,7 +98,16 @@ def _divergence(study: Study, table: pd.DataFrame) -> list[str]:
         ]
     rates = {n: c["diverged"].sum() / c["traces"].sum() for n, c in table.groupby("candidate", sort=False)}
     tail = f"; {_listed(none)} never did" if none else ""
+    tail += _censored(study)
     return [f"{head}, {'; '.join(_telling(parts, rates))}{tail}."]
+
+
+def _censored(study: Study) -> str:
+    """How many pairs that stayed together did so only until a stop token that both chose."""
+    rows = study.divergences
+    stayed = rows[(rows["role"] == "candidate") & (rows["diverged"] == 0)]
+    early = int((stayed["compared"] < study.plan["max_new_tokens"]).sum())
+    return f"; of the {len(stayed)} pairs that stayed together {early} stopped early at the same end" if early else ""
 
 
 def _causes(study: Study) -> list[str]:

@@ -423,6 +423,24 @@ def test_hub_that_does_not_answer(tmp_path: Path) -> None:
     assert time.perf_counter() - begin < 40
 
 
+def test_offline_the_cache_answers(saved: Callable[..., Path], tmp_path: Path) -> None:
+    """What was downloaded once runs without the hub, pinned to its commit; another revision is not there."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cache = tmp_path / "hub" / "models--owner--tiny"
+    shutil.copytree(saved(), cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text(commit)
+    arguments = ["--model", "owner/tiny", *PROMPT, "--dry-run"]
+    for more, code in ((), 0), (("--revision", commit), 0), (("--revision", "v2"), 2):
+        done = subprocess.run(
+            [sys.executable, "-m", "decodedrift", "compare", *arguments, *more], cwd=tmp_path,
+            env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert ("owner/tiny: fp32 against" in done.stdout) == (code == 0)
+    Result(done.returncode, done.stdout, done.stderr).refused("owner/tiny", "HF_HUB_OFFLINE", "--model demo")
+
+
 @pytest.mark.parametrize(
     ("error", "word"),
     [

@@ -15,13 +15,13 @@ PACKAGE = Path(__file__).parent.parent / "decodedrift"
 LAYERS = [
     {"records", "numerics", "sequences", "noise", "sinks", "spool"},
     {"notation", "environment", "progress", "metrics"},
-    {"strategies", "precisions", "prompts", "warping"},
+    {"strategies", "precisions", "prompts", "warping", "alternatives"},
     {"checkpoints", "settings"},
     {"tokens", "models", "choosers"},
     {"beams", "score"},
-    {"generate", "windows", "plan"},
-    {"divergence", "world", "rows"},
-    {"passes", "store", "summary"},
+    {"generate", "windows", "plan", "rows"},
+    {"divergence", "world", "summary"},
+    {"passes", "store"},
     {"execute", "verdict", "engines"},
     {"study", "listing"},
     {"report", "prepare"},
@@ -44,7 +44,7 @@ TORCH_FREE = (
 )
 ONLY_IN = {
     "transformers": {"models", "generate", "score", "precisions", "checkpoints", "tokens", "choosers"},
-    "pandas": {"rows", "passes", "store", "summary", "study", "verdict", "run", "report", "execute"},
+    "pandas": {"alternatives", "rows", "passes", "store", "summary", "study", "verdict", "run", "report", "execute"},
     "jinja2": {"report"},
     "typer": {"cli"},
 }

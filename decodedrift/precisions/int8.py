@@ -53,9 +53,17 @@ def quantize(model: Any, head: bool = False) -> Rounded:
 
 
 def _weights(module: torch.nn.Module) -> list[tuple[torch.Tensor, int]]:
-    """The module's own weights with their input dimension; biases, norms, embeddings and routers have none here."""
+    """The module's own weights with their input dimension; biases, norms, embeddings, convolutions and routers: none.
+
+    Raises:
+        InputError: fused experts whose layout transformers does not declare.
+    """
     if isinstance(module, torch.nn.Linear):
         return [(module.weight, 1)]
     fused = [p for p in module.parameters(recurse=False) if p.dim() == 3]
+    if not fused or not type(module).__name__.endswith("Experts"):
+        return []
+    if not hasattr(module, "is_transposed"):
+        raise InputError(f"int8: the layout of {type(module).__name__}'s fused weights is not declared; leave int8 out")
     # transformers' expert modules hold [experts, out, in], or [experts, in, out] where they say so
-    return [(p, 1 if getattr(module, "is_transposed", False) else 2) for p in fused]
+    return [(p, 1 if module.is_transposed else 2) for p in fused]

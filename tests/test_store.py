@@ -1,0 +1,272 @@
+"""The run folder: whole or not at all, never over something else, and every cell back as it was."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import assets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decodedrift import store
+from decodedrift.records import InputError
+from decodedrift.rows import TABLES, JobResult, typed
+from decodedrift.store import RunFolder, open_folder, read_csv, read_parquet, write_csv, write_parquet
+
+# METRICS.md, "Columns"
+KEYS = "model reference candidate role strategy seed prompt_id"
+COLUMNS = {
+    "traces": "model variant role strategy seed prompt_id prompt tags text token_ids n_tokens finish logprob_sum "
+    "perplexity_self perplexity_judge min_margin nonfinite",
+    "divergences": f"{KEYS} diverged first_divergence first_divergence_char compared prefix_fraction "
+    "reference_token_id candidate_token_id reference_token candidate_token reference_margin candidate_margin "
+    "reference_gap candidate_gap swing gap_over_error cause at_end search_error agreement_after edit_similarity "
+    "reconverged nonfinite",
+    "positions": f"{KEYS} position token_id token kl kl_reverse tv logit_gap_max logit_gap_rms significant_digits "
+    "logit_margin_reference logit_margin_candidate logit_margin_ulps top1_agree choice_agree rank delta_p "
+    "nll_reference nll_candidate entropy_reference p_top_reference nonfinite",
+    "alternatives": f"{KEYS} position variant pass rank token_id logprob",
+    "timings": "job variant strategy phase seconds tokens",
+    "failures": "model variant strategy seed prompt_id stage status error",
+}
+HOSTILE = [
+    "NA", "null", "nan", "None", "", " ", "inf", "1", "01", "1.0", "TRUE", "a,b", 'a"b', '"', '""', "a\nb", "a\r\nb", "\r",
+    "\t", "\\", "\\n", "\\u0041", "\\\\u0041", "a\\", "=1+1", "+1", "-1", "@x", "\x00", "\x1b[31m", "\x9b", "\ud800",
+    "\udfff\ud800", "‮", "​", "\u2028", "\ufeff", "🙂", "#", "'", ";",
+]  # fmt: skip
+anything = st.text(st.characters(exclude_categories=()), max_size=8)
+
+
+def table(name: str, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return typed(pd.DataFrame({c: pd.Series([r.get(c) for r in rows], dtype="object") for c in TABLES[name]}), name)
+
+
+def test_columns_are_the_documents() -> None:
+    assert {name: " ".join(columns) for name, columns in TABLES.items()} == COLUMNS
+
+
+def test_columns_are_in_metrics_md() -> None:
+    """The document itself, where it is at hand."""
+    said = assets("design", "METRICS.md").read_text("utf-8")
+    for name, mark in (
+        ("traces", "- `traces.csv`: "),
+        ("timings", "`timings.csv`: "),
+        ("failures", "`failures.csv`: "),
+    ):
+        listed = said.split(mark, 1)[1].split(".\n", 1)[0].split(". `", 1)[0]
+        words = [part.split("(")[0].strip(" .") for part in _outside_parentheses(listed)]
+        assert list(TABLES[name])[-len(words) :] == words
+
+
+def _outside_parentheses(text: str) -> list[str]:
+    """Splits at the commas that no parentheses hold."""
+    parts, depth = [""], 0
+    for c in text:
+        depth += (c == "(") - (c == ")")
+        if c == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += c
+    return parts
+
+
+# ---- cells
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_every_text_comes_back(tmp_path: Path, kind: str) -> None:
+    rows = [{"prompt_id": text, "text": text, "seed": n} for n, text in enumerate(HOSTILE)]
+    before = table("traces", rows)
+    after = round_trip(before, "traces", tmp_path, kind)
+    pd.testing.assert_frame_equal(after, before, check_exact=True)
+    assert after["text"].tolist() == HOSTILE
+    assert after["finish"].isna().all()  # what is not there is not the empty text
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(anything, min_size=1, max_size=4))
+def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    before = table("traces", [{"prompt_id": t, "text": t} for t in texts])
+    for kind in ("csv", "parquet"):
+        assert round_trip(before, "traces", folder, kind)["text"].tolist() == texts
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_every_number_comes_back(tmp_path: Path, kind: str) -> None:
+    numbers = [0.0, -0.0, 0.1, 1 / 3, 5e-324, 1.7976931348623157e308, math.inf, -math.inf, math.nan, None, 1e16, -1e-12]
+    before = table("traces", [{"logprob_sum": x, "seed": 2**63 - 1, "prompt_id": "p"} for x in numbers])
+    after = round_trip(before, "traces", tmp_path, kind)
+    pd.testing.assert_frame_equal(after, before, check_exact=True)
+    assert np.array_equal(np.signbit(after["logprob_sum"]), np.signbit(before["logprob_sum"]))
+    assert after["seed"].tolist() == [2**63 - 1] * len(numbers)
+
+
+def test_integers_may_be_absent(tmp_path: Path) -> None:
+    before = table("divergences", [{"first_divergence": 0, "seed": 2**62 + 1}, {"first_divergence": None, "seed": 3}])
+    for kind in ("csv", "parquet"):
+        after = round_trip(before, "divergences", tmp_path, kind)
+        pd.testing.assert_frame_equal(after, before, check_exact=True)
+        assert after["first_divergence"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_empty_tables_keep_their_columns(tmp_path: Path, name: str) -> None:
+    before = typed(pd.DataFrame(), name)
+    for kind in ("csv", "parquet"):
+        after = round_trip(before, name, tmp_path, kind)
+        pd.testing.assert_frame_equal(after, before, check_exact=True)
+
+
+def test_tables_of_folds_find_their_types(tmp_path: Path) -> None:
+    before = pd.DataFrame(
+        {"candidate": ["bf16", "NA"], "traces": [3, 4], "kl_mean": [0.5, math.inf], "half": [1.0, math.nan]}
+    )
+    write_csv(before, tmp_path / "t.csv")
+    after = read_csv(tmp_path / "t.csv", "summary")
+    assert after["candidate"].tolist() == ["bf16", "NA"]
+    assert [str(t) for t in after.dtypes[1:]] == ["int64", "float64", "float64"]
+    pd.testing.assert_frame_equal(after[["traces", "kl_mean", "half"]], before[["traces", "kl_mean", "half"]])
+
+
+def test_a_table_that_a_spreadsheet_saved(tmp_path: Path) -> None:
+    """A byte-order mark, CRLF, quotes only where they must be."""
+    path = tmp_path / "failures.csv"
+    path.write_bytes(
+        b'\xef\xbb\xbfmodel,variant,strategy,seed,prompt_id,stage,status,error\r\nm,bf16,,0,,load,failed,"a, b"\r\n'
+    )
+    row = read_csv(path, "failures").iloc[0]
+    assert (row["model"], row["seed"], row["error"]) == ("m", 0, "a, b")
+
+
+@pytest.mark.parametrize("content", ["", '"a","b"\n"1"\n', '"a"\n"1\n', '"a"\n1"2\n', '"kl_mean"\n"x"\n'])
+def test_a_table_that_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(InputError, match=r"t\.csv"):
+        read_csv(tmp_path / "t.csv", "summary")
+
+
+def round_trip(frame: pd.DataFrame, name: str, folder: Path, kind: str) -> pd.DataFrame:
+    path = folder / f"{name}.{kind}"
+    if kind == "csv":
+        write_csv(frame, path)
+        return read_csv(path, name)
+    write_parquet(frame, path, name)
+    return read_parquet(path, name)
+
+
+# ---- folders
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(InputError, match="not empty"):
+        RunFolder.create(tmp_path)
+    with pytest.raises(InputError, match="a file, not a folder"):
+        RunFolder.create(tmp_path / "mine")
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+    assert not list(RunFolder.create(tmp_path / "a" / "b").path.iterdir())
+
+
+def test_discard_takes_only_what_is_ours(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_json(store.MARK, {})
+    folder.discard()
+    assert not folder.path.exists()
+    kept = RunFolder.create(tmp_path / "kept")
+    (kept.path / "notes").write_text("mine")
+    kept.discard()
+    assert (kept.path / "notes").exists()
+    done = RunFolder.create(tmp_path / "done")
+    done.write_json(store.MARK, {})
+    done.write_job(JobResult("00000-a"))
+    done.discard()
+    assert (done.path / store.MARK).exists()
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_text("verdict.txt", "first\n")
+    with suppress(KeyboardInterrupt), store.atomic(folder.path / "verdict.txt") as part:
+        part.write_text("half of the sec")
+        raise KeyboardInterrupt
+    assert (folder.path / "verdict.txt").read_text() == "first\n"
+    assert [p.name for p in folder.path.iterdir()] == ["verdict.txt"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store, "_sync", full)
+    with pytest.raises(InputError, match=r"plan\.json: cannot be written \(No space left"):
+        folder.write_json(store.MARK, {})
+    with pytest.raises(InputError, match=r"00000-a: cannot be written \(No space left"):
+        folder.write_job(JobResult("00000-a"))
+    assert not list(folder.path.glob("*.json*"))
+
+
+def test_a_job_is_finished_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_job(JobResult("00000-a", facts={"bf16": {"x": 1}}))
+    with monkeypatch.context() as patched:
+        patched.setattr(store.os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            folder.write_job(JobResult("00001-b"))
+    frames, facts = folder.read_jobs()
+    assert facts == {"bf16": {"x": 1}}
+    assert set(frames) == set(store.JOB_TABLES)
+    folder.write_job(JobResult("00001-b"))  # what was left half-written is no hindrance
+    assert sorted(p.name for p in (folder.path / "jobs").iterdir()) == ["00000-a", "00001-b"]
+
+
+def test_jobs_come_back_in_order(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    for index in (1, 0, 2):
+        folder.write_job(JobResult(f"0000{index}-x", traces=[{"prompt_id": f"p{index}", "seed": 0}]))
+    frames, _ = folder.read_jobs()
+    assert frames["traces"]["prompt_id"].tolist() == ["p0", "p1", "p2"]
+    assert dict(frames["traces"].dtypes) == dict(typed(pd.DataFrame(), "traces").dtypes)
+
+
+def finished(folder: RunFolder) -> None:
+    frames = {t: typed(pd.DataFrame(), t) for t in TABLES}
+    folder.write_json(store.MARK, {"model": "demo"})
+    folder.write_json("environment.json", {})
+    folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in ("distribution", "perplexity", "summary")})
+
+
+def test_only_a_finished_run_opens(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a run folder"):
+        open_folder(tmp_path / "nothing")
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_json(store.MARK, {"model": "demo"})
+    with pytest.raises(InputError, match=r"did not finish \(traces\.csv is missing\)"):
+        open_folder(folder.path)
+    finished(RunFolder.create(tmp_path / "done"))
+    frames, plan, _ = open_folder(tmp_path / "done")
+    assert plan == {"model": "demo"}
+    assert set(frames) == {*store.CSV_TABLES, *store.PART_TABLES}
+    (tmp_path / "done" / store.MARK).write_text("{")
+    with pytest.raises(InputError, match=r"plan\.json: cannot be read"):
+        open_folder(tmp_path / "done")
+
+
+def test_json_holds_no_nan(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_json(
+        "environment.json", {"a": math.nan, "b": [math.inf, -math.inf], "c": "\ud800", "d": np.float64(0.5)}
+    )
+    found = json.loads((folder.path / "environment.json").read_bytes(), parse_constant=lambda c: pytest.fail(c))
+    assert found == {"a": None, "b": ["inf", "-inf"], "c": "\ud800", "d": 0.5}
