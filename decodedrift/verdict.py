@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from decodedrift.study import Study
 
 
-MOST = 4  # candidates named one by one in a sentence
+VANISHING = 1e-20  # nats; a float64 floor is nothing to speak of
+MOST = 5  # candidates named one by one in a sentence
 
 
 def verdict(study: Study) -> list[str]:
@@ -142,6 +143,8 @@ def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
     parts = {}
     for name, cells in floor.groupby("reference", sort=False):
         mine = candidates[candidates["candidate"] == name]
+        if not (cells["kl_mean"] > VANISHING).any():
+            continue
         own, shift = _pooled(cells, "kl_mean"), _pooled(mine, "kl_mean") if len(mine) else math.nan
         share = f", {_percent(own / shift)} of the KL to the reference" if shift > 0 else ""
         parted, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
@@ -230,9 +233,11 @@ def _percent(share: float) -> str:
     """A share as a percentage that never rounds to all or nothing."""
     if pd.isna(share):
         return "n/a"
-    if share in (0.0, 1.0) or 0.1 <= share <= 0.99:
+    if share in (0.0, 1.0) or 0.1 <= share < 0.9:
         return f"{share * 100:.0f} %"
-    return f"{share * 100:.2g} %" if share < 0.1 else f"{math.floor(share * 1e4) / 100:.4g} %"
+    if share < 0.1:
+        return f"{share * 100:.2g} %"
+    return f"{share * 100:.1f} %" if share < 0.9985 else f"{math.floor(share * 1e6) / 1e4:.6g} %"
 
 
 def _listed(parts: Iterable[str]) -> str:

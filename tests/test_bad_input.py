@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -553,8 +554,6 @@ def test_all_prompts_are_refused(run: Callable[..., Result], saved: Callable[...
 
 
 def without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
-
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name in ("bitsandbytes", "accelerate") else real(name, *a)
@@ -577,7 +576,7 @@ def test_a_variant_fails_alone(
     candidate: str,
     words: tuple[str, ...],
 ) -> None:
-    if candidate == "int8-bnb" and __import__("importlib.util").util.find_spec("bitsandbytes"):
+    if candidate == "int8-bnb" and importlib.util.find_spec("bitsandbytes"):
         pytest.skip("bitsandbytes is installed")
     done = run(*SHORT, "--model", saved(), "--candidates", f"{candidate},fp16", "--out", "run", "--quiet")
     assert done.code == 3
