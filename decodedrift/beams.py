@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decodedrift.choosers import Choice
+from decodedrift.choosers import Choice, nonfinite_counts
 from decodedrift.records import Strategy, Trace
 
 NEVER = -1.0e9  # generate's own "cannot be chosen"
@@ -120,13 +120,16 @@ class Beams:
 
     def _drop_broken(self, logits: Tensor, position: int) -> Tensor:
         """A prompt whose logits hold NaN or +inf ends here: its best running hypothesis so far is its trace."""
-        count = (torch.isnan(logits) | (logits == torch.inf)).sum(-1).view(len(self.prompt_ids), self.width).sum(-1)
+        counts = nonfinite_counts(logits)
+        if not any(counts):
+            return logits
+        count = torch.tensor(counts, device=logits.device).view(-1, self.width).sum(-1)
         over = ~self.can_improve[:, 0] | (self.is_finished.all(-1) & (self.early is True))
         for i in (count * ~over).nonzero().view(-1).tolist():
             if i not in self.broken:
                 tokens, logprobs = (self.running[k][i, 0, :position].tolist() for k in ("tokens", "logprobs"))
                 self.broken[i] = self._record(i, tokens, logprobs, "nonfinite", int(count[i]), math.nan, math.nan)
-        return torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=-math.inf) if bool(count.any()) else logits
+        return torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=-math.inf)
 
     def _trace(self, i: int) -> Trace:
         if i in self.broken:

@@ -122,7 +122,7 @@ class Single:
 
     def step(self, logits: Tensor, position: int) -> Choice:
         """Chooses the next token of every unfinished row; finished rows are fed the pad id."""
-        broken = (torch.isnan(logits) | (logits == torch.inf)).sum(-1).tolist()
+        broken = nonfinite_counts(logits)
         for row, count in zip(self.rows, broken, strict=True):
             if count and not row.finish:
                 row.finish, row.nonfinite = "nonfinite", int(count)
@@ -239,6 +239,14 @@ class Single:
         if row.tokens[-1] in self.eos:
             return "eos"
         return "length" if len(row.tokens) >= self.max_new_tokens else ""
+
+
+def nonfinite_counts(logits: Tensor) -> list[int]:
+    """NaN and +inf logits per row. A row's sum tells whether there is anything to count; nearly always not."""
+    suspect = ~torch.isfinite(logits.sum(-1, dtype=torch.float32 if logits.itemsize < 8 else None))
+    if not bool(suspect.any()):
+        return [0] * len(logits)
+    return [int(n) for n in (torch.isnan(logits) | (logits == torch.inf)).sum(-1)]
 
 
 def _score_of(ids: Tensor, scores: Tensor, token: int) -> float:

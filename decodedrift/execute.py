@@ -185,8 +185,7 @@ class _Run:
             self.result.fail(self.plan.model, model.variant.name, "score", "skipped", text, group[0].key[0])
         group = kept
         readings = [p.reading for p in group]
-        what = f"reading {group[0].key[0]}" if group else "reading"
-        self.progress.start(model.variant.name, what, sum(len(r.continuation) for r in readings))
+        self.progress.start(model.variant.name, "reading", sum(len(r.continuation) for r in readings))
         for index, logits in force(model, readings, size, self.world.vocab.pad):
             self.progress.tick(len(readings[index].continuation))
             yield group[index], logits
@@ -274,8 +273,16 @@ class _Run:
         """The candidate's own hypotheses under itself: two of the four scores that a beam's gaps are made of."""
         for group in self.passages(done.traces):
             if group[0].strategy is not None and group[0].strategy.searches:
+                if all(self.same_text(p) for p in group):  # then it has read exactly these already
+                    done.own_nll |= {p.key: done.positions[p.key]["nll_candidate"].to_numpy() for p in group}
+                    continue
                 for passage, logits in self.forced(model, group):
                     done.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)
+
+    def same_text(self, passage: Passage) -> bool:
+        """Whether a candidate's continuation is the reference's, token by token."""
+        trace = self.reference.traces.get(passage.key)
+        return trace is not None and trace.token_ids == passage.reading.continuation
 
     def judge(self, model: Loaded, done: Pass) -> None:
         """The reference reads a candidate's continuations; a batch that is the reference's own is not read twice."""
@@ -284,10 +291,7 @@ class _Run:
         for group in self.passages(done.traces):
             for start in range(0, len(group), size):
                 part = group[start : start + size]
-                same = [self.reference.traces.get(p.key) for p in part]
-                if all(
-                    t is not None and t.token_ids == p.reading.continuation for t, p in zip(same, part, strict=True)
-                ):
+                if all(self.same_text(p) for p in part):
                     done.judged |= {p.key: self.reference.own_nll[p.key] for p in part}
                     continue
                 for passage, logits in self.forced(model, part):
