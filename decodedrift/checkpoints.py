@@ -207,10 +207,8 @@ def _config(found: Checkpoint) -> Any:
     try:
         with quiet():
             return AutoConfig.from_pretrained(found.source, **found.arguments)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{found.name}: config.json is not valid JSON (line {error.lineno})") from None
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and more, all about this one file
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).replace(os.path.join(found.source, ""), "")
         if "trust_remote_code" in text:
             said = "add --trust-remote-code if you trust its authors"
             raise InputError(f"{found.name} needs code of its own; {said}") from None

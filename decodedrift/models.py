@@ -113,8 +113,9 @@ def check_device(name: str) -> str:
         raise InputError(f"unknown device {name!r}; {nearest(name, choices)}") from None
     if kind not in choices:
         raise InputError(f"device {name!r} is not available here; {nearest(name, choices)}")
-    if kind == "cuda" and (torch.device(name).index or 0) >= torch.cuda.device_count():
-        raise InputError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA device(s)")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if (torch.device(name).index or 0) >= count:
+        raise InputError(f"device {name!r}: this machine has {count} device(s) of type {kind}")
     return name
 
 
@@ -181,6 +182,8 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device) -> An
     """The model in the variant's precision, on its device, in eval mode."""
     precision = PRECISIONS[variant.precision]
     compute = DTYPES[variant.compute or "fp32"]
+    if reason := precision.unavailable(device.type):
+        raise VariantError(reason)
     if precision.load is not None:
         model = _from_pretrained(checkpoint, variant, compute, **precision.load(variant.options))
     else:

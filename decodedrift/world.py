@@ -98,9 +98,9 @@ def fitting_batch(world: World) -> int:
     while size > 1 and world.batch_bytes(size) > room:
         size //= 2
     if world.batch_bytes(size) > room:
-        need = (world.memory - room + world.batch_bytes(1)) / 2**30
+        need = (world.memory - room + world.batch_bytes(1)) / 2**20
         raise InputError(
-            f"--memory {world.memory / 2**30:.1f} GiB is too little: about {need:.1f} GiB are needed even with one "
+            f"--memory {world.memory / 2**20:.0f} MiB is too little: about {need:.0f} MiB are needed even with one "
             "prompt at a time; raise it, or lower --max-new-tokens or the number of beams"
         )
     return size

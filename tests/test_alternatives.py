@@ -35,7 +35,9 @@ def test_generated_tops_follow_each_sides_own_text(study: dd.Study) -> None:
     rows = study.alternatives[study.alternatives["pass"] == "generated"]
     assert set(rows["strategy"]) == {"greedy", "top-p"}, "beams have no single text while they run"
     greedy = rows[(rows["strategy"] == "greedy") & (rows["rank"] == 1)]
-    traces = study.traces.query("strategy == 'greedy' and role != 'self'").set_index(["variant", "prompt_id"])["token_ids"]
+    traces = study.traces.query("strategy == 'greedy' and role != 'self'").set_index(["variant", "prompt_id"])[
+        "token_ids"
+    ]
     for (variant, prompt), part in greedy.groupby(["variant", "prompt_id"]):
         assert part["token_id"].tolist() == [int(t) for t in traces[variant, prompt].split()]
 

@@ -621,7 +621,7 @@ def test_a_broken_checkpoint_as_candidate_fails_alone(
         ({"seeds": [-1]}, "-1"),
         ({"max_tokens": 3}, "max_tokens"),
         ({"model": None}, "--model"),
-        ({"strategies": [object()]}, "--strategies"),
+        ({"strategies": [5]}, "--strategies"),
         ({"candidates": [3]}, "--candidates"),
         ({"prompts": [3]}, "prompts[0]"),
         ({"prompts": []}, "at least one"),
