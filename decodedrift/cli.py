@@ -86,6 +86,7 @@ def compare(
     config: Annotated[Text, option(metavar="FILE", help="Settings from a plan.json or YAML file; flags win.")] = None,
     out: Annotated[Text, option(metavar="DIR", help="A new folder. [default: reports/MODEL-DATE-TIME]")] = None,
     dry_run: Annotated[bool, option("--dry-run", help="Say what would run, how long and in what memory.")] = False,
+    positions_csv: Annotated[bool, option("--positions-csv", help="positions/ as one CSV file too.")] = False,
     as_json: Annotated[bool, option("--json", help="The summary as JSON on stdout, all else on stderr.")] = False,
     quiet: Annotated[bool, option("--quiet", help="No progress; only the result.")] = False,
 ) -> None:
@@ -115,7 +116,7 @@ def compare(
 
         print(forecast(ready), file=sys.stderr if as_json else sys.stdout)
         return
-    _carry_out(ready, folder, quiet, as_json)
+    _carry_out(ready, folder, quiet, as_json, positions_csv)
 
 
 def _asked(given: dict[str, Any], config: str | None) -> Settings:
@@ -132,7 +133,7 @@ def _asked(given: dict[str, Any], config: str | None) -> Settings:
     return asked
 
 
-def _carry_out(ready: Any, folder: str, quiet: bool, as_json: bool) -> None:
+def _carry_out(ready: Any, folder: str, quiet: bool, as_json: bool, positions_csv: bool) -> None:
     from decodedrift.progress import Bars
     from decodedrift.run import carry_out
     from decodedrift.store import RunFolder
@@ -141,6 +142,8 @@ def _carry_out(ready: Any, folder: str, quiet: bool, as_json: bool) -> None:
     made = RunFolder.create(folder)
     try:
         study = carry_out(ready, made, progress)
+        if positions_csv:
+            made.write_csv("positions", study.positions)
     except InputError:
         made.discard()
         raise

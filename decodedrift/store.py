@@ -103,11 +103,15 @@ class RunFolder:
             facts |= json.loads((folder / "facts.json").read_text("utf-8"))
         return frames, facts
 
+    def write_csv(self, table: str, frame: pd.DataFrame) -> None:
+        """One table as CSV, whole or not at all."""
+        with atomic(self.path / f"{table}.csv") as part:
+            write_csv(frame, part)
+
     def write_tables(self, frames: dict[str, pd.DataFrame]) -> None:
         """The run's CSV tables, and positions/ as Parquet."""
         for table in CSV_TABLES:
-            with atomic(self.path / f"{table}.csv") as part:
-                write_csv(frames[table], part)
+            self.write_csv(table, frames[table])
         for table in PART_TABLES:
             self._write_parts(table, frames[table])
 

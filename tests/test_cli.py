@@ -373,3 +373,24 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         cli.main()
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_positions_as_csv_too(saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    asked = ["compare", "--model", str(saved()), "--prompt", "w1 w2", "--candidates", "bf16", "--strategies", "greedy"]
+    argv = [
+        "decodedrift",
+        *asked,
+        "--max-new-tokens",
+        "4",
+        "--positions-csv",
+        "--quiet",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    frames, _, _ = store.open_folder(tmp_path / "run")
+    pd.testing.assert_frame_equal(store.read_csv(tmp_path / "run" / "positions.csv", "positions"), frames["positions"])
