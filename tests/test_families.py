@@ -1,0 +1,79 @@
+"""The main job over every model family and every precision, with and without BOS and pad, and as chat turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import FAMILIES, tiny_model, tiny_tokenizer
+
+import decodedrift as dd
+from decodedrift.checkpoints import in_memory
+from decodedrift.tokens import vocabulary
+
+PROMPTS = ["w1 w2 w3", "w9", "w30 w31 w32 w33 w34"]
+
+
+def run(family: str, tokenizer: Any = None, **more: Any) -> dd.Study:
+    asked: dict[str, Any] = {"candidates": ["bf16", "fp16", "int8", "fp64"], "prompts": PROMPTS, "max_new_tokens": 6}
+    return dd.compare(tiny_model(family), tokenizer=tokenizer or tiny_tokenizer(), **asked | more)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_runs_in_every_precision_under_every_strategy(family: str) -> None:
+    study = run(family, texts=[dd.Text("t", " ".join(f"w{i % 90 + 1}" for i in range(150)))])
+    assert not study.failed, study.failures.to_string()
+    cells = study.summary[study.summary["role"] == "candidate"]
+    assert cells.groupby("candidate").size().to_dict() == {"bf16": 4, "fp16": 4, "fp64": 4, "int8": 4}
+    assert (study.positions.query("role == 'self'")["kl"] == 0).all()
+    kl = cells.groupby("candidate")["kl_mean"].mean()
+    assert kl["fp64"] < kl["fp16"] < kl["bf16"]
+    facts = study.environment["variants"]
+    assert facts["int8"]["quantized_share"] > 0.5
+    assert {v: next(iter(f["weight_dtypes"])) for v, f in facts.items() if v != "int8"} == {
+        "fp32": "fp32", "bf16": "bf16", "fp16": "fp16", "fp64": "fp64",
+    }  # fmt: skip
+    assert set(study.perplexity["variant"]) == {"fp32", "bf16", "fp16", "int8", "fp64"}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_another_attention_kernel_is_a_variant(attention: str) -> None:
+    study = run("llama", candidates=[f"fp32:attention={attention}"], strategies=["greedy"])
+    assert study.environment["variants"][f"fp32:attention={attention}"]["attention"] == attention
+    gap = study.summary.query("role == 'candidate'")["logit_gap_max"].max()
+    assert (gap == 0) if attention == "sdpa" else (0 < gap < 1e-3)
+
+
+def test_a_tokenizer_with_bos_reads_it_once_and_a_chat_template_is_not_given_a_second() -> None:
+    tokenizer = tiny_tokenizer(bos=True)
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %} w5 {{ m['content'] }} w6{% endfor %}{% if add_generation_prompt %} w7{% endif %}"
+    vocab = vocabulary(in_memory(tiny_model("gpt2"), tokenizer))
+    assert vocab.encode("w1 w2") == [0, 1, 2]
+    assert vocab.encode("w1 w2", chat=True) == [0, 5, 1, 2, 6, 7]
+    turn = [{"role": "user", "content": "w1 w2"}]
+    by_transformers = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert vocab.encode("w1 w2", chat=True) == list(by_transformers)
+    plain = run("gpt2", tokenizer, candidates=["fp16"], strategies=["greedy"])
+    turned = run("gpt2", tokenizer, candidates=["fp16"], strategies=["greedy"], chat_template=True)
+    assert plain.traces["prompt"].tolist() == turned.traces["prompt"].tolist(), "the prompt as given"
+    assert plain.traces["token_ids"].tolist() != turned.traces["token_ids"].tolist()
+
+
+def test_a_models_own_generation_settings_do_not_change_what_greedy_means() -> None:
+    model = tiny_model("gpt2")
+    plain = dd.compare(model, tokenizer=tiny_tokenizer(), candidates=["fp16"], prompts=PROMPTS, max_new_tokens=12)
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.do_sample = True
+    model.generation_config.top_k = 2
+    odd = dd.compare(model, tokenizer=tiny_tokenizer(), candidates=["fp16"], prompts=PROMPTS, max_new_tokens=12)
+    assert plain.traces["token_ids"].tolist() == odd.traces["token_ids"].tolist()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu() -> None:
+    study = run("llama", device="cuda", candidates=["bf16", "fp16", "int8", "fp64", "fp32:device=cpu"])
+    assert not len(study.failures), study.failures.to_string()
+    assert study.environment["numerical"]["device"] == "cuda"
+    assert study.environment["variants"]["bf16"]["device"].startswith("cuda")
+    assert study.environment["variants"]["fp32:device=cpu"]["device"] == "cpu"
