@@ -19,6 +19,7 @@ from decodedrift.alternatives import Tops
 from decodedrift.beams import Beams
 from decodedrift.checkpoints import quiet
 from decodedrift.choosers import Chooser, ScoreLog, Single
+from decodedrift.kvcache import expanded
 from decodedrift.models import Loaded, measurable
 from decodedrift.records import Strategy, Trace
 from decodedrift.tokens import Vocabulary
@@ -114,7 +115,7 @@ def _decode(
     input_ids = input_ids[rows]
     model_kwargs = {k: v[rows] if _per_prompt(v, prompts) else v for k, v in model_kwargs.items()}
     if (cache := model_kwargs.get("past_key_values")) is not None:
-        cache.reorder_cache(rows)
+        expanded(cache, rows, max_new_tokens)
     for position in range(max_new_tokens):
         tokens, parents = _step(choosers, prompts, logits, position)
         tick(prompts * len(choosers))

@@ -155,3 +155,16 @@ def test_without_a_cache_the_tokens_are_the_same() -> None:
     strategies = "greedy,beam:num_beams=3"
     cached, uncached = run("gpt2", strategies), run("gpt2", strategies, "fp32:use_cache=false")
     assert {k: t.token_ids for k, t in cached.traces.items()} == {k: t.token_ids for k, t in uncached.traces.items()}
+
+
+def test_the_cache_written_in_place_is_the_growing_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from decodedrift import generate as loop
+
+    strategies = "greedy,beam:num_beams=4,top-p:p=0.9"
+    roomy = run("llama", strategies, "fp64", "gumbel")
+    monkeypatch.setattr(loop, "expanded", lambda cache, rows, room: cache.reorder_cache(rows))
+    growing = run("llama", strategies, "fp64", "gumbel")
+    assert roomy.traces.keys() == growing.traces.keys()
+    for key, trace in growing.traces.items():
+        assert roomy.traces[key].token_ids == trace.token_ids
+        assert roomy.traces[key].logprobs == pytest.approx(trace.logprobs, abs=1e-12)

@@ -18,7 +18,7 @@ LAYERS = [
     {"strategies", "precisions", "prompts", "warping", "alternatives"},
     {"checkpoints", "settings"},
     {"tokens", "models", "choosers"},
-    {"beams", "score"},
+    {"beams", "score", "kvcache"},
     {"generate", "windows", "plan", "rows"},
     {"divergence", "world", "summary"},
     {"passes", "store"},
@@ -43,7 +43,7 @@ TORCH_FREE = (
     "metrics",
 )
 ONLY_IN = {
-    "transformers": {"models", "generate", "score", "precisions", "checkpoints", "tokens", "choosers"},
+    "transformers": {"models", "generate", "score", "precisions", "checkpoints", "tokens", "choosers", "kvcache"},
     "pandas": {"alternatives", "rows", "passes", "store", "summary", "study", "verdict", "run", "report", "execute"},
     "jinja2": {"report"},
     "typer": {"cli"},

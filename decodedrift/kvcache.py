@@ -1,0 +1,53 @@
+"""A KV cache that is written in place: room for every token is made once.
+
+transformers' DynamicLayer copies the whole cache at every step as it grows, and once more when beams cross.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values, [rows, heads, tokens, size], as views of buffers that hold `room` tokens."""
+
+    def __init__(self, layer: DynamicLayer, rows: Tensor, room: int) -> None:
+        super().__init__()
+        self.buffers = []
+        for held in (layer.keys, layer.values):
+            picked = held.index_select(0, rows)
+            buffer = picked.new_empty((*picked.shape[:2], picked.shape[2] + room, picked.shape[3]))
+            buffer[:, :, : picked.shape[2]] = picked
+            self.buffers.append(buffer)
+        self.dtype, self.device, self.is_initialized = layer.keys.dtype, layer.keys.device, True
+        self._show(layer.keys.shape[2])
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Writes the new tokens behind the others; returns all."""
+        begin = self.keys.shape[2]
+        end = begin + key_states.shape[2]
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:, :, begin:end] = states
+        self._show(end)
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Each row takes over another's past; only the rows that change are copied."""
+        moved = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero().view(-1)
+        for view in (self.keys, self.values):
+            view[moved] = view[beam_idx[moved]]
+
+    def _show(self, length: int) -> None:
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
+
+
+def expanded(cache: Any, rows: Tensor, room: int) -> None:
+    """Gives every row of the decoding batch its prompt's cache, with room to grow; other kinds of layers as they do."""
+    if all(type(layer) is DynamicLayer for layer in cache.layers):
+        cache.layers = [RoomyLayer(layer, rows, room) for layer in cache.layers]
+    else:
+        cache.reorder_cache(rows)
