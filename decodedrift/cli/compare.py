@@ -1,4 +1,4 @@
-"""The command line. Starts without torch; every wrong input ends in one line and exit code 2."""
+"""`decodedrift compare`: the main job."""
 
 from __future__ import annotations
 
@@ -12,41 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from decodedrift.cli.app import DONE, FAILED, Items, Text, app, option
+from decodedrift.cli.shown import show
 from decodedrift.records import InputError, file_name
 from decodedrift.sinks import terminal
 
 if TYPE_CHECKING:
     from decodedrift.settings import Settings
-    from decodedrift.study import Study
-
-app = typer.Typer(
-    name="decodedrift",
-    help="Where does a language model's text start to differ when its execution changes, why, and does it matter?",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
-
-option = typer.Option
-
-DONE, BUG, INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
-
-Text = str | None  # numbers too: `settings` reads them, and says what is wrong in words of its own
-Items = list[str] | None
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from decodedrift.environment import version
-
-        print(f"decodedrift {version()}")
-        raise typer.Exit
-
-
-@app.callback()
-def _common(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
-) -> None:
-    pass
 
 
 @app.command()
@@ -150,37 +122,8 @@ def _carry_out(ready: Any, folder: str, quiet: bool, as_json: bool, positions_cs
     finally:
         progress.stop()
     with suppress(BrokenPipeError):  # whoever reads may have gone: what was found counts all the same
-        _show(study, as_json, sys.stderr if as_json else sys.stdout)
+        show(study, as_json, sys.stderr if as_json else sys.stdout)
     raise typer.Exit(FAILED if study.failed else DONE)
-
-
-@app.command(name="list")
-def list_() -> None:
-    """Precisions, strategies, metrics and prompt sets, and whether this machine can run them."""
-    from decodedrift.listing import listing
-
-    print(listing())
-
-
-def _show(study: Study, as_json: bool, say: Any) -> None:
-    from decodedrift.report.terminal import summary_table
-    from decodedrift.sinks import to_json
-
-    if as_json:
-        rows = study.summary.astype(object).where(study.summary.notna(), None).to_dict("records")
-        print(to_json({"summary": rows, "verdict": study.verdict, "run": str(study.path)}))
-    print(summary_table(study), file=say)
-    print(file=say)
-    for sentence in study.verdict:
-        print(_wrapped(sentence), file=say)
-    print(f"\ntables: {terminal(str(study.path))}", file=say)
-    print(f"report: {terminal(str(Path(study.path or '.') / 'report.html'))}", file=say)
-
-
-def _wrapped(sentence: str, width: int = 80) -> str:
-    import textwrap
-
-    return textwrap.fill(terminal(sentence), width, initial_indent="- ", subsequent_indent="  ", break_long_words=True)
 
 
 def _prompts(source: str | None, texts: Items) -> Any:
@@ -227,59 +170,3 @@ def _check_out(folder: str) -> None:
     RunFolder.create(folder)
     if not existed:
         os.rmdir(folder)
-
-
-def main() -> None:
-    """The console script: typer's own errors and ours, each as one line on stderr."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 gets escapes, not a traceback
-    try:
-        code = app(prog_name="decodedrift", standalone_mode=False)
-    except InputError as error:
-        _complain(str(error))
-        sys.exit(INPUT)
-    except SystemExit as stopped:  # typer answers a reader that has gone (`| head`) with 1; it is no failure of ours
-        sys.exit(DONE if stopped.code == 1 else stopped.code)
-    except Exception as error:
-        if hasattr(error, "format_message"):  # the option parser's own, from the Click that typer carries
-            _complain(error.format_message())
-            print(f"Try '{_command(error)} --help'", file=sys.stderr)
-            sys.exit(INPUT)
-        sys.exit(_bug(error))
-    if code == INTERRUPTED:  # what typer makes of Ctrl-C
-        print("interrupted", file=sys.stderr)
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code if isinstance(code, int) else DONE)
-
-
-def _command(error: Exception) -> str:
-    """The command that a usage error belongs to."""
-    context = getattr(error, "ctx", None)
-    known = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
-    named = [word for word in sys.argv[1:2] if word in known]
-    return context.command_path if context else " ".join(["decodedrift", *named])
-
-
-def _complain(message: str) -> None:
-    print(terminal(f"decodedrift: {' '.join(message.split())}", 300), file=sys.stderr)
-
-
-def _bug(error: Exception) -> int:
-    """A traceback goes to a file, not to the terminal; the user is told where."""
-    import tempfile
-    import traceback
-
-    with tempfile.NamedTemporaryFile("w", prefix="decodedrift-", suffix=".log", delete=False, encoding="utf-8") as log:
-        log.write("".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace").decode())
-    _complain(
-        f"a bug of decodedrift's own ({type(error).__name__}: {str(error)[:120]}); the traceback is in {log.name}"
-    )
-    return BUG
-
-
-if __name__ == "__main__":
-    main()

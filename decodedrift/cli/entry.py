@@ -1,0 +1,62 @@
+"""From the console script to an exit code: every wrong input ends in one line on stderr, never in a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from decodedrift.cli.app import BUG, DONE, INPUT, INTERRUPTED, app
+from decodedrift.records import InputError
+from decodedrift.sinks import terminal
+
+
+def main() -> None:
+    """The console script: typer's own errors and ours, each as one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 gets escapes, not a traceback
+    try:
+        code = app(prog_name="decodedrift", standalone_mode=False)
+    except InputError as error:
+        _complain(str(error))
+        sys.exit(INPUT)
+    except SystemExit as stopped:  # typer answers a reader that has gone (`| head`) with 1; it is no failure of ours
+        sys.exit(DONE if stopped.code == 1 else stopped.code)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # the option parser's own, from the Click that typer carries
+            _complain(error.format_message())
+            print(f"Try '{_command(error)} --help'", file=sys.stderr)
+            sys.exit(INPUT)
+        sys.exit(_bug(error))
+    if code == INTERRUPTED:  # what typer makes of Ctrl-C
+        print("interrupted", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _command(error: Exception) -> str:
+    """The command that a usage error belongs to."""
+    context = getattr(error, "ctx", None)
+    known = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    named = [word for word in sys.argv[1:2] if word in known]
+    return context.command_path if context else " ".join(["decodedrift", *named])
+
+
+def _complain(message: str) -> None:
+    print(terminal(f"decodedrift: {' '.join(message.split())}", 300), file=sys.stderr)
+
+
+def _bug(error: Exception) -> int:
+    """A traceback goes to a file, not to the terminal; the user is told where."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="decodedrift-", suffix=".log", delete=False, encoding="utf-8") as log:
+        log.write("".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace").decode())
+    _complain(
+        f"a bug of decodedrift's own ({type(error).__name__}: {str(error)[:120]}); the traceback is in {log.name}"
+    )
+    return BUG

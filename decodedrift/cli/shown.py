@@ -1,0 +1,33 @@
+"""A finished run on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decodedrift.sinks import terminal
+
+if TYPE_CHECKING:
+    from decodedrift.study import Study
+
+
+def show(study: Study, as_json: bool, say: Any) -> None:
+    """The summary table, the verdict and the paths to open on `say`; with `as_json` also JSON on stdout."""
+    from decodedrift.report.terminal import summary_table
+    from decodedrift.sinks import to_json
+
+    if as_json:
+        rows = study.summary.astype(object).where(study.summary.notna(), None).to_dict("records")
+        print(to_json({"summary": rows, "verdict": study.verdict, "run": str(study.path)}))
+    print(summary_table(study), file=say)
+    print(file=say)
+    for sentence in study.verdict:
+        print(_wrapped(sentence), file=say)
+    print(f"\ntables: {terminal(str(study.path))}", file=say)
+    print(f"report: {terminal(str(Path(study.path or '.') / 'report.html'))}", file=say)
+
+
+def _wrapped(sentence: str, width: int = 80) -> str:
+    import textwrap
+
+    return textwrap.fill(terminal(sentence), width, initial_indent="- ", subsequent_indent="  ", break_long_words=True)
