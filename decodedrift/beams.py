@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decodedrift.alternatives import log_totals
 from decodedrift.choosers import Choice, nonfinite_counts
 from decodedrift.records import Strategy, Trace
 
@@ -115,8 +116,7 @@ class Beams:
     def _raw_logprobs(self, logits: Tensor, rows: Tensor, token: Tensor) -> Tensor:
         """Float64 log-probabilities of the candidates, normalising only the rows that they continue (few of them)."""
         parents, index = torch.unique(rows, return_inverse=True)
-        own = logits[parents].double()
-        return own[index, token] - torch.logsumexp(own, dim=-1)[index]
+        return logits[rows, token].double() - log_totals(logits[parents])[index]
 
     def _drop_broken(self, logits: Tensor, position: int) -> Tensor:
         """A prompt whose logits hold NaN or +inf ends here: its best running hypothesis so far is its trace."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from decodedrift import numerics
-from decodedrift.alternatives import Tops, joined, tops
+from decodedrift.alternatives import Tops, joined, log_totals, tops
 from decodedrift.records import Strategy, Trace
 from decodedrift.warping import Allowed, warp
 
@@ -131,7 +131,7 @@ class Single:
         live = [i for i, row in enumerate(self.rows) if not row.finish]
         if live:
             own = clean if len(live) == len(self.rows) else clean[live]
-            log_total = torch.logsumexp(own.double(), dim=-1)
+            log_total = log_totals(own)
             seen = tops(own, log_total)
             chosen = clean[live, tokens[live].to(clean.device)].double() - log_total
             for n, (i, value) in enumerate(zip(live, chosen.tolist(), strict=True)):

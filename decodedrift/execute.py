@@ -7,7 +7,8 @@ the reference's tokens, is reduced to rows at once and freed. Last, the referenc
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -131,18 +132,23 @@ class _Run:
                 self.spool.put(("scores", name, key), torch.stack(list(log.logits)))
                 log.logits = self.spool.get(("scores", name, key))
 
-    def passages(self, traces: Mapping[Key, Trace]) -> list[list[Passage]]:
-        """Traces as sequences to be read, one group per (strategy, seed): a group is batched together."""
+    def passages(self, traces: Mapping[Key, Trace], only: Collection[Key] | None = None) -> list[list[Passage]]:
+        """Traces (or some of them) as sequences to be read; the cells of a group read each prompt once, together.
+
+        Beams keep to themselves: their gaps hold four readings against each other, which must share one layout.
+        """
         found = []
-        for strategy, seed in self.plan.cells:
-            group = []
-            for prompt in self.job.prompts:
-                key = (strategy.label, seed, prompt.id)
-                if key in traces and traces[key].token_ids:
-                    reading = Reading(tuple(self.world.prompts[prompt.id]), traces[key].token_ids)
-                    group.append(Passage(key, reading, strategy))
-            found.append(group)
+        for group in self.groups():
+            for cells in ([c for c in group if not c[0].searches], *([c] for c in group if c[0].searches)):
+                found.append([p for cell in cells for p in self.read_of(cell, traces) if only is None or p.key in only])
         return [group for group in found if group]
+
+    def read_of(self, cell: Cell, traces: Mapping[Key, Trace]) -> Iterator[Passage]:
+        """One cell's traces as passages, in the order of the prompts."""
+        for prompt in self.job.prompts:
+            key = (cell[0].label, cell[1], prompt.id)
+            if key in traces and traces[key].token_ids:
+                yield Passage(key, Reading(tuple(self.world.prompts[prompt.id]), traces[key].token_ids), cell[0])
 
     def read_by_all(self) -> list[list[Passage]]:
         """What every variant reads: the reference's tokens, or this job's windows of a text."""
@@ -180,15 +186,14 @@ class _Run:
         size = batch_size or self.size(model.variant)
         width = model.model.get_input_embeddings().weight.shape[0]
         kept = passes.readable(group, width)
-        if len(kept) < len(group):
-            text = f"{len(group) - len(kept)} sequences hold ids beyond this variant's {width} embeddings; not read"
-            self.result.fail(self.plan.model, model.variant.name, "score", "skipped", text, group[0].key[0])
-        group = kept
-        readings = [p.reading for p in group]
+        for label, count in (Counter(p.key[0] for p in group) - Counter(p.key[0] for p in kept)).items():
+            text = f"{count} sequences hold ids beyond this variant's {width} embeddings; not read"
+            self.result.fail(self.plan.model, model.variant.name, "score", "skipped", text, label)
+        readings = [p.reading for p in kept]
         self.progress.start(model.variant.name, "reading", sum(len(r.continuation) for r in readings))
         for index, logits in force(model, readings, size, self.world.vocab.pad):
             self.progress.tick(len(readings[index].continuation))
-            yield group[index], logits
+            yield kept[index], logits
         self.progress.stop()
 
     def measure(self, model: Loaded, into: Pass, groups: list[list[Passage]], stored: str = "logits") -> None:
@@ -216,9 +221,7 @@ class _Run:
         size = self.size(self.plan.reference)
         again = Pass(self.reference.name, self.plan.reference, "self")
         self.free_run(model, again, batch_size=size, watch=self.reference.traces, batches=1)
-        first = {p.id for p in self.job.prompts[:size]}
-        groups = [[p for p in g if p.key[2] in first] for g in self.passages(self.reference.traces)]
-        self.measure(model, again, [g for g in groups if g])
+        self.measure(model, again, self.passages(self.reference.traces, only=again.traces))
         self.passes[("self", again.name)] = again
 
     @contextmanager
@@ -272,29 +275,25 @@ class _Run:
     def read_own_beams(self, model: Loaded, done: Pass) -> None:
         """The candidate's own hypotheses under itself: two of the four scores that a beam's gaps are made of."""
         for group in self.passages(done.traces):
-            if group[0].strategy is not None and group[0].strategy.searches:
-                if all(self.same_text(p) for p in group):  # then it has read exactly these already
-                    done.own_nll |= {p.key: done.positions[p.key]["nll_candidate"].to_numpy() for p in group}
-                    continue
-                for passage, logits in self.forced(model, group):
-                    done.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)
-
-    def same_text(self, passage: Passage) -> bool:
-        """Whether a candidate's continuation is the reference's, token by token."""
-        trace = self.reference.traces.get(passage.key)
-        return trace is not None and trace.token_ids == passage.reading.continuation
+            if not (group[0].strategy and group[0].strategy.searches):
+                continue
+            if all(self.reference.wrote(p) for p in group):  # then it has read exactly these already
+                done.own_nll |= {p.key: done.positions[p.key]["nll_candidate"].to_numpy() for p in group}
+                continue
+            for passage, logits in self.forced(model, group):
+                done.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)
 
     def judge(self, model: Loaded, done: Pass) -> None:
         """The reference reads a candidate's continuations; a batch that is the reference's own is not read twice."""
         begin, count = time.perf_counter(), 0
         size = self.size(self.plan.reference)
-        for group in self.passages(done.traces):
-            for start in range(0, len(group), size):
-                part = group[start : start + size]
-                if all(self.same_text(p) for p in part):
-                    done.judged |= {p.key: self.reference.own_nll[p.key] for p in part}
+        for start in range(0, len(self.job.prompts), size):
+            batch = {p.id for p in self.job.prompts[start : start + size]}
+            for group in self.passages(done.traces, only={key for key in done.traces if key[2] in batch}):
+                if all(self.reference.wrote(p) for p in group):
+                    done.judged |= {p.key: self.reference.own_nll[p.key] for p in group}
                     continue
-                for passage, logits in self.forced(model, part):
+                for passage, logits in self.forced(model, group):
                     done.judged[passage.key] = passes.nll(logits, passage.reading.continuation)
                     count += len(passage.reading.continuation)
         self.result.timed(done.name, "", "judge", begin, count)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from decodedrift.alternatives import Tops
 from decodedrift.beams import Beams
-from decodedrift.checkpoints import quiet
 from decodedrift.choosers import Chooser, ScoreLog, Single
+from decodedrift.hook import per_prompt, within_generate
 from decodedrift.kvcache import expanded
 from decodedrift.models import Loaded, measurable
 from decodedrift.records import Strategy, Trace
@@ -64,33 +64,19 @@ def generate(
     choosers = [
         _chooser(loaded, vocab, list(prompts), cell, max_new_tokens, watch or {}, keep_scores) for cell in cells
     ]
-    width = max(len(ids) for ids in prompts.values())
-    input_ids = torch.full((len(prompts), width), vocab.pad, dtype=torch.long)
-    mask = torch.zeros_like(input_ids)
-    for row, ids in enumerate(prompts.values()):
-        input_ids[row, width - len(ids) :] = torch.tensor(ids)
-        mask[row, width - len(ids) :] = 1
 
     def decode(model: Any, input_ids: Tensor, **arguments: Any) -> Tensor:
         return _decode(model, input_ids, choosers, max_new_tokens, tick, **arguments)
 
-    from transformers import GenerationConfig
-
-    config = GenerationConfig(
+    within_generate(
+        loaded,
+        list(prompts.values()),
+        decode,
+        pad=vocab.pad,
+        bos=vocab.bos,
         max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        pad_token_id=vocab.pad,
-        bos_token_id=vocab.bos,
         use_cache=loaded.variant.use_cache,
     )
-    with loaded.running(), quiet():
-        loaded.model.generate(
-            input_ids.to(loaded.device),
-            attention_mask=mask.to(loaded.device),
-            generation_config=config,
-            custom_generate=decode,
-        )
     return _collected(choosers, cells)
 
 
@@ -113,7 +99,7 @@ def _decode(
     model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
     logits = measurable(outputs.logits[:, -1])[rows]
     input_ids = input_ids[rows]
-    model_kwargs = {k: v[rows] if _per_prompt(v, prompts) else v for k, v in model_kwargs.items()}
+    model_kwargs = per_prompt(model_kwargs, rows, prompts)
     if (cache := model_kwargs.get("past_key_values")) is not None:
         expanded(cache, rows, max_new_tokens)
     for position in range(max_new_tokens):
@@ -179,10 +165,6 @@ def _chooser(
         watch=own,
         keep_scores=keep_scores,
     )
-
-
-def _per_prompt(value: Any, prompts: int) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == prompts
 
 
 def _collected(choosers: Sequence[Chooser], cells: Sequence[Cell]) -> Generated:

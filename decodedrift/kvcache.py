@@ -18,6 +18,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, layer: DynamicLayer, rows: Tensor, room: int) -> None:
         super().__init__()
         self.buffers = []
+        self.shared = layer.keys.shape[2]  # the prompt's part: the same in all rows of a prompt, never reordered
         for held in (layer.keys, layer.values):
             picked = held.index_select(0, rows)
             buffer = picked.new_empty((*picked.shape[:2], picked.shape[2] + room, picked.shape[3]))
@@ -36,9 +37,9 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Each row takes over another's past; only the rows that change are copied."""
+        """Each row takes over the past of a row of the same prompt; only what differs is copied."""
         moved = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero().view(-1)
-        for view in (self.keys, self.values):
+        for view in (self.keys[:, :, self.shared :], self.values[:, :, self.shared :]):
             view[moved] = view[beam_idx[moved]]
 
     def _show(self, length: int) -> None:
@@ -47,7 +48,12 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
 def expanded(cache: Any, rows: Tensor, room: int) -> None:
     """Gives every row of the decoding batch its prompt's cache, with room to grow; other kinds of layers as they do."""
-    if all(type(layer) is DynamicLayer for layer in cache.layers):
+    if plain(cache):
         cache.layers = [RoomyLayer(layer, rows, room) for layer in cache.layers]
     else:
         cache.reorder_cache(rows)
+
+
+def plain(cache: Any) -> bool:
+    """Whether a cache holds nothing but the keys and values of every token (no window, no state)."""
+    return all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None]))

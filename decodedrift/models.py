@@ -18,6 +18,7 @@ from decodedrift.precisions.floating import DTYPES, NAMES, KeepDouble, cast
 from decodedrift.records import InputError, Variant, nearest
 
 STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+ALIGNMENT = 64  # bytes: a cache line, and what torch gives its own tensors
 
 
 class VariantError(RuntimeError):
@@ -199,6 +200,7 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device) -> An
         if precision.read_as or compute == torch.float64:
             cast(model, compute)
         model.to(device)
+    _align(model)
     if compute == torch.float64 and _experts(model):
         model.set_experts_implementation("eager")  # the grouped kernels have no float64
     model._decodedrift_rounded = rounded
@@ -264,6 +266,17 @@ def _conv1d_to_linear(model: torch.nn.Module) -> None:
                 linear.weight = torch.nn.Parameter(child.weight.data.t().contiguous(), requires_grad=False)
                 linear.bias = torch.nn.Parameter(child.bias.data, requires_grad=False)
                 setattr(module, name, linear)
+
+
+def _align(model: torch.nn.Module) -> None:
+    """Weights on addresses that any CPU kernel likes.
+
+    A tensor read from a file lies where the file's header ends, and a matrix-vector product of weights off the vector
+    registers' grid has other last bits: the same weights in two files would differ.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
 
 
 def _experts(model: Any) -> str | None:

@@ -63,6 +63,11 @@ class Pass:
         self.generated.logs |= done.logs
         self.generated.tops |= done.tops
 
+    def wrote(self, passage: Passage) -> bool:
+        """Whether the passage's continuation is this pass's own text, token by token."""
+        trace = self.traces.get(passage.key)
+        return trace is not None and trace.token_ids == passage.reading.continuation
+
     def side(self, key: Key) -> Side:
         """One trace with the scores of its generating pass."""
         chosen, watched = self.generated.scores.get(key, ((), ()))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from decodedrift import noise
+from decodedrift.alternatives import log_totals
 from decodedrift.records import Strategy
 
 LOOKS = (512, 8192)  # tokens sorted before all are: most nuclei are small, a full sort is 45 % of a decoding step
@@ -62,7 +63,7 @@ def _top_k(logits: Tensor, temperature: float, k: int) -> Allowed:
 
 
 def _top_p(logits: Tensor, temperature: float, p: float) -> Allowed:
-    log_total = torch.logsumexp(logits.double() / temperature, dim=-1, keepdim=True)
+    log_total = log_totals(logits, temperature)[:, None]
     vocab = logits.shape[-1]
     for look in (*(n for n in LOOKS if n < vocab), vocab):
         values, ids = torch.topk(logits, look, dim=-1)
