@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from decodedrift.checkpoints import Checkpoint, quiet
+from decodedrift.head import block_head
 from decodedrift.precisions import PRECISIONS, Rounded
 from decodedrift.precisions.floating import DTYPES, NAMES, KeepDouble, cast
 from decodedrift.records import InputError, Variant, nearest
@@ -201,6 +202,7 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device) -> An
             cast(model, compute)
         model.to(device)
     _align(model)
+    block_head(model)
     if compute == torch.float64 and _experts(model):
         model.set_experts_implementation("eager")  # the grouped kernels have no float64
     model._decodedrift_rounded = rounded
@@ -269,10 +271,9 @@ def _conv1d_to_linear(model: torch.nn.Module) -> None:
 
 
 def _align(model: torch.nn.Module) -> None:
-    """Weights on addresses that any CPU kernel likes.
+    """Weights on addresses that any CPU kernel likes. A tensor read from a file lies where its header ends.
 
-    A tensor read from a file lies where the file's header ends, and a matrix-vector product of weights off the vector
-    registers' grid has other last bits: the same weights in two files would differ.
+    A matrix-vector product of weights off that grid has other last bits: the same weights in two files would differ.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:

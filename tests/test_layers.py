@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "decodedrift"
 
 # lowest first; a module imports from its own row's predecessors only (or from a row of its own, where listed together)
 LAYERS = [
-    {"records", "numerics", "sequences", "noise", "sinks", "spool"},
+    {"records", "numerics", "sequences", "noise", "sinks", "spool", "head"},
     {"notation", "environment", "progress", "metrics"},
     {"strategies", "precisions", "prompts", "alternatives"},
     {"checkpoints", "settings", "warping"},
