@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -93,17 +92,10 @@ class Checkpoint:
             if stamp(path) != before:
                 raise InputError(f"{path} changed while the run was under way; run again when it is complete")
 
-    @cached_property
-    def hashes(self) -> dict[str, str]:
-        """SHA-256 of each weight file by file name: what the run was really made on."""
-        found = {}
-        for path in self.files:
-            with open(path, "rb") as handle:
-                found[os.path.basename(path)] = hashlib.file_digest(handle, "sha256").hexdigest()
-        return found
 
-
-def find(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Checkpoint:
+def find(
+    name: str, revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
+) -> Checkpoint:
     """Finds a model by the name a user types: `demo`, a folder, or a hub id.
 
     Raises:

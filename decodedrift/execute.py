@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from decodedrift import passes
+from decodedrift.files import disk_failed
 from decodedrift.generate import Cell, Generated, Key, generate
-from decodedrift.models import Loaded, VariantError, out_of_memory
+from decodedrift.models import Loaded, VariantError, told
 from decodedrift.passes import Pass, Passage
 from decodedrift.progress import Progress, Silent
 from decodedrift.records import InputError, Job, Trace, Variant
@@ -115,6 +116,7 @@ class _Run:
             self.progress.start(into.name, label, total)
             begin, made = time.perf_counter(), 0
             for chunk in chunks:
+                self.progress.batch()
                 done = generate(
                     model, self.world.vocab, dict(chunk), cells, self.plan.max_new_tokens,
                     watch=watched, keep_scores=keep_scores, tick=self.progress.tick,
@@ -183,7 +185,6 @@ class _Run:
         self, model: Loaded, group: list[Passage], batch_size: int | None = None
     ) -> Iterator[tuple[Passage, Tensor]]:
         """(passage, logits) for one group of passages, batched like the variant's generation."""
-        size = batch_size or self.size(model.variant)
         width = model.model.get_input_embeddings().weight.shape[0]
         kept = passes.readable(group, width)
         for label, count in (Counter(p.key[0] for p in group) - Counter(p.key[0] for p in kept)).items():
@@ -191,8 +192,9 @@ class _Run:
             self.result.fail(self.plan.model, model.variant.name, "score", "skipped", text, label)
         readings = [p.reading for p in kept]
         self.progress.start(model.variant.name, "reading", sum(len(r.continuation) for r in readings))
-        for index, logits in force(model, readings, size, self.world.vocab.pad):
+        for index, logits in force(model, readings, batch_size or self.size(model.variant), self.world.vocab.pad):
             self.progress.tick(len(readings[index].continuation))
+            self.progress.batch()
             yield kept[index], logits
         self.progress.stop()
 
@@ -231,11 +233,10 @@ class _Run:
             yield
         except Exception as error:  # model code and backends raise anything, IndexError and KeyError included
             self.progress.stop()
+            if disk_failed(error):
+                raise
             self.passes.pop(lose or ("", ""), None)
-            status = "out_of_memory" if out_of_memory(error) else "failed"
-            known = isinstance(error, (VariantError, InputError))
-            text = str(error) if known else f"{type(error).__name__}: {error}"
-            self.result.fail(self.plan.model, variant, stage, status, " ".join(text.split())[:300])
+            self.result.fail(self.plan.model, variant, stage, *told(error))
 
     def attempt(self, variant: Variant) -> None:
         """One candidate, from loading to rows."""

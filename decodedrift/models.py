@@ -95,8 +95,16 @@ def measurable(logits: torch.Tensor) -> torch.Tensor:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out; on CPU torch raises a plain RuntimeError."""
-    text = str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in text
+    if isinstance(error, VariantError) and error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def told(error: Exception) -> tuple[str, str]:
+    """(status, one line of at most 300 characters) for a row of failures."""
+    known = isinstance(error, (VariantError, InputError))
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    return "out_of_memory" if out_of_memory(error) else "failed", " ".join(text.split())[:300]
 
 
 def check_device(name: str) -> str:

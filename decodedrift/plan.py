@@ -13,6 +13,8 @@ from decodedrift.precisions import PRECISIONS
 from decodedrift.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant, nearest, plain
 
 METRICS_VERSION = 1
+IDENTITY = ("model", "checkpoints", "tokenizer", "generation", "numerical", "metrics_version")  # of an environment
+NO_NUMBERS = ("prompt_source", "left_out", "memory_bytes")  # of a plan: they change no row
 DEFAULT_CANDIDATES = ("bf16", "fp16", "int8")
 
 KNOBS: dict[str, Param] = {
@@ -120,7 +122,7 @@ def jobs(plan: Plan, identity: Mapping[str, Any], windows: Mapping[str, int], wi
     """The plan cut into shards of prompts, in file order, then shards of text windows; each under its content key.
 
     Args:
-        identity: what the numbers depend on beside the plan (weights, environment).
+        identity: what the numbers depend on beside the plan: weights, tokenizer, generation settings, environment.
         windows: text name -> how many windows it has.
     """
     size = plan.prompts_per_job
@@ -133,7 +135,7 @@ def jobs(plan: Plan, identity: Mapping[str, Any], windows: Mapping[str, int], wi
 
 def _keyed(plan: Plan, identity: Mapping[str, Any], job: Job) -> Job:
     settings = plan.as_dict()
-    for key in ("prompts", "texts", "prompt_source", "left_out", "memory_bytes"):
+    for key in ("prompts", "texts", *NO_NUMBERS):
         settings.pop(key)
     texts = [plain(t) for t in plan.texts if t.name == job.text]
     content = {
@@ -141,7 +143,6 @@ def _keyed(plan: Plan, identity: Mapping[str, Any], job: Job) -> Job:
         "job": plain(job),
         "texts": texts,
         "identity": plain(identity),
-        "metrics": METRICS_VERSION,
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return replace(job, key=f"{job.index:05d}-{digest[:16]}")

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from decodedrift import prompts as prompt_files
-from decodedrift.plan import default_candidates, jobs, on_device, parse_variants, variant_from_dict
+from decodedrift.plan import (
+    IDENTITY,
+    METRICS_VERSION,
+    default_candidates,
+    jobs,
+    on_device,
+    parse_variants,
+    variant_from_dict,
+)
 from decodedrift.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant
 from decodedrift.settings import Settings
 from decodedrift.strategies import parse_strategies
@@ -67,19 +75,23 @@ def draft(asked: Settings) -> Plan:
         layout=asked.layout, coupling=asked.coupling, context=asked.context, stride=asked.stride,
         chat_template=asked.chat_template, ignore_eos=asked.ignore_eos, noise_floor=asked.noise_floor,
         near_tie_below=asked.near_tie_below, device=asked.device, threads=asked.threads,
-        memory_bytes=asked.memory_bytes, trust_remote_code=asked.trust_remote_code, prompt_source=source,
-        left_out=asked.left_out,
+        memory_bytes=asked.memory_bytes, trust_remote_code=asked.trust_remote_code, allow_pickle=asked.allow_pickle,
+        no_text=asked.no_text, prompt_source=source, left_out=asked.left_out,
     )  # fmt: skip
 
 
-def prepare(asked: Settings, tokenizer: Any = None) -> Prepared:
+def prepare(asked: Settings, tokenizer: Any = None, batch_size: int | None = None) -> Prepared:
     """Finds the model, tokenizes, and settles device, windows and batch size. Loads no weights.
+
+    Args:
+        batch_size: what a run that goes on was settled at; None fits the batch to the memory.
 
     Raises:
         InputError: the run cannot be made as asked.
     """
     plan = draft(asked)
-    from decodedrift import checkpoints, environment, tokens, world
+    from decodedrift import checkpoints, identity, tokens, world
+    from decodedrift.environment import environment
     from decodedrift.models import check_device
 
     plan = replace(plan, device=check_device(plan.device))
@@ -89,10 +101,10 @@ def prepare(asked: Settings, tokenizer: Any = None) -> Prepared:
         candidates=tuple(on_device(plan.device, c) for c in plan.candidates),
     )
     if isinstance(asked.model, str):
-        checkpoint = checkpoints.find(asked.model, asked.revision, asked.trust_remote_code)
+        checkpoint = checkpoints.find(asked.model, asked.revision, asked.trust_remote_code, asked.allow_pickle)
     else:
         checkpoint = checkpoints.in_memory(asked.model, tokenizer)
-        plan = replace(plan, model=checkpoint.name)
+    plan = identity.without_home(replace(plan, model=checkpoint.name))
     vocab = tokens.vocabulary(checkpoint, plan.ignore_eos)
     plan, encoded, refused = _fitting_prompts(plan, asked, vocab)
     plan, texts = _windowed(plan, vocab)
@@ -100,17 +112,21 @@ def prepare(asked: Settings, tokenizer: Any = None) -> Prepared:
         plan, checkpoint, vocab, encoded, texts, world.other_checkpoints(plan, vocab), world.memory_budget(plan)
     )
     _check_beams(plan, made.width)
-    made.plan = replace(plan, batch_size=world.fitting_batch(made))
-    found = environment.environment(plan.device, plan.threads)
-    found["model"] = world.described(checkpoint)
-    found["checkpoints"] = {name: world.described(c) for name, c in made.others.items()}
+    made.plan = replace(plan, batch_size=batch_size or world.fitting_batch(made))
+    found = environment(plan.device, plan.threads)
+    found["model"] = identity.described(checkpoint)
+    found["checkpoints"] = {name: identity.described(c) for name, c in made.others.items()}
+    found["tokenizer"] = identity.tokenizer_hash(vocab.tokenizer)
     found["generation"] = {
         "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window,
+    }  # fmt: skip
+    found["metrics_version"] = METRICS_VERSION
+    decides = {key: found[key] for key in IDENTITY}
+    found["generation"] = found["generation"] | {
         "batch_size_asked": asked.batch_size, "batch_size": made.plan.batch_size, "memory_bytes": made.memory,
     }  # fmt: skip
-    identity = {"model": found["model"], "checkpoints": found["checkpoints"], "numerical": found["numerical"]}
     windows = {name: len(t.windows) for name, t in texts.items()}
-    return Prepared(made, jobs(made.plan, identity, windows, made.windows_per_job()), found, refused)
+    return Prepared(made, jobs(made.plan, decides, windows, made.windows_per_job()), found, refused)
 
 
 def _strategies(given: Any, coupling: str) -> tuple[Strategy, ...]:

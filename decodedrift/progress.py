@@ -15,6 +15,9 @@ class Progress(Protocol):
     def tick(self, tokens: int) -> None:
         """So many tokens more."""
 
+    def batch(self) -> None:
+        """A batch begins, nothing is half done: whoever wants the run to stop raises here."""
+
     def stop(self) -> None:
         """The phase is over."""
 
@@ -26,6 +29,9 @@ class Silent:
         """Ignored."""
 
     def tick(self, tokens: int) -> None:
+        """Ignored."""
+
+    def batch(self) -> None:
         """Ignored."""
 
     def stop(self) -> None:
@@ -67,6 +73,9 @@ class Bars:
         """Advances it."""
         if self._bar is not None:
             self._bar.update(tokens)
+
+    def batch(self) -> None:
+        """Nothing stops it."""
 
     def stop(self) -> None:
         """Closes it."""

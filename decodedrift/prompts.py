@@ -158,7 +158,9 @@ def _from_entry(entry: Any, where: str) -> Raw:
         return Raw(None, entry, (), where)
     text = entry.get("prompt", entry.get("text")) if isinstance(entry, Mapping) else None
     if not isinstance(text, str):
-        raise InputError(f'{where}: needs a text under "prompt"')
+        bare = isinstance(entry, Mapping) and "text" in entry and text is None
+        mend = "; this plan was kept without texts (--no-text), so give --prompts" if bare else ""
+        raise InputError(f'{where}: needs a text under "prompt"{mend}')
     return Raw(_id(entry.get("id"), where), text, _tags(entry.get("tags"), where), where)
 
 

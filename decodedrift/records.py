@@ -117,6 +117,8 @@ class Plan:
     threads: int | None = None
     memory_bytes: int | None = None
     trust_remote_code: bool = False
+    allow_pickle: bool = False
+    no_text: bool = False
     prompt_source: str = "given"
     left_out: int = 0
 
@@ -154,8 +156,12 @@ class Plan:
         return [(s, seed) for s in self.strategies for seed in (self.seeds if s.samples else (0,))]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for plan.json; `plan.plan_from_dict` reads it back."""
-        return dict(plain(self))
+        """Plain data for plan.json; `plan.plan_from_dict` reads it back. With `no_text` the texts are None."""
+        found = dict(plain(self))
+        if self.no_text:
+            for entry in (*found["prompts"], *found["texts"]):
+                entry["text"] = None
+        return found
 
 
 @dataclass(frozen=True)

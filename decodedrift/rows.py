@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,11 @@ from decodedrift.metrics import TOKEN_METRICS
 KEYS = ["model", "reference", "candidate", "role", "strategy", "seed", "prompt_id"]
 TEXTS = pd.StringDtype("python", na_value=np.nan)  # pandas' default, Arrow, cannot hold a lone surrogate
 INTEGERS = "Int64"  # nullable: an empty first_divergence is not 0 and not NaN
+
+WORDS = {  # columns from which a text could be read; what --no-text leaves empty
+    "prompt", "text", "token_ids", "token_id", "token", "reference_token_id", "candidate_token_id",
+    "reference_token", "candidate_token",
+}  # fmt: skip
 
 TABLES: dict[str, dict[str, str]] = {
     "traces": {
@@ -52,7 +58,10 @@ TABLES: dict[str, dict[str, str]] = {
 
 @dataclass
 class JobResult:
-    """The rows of one finished job: lists of dicts, and position rows as ready frames (there are many)."""
+    """The rows of one finished job: lists of dicts, and position rows as ready frames (there are many).
+
+    batch_size: the plan's batch size as it had to be lowered for this job, None where it was not.
+    """
 
     key: str
     traces: list[dict[str, Any]] = field(default_factory=list)
@@ -62,6 +71,7 @@ class JobResult:
     timings: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    batch_size: int | None = None
 
     def timed(self, variant: str, strategy: str, phase: str, begin: float, tokens: int) -> None:
         """One row of timings, from a `time.perf_counter()` taken at the beginning."""
@@ -76,6 +86,14 @@ class JobResult:
         row = {"model": model, "variant": variant, "strategy": strategy, "prompt_id": prompt_id or None}
         self.failures.append(row | {"stage": stage, "status": status, "error": error})
 
+    def drop_text(self) -> None:
+        """Takes away what says or spells out a prompt or a continuation: texts, tokens, their ids, the alternatives."""
+        for row in (*self.traces, *self.divergences):
+            row.update(dict.fromkeys(row.keys() & WORDS))
+        for frame in self.positions:
+            frame[[c for c in frame.columns if c in WORDS]] = None
+        self.alternatives = []
+
     def frame(self, table: str) -> pd.DataFrame:
         """One table of this job, typed."""
         held = getattr(self, table)
@@ -83,6 +101,35 @@ class JobResult:
             return typed(pd.concat(held, ignore_index=True), table)
         columns = {c: pd.Series([row.get(c) for row in held], dtype="object") for c in TABLES[table]}
         return typed(pd.DataFrame(columns), table)
+
+
+@dataclass
+class Gathered:
+    """The jobs of a run put together: every table, what was read back of each variant, lowered batch sizes by job."""
+
+    frames: dict[str, pd.DataFrame]
+    facts: dict[str, Any] = field(default_factory=dict)
+    batch_sizes: dict[str, int] = field(default_factory=dict)
+
+    def note(self, key: str, facts: Mapping[str, Any], batch_size: int | None) -> None:
+        """Takes in what one job says beside its rows."""
+        self.facts |= facts
+        if batch_size is not None:
+            self.batch_sizes[key] = batch_size
+
+
+def gathered(results: Sequence[JobResult]) -> Gathered:
+    """Jobs that were kept in memory."""
+    found = Gathered({t: joined((r.frame(t) for r in results), t) for t in TABLES})
+    for result in results:
+        found.note(result.key, result.facts, result.batch_size)
+    return found
+
+
+def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
+    """Parts as one table; empty ones are left out, whose columns would only unsettle the types."""
+    filled = [p for p in parts if len(p)]
+    return pd.concat(filled, ignore_index=True) if filled else typed(pd.DataFrame(), table)
 
 
 FOLD_TEXTS = ("model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pandas as pd
 
 from decodedrift.engines import ENGINES
 from decodedrift.prepare import Prepared, prepare
-from decodedrift.progress import Progress
-from decodedrift.rows import TABLES, JobResult
+from decodedrift.progress import Progress, Silent
+from decodedrift.records import InputError
+from decodedrift.resume import asked_again, begun, refuse_another, settled, unfinished
+from decodedrift.rows import JobResult, gathered, joined
 from decodedrift.settings import make_settings
-from decodedrift.store import MARK, RunFolder
-from decodedrift.study import Study
+from decodedrift.store import RunFolder, Stored
+from decodedrift.study import Study, open_study
 
 
 def compare(
@@ -21,6 +24,7 @@ def compare(
     *,
     tokenizer: Any = None,
     out: str | Path | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
     **settings: Any,
 ) -> Study:
@@ -30,6 +34,7 @@ def compare(
         model: `demo`, a folder, a hub id, or a model in memory (with `tokenizer`); a model in memory is copied before
             any conversion and left as it was, as is torch's global state.
         out: a new folder for the run; None keeps everything in memory (`study.save(folder)` writes it later).
+        resume: go on with the run in `out` if one was begun there: its finished jobs are not run again.
         progress: told how far the run is.
         settings: as the command line's options: reference, candidates, strategies, prompts, texts, max_new_tokens,
             seeds, limit, batch_size, coupling, noise_floor and the other fields of `settings.Settings`.
@@ -43,48 +48,103 @@ def compare(
         >>> list(study.summary["candidate"])[-1]
         'bf16'
     """
-    ready = prepare(make_settings({"model": model, **settings}), tokenizer)
-    return carry_out(ready, RunFolder.create(out) if out is not None else None, progress)
+    asked = make_settings({"model": model, **settings})
+    if out is None:
+        return carry_out(prepare(asked, tokenizer), None, progress)
+    folder = RunFolder.reopen(out) if resume else RunFolder.create(out)
+    with folder:
+        stored = folder.stored()
+        return carry_out(prepare(asked, tokenizer, settled(stored, asked) if stored else None), folder, progress)
+
+
+def resume(folder: str | Path, progress: Progress | None = None) -> Study:
+    """Goes on with the run in a folder, which is all that is needed; a finished one is only read, without torch.
+
+    Raises:
+        InputError: no run was begun there, or this is no longer the place where its rows would come out the same.
+    """
+    stored = begun(folder)
+    if stored.finished:
+        return open_study(folder)
+    ready = prepared_again(stored)
+    with RunFolder.reopen(folder) as held:
+        return carry_out(ready, held, progress)
+
+
+def prepared_again(stored: Stored) -> Prepared:
+    """A stored run, ready to go on: in the batch size it was settled at, with the prompts it had refused."""
+    asked = asked_again(stored)
+    ready = prepare(asked, batch_size=settled(stored, asked))
+    return replace(ready, refused=stored.unfinished.get("refused", {}))
 
 
 def carry_out(ready: Prepared, folder: RunFolder | None = None, progress: Progress | None = None) -> Study:
-    """Runs every job of a prepared run; a finished job is on disk before the next begins."""
-    from decodedrift.execute import execute
+    """Runs the jobs of a prepared run that have not finished; a finished job is on disk before the next begins.
 
-    if folder is not None:
-        folder.write_json(MARK, ready.plan.as_dict())
+    Args:
+        folder: entered, that is locked; None keeps everything in memory.
+
+    Raises:
+        InputError: the reference cannot run, the folder cannot be written, or holds another run.
+    """
+    from decodedrift.retry import Worker
+
+    progress = progress or Silent()
+    if folder is not None and _finished(ready, folder):
+        return open_study(folder.path)
+    done, environment = ([], ready.environment) if folder is None else _begun(ready, folder)
+    size = folder.batch_size(done[-1]) if folder is not None and done else None
     spill = str(folder.path) if folder is not None else None
+    work = Worker(ready.world, progress, spill, size or ready.plan.batch_size)
     results: list[JobResult] = []
-    for result in ENGINES["local"](lambda job: execute(job, ready.world, progress, spill), ready.jobs):
-        results.append(result)
-        if folder is not None:
+    for result in ENGINES["local"](work, [job for job in ready.jobs if job.key not in done]):
+        if ready.plan.no_text:
+            result.drop_text()
+        if folder is None:
+            results.append(result)
+        else:
             folder.write_job(result)
-            results = []
-    frames, facts = folder.read_jobs() if folder is not None else _gathered(results)
-    frames["failures"] = _with_refused(frames["failures"], ready)
-    environment = ready.environment | {"variants": facts}
+    progress.batch()  # a signal that came in the last batch: the tables are made by the resume
+    found = gathered(results) if folder is None else folder.read_jobs([job.key for job in ready.jobs])
+    found.frames["failures"] = _with_refused(found.frames["failures"], ready)
+    lowered = {"lowered": found.batch_sizes} if found.batch_sizes else {}
+    environment = environment | {"variants": found.facts, "generation": environment["generation"] | lowered}
     scored = {name: text.scored_bytes for name, text in ready.world.texts.items()}
-    study = Study.of(frames, ready.plan, environment, scored)
+    study = Study.of(found.frames, ready.plan, environment, scored)
     if folder is not None:
         study.write(folder)
     return study
 
 
-def _gathered(results: list[JobResult]) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-    facts: dict[str, Any] = {}
-    for result in results:
-        facts |= result.facts
-    frames = {t: _joined([r.frame(t) for r in results]) for t in TABLES}
-    return frames, facts
+def _finished(ready: Prepared, folder: RunFolder) -> bool:
+    """Whether the folder holds this very run, complete.
+
+    Raises:
+        InputError: the folder holds another run.
+    """
+    stored = folder.stored()
+    if stored is None:
+        return False
+    refuse_another(stored, ready.plan, ready.environment, str(folder.path))
+    known = {job.key for job in ready.jobs}
+    if other := [key for key in folder.finished_jobs() if key not in known]:
+        raise InputError(
+            f"{folder.path}: its finished job {other[0]} is not of this run (other prompts or texts); name a new folder"
+        )
+    return stored.finished
 
 
-def _joined(parts: list[pd.DataFrame]) -> pd.DataFrame:
-    filled = [p for p in parts if len(p)]
-    return pd.concat(filled, ignore_index=True) if filled else parts[0]  # an empty part would spoil the types
+def _begun(ready: Prepared, folder: RunFolder) -> tuple[list[str], dict[str, Any]]:
+    """The keys of the finished jobs and the environment on file, of a run that is begun here or goes on."""
+    stored = folder.stored()
+    if stored is None or not stored.environment:
+        folder.begin(ready.plan.as_dict(), ready.environment, unfinished(ready.plan, ready.refused))
+        return [], ready.environment
+    return folder.finished_jobs(), stored.environment
 
 
 def _with_refused(failures: pd.DataFrame, ready: Prepared) -> pd.DataFrame:
     refused = JobResult("")
     for prompt_id, reason in ready.refused.items():
         refused.fail(ready.plan.model, "", "prompt", "refused", reason, prompt_id=prompt_id)
-    return _joined([refused.frame("failures"), failures.drop_duplicates(ignore_index=True)])
+    return joined([refused.frame("failures"), failures.drop_duplicates(ignore_index=True)], "failures")

@@ -54,6 +54,8 @@ class Settings(BaseModel):
     threads: Annotated[int, BeforeValidator(thread_count)] | None = None
     memory_bytes: Annotated[int, BeforeValidator(whole(1))] | None = None
     trust_remote_code: bool = False
+    allow_pickle: bool = False
+    no_text: bool = False
     prompt_source: str | None = None
     left_out: int = 0
 

@@ -78,19 +78,19 @@ class Study:
 
     def save(self, folder: str | Path) -> Path:
         """Writes the run folder (a new one): tables, plan, environment, verdict and report; returns its path."""
-        made = store.RunFolder.create(folder)
-        made.write_json(store.MARK, self.plan)
-        self.write(made)
+        with store.RunFolder.create(folder) as made:
+            made.write_json(store.MARK, self.plan)
+            self.write(made)
         return made.path
 
     def write(self, folder: store.RunFolder) -> None:
-        """Writes everything but plan.json into a run folder."""
+        """Writes everything but plan.json into a run folder; environment.json last, with which the run is finished."""
         from decodedrift.report import render
 
-        folder.write_json("environment.json", self.environment)
         folder.write_tables(self.frames)
         folder.write_text("verdict.txt", "\n".join(self.verdict) + "\n")
         folder.write_text("report.html", render(self))
+        folder.finish(self.environment)
         self.path = folder.path
 
     def to_html(self, title: str | None = None) -> str:

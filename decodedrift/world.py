@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from decodedrift.checkpoints import Checkpoint, find
 from decodedrift.models import Loaded, available_memory, loaded
@@ -111,18 +110,6 @@ def other_checkpoints(plan: Plan, vocab: Vocabulary) -> dict[str, Checkpoint]:
     found: dict[str, Checkpoint] = {}
     for variant in plan.candidates:
         if variant.model:
-            found[variant.name] = find(variant.model, variant.revision, plan.trust_remote_code)
+            found[variant.name] = find(variant.model, variant.revision, plan.trust_remote_code, plan.allow_pickle)
             same_vocabulary(vocab, found[variant.name], variant.name)
     return found
-
-
-def described(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A checkpoint for environment.json: what it is and the hashes of its files; no path."""
-    return {
-        "name": checkpoint.name,
-        "kind": checkpoint.kind,
-        "commit": checkpoint.commit,
-        "type": checkpoint.config.model_type,
-        "stored_dtypes": checkpoint.stored,
-        "files": checkpoint.hashes,
-    }

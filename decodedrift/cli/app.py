@@ -15,7 +15,7 @@ app = typer.Typer(
 
 option = typer.Option
 
-DONE, BUG, INPUT, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, BUG, INPUT, FAILED, GATE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 Text = str | None  # numbers too: `settings` reads them, and says what is wrong in words of its own
 Items = list[str] | None

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from decodedrift.cli.app import DONE, FAILED, Items, Text, app, option
-from decodedrift.cli.shown import show
+from decodedrift.cli.app import Items, Text, app, option
+from decodedrift.cli.gated import FAIL_ON, FAIL_ON_INTERVAL, read_gates
+from decodedrift.cli.working import conclude, more_files, work
 from decodedrift.records import InputError, file_name
+from decodedrift.resume import settled
 from decodedrift.sinks import terminal
 
 if TYPE_CHECKING:
     from decodedrift.settings import Settings
+    from decodedrift.store import Stored
 
 
 @app.command()
@@ -55,10 +55,18 @@ def compare(
     noise_floor: Annotated[bool, option("--noise-floor", help="Each dtype against itself in another layout.")] = False,
     near_tie_below: Annotated[Text, option(metavar="NATS", help="The gap of a near tie. [default: 0.1]")] = None,
     trust_remote_code: Annotated[bool, option("--trust-remote-code", help="Run the model's own code.")] = False,
+    allow_pickle: Annotated[bool, option("--allow-pickle", help="Load .bin weights where no safetensors are.")] = False,
     config: Annotated[Text, option(metavar="FILE", help="Settings from a plan.json or YAML file; flags win.")] = None,
     out: Annotated[Text, option(metavar="DIR", help="A new folder. [default: reports/MODEL-DATE-TIME]")] = None,
+    resume: Annotated[Text, option(metavar="DIR", help="Go on with the run in DIR, or begin it there.")] = None,
     dry_run: Annotated[bool, option("--dry-run", help="Say what would run, how long and in what memory.")] = False,
     positions_csv: Annotated[bool, option("--positions-csv", help="positions/ as one CSV file too.")] = False,
+    spreadsheet_safe: Annotated[
+        bool, option("--spreadsheet-safe", help="Each CSV a second time, so that no spreadsheet runs a cell.")
+    ] = False,
+    no_text: Annotated[bool, option("--no-text", help="Keep no prompt, text, token or alternative.")] = False,
+    fail_on: Annotated[Items, FAIL_ON] = None,
+    fail_on_interval: Annotated[bool, FAIL_ON_INTERVAL] = False,
     as_json: Annotated[bool, option("--json", help="The summary as JSON on stdout, all else on stderr.")] = False,
     quiet: Annotated[bool, option("--quiet", help="No progress; only the result.")] = False,
 ) -> None:
@@ -70,17 +78,17 @@ def compare(
         "batch_size": batch_size, "prompts_per_job": prompts_per_job, "layout": layout, "device": device,
         "threads": threads, "memory_bytes": _memory(memory), "near_tie_below": near_tie_below,
         "chat_template": chat_template or None, "ignore_eos": ignore_eos or None, "noise_floor": noise_floor or None,
-        "trust_remote_code": trust_remote_code or None, "prompts": _prompts(prompts, prompt),
+        "trust_remote_code": trust_remote_code or None, "allow_pickle": allow_pickle or None,
+        "no_text": no_text or None, "prompts": _prompts(prompts, prompt),
     }  # fmt: skip
     asked = _asked(given, config)
 
     from decodedrift.prepare import draft, prepare
 
-    draft(asked)  # everything that can be refused without torch is refused before it is imported
-    folder = _default_folder(asked.model) if out is None else out
-    if not dry_run:
-        _check_out(folder)
-    ready = prepare(asked)
+    plan = draft(asked)  # everything that can be refused without torch is refused before it is imported
+    gates = read_gates(fail_on, fail_on_interval, plan)
+    folder, stored = _place(out, resume, asked.model, dry_run)
+    ready = prepare(asked, batch_size=settled(stored, asked) if stored else None)
     for name, reason in ready.refused.items():
         print(terminal(f"refused prompt {name}: {reason}", 300), file=sys.stderr)
     if dry_run:
@@ -88,7 +96,25 @@ def compare(
 
         print(forecast(ready), file=sys.stderr if as_json else sys.stdout)
         return
-    _carry_out(ready, folder, quiet, as_json, positions_csv)
+    study = work(ready, folder, resume is not None, quiet)
+    more_files(study, positions_csv, spreadsheet_safe)
+    conclude(study, gates, as_json)
+
+
+def _place(out: str | None, resume: str | None, model: str, dry_run: bool) -> tuple[str, Stored | None]:
+    """The run's folder, found usable before minutes are spent, and what is in it already."""
+    from decodedrift.store import RunFolder
+
+    if out is not None and resume is not None:
+        raise InputError("--out names a new folder and --resume one to go on in; give one of them")
+    folder = resume or out or _default_folder(model)
+    if dry_run:
+        return folder, RunFolder(folder).stored() if resume else None
+    existed = os.path.isdir(folder)
+    held = RunFolder.reopen(folder) if resume else RunFolder.create(folder)
+    if not existed:
+        os.rmdir(folder)
+    return folder, held.stored()
 
 
 def _asked(given: dict[str, Any], config: str | None) -> Settings:
@@ -103,27 +129,6 @@ def _asked(given: dict[str, Any], config: str | None) -> Settings:
     if not isinstance(asked.model, str):
         raise InputError(f"--model: must be a text, not {asked.model!r}")
     return asked
-
-
-def _carry_out(ready: Any, folder: str, quiet: bool, as_json: bool, positions_csv: bool) -> None:
-    from decodedrift.progress import Bars
-    from decodedrift.run import carry_out
-    from decodedrift.store import RunFolder
-
-    progress = Bars(False if quiet else None, opening="" if quiet else terminal(ready.announcement()))
-    made = RunFolder.create(folder)
-    try:
-        study = carry_out(ready, made, progress)
-        if positions_csv:
-            made.write_csv("positions", study.positions)
-    except InputError:
-        made.discard()
-        raise
-    finally:
-        progress.stop()
-    with suppress(BrokenPipeError):  # whoever reads may have gone: what was found counts all the same
-        show(study, as_json, sys.stderr if as_json else sys.stdout)
-    raise typer.Exit(FAILED if study.failed else DONE)
 
 
 def _prompts(source: str | None, texts: Items) -> Any:
@@ -160,13 +165,3 @@ def _default_folder(model: str) -> str:
     """reports/MODEL-DATE-TIME, with a number where a run of the same second has it already."""
     base = os.path.join("reports", f"{file_name(Path(model).name)}-{time.strftime('%Y%m%d-%H%M%S')}")
     return next(name for n in count(1) if not os.path.exists(name := base if n == 1 else f"{base}-{n}"))
-
-
-def _check_out(folder: str) -> None:
-    """Refuses a folder that cannot be used before minutes are spent."""
-    from decodedrift.store import RunFolder
-
-    existed = os.path.isdir(folder)
-    RunFolder.create(folder)
-    if not existed:
-        os.rmdir(folder)

@@ -7,6 +7,7 @@ import sys
 
 from decodedrift.cli.app import BUG, DONE, INPUT, INTERRUPTED, app
 from decodedrift.records import InputError
+from decodedrift.signals import Stopped, terminable
 from decodedrift.sinks import terminal
 
 
@@ -16,10 +17,13 @@ def main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 gets escapes, not a traceback
     try:
-        code = app(prog_name="decodedrift", standalone_mode=False)
+        with terminable():
+            code = app(prog_name="decodedrift", standalone_mode=False)
     except InputError as error:
         _complain(str(error))
         sys.exit(INPUT)
+    except Stopped as stopped:  # what is finished is kept, and how to go on has been said
+        sys.exit(stopped.code)
     except SystemExit as stopped:  # typer answers a reader that has gone (`| head`) with 1; it is no failure of ours
         sys.exit(DONE if stopped.code == 1 else stopped.code)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,14 @@ if TYPE_CHECKING:
     from decodedrift.study import Study
 
 
-def show(study: Study, as_json: bool, say: Any) -> None:
+def show(study: Study, as_json: bool, say: Any, exceeded: Sequence[str] = ()) -> None:
     """The summary table, the verdict and the paths to open on `say`; with `as_json` also JSON on stdout."""
     from decodedrift.report.terminal import summary_table
     from decodedrift.sinks import to_json
 
     if as_json:
         rows = study.summary.astype(object).where(study.summary.notna(), None).to_dict("records")
-        print(to_json({"summary": rows, "verdict": study.verdict, "run": str(study.path)}))
+        print(to_json({"summary": rows, "verdict": study.verdict, "gates_exceeded": exceeded, "run": str(study.path)}))
     print(summary_table(study), file=say)
     print(file=say)
     for sentence in study.verdict:

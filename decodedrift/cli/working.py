@@ -1,0 +1,84 @@
+"""A run as the command line carries it out: stopped by signals, shown, and turned into an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from decodedrift.cli.app import DONE, FAILED, GATE
+from decodedrift.cli.shown import show
+from decodedrift.records import InputError
+from decodedrift.sinks import terminal
+
+if TYPE_CHECKING:
+    from decodedrift.gates import Gate
+    from decodedrift.study import Study
+
+
+def work(ready: Any, folder: str, resume: bool, quiet: bool) -> Study:
+    """Carries a prepared run out in its folder.
+
+    Raises:
+        InputError: it cannot run; a folder in which nothing finished is taken away again.
+        Stopped: a signal came; how to go on is said.
+    """
+    from decodedrift.progress import Bars
+    from decodedrift.run import carry_out
+    from decodedrift.signals import Stopped, stoppable
+    from decodedrift.store import RunFolder
+
+    bars = Bars(False if quiet else None, opening="" if quiet else terminal(ready.announcement()))
+    held = RunFolder.reopen(folder) if resume else RunFolder.create(folder)
+    with held, stoppable(bars) as progress:
+        try:
+            study = carry_out(ready, held, progress)
+        except InputError:
+            held.discard()
+            raise
+        except Stopped as stopped:
+            bars.stop()
+            done = len(held.finished_jobs())
+            print(
+                f"stopped by {stopped}; {done} of {len(ready.jobs)} jobs are finished and kept. "
+                f"Go on with: decodedrift resume {terminal(folder)}",
+                file=sys.stderr,
+            )
+            raise
+        finally:
+            bars.stop()
+    if progress.signum is not None:  # it came when all jobs had run: the run is complete, and the caller is told
+        show(study, False, sys.stderr)
+        raise Stopped(progress.signum)
+    return study
+
+
+def conclude(study: Study, gates: Sequence[Gate], as_json: bool) -> None:
+    """Shows a finished run and exits: 3 where something failed, 4 where a gate is exceeded, 0 otherwise."""
+    exceeded = [said for gate in gates for said in gate.exceeded(study.summary, study.plan)]
+    with suppress(BrokenPipeError):  # whoever reads may have gone: what was found counts all the same
+        show(study, as_json, sys.stderr if as_json else sys.stdout, exceeded)
+    for said in exceeded:
+        print(terminal(f"gate exceeded: {said}", 300), file=sys.stderr)
+    raise typer.Exit(FAILED if study.failed else GATE if exceeded else DONE)
+
+
+def more_files(study: Study, positions_csv: bool, spreadsheet_safe: bool) -> None:
+    """Files that are written on request beside the run's own."""
+    from decodedrift.store import RunFolder
+
+    folder = RunFolder(Path(study.path or os.curdir))
+    tables = dict(study.frames)
+    for name in ("positions", "alternatives"):
+        if not positions_csv or name == "alternatives":
+            del tables[name]
+    if positions_csv:
+        folder.write_csv("positions", study.positions)
+    if spreadsheet_safe:
+        for name, frame in tables.items():
+            folder.write_csv(name, frame, spreadsheet=True)

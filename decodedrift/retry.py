@@ -1,0 +1,63 @@
+"""Jobs run one by one; where memory runs out the batch is halved, for all variants of the job alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from decodedrift.execute import execute
+from decodedrift.files import disk_failed
+from decodedrift.models import VariantError, out_of_memory
+from decodedrift.progress import Progress
+from decodedrift.records import InputError, Job
+from decodedrift.rows import JobResult
+from decodedrift.world import World
+
+
+@dataclass
+class Worker:
+    """Runs jobs of one world.
+
+    size: the batch size to begin with; once lowered it stays so, as the next job would only run out again. Rows are
+    made of a whole job in one size, and the result says which.
+    """
+
+    world: World
+    progress: Progress
+    spill: str | None
+    size: int
+
+    def __call__(self, job: Job) -> JobResult:
+        """One job's rows.
+
+        Raises:
+            InputError: the reference cannot run, or the disk failed.
+        """
+        asked = self.world.plan.batch_size
+        while (result := self._tried(job)) is None:
+            self.progress.stop()
+            self.size //= 2
+        result.batch_size = self.size if self.size != asked else None
+        return result
+
+    def _tried(self, job: Job) -> JobResult | None:
+        """A job in the present batch size; None where half of it may help."""
+        world = replace(self.world, plan=replace(self.world.plan, batch_size=self.size))
+        try:
+            result = execute(job, world, self.progress, self.spill)
+        except VariantError as error:
+            if out_of_memory(error) and self.size > 1 and world.plan.reference.batch_size is None:
+                return None
+            raise InputError(f"the reference cannot run: {error}") from error
+        except OSError as error:
+            if disk_failed(error):
+                where = self.spill or "the folder for temporary files"
+                raise InputError(f"{where}: cannot be written ({error.strerror}); finished jobs are kept") from error
+            raise
+        return None if self.size > 1 and self._too_large(result) else result
+
+    def _too_large(self, result: JobResult) -> bool:
+        """Whether a variant ran out of memory in the plan's batch size; weights that do not fit are no matter of it."""
+        own = {v.name for v in self.world.plan.candidates if v.batch_size}
+        return any(
+            f["status"] == "out_of_memory" and f["stage"] != "load" and f["variant"] not in own for f in result.failures
+        )
