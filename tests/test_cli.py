@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from decodedrift import cli, store
+from decodedrift import cli, store, tablefiles
 from decodedrift.rows import TABLES
 
 FOLDER = {"plan.json", "environment.json", "report.html", "verdict.txt", "jobs", *store.PART_TABLES} | {
@@ -218,7 +218,7 @@ def test_json(saved: Callable[..., Path], tmp_path: Path) -> None:
         raise AssertionError(constant)
 
     found = json.loads(done.stdout, parse_constant=refuse)
-    assert set(found) == {"summary", "verdict", "run"}
+    assert set(found) == {"summary", "verdict", "gates_exceeded", "run"}
     assert found["run"] == "RUN"
     assert {row["strategy"] for row in found["summary"]} == {"greedy", "beam", "top-k", "top-p"}
     assert all(isinstance(row["traces"], int) for row in found["summary"])
@@ -393,4 +393,6 @@ def test_positions_as_csv_too(saved: Callable[..., Path], tmp_path: Path, monkey
         cli.main()
     assert ended.value.code == 0
     frames, _, _ = store.open_folder(tmp_path / "run")
-    pd.testing.assert_frame_equal(store.read_csv(tmp_path / "run" / "positions.csv", "positions"), frames["positions"])
+    pd.testing.assert_frame_equal(
+        tablefiles.read_csv(tmp_path / "run" / "positions.csv", "positions"), frames["positions"]
+    )

@@ -17,10 +17,11 @@ from conftest import assets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decodedrift import store
+from decodedrift import files, store
 from decodedrift.records import InputError
 from decodedrift.rows import TABLES, JobResult, typed
-from decodedrift.store import RunFolder, open_folder, read_csv, read_parquet, write_csv, write_parquet
+from decodedrift.store import RunFolder, open_folder
+from decodedrift.tablefiles import read_csv, read_parquet, write_csv, write_parquet
 
 # METRICS.md, "Columns"
 KEYS = "model reference candidate role strategy seed prompt_id"
@@ -196,7 +197,7 @@ def test_discard_takes_only_what_is_ours(tmp_path: Path) -> None:
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     folder.write_text("verdict.txt", "first\n")
-    with suppress(KeyboardInterrupt), store.atomic(folder.path / "verdict.txt") as part:
+    with suppress(KeyboardInterrupt), files.atomic(folder.path / "verdict.txt") as part:
         part.write_text("half of the sec")
         raise KeyboardInterrupt
     assert (folder.path / "verdict.txt").read_text() == "first\n"
@@ -209,33 +210,38 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store, "_sync", full)
-    with pytest.raises(InputError, match=r"plan\.json: cannot be written \(No space left"):
-        folder.write_json(store.MARK, {})
+    folder.write_json(store.MARK, {})
+    monkeypatch.setattr(files, "sync", full)
+    monkeypatch.setattr(store, "sync", full)
+    with pytest.raises(InputError, match=r"environment\.json: cannot be written \(No space left"):
+        folder.write_json(store.RAN_ON, {})
     with pytest.raises(InputError, match=r"00000-a: cannot be written \(No space left"):
         folder.write_job(JobResult("00000-a"))
-    assert not list(folder.path.glob("*.json*"))
+    assert [p.name for p in folder.path.iterdir() if p.is_file()] == [store.MARK]
+    assert folder.finished_jobs() == []
 
 
 def test_a_job_is_finished_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder.create(tmp_path / "run")
+    folder.write_json(store.MARK, {})
     folder.write_job(JobResult("00000-a", facts={"bf16": {"x": 1}}))
     with monkeypatch.context() as patched:
         patched.setattr(store.os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             folder.write_job(JobResult("00001-b"))
-    frames, facts = folder.read_jobs()
-    assert facts == {"bf16": {"x": 1}}
-    assert set(frames) == set(store.JOB_TABLES)
+    found = folder.read_jobs(folder.finished_jobs())
+    assert found.facts == {"bf16": {"x": 1}}
+    assert set(found.frames) == set(store.JOB_TABLES)
     folder.write_job(JobResult("00001-b"))  # what was left half-written is no hindrance
     assert sorted(p.name for p in (folder.path / "jobs").iterdir()) == ["00000-a", "00001-b"]
 
 
 def test_jobs_come_back_in_order(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
+    folder.write_json(store.MARK, {})
     for index in (1, 0, 2):
         folder.write_job(JobResult(f"0000{index}-x", traces=[{"prompt_id": f"p{index}", "seed": 0}]))
-    frames, _ = folder.read_jobs()
+    frames = folder.read_jobs(["00000-x", "00001-x", "00002-x"]).frames
     assert frames["traces"]["prompt_id"].tolist() == ["p0", "p1", "p2"]
     assert dict(frames["traces"].dtypes) == dict(typed(pd.DataFrame(), "traces").dtypes)
 
@@ -243,7 +249,7 @@ def test_jobs_come_back_in_order(tmp_path: Path) -> None:
 def finished(folder: RunFolder) -> None:
     frames = {t: typed(pd.DataFrame(), t) for t in TABLES}
     folder.write_json(store.MARK, {"model": "demo"})
-    folder.write_json("environment.json", {})
+    folder.write_json("environment.json", {"python": "3"})
     folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in ("distribution", "perplexity", "summary")})
 
 

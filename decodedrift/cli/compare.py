@@ -13,7 +13,6 @@ from decodedrift.cli.app import Items, Text, app, option
 from decodedrift.cli.gated import FAIL_ON, FAIL_ON_INTERVAL, read_gates
 from decodedrift.cli.working import conclude, more_files, work
 from decodedrift.records import InputError, file_name
-from decodedrift.resume import settled
 from decodedrift.sinks import terminal
 
 if TYPE_CHECKING:
@@ -87,6 +86,8 @@ def compare(
 
     plan = draft(asked)  # everything that can be refused without torch is refused before it is imported
     gates = read_gates(fail_on, fail_on_interval, plan)
+    from decodedrift.resume import settled
+
     folder, stored = _place(out, resume, asked.model, dry_run)
     ready = prepare(asked, batch_size=settled(stored, asked) if stored else None)
     for name, reason in ready.refused.items():
