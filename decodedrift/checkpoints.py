@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from decodedrift.records import InputError
+from decodedrift.weightfiles import PICKLED, SAFE, headers, local_files, shards
 
 DEMO = Path(__file__).parent / "data" / "demo"
 WAYS_ON = "use --model demo (bundled, offline) or a local folder"
@@ -64,23 +64,12 @@ class Checkpoint:
         return sum(self.stored.values())
 
     def headers(self) -> Iterator[tuple[str, str, list[int]]]:
-        """(name, dtype, shape) of every stored tensor; a file that cannot be read is named.
+        """(name, dtype, shape) of every stored tensor.
 
         Raises:
-            InputError: a broken or truncated file.
+            InputError: a broken or truncated file, which is named.
         """
-        from safetensors import SafetensorError, safe_open
-
-        for path in self.files:
-            try:
-                with safe_open(path, framework="np") as handle:
-                    for name in handle.keys():  # noqa: SIM118 (not a mapping)
-                        part = handle.get_slice(name)
-                        yield name, part.get_dtype(), part.get_shape()
-            except (SafetensorError, OSError) as error:
-                raise InputError(
-                    f"{path} is not a readable safetensors file ({str(error)[:80]}): copy or download it again"
-                ) from None
+        yield from headers(self.files)
 
     def check_unchanged(self) -> None:
         """Two variants loaded from different weights would be compared as one model.
@@ -115,7 +104,7 @@ def find(
     found = Checkpoint(name, name_or_path, kind, None, commit, trust_remote_code, offline)
     config = _config(found)
     check_causal(name, config, trust_remote_code)
-    files = _local_files(name, Path(name_or_path)) if kind != "hub" else _hub_files(found)
+    files = local_files(name, Path(name_or_path), allow_pickle) if kind != "hub" else _hub_files(found, allow_pickle)
     return replace(found, config=config, files=files, seen=tuple(stamp(f) for f in files))
 
 
@@ -235,40 +224,7 @@ def _pin_on_hub(name: str, revision: str | None) -> tuple[str | None, bool]:
     raise InputError(f"{name}: no such folder here, and the model hub cannot be reached ({reason}); {WAYS_ON}")
 
 
-def _local_files(name: str, folder: Path) -> tuple[str, ...]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = _shards(index)
-        missing = [s for s in shards if not (folder / s).is_file()]
-        if missing:
-            raise InputError(f"{name}: the weight file {missing[0]} is missing ({len(missing)} of {len(shards)})")
-        return tuple(str(folder / s) for s in shards)
-    if (folder / "model.safetensors").is_file():
-        return (str(folder / "model.safetensors"),)
-    if any(folder.glob("*.bin")):
-        mend = "save them as safetensors (model.save_pretrained(folder)) first"
-        raise InputError(f"{name}: only pickled weights (.bin), which can run code; {mend}")
-    raise InputError(f"{name}: no model.safetensors in this folder")
-
-
-def _shards(index: Path) -> list[str]:
-    """The weight files that an index names, all of them in its own folder.
-
-    Raises:
-        InputError: no such index; a name that leads elsewhere.
-    """
-    try:
-        found = json.loads(index.read_text("utf-8"))
-        shards = sorted(set(found["weight_map"].values()))
-        valid = bool(shards) and "metadata" in found and all(os.path.basename(s) == s for s in shards)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError):
-        valid = False
-    if not valid:
-        raise InputError(f"{index} is not a valid index of weight files; copy or download it again")
-    return shards
-
-
-def _hub_files(found: Checkpoint) -> tuple[str, ...]:
+def _hub_files(found: Checkpoint, allow_pickle: bool) -> tuple[str, ...]:
     from transformers.utils import cached_file
 
     def fetch(file: str) -> str | None:
@@ -280,10 +236,12 @@ def _hub_files(found: Checkpoint) -> tuple[str, ...]:
             return found_at
 
     try:
-        if single := fetch("model.safetensors"):
-            return (single,)
-        if index := fetch("model.safetensors.index.json"):
-            return tuple(path for s in _shards(Path(index)) if (path := fetch(s)))
+        for name in (SAFE, PICKLED) if allow_pickle else (SAFE,):
+            if single := fetch(name):
+                return (single,)
+            if index := fetch(f"{name}.index.json"):
+                return tuple(path for s in shards(Path(index)) if (path := fetch(s)))
     except OSError as error:
         raise InputError(f"{found.name}: downloading its weights failed ({str(error).splitlines()[0][:120]})") from None
-    raise InputError(f"{found.name}: the hub has no safetensors weights for it, only formats that can run code")
+    mend = "" if allow_pickle else "; add --allow-pickle to read its .bin"
+    raise InputError(f"{found.name}: the hub has no safetensors for it, only formats that can run code{mend}")

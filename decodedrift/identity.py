@@ -12,6 +12,7 @@ import torch
 
 from decodedrift.checkpoints import Checkpoint
 from decodedrift.records import Plan
+from decodedrift.secrecy import home_shortened
 
 
 def described(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -55,13 +56,6 @@ def tokenizer_hash(tokenizer: Any) -> str:
     if backend is not None:
         does = {k: v for k, v in does.items() if k not in ("padding", "truncation")}  # the state of the last call
     return _hash([does, tokenizer.special_tokens_map, str(getattr(tokenizer, "chat_template", None))])
-
-
-def home_shortened(name: str) -> str:
-    """A path below the home folder with `~` for it; anything else as it is. `expanduser` gives the path back."""
-    home = os.path.expanduser("~")
-    inside = len(home) > 1 and (name == home or name.startswith(home + os.sep))
-    return "~" + name[len(home) :] if inside else name
 
 
 def without_home(plan: Plan) -> Plan:

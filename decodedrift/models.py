@@ -17,6 +17,8 @@ from decodedrift.head import block_head
 from decodedrift.precisions import PRECISIONS, Rounded
 from decodedrift.precisions.floating import DTYPES, NAMES, KeepDouble, cast
 from decodedrift.records import InputError, Variant, nearest
+from decodedrift.secrecy import redacted
+from decodedrift.weightfiles import pickled, tensors
 
 STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 ALIGNMENT = 64  # bytes: a cache line, and what torch gives its own tensors
@@ -104,7 +106,7 @@ def told(error: Exception) -> tuple[str, str]:
     """(status, one line of at most 300 characters) for a row of failures."""
     known = isinstance(error, (VariantError, InputError))
     text = str(error) if known else f"{type(error).__name__}: {error}"
-    return "out_of_memory" if out_of_memory(error) else "failed", " ".join(text.split())[:300]
+    return "out_of_memory" if out_of_memory(error) else "failed", redacted(" ".join(text.split()))[:300]
 
 
 def check_device(name: str) -> str:
@@ -180,12 +182,7 @@ def _stored_tensors(checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
     if checkpoint.module is not None:
         yield from (p.detach() for p in checkpoint.module.parameters())
         return
-    from safetensors import safe_open
-
-    for path in checkpoint.files:
-        with safe_open(path, framework="pt") as handle:
-            for name in handle.keys():  # noqa: SIM118 (not a mapping)
-                yield handle.get_tensor(name)
+    yield from tensors(checkpoint.files)
 
 
 def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device) -> Any:
@@ -243,7 +240,7 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
             model, report = AutoModelForCausalLM.from_pretrained(
                 checkpoint.source,
                 dtype=dtype,
-                use_safetensors=True,
+                use_safetensors=not pickled(checkpoint.files),
                 ignore_mismatched_sizes=True,  # reported, and refused below by name
                 output_loading_info=True,
                 **checkpoint.arguments,

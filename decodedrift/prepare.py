@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,8 @@ from decodedrift.plan import (
 from decodedrift.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant
 from decodedrift.settings import Settings
 from decodedrift.strategies import parse_strategies
+
+TOKEN_ID = re.compile(r"token id \d+")
 
 
 @dataclass
@@ -222,7 +225,7 @@ def _fitting_prompts(plan: Plan, asked: Settings, vocab: Any) -> tuple[Plan, dic
     for prompt_id, ids in encode_prompts(vocab, plan.prompts, plan.chat_template).items():
         reason = ids if isinstance(ids, str) else too_long(vocab, ids, plan.max_new_tokens)
         if reason is not None:
-            refused[prompt_id] = reason
+            refused[prompt_id] = reason if not plan.no_text else TOKEN_ID.sub("a token id", reason.split(" (")[0])
         elif not isinstance(ids, str):
             encoded[prompt_id] = ids
     if not encoded:

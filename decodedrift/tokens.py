@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from ctypes import c_ulong, py_object, pythonapi
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from decodedrift.checkpoints import Checkpoint, quiet
 from decodedrift.records import InputError, Prompt
 
+TEMPLATE_SECONDS = 10.0  # a chat template is a program of the model's authors, and need not end
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -32,12 +36,14 @@ class Vocabulary:
         """Ids by the tokenizer's own defaults, a trailing EOS removed; as a user's turn with `chat`."""
         special = True
         if chat:
-            text = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-            )
+            text = timed(TEMPLATE_SECONDS, partial(self._as_turn, text))
             special = False  # the template already holds its BOS
         ids = list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
         return ids[: self._kept(ids, text)] if special else ids
+
+    def _as_turn(self, text: str) -> str:
+        turn = [{"role": "user", "content": text}]
+        return str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
     def _kept(self, ids: Sequence[int], text: str) -> int:
         """How many ids are the text's: an EOS that the tokenizer added at the end is none of it."""
@@ -124,8 +130,11 @@ def _encoded(vocab: Vocabulary, text: str, chat: bool) -> list[int] | str:
         return "the prompt holds an unpaired surrogate (half a character), which no tokenizer reads; correct the text"
     try:
         ids = vocab.encode(text, chat=chat)
+    except TimeoutError as error:
+        raise InputError(f"--chat-template: the model's template failed: {error}; leave the option out") from None
     except Exception as error:  # a chat template is a program of the model's authors: it raises what it likes
-        return f"the tokenizer refuses it ({' '.join(str(error).split())[:120]})"
+        what = "chat template" if chat else "tokenizer"
+        return f"the {what} refuses it ({' '.join(str(error).split())[:120]})"
     if not ids:
         return "the prompt is empty after tokenization; give it some text"
     return strange(vocab, ids) or ids
@@ -192,3 +201,29 @@ def _ids(value: Any, name: str) -> tuple[int, ...]:
     if not all(isinstance(i, int) for i in ids):
         raise InputError(f"{name}: eos_token_id in its configuration must be an id or a list of ids, not {value!r}")
     return tuple(ids)
+
+
+def timed(seconds: float, work: Callable[[], str]) -> str:
+    """What `work` returns, in a thread of its own that is stopped when its time is over; works off the main thread.
+
+    Raises:
+        TimeoutError: it took longer. Whatever `work` raises is raised here.
+    """
+    found: list[str] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        pythonapi.PyThreadState_SetAsyncExc(c_ulong(thread.ident or 0), py_object(SystemExit))
+        raise TimeoutError(f"it did not end within {seconds:g} s")
+    if errors:
+        raise errors[0]
+    return found[0]

@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "decodedrift"
 
 # lowest first; a module imports from its own row's predecessors only (or from a row of its own, where listed together)
 LAYERS = [
-    {"records", "numerics", "sequences", "noise", "sinks", "spool", "head"},
-    {"notation", "environment", "progress", "metrics", "files"},
+    {"secrecy", "records", "numerics", "sequences", "noise", "sinks", "spool", "head"},
+    {"notation", "environment", "progress", "metrics", "files", "weightfiles"},
     {"strategies", "precisions", "prompts", "alternatives", "signals"},
     {"checkpoints", "settings", "warping"},
     {"tokens", "models", "choosers", "identity"},
@@ -42,6 +42,7 @@ TORCH_FREE = (
     "resume",
     "gates",
     "signals",
+    "secrecy",
     "report",
     "metrics",
 )

@@ -7,6 +7,7 @@ import sys
 
 from decodedrift.cli.app import BUG, DONE, INPUT, INTERRUPTED, app
 from decodedrift.records import InputError
+from decodedrift.secrecy import redacted
 from decodedrift.signals import Stopped, terminable
 from decodedrift.sinks import terminal
 
@@ -50,7 +51,7 @@ def _command(error: Exception) -> str:
 
 
 def _complain(message: str) -> None:
-    print(terminal(f"decodedrift: {' '.join(message.split())}", 300), file=sys.stderr)
+    print(terminal(redacted(f"decodedrift: {' '.join(message.split())}"), 300), file=sys.stderr)
 
 
 def _bug(error: Exception) -> int:
@@ -59,7 +60,7 @@ def _bug(error: Exception) -> int:
     import traceback
 
     with tempfile.NamedTemporaryFile("w", prefix="decodedrift-", suffix=".log", delete=False, encoding="utf-8") as log:
-        log.write("".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace").decode())
+        log.write(redacted("".join(traceback.format_exception(error))).encode("utf-8", "backslashreplace").decode())
     _complain(
         f"a bug of decodedrift's own ({type(error).__name__}: {str(error)[:120]}); the traceback is in {log.name}"
     )

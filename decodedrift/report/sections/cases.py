@@ -22,7 +22,7 @@ FINISHES = {"eos": "ended by itself", "length": "cut at the limit", "nonfinite":
 def cases(study: Study) -> dict[str, Any] | None:
     """Earliest, median and latest first divergences, spread over candidates and strategies."""
     parted = parted_traces(study)
-    if not len(parted):
+    if not len(parted) or study.plan.get("no_text"):
         return None
     chosen = parted.loc[spread(parted)]
     kl = kl_at(study.positions, chosen)
