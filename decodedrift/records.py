@@ -25,6 +25,7 @@ class Prompt:
     def __post_init__(self) -> None:
         if not self.id or not isinstance(self.id, str):
             raise InputError(f"a prompt needs a non-empty id, not {self.id!r}")
+        _writable("prompt id", self.id)
         if not isinstance(self.text, str):
             raise InputError(f"prompt {self.id}: the text must be a string, not {type(self.text).__name__}")
         object.__setattr__(self, "tags", tuple(self.tags))
@@ -36,6 +37,9 @@ class Text:
 
     name: str
     text: str
+
+    def __post_init__(self) -> None:
+        _writable("text name", self.name)
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,9 @@ class Variant:
     batch_size: int | None = None
     use_cache: bool = True
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _writable("variant", str(self.name))
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -230,6 +237,14 @@ def file_name(text: str) -> str:
 def _whole(value: Any, name: str, low: int, high: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         raise InputError(f"{name} must be a whole number >= {low}, not {value!r}")
+
+
+def _writable(what: str, name: str) -> None:
+    """Names key the tables: one that no file can hold is refused (half a character, bytes that are no UTF-8)."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{what} {ascii(name)}: it holds an unpaired surrogate, which no file takes; rename it") from None
 
 
 def _distinct(name: str, items: list[str]) -> None:
