@@ -244,7 +244,7 @@ def _writable(what: str, name: str) -> None:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise InputError(f"{what} {ascii(name)}: it holds an unpaired surrogate, which no file takes; rename it") from None
+        raise InputError(f"{what} {name!a}: it holds an unpaired surrogate, which no file takes; rename it") from None
 
 
 def _distinct(name: str, items: list[str]) -> None:

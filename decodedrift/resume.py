@@ -51,8 +51,9 @@ def asked_again(stored: Stored) -> Settings:
         raise InputError(
             "this run's model was in memory; go on where it is: compare(model, tokenizer=..., out=..., resume=True)"
         )
-    asked = stored.environment.get("generation", {}).get("batch_size_asked", stored.plan["batch_size"])
-    return make_settings(stored.plan | kept | {"batch_size": asked})
+    made = stored.environment.get("generation", {})
+    asked = {"batch_size": made["batch_size_asked"]} if "batch_size_asked" in made else {}
+    return make_settings(stored.plan | kept | asked)
 
 
 def settled(stored: Stored, asked: Settings) -> int | None:

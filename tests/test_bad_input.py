@@ -160,6 +160,30 @@ EARLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("gpt2",), ("gpt2", "unexpected")),
 ]
 
+# the commands that take a finished or a begun run: (command, arguments, words of the message)
+FOLDERS: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
+    ("compare", ("--resume", "a", "--out", "b"), ("--out", "--resume", "one of them")),
+    ("compare", ("--resume", "full"), ("--resume full", "not a run folder", "x")),
+    ("compare", ("--resume", "full/x"), ("--resume full/x", "a file")),
+    ("compare", ("--out", "begun"), ("--out begun", "not empty", "--resume")),
+    ("compare", ("--resume", "damaged"), ("damaged/plan.json", "cannot be read")),
+    ("compare", ("--fail-on", "kl_mean"), ("--fail-on 'kl_mean'", "COLUMN>NUMBER")),
+    ("compare", ("--fail-on", "kl_mena>1"), ("'kl_mena'", "did you mean 'kl_mean'")),
+    ("compare", ("--fail-on", "kl_mean>1:fp61"), ("'fp61'", "choices", "fp16")),
+    ("compare", ("--fail-on", "kl_max>1", "--fail-on-interval"), ("kl_max", "no interval", "divergence_rate")),
+    ("resume", (), ("DIR",)),
+    ("resume", ("nowhere",), ("nowhere", "no run was begun", "plan.json")),
+    ("resume", ("full",), ("full", "no run was begun")),
+    ("resume", ("full/x",), ("full/x", "no run was begun")),
+    ("resume", ("damaged",), ("damaged/plan.json", "cannot be read")),
+    ("resume", ("begun",), ("unknown setting 'from_another_tool'",)),
+    ("resume", ("begun", "again"), ("again", "unexpected")),
+    ("check", (), ("DIR",)),
+    ("check", ("nowhere", "--fail-on", "kl_mean>1"), ("nowhere", "not a run folder")),
+    ("check", ("begun", "--fail-on", "kl_mean>1"), ("begun", "did not finish", "decodedrift resume begun")),
+    ("check", ("begun",), ("begun", "did not finish")),
+]
+
 # name of a file, its content, the option that reads it, words of the message
 FILES: list[tuple[str, bytes, str, tuple[str, ...]]] = [
     ("empty.txt", b"", "--prompts", ("empty.txt", "no prompts")),
@@ -172,6 +196,7 @@ FILES: list[tuple[str, bytes, str, tuple[str, ...]]] = [
     ("list.jsonl", b'["a"]\n', "--prompts", ("list.jsonl:1", '"prompt"')),
     ("tags.jsonl", b'{"prompt": "a", "tags": [1]}\n', "--prompts", ("tags.jsonl:1", "tags")),
     ("id.jsonl", b'{"prompt": "a", "id": []}\n', "--prompts", ("id.jsonl:1", "id")),
+    ("half.jsonl", b'{"prompt": "a", "id": "\\ud800"}\n', "--prompts", ("prompt id", "surrogate", "rename")),
     ("same.jsonl", b'{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}\n', "--prompts", ("same.jsonl:2", "'x'")),
     ("deep.jsonl", b"[" * 100000, "--prompts", ("deep.jsonl:1", "JSON")),
     ("digits.jsonl", b'{"prompt": "a", "id": ' + b"9" * 5000 + b"}", "--prompts", ("digits.jsonl:1", "JSON")),
@@ -223,7 +248,20 @@ def test_refused_files(
     run(*(PROMPT if option != "--prompts" else ()), option, name).refused(*words)
 
 
-@pytest.mark.parametrize("listed", ["[3]", "[{id: a}]", "[{prompt: a, id: x}, {prompt: b, id: x}]", "3"])
+@pytest.mark.parametrize(("command", "arguments", "words"), FOLDERS, ids=[f"{c} {' '.join(a)}" for c, a, _ in FOLDERS])
+def test_refused_folders(
+    run: Callable[..., Result], tmp_path: Path, command: str, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    for name, file, content in (("full", "x", "mine"), ("damaged", "plan.json", "{"), ("begun", "plan.json", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(content)
+    (tmp_path / "begun" / "plan.json").write_text('{"from_another_tool": 1, "candidates": [], "strategies": []}')
+    run(*(PROMPT if command == "compare" else ()), *arguments, command=command).refused(*words)
+    assert (tmp_path / "full" / "x").read_text() == "mine"
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("listed", ["[3]", "[{id: a}]", "[{prompt: a, id: x}, {prompt: b, id: x}]", "[{id: a, text: null}]", "3"])
 def test_refused_prompts_of_a_config(run: Callable[..., Result], tmp_path: Path, listed: str) -> None:
     (tmp_path / "c.yaml").write_text(f"prompts: {listed}\n")
     run("--config", "c.yaml").refused("prompt")
@@ -296,6 +334,11 @@ def test_out_is_not_writable(run: Callable[..., Result], tmp_path: Path) -> None
         ([("generation_config.json", '{"eos_token_id": "x"}')], ("eos_token_id", "'x'")),
         ([("model.safetensors", None)], ("no model.safetensors",)),
         ([("model.safetensors", None), ("pytorch_model.bin", "x")], (".bin", "safetensors")),
+        ([("model.safetensors", None), ("pytorch_model.bin", "x")], ("--allow-pickle",)),
+        ([("tokenizer.json", "{}")], ("tokenizer cannot be loaded",)),
+        ([("tokenizer.json", "null")], ("tokenizer cannot be loaded",)),
+        ([("config.json", '{"model_type": "gpt2", "n_layer": -1}')], ("spoiled",)),
+        ([("config.json", '{"model_type": "gpt2", "vocab_size": "many"}')], ("config.json",)),
         ([("model.safetensors", b"")], ("model.safetensors", "again")),
         ([("model.safetensors", "version https://git-lfs.github.com/spec/v1\n")], ("model.safetensors", "again")),
         ([("model.safetensors.index.json", "{")], ("index.json",)),
