@@ -10,6 +10,7 @@ from typing import Any
 
 from decodedrift.plan import IDENTITY, NO_NUMBERS
 from decodedrift.records import InputError, Plan, plain
+from decodedrift.secrecy import home_shortened
 from decodedrift.settings import Settings, make_settings, shortened
 from decodedrift.store import RunFolder, Stored
 
@@ -32,7 +33,7 @@ def begun(folder: str | Path) -> Stored:
 
 def unfinished(plan: Plan, refused: Mapping[str, str]) -> dict[str, Any]:
     """What a resume needs beside the plan: where relative paths begin, what was refused, texts kept off it."""
-    found: dict[str, Any] = {"folder": os.getcwd(), "refused": dict(refused)}
+    found: dict[str, Any] = {"folder": home_shortened(os.getcwd()), "refused": dict(refused)}
     if plan.no_text:
         found |= {"prompts": plain(plan.prompts), "texts": plain(plan.texts)}
     return found

@@ -261,7 +261,9 @@ def test_refused_folders(
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("listed", ["[3]", "[{id: a}]", "[{prompt: a, id: x}, {prompt: b, id: x}]", "[{id: a, text: null}]", "3"])
+@pytest.mark.parametrize(
+    "listed", ["[3]", "[{id: a}]", "[{prompt: a, id: x}, {prompt: b, id: x}]", "[{id: a, text: null}]", "3"]
+)
 def test_refused_prompts_of_a_config(run: Callable[..., Result], tmp_path: Path, listed: str) -> None:
     (tmp_path / "c.yaml").write_text(f"prompts: {listed}\n")
     run("--config", "c.yaml").refused("prompt")

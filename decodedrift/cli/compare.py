@@ -111,10 +111,10 @@ def _place(out: str | None, resume: str | None, model: str, dry_run: bool) -> tu
     folder = resume or out or _default_folder(model)
     if dry_run:
         return folder, RunFolder(folder).stored() if resume else None
-    existed = os.path.isdir(folder)
+    existed = Path(folder).expanduser().is_dir()
     held = RunFolder.reopen(folder) if resume else RunFolder.create(folder)
     if not existed:
-        os.rmdir(folder)
+        held.path.rmdir()
     return folder, held.stored()
 
 

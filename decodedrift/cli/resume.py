@@ -32,7 +32,7 @@ def resume(
     from decodedrift.run import prepared_again
 
     path = Path(folder).expanduser().resolve()
-    if os.path.isdir(where := stored.unfinished.get("folder", "")):
+    if os.path.isdir(where := os.path.expanduser(stored.unfinished.get("folder", ""))):
         os.chdir(where)  # a model given as a relative path is found from where the run was begun
     study = work(prepared_again(stored), str(path), True, quiet)
     conclude(study, gates, as_json)
