@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -290,15 +289,3 @@ def _experts(model: Any) -> str | None:
     if not any(hasattr(m, "is_transposed") and hasattr(m, "has_gate") for m in model.modules()):
         return None
     return str(getattr(model.config, "_experts_implementation", None))
-
-
-def available_memory(device: str) -> int:
-    """Bytes free for models on a device, by the system's own account."""
-    if torch.device(device).type == "cuda":
-        return int(torch.cuda.mem_get_info(torch.device(device))[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as handle:
-            fields = dict(line.split(":", 1) for line in handle)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from decodedrift.checkpoints import Checkpoint, find
-from decodedrift.models import Loaded, available_memory, loaded
+from decodedrift.environment import available_memory
+from decodedrift.models import Loaded, loaded
 from decodedrift.precisions.floating import DTYPES
 from decodedrift.records import InputError, Plan, Variant
 from decodedrift.tokens import Vocabulary, same_vocabulary
