@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +26,10 @@ from decodedrift.rows import Gathered, JobResult, joined
 from decodedrift.tablefiles import read_csv, read_parquet, write_csv, write_parquet
 
 PART_TABLES = ("positions", "alternatives")  # too long for CSV: a folder of Parquet parts
+UNFOLDED = ("alternatives",)  # no mean is made of it and it is the longest: read only by who asks
 JOB_TABLES = ("traces", "divergences", *PART_TABLES, "timings", "failures")
 CSV_TABLES = ("traces", "divergences", "distribution", "perplexity", "summary", "timings", "failures")
+FOLDED = tuple(t for t in JOB_TABLES if t not in UNFOLDED)
 MARK, RAN_ON, UNFINISHED = "plan.json", "environment.json", "unfinished.json"
 WAITING = "decodedrift-"  # how the folders begin in which logits wait; a kill leaves them
 
@@ -181,7 +183,7 @@ class RunFolder:
             InputError: a job is missing or cannot be read.
         """
         folders = {key: self.path / "jobs" / key for key in keys}
-        frames = {t: joined((_part(f / f"{t}.parquet", t) for f in folders.values()), t) for t in JOB_TABLES}
+        frames = {t: joined((_part(f / f"{t}.parquet", t) for f in folders.values()), t) for t in FOLDED}
         found = Gathered(frames)
         for key, folder in folders.items():
             said = _json(folder / "facts.json")
@@ -199,9 +201,9 @@ class RunFolder:
         for table in CSV_TABLES:
             self.write_csv(table, frames[table])
         for table in PART_TABLES:
-            self._write_parts(table, frames[table])
+            self._write_parts(table, frames.get(table))
 
-    def _write_parts(self, table: str, frame: pd.DataFrame) -> None:
+    def _write_parts(self, table: str, frame: pd.DataFrame | None) -> None:
         """A folder of Parquet parts: the finished jobs' own, or one part for a study that was never on disk."""
         folder = self.path / table
         with writing(folder):
@@ -214,7 +216,7 @@ class RunFolder:
                     os.link(source, part)  # the same bytes need no second place
                 except OSError:  # a file system without links
                     shutil.copyfile(source, part)
-        if not jobs:
+        if not jobs and frame is not None:
             with atomic(folder / "part-00000.parquet") as part:
                 write_parquet(frame, part, table)
 
@@ -228,8 +230,13 @@ def open_folder(path: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, An
     folder = Path(path).expanduser()
     stored = open_stored(folder)
     frames = {t: read_csv(folder / f"{t}.csv", t) for t in CSV_TABLES}
-    frames |= {t: joined((_part(p, t) for p in sorted((folder / t).glob("*.parquet"))), t) for t in PART_TABLES}
+    frames |= {t: read_parts(folder, t) for t in PART_TABLES if t not in UNFOLDED}
     return frames, stored.plan, stored.environment
+
+
+def read_parts(folder: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
+    """A table that is a folder of Parquet parts, whole or of a few prompts only."""
+    return joined((_part(p, table, prompt_ids) for p in sorted((folder / table).glob("*.parquet"))), table)
 
 
 def open_stored(path: str | Path) -> Stored:
@@ -261,9 +268,9 @@ def _json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({str(error)[:80]})") from None
 
 
-def _part(path: Path, table: str) -> pd.DataFrame:
+def _part(path: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
     try:
-        return read_parquet(path, table)
+        return read_parquet(path, table, prompt_ids)
     except Exception as error:  # pyarrow raises OSError, ArrowInvalid, KeyError and more for a file that is damaged
         mend = "delete its folder and resume" if path.parent.parent.name == "jobs" else "delete it, then resume"
         raise InputError(f"{path}: cannot be read ({str(error)[:80]}); {mend}") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,8 @@ from decodedrift import store, summary
 from decodedrift.records import Plan
 from decodedrift.rows import TABLES, typed
 from decodedrift.verdict import self_control_broken, verdict
+
+UNREAD = typed(pd.DataFrame(), "alternatives")
 
 
 @dataclass
@@ -34,7 +36,25 @@ class Study:
     plan: Mapping[str, Any]
     environment: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
-    alternatives: pd.DataFrame = field(default_factory=lambda: typed(pd.DataFrame(), "alternatives"))
+    alternatives: pd.DataFrame = field(default_factory=lambda: UNREAD, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.alternatives is UNREAD:
+            del self.alternatives
+
+    def __getattr__(self, name: str) -> Any:
+        """Reads the alternatives of a run in a folder when they are first asked for: they are many."""
+        if name != "alternatives":
+            raise AttributeError(f"a Study has no {name!r}")
+        nowhere = self.path is None
+        self.alternatives = UNREAD.copy() if nowhere else store.read_parts(Path(str(self.path)), name)
+        return self.alternatives
+
+    def alternatives_of(self, prompt_ids: Collection[str]) -> pd.DataFrame:
+        """The alternatives of a few prompts, without reading the others'."""
+        if "alternatives" not in self.__dict__ and self.path is not None:
+            return store.read_parts(self.path, "alternatives", prompt_ids)
+        return self.alternatives[self.alternatives["prompt_id"].isin(list(prompt_ids))]
 
     @classmethod
     def of(
@@ -45,7 +65,8 @@ class Study:
         scored_bytes: Mapping[str, int | None],
     ) -> Study:
         """A Study from the concatenated rows of all jobs."""
-        held = {t: frames[t] if t in frames else typed(pd.DataFrame(), t) for t in TABLES}
+        held = {t: frames[t] if t in frames else typed(pd.DataFrame(), t) for t in TABLES if t != "alternatives"}
+        held |= {t: frames[t] for t in ("alternatives",) if t in frames}
         perplexity = summary.perplexity(held["positions"], scored_bytes)
         return cls(**held, perplexity=perplexity, plan=plan.as_dict(), environment=environment)
 
@@ -87,11 +108,13 @@ class Study:
         """Writes everything but plan.json into a run folder; environment.json last, with which the run is finished."""
         from decodedrift.report import render
 
-        folder.write_tables(self.frames)
+        waiting = () if folder.finished_jobs() else ("alternatives",)
+        names = (*TABLES, "perplexity", "summary", "distribution")
+        folder.write_tables({n: getattr(self, n) for n in names if n != "alternatives" or n in waiting})
+        self.path = folder.path
         folder.write_text("verdict.txt", "\n".join(self.verdict) + "\n")
         folder.write_text("report.html", render(self))
         folder.finish(self.environment)
-        self.path = folder.path
 
     def to_html(self, title: str | None = None) -> str:
         """The report as one self-contained page."""
@@ -120,5 +143,5 @@ def open_study(folder: str | Path) -> Study:
         InputError: not a run folder, or the run did not finish.
     """
     frames, plan, environment = store.open_folder(folder)
-    held = {t: frames[t] for t in TABLES}
+    held = {t: frames[t] for t in TABLES if t != "alternatives"}  # they are read when they are asked for
     return Study(**held, perplexity=frames["perplexity"], plan=plan, environment=environment, path=Path(folder))

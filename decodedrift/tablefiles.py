@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -98,10 +98,14 @@ def write_parquet(frame: pd.DataFrame, path: Path, table: str) -> None:
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, compression="zstd")
 
 
-def read_parquet(path: Path, table: str) -> pd.DataFrame:
-    """Reads back what `write_parquet` wrote. Equal texts of a column are one object: a million rows name few things."""
+def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
+    """Reads back what `write_parquet` wrote. Equal texts of a column are one object: a million rows name few things.
+
+    prompt_ids: only the rows of these prompts.
+    """
+    wanted = None if prompt_ids is None else [("prompt_id", "in", [sinks.csv_text(i) for i in prompt_ids])]
     names = [name for name, kind in TABLES[table].items() if kind == "str"]
-    frame = pq.read_table(path, read_dictionary=names).to_pandas()
+    frame = pq.read_table(path, read_dictionary=names, filters=wanted).to_pandas()
     for name in names:
         known = frame[name].cat
         distinct = np.array([*(sinks.csv_text_back(t) for t in known.categories), None], dtype=object)

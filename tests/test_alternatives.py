@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_model, tiny_tokenizer
 
 import decodedrift as dd
 from decodedrift import alternatives, passes
@@ -77,3 +81,27 @@ def test_tops_are_exact_log_probabilities_of_any_dtype() -> None:
         assert np.allclose(made.log_p, exact, atol=1e-13)
     assert len(alternatives.joined([])) == 0
     assert tops(torch.randn(3, 2)).ids.shape == (3, 2), "a vocabulary smaller than COUNT"
+
+
+def test_of_a_folder_they_are_read_when_asked_for(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"prompts": ["w1 w2", "w3", "w9 w8 w7"], "candidates": ["bf16"], "strategies": ["greedy"]}
+    held = dd.compare(tiny_model("gpt2"), tokenizer=tiny_tokenizer(), max_new_tokens=8, **asked)
+    on_disk = dd.compare(
+        tiny_model("gpt2"),
+        tokenizer=tiny_tokenizer(),
+        max_new_tokens=8,
+        prompts_per_job=1,
+        out=tmp_path / "run",
+        **asked,
+    )
+    pair = (on_disk, dd.open_study(held.save(tmp_path / "saved")))
+    ids = sorted(set(held.alternatives["prompt_id"]))
+    assert ids, "something diverged"
+    for study in pair:
+        assert "alternatives" not in study.__dict__
+        few = study.alternatives_of(ids[:1])
+        assert "alternatives" not in study.__dict__
+        assert set(few["prompt_id"]) == set(ids[:1])
+        assert study.alternatives_of(ids).equals(study.alternatives)
+    again, few = held.alternatives_of(ids[:1]), pair[1].alternatives_of(ids[:1])
+    assert again.reset_index(drop=True).equals(few.reset_index(drop=True))

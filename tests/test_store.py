@@ -231,7 +231,7 @@ def test_a_job_is_finished_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyP
             folder.write_job(JobResult("00001-b"))
     found = folder.read_jobs(folder.finished_jobs())
     assert found.facts == {"bf16": {"x": 1}}
-    assert set(found.frames) == set(store.JOB_TABLES)
+    assert set(found.frames) == set(store.FOLDED)
     folder.write_job(JobResult("00001-b"))  # what was left half-written is no hindrance
     assert sorted(p.name for p in (folder.path / "jobs").iterdir()) == ["00000-a", "00001-b"]
 
@@ -263,7 +263,7 @@ def test_only_a_finished_run_opens(tmp_path: Path) -> None:
     finished(RunFolder.create(tmp_path / "done"))
     frames, plan, _ = open_folder(tmp_path / "done")
     assert plan == {"model": "demo"}
-    assert set(frames) == {*store.CSV_TABLES, *store.PART_TABLES}
+    assert set(frames) == {*store.CSV_TABLES, "positions"}
     (tmp_path / "done" / store.MARK).write_text("{")
     with pytest.raises(InputError, match=r"plan\.json: cannot be read"):
         open_folder(tmp_path / "done")

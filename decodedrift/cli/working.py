@@ -70,15 +70,11 @@ def conclude(study: Study, gates: Sequence[Gate], as_json: bool) -> None:
 
 def more_files(study: Study, positions_csv: bool, spreadsheet_safe: bool) -> None:
     """Files that are written on request beside the run's own."""
-    from decodedrift.store import RunFolder
+    from decodedrift.store import CSV_TABLES, RunFolder
 
     folder = RunFolder(Path(study.path or os.curdir))
-    tables = dict(study.frames)
-    for name in ("positions", "alternatives"):
-        if not positions_csv or name == "alternatives":
-            del tables[name]
     if positions_csv:
         folder.write_csv("positions", study.positions)
     if spreadsheet_safe:
-        for name, frame in tables.items():
-            folder.write_csv(name, frame, spreadsheet=True)
+        for name in (*CSV_TABLES, "positions") if positions_csv else CSV_TABLES:
+            folder.write_csv(name, getattr(study, name), spreadsheet=True)
