@@ -110,7 +110,9 @@ def prepare(asked: Settings, tokenizer: Any = None) -> Prepared:
     }  # fmt: skip
     identity = {"model": found["model"], "checkpoints": found["checkpoints"], "numerical": found["numerical"]}
     windows = {name: len(t.windows) for name, t in texts.items()}
-    return Prepared(made, jobs(made.plan, identity, windows, made.windows_per_job()), found, refused)
+    todo = jobs(made.plan, identity, windows, made.windows_per_job())
+    made.keeps = len(todo) > 1 and made.all_fit
+    return Prepared(made, todo, found, refused)
 
 
 def _strategies(given: Any, coupling: str) -> tuple[Strategy, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,12 @@ def carry_out(ready: Prepared, folder: RunFolder | None = None, progress: Progre
         folder.write_json(MARK, ready.plan.as_dict())
     spill = str(folder.path) if folder is not None else None
     results: list[JobResult] = []
-    for result in ENGINES["local"](lambda job: execute(job, ready.world, progress, spill), ready.jobs):
-        results.append(result)
-        if folder is not None:
-            folder.write_job(result)
-            results = []
+    with closing(ready.world):
+        for result in ENGINES["local"](lambda job: execute(job, ready.world, progress, spill), ready.jobs):
+            results.append(result)
+            if folder is not None:
+                folder.write_job(result)
+                results = []
     frames, facts = folder.read_jobs() if folder is not None else _gathered(results)
     frames["failures"] = _with_refused(frames["failures"], ready)
     environment = ready.environment | {"variants": facts}

@@ -13,10 +13,10 @@ PACKAGE = Path(__file__).parent.parent / "decodedrift"
 
 # lowest first; a module imports from its own row's predecessors only (or from a row of its own, where listed together)
 LAYERS = [
-    {"records", "numerics", "sequences", "noise", "sinks", "spool", "head"},
+    {"records", "numerics", "sequences", "noise", "sinks", "spool", "rewrites"},
     {"notation", "environment", "progress", "metrics"},
     {"strategies", "precisions", "prompts", "alternatives"},
-    {"checkpoints", "settings", "warping"},
+    {"checkpoints", "settings", "warping", "donor"},
     {"tokens", "models", "choosers"},
     {"beams", "hook", "kvcache"},
     {"generate", "score", "plan", "rows"},
@@ -53,6 +53,7 @@ ONLY_IN = {
         "choosers",
         "kvcache",
         "hook",
+        "rewrites",
     },
     "pandas": {"alternatives", "rows", "passes", "store", "summary", "study", "verdict", "run", "report", "execute"},
     "jinja2": {"report"},
