@@ -40,6 +40,17 @@ TABLES: dict[str, dict[str, str]] = {
         **dict.fromkeys(KEYS[:5], "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS, "variant": "str",
         "pass": "str", "rank": INTEGERS, "token_id": INTEGERS, "logprob": "float64",
     },
+    "injection": {
+        **dict.fromkeys(KEYS[:5], "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
+        "original_token_id": INTEGERS, "injected_token_id": INTEGERS, "recovered": INTEGERS,
+        "recovery_lag": INTEGERS, "agreement": "float64", "trajectory_share": "float64",
+        "distance_injected": INTEGERS, "distance_reference": INTEGERS, "token_ids": "str",
+    },
+    "steps": {
+        **dict.fromkeys(KEYS[:5], "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
+        "e0": "float64", "e1": "float64", "kl_reference_text": "float64", "kl_candidate_text": "float64",
+        "after": INTEGERS,
+    },
     "timings": {
         "job": "str", "variant": "str", "strategy": "str", "phase": "str", "seconds": "float64", "tokens": INTEGERS,
     },
@@ -59,6 +70,8 @@ class JobResult:
     divergences: list[dict[str, Any]] = field(default_factory=list)
     positions: list[pd.DataFrame] = field(default_factory=list)
     alternatives: list[pd.DataFrame] = field(default_factory=list)
+    injection: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[pd.DataFrame] = field(default_factory=list)
     timings: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)

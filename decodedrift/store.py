@@ -24,9 +24,12 @@ from decodedrift import sinks
 from decodedrift.records import InputError
 from decodedrift.rows import FOLD_TEXTS, INTEGERS, TABLES, TEXTS, JobResult, typed
 
-PART_TABLES = ("positions", "alternatives")  # too long for CSV: a folder of Parquet parts
-JOB_TABLES = ("traces", "divergences", *PART_TABLES, "timings", "failures")
-CSV_TABLES = ("traces", "divergences", "distribution", "perplexity", "summary", "timings", "failures")
+PART_TABLES = ("positions", "alternatives", "steps")  # too long for CSV: a folder of Parquet parts
+JOB_TABLES = ("traces", "divergences", *PART_TABLES, "injection", "timings", "failures")
+CSV_TABLES = (
+    "traces", "divergences", "distribution", "perplexity", "summary", "after", "injection", "decomposition", "timings",
+    "failures",
+)  # fmt: skip
 MARK = "plan.json"
 
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n|\Z)')

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from decodedrift import store, summary
+from decodedrift import decomposition, store, summary, trajectory
 from decodedrift.records import Plan
 from decodedrift.rows import TABLES, typed
 from decodedrift.verdict import self_control_broken, verdict
@@ -21,8 +21,9 @@ from decodedrift.verdict import self_control_broken, verdict
 class Study:
     """What a run found. Every attribute is a DataFrame whose columns are METRICS.md's.
 
-    traces, divergences, positions, alternatives, timings, failures: tidy rows, keys first. summary, distribution,
-    perplexity: folds of them. plan and environment: what was asked and what it ran on, JSON-ready.
+    traces, divergences, positions, alternatives, injection, steps, timings, failures: tidy rows, keys
+    first. summary, distribution, perplexity, after, decomposition: folds of them. plan and environment: what was asked
+    and what it ran on, JSON-ready.
     """
 
     traces: pd.DataFrame
@@ -35,6 +36,8 @@ class Study:
     environment: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     alternatives: pd.DataFrame = field(default_factory=lambda: typed(pd.DataFrame(), "alternatives"))
+    injection: pd.DataFrame = field(default_factory=lambda: typed(pd.DataFrame(), "injection"))
+    steps: pd.DataFrame = field(default_factory=lambda: typed(pd.DataFrame(), "steps"))
 
     @classmethod
     def of(
@@ -52,12 +55,24 @@ class Study:
     @cached_property
     def summary(self) -> pd.DataFrame:
         """A row per compared variant x strategy."""
-        return summary.summarize(self.divergences, self.positions, self.traces)
+        table = summary.summarize(self.divergences, self.positions, self.traces)
+        extra = ((trajectory, self.injection), (decomposition, self.steps))
+        return summary.widened(table, [(module.SUMMARY, module.pooled, rows) for module, rows in extra])
 
     @cached_property
     def distribution(self) -> pd.DataFrame:
         """llama.cpp's figures per compared variant x strategy, whole and by the reference's confidence."""
         return summary.distribution(self.positions)
+
+    @cached_property
+    def after(self) -> pd.DataFrame:
+        """Agreement by lag: of the reference's text with itself after a replaced token (role `injected`)."""
+        return trajectory.by_lag(self.injection, self.traces)
+
+    @cached_property
+    def decomposition(self) -> pd.DataFrame:
+        """Local, state and path error per compared candidate, strategy and position (`--decompose`)."""
+        return decomposition.fold_positions(self.steps)
 
     @cached_property
     def verdict(self) -> list[str]:
@@ -67,7 +82,7 @@ class Study:
     @property
     def frames(self) -> dict[str, pd.DataFrame]:
         """Every table by the name of its file."""
-        names = (*TABLES, "perplexity", "summary", "distribution")
+        names = (*TABLES, "perplexity", "summary", "distribution", "after", "decomposition")
         return {name: getattr(self, name) for name in names}
 
     @property

@@ -35,6 +35,9 @@ COLUMNS = {
     "logit_margin_reference logit_margin_candidate logit_margin_ulps top1_agree choice_agree rank delta_p "
     "nll_reference nll_candidate entropy_reference p_top_reference nonfinite",
     "alternatives": f"{KEYS} position variant pass rank token_id logprob",
+    "injection": f"{KEYS} position original_token_id injected_token_id recovered recovery_lag agreement "
+    "trajectory_share distance_injected distance_reference token_ids",
+    "steps": f"{KEYS} position e0 e1 kl_reference_text kl_candidate_text after",
     "timings": "job variant strategy phase seconds tokens",
     "failures": "model variant strategy seed prompt_id stage status error",
 }
@@ -241,10 +244,11 @@ def test_jobs_come_back_in_order(tmp_path: Path) -> None:
 
 
 def finished(folder: RunFolder) -> None:
+    folds = ("distribution", "perplexity", "summary", "after", "decomposition")
     frames = {t: typed(pd.DataFrame(), t) for t in TABLES}
     folder.write_json(store.MARK, {"model": "demo"})
     folder.write_json("environment.json", {})
-    folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in ("distribution", "perplexity", "summary")})
+    folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in folds})
 
 
 def test_only_a_finished_run_opens(tmp_path: Path) -> None:
