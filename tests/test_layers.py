@@ -13,15 +13,15 @@ PACKAGE = Path(__file__).parent.parent / "decodedrift"
 
 # lowest first; a module imports from its own row's predecessors only (or from a row of its own, where listed together)
 LAYERS = [
-    {"records", "numerics", "sequences", "noise", "sinks", "spool", "head"},
+    {"records", "numerics", "sequences", "noise", "sinks", "spool"},
     {"notation", "environment", "progress", "metrics"},
-    {"strategies", "precisions", "prompts", "alternatives"},
-    {"checkpoints", "settings", "warping"},
+    {"strategies", "precisions", "prompts", "warping", "alternatives"},
+    {"checkpoints", "settings"},
     {"tokens", "models", "choosers"},
-    {"beams", "hook", "kvcache"},
-    {"generate", "score", "plan", "rows"},
-    {"windows", "divergence", "summary"},
-    {"passes", "world", "store"},
+    {"beams", "score", "kvcache", "choices"},
+    {"generate", "windows", "plan", "rows"},
+    {"divergence", "world", "summary"},
+    {"passes", "store"},
     {"execute", "verdict", "engines"},
     {"study", "listing"},
     {"report", "prepare"},
@@ -43,17 +43,7 @@ TORCH_FREE = (
     "metrics",
 )
 ONLY_IN = {
-    "transformers": {
-        "models",
-        "generate",
-        "score",
-        "precisions",
-        "checkpoints",
-        "tokens",
-        "choosers",
-        "kvcache",
-        "hook",
-    },
+    "transformers": {"models", "generate", "score", "precisions", "checkpoints", "tokens", "choosers", "kvcache"},
     "pandas": {"alternatives", "rows", "passes", "store", "summary", "study", "verdict", "run", "report", "execute"},
     "jinja2": {"report"},
     "typer": {"cli"},
