@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -22,7 +23,8 @@ class Study:
     """What a run found. Every attribute is a DataFrame whose columns are METRICS.md's.
 
     traces, divergences, positions, alternatives, timings, failures: tidy rows, keys first. summary, distribution,
-    perplexity: folds of them. plan and environment: what was asked and what it ran on, JSON-ready.
+    perplexity, survival, growth, after, compounding, comparisons: folds of them. plan and environment: what was asked
+    and what it ran on, JSON-ready.
     """
 
     traces: pd.DataFrame
@@ -52,12 +54,38 @@ class Study:
     @cached_property
     def summary(self) -> pd.DataFrame:
         """A row per compared variant x strategy."""
-        return summary.summarize(self.divergences, self.positions, self.traces)
+        table = summary.summarize(self.divergences, self.positions, self.traces)
+        return folds().in_summary(table, self.compounding)
 
     @cached_property
     def distribution(self) -> pd.DataFrame:
         """llama.cpp's figures per compared variant x strategy, whole and by the reference's confidence."""
         return summary.distribution(self.positions)
+
+    @cached_property
+    def survival(self) -> pd.DataFrame:
+        """Kaplan-Meier: the share of traces still with the reference, a row per position of each cell."""
+        return folds().survival(self.divergences)
+
+    @cached_property
+    def growth(self) -> pd.DataFrame:
+        """The forced logit error against position."""
+        return folds().growth(self.positions)
+
+    @cached_property
+    def after(self) -> pd.DataFrame:
+        """Agreement by lag after the first divergence."""
+        return folds().after(self.divergences, self.traces)
+
+    @cached_property
+    def compounding(self) -> pd.DataFrame:
+        """A row per cell: hazard, half-life, compounding index, growth slope, agreement, with their intervals."""
+        return folds().figures(self.divergences, self.positions, self.traces)
+
+    @cached_property
+    def comparisons(self) -> pd.DataFrame:
+        """Which of two candidates leaves the reference first, paired by prompt."""
+        return folds().comparisons(self.divergences)
 
     @cached_property
     def verdict(self) -> list[str]:
@@ -67,7 +95,7 @@ class Study:
     @property
     def frames(self) -> dict[str, pd.DataFrame]:
         """Every table by the name of its file."""
-        names = (*TABLES, "perplexity", "summary", "distribution")
+        names = dict.fromkeys((*TABLES, *store.CSV_TABLES))
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -111,6 +139,13 @@ NOTEBOOK_COLUMNS = (
     "candidate", "role", "strategy", "traces", "diverged", "divergence_rate", "first_divergence_median",
     "near_tie_share", "kl_mean", "top1_agreement", "ln_ppl_ratio",
 )  # fmt: skip
+
+
+def folds() -> ModuleType:
+    """`compounding`, not before a figure is asked for: its statistics take most of a second to import."""
+    from decodedrift import compounding
+
+    return compounding
 
 
 def open_study(folder: str | Path) -> Study:

@@ -13,15 +13,15 @@ PACKAGE = Path(__file__).parent.parent / "decodedrift"
 
 # lowest first; a module imports from its own row's predecessors only (or from a row of its own, where listed together)
 LAYERS = [
-    {"records", "numerics", "sequences", "noise", "sinks", "spool"},
-    {"notation", "environment", "progress", "metrics"},
+    {"records", "numerics", "sequences", "noise", "sinks", "spool", "survival"},
+    {"notation", "environment", "progress", "metrics", "weibull"},
     {"strategies", "precisions", "prompts", "warping", "alternatives"},
     {"checkpoints", "settings"},
     {"tokens", "models", "choosers"},
     {"beams", "score", "kvcache", "choices"},
     {"generate", "windows", "plan", "rows"},
     {"divergence", "world", "summary"},
-    {"passes", "store"},
+    {"passes", "store", "compounding"},
     {"execute", "verdict", "engines"},
     {"study", "listing"},
     {"report", "prepare"},
@@ -44,7 +44,21 @@ TORCH_FREE = (
 )
 ONLY_IN = {
     "transformers": {"models", "generate", "score", "precisions", "checkpoints", "tokens", "choosers", "kvcache"},
-    "pandas": {"alternatives", "rows", "passes", "store", "summary", "study", "verdict", "run", "report", "execute"},
+    "pandas": {
+        "alternatives",
+        "rows",
+        "passes",
+        "store",
+        "summary",
+        "study",
+        "verdict",
+        "run",
+        "report",
+        "execute",
+        "compounding",
+    },
+    "scipy": {"survival", "weibull", "flips"},
+    "sacrebleu": {"metrics"},
     "jinja2": {"report"},
     "typer": {"cli"},
 }

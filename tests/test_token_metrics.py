@@ -25,7 +25,10 @@ COLUMNS = [
     "logit_margin_candidate",
     "logit_margin_ulps",
     "top1_agree",
+    "directional_error",
     "choice_agree",
+    "choice_margin",
+    "choice_error",
     "rank",
     "delta_p",
     "nll_reference",
@@ -37,7 +40,7 @@ COLUMNS = [
 # What a metric is where both sides are the same; None: it describes the reference, so it is what it is.
 IDENTITY = dict.fromkeys(COLUMNS) | {
     "kl": 0.0, "kl_reverse": 0.0, "tv": 0.0, "logit_gap_max": 0.0, "logit_gap_rms": 0.0, "significant_digits": INF,
-    "top1_agree": 1.0, "choice_agree": 1.0, "rank": 1.0, "delta_p": 0.0, "nonfinite": 0.0,
+    "top1_agree": 1.0, "directional_error": 0.0, "choice_agree": 1.0, "choice_error": 0.0, "rank": 1.0, "delta_p": 0.0, "nonfinite": 0.0,
 }  # fmt: skip
 REFERENCE_ONLY = {
     "logit_margin_reference",
