@@ -244,7 +244,7 @@ def finished(folder: RunFolder) -> None:
     frames = {t: typed(pd.DataFrame(), t) for t in TABLES}
     folder.write_json(store.MARK, {"model": "demo"})
     folder.write_json("environment.json", {})
-    folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in ("distribution", "perplexity", "summary")})
+    folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in ("perplexity", *store.FOLDS)})
 
 
 def test_only_a_finished_run_opens(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_only_a_finished_run_opens(tmp_path: Path) -> None:
     finished(RunFolder.create(tmp_path / "done"))
     frames, plan, _ = open_folder(tmp_path / "done")
     assert plan == {"model": "demo"}
-    assert set(frames) == {*store.CSV_TABLES, *store.PART_TABLES}
+    assert set(frames) == {*store.ROW_TABLES, *store.PART_TABLES}, "folds are made again of the rows"
     (tmp_path / "done" / store.MARK).write_text("{")
     with pytest.raises(InputError, match=r"plan\.json: cannot be read"):
         open_folder(tmp_path / "done")
