@@ -53,14 +53,19 @@ def stacked(parts: list[tuple[dict[str, Any], dict[str, Any]]], columns: list[st
     return pd.concat(frames, ignore_index=True)
 
 
-def survival(divergences: pd.DataFrame) -> pd.DataFrame:
-    """survival.csv: the Kaplan-Meier curve of each cell, a row per position."""
+def survival(divergences: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+    """survival.csv: the Kaplan-Meier curve of each cell, a row per position, and the flip law's beside it.
+
+    Args:
+        predicted: keys, position, survival_predicted (`prediction.survival`).
+    """
     parts = []
     for keys, cell in cells(divergences):
         curve = sv.kaplan_meier(observed(cell))
         values = (curve.at_risk, curve.events, curve.survival, curve.low, curve.high, curve.hazard)
         parts.append((keys, {"position": np.arange(len(curve.survival)), **dict(zip(SURVIVAL, values, strict=True))}))
-    return stacked(parts, ["position", *SURVIVAL])
+    found = stacked(parts, ["position", *SURVIVAL])
+    return found.merge(predicted, on=[*CELL, "position"], how="left", validate="one_to_one")
 
 
 def growth(positions: pd.DataFrame) -> pd.DataFrame:
@@ -139,10 +144,10 @@ def token_ids(traces: pd.DataFrame) -> dict[tuple[Any, ...], np.ndarray]:
     control = traces["role"].where(traces["role"].isin(CONTROLS), "")
     names = ("strategy", "seed", "prompt_id")
     keys = zip(traces["variant"], control, *(traces[n] for n in names), strict=True)
-    found = {key: np.array(ids.split(), dtype=np.int64) for key, ids in zip(keys, traces["token_ids"], strict=True)}
-    return pd.Series(
-        list(found.values()), index=pd.MultiIndex.from_tuples(found, names=["v", "c", *names]) if found else None
-    )
+    found: dict[tuple[Any, ...], np.ndarray] = {}
+    for key, ids in zip(keys, traces["token_ids"], strict=True):
+        found[tuple(key)] = np.array(ids.split(), dtype=np.int64)
+    return found
 
 
 def after(divergences: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:

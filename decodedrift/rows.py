@@ -88,7 +88,7 @@ class JobResult:
 
 FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
-    "growth_note",
+    "growth_note", "law", "flip_note",
 )  # fmt: skip
 
 

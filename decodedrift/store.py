@@ -27,7 +27,10 @@ from decodedrift.rows import FOLD_TEXTS, INTEGERS, TABLES, TEXTS, JobResult, typ
 PART_TABLES = ("positions", "alternatives")  # too long for CSV: a folder of Parquet parts
 JOB_TABLES = ("traces", "divergences", *PART_TABLES, "timings", "failures")
 ROW_TABLES = ("traces", "divergences", "perplexity", "timings", "failures")
-FOLDS = ("distribution", "summary", "survival", "growth", "after", "compounding", "comparisons")  # made of the rows
+FOLDS = (  # made of the rows, and made again of them when a run is opened
+    "distribution", "summary", "survival", "growth", "after", "compounding", "comparisons", "flip_law",
+    "flip_calibration",
+)  # fmt: skip
 CSV_TABLES = (*ROW_TABLES, *FOLDS)
 MARK = "plan.json"
 

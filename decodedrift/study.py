@@ -23,8 +23,8 @@ class Study:
     """What a run found. Every attribute is a DataFrame whose columns are METRICS.md's.
 
     traces, divergences, positions, alternatives, timings, failures: tidy rows, keys first. summary, distribution,
-    perplexity, survival, growth, after, compounding, comparisons: folds of them. plan and environment: what was asked
-    and what it ran on, JSON-ready.
+    perplexity, survival, growth, after, compounding, comparisons, flip_law, flip_calibration: folds of them. plan and
+    environment: what was asked and what it ran on, JSON-ready.
     """
 
     traces: pd.DataFrame
@@ -65,7 +65,7 @@ class Study:
     @cached_property
     def survival(self) -> pd.DataFrame:
         """Kaplan-Meier: the share of traces still with the reference, a row per position of each cell."""
-        return folds().survival(self.divergences)
+        return folds().survival(self.divergences, prediction().survival(self.divergences, self.positions))
 
     @cached_property
     def growth(self) -> pd.DataFrame:
@@ -86,6 +86,16 @@ class Study:
     def comparisons(self) -> pd.DataFrame:
         """Which of two candidates leaves the reference first, paired by prompt."""
         return folds().comparisons(self.divergences)
+
+    @cached_property
+    def flip_law(self) -> pd.DataFrame:
+        """How well laws of the flip, learnt on forced positions of other prompts, foretell what generation did."""
+        return prediction().flip_law(self.divergences, self.positions)
+
+    @cached_property
+    def flip_calibration(self) -> pd.DataFrame:
+        """Predicted chances against the share that flipped."""
+        return prediction().calibration(self.divergences, self.positions)
 
     @cached_property
     def verdict(self) -> list[str]:
@@ -146,6 +156,13 @@ def folds() -> ModuleType:
     from decodedrift import compounding
 
     return compounding
+
+
+def prediction() -> ModuleType:
+    """`prediction`, as late."""
+    from decodedrift import prediction as module
+
+    return module
 
 
 def open_study(folder: str | Path) -> Study:

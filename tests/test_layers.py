@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "decodedrift"
 # lowest first; a module imports from its own row's predecessors only (or from a row of its own, where listed together)
 LAYERS = [
     {"records", "numerics", "sequences", "noise", "sinks", "spool", "survival"},
-    {"notation", "environment", "progress", "metrics", "weibull"},
+    {"notation", "environment", "progress", "metrics", "weibull", "flips"},
     {"strategies", "precisions", "prompts", "warping", "alternatives"},
     {"checkpoints", "settings"},
     {"tokens", "models", "choosers"},
@@ -22,7 +22,7 @@ LAYERS = [
     {"generate", "windows", "plan", "rows"},
     {"divergence", "world", "summary"},
     {"passes", "store", "compounding"},
-    {"execute", "verdict", "engines"},
+    {"execute", "verdict", "engines", "prediction"},
     {"study", "listing"},
     {"report", "prepare"},
     {"run", "forecast"},
@@ -56,6 +56,7 @@ ONLY_IN = {
         "report",
         "execute",
         "compounding",
+        "prediction",
     },
     "scipy": {"survival", "weibull", "flips"},
     "sacrebleu": {"metrics"},
