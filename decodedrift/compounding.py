@@ -157,15 +157,15 @@ def after(divergences: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     return stacked(parts, ["lag", "n", "agreement"])
 
 
-def figures(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
-    """compounding.csv: a row per cell, every scalar of the three curves with its interval."""
+def risk(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """risk.csv: a row per cell, every scalar of the three curves with its interval."""
     forced = {tuple(keys.values()): cell for keys, cell in cells(positions)}
     longest = divergences.groupby(["model", "reference", "role", "strategy"])["compared"].max()
     tokens = token_ids(traces)
     rows = []
     for keys, cell in cells(divergences):
         horizon = int(longest[keys["model"], keys["reference"], keys["role"], keys["strategy"]])
-        row = keys | _risk(observed(cell), horizon)
+        row = keys | _survival(observed(cell), horizon)
         row |= _growth(forced.get(tuple(keys.values()), positions.iloc[:0]))
         row |= Remainders(cell, tokens).pooled()
         for name in ("edit_similarity", "chrf_after", "reconverged"):
@@ -175,7 +175,7 @@ def figures(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataF
     return fold(rows)
 
 
-def _risk(seen: sv.Observed, horizon: int) -> dict[str, Any]:
+def _survival(seen: sv.Observed, horizon: int) -> dict[str, Any]:
     curve, shape = sv.kaplan_meier(seen), weibull.fit(seen)
     half, half_low, half_high = curve.median()
     rate, rate_low, rate_high = sv.hazard_rate(seen)
@@ -229,11 +229,11 @@ def comparisons(divergences: pd.DataFrame) -> pd.DataFrame:
     return fold(rows, columns)
 
 
-def in_summary(summary: pd.DataFrame, figures: pd.DataFrame) -> pd.DataFrame:
+def in_summary(summary: pd.DataFrame, risk: pd.DataFrame) -> pd.DataFrame:
     """The summary with the half-life and the compounding index of each row, after the median of divergences."""
     if not len(summary):
         return summary
-    table = summary.merge(figures[[*CELL, *IN_SUMMARY]], on=CELL, how="left", validate="one_to_one")
+    table = summary.merge(risk[[*CELL, *IN_SUMMARY]], on=CELL, how="left", validate="one_to_one")
     place = list(summary.columns).index("first_divergence_median") + 1
     order = [*summary.columns[:place], *IN_SUMMARY, *summary.columns[place:]]
     return table[order]

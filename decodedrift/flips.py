@@ -40,7 +40,7 @@ class Forced:
     @property
     def finite(self) -> np.ndarray:
         """Where the error is a number."""
-        return np.isfinite(self.error)
+        return np.asarray(np.isfinite(self.error))
 
 
 Chance = Callable[[Forced], np.ndarray]  # reads margin and scale; must not look at error or flipped

@@ -19,7 +19,7 @@ from decodedrift.rows import fold
 from decodedrift.summary import CELL, effective_size, wilson
 from decodedrift.survival import Curve, kaplan_meier
 
-LAW = "empirical"  # the one that draws `survival_predicted`: the best held-out score over two models (docs/compounding.md)
+LAW = "empirical"  # draws `survival_predicted`: the best held-out log score over two models (docs/compounding.md)
 FORCED = "forced"  # the candidate's own forced choices, which need its pass over every position: no law, a bound
 COLUMNS = [*CELL, "law", "positions", "flips", "flips_predicted", "sigma", "brier", "log_score", "km_distance",
            "expected_predicted", "expected_observed", "flip_note"]  # fmt: skip

@@ -28,7 +28,7 @@ PART_TABLES = ("positions", "alternatives")  # too long for CSV: a folder of Par
 JOB_TABLES = ("traces", "divergences", *PART_TABLES, "timings", "failures")
 ROW_TABLES = ("traces", "divergences", "perplexity", "timings", "failures")
 FOLDS = (  # made of the rows, and made again of them when a run is opened
-    "distribution", "summary", "survival", "growth", "after", "compounding", "comparisons", "flip_law",
+    "distribution", "summary", "survival", "growth", "after", "risk", "comparisons", "flip_law",
     "flip_calibration",
 )  # fmt: skip
 CSV_TABLES = (*ROW_TABLES, *FOLDS)

@@ -23,7 +23,7 @@ class Study:
     """What a run found. Every attribute is a DataFrame whose columns are METRICS.md's.
 
     traces, divergences, positions, alternatives, timings, failures: tidy rows, keys first. summary, distribution,
-    perplexity, survival, growth, after, compounding, comparisons, flip_law, flip_calibration: folds of them. plan and
+    perplexity, survival, growth, after, risk, comparisons, flip_law, flip_calibration: folds of them. plan and
     environment: what was asked and what it ran on, JSON-ready.
     """
 
@@ -55,7 +55,7 @@ class Study:
     def summary(self) -> pd.DataFrame:
         """A row per compared variant x strategy."""
         table = summary.summarize(self.divergences, self.positions, self.traces)
-        return folds().in_summary(table, self.compounding)
+        return folds().in_summary(table, self.risk)
 
     @cached_property
     def distribution(self) -> pd.DataFrame:
@@ -78,9 +78,9 @@ class Study:
         return folds().after(self.divergences, self.traces)
 
     @cached_property
-    def compounding(self) -> pd.DataFrame:
+    def risk(self) -> pd.DataFrame:
         """A row per cell: hazard, half-life, compounding index, growth slope, agreement, with their intervals."""
-        return folds().figures(self.divergences, self.positions, self.traces)
+        return folds().risk(self.divergences, self.positions, self.traces)
 
     @cached_property
     def comparisons(self) -> pd.DataFrame:
