@@ -6,8 +6,7 @@ Candidates only: a floor's forced positions are on another text than the one it 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,21 +37,30 @@ class Judged:
     prompt: np.ndarray
     curve: Curve
     why: str
+    known: dict[str, np.ndarray] = field(default_factory=dict)
 
     def chances(self, law: str) -> np.ndarray:
         """Chance of a flip at each position; the `forced` ones are 0 or 1."""
-        return self.seen.flipped.astype(float) if law == FORCED else flips.held_out(law, self.seen)
+        if law not in self.known:
+            own = self.seen.flipped.astype(float) if law == FORCED else flips.held_out(law, self.seen)
+            self.known[law] = own
+        return self.known[law]
 
     def predicted(self, law: str) -> np.ndarray:
         """The survival curve a law predicts."""
         return flips.predicted_curve(self.chances(law), self.trace, self.position)
 
 
-def judged(divergences: pd.DataFrame, positions: pd.DataFrame) -> Iterator[tuple[dict[str, Any], Judged]]:
-    """(keys, Judged) of each candidate and strategy."""
+Cells = list[tuple[dict[str, Any], "Judged"]]
+
+
+def judged(divergences: pd.DataFrame, positions: pd.DataFrame) -> Cells:
+    """(keys, Judged) of each candidate and strategy: what the folds below are made of."""
     forced = {tuple(keys.values()): cell for keys, cell in cells(positions[positions["role"] == "candidate"])}
-    for keys, cell in cells(divergences[divergences["role"] == "candidate"]):
-        yield keys, _judged(cell, forced.get(tuple(keys.values()), positions.iloc[:0]))
+    return [
+        (keys, _judged(cell, forced.get(tuple(keys.values()), positions.iloc[:0])))
+        for keys, cell in cells(divergences[divergences["role"] == "candidate"])
+    ]
 
 
 def _judged(cell: pd.DataFrame, forced: pd.DataFrame) -> Judged:
@@ -85,20 +93,20 @@ def _judged(cell: pd.DataFrame, forced: pd.DataFrame) -> Judged:
     return Judged(seen, trace, position, at_risk, position == t, prompt, kaplan_meier(observed(cell)), why)
 
 
-def survival(divergences: pd.DataFrame, positions: pd.DataFrame) -> pd.DataFrame:
+def survival(judged: Cells) -> pd.DataFrame:
     """Keys, position and `survival_predicted`, for the curve beside Kaplan-Meier's."""
     parts = []
-    for keys, found in judged(divergences, positions):
+    for keys, found in judged:
         if not found.why:
             curve = found.predicted(LAW)
             parts.append((keys, {"position": np.arange(len(curve)), "survival_predicted": curve}))
     return stacked(parts, ["position", "survival_predicted"])
 
 
-def flip_law(divergences: pd.DataFrame, positions: pd.DataFrame) -> pd.DataFrame:
+def flip_law(judged: Cells) -> pd.DataFrame:
     """flip_law.csv: a row per candidate, strategy and law."""
     rows = []
-    for keys, found in judged(divergences, positions):
+    for keys, found in judged:
         for law in (*flips.LAWS, FORCED):
             row = keys | dict.fromkeys(COLUMNS[len(CELL) :]) | {"law": law, "flip_note": found.why}
             rows.append(row if found.why else row | _scores(found, law))
@@ -124,10 +132,10 @@ def _scores(found: Judged, law: str) -> dict[str, Any]:
     }
 
 
-def calibration(divergences: pd.DataFrame, positions: pd.DataFrame) -> pd.DataFrame:
+def calibration(judged: Cells) -> pd.DataFrame:
     """flip_calibration.csv: positions at risk by the chance a law gave them, and how many flipped."""
     parts = []
-    for keys, found in judged(divergences, positions):
+    for keys, found in judged:
         if found.why:
             continue
         for law in flips.LAWS:

@@ -79,7 +79,7 @@ def _after(table: pd.DataFrame) -> list[str]:
         if (share := _range(cells["agreement_after"], percent)) is not None:
             chance = _range(cells["agreement_chance"], percent)
             agree[name] = f"{share} for {visible(str(name))} ({chance} by chance)"
-        if (factor := _range(10 ** cells["growth_slope"] - 1, lambda v: f"{v * 100:+.2g} %")) is not None:
+        if (factor := _range(10 ** cells["growth_slope"] - 1, _signed)) is not None:
             none = ((cells["growth_slope_low"] < 0) & (cells["growth_slope_high"] > 0)).all()
             grow[name] = f"{factor} for {visible(str(name))}{', which is within error of none' if none else ''}"
     parts = []
@@ -89,6 +89,11 @@ def _after(table: pd.DataFrame) -> list[str]:
         parts.append(f"along one text the logit error changes per 100 tokens by {listed(telling(grow, _ranks(grow)))}")
     text = "; ".join(parts)
     return [f"{text[0].upper()}{text[1:]}."] if text else []
+
+
+def _signed(share: float) -> str:
+    """A relative change in per cent."""
+    return f"{share * 100:+.0f} %" if abs(share) >= 0.1 else f"{share * 100:+.2g} %"
 
 
 def _foreseen(flip_law: pd.DataFrame) -> list[str]:

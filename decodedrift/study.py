@@ -65,7 +65,7 @@ class Study:
     @cached_property
     def survival(self) -> pd.DataFrame:
         """Kaplan-Meier: the share of traces still with the reference, a row per position of each cell."""
-        return folds().survival(self.divergences, prediction().survival(self.divergences, self.positions))
+        return folds().survival(self.divergences, prediction().survival(self._judged))
 
     @cached_property
     def growth(self) -> pd.DataFrame:
@@ -88,14 +88,20 @@ class Study:
         return folds().comparisons(self.divergences)
 
     @cached_property
+    def _judged(self) -> list[Any]:
+        """The flip law's view of each candidate and strategy."""
+        cells: list[Any] = prediction().judged(self.divergences, self.positions)
+        return cells
+
+    @cached_property
     def flip_law(self) -> pd.DataFrame:
         """How well laws of the flip, learnt on forced positions of other prompts, foretell what generation did."""
-        return prediction().flip_law(self.divergences, self.positions)
+        return prediction().flip_law(self._judged)
 
     @cached_property
     def flip_calibration(self) -> pd.DataFrame:
         """Predicted chances against the share that flipped."""
-        return prediction().calibration(self.divergences, self.positions)
+        return prediction().calibration(self._judged)
 
     @cached_property
     def verdict(self) -> list[str]:

@@ -85,6 +85,7 @@ class _Likelihood:
         self.index = self.index.reshape(-1)
         self.tokens, self.event = keys[0].astype(float), keys[1].astype(bool)
         self.unit = float(np.median(seen.tokens))
+        self.near = 0.0  # the last root: the next is not far
         self.level = cache(self._level)
         with np.errstate(divide="ignore"):
             self.log_end = np.log(self.tokens / self.unit)
@@ -98,24 +99,32 @@ class _Likelihood:
     def _terms(self, a: float, u: float) -> np.ndarray:
         before, after = self._hazards(a, u)
         with np.errstate(divide="ignore"):
-            return np.where(self.event, -before + np.log(-np.expm1(before - after)), -after)
+            return np.asarray(np.where(self.event, -before + np.log(-np.expm1(before - after)), -after))
 
-    def _gradients(self, a: float, u: float) -> tuple[np.ndarray, np.ndarray]:
-        """d/da and d/du of each kind's term."""
+    def _by_a(self, a: float, u: float) -> np.ndarray:
+        """d/da of each kind's term."""
+        before, after = self._hazards(a, u)
+        return np.asarray(np.where(self.event, -before + _over_expm1(after - before, after - before), -after))
+
+    def _by_u(self, a: float, u: float) -> np.ndarray:
+        """d/du of each kind's term."""
         before, after = self._hazards(a, u)
         k = math.exp(u)
         d_before = before * k * np.where(before > 0, self.log_begin, 0.0)
         d_after = after * k * self.log_end
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            pull = 1 / np.expm1(after - before)
-        by_a = np.where(self.event, -before + _times(after - before, pull), -after)
-        by_u = np.where(self.event, -d_before + _times(d_after - d_before, pull), -d_after)
-        return by_a, by_u
+        return np.asarray(np.where(self.event, -d_before + _over_expm1(d_after - d_before, after - before), -d_after))
 
     def _level(self, u: float) -> float:
         """The a that is best for this u: the gradient falls in a, so it has one root."""
-        with np.errstate(over="ignore"):
-            return float(optimize.brentq(lambda a: float(self.times @ self._gradients(a, u)[0]), -300, 300, xtol=1e-11))
+
+        def falling(a: float) -> float:
+            return float(self.times @ self._by_a(a, u))
+
+        width = 1.0
+        while falling(self.near - width) < 0 or falling(self.near + width) > 0:
+            width *= 4
+        self.near = float(optimize.brentq(falling, self.near - width, self.near + width, xtol=1e-11))
+        return self.near
 
     def value(self, u: float) -> float:
         """Profile log-likelihood."""
@@ -123,7 +132,7 @@ class _Likelihood:
 
     def slope(self, u: float) -> float:
         """Its derivative; by the envelope theorem the partial one."""
-        return float(self.times @ self._gradients(self.level(u), u)[1])
+        return float(self.times @ self._by_u(self.level(u), u))
 
     def design_effect(self, u: float) -> float:
         """Clustered over plain variance of ln k, at least 1; 1 for one trace a prompt, NaN for one cluster."""
@@ -135,19 +144,19 @@ class _Likelihood:
         a, step = self.level(u), 1e-5
 
         def gradient(da: float, du: float) -> np.ndarray:
-            return np.array([float(self.times @ g) for g in self._gradients(a + da, u + du)])
+            return np.array([float(self.times @ part(a + da, u + du)) for part in (self._by_a, self._by_u)])
 
         information = np.stack([gradient(-step, 0) - gradient(step, 0), gradient(0, -step) - gradient(0, step)])
         information /= 2 * step
         plain = np.linalg.inv((information + information.T) / 2)
-        scores = np.stack(self._gradients(a, u))[:, self.index]
+        scores = np.stack([self._by_a(a, u), self._by_u(a, u)])[:, self.index]
         sums = np.stack([np.bincount(self.seen.cluster, weights=s) for s in scores])
         clustered = plain @ (groups / (groups - 1) * sums @ sums.T) @ plain
         effect = float(clustered[1, 1] / plain[1, 1])
         return max(1.0, effect) if plain[1, 1] > 0 and math.isfinite(effect) else math.nan
 
 
-def _times(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a b, where the limit of 0 times anything is 0 and 1/expm1(inf) is 0 already."""
-    with np.errstate(invalid="ignore"):
-        return np.where((b == 0) | (a == 0), 0.0, a * b)
+def _over_expm1(x: np.ndarray, hazard: np.ndarray) -> np.ndarray:
+    """x / (e^hazard - 1), 0 where that overflows."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(hazard < 700, x / np.expm1(hazard), 0.0))
