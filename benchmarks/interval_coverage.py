@@ -1,6 +1,6 @@
 """How often the 95 % intervals of docs/compounding.md hold the truth, on simulated data whose truth is known.
 
-    python benchmarks/interval_coverage.py [--sets 2000]
+    python benchmarks/interval_coverage.py [--sets 2000] [--only TEXT]
 
 Times to divergence are drawn from a discrete Weibull of known shape and censored at a horizon. Seeds of one prompt
 share a Gaussian copula, so that every trace keeps the known distribution while the traces of a prompt are alike. One
@@ -120,12 +120,14 @@ def slope_interval(rng: np.random.Generator, prompts: int) -> tuple[float, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", type=int, default=2000)
-    sets = parser.parse_args().sets
+    parser.add_argument("--only", default="", help="the lines whose name holds this")
+    asked = parser.parse_args()
+    sets = asked.sets
     print(f"{sets} data sets each, horizon {HORIZON} tokens; a true 95 % interval gives "
           f"{0.95:.1%} +- {1.96 * math.sqrt(0.95 * 0.05 / sets):.1%}")  # fmt: skip
     print(f"{'interval':46} {'holds':>7} {'below':>7} {'above':>7} {'none':>7}")
     begin = time.perf_counter()
-    for name, draw, truth in lines():
+    for name, draw, truth in (line for line in lines() if asked.only in line[0]):
         holds, below, above, none = covered(name, sets, draw, truth)
         print(f"{name:46} {holds:7.1%} {below:7.1%} {above:7.1%} {none:7.1%}", flush=True)
     print(f"{time.perf_counter() - begin:.0f} s")

@@ -16,6 +16,7 @@ import pandas as pd
 
 from decodedrift import survival as sv
 from decodedrift import weibull
+from decodedrift.records import InputError
 from decodedrift.rows import TEXTS, fold
 from decodedrift.summary import CELL, CONTROLS
 
@@ -227,6 +228,34 @@ def comparisons(divergences: pd.DataFrame) -> pd.DataFrame:
     columns = ["model", "reference", "strategy", "candidate", "other", "pairs", "candidate_earlier", "other_earlier",
                "p_value"]  # fmt: skip
     return fold(rows, columns)
+
+
+def between(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Unpaired log-rank test of two runs over different prompts, one seed each: a row per cell that both have.
+
+    Args:
+        first, second: the runs' divergences.
+
+    Raises:
+        InputError: a prompt is in both (then one run of both candidates, and `comparisons`, is the better test), or a
+            run has several seeds.
+    """
+    shared = set(first["prompt_id"]) & set(second["prompt_id"])
+    if shared:
+        raise InputError(f"prompt {min(shared)!r} is in both runs ({len(shared)} are): compare them in one run, paired")
+    rows = []
+    others = {tuple(keys.values())[1:]: cell for keys, cell in cells(second)}  # runs of two models may be compared
+    for keys, cell in cells(first):
+        if (other := others.get(tuple(keys.values())[1:])) is None:
+            continue
+        pair = [observed(side) for side in (cell, other)]
+        try:
+            p_value = sv.log_rank(*pair) if any(s.event.any() for s in pair) else math.nan
+        except ValueError as error:
+            raise InputError(f"{keys['candidate']} {keys['strategy']}: {error}") from None
+        rates = [sv.hazard_rate(side)[0] for side in pair]
+        rows.append(keys | {"hazard": rates[0], "other_hazard": rates[1], "p_value": p_value})
+    return fold(rows, [*CELL, "hazard", "other_hazard", "p_value"])
 
 
 def in_summary(summary: pd.DataFrame, risk: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,6 @@ from scipy import optimize, stats
 from decodedrift.survival import Observed
 
 SHAPES = (0.02, 50.0)  # a shape beyond either is no shape: all risk at the first token, or all at one length
-_LEVEL = float(stats.chi2.ppf(0.95, 1))
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def fit(seen: Observed) -> Shape:
 
     An event at t contributes S(t-1) - S(t) with S(-1) = 1, a censored trace S(compared - 1). Where prompts have
     several traces the likelihood ratio is divided by the design effect of k, its clustered over its plain variance and
-    at least 1 (Kent 1982), so that seeds do not pass for prompts.
+    at least 1 (Kent 1982), and referred to F(1, prompts - 1), so that seeds do not pass for prompts.
     """
     count = int(seen.event.sum())
     if not count:
@@ -63,15 +62,19 @@ def fit(seen: Observed) -> Shape:
     if not math.isfinite(effect):
         return Shape(why="one prompt with several seeds: no interval") if seen.clusters < 2 else Shape(why="no spread")
 
+    several = seen.clusters < len(seen.tokens)
+    ratios = stats.f(1, seen.clusters - 1) if several else stats.chi2(1)
+    level = float(ratios.ppf(0.95))
+
     def short(u: float) -> float:
-        return 2 * (top - likelihood.value(u)) / effect - _LEVEL
+        return 2 * (top - likelihood.value(u)) / effect - level
 
     low = math.exp(optimize.brentq(short, ends[0], best)) if short(ends[0]) > 0 else 0.0
     high = math.exp(optimize.brentq(short, best, ends[1])) if short(ends[1]) > 0 else math.inf
     ratio = max(0.0, 2 * (top - likelihood.value(0.0)) / effect)
     k = math.exp(best)
     scale = likelihood.unit * math.exp(-likelihood.level(best) / k)
-    return Shape(k, low, high, float(stats.chi2.sf(ratio, 1)), scale)
+    return Shape(k, low, high, float(ratios.sf(ratio)), scale)
 
 
 class _Likelihood:

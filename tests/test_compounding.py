@@ -193,6 +193,21 @@ def test_candidates_are_paired_by_what_both_ran() -> None:
     assert (row["pairs"], row["candidate_earlier"], row["other_earlier"], row["p_value"]) == (3, 2, 0, 0.5)
 
 
+def test_runs_over_different_prompts_are_compared_unpaired() -> None:
+    first = divergences([left(2), left(3), stayed(9), left(5)])
+    second = divergences([r | {"prompt_id": f"q{n}"} for n, r in enumerate([stayed(9), left(8), stayed(9)])])
+    row = compounding.between(first, second).iloc[0]
+    assert (row["hazard"], row["other_hazard"]) == (3 / 22, 1 / 27)
+    assert 0 < row["p_value"] < 1
+    with pytest.raises(dd.InputError, match=r"prompt 'p0' is in both runs \(4 are\)"):
+        compounding.between(first, first)
+    seeds = pd.concat([second, second.assign(seed=1)])
+    with pytest.raises(dd.InputError, match=r"bf16 greedy: .*one seed"):
+        compounding.between(first, seeds)
+    none = divergences([stayed(4, prompt_id="z")])
+    assert compounding.between(none, none.assign(prompt_id="y"))["p_value"].isna().all()
+
+
 def test_several_seeds_are_clustered_by_prompt() -> None:
     study = run(strategies=["top-p"], seeds=[0, 1, 2], candidates=["int8"], max_new_tokens=24)
     row = study.risk[study.risk["role"] == "candidate"].iloc[0]
