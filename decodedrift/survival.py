@@ -227,8 +227,9 @@ def slope_within(x: np.ndarray, y: np.ndarray, trace: np.ndarray, cluster: np.nd
     """Slope of y on x with an intercept of its own for every trace, its 95 % interval clustered.
 
     The intercepts keep apart what changes along a text from which texts are long. The error is the jackknife's over
-    clusters (CR3, with t of G - 1), since long texts weigh so much more than short ones that the sandwich is too
-    narrow (MacKinnon, Nielsen and Webb 2023). NaN values of y are left out.
+    clusters (CR3), since long texts weigh so much more than short ones that the sandwich is too narrow (MacKinnon,
+    Nielsen and Webb 2023), with t of as many clusters as would weigh equally, (sum w)^2 / sum w^2, less one. NaN values
+    of y are left out.
     """
     kept = np.isfinite(y)
     x, y = x[kept].astype(float), y[kept]
@@ -246,11 +247,12 @@ def slope_within(x: np.ndarray, y: np.ndarray, trace: np.ndarray, cluster: np.nd
     groups = int(cluster.max()) + 1
     if groups < 2:
         return Slope(value, math.nan, math.nan, "one prompt: no interval")
-    without = spread - np.bincount(cluster, weights=x * x)
+    own = np.bincount(cluster, weights=x * x)
+    without, effective = spread - own, spread**2 / float(own @ own)
     if (without <= 0).any():
         return Slope(value, math.nan, math.nan, "all but one prompt are too short: no interval")
     others = (float(x @ y) - np.bincount(cluster, weights=x * y)) / without
-    half = t95(groups) * math.sqrt((groups - 1) / groups * float(np.sum((others - value) ** 2)))
+    half = t95(effective) * math.sqrt((groups - 1) / groups * float(np.sum((others - value) ** 2)))
     return Slope(value, value - half, value + half)
 
 
@@ -269,6 +271,6 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, floa
     return value, math.sqrt(groups / (groups - 1) * squares) / total if groups > 1 and squares > 0 else math.nan
 
 
-def t95(clusters: int) -> float:
-    """Student's factor of a 95 % interval whose error was estimated from that many clusters."""
+def t95(clusters: float) -> float:
+    """Student's factor of a 95 % interval whose error was estimated from that many (effective) clusters."""
     return float(stats.t.ppf(0.975, clusters - 1)) if clusters > 1 else math.nan
