@@ -13,15 +13,15 @@ PACKAGE = Path(__file__).parent.parent / "decodedrift"
 
 # lowest first; a module imports from its own row's predecessors only (or from a row of its own, where listed together)
 LAYERS = [
-    {"records", "numerics", "sequences", "noise", "sinks", "spool", "survival"},
+    {"records", "numerics", "sequences", "noise", "sinks", "spool", "head", "survival"},
     {"notation", "environment", "progress", "metrics", "weibull", "flips", "phrases"},
-    {"strategies", "precisions", "prompts", "warping", "alternatives"},
-    {"checkpoints", "settings"},
+    {"strategies", "precisions", "prompts", "alternatives"},
+    {"checkpoints", "settings", "warping"},
     {"tokens", "models", "choosers"},
-    {"beams", "score", "kvcache", "choices"},
-    {"generate", "windows", "plan", "rows"},
-    {"divergence", "world", "summary"},
-    {"passes", "store", "compounding", "risk"},
+    {"beams", "hook", "kvcache", "choices"},
+    {"generate", "score", "plan", "rows"},
+    {"windows", "divergence", "summary"},
+    {"passes", "world", "store", "compounding", "risk"},
     {"execute", "verdict", "engines", "prediction"},
     {"study", "listing"},
     {"report", "prepare"},
@@ -43,7 +43,17 @@ TORCH_FREE = (
     "metrics",
 )
 ONLY_IN = {
-    "transformers": {"models", "generate", "score", "precisions", "checkpoints", "tokens", "choosers", "kvcache"},
+    "transformers": {
+        "models",
+        "generate",
+        "score",
+        "precisions",
+        "checkpoints",
+        "tokens",
+        "choosers",
+        "kvcache",
+        "hook",
+    },
     "pandas": {
         "alternatives",
         "rows",
@@ -60,7 +70,7 @@ ONLY_IN = {
         "phrases",
         "risk",
     },
-    "scipy": {"survival", "weibull", "flips", "phrases"},
+    "scipy": {"survival", "weibull", "flips"},
     "sacrebleu": {"metrics"},
     "jinja2": {"report"},
     "typer": {"cli"},
