@@ -29,7 +29,8 @@ TABLES: dict[str, dict[str, str]] = {
         "reference_token": "str", "candidate_token": "str", "reference_margin": "float64",
         "candidate_margin": "float64", "reference_gap": "float64", "candidate_gap": "float64", "swing": "float64",
         "gap_over_error": "float64", "cause": "str", "at_end": INTEGERS, "search_error": INTEGERS,
-        "agreement_after": "float64", "edit_similarity": "float64", "reconverged": INTEGERS, "nonfinite": INTEGERS,
+        "agreement_after": "float64", "edit_similarity": "float64", "chrf_after": "float64",
+        "reconverged": INTEGERS, "reconvergence_lag": INTEGERS, "nonfinite": INTEGERS,
     },
     "positions": {
         **dict.fromkeys(KEYS[:5], "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
@@ -98,7 +99,10 @@ class JobResult:
         return typed(pd.DataFrame(columns), table)
 
 
-FOLD_TEXTS = ("model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text")
+FOLD_TEXTS = (
+    "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
+    "growth_note", "law", "flip_note",
+)  # fmt: skip
 
 
 def fold(rows: list[dict[str, Any]], columns: list[str] | None = None) -> pd.DataFrame:

@@ -26,10 +26,12 @@ from decodedrift.rows import FOLD_TEXTS, INTEGERS, TABLES, TEXTS, JobResult, typ
 
 PART_TABLES = ("positions", "alternatives", "steps")  # too long for CSV: a folder of Parquet parts
 JOB_TABLES = ("traces", "divergences", *PART_TABLES, "injection", "timings", "failures")
-CSV_TABLES = (
-    "traces", "divergences", "distribution", "perplexity", "summary", "after", "injection", "decomposition", "timings",
-    "failures",
+ROW_TABLES = ("traces", "divergences", "injection", "perplexity", "timings", "failures")
+FOLDS = (  # made of the rows, and made again of them when a run is opened
+    "distribution", "summary", "survival", "growth", "after", "risk", "comparisons", "flip_law",
+    "flip_calibration", "decomposition",
 )  # fmt: skip
+CSV_TABLES = (*ROW_TABLES, *FOLDS)
 MARK = "plan.json"
 
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n|\Z)')
@@ -140,10 +142,11 @@ def open_folder(path: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, An
     folder = Path(path).expanduser()
     if not (folder / MARK).is_file():
         raise InputError(f"{folder}: not a run folder (no {MARK} in it)")
-    missing = [t for t in CSV_TABLES if not (folder / f"{t}.csv").is_file()]
+    missing = [t for t in ROW_TABLES if not (folder / f"{t}.csv").is_file()]
     if missing:
         raise InputError(f"{folder}: this run did not finish ({missing[0]}.csv is missing)")
-    frames = {t: read_csv(folder / f"{t}.csv", t) for t in CSV_TABLES}
+    frames = {t: read_csv(folder / f"{t}.csv", t) for t in ROW_TABLES}
+    frames |= {t: typed(frame, t) for t, frame in frames.items() if t in TABLES}  # a column that came later is empty
     frames |= {t: _joined([read_parquet(p, t) for p in sorted((folder / t).glob("*.parquet"))], t) for t in PART_TABLES}
     plan, environment = (_json(folder / name) for name in (MARK, "environment.json"))
     return frames, plan, environment

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -21,9 +22,9 @@ from decodedrift.verdict import self_control_broken, verdict
 class Study:
     """What a run found. Every attribute is a DataFrame whose columns are METRICS.md's.
 
-    traces, divergences, positions, alternatives, injection, steps, timings, failures: tidy rows, keys
-    first. summary, distribution, perplexity, after, decomposition: folds of them. plan and environment: what was asked
-    and what it ran on, JSON-ready.
+    traces, divergences, positions, alternatives, injection, steps, timings, failures: tidy rows, keys first. summary,
+    distribution, perplexity, survival, growth, after, risk, comparisons, flip_law, flip_calibration, decomposition:
+    folds of them. plan and environment: what was asked and what it ran on, JSON-ready.
     """
 
     traces: pd.DataFrame
@@ -56,6 +57,7 @@ class Study:
     def summary(self) -> pd.DataFrame:
         """A row per compared variant x strategy."""
         table = summary.summarize(self.divergences, self.positions, self.traces)
+        table = folds().in_summary(table, self.risk)
         extra = ((trajectory, self.injection), (decomposition, self.steps))
         return summary.widened(table, [(module.SUMMARY, module.pooled, rows) for module, rows in extra])
 
@@ -65,14 +67,52 @@ class Study:
         return summary.distribution(self.positions)
 
     @cached_property
+    def survival(self) -> pd.DataFrame:
+        """Kaplan-Meier: the share of traces still with the reference, a row per position of each cell."""
+        return folds().survival(self.divergences, prediction().survival(self._judged))
+
+    @cached_property
+    def growth(self) -> pd.DataFrame:
+        """The forced logit error against position."""
+        return folds().growth(self.positions)
+
+    @cached_property
     def after(self) -> pd.DataFrame:
-        """Agreement by lag: of the reference's text with itself after a replaced token (role `injected`)."""
-        return trajectory.by_lag(self.injection, self.traces)
+        """Agreement by lag after the first divergence, and after a replaced token (role `injected`)."""
+        parts = [folds().after(self.divergences, self.traces), trajectory.by_lag(self.injection, self.traces)]
+        filled = [part for part in parts if len(part)]
+        return pd.concat(filled, ignore_index=True) if filled else parts[0]
 
     @cached_property
     def decomposition(self) -> pd.DataFrame:
         """Local, state and path error per compared candidate, strategy and position (`--decompose`)."""
         return decomposition.fold_positions(self.steps)
+
+    @cached_property
+    def risk(self) -> pd.DataFrame:
+        """A row per cell: hazard, half-life, compounding index, growth slope, agreement, with their intervals."""
+        return folds().risk(self.divergences, self.positions, self.traces)
+
+    @cached_property
+    def comparisons(self) -> pd.DataFrame:
+        """Which of two candidates leaves the reference first, paired by prompt."""
+        return folds().comparisons(self.divergences)
+
+    @cached_property
+    def _judged(self) -> list[Any]:
+        """The flip law's view of each candidate and strategy."""
+        cells: list[Any] = prediction().judged(self.divergences, self.positions)
+        return cells
+
+    @cached_property
+    def flip_law(self) -> pd.DataFrame:
+        """How well laws of the flip, learnt on forced positions of other prompts, foretell what generation did."""
+        return prediction().flip_law(self._judged)
+
+    @cached_property
+    def flip_calibration(self) -> pd.DataFrame:
+        """Predicted chances against the share that flipped."""
+        return prediction().calibration(self._judged)
 
     @cached_property
     def verdict(self) -> list[str]:
@@ -82,7 +122,7 @@ class Study:
     @property
     def frames(self) -> dict[str, pd.DataFrame]:
         """Every table by the name of its file."""
-        names = (*TABLES, "perplexity", "summary", "distribution", "after", "decomposition")
+        names = dict.fromkeys((*TABLES, *store.CSV_TABLES))
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -126,6 +166,20 @@ NOTEBOOK_COLUMNS = (
     "candidate", "role", "strategy", "traces", "diverged", "divergence_rate", "first_divergence_median",
     "near_tie_share", "kl_mean", "top1_agreement", "ln_ppl_ratio",
 )  # fmt: skip
+
+
+def folds() -> ModuleType:
+    """`compounding`, not before a figure is asked for: its statistics take most of a second to import."""
+    from decodedrift import compounding
+
+    return compounding
+
+
+def prediction() -> ModuleType:
+    """`prediction`, as late."""
+    from decodedrift import prediction as module
+
+    return module
 
 
 def open_study(folder: str | Path) -> Study:

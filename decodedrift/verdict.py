@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from decodedrift import decomposition, trajectory
+from decodedrift import decomposition, risk, trajectory
 from decodedrift.phrases import change as _change
 from decodedrift.phrases import listed as _listed
 from decodedrift.phrases import number as _number
@@ -32,6 +32,7 @@ def verdict(study: Study) -> list[str]:
         sentences += _causes(study)
         sentences += _floor(table, candidates)
         sentences += _forced(candidates)
+    sentences += risk.said(study.risk, study.flip_law)
     sentences += [*trajectory.said(study.injection), *decomposition.said(study.steps)]
     sentences += _texts(study)
     sentences += _rounds_nothing(study)
