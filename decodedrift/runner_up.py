@@ -6,7 +6,7 @@ No candidate and no numerical error takes part: what follows is the drift that a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def carry_out(
     results = [JobResult("")]
     for prompt_id, reason in ready.refused.items():
         results[0].fail(ready.plan.model, "", "prompt", "refused", reason, prompt_id=prompt_id)
-    with ExitStack() as resident:
+    with closing(ready.world), ExitStack() as resident:
         runs = [JobRun(job, ready.world, progress or Silent()) for job in ready.jobs if job.prompts]
         model = runs[0].open_reference(resident)
         for run in runs:
