@@ -62,6 +62,7 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
             passes.write(done, run.reference, run.plan, job.prompts, world.vocab, run.result)
             if run.decomposition:
                 run.decomposition.rows(done)
+        run.result.tokens = passes.token_rows(run.result, world.vocab)
         run.result.timed("", "", "write", begin, sum(len(f) for f in run.result.positions))
     return run.result
 

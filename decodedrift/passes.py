@@ -244,6 +244,14 @@ def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], T
     return sides
 
 
+def token_rows(result: JobResult, vocab: Vocabulary) -> list[dict[str, Any]]:
+    """Every token id of a job's traces and alternatives with its text and bytes: what a reader without a tokenizer needs."""
+    met = {int(i) for trace in result.traces for i in trace["token_ids"].split()}
+    for part in result.alternatives:
+        met.update(part["token_id"].tolist())
+    return [{"token_id": i, "token": vocab.token(i), "bytes": vocab.token_bytes(i).hex(" ")} for i in sorted(met)]
+
+
 def note_nonfinite(done: Pass, model: str, reference: str, result: JobResult) -> None:
     """NaN or infinite logits are a failure of the side that has them, recorded once per strategy."""
     counts: dict[tuple[str, str], int] = {}

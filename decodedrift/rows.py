@@ -52,6 +52,7 @@ TABLES: dict[str, dict[str, str]] = {
         "e0": "float64", "e1": "float64", "kl_reference_text": "float64", "kl_candidate_text": "float64",
         "after": INTEGERS,
     },
+    "tokens": {"token_id": INTEGERS, "token": "str", "bytes": "str"},
     "timings": {
         "job": "str", "variant": "str", "strategy": "str", "phase": "str", "seconds": "float64", "tokens": INTEGERS,
     },
@@ -73,6 +74,7 @@ class JobResult:
     alternatives: list[pd.DataFrame] = field(default_factory=list)
     injection: list[dict[str, Any]] = field(default_factory=list)
     steps: list[pd.DataFrame] = field(default_factory=list)
+    tokens: list[dict[str, Any]] = field(default_factory=list)
     timings: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -25,8 +25,8 @@ from decodedrift.records import InputError
 from decodedrift.rows import FOLD_TEXTS, INTEGERS, TABLES, TEXTS, JobResult, typed
 
 PART_TABLES = ("positions", "alternatives", "steps")  # too long for CSV: a folder of Parquet parts
-JOB_TABLES = ("traces", "divergences", *PART_TABLES, "injection", "timings", "failures")
-ROW_TABLES = ("traces", "divergences", "injection", "perplexity", "timings", "failures")
+JOB_TABLES = ("traces", "divergences", *PART_TABLES, "injection", "tokens", "timings", "failures")
+ROW_TABLES = ("traces", "divergences", "injection", "perplexity", "tokens", "timings", "failures")
 FOLDS = (  # made of the rows, and made again of them when a run is opened
     "distribution", "summary", "survival", "growth", "after", "risk", "comparisons", "flip_law",
     "flip_calibration", "decomposition",
@@ -103,6 +103,7 @@ class RunFolder:
         frames = {}
         for table in JOB_TABLES:
             frames[table] = _joined([read_parquet(f / f"{table}.parquet", table) for f in folders], table)
+        frames["tokens"] = distinct_tokens(frames["tokens"])
         facts: dict[str, Any] = {}
         for folder in folders:
             facts |= json.loads((folder / "facts.json").read_text("utf-8"))
@@ -143,9 +144,9 @@ def open_folder(path: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, An
     if not (folder / MARK).is_file():
         raise InputError(f"{folder}: not a run folder (no {MARK} in it)")
     missing = [t for t in ROW_TABLES if not (folder / f"{t}.csv").is_file()]
-    if missing:
+    if missing and missing != ["tokens"]:  # a run from before that table is whole without it
         raise InputError(f"{folder}: this run did not finish ({missing[0]}.csv is missing)")
-    frames = {t: read_csv(folder / f"{t}.csv", t) for t in ROW_TABLES}
+    frames = {t: typed(pd.DataFrame(), t) if t in missing else read_csv(folder / f"{t}.csv", t) for t in ROW_TABLES}
     frames |= {t: typed(frame, t) for t, frame in frames.items() if t in TABLES}  # a column that came later is empty
     frames |= {t: _joined([read_parquet(p, t) for p in sorted((folder / t).glob("*.parquet"))], t) for t in PART_TABLES}
     plan, environment = (_json(folder / name) for name in (MARK, "environment.json"))
@@ -157,6 +158,11 @@ def _json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({str(error)[:80]})") from None
+
+
+def distinct_tokens(tokens: pd.DataFrame) -> pd.DataFrame:
+    """A row per token id: several jobs meet the same ones."""
+    return tokens.drop_duplicates("token_id").sort_values("token_id", ignore_index=True)
 
 
 def _joined(parts: list[pd.DataFrame], table: str) -> pd.DataFrame:

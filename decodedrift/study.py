@@ -22,7 +22,7 @@ from decodedrift.verdict import self_control_broken, verdict
 class Study:
     """What a run found. Every attribute is a DataFrame whose columns are METRICS.md's.
 
-    traces, divergences, positions, alternatives, injection, steps, timings, failures: tidy rows, keys first. summary,
+    traces, divergences, positions, alternatives, injection, steps, tokens, timings, failures: tidy rows, keys first. summary,
     distribution, perplexity, survival, growth, after, risk, comparisons, flip_law, flip_calibration, decomposition:
     folds of them. plan and environment: what was asked and what it ran on, JSON-ready.
     """
@@ -39,6 +39,7 @@ class Study:
     alternatives: pd.DataFrame = field(default_factory=lambda: typed(pd.DataFrame(), "alternatives"))
     injection: pd.DataFrame = field(default_factory=lambda: typed(pd.DataFrame(), "injection"))
     steps: pd.DataFrame = field(default_factory=lambda: typed(pd.DataFrame(), "steps"))
+    tokens: pd.DataFrame = field(default_factory=lambda: typed(pd.DataFrame(), "tokens"))
 
     @classmethod
     def of(

@@ -38,6 +38,7 @@ COLUMNS = {
     "injection": f"{KEYS} position original_token_id injected_token_id recovered recovery_lag agreement "
     "trajectory_share distance_injected distance_reference token_ids",
     "steps": f"{KEYS} position e0 e1 kl_reference_text kl_candidate_text after",
+    "tokens": "token_id token bytes",
     "timings": "job variant strategy phase seconds tokens",
     "failures": "model variant strategy seed prompt_id stage status error",
 }
