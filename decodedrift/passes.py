@@ -245,7 +245,7 @@ def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], T
 
 
 def token_rows(result: JobResult, vocab: Vocabulary) -> list[dict[str, Any]]:
-    """Every token id of a job's traces and alternatives with its text and bytes: what a reader without a tokenizer needs."""
+    """Text and bytes of every token id in a job's traces and alternatives, for readers without the tokenizer."""
     met = {int(i) for trace in result.traces for i in trace["token_ids"].split()}
     for part in result.alternatives:
         met.update(part["token_id"].tolist())

@@ -13,7 +13,7 @@ from decodedrift.prepare import Prepared, prepare
 from decodedrift.progress import Progress
 from decodedrift.rows import TABLES, JobResult
 from decodedrift.settings import make_settings
-from decodedrift.store import MARK, RunFolder, distinct_tokens
+from decodedrift.store import MARK, RunFolder
 from decodedrift.study import Study
 
 
@@ -77,7 +77,6 @@ def _gathered(results: list[JobResult]) -> tuple[dict[str, pd.DataFrame], dict[s
     for result in results:
         facts |= result.facts
     frames = {t: _joined([r.frame(t) for r in results]) for t in TABLES}
-    frames["tokens"] = distinct_tokens(frames["tokens"])
     return frames, facts
 
 

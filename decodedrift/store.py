@@ -103,7 +103,6 @@ class RunFolder:
         frames = {}
         for table in JOB_TABLES:
             frames[table] = _joined([read_parquet(f / f"{table}.parquet", table) for f in folders], table)
-        frames["tokens"] = distinct_tokens(frames["tokens"])
         facts: dict[str, Any] = {}
         for folder in folders:
             facts |= json.loads((folder / "facts.json").read_text("utf-8"))
@@ -158,11 +157,6 @@ def _json(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({str(error)[:80]})") from None
-
-
-def distinct_tokens(tokens: pd.DataFrame) -> pd.DataFrame:
-    """A row per token id: several jobs meet the same ones."""
-    return tokens.drop_duplicates("token_id").sort_values("token_id", ignore_index=True)
 
 
 def _joined(parts: list[pd.DataFrame], table: str) -> pd.DataFrame:

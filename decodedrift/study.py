@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,9 +21,9 @@ from decodedrift.verdict import self_control_broken, verdict
 class Study:
     """What a run found. Every attribute is a DataFrame whose columns are METRICS.md's.
 
-    traces, divergences, positions, alternatives, injection, steps, tokens, timings, failures: tidy rows, keys first. summary,
-    distribution, perplexity, survival, growth, after, risk, comparisons, flip_law, flip_calibration, decomposition:
-    folds of them. plan and environment: what was asked and what it ran on, JSON-ready.
+    traces, divergences, positions, alternatives, injection, steps, tokens, timings, failures: tidy rows, keys first.
+    summary, distribution, perplexity, survival, growth, after, risk, comparisons, flip_law, flip_calibration,
+    decomposition: folds of them. plan and environment: what was asked and what it ran on, JSON-ready.
     """
 
     traces: pd.DataFrame
@@ -51,6 +50,8 @@ class Study:
     ) -> Study:
         """A Study from the concatenated rows of all jobs."""
         held = {t: frames[t] if t in frames else typed(pd.DataFrame(), t) for t in TABLES}
+        met = held["tokens"].drop_duplicates("token_id")  # several jobs meet the same ones
+        held["tokens"] = met.sort_values("token_id", ignore_index=True)
         perplexity = summary.perplexity(held["positions"], scored_bytes)
         return cls(**held, perplexity=perplexity, plan=plan.as_dict(), environment=environment)
 
@@ -155,18 +156,18 @@ class Study:
 
         return render(self, title=title)
 
+    @property
+    def plot(self) -> Any:
+        """The report's figures as Bokeh models: `study.plot.margins()`; see `report.plot.Plots`."""
+        from decodedrift.report.plot import Plots
+
+        return Plots(self)
+
     def _repr_html_(self) -> str:
-        """Verdict and summary for a notebook: escaped, no script."""
-        said = "".join(f"<li>{html.escape(s)}</li>" for s in self.verdict)
-        shown = self.summary[[c for c in NOTEBOOK_COLUMNS if c in self.summary]]
-        table = shown.to_html(index=False, escape=True, float_format=lambda v: f"{v:.4g}", border=0)
-        return f"<ul>{said}</ul>{table}"
+        """Verdict and heat table for a notebook: escaped, no script."""
+        from decodedrift.report.notebook import snippet
 
-
-NOTEBOOK_COLUMNS = (
-    "candidate", "role", "strategy", "traces", "diverged", "divergence_rate", "first_divergence_median",
-    "near_tie_share", "kl_mean", "top1_agreement", "ln_ppl_ratio",
-)  # fmt: skip
+        return snippet(self)
 
 
 def folds() -> ModuleType:

@@ -1,4 +1,4 @@
-"""Which cases the page carries: all of a small run; of a large one the worst, the typical, and some that stayed equal."""
+"""Which cases the page carries: all of a small run; of a large one the worst, the typical, some that stayed equal."""
 
 from __future__ import annotations
 

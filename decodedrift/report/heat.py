@@ -75,8 +75,8 @@ def quantities(horizon: float) -> list[Quantity]:
                  "(Kaplan-Meier).", lambda row: _half_life(row, horizon)),
         Quantity("kl_mean", "Mean KL", "KL(reference ‖ candidate) per token in nats, on the reference's tokens, ± 1.96 "
                  "standard errors. Colour: logarithmic, 10⁻⁷ to 0.1.", _kl),
-        Quantity("top1_agreement", "Same top token", "Share of positions at which both rank the same token first, on the "
-                 "reference's tokens.", _top1),
+        Quantity("top1_agreement", "Same top token", "Share of positions at which both rank the same token first, on "
+                 "the reference's tokens.", _top1),
         Quantity("ln_ppl_ratio", "ln PPL ratio", "ln of the candidate's perplexity over the reference's, on the "
                  "reference's tokens, ± 1.96 standard errors.", _ratio),
     ]  # fmt: skip

@@ -44,7 +44,10 @@ def render(study: Study, title: str | None = None, *, top: int | None = None, te
     from decodedrift.report.sections import SECTIONS  # the charting library loads with them
 
     options = Options(top, texts)
-    parts, figures, groups, island = [], {}, [], ""
+    parts: list[dict[str, Any]] = []
+    figures: dict[str, Any] = {}
+    groups: list[dict[str, Any]] = []
+    island = ""
     for name, section in SECTIONS.items():
         context = section(study, options)
         if context is not None:
@@ -69,10 +72,11 @@ def page(
     nonce = hashlib.sha256("\n".join([title, *(p["body"] for p in parts), data]).encode("utf-8")).hexdigest()[:32]
     early = inline.own_script("early.js").replace("NONCE", nonce)
     scripts = [early, *([inline.library()] if figures else []), *map(inline.own_script, inline.OWN[1:])]
-    return _template("page.html.j2").render(
+    made: str = _template("page.html.j2").render(
         title=title, style=Markup(style), sections=parts, data=data, island=Markup(island),
         scripts=list(map(Markup, scripts)), policy=Markup(inline.policy(scripts, style, nonce if figures else "")),
     )  # fmt: skip
+    return made
 
 
 def _template(name: str) -> Any:

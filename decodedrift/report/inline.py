@@ -1,4 +1,4 @@
-"""What the page carries inside itself: scripts with their hashes, data as inert islands, and the policy that allows them."""
+"""What the page carries inside itself: scripts with their hashes, data as inert islands, and the policy for them."""
 
 from __future__ import annotations
 

@@ -63,9 +63,8 @@ class _Frames:
         traces = {(t.role, t.variant, t.strategy, int(t.seed), t.prompt_id): t for t in part.itertuples()}
         keys = ["candidate", "strategy", "seed", "prompt_id"]
         wanted = cases[keys].drop_duplicates()
-        return cls(
-            traces, _grouped(study.positions, wanted, keys, []), _grouped(study.alternatives, wanted, keys, ["variant", "pass"])
-        )  # fmt: skip
+        positions = _grouped(study.positions, wanted, keys, [])
+        return cls(traces, positions, _grouped(study.alternatives, wanted, keys, ["variant", "pass"]))
 
 
 def _grouped(frame: pd.DataFrame, wanted: pd.DataFrame, keys: list[str], more: list[str]) -> dict[tuple[Any, ...], Any]:
@@ -76,7 +75,7 @@ def _grouped(frame: pd.DataFrame, wanted: pd.DataFrame, keys: list[str], more: l
 
 @dataclass
 class _Island:
-    """One attempt at the island with a number of positions whose alternatives it may hold."""
+    """One attempt at the island; `entries`: how many positions with alternatives it may hold away from t*."""
 
     study: Study
     held: _Frames
@@ -107,8 +106,8 @@ class _Island:
         theirs = self.trace(("candidate", *key))
         ours_at = self.reference(row, at)
         ours = self.traces[ours_at]
-        made = {"candidate": key[0], "strategy": key[1], "seed": key[2], "prompt": key[3], "reference": ours_at, "at": at,
-                "cause": "" if absent(row.cause) else str(row.cause), "ids": theirs["ids"], "more": theirs["more"],
+        made = {"candidate": key[0], "strategy": key[1], "seed": key[2], "prompt": key[3], "reference": ours_at,
+                "at": at, "cause": "" if absent(row.cause) else str(row.cause), "ids": theirs["ids"], "more": theirs["more"],
                 "finish": theirs["finish"]}  # fmt: skip
         made["meet"] = [] if at is None else meetings(ours["ids"], theirs["ids"], at)
         forced = self.held.positions.get(key)
@@ -167,14 +166,14 @@ class _Island:
         return found
 
     def prompt_texts(self) -> list[dict[str, Any]]:
-        """id, text (its end, where it is long) and tags of every prompt met."""
+        """id and text (its end, where it is long) of every prompt met."""
         texts = {str(p["id"]): p for p in self.study.plan.get("prompts", ())}
         found = []
         for name in self.prompts:
             said = texts.get(name, {})
             text = shown(str(said.get("text") or ""))
             cut = max(0, len(text) - PROMPT)
-            found.append({"id": name, "text": text[cut:], "cut": cut, "tags": [brief(shown(str(t)), 30) for t in said.get("tags", ())][:8]})  # fmt: skip
+            found.append({"id": name, "text": text[cut:], "cut": cut})
         return found
 
 
@@ -219,9 +218,9 @@ def _vocabulary(study: Study, ids: Mapping[int, int]) -> tuple[list[str], dict[s
         known[int(row.token_id)] = (str(row.token), "" if absent(row.bytes) else str(row.bytes))
     texts, raw = [], {}
     for token_id, index in ids.items():
-        text, octets = known.get(token_id, (None, ""))
-        seen = "" if text is None else shown(text)
-        texts.append(f"\u27e8{token_id}\u27e9" if text is None else brief(seen, 400))
+        text, octets = known.get(token_id, (f"\u27e8{token_id}\u27e9", ""))
+        seen = shown(text)
+        texts.append(brief(seen, 400))
         if octets and (seen != text or "\ufffd" in seen or not seen.strip()):
             raw[str(index)] = brief(octets, 200)
     return texts, raw

@@ -59,19 +59,17 @@ def plot(
     if notebook:
         made.width, made.sizing_mode = 760, "fixed"
     made.xaxis.axis_label, made.yaxis.axis_label = PlainText(text=x_label), PlainText(text=y_label)
-    paint(made, outline_line_color="line")
     made.background_fill_color = made.border_fill_color = LIGHT["raised"] if notebook else None
     made.outline_line_color = None
     for axis in (*made.xaxis, *made.yaxis):
         paint(axis, axis_label_text_color="soft", major_label_text_color="soft", axis_line_color="strong",
-              major_tick_line_color="strong", minor_tick_line_color="line")  # fmt: skip
+              major_tick_line_color="strong")  # fmt: skip
         axis.axis_label_text_font = axis.major_label_text_font = FONT
         axis.axis_label_text_font_style, axis.axis_label_text_font_size = "normal", "12px"
         axis.major_label_text_font_size = "11.5px"
         axis.minor_tick_line_color = None
-    for grid in made.grid:
-        paint(grid, grid_line_color="line")
     made.xgrid.grid_line_color = None
+    paint(made.ygrid[0], grid_line_color="line")
     made.min_border_right = 14
     return made
 
@@ -97,7 +95,7 @@ def _values(column: pd.Series) -> Any:
     if pd.api.types.is_numeric_dtype(column.dtype):
         whole = pd.api.types.is_integer_dtype(column.dtype) and not column.isna().any()
         return column.to_numpy("int64" if whole else "float64", na_value=None if whole else math.nan)
-    return [shown(brief(str(v), 60)) if isinstance(v, str) else "" for v in column]
+    return [label(str(v), 60) if isinstance(v, str) else "" for v in column]
 
 
 def belongs(renderer: Any, keys: Keys, first: str) -> Any:
@@ -110,13 +108,13 @@ def belongs(renderer: Any, keys: Keys, first: str) -> Any:
 def hover(made: Any, renderers: list[Any], rows: list[tuple[str, str]], **given: Any) -> None:
     """A tooltip on these renderers; %-formats go through Bokeh's printf."""
     fields = {f[1 : f.index("{")]: "printf" for _, f in rows if f.startswith("@") and "{%" in f}
-    formats = {f"@{name.strip('{}')}": kind for name, kind in fields.items()}
+    formats: dict[str, Any] = {f"@{name.strip('{}')}": kind for name, kind in fields.items()}
     made.add_tools(HoverTool(renderers=renderers, tooltips=rows, formatters=formats, **given))
 
 
 def legend(made: Any, entries: Mapping[str, list[Any]]) -> None:
     """Bokeh's own legend, for a notebook; the page draws its own beside the switch."""
-    items = [LegendItem(label={"value": shown(brief(label, 40))}, renderers=found) for label, found in entries.items()]
+    items = [LegendItem(label={"value": label(name)}, renderers=found) for name, found in entries.items()]
     box = Legend(items=items, click_policy="hide", background_fill_alpha=0.8, border_line_color=None)
     box.label_text_font, box.label_text_font_size = FONT, "11.5px"
     made.add_layout(box, "right")
@@ -146,8 +144,13 @@ def thin(frame: pd.DataFrame, series_count: int, columns: int) -> tuple[pd.DataF
     """Every k-th row and the last, so that all series of a figure keep to its budget; k."""
     room = max(24, CELLS // max(1, series_count * columns))
     step = max(1, math.ceil(len(frame) / room))
-    kept = np.unique(np.append(np.arange(0, len(frame), step), len(frame) - 1)) if len(frame) else []
+    kept: Any = np.unique(np.append(np.arange(0, len(frame), step), len(frame) - 1)) if len(frame) else []
     return frame.iloc[kept], step
+
+
+def label(text: str, width: int = 40) -> str:
+    """A name as it may stand in a figure: nothing hidden, not too long."""
+    return shown(brief(text, width))
 
 
 def positive(values: pd.Series) -> np.ndarray:

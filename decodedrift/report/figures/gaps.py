@@ -33,7 +33,7 @@ def gaps(
     if not len(found):
         return None
     drawn = _most(found)
-    made = base.plot("reference gap (nats): how far the reference held its token above", "swing (nats): the error that turned it",
+    made = base.plot("reference gap (nats)", "swing (nats)",
                      notebook=notebook, x_axis_type="log", y_axis_type="log", height=380)  # fmt: skip
     equal = base.paint(Slope(gradient=1, y_intercept=0, line_width=1, line_dash="dashed"), line_color="strong")
     made.add_layout(equal)
@@ -59,8 +59,8 @@ def gaps(
     said = [f"{left:,} points are not drawn; the largest gaps are."] if left else []
     off = int((rows["role"].eq("candidate") & rows["diverged"].eq(1)).sum()) - int(kept.sum())
     if off and candidate is None:
-        said.append(f"{off:,} {'divergence has' if off == 1 else 'divergences have'} no place here: beam search, or a gap "
-                    "that is empty or 0.")  # fmt: skip
+        have = "divergence has" if off == 1 else "divergences have"
+        said.append(f"{off:,} {have} no place here: beam search, or a gap that is empty or 0.")
     return Figure(made, ["", *choices] if len(choices) > 1 else [], entries, "divergences.csv", " ".join(said))
 
 

@@ -53,7 +53,7 @@ def _figure(
         made_here = _series(made, drawn, (role, choice, candidate), columns, value, band, colours)
         lines.append(made_here[-1])
         label_of = candidate if role == "candidate" else FLOOR
-        renderers[label_of] = renderers.get(label_of, []) + made_here
+        renderers.setdefault(label_of, []).extend(made_here)
         for renderer in made_here:
             base.belongs(renderer, Keys(choice, label_of), choices[0])
     rows = [("", "$name"), ("position", "@position"), (label, f"@{value}{{%.4g}}"), ("traces", "@n")]
@@ -62,7 +62,8 @@ def _figure(
     base.hover(made, lines, rows, mode="mouse", line_policy="nearest")
     if notebook:
         base.legend(made, renderers)
-    entries = [(n, *(colours.get(n, ("soft", "dotted"))), n) for n in renderers]
+    order = sorted(renderers, key=lambda name: name == FLOOR)
+    entries = [(n, *colours.get(n, ("soft", "dotted")), n) for n in order]
     thinned = f"Every {max(steps)}th position is drawn." if max(steps) > 1 else ""
     return Figure(made, choices, entries, "growth.csv", thinned)
 
@@ -91,5 +92,5 @@ def _series(
     line = made.line(x="position", y="_y", source=held, line_width=1.3 if floor else 2,
                      line_dash="dotted" if floor else dash)  # fmt: skip
     base.paint(line.glyph, line_color=colour)
-    line.name = base.shown(base.brief(candidate, 40)) + (" (noise floor)" if floor else "")
+    line.name = base.label(candidate) + (" (noise floor)" if floor else "")
     return [*found, line]

@@ -35,7 +35,7 @@ def after(study: Study, strategy: str | None = None, *, notebook: bool = False) 
         keys = Keys(choice, candidate, {"strategy": choice, "candidate": candidate})
         line = made.line("lag", "agreement", source=base.source(drawn, keys, COLUMNS), line_width=2, line_dash=dash)
         base.paint(line.glyph, line_color=colour)
-        line.name = base.shown(base.brief(candidate, 40))
+        line.name = base.label(candidate)
         renderers.setdefault(candidate, []).append(base.belongs(line, keys, choices[0]))
     base.hover(made, [r for held in renderers.values() for r in held], [
         ("", "$name"), ("lag", "@lag"), ("equal", "@agreement{%.3f}"), ("pairs", "@n"),

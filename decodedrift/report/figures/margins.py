@@ -26,17 +26,26 @@ def margins(study: Study, strategy: str | None = None, *, notebook: bool = False
     if not choices:
         return None
     made = base.plot(
-        "margin of the reference: top-1 minus top-2 logit (nats)", "share with a smaller margin", notebook=notebook,
+        "margin of the reference (nats)", "share at or below", notebook=notebook,
         x_axis_type="log", x_range=base.visible_range(range_padding=0.02), y_range=base.fixed(0, 1.02),
     )  # fmt: skip
-    colours, renderers = base.colours(study), {}
+    colours = base.colours(study)
+    renderers: dict[str, list[Any]] = {}
     for choice in choices:
         part = forced[forced["strategy"] == choice]
         everywhere = part.drop_duplicates(KEYS)
-        renderers.setdefault(EVERYWHERE, []).append(_curve(made, everywhere, choice, EVERYWHERE, ("soft", "solid"), choices))
+        grey = _curve(made, everywhere, choice, EVERYWHERE, ("soft", "solid"), choices)
+        renderers.setdefault(EVERYWHERE, []).append(grey)
         for candidate, found in at_divergences(study, part).groupby("candidate", sort=False):
             look = colours.get(candidate, ("s0", "solid"))
-            renderers.setdefault(candidate, []).append(_curve(made, found, choice, candidate, look, choices))
+            curve = _curve(made, found, choice, candidate, look, choices)
+            # a step line of a single point is nothing to see
+            points = made.scatter(
+                "_x", "share", source=curve.data_source, size=5, name=curve.name
+            )  # one alone has no line
+            base.paint(points.glyph, fill_color=look[0], line_color=look[0])
+            base.belongs(points, Keys(choice, candidate), choices[0])
+            renderers.setdefault(candidate, []).extend([curve, points])
     base.hover(made, [r for found in renderers.values() for r in found], [
         ("", "$name"), ("margin", f"@{MARGIN}{{%.4g}}"), ("share", "@share{%.3f}"),
     ], mode="mouse", line_policy="nearest")  # fmt: skip
@@ -62,12 +71,12 @@ def _curve(
     """The share of these positions whose margin is at most x, at each of them or at evenly many."""
     values = np.sort(found[MARGIN].to_numpy("float64"))
     shares = np.arange(1, len(values) + 1) / max(1, len(values))
-    kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), POINTS)).astype(int)) if len(values) else []
+    kept: Any = np.unique(np.linspace(0, len(values) - 1, min(len(values), POINTS)).astype(int)) if len(values) else []
     frame = pd.DataFrame({MARGIN: values[kept], "share": shares[kept]})
     keys = Keys(choice, name, {"strategy": choice, "positions": "all" if name == EVERYWHERE else f"at t* of {name}"})
     held = base.source(frame, keys, [MARGIN, "share"], x=base.positive(frame[MARGIN]))
     line = made.step(x="_x", y="share", source=held, mode="after", line_width=2.5 if name == EVERYWHERE else 2,
                      line_dash=look[1])  # fmt: skip
     base.paint(line.glyph, line_color=look[0])
-    line.name = base.shown(base.brief(name, 40)) + ("" if name == EVERYWHERE else ", at divergences")
+    line.name = base.label(name) + ("" if name == EVERYWHERE else ", at divergences")
     return base.belongs(line, keys, choices[0])

@@ -1,4 +1,4 @@
-"""Perplexity: ln of the candidate's over the reference's, with paired intervals, on texts and on the reference's own."""
+"""Perplexity: ln of the candidate's over the reference's, paired, on given texts and on the reference's own."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def perplexity(study: Study, *, notebook: bool = False) -> Figure | None:
     names = {v: i for i, v in enumerate(dict.fromkeys(drawn["candidate"]))}
     groups = {g: i for i, g in enumerate(dict.fromkeys(drawn["tokens_of"]))}
     height = 70 + len(groups) * (16 + 17 * len(names))
-    made = base.plot("ln(perplexity of the candidate / of the reference), with 95 % interval", "", notebook=notebook,
+    made = base.plot("ln PPL ratio, 95 % interval", "", notebook=notebook,
                      height=height, y_range=base.fixed(len(groups), 0))  # fmt: skip
     made.add_layout(base.paint(Span(location=0, dimension="height", line_width=1), line_color="soft"))
-    colours, renderers = base.colours(study), {}
+    colours = base.colours(study)
+    renderers: dict[str, list[Any]] = {}
     for candidate, part in drawn.groupby("candidate", sort=False):
         place = (names[candidate] + 1) / (len(names) + 1)
         keys = Keys("", candidate, {"candidate": candidate})
@@ -43,9 +44,9 @@ def perplexity(study: Study, *, notebook: bool = False) -> Figure | None:
         dot = made.scatter("ln_ppl_ratio", "_y", source=held, size=8)
         base.paint(bar.glyph, line_color=colour)
         base.paint(dot.glyph, fill_color=colour, line_color=colour)
-        dot.name = base.shown(base.brief(candidate, 40))
+        dot.name = base.label(candidate)
         renderers[candidate] = [base.belongs(bar, keys, ""), base.belongs(dot, keys, "")]
-    _label(made, groups)
+    _label(made, groups, set(drawn.loc[drawn["own"], "tokens_of"]))
     base.hover(made, [held[1] for held in renderers.values()], [
         ("", "$name on @tokens_of"), ("ln ratio", "@ln_ppl_ratio{%.4g}"), ("standard error", "@ln_ppl_ratio_se{%.3g}"),
         ("95 %", "@_low{%.4g} … @_high{%.4g}"),
@@ -63,20 +64,25 @@ def _rows(study: Study) -> pd.DataFrame:
     found = []
     if len(texts):
         part = texts[texts["ln_ppl_ratio"].notna()]
-        found.append(part.rename(columns={"variant": "candidate", "text": "tokens_of"})[["candidate", *COLUMNS]])
+        part = part.rename(columns={"variant": "candidate", "text": "tokens_of"})
+        found.append(part[["candidate", *COLUMNS]].assign(own=False))
     own = study.distribution
     if len(own):
         part = own[(own["role"] == "candidate") & (own["bucket"] == "all") & (own["strategy"] != "text")]
         part = part[part["ln_ppl_ratio"].notna()]
-        found.append(part.rename(columns={"strategy": "tokens_of"})[["candidate", *COLUMNS]])
+        part = part.rename(columns={"strategy": "tokens_of"})
+        found.append(part[["candidate", *COLUMNS]].assign(own=True))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["candidate", *COLUMNS])
 
 
-def _label(made: Any, groups: dict[str, int]) -> None:
-    """Names at the middle of each group, and lines between the groups."""
+def _label(made: Any, groups: dict[str, int], own: set[str]) -> None:
+    """Names at the middle of each group, and lines between the groups; `own`: the reference's continuations."""
     made.yaxis.ticker = FixedTicker(ticks=[i + 0.5 for i in groups.values()])
     # PlainText: a name between dollar signs would be taken for TeX
-    labels = {i + 0.5: PlainText(text=base.shown(base.brief(str(name), 22))) for name, i in groups.items()}
+    labels = {
+        i + 0.5: PlainText(text=base.label(name, 22) + (", own text" if name in own else ""))
+        for name, i in groups.items()
+    }
     made.yaxis.major_label_overrides = labels
     made.yaxis.major_tick_line_color = None
     made.ygrid.ticker = FixedTicker(ticks=list(groups.values()))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from bokeh.core.properties import value
 from bokeh.layouts import column
-from bokeh.models import FixedTicker
+from bokeh.models import ColumnDataSource, FixedTicker
 
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Figure, Keys
@@ -50,9 +50,9 @@ def survival(study: Study, strategy: str | None = None, *, notebook: bool = Fals
         line = made.step(x="position", y="survival", mode="after", source=held, line_width=2, line_dash=dash)
         base.paint(band.glyph, fill_color=colour)
         base.paint(line.glyph, line_color=colour)
-        line.name = base.shown(base.brief(candidate, 40))
+        line.name = base.label(candidate)
         numbers = _at_risk(below, part, list(colours).index(candidate) if candidate in colours else 0, colour)
-        renderers[candidate] = renderers.get(candidate, []) + [band, line, numbers]
+        renderers.setdefault(candidate, []).extend([band, line, numbers])
         hovered.append(line)
         for renderer in (band, line, numbers):
             base.belongs(renderer, keys, choices[0])
@@ -101,7 +101,7 @@ def _at_risk(below: Any, part: pd.DataFrame, row: int, colour: str) -> Any:
     """The numbers at risk at the ticks that the curve has."""
     kept = part[part["position"].isin(_ticks(int(below.x_range.end)))]
     held = {"_x": kept["position"].tolist(), "_y": [row] * len(kept), "_text": kept["at_risk"].astype(str).tolist()}
-    numbers = below.text("_x", "_y", "_text", source=base.ColumnDataSource(held), text_align="left", text_baseline="middle",
+    numbers = below.text("_x", "_y", "_text", source=ColumnDataSource(held), text_align="left", text_baseline="middle",
                          text_font_size="11px", text_font=value(base.FONT))  # fmt: skip
     base.paint(numbers.glyph, text_color=colour)
     return numbers

@@ -44,7 +44,11 @@ def cases(study: Study, options: Options) -> dict[str, Any] | None:
 
 def _columns(seeded: bool, texts: bool) -> list[dict[str, Any]]:
     """Headings; `sort` names what a click sorts by."""
-    found = [("Prompt", "prompt", False, ""), ("Candidate", "candidate", False, ""), ("Strategy", "strategy", False, "")]
+    found = [
+        ("Prompt", "prompt", False, ""),
+        ("Candidate", "candidate", False, ""),
+        ("Strategy", "strategy", False, ""),
+    ]
     found += [("Seed", "seed", True, "The seed of sampled strategies.")] if seeded else []
     found += [("t*", "at", True, "Position of the first differing token, counted from 0.")]
     found += [("Reference → candidate", "", False, "The two tokens at t*.")] if texts else []

@@ -25,7 +25,16 @@
 
   // numbers
 
-  const round = (value) => (value == null ? "n/a" : value === -1 ? "∞" : value === 0 ? "0" : Number(value.toPrecision(3)).toString().replace("-", "−"));
+  const raised = (power) => String(power).replace(/./g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
+  function round(value) {
+    if (value == null) return "n/a";
+    if (value === -1) return "∞";
+    if (value !== 0 && Math.abs(value) < 1e-3) {
+      const [mantissa, power] = value.toExponential(2).split("e");
+      return `${mantissa.replace("-", "−")}×10${raised(Number(power))}`;
+    }
+    return Number(value.toPrecision(3)).toString().replace("-", "−");
+  }
   const share = (bits) => Math.exp(-bits / 1e4);
   const percent = (p) => (p >= 0.9995 && p < 1 ? ">99.9 %" : p < 0.0005 ? "<0.1 %" : `${(100 * p).toFixed(1)} %`);
 
