@@ -80,6 +80,7 @@ ONLY_IN = {
     "scipy": {"survival", "weibull", "flips"},
     "sacrebleu": {"metrics"},
     "jinja2": {"report"},
+    "bokeh": {"report"},
     "typer": {"cli"},
 }
 
@@ -144,6 +145,11 @@ def test_files_and_functions_stay_small(path: Path) -> None:
 @pytest.mark.parametrize("module", TORCH_FREE)
 def test_these_start_without_torch(module: str) -> None:
     code = f"import sys, decodedrift.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_charting_library_loads_with_the_page() -> None:
+    code = "import sys, decodedrift.cli, decodedrift.study, decodedrift.report; sys.exit('bokeh' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 
 from decodedrift.report import render, summary_table
+from decodedrift.report.chosen import MOST, chosen, spread, telling
+from decodedrift.report.inline import library
 from decodedrift.report.numbers import Number, number, percentage, significant, with_error
-from decodedrift.report.sections.cases import MOST as MOST_CASES
-from decodedrift.report.sections.cases import spread
-from decodedrift.report.sections.divergences import MOST, telling
 from decodedrift.report.terminal import cells
-from decodedrift.report.texts import shown, sides, token_start
+from decodedrift.report.texts import shown
+from decodedrift.report.tokenview import meetings
 from decodedrift.rows import TABLES, typed
 from decodedrift.study import Study
 from decodedrift.summary import perplexity
@@ -31,9 +31,11 @@ HOSTILE = [
     "a\u0300" * 99,
 ]  # fmt: skip
 TAGS = "html head meta title style body main header nav a section p h1 h2 h3 h4 b bdi small span div dl dt dd table "
-TAGS += "thead tbody tr th td details summary svg line circle"
+TAGS += (
+    "thead tbody tr th td details summary svg line circle script button figure figcaption label select option noscript"
+)
 ATTRIBUTES = "lang dir http-equiv content charset name id class title href aria-label aria-hidden tabindex role scope "
-ATTRIBUTES += "rowspan open viewbox x1 x2 y1 y2 cx cy r"
+ATTRIBUTES += "rowspan open viewbox x1 x2 y1 y2 cx cy r type aria-pressed aria-live hidden value"
 
 
 def study(
@@ -127,13 +129,26 @@ def only_ours(page: str) -> Page:
     assert {tag for tag, _ in found.tags} <= set(TAGS.split())
     assert not found.comments
     for tag, attributes in found.tags:
-        assert set(attributes) <= set(ATTRIBUTES.split()), (tag, attributes)
+        assert {a for a in attributes if not a.startswith("data-")} <= set(ATTRIBUTES.split()), (tag, attributes)
         assert not [a for a in attributes if a.startswith("on") or a == "style"]
         assert attributes.get("href", "#").startswith("#")  # type: ignore[union-attr]
         refresh = attributes.get("http-equiv")
         assert refresh in (None, "Content-Security-Policy")
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]", page)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]", bare(page))
+    scripts = [a for tag, a in found.tags if tag == "script"]
+    assert [a.get("type") for a in scripts].count(None) == page.count("<script>")
     return found
+
+
+def bare(page: str) -> str:
+    """The page without the charting library, which is not ours to check."""
+    return page.replace(library(), "")
+
+
+def hashes(page: str, element: str) -> list[str]:
+    """The hash of what stands in each of the page's elements of this name without attributes."""
+    texts = re.findall(rf"<{element}>(.*?)</{element}>", page, re.S)
+    return [f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in texts]
 
 
 FAILED = {"stage": "load", "status": "failed", "error": "no room"}
@@ -160,15 +175,23 @@ def test_every_odd_study_renders(name: str) -> None:
     assert all(cells(line) <= 80 for line in summary_table(odd).split("\n"))
 
 
-def test_the_policy_comes_first_and_knows_the_style() -> None:
+def test_the_policy_comes_first_and_knows_every_script() -> None:
     page = render(study({"bf16": [parted()]}))
     head = page[page.index("<head>") + len("<head>") :].lstrip()
-    assert head.startswith("""<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha""")
-    style = page[page.index("<style>") + len("<style>") : page.index("</style>")]
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert f"'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'" in page
-    assert "http://" not in page
-    assert "https://" not in page
+    policy = Page(head).tags[0][1]
+    assert policy["http-equiv"] == "Content-Security-Policy"
+    rules = dict(rule.strip().split(" ", 1) for rule in str(policy["content"]).split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"].split() == hashes(page, "script")
+    assert rules["style-src"].split()[0] == hashes(page, "style")[0]
+    assert "unsafe" not in str(policy["content"])
+    assert set(rules) == {"default-src", "script-src", "style-src", "img-src", "base-uri", "form-action"}
+    assert not re.search("https?://", bare(page))
+
+
+def test_equal_runs_give_equal_pages() -> None:
+    first, again = (render(study({"bf16": [parted(), {}]}, texts=True)) for _ in range(2))
+    assert first == again
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -182,7 +205,7 @@ def test_no_text_becomes_markup(text: str) -> None:
     )  # fmt: skip
     hostile.plan = {**hostile.plan, "model": text}  # type: ignore[misc]
     found = only_ours(render(hostile, title=text))
-    assert len(render(hostile)) < 200_000
+    assert len(bare(render(hostile))) < 300_000
     if len(text) < 60:
         assert shown(text) in found.text
     table = summary_table(hostile)
@@ -214,9 +237,20 @@ def test_the_page_is_bounded_whatever_the_run() -> None:
     page = render(many)
     assert len(page.encode("utf-8")) < 5_000_000
     found = Page(page)
-    assert f"{12 * 40 - MOST} more rows are not shown; divergences.csv has them all." in found.text
-    assert "earlier characters" in found.text
-    assert len([1 for tag, a in found.tags if a.get("class") == "case"]) == MOST_CASES
+    assert f"{MOST} of {12 * 40} compared traces" in found.text
+    assert len([1 for tag, a in found.tags if "data-case" in a]) == MOST
+    assert len([1 for tag, a in Page(render(many, top=7)).tags if "data-case" in a]) == 7
+
+
+def test_without_text_no_text_is_in_the_page() -> None:
+    says = "Zanzibar"
+    made = study({"bf16": [parted(reference_token=says, candidate_token=says[::-1]), {}]}, says=says)
+    made.plan = {**made.plan, "model": "m"}  # type: ignore[misc]
+    assert says in render(made)
+    page = render(made, texts=False)
+    assert says not in page
+    assert says[::-1] not in page
+    assert 'id="tokens"></script>' in page
 
 
 def test_every_candidate_has_its_turn() -> None:
@@ -225,19 +259,23 @@ def test_every_candidate_has_its_turn() -> None:
     frame = typed(pd.DataFrame([*(bad | {"first_divergence": t} for t in range(50)), good]), "divergences")
     assert set(telling(frame, 10)["candidate"]) == {"bad", "good"}
     assert telling(frame, 10)["cause"].tolist() == ["shift"] * 9 + ["near_tie"]
-    assert frame.loc[spread(frame), "first_divergence"].tolist() == [0, 24, 49, 3]
+    assert frame.loc[spread(frame, 4), "first_divergence"].tolist() == [24, 3, 23, 25]
 
 
-def test_the_first_divergent_token_is_marked_whole() -> None:
-    made = study({"bf16": [parted(first_divergence_char=6, reference_token=" cats", candidate_token=" cows")]})
-    row = next(made.divergences.itertuples())
-    left, right = sides("Two cats sat", "Two cows sat", row)
-    assert [(p.kind, p.text) for p in left] == [("same", "Two"), ("mark", " cats"), ("rest", " sat")]
-    assert [(p.kind, p.text) for p in right] == [("same", "Two"), ("mark", " cows"), ("rest", " sat")]
-    # A token that is the start of the other: the texts share it, the token still begins before it.
-    assert token_start("my friend.", "my friends.", (" friend", " friends"), 9) == 2
-    # Bytes of a character are no text of their own.
-    assert token_start("é!", "è!", ("�", "�"), 0) == 0
+def test_a_large_run_shows_the_worst_the_typical_and_the_equal() -> None:
+    rows = [parted(t, reference_gap=t / 10) for t in range(500)] + [{}] * 500
+    found = chosen(study({"bf16": rows}), 100)
+    assert len(found) == 100
+    apart = found[found["diverged"] == 1]
+    assert (found["diverged"] == 0).sum() == 10
+    assert set(range(440, 500)) <= set(apart["first_divergence"])
+    assert {249, 250} <= set(apart["first_divergence"])
+
+
+def test_remainders_meet_where_three_tokens_in_a_row_agree() -> None:
+    ours, theirs = [1, 2, 9, 4, 5, 6, 7, 3], [1, 8, 4, 5, 6, 7, 2, 3]
+    assert meetings(ours, theirs, 1) == [[3, 2, 4]]
+    assert meetings(ours, [1], 1) == []
 
 
 @pytest.mark.parametrize(("value", "text"), [

@@ -21,7 +21,7 @@ def _renamed(value: Any, names: dict[str, str]) -> Any:
             key: _name(found, names) if key in ("id", "root_id", "target_id") else _renamed(found, names)
             for key, found in value.items()
         }
-    return [_renamed(found, names) for found in value] if isinstance(value, list) else value
+    return [_renamed(found, names) for found in value] if isinstance(value, (list, tuple)) else value
 
 
 def _name(found: Any, names: dict[str, str]) -> Any:

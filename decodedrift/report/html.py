@@ -69,7 +69,8 @@ def page(
     style = _template("style.css.j2").render(light=Markup(css(LIGHT)), dark=Markup(css(DARK)))
     drawn = {name: drawing(model) for name, model in figures.items()}
     data = inline.island({"figures": drawn, "groups": groups, "light": LIGHT})
-    nonce = hashlib.sha256("\n".join([title, *(p["body"] for p in parts), data]).encode("utf-8")).hexdigest()[:32]
+    content = "\n".join([title, *(p["body"] for p in parts), data])
+    nonce = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     early = inline.own_script("early.js").replace("NONCE", nonce)
     scripts = [early, *([inline.library()] if figures else []), *map(inline.own_script, inline.OWN[1:])]
     made: str = _template("page.html.j2").render(

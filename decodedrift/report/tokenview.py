@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from rapidfuzz.distance import LCSseq
 
@@ -53,7 +54,7 @@ class _Frames:
 
     traces: dict[tuple[Any, ...], Any]
     positions: dict[tuple[Any, ...], pd.DataFrame]
-    alternatives: dict[tuple[Any, ...], pd.DataFrame]
+    alternatives: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
     @classmethod
     def of(cls, study: Study, cases: pd.DataFrame) -> _Frames:
@@ -63,14 +64,18 @@ class _Frames:
         traces = {(t.role, t.variant, t.strategy, int(t.seed), t.prompt_id): t for t in part.itertuples()}
         keys = ["candidate", "strategy", "seed", "prompt_id"]
         wanted = cases[keys].drop_duplicates()
-        positions = _grouped(study.positions, wanted, keys, [])
-        return cls(traces, positions, _grouped(study.alternatives, wanted, keys, ["variant", "pass"]))
+        tops = _grouped(study.alternatives.sort_values(["position", "rank"]), wanted, [*keys, "variant", "pass"])
+        columns = {
+            key: (f["position"].to_numpy(int), f["token_id"].to_numpy(int), f["logprob"].to_numpy(float))
+            for key, f in tops.items()
+        }
+        return cls(traces, _grouped(study.positions, wanted, keys), columns)
 
 
-def _grouped(frame: pd.DataFrame, wanted: pd.DataFrame, keys: list[str], more: list[str]) -> dict[tuple[Any, ...], Any]:
+def _grouped(frame: pd.DataFrame, wanted: pd.DataFrame, keys: list[str]) -> dict[tuple[Any, ...], pd.DataFrame]:
     part = frame[(frame["role"] == "candidate") & frame["prompt_id"].isin(set(wanted["prompt_id"]))]
-    part = part.merge(wanted, on=keys)
-    return {tuple(key): found for key, found in part.groupby([*keys, *more], sort=False)}
+    part = part.merge(wanted, on=list(wanted.columns))
+    return {tuple(key): found for key, found in part.groupby(keys, sort=False)}
 
 
 @dataclass
@@ -107,8 +112,8 @@ class _Island:
         ours_at = self.reference(row, at)
         ours = self.traces[ours_at]
         made = {"candidate": key[0], "strategy": key[1], "seed": key[2], "prompt": key[3], "reference": ours_at,
-                "at": at, "cause": "" if absent(row.cause) else str(row.cause), "ids": theirs["ids"], "more": theirs["more"],
-                "finish": theirs["finish"]}  # fmt: skip
+                "at": at, "cause": "" if absent(row.cause) else str(row.cause), "ids": theirs["ids"],
+                "more": theirs["more"], "finish": theirs["finish"]}  # fmt: skip
         made["meet"] = [] if at is None else meetings(ours["ids"], theirs["ids"], at)
         forced = self.held.positions.get(key)
         if forced is not None:
@@ -153,14 +158,14 @@ class _Island:
         part = self.held.alternatives.get((*key_of(row), variant, name))
         if part is None:
             return {}
-        positions = part["position"].drop_duplicates()
-        positions = positions[~positions.isin(list(known))]
-        near = positions[(positions - at).abs() <= AROUND] if at is not None else positions.head(0)
-        rest = positions[~positions.isin(near)].head(max(0, self.entries))
+        positions, token_ids, logprobs = part
+        there = np.setdiff1d(positions, np.fromiter(known, int))
+        near = there[np.abs(there - at) <= AROUND] if at is not None else there[:0]
+        rest = np.setdiff1d(there, near)[: max(0, self.entries)]
         self.entries -= len(rest)
-        kept = part[part["position"].isin(set(near) | set(rest))].sort_values(["position", "rank"])
+        kept = np.isin(positions, np.union1d(near, rest))
         found: dict[int, list[tuple[int, int]]] = {}
-        for position, token_id, logprob in zip(kept["position"], kept["token_id"], kept["logprob"], strict=True):
+        for position, token_id, logprob in zip(positions[kept], token_ids[kept], logprobs[kept], strict=True):
             bits = round(-logprob * 1e4) if math.isfinite(logprob) else -1
             found.setdefault(int(position), []).append((self.index(token_id), bits))
         return found

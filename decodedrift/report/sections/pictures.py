@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 def survival(study: Study, options: Options) -> dict[str, Any] | None:
     """How long the texts stay equal."""
     return group("How long the texts stay equal", "The share of traces whose every token so far equals the "
-                 "reference's. The bands are 95 % intervals; the numbers below count the traces that could still part.", {
+                 "reference's. The bands "
+                 "are 95 % intervals; the numbers below count the traces that could still part.", {
                      "survival": ("Survival until the first divergence", figures.survival(study)),
                  })  # fmt: skip
 
 
 def growth(study: Study, options: Options) -> dict[str, Any] | None:
     """How the error behaves along the text, before any token differs."""
-    return group("How the error grows", "Both sides read the reference's tokens, so what is seen here is numerical "
-                 "error and no consequence of another text. Dotted: the same type in another batch layout, the noise floor "
-                 "(a value of 0 has no place on a logarithmic axis).", {
+    return group("How the error grows", "Both sides read the reference's tokens, so what is seen here is "
+                 "numerical error and no consequence of another text. Dotted: the same type in another batch "
+                 "layout, the noise floor (a value of 0 has no place on a logarithmic axis).", {
                      "kl": ("KL divergence by position", figures.kl(study)),
                      "gap": ("Logit gap by position: median, and 10 % to 90 % of the traces", figures.gap(study)),
                  })  # fmt: skip
@@ -34,7 +35,7 @@ def reasons(study: Study, options: Options) -> dict[str, Any] | None:
     """Why tokens flip: the margins they flip at."""
     return group("Why tokens flip", "A token flips where the error exceeds the margin. Where the curves of the "
                  "divergences lie far to the left of the grey one, it is near-ties that flip.", {
-                     "margins": ("The reference's margin, top-1 minus top-2 logit: everywhere, and where its text is left",
+                     "margins": ("The reference's margin, top-1 minus top-2 logit: everywhere, and at divergences",
                                  figures.margins(study)),
                  })  # fmt: skip
 
