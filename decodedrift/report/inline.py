@@ -44,7 +44,7 @@ def island(value: Any) -> Markup:
 def compressed(value: Any) -> str:
     """Data as base64 of gzip of JSON, for what is large; the same data give the same text."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return base64.b64encode(gzip.compress(text.encode("utf-8"), 9, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(text.encode("utf-8"), 6, mtime=0)).decode("ascii")
 
 
 @cache

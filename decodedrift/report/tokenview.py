@@ -35,17 +35,21 @@ PROMPT = 1500  # characters of a prompt
 def token_view(study: Study, cases: pd.DataFrame) -> str:
     """The island of these cases, within LIMIT whatever they hold: alternatives give way first, then the last cases."""
     held = _Frames.of(study, cases)
-    entries, count = ENTRIES, len(cases)
-    while True:
-        made = _Island(study, held, entries).of(cases.head(count))
-        text = compressed(made)
-        if len(text) <= LIMIT or not count:
-            return text
-        share = LIMIT / len(text)
-        if entries > 1000:
-            entries = int(entries * share * 0.8)
+
+    def attempt(entries: int, count: int) -> str:
+        return compressed(_Island(study, held, entries).of(cases.head(count)))
+
+    count = len(cases)
+    text = full = attempt(ENTRIES, count)
+    while len(text) > LIMIT:
+        text = attempt(0, count)
+        if len(text) > LIMIT:
+            count = int(0.95 * count * LIMIT / len(text))
         else:
-            entries, count = 0, int(count * share * 0.9)
+            room = (LIMIT - len(text)) / (len(full) - len(text))
+            more = attempt(int(0.9 * ENTRIES * room), count) if count == len(cases) else text
+            text = more if len(more) <= LIMIT else text
+    return text
 
 
 @dataclass
@@ -232,7 +236,7 @@ def _vocabulary(study: Study, ids: Mapping[int, int]) -> tuple[list[str], dict[s
 
 
 def _short(value: Any) -> float | int | None:
-    """Four significant digits; None where empty, -1 for infinity (no such value is negative but by rounding)."""
+    """Three significant digits, as the page shows them; None where empty, -1 for infinity (no such value is negative but by rounding)."""
     if absent(value):
         return None
-    return float(f"{value:.4g}") if math.isfinite(value) else -1
+    return float(f"{value:.3g}") if math.isfinite(value) else -1
