@@ -39,7 +39,9 @@ def synthetic(*, prompts: int, tokens: int, candidates: int, strategies: int = 1
                     columns["alternatives"].append(_tops(key, name, tokens, rng))
     rows["tokens"] = [{"token_id": i, "token": f" word{i}", "bytes": ""} for i in range(VOCABULARY)]
     frames = {name: typed(pd.DataFrame(rows[name]), name) for name in TABLES if name not in columns}
-    frames |= {name: typed(pd.concat(c, ignore_index=True) if c else pd.DataFrame(), name) for name, c in columns.items()}
+    frames |= {
+        name: typed(pd.concat(c, ignore_index=True) if c else pd.DataFrame(), name) for name, c in columns.items()
+    }
     made = {"precision": "bf16", "compute": "bf16", "model": None, "options": {}}
     plan = {
         "model": "m", "reference": {"name": "fp32", **made}, "candidates": [{"name": n, **made} for n in names],

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import synthetic
 from test_report import HOSTILE, ODD, parted, study
 
 import decodedrift as dd
@@ -371,3 +372,35 @@ def test_scripts_of_others_do_not_run(show: Show, browser: Any, tmp_path: Path) 
     assert tab.title() != "run"
     assert sum("Content Security Policy" in s for s in said) >= 2
     tab.close()
+
+
+def test_curves_are_what_their_tables_hold(show: Show) -> None:
+    """Survival, growth, agreement by lag and the parts of the error, of a study that has them."""
+    made = synthetic(prompts=3, tokens=40, candidates=2, strategies=2, alternatives=False)
+    keys = ["model", "reference", "candidate", "role", "strategy"]
+    at = made.positions.groupby([*keys, "position"], sort=False)["kl"].mean().reset_index()
+    at["position"] = at["position"].astype(int)
+    draws = np.random.default_rng(1).random((len(at), 12)) + 0.1
+    numbers = {
+        "survival": ["survival", "survival_low", "survival_high", "hazard", "survival_predicted"],
+        "growth": ["logit_gap_rms_median", "logit_gap_rms_p10", "logit_gap_rms_p90", "kl_mean"],
+        "decomposition": [f"{n}{end}" for n in ("state_compounding", "path_compounding_after") for end in ("", "_low", "_high")],
+        "after": ["agreement"],
+    }  # fmt: skip
+    for name, columns in numbers.items():
+        frame = at[[*keys, "position"]].assign(at_risk=3, events=0, n=3, **dict(zip(columns, draws.T)))
+        setattr(made, name, frame.rename(columns={"position": "lag"}) if name == "after" else frame)
+    opened = show(render(made))
+    for name, figure in (("survival", "survival"), ("growth", "kl"), ("growth", "gap"), ("after", "after"),
+                         ("decomposition", "state"), ("decomposition", "path")):  # fmt: skip
+        drawn, table = opened.csv(figure), getattr(made, name)
+        index = ["candidate", "strategy", "lag" if name == "after" else "position"]
+        held = table.set_index(index)
+        assert len(drawn) == len(table)
+        columns = [c for c in drawn.columns if c not in index]
+        assert set(columns) & set(numbers[name])
+        for column in columns:
+            assert list(drawn[column]) == list(held.loc[pd.MultiIndex.from_frame(drawn[index]), column]), (
+                figure,
+                column,
+            )

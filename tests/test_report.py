@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from synthetic import synthetic
 
-from decodedrift.report import render, summary_table
+from decodedrift.records import InputError
+from decodedrift.report import render, summary_table, tokenview
+from decodedrift.report.beside import beside
 from decodedrift.report.chosen import MOST, chosen, spread, telling
 from decodedrift.report.inline import library
 from decodedrift.report.numbers import Number, number, percentage, significant, with_error
@@ -307,3 +313,109 @@ def test_the_terminal_table_keeps_to_its_width(width: int) -> None:
     table = summary_table(made, width)
     assert all(cells(line) <= width for line in table.split("\n"))
     assert "1/2" in table or width == 40
+
+
+@pytest.mark.parametrize(("shape", "limit"), [
+    ({"prompts": 6, "tokens": 240, "candidates": 3}, 25_000),
+    ({"prompts": 1, "tokens": 24, "candidates": 12, "strategies": 12, "alternatives": False}, 12_000),
+])  # fmt: skip
+def test_no_run_is_too_large(shape: dict[str, Any], limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smaller budget stands for a larger run: alternatives give way, then cases, never the summary."""
+    made = synthetic(**shape)
+    assert len(render(made).encode("utf-8")) < 5_000_000
+    monkeypatch.setattr(tokenview, "LIMIT", limit)
+    page = render(made)
+    island = re.search(r'id="tokens">(.*?)</script>', page, re.S)
+    assert island is not None
+    assert limit / 3 < len(island[1]) <= limit
+    held = json.loads(gzip.decompress(base64.b64decode(island[1])))
+    assert 0 < len(held["cases"]) < len(made.divergences)
+    assert "prompt-0" in Page(page).text
+
+
+def test_the_island_holds_what_was_measured() -> None:
+    made = synthetic(prompts=4, tokens=40, candidates=2)
+    held = json.loads(gzip.decompress(base64.b64decode(tokenview.token_view(made, chosen(made)))))
+    assert len(held["cases"]) == 8
+    for case in held["cases"]:
+        key = (made.traces["prompt_id"] == case["prompt"]) & (made.traces["variant"] == case["candidate"])
+        ids = [int(i) for i in made.traces[key]["token_ids"].iloc[0].split()]
+        assert [held["ids"][i] for i in case["ids"]] == ids
+        assert [held["texts"][i] for i in case["ids"]] == [f" word{i}" for i in ids]
+        forced = made.positions[
+            (made.positions["prompt_id"] == case["prompt"]) & (made.positions["candidate"] == case["candidate"])
+        ]
+        assert case["kl"] == [float(f"{v:.3g}") for v in forced["kl"]]
+        tops = made.alternatives[(made.alternatives["prompt_id"] == case["prompt"])
+                                 & (made.alternatives["candidate"] == case["candidate"])
+                                 & (made.alternatives["variant"] == case["candidate"])]  # fmt: skip
+        for part, passes in (("own", {"generated"}), ("beside", {"generated", "forced"})):
+            for n, position in enumerate(case[part]["at"]):
+                read = "generated" if case["at"] is None or position <= case["at"] or part == "own" else "forced"
+                found = tops[(tops["position"] == position) & (tops["pass"] == read)].sort_values("rank")
+                assert read in passes
+                assert [held["ids"][i] for i in case[part]["token"][n * 5 : n * 5 + 5]] == list(found["token_id"])
+                assert case[part]["bits"][n * 5 : n * 5 + 5] == [round(-p * 1e4) for p in found["logprob"]]
+
+
+def test_figures_compose_and_save(tmp_path: Path) -> None:
+    from bokeh.embed import file_html
+    from bokeh.layouts import column
+    from bokeh.resources import INLINE
+
+    made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
+    case = ("prompt-1", "v0", "top-k:k=5")
+    drawn = [
+        made.plot.margins(),
+        made.plot.gaps(),
+        made.plot.gaps("v1"),
+        made.plot.perplexity(),
+        made.plot.tokens(*case),
+    ]
+    assert file_html(column(*drawn), INLINE).count("Bokeh") > 1
+    with pytest.raises(ValueError, match="choices: top-k:k=5, top-k:k=6"):
+        made.plot.margins("greedy")
+    with pytest.raises(ValueError, match="no candidate 'v9'; choices: v0, v1"):
+        made.plot.gaps("v9")
+    with pytest.raises(ValueError, match="no compared trace with prompt_id 'x'; choices: prompt-0"):
+        made.plot.tokens("x", "v0", "top-k:k=5")
+    with pytest.raises(ValueError, match="holds no first divergences"):
+        study({"bf16": [{}]}).plot.gaps()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_notebook_gets_inert_markup(text: str) -> None:
+    held = text.encode("utf-8", "replace").decode("utf-8")
+    found = Page(study({held: [parted(), {}]}, strategy=held, says=held)._repr_html_())
+    assert {tag for tag, _ in found.tags} <= {
+        "div",
+        "p",
+        "table",
+        "caption",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "bdi",
+        "small",
+        "br",
+    }
+    assert {a for _, attributes in found.tags for a in attributes} <= {"style", "title"}
+    assert "50.0 %" in found.text
+
+
+def test_two_runs_side_by_side() -> None:
+    first = study({"bf16": [parted(), {}]}, environment={"cpu": "one", "versions": {"torch": "2"}})
+    second = study({"bf16": [parted(), parted()]}, environment={"cpu": "two", "versions": {"torch": "2"}})
+    second.traces.loc[second.traces["role"] == "candidate", "token_ids"] = ["1 2 3", "1 2 4"]
+    found = only_ours(beside(first, second, names=("runs/a", "runs/b")))
+    assert "Not the same place" in found.text
+    assert "Not the same plan" not in found.text
+    titles = [a.get("title") for tag, a in found.tags if tag == "td"]
+    assert {"divergence_rate = 0.5", "divergence_rate = 1.0", "difference = 0.5", "same = 1; traces = 2"} <= set(titles)
+    assert "cpu" in found.text
+    assert "torch" not in found.text
+    assert "Not the same place" not in only_ours(beside(first, first, names=("a", "b"))).text
+    with pytest.raises(InputError, match="nothing in common"):
+        beside(first, study({"int8": [parted()]}), names=("a", "b"))

@@ -60,6 +60,10 @@ def heat_maps(study: Study) -> list[HeatMap]:
         errors = study.distribution[study.distribution["bucket"] == "all"]
         keys = ["reference", "candidate", "role", "strategy"]
         table = table.merge(errors[[*keys, "ln_ppl_ratio_se"]], on=keys, how="left")
+    risk = getattr(study, "risk", None)
+    if risk is not None and len(risk) and "half_life" in table:
+        keys = ["reference", "candidate", "role", "strategy"]
+        table = table.merge(risk[[*keys, "half_life_low", "half_life_high"]], on=keys, how="left")
     horizon = float(study.plan.get("max_new_tokens") or 1)
     known = [q for q in quantities(horizon) if q.name in table]
     columns = list(dict.fromkeys(table["strategy"]))[:MOST_COLUMNS]
@@ -105,7 +109,11 @@ def _half_life(row: Any, horizon: float) -> Spot:
     value = row.half_life
     if absent(value):
         return Spot("not reached", "", "", 0)
-    return Spot(place(value, "half_life").text, "tokens", exactly({"half_life": value}), _level(1 - value / horizon))
+    low, high = getattr(row, "half_life_low", math.nan), getattr(row, "half_life_high", math.nan)
+    ends = [place(end, "").text if not absent(end) else "…" for end in (low, high)]
+    below = "" if absent(low) and absent(high) else " – ".join(ends)
+    exact = exactly({"half_life": value, "half_life_low": low, "half_life_high": high})
+    return Spot(place(value, "half_life").text, below, exact, _level(1 - value / horizon))
 
 
 def _kl(row: Any) -> Spot:

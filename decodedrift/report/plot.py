@@ -40,6 +40,17 @@ class Plots:
         """Agreement by lag after the first divergence."""
         return self._one("after", strategy)
 
+    def decomposition(self, which: str = "state", strategy: str | None = None) -> Any:
+        """How the error compounds by position: `state` (its own cache) or `path` (its own text), as a ratio to none."""
+        from decodedrift.report import figures
+        from decodedrift.report.figures.decomposition import FIGURES
+
+        if which not in FIGURES:
+            raise ValueError(f"no decomposition {which!r}; choices: {', '.join(FIGURES)}")
+        found = figures.decomposition(self._study, which, strategy)
+        chosen = strategy or (found.choices[0] if found else None)
+        return _drawn(figures.decomposition(self._study, which, chosen, notebook=True), "decomposition")
+
     def gaps(self, candidate: str | None = None) -> Any:
         """Reference gap against swing at each first divergence, by cause; one candidate or all."""
         names = [str(v["name"]) for v in self._study.plan.get("candidates", ())]

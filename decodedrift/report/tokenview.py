@@ -236,7 +236,7 @@ def _vocabulary(study: Study, ids: Mapping[int, int]) -> tuple[list[str], dict[s
 
 
 def _short(value: Any) -> float | int | None:
-    """Three significant digits, as the page shows them; None where empty, -1 for infinity (no such value is negative but by rounding)."""
+    """Three significant digits, as the page shows them; None where empty, -1 for infinity."""
     if absent(value):
         return None
     return float(f"{value:.3g}") if math.isfinite(value) else -1

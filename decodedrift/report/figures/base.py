@@ -59,7 +59,8 @@ def plot(
     if notebook:
         made.width, made.sizing_mode = 760, "fixed"
     made.xaxis.axis_label, made.yaxis.axis_label = PlainText(text=x_label), PlainText(text=y_label)
-    made.background_fill_color = made.border_fill_color = LIGHT["raised"] if notebook else None
+    ground = "raised" if notebook else "paper"  # none would leave traces of an earlier width
+    paint(made, background_fill_color=ground, border_fill_color=ground)
     made.outline_line_color = None
     for axis in (*made.xaxis, *made.yaxis):
         paint(axis, axis_label_text_color="soft", major_label_text_color="soft", axis_line_color="strong",

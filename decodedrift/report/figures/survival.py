@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from decodedrift.study import Study
 
 COLUMNS = ["position", "at_risk", "events", "survival", "survival_low", "survival_high"]
+PREDICTED, LAW = "survival_predicted", "foretold by the flip law"
 
 
 def survival(study: Study, strategy: str | None = None, *, notebook: bool = False) -> Figure | None:
@@ -30,6 +31,7 @@ def survival(study: Study, strategy: str | None = None, *, notebook: bool = Fals
         return None
     cells = [(s, c, part) for (s, c), part in table.groupby(["strategy", "candidate"], sort=False) if s in choices]
     cells = cells[: base.MOST_SERIES]
+    predicted = [PREDICTED] if PREDICTED in table and table[PREDICTED].notna().any() else []
     colours, end = base.colours(study), int(table["position"].max()) + 1
     made = base.plot(
         "position (generated tokens)", "share of traces still equal", notebook=notebook,
@@ -43,7 +45,7 @@ def survival(study: Study, strategy: str | None = None, *, notebook: bool = Fals
         keys = Keys(choice, candidate, {"strategy": choice, "candidate": candidate})
         drawn, step = base.thin(part, len(cells), len(COLUMNS))
         steps.append(step)
-        held = base.source(_closed(drawn, end), keys, COLUMNS)
+        held = base.source(drawn.sort_values("position"), keys, [*COLUMNS, *predicted])
         band = made.varea_step(
             x="position", y1="survival_low", y2="survival_high", step_mode="after", source=held, fill_alpha=0.13
         )
@@ -54,6 +56,10 @@ def survival(study: Study, strategy: str | None = None, *, notebook: bool = Fals
         numbers = _at_risk(below, part, list(colours).index(candidate) if candidate in colours else 0, colour)
         renderers.setdefault(candidate, []).extend([band, line, numbers])
         hovered.append(line)
+        law = made.step(x="position", y=PREDICTED, mode="after", source=held, line_dash="dotted") if predicted else None
+        if law is not None:
+            base.paint(law.glyph, line_color=colour)
+            renderers.setdefault(LAW, []).append(base.belongs(law, Keys(choice, LAW), choices[0]))
         for renderer in (band, line, numbers):
             base.belongs(renderer, keys, choices[0])
     base.hover(made, hovered, [
@@ -62,14 +68,10 @@ def survival(study: Study, strategy: str | None = None, *, notebook: bool = Fals
     ], mode="mouse", line_policy="prev")  # fmt: skip
     if notebook:
         base.legend(made, renderers)
-    entries = [(name, *colours.get(name, ("s0", "solid")), name) for name in renderers]
+    order = sorted(renderers, key=lambda name: name == LAW)
+    entries = [(n, *(("soft", "dotted") if n == LAW else colours.get(n, ("s0", "solid"))), n) for n in order]
     thinned = f"Every {max(steps)}th position is drawn." if max(steps) > 1 else ""
     return Figure(column(made, below, sizing_mode=made.sizing_mode), choices, entries, "survival.csv", thinned)
-
-
-def _closed(part: pd.DataFrame, end: int) -> pd.DataFrame:
-    """In order of position: steps hold to the next one."""
-    return part.sort_values("position")
 
 
 def _ticks(end: int) -> list[int]:
@@ -86,13 +88,12 @@ def _at_risk_plot(made: Any, end: int, rows: int, notebook: bool) -> Any:
                       y_range=base.fixed(max(1, rows) - 0.5, -0.5))  # fmt: skip
     if notebook:
         below.width, below.sizing_mode = 760, "fixed"
-        below.background_fill_color = below.border_fill_color = made.border_fill_color
+        base.paint(below, background_fill_color="raised", border_fill_color="raised")
     made.xaxis.ticker = FixedTicker(ticks=_ticks(end))
     for strip in (made, below):
         strip.min_border_left = 64
     below.xaxis.visible = below.grid.visible = False
-    below.yaxis.major_label_text_alpha = 0
-    below.yaxis.axis_line_color = below.yaxis.major_tick_line_color = None
+    below.yaxis.major_label_text_alpha = below.yaxis.axis_line_alpha = below.yaxis.major_tick_line_alpha = 0
     below.yaxis.major_tick_out = below.yaxis.major_tick_in = 0
     return below
 

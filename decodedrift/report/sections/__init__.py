@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from decodedrift.report.sections.cases import cases
 from decodedrift.report.sections.failures import failures
+from decodedrift.report.sections.injection import injection
 from decodedrift.report.sections.perplexity import perplexity
-from decodedrift.report.sections.pictures import after, gaps, growth, reasons, survival
+from decodedrift.report.sections.pictures import after, decomposition, gaps, growth, reasons, survival
 from decodedrift.report.sections.provenance import provenance
 from decodedrift.report.sections.summary import summary
 from decodedrift.report.sections.verdict import verdict
@@ -32,6 +33,8 @@ SECTIONS: dict[str, Callable[[Study, Options], dict[str, Any] | None]] = {
     "cases": cases,
     "perplexity": perplexity,
     "after": after,
+    "injection": injection,
+    "decomposition": decomposition,
     "failures": failures,
     "provenance": provenance,
 }

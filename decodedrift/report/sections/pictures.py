@@ -59,6 +59,18 @@ def after(study: Study, options: Options) -> dict[str, Any] | None:
                  })  # fmt: skip
 
 
+def decomposition(study: Study, options: Options) -> dict[str, Any] | None:
+    """How much of the error is made afresh, and how much is carried along."""
+    return group("Does the error compound?", "Left: both read the reference's text, the candidate once on the "
+                 "reference's state and once on its own. Right: after texts have parted, both read the candidate's "
+                 "text and the reference's. Above 1, the dashed line, what came before makes the error larger.", {
+                     "state": ("State: logit error on its own cache over that on the reference's",
+                               figures.decomposition(study, "state")),
+                     "path": ("Path: KL on the candidate's text over that on the reference's",
+                              figures.decomposition(study, "path")),
+                 })  # fmt: skip
+
+
 def group(heading: str, lead: str, found: dict[str, tuple[str, Figure | None]]) -> dict[str, Any] | None:
     """Figures that share a switch and a legend; None where there is none."""
     held = {name: (caption, figure) for name, (caption, figure) in found.items() if figure is not None}
