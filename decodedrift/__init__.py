@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from decodedrift.records import InputError, Plan, Prompt, Strategy, Text, Trace, Variant
     from decodedrift.run import compare
+    from decodedrift.runner_up import inject
     from decodedrift.strategies import strategy
     from decodedrift.study import Study, open_study
 
 __all__ = [
     "InputError", "Plan", "Prompt", "Strategy", "Study", "Text", "Trace", "Variant",
-    "compare", "open_study", "strategy",
+    "compare", "inject", "open_study", "strategy",
 ]  # fmt: skip
 
 _HOMES = {
     "compare": "decodedrift.run",
+    "inject": "decodedrift.runner_up",
     "Study": "decodedrift.study",
     "open_study": "decodedrift.study",
     "strategy": "decodedrift.strategies",

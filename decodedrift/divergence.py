@@ -12,6 +12,7 @@ import numpy as np
 from decodedrift.choosers import ScoreLog
 from decodedrift.metrics import TRACE_METRICS, TracePair
 from decodedrift.records import Strategy, Trace
+from decodedrift.sequences import remainders
 from decodedrift.tokens import Vocabulary
 
 ERROR_POSITIONS = 8  # fewer forced positions before t* say too little about the error's size
@@ -54,7 +55,9 @@ def divergence(
         beams: the four forced scores of whole hypotheses; beam search only.
     """
     r, c = reference.trace, candidate.trace
-    pair = TracePair(r.token_ids, c.token_ids, vocab.decode(r.token_ids), vocab.decode(c.token_ids))
+    rest = remainders(r.token_ids, c.token_ids) or ((), ())
+    texts = [vocab.decode(tuple(ids)) for ids in (r.token_ids, c.token_ids, *rest)]
+    pair = TracePair(r.token_ids, c.token_ids, *texts)
     row: dict[str, Any] = {name: metric(pair) for name, metric in TRACE_METRICS.items()}
     row["nonfinite"] = r.nonfinite + c.nonfinite
     t = row["first_divergence"]

@@ -10,14 +10,16 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from decodedrift import passes
+from decodedrift import controls, injection, passes
+from decodedrift.decompose import Decomposition, begun
 from decodedrift.files import disk_failed
 from decodedrift.generate import Cell, Generated, Key, generate
+from decodedrift.judging import judge
 from decodedrift.models import Loaded, VariantError, told
 from decodedrift.passes import Pass, Passage
 from decodedrift.progress import Progress, Silent
@@ -34,13 +36,15 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
     Raises:
         InputError: the reference itself cannot run; nothing can be held against it.
     """
-    run = _Run(job, world, progress or Silent())
+    run = JobRun(job, world, progress or Silent())
     with Spool(world.spool_bytes, spill) as spool, ExitStack() as resident:
         run.spool = spool
         reference = run.open_reference(resident)
         run.read_reference(reference)
         if job.first and job.prompts:
-            run.self_control(reference)
+            controls.self_control(run, reference)
+        if world.plan.decompose and job.prompts:
+            run.decomposition = begun(run, reference)
         if not world.both_fit:
             resident.close()
         for variant in world.plan.candidates:
@@ -50,17 +54,22 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
                 reference = run.open_reference(resident)
             for key, done in list(run.passes.items()):
                 with run.guarded(done.variant.name, "judge", lose=key):
-                    run.judge(reference, done)
+                    judge(run, reference, done)
+                if world.plan.inject and key in run.passes:
+                    injection.of_candidate(run, reference, done)
         run.reference.judged = run.reference.own_nll
         begin = time.perf_counter()
         for done in (*run.passes.values(), run.reference):
             passes.write(done, run.reference, run.plan, job.prompts, world.vocab, run.result)
+            if run.decomposition:
+                run.decomposition.rows(done)
+        run.result.tokens = passes.token_rows(run.result, world.vocab)
         run.result.timed("", "", "write", begin, sum(len(f) for f in run.result.positions))
     return run.result
 
 
 @dataclass
-class _Run:
+class JobRun:
     """The state of one job while it runs."""
 
     job: Job
@@ -69,6 +78,7 @@ class _Run:
     result: JobResult = field(init=False)
     spool: Spool = field(init=False)
     reference: Pass = field(init=False)
+    decomposition: Decomposition | None = None
     passes: dict[tuple[str, str], Pass] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,9 +95,10 @@ class _Run:
     @contextmanager
     def opened(self, variant: Variant) -> Iterator[Loaded]:
         """A loaded variant, its loading timed and its facts recorded."""
-        begin = time.perf_counter()
+        begin, held = time.perf_counter(), variant.name in self.world.kept
         with self.world.load(variant) as model:
-            self.result.timed(variant.name, "", "load", begin, 0)
+            if not held:
+                self.result.timed(variant.name, "", "load", begin, 0)
             self.result.facts[variant.name] = model.facts
             yield model
 
@@ -105,13 +116,16 @@ class _Run:
         watch: Mapping[Key, Trace] | None = None,
         keep_scores: bool = False,
         batches: int | None = None,
+        inject: Mapping[Key, tuple[int, int]] | None = None,
     ) -> None:
-        """Generates with every strategy, batch by batch, into a Pass."""
+        """Generates with every strategy, batch by batch, into a Pass; with `inject` only the batches it concerns."""
         prompts = [(p.id, self.world.prompts[p.id]) for p in self.job.prompts]
         watched = {key: trace.token_ids for key, trace in (watch or {}).items()}
         for cells in self.groups():
             label = cells[0][0].label if len(cells) == 1 else "all strategies"
             chunks = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)][:batches]
+            if inject is not None:
+                chunks = [c for c in chunks if any((s.label, n, p) in inject for s, n in cells for p, _ in c)]
             total = sum(map(len, chunks)) * len(cells) * self.plan.max_new_tokens
             self.progress.start(into.name, label, total)
             begin, made = time.perf_counter(), 0
@@ -119,13 +133,13 @@ class _Run:
                 self.progress.batch()
                 done = generate(
                     model, self.world.vocab, dict(chunk), cells, self.plan.max_new_tokens,
-                    watch=watched, keep_scores=keep_scores, tick=self.progress.tick,
+                    watch=watched, keep_scores=keep_scores, inject=inject, tick=self.progress.tick,
                 )  # fmt: skip
                 self.put_away(done, into.name)
                 into.add(done)
                 made += sum(len(t.token_ids) for t in done.traces.values())
             self.progress.stop()
-            self.result.timed(into.name, label, "generate", begin, made)
+            self.result.timed(into.name, label, "generate" if inject is None else "inject", begin, made)
 
     def put_away(self, done: Generated, name: str) -> None:
         """Greedy scores are whole rows of logits: they wait in the spool, not in memory."""
@@ -218,14 +232,6 @@ class _Run:
                 count += len(frame)
         self.result.timed(into.name, "", "score", begin, count)
 
-    def self_control(self, model: Loaded) -> None:
-        """The reference again, on the first batch of prompts: what differs here is no candidate's doing."""
-        size = self.size(self.plan.reference)
-        again = Pass(self.reference.name, self.plan.reference, "self")
-        self.free_run(model, again, batch_size=size, watch=self.reference.traces, batches=1)
-        self.measure(model, again, self.passages(self.reference.traces, only=again.traces))
-        self.passes[("self", again.name)] = again
-
     @contextmanager
     def guarded(self, variant: str, stage: str, lose: tuple[str, str] | None = None) -> Iterator[None]:
         """What goes wrong inside is this variant's failure, recorded, and nobody else's. `lose`: a pass it spoils."""
@@ -256,22 +262,15 @@ class _Run:
         if self.job.prompts:
             self.free_run(model, done, batch_size=self.size(variant), watch=self.reference.traces, keep_scores=floor)
         self.measure(model, done, self.read_by_all())
+        if self.decomposition:
+            with self.guarded(variant.name, "decompose"):
+                self.decomposition.read(model, done)
         if any(s.searches for s, _ in self.plan.cells) and self.job.prompts:
             self.read_own_beams(model, done)
         passes.note_nonfinite(done, self.plan.model, self.reference.name, self.result)
         self.passes[("candidate", variant.name)] = done
         if floor and self.job.prompts:
-            self.noise_floor(model, done)
-
-    def noise_floor(self, model: Loaded, same: Pass) -> None:
-        """A dtype against itself in another layout: what batching alone does to it."""
-        size = 1 if self.size(model.variant) > 1 else 4
-        other = replace(model.variant, batch_size=size)
-        name = f"{same.name}{',' if ':' in same.name else ':'}batch_size={size}"
-        floor = Pass(name, other, "floor", against=same, batch_size=size)
-        self.free_run(model, floor, batch_size=size, watch=same.traces)
-        self.measure(model, floor, self.passages(self.reference.traces), stored=same.keep_logits)
-        self.passes[("floor", name)] = floor
+            controls.noise_floor(self, model, done)
 
     def read_own_beams(self, model: Loaded, done: Pass) -> None:
         """The candidate's own hypotheses under itself: two of the four scores that a beam's gaps are made of."""
@@ -283,18 +282,3 @@ class _Run:
                 continue
             for passage, logits in self.forced(model, group):
                 done.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)
-
-    def judge(self, model: Loaded, done: Pass) -> None:
-        """The reference reads a candidate's continuations; a batch that is the reference's own is not read twice."""
-        begin, count = time.perf_counter(), 0
-        size = self.size(self.plan.reference)
-        for start in range(0, len(self.job.prompts), size):
-            batch = {p.id for p in self.job.prompts[start : start + size]}
-            for group in self.passages(done.traces, only={key for key in done.traces if key[2] in batch}):
-                if all(self.reference.wrote(p) for p in group):
-                    done.judged |= {p.key: self.reference.own_nll[p.key] for p in group}
-                    continue
-                for passage, logits in self.forced(model, group):
-                    done.judged[passage.key] = passes.nll(logits, passage.reading.continuation)
-                    count += len(passage.reading.continuation)
-        self.result.timed(done.name, "", "judge", begin, count)

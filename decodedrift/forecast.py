@@ -21,16 +21,28 @@ def forecast(ready: Prepared) -> str:
     rows = (traces * plan.max_new_tokens) * (len(plan.candidates) + floors) + scored * len(plan.candidates)
     weights = world.weight_bytes(plan.reference) + max(world.weight_bytes(c) for c in plan.candidates)
     low, high = _seconds(ready, len(variants) + floors)
+    extra = _extra(ready)
     return "\n".join([
         ready.announcement(),
         f"jobs      {len(ready.jobs)} ({plan.prompts_per_job} prompts each; texts in jobs of their own)",
         f"variants  {', '.join(v.name for v in variants)}",
         f"cells     {len(plan.cells)} strategy x seed: {', '.join(f'{s.label} (seed {n})' for s, n in plan.cells)}",
         f"rows      up to {traces * len(variants)} traces, {rows} positions, {scored} text tokens per variant",
+        *([f"extra     {'; '.join(extra)}"] if extra else []),
         f"memory    about {(weights + world.batch_bytes()) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
         f" ({'both variants resident' if world.both_fit else 'one variant at a time'}, batch size {plan.batch_size})",
         f"time      roughly {_span(low)} to {_span(high)} on {plan.device}, after loading",
     ])  # fmt: skip
+
+
+def _extra(ready: Prepared) -> list[str]:
+    """The passes that --inject and --decompose ask for, beside the run's own."""
+    plan, said = ready.plan, []
+    if plan.inject:
+        said.append(f"{len(plan.candidates)} passes of the reference with tokens put in")
+    if plan.decompose:
+        said.append(f"{1 + 2 * len(plan.candidates)} readings token by token, {len(plan.candidates)} of own texts")
+    return said
 
 
 def _seconds(ready: Prepared, variants: int) -> tuple[float, float]:
@@ -44,10 +56,17 @@ def _seconds(ready: Prepared, variants: int) -> tuple[float, float]:
         b = a @ a
     float(b[0, 0])
     speed = 4 * 2 * size**3 / (time.perf_counter() - begin)
-    tokens = len(plan.prompts) * world.rows_per_prompt() * plan.max_new_tokens * (1 if plan.layout == "mixed" else 2)
+    tokens: float = (
+        len(plan.prompts) * world.rows_per_prompt() * plan.max_new_tokens * (1 if plan.layout == "mixed" else 2)
+    )
     tokens += 2 * len(plan.prompts) * len(plan.cells) * plan.max_new_tokens + sum(
         t.tokens for t in world.texts.values()
     )
+    steps = len(plan.prompts) * plan.max_new_tokens
+    if plan.inject:  # beside what every variant does: a pass a candidate
+        tokens += steps * world.rows_per_prompt() * len(plan.candidates) / variants
+    if plan.decompose:  # two readings a candidate and one of the reference, and each candidate's own text
+        tokens += steps * len(plan.cells) * (1 + 3 * len(plan.candidates)) / variants
     work = 2.0 * world.checkpoint.parameters * tokens * variants
     return work / speed * 2, work / speed * 10
 

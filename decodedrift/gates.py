@@ -15,7 +15,8 @@ import pandas as pd
 
 from decodedrift.records import InputError, nearest
 from decodedrift.rows import FOLD_TEXTS, KEYS, TABLES, typed
-from decodedrift.summary import Z95, summarize
+from decodedrift.study import Study
+from decodedrift.summary import Z95
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, "==": eq, "!=": ne, ">": gt, "<": lt}
 _GATE = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([^:]+?)\s*(?::(.*))?", re.S)
@@ -97,10 +98,11 @@ def columns() -> tuple[str, ...]:
     row = {"divergences": {"diverged": 0, "compared": 1, "nonfinite": 0}, "positions": {"nonfinite": 0}, "traces": {}}
     made = {}
     for table, more in row.items():
-        values = keys | more | ({"variant": "x", "n_tokens": 1} if table == "traces" else {})
+        values = keys | more | ({"variant": "x", "n_tokens": 1, "token_ids": "0"} if table == "traces" else {})
         made[table] = typed(pd.DataFrame({c: pd.Series([values.get(c)], dtype="object") for c in TABLES[table]}), table)
+    empty = {t: typed(pd.DataFrame(), t) for t in ("timings", "failures")}
     with np.errstate(all="ignore"):
-        found = summarize(made["divergences"], made["positions"], made["traces"])
+        found = Study(**made, **empty, perplexity=pd.DataFrame(), plan={}).summary
     return tuple(name for name in found.columns if name not in FOLD_TEXTS)
 
 

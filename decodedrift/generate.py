@@ -18,6 +18,7 @@ from torch import Tensor
 from decodedrift.alternatives import Tops
 from decodedrift.beams import Beams
 from decodedrift.choosers import Chooser, ScoreLog, Single
+from decodedrift.forcing import Injecting
 from decodedrift.hook import per_prompt, within_generate
 from decodedrift.kvcache import expanded
 from decodedrift.models import Loaded, measurable
@@ -51,6 +52,7 @@ def generate(
     *,
     watch: Mapping[Key, Sequence[int]] | None = None,
     keep_scores: bool = False,
+    inject: Mapping[Key, tuple[int, int]] | None = None,
     tick: Callable[[int], None] = lambda tokens: None,
 ) -> Generated:
     """Decodes one batch of prompts with every (strategy, seed) of `cells` in one mixed batch.
@@ -59,25 +61,47 @@ def generate(
         prompts: prompt id -> token ids; together one batch, left-padded.
         watch: (strategy, seed, prompt id) -> token ids whose scores are noted (the reference's, for a candidate).
         keep_scores: keep every score of the pass (for the reference).
+        inject: (strategy, seed, prompt id) -> (position, token id) that is taken there in place of the choice. Layout
+            and every other row stay what they are without it. Not for beams.
         tick: told the number of rows advanced, at every step.
     """
     choosers = [
-        _chooser(loaded, vocab, list(prompts), cell, max_new_tokens, watch or {}, keep_scores) for cell in cells
+        _chooser(loaded, vocab, list(prompts), cell, max_new_tokens, watch or {}, keep_scores, inject or {})
+        for cell in cells
     ]
+    decode(loaded, vocab, prompts, choosers, max_new_tokens, tick=tick)
+    return _collected(choosers, cells)
 
-    def decode(model: Any, input_ids: Tensor, **arguments: Any) -> Tensor:
-        return _decode(model, input_ids, choosers, max_new_tokens, tick, **arguments)
+
+def decode(
+    loaded: Loaded,
+    vocab: Vocabulary,
+    prompts: Mapping[str, Sequence[int]],
+    choosers: Sequence[Chooser],
+    steps: int,
+    *,
+    before: Callable[[Any], None] = lambda cache: None,
+    tick: Callable[[int], None] = lambda tokens: None,
+) -> None:
+    """Runs choosers over one batch of prompts.
+
+    Args:
+        prompts: prompt id -> token ids, left-padded.
+        before: shown the cache (None without one) before every forward pass but the prompts' own; it may write to it.
+    """
+
+    def loop(model: Any, input_ids: Tensor, **arguments: Any) -> Tensor:
+        return _decode(model, input_ids, choosers, steps, before, tick, **arguments)
 
     within_generate(
         loaded,
         list(prompts.values()),
-        decode,
+        loop,
         pad=vocab.pad,
         bos=vocab.bos,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=steps,
         use_cache=loaded.variant.use_cache,
     )
-    return _collected(choosers, cells)
 
 
 def _decode(
@@ -85,6 +109,7 @@ def _decode(
     input_ids: Tensor,
     choosers: Sequence[Chooser],
     max_new_tokens: int,
+    before: Callable[[Any], None],
     tick: Callable[[int], None],
     *,
     generation_config: Any,
@@ -112,6 +137,7 @@ def _decode(
             if cache is not None:
                 cache.reorder_cache(parents.to(input_ids.device))
         input_ids = torch.cat([input_ids, tokens[:, None].to(input_ids.device)], dim=-1)
+        before(cache)
         inputs = model.prepare_inputs_for_generation(
             input_ids, next_sequence_length=1 if model_kwargs["use_cache"] else None, **model_kwargs
         )
@@ -147,6 +173,7 @@ def _chooser(
     max_new_tokens: int,
     watch: Mapping[Key, Sequence[int]],
     keep_scores: bool,
+    inject: Mapping[Key, tuple[int, int]],
 ) -> Chooser:
     strategy, seed = cell
     device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device
@@ -154,17 +181,14 @@ def _chooser(
         dtype = torch.float64 if loaded.variant.compute == "fp64" else torch.float32
         return Beams(strategy, prompt_ids, eos=vocab.eos, max_new_tokens=max_new_tokens, device=device, dtype=dtype)
     own = {p: watch[key] for p in prompt_ids if (key := (strategy.label, seed, p)) in watch}
-    return Single(
-        strategy,
-        seed,
-        prompt_ids,
-        eos=vocab.eos,
-        pad=vocab.pad,
-        max_new_tokens=max_new_tokens,
-        device=device,
-        watch=own,
-        keep_scores=keep_scores,
-    )
+    forced = {p: inject[key] for p in prompt_ids if (key := (strategy.label, seed, p)) in inject}
+    settings: dict[str, Any] = {
+        "eos": vocab.eos, "pad": vocab.pad, "max_new_tokens": max_new_tokens, "device": device, "watch": own,
+        "keep_scores": keep_scores,
+    }  # fmt: skip
+    if forced:
+        return Injecting(strategy, seed, prompt_ids, inject=forced, **settings)
+    return Single(strategy, seed, prompt_ids, **settings)
 
 
 def _collected(choosers: Sequence[Chooser], cells: Sequence[Cell]) -> Generated:

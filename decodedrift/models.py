@@ -12,15 +12,15 @@ from typing import Any
 import torch
 
 from decodedrift.checkpoints import Checkpoint, quiet
-from decodedrift.head import block_head
+from decodedrift.donor import copied_from
 from decodedrift.precisions import PRECISIONS, Rounded
 from decodedrift.precisions.floating import DTYPES, NAMES, KeepDouble, cast
 from decodedrift.records import InputError, Variant, nearest
+from decodedrift.rewrites import align, block_head, conv1d_to_linear
 from decodedrift.secrecy import redacted
 from decodedrift.weightfiles import pickled, tensors
 
 STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-ALIGNMENT = 64  # bytes: a cache line, and what torch gives its own tensors
 
 
 class VariantError(RuntimeError):
@@ -65,8 +65,11 @@ def torch_state(threads: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def loaded(checkpoint: Checkpoint, variant: Variant) -> Iterator[Loaded]:
+def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None) -> Iterator[Loaded]:
     """Loads one variant, checks that it got what was asked for, and frees it afterwards.
+
+    Args:
+        donor: the same checkpoint, loaded: its weights are copied instead of read again where that is exact.
 
     Raises:
         VariantError: the variant cannot run here.
@@ -75,7 +78,7 @@ def loaded(checkpoint: Checkpoint, variant: Variant) -> Iterator[Loaded]:
     device = torch.device(variant.device or "cpu")
     held = Loaded(None, variant, device)
     try:
-        held.model = _ready(checkpoint, variant, device)
+        held.model = _ready(checkpoint, variant, device, donor)
         held.facts = read_back(held.model, checkpoint, variant)
         yield held
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -184,7 +187,7 @@ def _stored_tensors(checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
     yield from tensors(checkpoint.files)
 
 
-def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device) -> Any:
+def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor: Loaded | None = None) -> Any:
     """The model in the variant's precision, on its device, in eval mode."""
     precision = PRECISIONS[variant.precision]
     compute = DTYPES[variant.compute or "fp32"]
@@ -194,8 +197,9 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device) -> An
         model = _from_pretrained(checkpoint, variant, compute, **precision.load(variant.options))
     else:
         read_as = DTYPES[precision.read_as] if precision.read_as else compute
-        model = _read(checkpoint, variant, read_as)
-        _conv1d_to_linear(model)
+        copied = copied_from(donor.model, donor.variant, variant, read_as) if donor is not None else None
+        model = _read(checkpoint, variant, read_as) if copied is None else copied
+        conv1d_to_linear(model)
     rounded = Rounded()
     if precision.apply is not None:
         rounded = precision.apply(model, variant.options)
@@ -205,7 +209,7 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device) -> An
         if precision.read_as or compute == torch.float64:
             cast(model, compute)
         model.to(device)
-    _align(model)
+    align(model)
     block_head(model)
     if compute == torch.float64 and _experts(model):
         model.set_experts_implementation("eager")  # the grouped kernels have no float64
@@ -259,29 +263,6 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
                 f"for example {found[0]}; the checkpoint is incomplete or does not fit its config.json"
             )
     return model
-
-
-def _conv1d_to_linear(model: torch.nn.Module) -> None:
-    """GPT-2's Conv1D as Linear: the same numbers in fp32, and in fp16 on CPU not 10-50 times slower."""
-    from transformers.pytorch_utils import Conv1D
-
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, Conv1D):
-                linear = torch.nn.Linear(child.nx, child.nf, device="meta")
-                linear.weight = torch.nn.Parameter(child.weight.data.t().contiguous(), requires_grad=False)
-                linear.bias = torch.nn.Parameter(child.bias.data, requires_grad=False)
-                setattr(module, name, linear)
-
-
-def _align(model: torch.nn.Module) -> None:
-    """Weights on addresses that any CPU kernel likes. A tensor read from a file lies where its header ends.
-
-    A matrix-vector product of weights off that grid has other last bits: the same weights in two files would differ.
-    """
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
-            tensor.data = tensor.data.clone()
 
 
 def _experts(model: Any) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from decodedrift.alternatives import BUDGET, CHUNK, Ledger, Tops, log_totals, tops
+from decodedrift.alternatives import BUDGET, Ledger, Tops, log_totals, tops
+from decodedrift.choices import Choices
+from decodedrift.choices import choices as strategy_choices
 from decodedrift.divergence import BeamScores, Side, divergence
 from decodedrift.generate import Generated, Key
 from decodedrift.metrics.token import LogitPair, token_metrics
@@ -21,7 +22,6 @@ from decodedrift.rows import JobResult
 from decodedrift.score import Reading
 from decodedrift.summary import exp
 from decodedrift.tokens import Vocabulary
-from decodedrift.warping import warp
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Pass:
     keep_logits: str = ""
     traces: dict[Key, Trace] = field(default_factory=dict)
     generated: Generated = field(default_factory=Generated)
-    choices: dict[Key, Tensor | None] = field(default_factory=dict)
+    choices: dict[Key, Choices | None] = field(default_factory=dict)
     own_nll: dict[Key, np.ndarray] = field(default_factory=dict)
     judged: dict[Key, np.ndarray] = field(default_factory=dict)
     positions: dict[Key, pd.DataFrame] = field(default_factory=dict)
@@ -77,23 +77,12 @@ class Pass:
         return side
 
 
-def choices(passage: Passage, logits: Tensor) -> Tensor | None:
-    """The token that the strategy would choose at each forced position, int64 [T]; None for beams and texts."""
-    strategy = passage.strategy
-    if strategy is None or strategy.searches or (strategy.samples and not strategy.coupled):
+def choices(passage: Passage, logits: Tensor, ids: Tensor | None = None) -> Choices | None:
+    """What the strategy does at each forced position; None for beams, uncoupled draws and texts."""
+    if passage.strategy is None:
         return None
     _, seed, prompt_id = passage.key
-    found = []
-    for begin in range(0, len(logits), CHUNK):
-        part = logits[begin : begin + CHUNK]
-        if not strategy.samples:
-            found.append(part.argmax(-1).cpu())
-            continue
-        clean = torch.nan_to_num(part, nan=0.0, posinf=0.0, neginf=-math.inf)
-        allowed = warp(clean, strategy)
-        scores = allowed.coupled_scores([(seed, prompt_id, begin + t) for t in range(len(part))], part.shape[-1])
-        found.append(allowed.ids.cpu().gather(-1, scores.argmax(-1, keepdim=True)).squeeze(-1))
-    return torch.cat(found)
+    return strategy_choices(passage.strategy, seed, prompt_id, logits, ids)
 
 
 def positions(
@@ -101,7 +90,7 @@ def positions(
     reference: Tensor,
     candidate: Tensor,
     compute: str,
-    reference_choices: Tensor | None,
+    reference_choices: Choices | None,
     vocab: Vocabulary,
 ) -> pd.DataFrame:
     """The rows of positions/ for one passage, without keys; one column per registered token metric.
@@ -111,13 +100,16 @@ def positions(
         compute: the candidate's floating type, whose spacing `logit_margin_ulps` is in.
     """
     tokens = torch.tensor(passage.reading.continuation)
+    sides: dict[str, Tensor] = {}
+    if reference_choices is not None and (own := choices(passage, candidate, reference_choices.best)) is not None:
+        sides = {"choice_reference": reference_choices.tokens, "choice_candidate": own.tokens}
+        sides |= {"best_reference": reference_choices.scores, "best_candidate": own.asked}
     pair = LogitPair(
         reference=reference.to(candidate.device),
         candidate=candidate,
         token_ids=tokens.to(candidate.device),
         candidate_dtype=compute,
-        choice_reference=None if reference_choices is None else reference_choices.to(candidate.device),
-        choice_candidate=None if (own := choices(passage, candidate)) is None else own.to(candidate.device),
+        **{name: values.to(candidate.device) for name, values in sides.items()},
     )
     frame = pd.DataFrame(token_metrics(pair))
     frame.insert(0, "position", np.arange(passage.start, passage.start + len(frame)))
@@ -250,6 +242,14 @@ def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], T
             if key in held:
                 sides[side.name, name] = held[key]
     return sides
+
+
+def token_rows(result: JobResult, vocab: Vocabulary) -> list[dict[str, Any]]:
+    """Text and bytes of every token id in a job's traces and alternatives, for readers without the tokenizer."""
+    met = {int(i) for trace in result.traces for i in trace["token_ids"].split()}
+    for part in result.alternatives:
+        met.update(part["token_id"].tolist())
+    return [{"token_id": i, "token": vocab.token(i), "bytes": vocab.token_bytes(i).hex(" ")} for i in sorted(met)]
 
 
 def note_nonfinite(done: Pass, model: str, reference: str, result: JobResult) -> None:

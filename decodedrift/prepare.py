@@ -43,7 +43,7 @@ class Prepared:
         """One line on what is about to run, with what was left out or lowered."""
         plan = self.plan
         names = ", ".join(c.name for c in plan.candidates)
-        said = f"{plan.model}: {plan.reference.name} against {names}; {len(plan.prompts)} prompts"
+        said = f"{plan.model}: {plan.reference.name}{' against ' if names else ''}{names}; {len(plan.prompts)} prompts"
         said += f" ({plan.prompt_source})" if plan.prompt_source not in ("given", "file") else ""
         said += f", {len(plan.cells)} strategies x seeds, {plan.max_new_tokens} new tokens, {plan.device}"
         if plan.left_out:
@@ -54,20 +54,32 @@ class Prepared:
         return said
 
 
-def draft(asked: Settings) -> Plan:
-    """The plan as far as it can be checked without torch, a tokenizer or the model.
+def not_injectable(where: str) -> str:
+    """Why none of the strategies asked for can take a replaced token."""
+    return (
+        f"{where}: a beam search, or sampling without shared noise, cannot go on from a replaced token; "
+        "add greedy, or top-k or top-p with --coupling gumbel"
+    )
+
+
+def draft(asked: Settings, alone: bool = False) -> Plan:
+    """The plan as far as it can be checked without torch, a tokenizer or the model; `alone`: without candidates.
 
     Raises:
         InputError: whatever is wrong with names, parameters, prompt or text files.
     """
     strategies = _strategies(asked.strategies, asked.coupling)
+    if asked.inject and not any(s.injectable for s in strategies):
+        raise InputError(not_injectable("--inject"))
     reference = _variants(asked.reference, None)
     if len(reference) != 1 or reference[0].model:
         raise InputError(f"--reference takes one variant of --model, not {asked.reference!r}")
     candidates = (
         default_candidates(reference[0]) if asked.candidates is None else _variants(asked.candidates, reference[0])
     )
-    if not candidates:
+    if alone:
+        candidates = ()
+    elif not candidates:
         raise InputError("--candidates: give at least one")
     model = asked.model if isinstance(asked.model, str) else "in memory"
     found, source = _prompts(asked, model)
@@ -77,13 +89,14 @@ def draft(asked: Settings) -> Plan:
         seeds=tuple(asked.seeds), batch_size=asked.batch_size, prompts_per_job=asked.prompts_per_job,
         layout=asked.layout, coupling=asked.coupling, context=asked.context, stride=asked.stride,
         chat_template=asked.chat_template, ignore_eos=asked.ignore_eos, noise_floor=asked.noise_floor,
+        inject=asked.inject, decompose=asked.decompose,
         near_tie_below=asked.near_tie_below, device=asked.device, threads=asked.threads,
         memory_bytes=asked.memory_bytes, trust_remote_code=asked.trust_remote_code, allow_pickle=asked.allow_pickle,
         no_text=asked.no_text, prompt_source=source, left_out=asked.left_out,
     )  # fmt: skip
 
 
-def prepare(asked: Settings, tokenizer: Any = None, batch_size: int | None = None) -> Prepared:
+def prepare(asked: Settings, tokenizer: Any = None, batch_size: int | None = None, alone: bool = False) -> Prepared:
     """Finds the model, tokenizes, and settles device, windows and batch size. Loads no weights.
 
     Args:
@@ -92,7 +105,7 @@ def prepare(asked: Settings, tokenizer: Any = None, batch_size: int | None = Non
     Raises:
         InputError: the run cannot be made as asked.
     """
-    plan = draft(asked)
+    plan = draft(asked, alone)
     from decodedrift import checkpoints, identity, tokens, world
     from decodedrift.environment import environment
     from decodedrift.models import check_device
@@ -129,7 +142,9 @@ def prepare(asked: Settings, tokenizer: Any = None, batch_size: int | None = Non
         "batch_size_asked": asked.batch_size, "batch_size": made.plan.batch_size, "memory_bytes": made.memory,
     }  # fmt: skip
     windows = {name: len(t.windows) for name, t in texts.items()}
-    return Prepared(made, jobs(made.plan, decides, windows, made.windows_per_job()), found, refused)
+    todo = jobs(made.plan, decides, windows, made.windows_per_job())
+    made.keeps = len(todo) > 1 and made.all_fit
+    return Prepared(made, todo, found, refused)
 
 
 def _strategies(given: Any, coupling: str) -> tuple[Strategy, ...]:

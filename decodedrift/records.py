@@ -62,6 +62,11 @@ class Strategy:
         return self.name == "beam" and self.params["num_beams"] > 1
 
     @property
+    def injectable(self) -> bool:
+        """Whether its text can go on from a token that is put in: greedy, and sampling with the shared noise."""
+        return not self.searches and (self.coupled or not self.samples)
+
+    @property
     def coupled(self) -> bool:
         """Whether its draws come from the keyed noise that every variant shares."""
         return self.samples and self.coupling == "gumbel"
@@ -119,6 +124,8 @@ class Plan:
     chat_template: bool = False
     ignore_eos: bool = False
     noise_floor: bool = False
+    inject: bool = False
+    decompose: bool = False
     near_tie_below: float = 0.1
     device: str = "cpu"
     threads: int | None = None

@@ -35,6 +35,7 @@ class Worker:
         asked = self.world.plan.batch_size
         while (result := self._tried(job)) is None:
             self.progress.stop()
+            self.world.close()
             self.size //= 2
         result.batch_size = self.size if self.size != asked else None
         return result
@@ -44,10 +45,15 @@ class Worker:
         world = replace(self.world, plan=replace(self.world.plan, batch_size=self.size))
         try:
             result = execute(job, world, self.progress, self.spill)
-        except VariantError as error:
+        except (VariantError, RuntimeError, MemoryError) as error:
+            if not (isinstance(error, VariantError) or out_of_memory(error)):
+                raise
             if out_of_memory(error) and self.size > 1 and world.plan.reference.batch_size is None:
                 return None
-            raise InputError(f"the reference cannot run: {error}") from error
+            said = " ".join(str(error).split())
+            name = world.plan.reference.name
+            said = said if isinstance(error, VariantError) else f"{name}: out of memory ({said[:120]})"
+            raise InputError(f"the reference cannot run: {said}") from error
         except OSError as error:
             if disk_failed(error):
                 where = self.spill or "the folder for temporary files"

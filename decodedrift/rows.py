@@ -18,7 +18,7 @@ INTEGERS = "Int64"  # nullable: an empty first_divergence is not 0 and not NaN
 
 WORDS = {  # columns from which a text could be read; what --no-text leaves empty
     "prompt", "text", "token_ids", "token_id", "token", "reference_token_id", "candidate_token_id",
-    "reference_token", "candidate_token",
+    "reference_token", "candidate_token", "original_token_id", "injected_token_id",
 }  # fmt: skip
 
 TABLES: dict[str, dict[str, str]] = {
@@ -35,7 +35,8 @@ TABLES: dict[str, dict[str, str]] = {
         "reference_token": "str", "candidate_token": "str", "reference_margin": "float64",
         "candidate_margin": "float64", "reference_gap": "float64", "candidate_gap": "float64", "swing": "float64",
         "gap_over_error": "float64", "cause": "str", "at_end": INTEGERS, "search_error": INTEGERS,
-        "agreement_after": "float64", "edit_similarity": "float64", "reconverged": INTEGERS, "nonfinite": INTEGERS,
+        "agreement_after": "float64", "edit_similarity": "float64", "chrf_after": "float64",
+        "reconverged": INTEGERS, "reconvergence_lag": INTEGERS, "nonfinite": INTEGERS,
     },
     "positions": {
         **dict.fromkeys(KEYS[:5], "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
@@ -46,6 +47,18 @@ TABLES: dict[str, dict[str, str]] = {
         **dict.fromkeys(KEYS[:5], "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS, "variant": "str",
         "pass": "str", "rank": INTEGERS, "token_id": INTEGERS, "logprob": "float64",
     },
+    "injection": {
+        **dict.fromkeys(KEYS[:5], "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
+        "original_token_id": INTEGERS, "injected_token_id": INTEGERS, "recovered": INTEGERS,
+        "recovery_lag": INTEGERS, "agreement": "float64", "trajectory_share": "float64",
+        "distance_injected": INTEGERS, "distance_reference": INTEGERS, "token_ids": "str",
+    },
+    "steps": {
+        **dict.fromkeys(KEYS[:5], "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
+        "e0": "float64", "e1": "float64", "kl_reference_text": "float64", "kl_candidate_text": "float64",
+        "after": INTEGERS,
+    },
+    "tokens": {"token_id": INTEGERS, "token": "str", "bytes": "str"},
     "timings": {
         "job": "str", "variant": "str", "strategy": "str", "phase": "str", "seconds": "float64", "tokens": INTEGERS,
     },
@@ -68,6 +81,9 @@ class JobResult:
     divergences: list[dict[str, Any]] = field(default_factory=list)
     positions: list[pd.DataFrame] = field(default_factory=list)
     alternatives: list[pd.DataFrame] = field(default_factory=list)
+    injection: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[pd.DataFrame] = field(default_factory=list)
+    tokens: list[dict[str, Any]] = field(default_factory=list)
     timings: list[dict[str, Any]] = field(default_factory=list)
     failures: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -85,14 +101,6 @@ class JobResult:
         """One row of failures."""
         row = {"model": model, "variant": variant, "strategy": strategy, "prompt_id": prompt_id or None}
         self.failures.append(row | {"stage": stage, "status": status, "error": error})
-
-    def drop_text(self) -> None:
-        """Takes away what says or spells out a prompt or a continuation: texts, tokens, their ids, the alternatives."""
-        for row in (*self.traces, *self.divergences):
-            row.update(dict.fromkeys(row.keys() & WORDS))
-        for frame in self.positions:
-            frame[[c for c in frame.columns if c in WORDS]] = None
-        self.alternatives = []
 
     def frame(self, table: str) -> pd.DataFrame:
         """One table of this job, typed."""
@@ -126,13 +134,23 @@ def gathered(results: Sequence[JobResult]) -> Gathered:
     return found
 
 
+def without_words(frame: pd.DataFrame, table: str) -> pd.DataFrame:
+    """A table without what spells out a prompt or a continuation; of tokens and alternatives nothing is left."""
+    if table in ("tokens", "alternatives"):
+        return frame.iloc[:0]
+    return typed(frame.drop(columns=[c for c in frame.columns if c in WORDS]), table) if table in TABLES else frame
+
+
 def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
     """Parts as one table; empty ones are left out, whose columns would only unsettle the types."""
     filled = [p for p in parts if len(p)]
     return pd.concat(filled, ignore_index=True) if filled else typed(pd.DataFrame(), table)
 
 
-FOLD_TEXTS = ("model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text")
+FOLD_TEXTS = (
+    "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
+    "growth_note", "law", "flip_note",
+)  # fmt: skip
 
 
 def fold(rows: list[dict[str, Any]], columns: list[str] | None = None) -> pd.DataFrame:

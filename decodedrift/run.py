@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,13 +98,12 @@ def carry_out(ready: Prepared, folder: RunFolder | None = None, progress: Progre
     spill = str(folder.path) if folder is not None else None
     work = Worker(ready.world, progress, spill, size or ready.plan.batch_size)
     results: list[JobResult] = []
-    for result in ENGINES["local"](work, [job for job in ready.jobs if job.key not in done]):
-        if ready.plan.no_text:
-            result.drop_text()
-        if folder is None:
-            results.append(result)
-        else:
-            folder.write_job(result)
+    with closing(ready.world):
+        for result in ENGINES["local"](work, [job for job in ready.jobs if job.key not in done]):
+            if folder is None:
+                results.append(result)
+            else:
+                folder.write_job(result)
     progress.batch()  # a signal that came in the last batch: the tables are made by the resume
     found = gathered(results) if folder is None else folder.read_jobs([job.key for job in ready.jobs])
     found.frames["failures"] = _with_refused(found.frames["failures"], ready)
@@ -127,7 +127,7 @@ def _finished(ready: Prepared, folder: RunFolder) -> bool:
         return False
     refuse_another(stored, ready.plan, ready.environment, str(folder.path))
     known = {job.key for job in ready.jobs}
-    if other := [key for key in folder.finished_jobs() if key not in known]:
+    if other := [key for key in folder.written_jobs() if key not in known]:
         raise InputError(
             f"{folder.path}: its finished job {other[0]} is not of this run (other prompts or texts); name a new folder"
         )

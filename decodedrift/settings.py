@@ -49,6 +49,8 @@ class Settings(BaseModel):
     chat_template: bool = False
     ignore_eos: bool = False
     noise_floor: bool = False
+    inject: bool = False
+    decompose: bool = False
     near_tie_below: Annotated[float, BeforeValidator(number(0))] = 0.1
     device: str = "auto"
     threads: Annotated[int, BeforeValidator(thread_count)] | None = None

@@ -22,13 +22,18 @@ import pandas as pd
 from decodedrift import sinks
 from decodedrift.files import LOCK, atomic, locked, sync, writable, writing
 from decodedrift.records import InputError
-from decodedrift.rows import Gathered, JobResult, joined
+from decodedrift.rows import TABLES, Gathered, JobResult, joined, typed, without_words
 from decodedrift.tablefiles import read_csv, read_parquet, write_csv, write_parquet
 
-PART_TABLES = ("positions", "alternatives")  # too long for CSV: a folder of Parquet parts
+PART_TABLES = ("positions", "alternatives", "steps")  # too long for CSV: a folder of Parquet parts
 UNFOLDED = ("alternatives",)  # no mean is made of it and it is the longest: read only by who asks
-JOB_TABLES = ("traces", "divergences", *PART_TABLES, "timings", "failures")
-CSV_TABLES = ("traces", "divergences", "distribution", "perplexity", "summary", "timings", "failures")
+JOB_TABLES = ("traces", "divergences", *PART_TABLES, "injection", "tokens", "timings", "failures")
+ROW_TABLES = ("traces", "divergences", "injection", "perplexity", "tokens", "timings", "failures")
+FOLDS = (  # made of the rows, and made again of them when a run is opened
+    "distribution", "summary", "survival", "growth", "after", "risk", "comparisons", "flip_law",
+    "flip_calibration", "decomposition",
+)  # fmt: skip
+CSV_TABLES = (*ROW_TABLES, *FOLDS)
 FOLDED = tuple(t for t in JOB_TABLES if t not in UNFOLDED)
 MARK, RAN_ON, UNFINISHED = "plan.json", "environment.json", "unfinished.json"
 WAITING = "decodedrift-"  # how the folders begin in which logits wait; a kill leaves them
@@ -169,8 +174,11 @@ class RunFolder:
 
     def finished_jobs(self) -> list[str]:
         """The keys of the jobs on disk."""
-        jobs = self.path / "jobs"
-        return sorted(p.name for p in jobs.iterdir() if p.suffix != ".part") if jobs.is_dir() else []
+        return sorted(p.name for p in (self.path / "jobs").glob("*") if p.suffix != ".part")
+
+    def written_jobs(self) -> list[str]:
+        """The keys of the jobs that the tables are made of; a run that keeps no texts has no jobs/ any more."""
+        return self.finished_jobs() or sorted(p.stem for p in (self.path / "positions").glob("*.parquet"))
 
     def batch_size(self, key: str) -> int | None:
         """The batch size that a finished job ran in, where it had to be lowered."""
@@ -196,14 +204,14 @@ class RunFolder:
         with atomic(self.path / name) as part:
             write_csv(frame, part, spreadsheet)
 
-    def write_tables(self, frames: Mapping[str, pd.DataFrame]) -> None:
-        """The run's CSV tables, and positions/ as Parquet."""
+    def write_tables(self, frames: Mapping[str, pd.DataFrame], words: bool = True) -> None:
+        """The run's CSV tables, and the long ones as Parquet; `words`: with all that spells out a text."""
         for table in CSV_TABLES:
-            self.write_csv(table, frames[table])
+            self.write_csv(table, frames[table] if words else without_words(frames[table], table))
         for table in PART_TABLES:
-            self._write_parts(table, frames.get(table))
+            self._write_parts(table, frames.get(table), words)
 
-    def _write_parts(self, table: str, frame: pd.DataFrame | None) -> None:
+    def _write_parts(self, table: str, frame: pd.DataFrame | None, words: bool) -> None:
         """A folder of Parquet parts: the finished jobs' own, or one part for a study that was never on disk."""
         folder = self.path / table
         with writing(folder):
@@ -211,14 +219,28 @@ class RunFolder:
         jobs = self.finished_jobs()
         for key in jobs:
             source = self.path / "jobs" / key / f"{table}.parquet"
-            with atomic(folder / source.with_stem(key).name) as part:
-                try:
-                    os.link(source, part)  # the same bytes need no second place
-                except OSError:  # a file system without links
-                    shutil.copyfile(source, part)
+            with atomic(folder / f"{key}.parquet") as part:
+                if words:
+                    _linked(source, part)
+                else:
+                    write_parquet(without_words(_part(source, table), table), part, table)
         if not jobs and frame is not None:
             with atomic(folder / "part-00000.parquet") as part:
-                write_parquet(frame, part, table)
+                write_parquet(frame if words else without_words(frame, table), part, table)
+
+    def drop_jobs(self) -> None:
+        """Takes the finished jobs away: their rows hold texts that this run was asked not to keep."""
+        with writing(self.path):
+            if (self.path / "jobs").is_dir():
+                shutil.rmtree(self.path / "jobs")
+
+
+def _linked(source: Path, part: Path) -> None:
+    """A second name for a file: the same bytes need no second place."""
+    try:
+        os.link(source, part)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, part)
 
 
 def open_folder(path: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any], dict[str, Any]]:
@@ -229,7 +251,10 @@ def open_folder(path: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, An
     """
     folder = Path(path).expanduser()
     stored = open_stored(folder)
-    frames = {t: read_csv(folder / f"{t}.csv", t) for t in CSV_TABLES}
+    names = CSV_TABLES if stored.plan.get("no_text") else ROW_TABLES  # without its tokens a fold cannot be made again
+    found = [t for t in names if (folder / f"{t}.csv").is_file()]
+    frames = {t: read_csv(folder / f"{t}.csv", t) if t in found else typed(pd.DataFrame(), t) for t in names}
+    frames |= {t: typed(frame, t) for t, frame in frames.items() if t in TABLES}  # a column that came later is empty
     frames |= {t: read_parts(folder, t) for t in PART_TABLES if t not in UNFOLDED}
     return frames, stored.plan, stored.environment
 
@@ -249,7 +274,8 @@ def open_stored(path: str | Path) -> Stored:
     stored = RunFolder(folder).stored()
     if stored is None:
         raise InputError(f"{folder}: not a run folder (no {MARK} in it)")
-    missing = [name for name in (*(f"{t}.csv" for t in CSV_TABLES), RAN_ON) if not (folder / name).is_file()]
+    missing = [name for name in (*(f"{t}.csv" for t in ROW_TABLES), RAN_ON) if not (folder / name).is_file()]
+    missing = [name for name in missing if name != "tokens.csv"]  # a run from before that table is whole without it
     if missing or not stored.finished:
         said = f" ({missing[0]} is missing)" if missing else ""
         raise InputError(f"{folder}: this run did not finish{said}; go on with: decodedrift resume {folder}")

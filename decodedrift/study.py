@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
 
-from decodedrift import store, summary
+from decodedrift import decomposition, store, summary, trajectory
 from decodedrift.records import Plan
 from decodedrift.rows import TABLES, typed
 from decodedrift.verdict import self_control_broken, verdict
@@ -23,8 +23,9 @@ UNREAD = typed(pd.DataFrame(), "alternatives")
 class Study:
     """What a run found. Every attribute is a DataFrame whose columns are METRICS.md's.
 
-    traces, divergences, positions, alternatives, timings, failures: tidy rows, keys first. summary, distribution,
-    perplexity: folds of them. plan and environment: what was asked and what it ran on, JSON-ready.
+    traces, divergences, positions, alternatives, injection, steps, tokens, timings, failures: tidy rows, keys first.
+    summary, distribution, perplexity, survival, growth, after, risk, comparisons, flip_law, flip_calibration,
+    decomposition: folds of them. plan and environment: what was asked and what it ran on, JSON-ready.
     """
 
     traces: pd.DataFrame
@@ -37,6 +38,9 @@ class Study:
     environment: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
     alternatives: pd.DataFrame = field(default_factory=lambda: UNREAD, repr=False)
+    injection: pd.DataFrame = field(default_factory=lambda: typed(pd.DataFrame(), "injection"))
+    steps: pd.DataFrame = field(default_factory=lambda: typed(pd.DataFrame(), "steps"))
+    tokens: pd.DataFrame = field(default_factory=lambda: typed(pd.DataFrame(), "tokens"))
 
     def __post_init__(self) -> None:
         if self.alternatives is UNREAD:
@@ -67,18 +71,71 @@ class Study:
         """A Study from the concatenated rows of all jobs."""
         held = {t: frames[t] if t in frames else typed(pd.DataFrame(), t) for t in TABLES if t != "alternatives"}
         held |= {t: frames[t] for t in ("alternatives",) if t in frames}
+        met = held["tokens"].drop_duplicates("token_id")  # several jobs meet the same ones
+        held["tokens"] = met.sort_values("token_id", ignore_index=True)
         perplexity = summary.perplexity(held["positions"], scored_bytes)
         return cls(**held, perplexity=perplexity, plan=plan.as_dict(), environment=environment)
 
     @cached_property
     def summary(self) -> pd.DataFrame:
         """A row per compared variant x strategy."""
-        return summary.summarize(self.divergences, self.positions, self.traces)
+        table = summary.summarize(self.divergences, self.positions, self.traces)
+        table = folds().in_summary(table, self.risk)
+        extra = ((trajectory, self.injection), (decomposition, self.steps))
+        return summary.widened(table, [(module.SUMMARY, module.pooled, rows) for module, rows in extra])
 
     @cached_property
     def distribution(self) -> pd.DataFrame:
         """llama.cpp's figures per compared variant x strategy, whole and by the reference's confidence."""
         return summary.distribution(self.positions)
+
+    @cached_property
+    def survival(self) -> pd.DataFrame:
+        """Kaplan-Meier: the share of traces still with the reference, a row per position of each cell."""
+        return folds().survival(self.divergences, prediction().survival(self._judged))
+
+    @cached_property
+    def growth(self) -> pd.DataFrame:
+        """The forced logit error against position."""
+        return folds().growth(self.positions)
+
+    @cached_property
+    def after(self) -> pd.DataFrame:
+        """Agreement by lag after the first divergence, and after a replaced token (role `injected`)."""
+        parts = [folds().after(self.divergences, self.traces), trajectory.by_lag(self.injection, self.traces)]
+        filled = [part for part in parts if len(part)]
+        return pd.concat(filled, ignore_index=True) if filled else parts[0]
+
+    @cached_property
+    def decomposition(self) -> pd.DataFrame:
+        """Local, state and path error per compared candidate, strategy and position (`--decompose`)."""
+        return decomposition.fold_positions(self.steps)
+
+    @cached_property
+    def risk(self) -> pd.DataFrame:
+        """A row per cell: hazard, half-life, compounding index, growth slope, agreement, with their intervals."""
+        return folds().risk(self.divergences, self.positions, self.traces)
+
+    @cached_property
+    def comparisons(self) -> pd.DataFrame:
+        """Which of two candidates leaves the reference first, paired by prompt."""
+        return folds().comparisons(self.divergences)
+
+    @cached_property
+    def _judged(self) -> list[Any]:
+        """The flip law's view of each candidate and strategy."""
+        cells: list[Any] = prediction().judged(self.divergences, self.positions)
+        return cells
+
+    @cached_property
+    def flip_law(self) -> pd.DataFrame:
+        """How well laws of the flip, learnt on forced positions of other prompts, foretell what generation did."""
+        return prediction().flip_law(self._judged)
+
+    @cached_property
+    def flip_calibration(self) -> pd.DataFrame:
+        """Predicted chances against the share that flipped."""
+        return prediction().calibration(self._judged)
 
     @cached_property
     def verdict(self) -> list[str]:
@@ -88,7 +145,7 @@ class Study:
     @property
     def frames(self) -> dict[str, pd.DataFrame]:
         """Every table by the name of its file."""
-        names = (*TABLES, "perplexity", "summary", "distribution")
+        names = dict.fromkeys((*TABLES, *store.CSV_TABLES))
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -96,6 +153,11 @@ class Study:
         """Whether anything failed: a variant, a prompt, or on a CPU the self control (on a GPU that is a finding)."""
         device = str(self.environment.get("numerical", {}).get("device", "cpu"))
         return len(self.failures) > 0 or (device.startswith("cpu") and self_control_broken(self))
+
+    @property
+    def words(self) -> bool:
+        """Whether its files hold prompts, texts and tokens (`--no-text`: they do not)."""
+        return not self.plan.get("no_text")
 
     def save(self, folder: str | Path) -> Path:
         """Writes the run folder (a new one): tables, plan, environment, verdict and report; returns its path."""
@@ -108,32 +170,48 @@ class Study:
         """Writes everything but plan.json into a run folder; environment.json last, with which the run is finished."""
         from decodedrift.report import render
 
-        waiting = () if folder.finished_jobs() else ("alternatives",)
-        names = (*TABLES, "perplexity", "summary", "distribution")
-        folder.write_tables({n: getattr(self, n) for n in names if n != "alternatives" or n in waiting})
+        elsewhere = store.UNFOLDED if folder.finished_jobs() else ()  # the jobs' own files are taken as they are
+        names = [n for n in dict.fromkeys((*TABLES, *store.CSV_TABLES)) if n not in elsewhere]
+        folder.write_tables({n: getattr(self, n) for n in names}, self.words)
         self.path = folder.path
         folder.write_text("verdict.txt", "\n".join(self.verdict) + "\n")
-        folder.write_text("report.html", render(self))
+        folder.write_text("report.html", render(self, texts=self.words))
+        if not self.words:
+            folder.drop_jobs()
         folder.finish(self.environment)
 
     def to_html(self, title: str | None = None) -> str:
         """The report as one self-contained page."""
         from decodedrift.report import render
 
-        return render(self, title=title)
+        return render(self, title=title, texts=self.words)
+
+    @property
+    def plot(self) -> Any:
+        """The report's figures as Bokeh models: `study.plot.margins()`; see `report.plot.Plots`."""
+        from decodedrift.report.plot import Plots
+
+        return Plots(self)
 
     def _repr_html_(self) -> str:
-        """Verdict and summary for a notebook: escaped, no script."""
-        said = "".join(f"<li>{html.escape(s)}</li>" for s in self.verdict)
-        shown = self.summary[[c for c in NOTEBOOK_COLUMNS if c in self.summary]]
-        table = shown.to_html(index=False, escape=True, float_format=lambda v: f"{v:.4g}", border=0)
-        return f"<ul>{said}</ul>{table}"
+        """Verdict and heat table for a notebook: escaped, no script."""
+        from decodedrift.report.notebook import snippet
+
+        return snippet(self)
 
 
-NOTEBOOK_COLUMNS = (
-    "candidate", "role", "strategy", "traces", "diverged", "divergence_rate", "first_divergence_median",
-    "near_tie_share", "kl_mean", "top1_agreement", "ln_ppl_ratio",
-)  # fmt: skip
+def folds() -> ModuleType:
+    """`compounding`, not before a figure is asked for: its statistics take most of a second to import."""
+    from decodedrift import compounding
+
+    return compounding
+
+
+def prediction() -> ModuleType:
+    """`prediction`, as late."""
+    from decodedrift import prediction as module
+
+    return module
 
 
 def open_study(folder: str | Path) -> Study:
@@ -143,5 +221,7 @@ def open_study(folder: str | Path) -> Study:
         InputError: not a run folder, or the run did not finish.
     """
     frames, plan, environment = store.open_folder(folder)
-    held = {t: frames[t] for t in TABLES if t != "alternatives"}  # they are read when they are asked for
-    return Study(**held, perplexity=frames["perplexity"], plan=plan, environment=environment, path=Path(folder))
+    held = {t: frames[t] for t in TABLES if t not in store.UNFOLDED}  # these are read when they are asked for
+    study = Study(**held, perplexity=frames["perplexity"], plan=plan, environment=environment, path=Path(folder))
+    study.__dict__.update({name: frames[name] for name in store.FOLDS if name in frames})
+    return study

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -83,6 +83,18 @@ def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.Dat
         row["nonfinite"] = int(cell["nonfinite"].sum()) + int(forced[key]["nonfinite"].sum() if key in forced else 0)
         rows.append(row)
     return fold(rows)
+
+
+def widened(
+    table: pd.DataFrame, extra: list[tuple[list[str], Callable[[pd.DataFrame], dict[str, float]], pd.DataFrame]]
+) -> pd.DataFrame:
+    """A summary with more columns: each (names, fold of a cell's rows, rows); empty where a cell has no such rows."""
+    for names, fold_cell, rows in extra:
+        cells = dict(iter(rows.groupby(CELL, sort=False)))
+        keys = list(zip(*(table[c] for c in CELL), strict=True))
+        values = [fold_cell(cells.get(key, rows.iloc[:0])) for key in keys]
+        table = table.assign(**{name: [v[name] for v in values] for name in names})
+    return table
 
 
 def _divergence_fold(cell: pd.DataFrame) -> dict[str, float]:

@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable, Sequence
 from ctypes import c_ulong, py_object, pythonapi
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from decodedrift.checkpoints import Checkpoint, quiet
 from decodedrift.records import InputError, Prompt
 
 TEMPLATE_SECONDS = 10.0  # a chat template is a program of the model's authors, and need not end
+BYTE_PIECE = re.compile("<0x([0-9A-Fa-f]{2})>")  # SentencePiece's byte fallback
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -60,6 +61,18 @@ class Vocabulary:
         """One token as text; bytes that are no text of their own come out as U+FFFD."""
         return self.decode([token_id])
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes of a token, also of one that is only part of a character; empty where they are not known."""
+        text = self.token(token_id)
+        if "\ufffd" not in text:
+            return text.encode("utf-8", "replace")
+        piece = str(self.tokenizer.convert_ids_to_tokens(token_id))
+        if found := BYTE_PIECE.fullmatch(piece):
+            return bytes([int(found[1], 16)])
+        known = _byte_level()
+        raw = bytes(known[c] for c in piece) if all(c in known for c in piece) else b""
+        return raw if raw.decode("utf-8", "replace") == text else b""
+
     def spans(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
         """Ids of a real text with their character spans (None where the tokenizer has none)."""
         with quiet():
@@ -72,6 +85,14 @@ class Vocabulary:
         ids = ids[: self._kept(ids, text)]
         offsets = [(0, 0) if i in special else tuple(o) for i, o in zip(ids, found["offset_mapping"], strict=False)]
         return ids, offsets
+
+
+@cache
+def _byte_level() -> dict[str, int]:
+    """GPT-2's alphabet, in which byte-level tokenizers write their pieces: character -> byte."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {char: byte for byte, char in bytes_to_unicode().items()}
 
 
 def vocabulary(checkpoint: Checkpoint, ignore_eos: bool = False) -> Vocabulary:

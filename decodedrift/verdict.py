@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from decodedrift import decomposition, risk, trajectory
+from decodedrift.phrases import change as _change
+from decodedrift.phrases import listed as _listed
+from decodedrift.phrases import number as _number
+from decodedrift.phrases import percent as _percent
+from decodedrift.phrases import telling as _telling
 from decodedrift.sinks import visible
 
 if TYPE_CHECKING:
@@ -15,7 +20,6 @@ if TYPE_CHECKING:
 
 
 VANISHING = 1e-20  # nats; a float64 floor is nothing to speak of
-MOST = 5  # candidates named one by one in a sentence
 
 
 def verdict(study: Study) -> list[str]:
@@ -28,6 +32,8 @@ def verdict(study: Study) -> list[str]:
         sentences += _causes(study)
         sentences += _floor(table, candidates)
         sentences += _forced(candidates)
+    sentences += risk.said(study.risk, study.flip_law)
+    sentences += [*trajectory.said(study.injection), *decomposition.said(study.steps)]
     sentences += _texts(study)
     sentences += _rounds_nothing(study)
     failures = _failures(study)
@@ -203,43 +209,7 @@ def _diverged(study: Study, name: str) -> pd.DataFrame:
     return rows[(rows["role"] == "candidate") & (rows["candidate"] == name) & (rows["diverged"] == 1)]
 
 
-def _telling(parts: Mapping[Any, str], size: Mapping[Any, float]) -> list[str]:
-    """All parts, or of many the largest two and the smallest, in order, with the count of the rest."""
-    if len(parts) <= MOST:
-        return list(parts.values())
-    ranked = sorted(parts, key=lambda name: size[name], reverse=True)
-    shown = {*ranked[:2], ranked[-1]}
-    return [
-        *(part for name, part in parts.items() if name in shown),
-        f"{len(parts) - 3} more lie between (summary.csv)",
-    ]
-
-
 def _pooled(cells: pd.DataFrame, column: str) -> float:
     """The mean over strategies, each weighted by its traces."""
     known = cells[cells[column].notna()]
     return float((known[column] * known["traces"]).sum() / known["traces"].sum()) if len(known) else math.nan
-
-
-def _change(ln_ratio: float) -> str:
-    return "n/a %" if pd.isna(ln_ratio) else f"{math.expm1(ln_ratio) * 100:+.2g} %"
-
-
-def _number(value: float) -> str:
-    return "n/a" if pd.isna(value) else f"{value:.2g}"
-
-
-def _percent(share: float) -> str:
-    """A share as a percentage that never rounds to all or nothing."""
-    if pd.isna(share):
-        return "n/a"
-    if share in (0.0, 1.0) or 0.1 <= share < 0.9:
-        return f"{share * 100:.0f} %"
-    if share < 0.1:
-        return f"{share * 100:.2g} %"
-    return f"{share * 100:.1f} %" if share < 0.9985 else f"{math.floor(share * 1e6) / 1e4:.6g} %"
-
-
-def _listed(parts: Iterable[str]) -> str:
-    items = list(parts)
-    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1] if items else ""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 from decodedrift.checkpoints import Checkpoint, find
@@ -29,10 +29,29 @@ class World:
     texts: Mapping[str, WindowedText] = field(default_factory=dict)
     others: Mapping[str, Checkpoint] = field(default_factory=dict)
     memory: int = 8 * 2**30
+    keeps: bool = False
+    kept: dict[str, Loaded] = field(default_factory=dict)
+    stack: ExitStack = field(default_factory=ExitStack)
 
-    def load(self, variant: Variant) -> AbstractContextManager[Loaded]:
-        """Loads a variant's weights; a context manager."""
-        return loaded(self.others.get(variant.name, self.checkpoint), self._settled(variant))
+    @contextmanager
+    def load(self, variant: Variant) -> Iterator[Loaded]:
+        """A variant's weights: kept from an earlier job, copied from the resident reference, or read from its files."""
+        if variant.name in self.kept:
+            yield self.kept[variant.name]
+            return
+        donor = self.kept.get(self.plan.reference.name) if variant.name not in self.others else None
+        with ExitStack() as own:
+            stack = self.stack if self.keeps else own
+            checkpoint = self.others.get(variant.name, self.checkpoint)
+            model = stack.enter_context(loaded(checkpoint, self._settled(variant), donor))
+            if self.keeps or variant.name == self.plan.reference.name:
+                self.kept[variant.name] = model
+                stack.callback(self.kept.pop, variant.name)
+            yield model
+
+    def close(self) -> None:
+        """Lets go of the weights that were kept from job to job."""
+        self.stack.close()
 
     def _settled(self, variant: Variant) -> Variant:
         return replace(variant, device=variant.device or self.plan.device, threads=variant.threads or self.plan.threads)
@@ -52,6 +71,12 @@ class World:
         """Whether the reference can stay resident beside the largest candidate."""
         largest = max((self.weight_bytes(c) for c in self.plan.candidates), default=0)
         return self.weight_bytes(self.plan.reference) + largest + self.batch_bytes() <= self.memory * (1 - SPOOL_SHARE)
+
+    @property
+    def all_fit(self) -> bool:
+        """Whether every variant's weights can stay in memory at once."""
+        every = sum(self.weight_bytes(v) for v in (self.plan.reference, *self.plan.candidates))
+        return every + self.batch_bytes() <= self.memory * (1 - SPOOL_SHARE)
 
     @property
     def spool_bytes(self) -> int:

@@ -240,10 +240,10 @@ def test_quiet(here: Callable[..., tuple[int, str, str]], saved: Callable[..., P
 def test_two_runs_in_one_second(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli.compare.time, "strftime", lambda form: "20260101-000000")
-    first = cli.compare._default_folder("owner/some model")
+    first = cli.compare.default_folder("owner/some model")
     assert first == "reports/some-model-20260101-000000"
     Path(first).mkdir(parents=True)
-    assert cli.compare._default_folder("owner/some model") == f"{first}-2"
+    assert cli.compare.default_folder("owner/some model") == f"{first}-2"
 
 
 def test_dry_run_writes_nothing(

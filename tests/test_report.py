@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from synthetic import synthetic
 
-from decodedrift.report import render, summary_table
+from decodedrift.records import InputError
+from decodedrift.report import render, summary_table, tokenview
+from decodedrift.report.beside import beside
+from decodedrift.report.chosen import MOST, chosen, spread, telling
+from decodedrift.report.inline import library
 from decodedrift.report.numbers import Number, number, percentage, significant, with_error
-from decodedrift.report.sections.cases import MOST as MOST_CASES
-from decodedrift.report.sections.cases import spread
-from decodedrift.report.sections.divergences import MOST, telling
 from decodedrift.report.terminal import cells
-from decodedrift.report.texts import shown, sides, token_start
+from decodedrift.report.texts import shown
+from decodedrift.report.tokenview import meetings
 from decodedrift.rows import TABLES, typed
 from decodedrift.study import Study
 from decodedrift.summary import perplexity
@@ -31,9 +37,11 @@ HOSTILE = [
     "a\u0300" * 99,
 ]  # fmt: skip
 TAGS = "html head meta title style body main header nav a section p h1 h2 h3 h4 b bdi small span div dl dt dd table "
-TAGS += "thead tbody tr th td details summary svg line circle"
+TAGS += (
+    "thead tbody tr th td details summary svg line circle script button figure figcaption label select option noscript"
+)
 ATTRIBUTES = "lang dir http-equiv content charset name id class title href aria-label aria-hidden tabindex role scope "
-ATTRIBUTES += "rowspan open viewbox x1 x2 y1 y2 cx cy r"
+ATTRIBUTES += "rowspan open viewbox x1 x2 y1 y2 cx cy r type aria-pressed aria-live hidden value"
 
 
 def study(
@@ -127,13 +135,26 @@ def only_ours(page: str) -> Page:
     assert {tag for tag, _ in found.tags} <= set(TAGS.split())
     assert not found.comments
     for tag, attributes in found.tags:
-        assert set(attributes) <= set(ATTRIBUTES.split()), (tag, attributes)
+        assert {a for a in attributes if not a.startswith("data-")} <= set(ATTRIBUTES.split()), (tag, attributes)
         assert not [a for a in attributes if a.startswith("on") or a == "style"]
         assert attributes.get("href", "#").startswith("#")  # type: ignore[union-attr]
         refresh = attributes.get("http-equiv")
         assert refresh in (None, "Content-Security-Policy")
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]", page)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]", bare(page))
+    scripts = [a for tag, a in found.tags if tag == "script"]
+    assert [a.get("type") for a in scripts].count(None) == page.count("<script>")
     return found
+
+
+def bare(page: str) -> str:
+    """The page without the charting library, which is not ours to check."""
+    return page.replace(library(), "")
+
+
+def hashes(page: str, element: str) -> list[str]:
+    """The hash of what stands in each of the page's elements of this name without attributes."""
+    texts = re.findall(rf"<{element}>(.*?)</{element}>", page, re.S)
+    return [f"'sha256-{base64.b64encode(hashlib.sha256(t.encode()).digest()).decode()}'" for t in texts]
 
 
 FAILED = {"stage": "load", "status": "failed", "error": "no room"}
@@ -160,15 +181,23 @@ def test_every_odd_study_renders(name: str) -> None:
     assert all(cells(line) <= 80 for line in summary_table(odd).split("\n"))
 
 
-def test_the_policy_comes_first_and_knows_the_style() -> None:
+def test_the_policy_comes_first_and_knows_every_script() -> None:
     page = render(study({"bf16": [parted()]}))
     head = page[page.index("<head>") + len("<head>") :].lstrip()
-    assert head.startswith("""<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha""")
-    style = page[page.index("<style>") + len("<style>") : page.index("</style>")]
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert f"'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'" in page
-    assert "http://" not in page
-    assert "https://" not in page
+    policy = Page(head).tags[0][1]
+    assert policy["http-equiv"] == "Content-Security-Policy"
+    rules = dict(rule.strip().split(" ", 1) for rule in str(policy["content"]).split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"].split() == hashes(page, "script")
+    assert rules["style-src"].split()[0] == hashes(page, "style")[0]
+    assert "unsafe" not in str(policy["content"])
+    assert set(rules) == {"default-src", "script-src", "style-src", "img-src", "base-uri", "form-action"}
+    assert not re.search("https?://", bare(page))
+
+
+def test_equal_runs_give_equal_pages() -> None:
+    first, again = (render(study({"bf16": [parted(), {}]}, texts=True)) for _ in range(2))
+    assert first == again
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -182,7 +211,7 @@ def test_no_text_becomes_markup(text: str) -> None:
     )  # fmt: skip
     hostile.plan = {**hostile.plan, "model": text}  # type: ignore[misc]
     found = only_ours(render(hostile, title=text))
-    assert len(render(hostile)) < 200_000
+    assert len(bare(render(hostile))) < 300_000
     if len(text) < 60:
         assert shown(text) in found.text
     table = summary_table(hostile)
@@ -214,9 +243,20 @@ def test_the_page_is_bounded_whatever_the_run() -> None:
     page = render(many)
     assert len(page.encode("utf-8")) < 5_000_000
     found = Page(page)
-    assert f"{12 * 40 - MOST} more rows are not shown; divergences.csv has them all." in found.text
-    assert "earlier characters" in found.text
-    assert len([1 for tag, a in found.tags if a.get("class") == "case"]) == MOST_CASES
+    assert f"{MOST} of {12 * 40} compared traces" in found.text
+    assert len([1 for tag, a in found.tags if "data-case" in a]) == MOST
+    assert len([1 for tag, a in Page(render(many, top=7)).tags if "data-case" in a]) == 7
+
+
+def test_without_text_no_text_is_in_the_page() -> None:
+    says = "Zanzibar"
+    made = study({"bf16": [parted(reference_token=says, candidate_token=says[::-1]), {}]}, says=says)
+    made.plan = {**made.plan, "model": "m"}  # type: ignore[misc]
+    assert says in render(made)
+    page = render(made, texts=False)
+    assert says not in page
+    assert says[::-1] not in page
+    assert 'id="tokens"></script>' in page
 
 
 def test_every_candidate_has_its_turn() -> None:
@@ -225,19 +265,23 @@ def test_every_candidate_has_its_turn() -> None:
     frame = typed(pd.DataFrame([*(bad | {"first_divergence": t} for t in range(50)), good]), "divergences")
     assert set(telling(frame, 10)["candidate"]) == {"bad", "good"}
     assert telling(frame, 10)["cause"].tolist() == ["shift"] * 9 + ["near_tie"]
-    assert frame.loc[spread(frame), "first_divergence"].tolist() == [0, 24, 49, 3]
+    assert frame.loc[spread(frame, 4), "first_divergence"].tolist() == [24, 3, 23, 25]
 
 
-def test_the_first_divergent_token_is_marked_whole() -> None:
-    made = study({"bf16": [parted(first_divergence_char=6, reference_token=" cats", candidate_token=" cows")]})
-    row = next(made.divergences.itertuples())
-    left, right = sides("Two cats sat", "Two cows sat", row)
-    assert [(p.kind, p.text) for p in left] == [("same", "Two"), ("mark", " cats"), ("rest", " sat")]
-    assert [(p.kind, p.text) for p in right] == [("same", "Two"), ("mark", " cows"), ("rest", " sat")]
-    # A token that is the start of the other: the texts share it, the token still begins before it.
-    assert token_start("my friend.", "my friends.", (" friend", " friends"), 9) == 2
-    # Bytes of a character are no text of their own.
-    assert token_start("é!", "è!", ("�", "�"), 0) == 0
+def test_a_large_run_shows_the_worst_the_typical_and_the_equal() -> None:
+    rows = [parted(t, reference_gap=t / 10) for t in range(500)] + [{}] * 500
+    found = chosen(study({"bf16": rows}), 100)
+    assert len(found) == 100
+    apart = found[found["diverged"] == 1]
+    assert (found["diverged"] == 0).sum() == 10
+    assert set(range(440, 500)) <= set(apart["first_divergence"])
+    assert {249, 250} <= set(apart["first_divergence"])
+
+
+def test_remainders_meet_where_three_tokens_in_a_row_agree() -> None:
+    ours, theirs = [1, 2, 9, 4, 5, 6, 7, 3], [1, 8, 4, 5, 6, 7, 2, 3]
+    assert meetings(ours, theirs, 1) == [[3, 2, 4]]
+    assert meetings(ours, [1], 1) == []
 
 
 @pytest.mark.parametrize(("value", "text"), [
@@ -269,3 +313,109 @@ def test_the_terminal_table_keeps_to_its_width(width: int) -> None:
     table = summary_table(made, width)
     assert all(cells(line) <= width for line in table.split("\n"))
     assert "1/2" in table or width == 40
+
+
+@pytest.mark.parametrize(("shape", "limit"), [
+    ({"prompts": 6, "tokens": 240, "candidates": 3}, 25_000),
+    ({"prompts": 1, "tokens": 24, "candidates": 12, "strategies": 12, "alternatives": False}, 12_000),
+])  # fmt: skip
+def test_no_run_is_too_large(shape: dict[str, Any], limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smaller budget stands for a larger run: alternatives give way, then cases, never the summary."""
+    made = synthetic(**shape)
+    assert len(render(made).encode("utf-8")) < 5_000_000
+    monkeypatch.setattr(tokenview, "LIMIT", limit)
+    page = render(made)
+    island = re.search(r'id="tokens">(.*?)</script>', page, re.S)
+    assert island is not None
+    assert limit / 3 < len(island[1]) <= limit
+    held = json.loads(gzip.decompress(base64.b64decode(island[1])))
+    assert 0 < len(held["cases"]) < len(made.divergences)
+    assert "prompt-0" in Page(page).text
+
+
+def test_the_island_holds_what_was_measured() -> None:
+    made = synthetic(prompts=4, tokens=40, candidates=2)
+    held = json.loads(gzip.decompress(base64.b64decode(tokenview.token_view(made, chosen(made)))))
+    assert len(held["cases"]) == 8
+    for case in held["cases"]:
+        key = (made.traces["prompt_id"] == case["prompt"]) & (made.traces["variant"] == case["candidate"])
+        ids = [int(i) for i in made.traces[key]["token_ids"].iloc[0].split()]
+        assert [held["ids"][i] for i in case["ids"]] == ids
+        assert [held["texts"][i] for i in case["ids"]] == [f" word{i}" for i in ids]
+        forced = made.positions[
+            (made.positions["prompt_id"] == case["prompt"]) & (made.positions["candidate"] == case["candidate"])
+        ]
+        assert case["kl"] == [float(f"{v:.3g}") for v in forced["kl"]]
+        tops = made.alternatives[(made.alternatives["prompt_id"] == case["prompt"])
+                                 & (made.alternatives["candidate"] == case["candidate"])
+                                 & (made.alternatives["variant"] == case["candidate"])]  # fmt: skip
+        for part, passes in (("own", {"generated"}), ("beside", {"generated", "forced"})):
+            for n, position in enumerate(case[part]["at"]):
+                read = "generated" if case["at"] is None or position <= case["at"] or part == "own" else "forced"
+                found = tops[(tops["position"] == position) & (tops["pass"] == read)].sort_values("rank")
+                assert read in passes
+                assert [held["ids"][i] for i in case[part]["token"][n * 5 : n * 5 + 5]] == list(found["token_id"])
+                assert case[part]["bits"][n * 5 : n * 5 + 5] == [round(-p * 1e4) for p in found["logprob"]]
+
+
+def test_figures_compose_and_save(tmp_path: Path) -> None:
+    from bokeh.embed import file_html
+    from bokeh.layouts import column
+    from bokeh.resources import INLINE
+
+    made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
+    case = ("prompt-1", "v0", "top-k:k=5")
+    drawn = [
+        made.plot.margins(),
+        made.plot.gaps(),
+        made.plot.gaps("v1"),
+        made.plot.perplexity(),
+        made.plot.tokens(*case),
+    ]
+    assert file_html(column(*drawn), INLINE).count("Bokeh") > 1
+    with pytest.raises(ValueError, match="choices: top-k:k=5, top-k:k=6"):
+        made.plot.margins("greedy")
+    with pytest.raises(ValueError, match="no candidate 'v9'; choices: v0, v1"):
+        made.plot.gaps("v9")
+    with pytest.raises(ValueError, match="no compared trace with prompt_id 'x'; choices: prompt-0"):
+        made.plot.tokens("x", "v0", "top-k:k=5")
+    with pytest.raises(ValueError, match="holds no first divergences"):
+        study({"bf16": [{}]}).plot.gaps()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_notebook_gets_inert_markup(text: str) -> None:
+    held = text.encode("utf-8", "replace").decode("utf-8")
+    found = Page(study({held: [parted(), {}]}, strategy=held, says=held)._repr_html_())
+    assert {tag for tag, _ in found.tags} <= {
+        "div",
+        "p",
+        "table",
+        "caption",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "bdi",
+        "small",
+        "br",
+    }
+    assert {a for _, attributes in found.tags for a in attributes} <= {"style", "title"}
+    assert "50.0 %" in found.text
+
+
+def test_two_runs_side_by_side() -> None:
+    first = study({"bf16": [parted(), {}]}, environment={"cpu": "one", "versions": {"torch": "2"}})
+    second = study({"bf16": [parted(), parted()]}, environment={"cpu": "two", "versions": {"torch": "2"}})
+    second.traces.loc[second.traces["role"] == "candidate", "token_ids"] = ["1 2 3", "1 2 4"]
+    found = only_ours(beside(first, second, names=("runs/a", "runs/b")))
+    assert "Not the same place" in found.text
+    assert "Not the same plan" not in found.text
+    titles = [a.get("title") for tag, a in found.tags if tag == "td"]
+    assert {"divergence_rate = 0.5", "divergence_rate = 1.0", "difference = 0.5", "same = 1; traces = 2"} <= set(titles)
+    assert "cpu" in found.text
+    assert "torch" not in found.text
+    assert "Not the same place" not in only_ours(beside(first, first, names=("a", "b"))).text
+    with pytest.raises(InputError, match="nothing in common"):
+        beside(first, study({"int8": [parted()]}), names=("a", "b"))

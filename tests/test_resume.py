@@ -24,7 +24,6 @@ from decodedrift import files, models, retry, run, store
 from decodedrift.progress import Silent
 from decodedrift.records import InputError
 from decodedrift.resume import asked_again
-from decodedrift.rows import JobResult
 from decodedrift.signals import Stopped, stoppable
 from decodedrift.store import RunFolder
 
@@ -472,11 +471,3 @@ def test_a_lock_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(files, "_locker", lambda: none)
     with pytest.raises(InputError, match="gives no locks"), files.locked(tmp_path):
         pass
-
-
-def test_drop_text_leaves_numbers() -> None:
-    result = JobResult("k", traces=[{"prompt": "secret", "text": "t", "token_ids": "1 2", "n_tokens": 2}])
-    result.drop_text()
-    row = result.frame("traces").iloc[0]
-    assert row["n_tokens"] == 2
-    assert row[["prompt", "text", "token_ids"]].isna().all()

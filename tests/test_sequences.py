@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,7 +146,8 @@ def test_trace_metrics_of_identical_traces():
     values = trace_metrics(TracePair((1, 2, 0), (1, 2, 0), "ab", "ab"))
     assert values == {
         "diverged": 0, "first_divergence": None, "first_divergence_char": None, "compared": 3, "prefix_fraction": 1.0,
-        "agreement_after": None, "edit_similarity": None, "reconverged": None,
+        "agreement_after": None, "edit_similarity": None, "chrf_after": None,
+        "reconverged": None, "reconvergence_lag": None,
     }  # fmt: skip
 
 
@@ -153,8 +155,20 @@ def test_trace_metrics_of_diverged_traces():
     values = trace_metrics(TracePair((1, 2, 3, 4), (1, 9, 3, 5), "a tall", "a t"))
     assert values == {
         "diverged": 1, "first_divergence": 1, "first_divergence_char": 3, "compared": 2, "prefix_fraction": 0.25,
-        "agreement_after": 0.5, "edit_similarity": 0.5, "reconverged": None,
+        "agreement_after": 0.5, "edit_similarity": 0.5, "chrf_after": None,
+        "reconverged": None, "reconvergence_lag": None,
     }  # fmt: skip
+
+
+def test_chrf_is_of_the_remainders_and_the_candidate_is_the_hypothesis():
+    """Character 1-grams only, by hand: 3 of 4 in the candidate, 3 of 6 in the reference; beta = 2."""
+    values = trace_metrics(TracePair((1, 2, 3), (1, 9, 3), "x", "y", "abcdef", "abcz"))
+    orders = [(3, 4, 6), (2, 3, 5), (1, 2, 4), (0, 1, 3)]
+    precision = np.mean([m / c for m, c, _ in orders])
+    recall = np.mean([m / r for m, _, r in orders])
+    assert values["chrf_after"] == pytest.approx(100 * 5 * precision * recall / (4 * precision + recall))
+    assert trace_metrics(TracePair((1, 2, 3), (1, 9, 3), "x", "y", "same", "same"))["chrf_after"] == 100
+    assert trace_metrics(TracePair((1, 2), (1, 9), "x", "y", "", "more"))["chrf_after"] is None
 
 
 def test_ids_decide_and_never_the_text():

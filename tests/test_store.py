@@ -31,11 +31,15 @@ COLUMNS = {
     "divergences": f"{KEYS} diverged first_divergence first_divergence_char compared prefix_fraction "
     "reference_token_id candidate_token_id reference_token candidate_token reference_margin candidate_margin "
     "reference_gap candidate_gap swing gap_over_error cause at_end search_error agreement_after edit_similarity "
-    "reconverged nonfinite",
+    "chrf_after reconverged reconvergence_lag nonfinite",
     "positions": f"{KEYS} position token_id token kl kl_reverse tv logit_gap_max logit_gap_rms significant_digits "
-    "logit_margin_reference logit_margin_candidate logit_margin_ulps top1_agree choice_agree rank delta_p "
-    "nll_reference nll_candidate entropy_reference p_top_reference nonfinite",
+    "logit_margin_reference logit_margin_candidate logit_margin_ulps top1_agree directional_error choice_agree "
+    "choice_margin choice_error rank delta_p nll_reference nll_candidate entropy_reference p_top_reference nonfinite",
     "alternatives": f"{KEYS} position variant pass rank token_id logprob",
+    "injection": f"{KEYS} position original_token_id injected_token_id recovered recovery_lag agreement "
+    "trajectory_share distance_injected distance_reference token_ids",
+    "steps": f"{KEYS} position e0 e1 kl_reference_text kl_candidate_text after",
+    "tokens": "token_id token bytes",
     "timings": "job variant strategy phase seconds tokens",
     "failures": "model variant strategy seed prompt_id stage status error",
 }
@@ -250,7 +254,7 @@ def finished(folder: RunFolder) -> None:
     frames = {t: typed(pd.DataFrame(), t) for t in TABLES}
     folder.write_json(store.MARK, {"model": "demo"})
     folder.write_json("environment.json", {"python": "3"})
-    folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in ("distribution", "perplexity", "summary")})
+    folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in ("perplexity", *store.FOLDS)})
 
 
 def test_only_a_finished_run_opens(tmp_path: Path) -> None:
@@ -263,7 +267,7 @@ def test_only_a_finished_run_opens(tmp_path: Path) -> None:
     finished(RunFolder.create(tmp_path / "done"))
     frames, plan, _ = open_folder(tmp_path / "done")
     assert plan == {"model": "demo"}
-    assert set(frames) == {*store.CSV_TABLES, "positions"}
+    assert set(frames) == {*store.ROW_TABLES, "positions", "steps"}, "folds are made again of the rows"
     (tmp_path / "done" / store.MARK).write_text("{")
     with pytest.raises(InputError, match=r"plan\.json: cannot be read"):
         open_folder(tmp_path / "done")

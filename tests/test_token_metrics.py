@@ -25,7 +25,10 @@ COLUMNS = [
     "logit_margin_candidate",
     "logit_margin_ulps",
     "top1_agree",
+    "directional_error",
     "choice_agree",
+    "choice_margin",
+    "choice_error",
     "rank",
     "delta_p",
     "nll_reference",
@@ -37,9 +40,10 @@ COLUMNS = [
 # What a metric is where both sides are the same; None: it describes the reference, so it is what it is.
 IDENTITY = dict.fromkeys(COLUMNS) | {
     "kl": 0.0, "kl_reverse": 0.0, "tv": 0.0, "logit_gap_max": 0.0, "logit_gap_rms": 0.0, "significant_digits": INF,
-    "top1_agree": 1.0, "choice_agree": 1.0, "rank": 1.0, "delta_p": 0.0, "nonfinite": 0.0,
+    "top1_agree": 1.0, "directional_error": 0.0, "choice_agree": 1.0, "choice_error": 0.0, "rank": 1.0, "delta_p": 0.0, "nonfinite": 0.0,
 }  # fmt: skip
 REFERENCE_ONLY = {
+    "choice_margin",
     "logit_margin_reference",
     "logit_margin_ulps",
     "nll_reference",
@@ -54,7 +58,13 @@ def pair_of(reference, candidate, tokens=None, dtype="fp32", choices=None) -> Lo
     reference, candidate = (x if isinstance(x, torch.Tensor) else torch.tensor(x) for x in (reference, candidate))
     ids = reference.double().nan_to_num(nan=-9.0).argmax(-1) if tokens is None else torch.tensor(tokens)
     both = (None, None) if choices is None else (torch.tensor(choices[0]), torch.tensor(choices[1]))
-    return LogitPair(reference, candidate, ids, dtype, *both)
+    return LogitPair(reference, candidate, ids, dtype, *both, *(greedy_bests(reference, candidate) if choices else ()))
+
+
+def greedy_bests(reference, candidate):
+    """What greedy's two best score on both sides: their logits."""
+    values, ids = numerics.top2(reference.double().nan_to_num(0.0))
+    return values, candidate.double().gather(-1, ids)
 
 
 def random_pair(n=6, vocab=300, size=0.02, dtype=torch.float32, same=False) -> LogitPair:
@@ -62,7 +72,15 @@ def random_pair(n=6, vocab=300, size=0.02, dtype=torch.float32, same=False) -> L
     z = 3 * torch.randn(n, vocab, generator=make)
     other = z if same else z + size * torch.randn(n, vocab, generator=make)
     tokens = z.to(dtype).argmax(-1)
-    return LogitPair(z.to(dtype), other.to(dtype).clone(), tokens, "bf16", tokens, tokens.clone())
+    return LogitPair(
+        z.to(dtype),
+        other.to(dtype).clone(),
+        tokens,
+        "bf16",
+        tokens,
+        tokens.clone(),
+        *greedy_bests(z.to(dtype), other.to(dtype)),
+    )
 
 
 def test_the_registry_is_the_documented_columns_in_order():
@@ -181,7 +199,7 @@ def test_widths_that_differ_are_compared_below_the_smaller_one(wider):
 def test_a_token_beyond_the_smaller_width_has_no_probability_to_compare():
     pair = pair_of([[1.0, 2.0, 9.0]], [[1.0, 2.5]], tokens=[2])
     values = token_metrics(pair)
-    undefined = {"rank", "delta_p", "nll_reference", "nll_candidate", "choice_agree"}
+    undefined = {"rank", "delta_p", "nll_reference", "nll_candidate", "choice_agree", "choice_margin", "choice_error"}
     assert {name for name, value in values.items() if np.isnan(value[0])} == undefined
 
 
@@ -209,6 +227,8 @@ def test_by_hand():
         "p_top_reference": 0.75,
         "nonfinite": 0.0,
         "directional_error": -math.log(3),
+        "choice_margin": math.log(3),
+        "choice_error": -math.log(3),
     }
     assert values == pytest.approx(expected, rel=1e-6, abs=1e-7)  # log(3) is given in fp32
 
@@ -269,7 +289,7 @@ def test_logits_are_upcast_exactly_before_anything_is_computed():
     half = random_pair(dtype=torch.float16)
     double = LogitPair(half.reference.double(), half.candidate.double(), half.token_ids, "bf16")
     for name, value in token_metrics(half).items():
-        if name != "choice_agree":
+        if not name.startswith("choice_"):
             np.testing.assert_array_equal(value, token_metrics(double)[name], err_msg=name)
 
 
@@ -280,3 +300,16 @@ def test_wrong_records_are_refused():
     with pytest.raises(ValueError, match="2, 2 and 1"):
         LogitPair(z, z, torch.tensor([0]), "fp32")
     assert list(numerics.FLOAT_FORMATS) == ["fp64", "fp32", "fp16", "bf16"]
+
+
+def test_a_choice_error_is_infinite_where_the_candidate_forbids_one_of_the_two():
+    scores = torch.tensor([[2.0, 1.5], [2.0, 1.5], [2.0, 1.5], [2.0, -INF]], dtype=torch.float64)
+    other = torch.tensor([[2.1, 1.4], [-INF, 1.4], [2.1, -INF], [2.1, -INF]], dtype=torch.float64)
+    pair = LogitPair(
+        torch.zeros(4, 5), torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64), "fp32", None, None, scores, other
+    )
+    values = token_metrics(pair)
+    np.testing.assert_allclose(values["choice_margin"], [0.5, 0.5, 0.5, NAN])
+    np.testing.assert_allclose(values["choice_error"], [0.2, -INF, INF, NAN])
+    pair.best_candidate = torch.full((4, 2), -INF, dtype=torch.float64)
+    assert token_metrics(pair)["choice_error"][:3].tolist() == [-INF] * 3, "neither is allowed: the choice turns"

@@ -52,6 +52,8 @@ def compare(
     chat_template: Annotated[bool, option("--chat-template", help="Prompts as user turns of a chat model.")] = False,
     ignore_eos: Annotated[bool, option("--ignore-eos", help="Go on past stop tokens: full horizons.")] = False,
     noise_floor: Annotated[bool, option("--noise-floor", help="Each dtype against itself in another layout.")] = False,
+    inject: Annotated[bool, option("--inject", help="Force each divergence's token on the reference.")] = False,
+    decompose: Annotated[bool, option("--decompose", help="Split the error: local, state, path.")] = False,
     near_tie_below: Annotated[Text, option(metavar="NATS", help="The gap of a near tie. [default: 0.1]")] = None,
     trust_remote_code: Annotated[bool, option("--trust-remote-code", help="Run the model's own code.")] = False,
     allow_pickle: Annotated[bool, option("--allow-pickle", help="Load .bin weights where no safetensors are.")] = False,
@@ -73,12 +75,13 @@ def compare(
     given: dict[str, Any] = {
         "model": model, "revision": revision, "reference": reference, "candidates": candidates,
         "strategies": strategies, "prompt_ids": prompt_id, "limit": limit, "texts": _files(text), "context": context,
-        "stride": stride, "max_new_tokens": max_new_tokens, "seeds": _split(seeds), "coupling": coupling,
+        "stride": stride, "max_new_tokens": max_new_tokens, "seeds": split(seeds), "coupling": coupling,
         "batch_size": batch_size, "prompts_per_job": prompts_per_job, "layout": layout, "device": device,
         "threads": threads, "memory_bytes": _memory(memory), "near_tie_below": near_tie_below,
         "chat_template": chat_template or None, "ignore_eos": ignore_eos or None, "noise_floor": noise_floor or None,
+        "inject": inject or None, "decompose": decompose or None,
         "trust_remote_code": trust_remote_code or None, "allow_pickle": allow_pickle or None,
-        "no_text": no_text or None, "prompts": _prompts(prompts, prompt),
+        "no_text": no_text or None, "prompts": given_prompts(prompts, prompt),
     }  # fmt: skip
     asked = _asked(given, config)
 
@@ -108,7 +111,7 @@ def _place(out: str | None, resume: str | None, model: str, dry_run: bool) -> tu
 
     if out is not None and resume is not None:
         raise InputError("--out names a new folder and --resume one to go on in; give one of them")
-    folder = resume or out or _default_folder(model)
+    folder = resume or out or default_folder(model)
     if dry_run:
         return folder, RunFolder(folder).stored() if resume else None
     existed = Path(folder).expanduser().is_dir()
@@ -132,7 +135,7 @@ def _asked(given: dict[str, Any], config: str | None) -> Settings:
     return asked
 
 
-def _prompts(source: str | None, texts: Items) -> Any:
+def given_prompts(source: str | None, texts: Items) -> Any:
     """--prompts and --prompt together: the file's first, then the typed ones; of a bundled set a balanced few."""
     if not texts:
         return source
@@ -144,7 +147,8 @@ def _prompts(source: str | None, texts: Items) -> Any:
     return [*(balanced(found, BALANCED) if source in bundled_sets() else found), *texts]
 
 
-def _split(items: Items) -> list[str] | None:
+def split(items: Items) -> list[str] | None:
+    """Items, and those that a comma separates."""
     return None if items is None else [part.strip() for item in items for part in item.split(",") if part.strip()]
 
 
@@ -162,7 +166,17 @@ def _memory(gib: str | None) -> int | None:
         raise InputError(f"--memory: {error} (GiB)") from None
 
 
-def _default_folder(model: str) -> str:
-    """reports/MODEL-DATE-TIME, with a number where a run of the same second has it already."""
-    base = os.path.join("reports", f"{file_name(Path(model).name)}-{time.strftime('%Y%m%d-%H%M%S')}")
+def default_folder(model: str, kind: str = "") -> str:
+    """reports/KINDMODEL-DATE-TIME, with a number where a run of the same second has it already."""
+    base = os.path.join("reports", f"{kind}{file_name(Path(model).name)}-{time.strftime('%Y%m%d-%H%M%S')}")
     return next(name for n in count(1) if not os.path.exists(name := base if n == 1 else f"{base}-{n}"))
+
+
+def check_out(folder: str) -> None:
+    """Refuses a folder that cannot be used before minutes are spent."""
+    from decodedrift.store import RunFolder
+
+    existed = os.path.isdir(folder)
+    RunFolder.create(folder)
+    if not existed:
+        os.rmdir(folder)

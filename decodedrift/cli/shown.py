@@ -23,12 +23,13 @@ def show(study: Study, as_json: bool, say: Any, exceeded: Sequence[str] = ()) ->
     print(summary_table(study), file=say)
     print(file=say)
     for sentence in study.verdict:
-        print(_wrapped(sentence), file=say)
+        print(wrapped(sentence), file=say)
     print(f"\ntables: {terminal(str(study.path))}", file=say)
     print(f"report: {terminal(str(Path(study.path or '.') / 'report.html'))}", file=say)
 
 
-def _wrapped(sentence: str, width: int = 80) -> str:
+def wrapped(sentence: str, width: int = 80) -> str:
+    """A sentence of the verdict as an item of a list."""
     import textwrap
 
     return textwrap.fill(terminal(sentence), width, initial_indent="- ", subsequent_indent="  ", break_long_words=True)

@@ -20,7 +20,8 @@ class LogitPair:
     below the smaller width are compared, `cut_ids` and `cut_reference_mass` say what was left out.
     token_ids: int64 [n], the reference's token at each position. candidate_dtype: the compute dtype of the candidate,
     a key of numerics.FLOAT_FORMATS. choice_reference, choice_candidate: int64 [n], the token that the strategy takes
-    under each side, or None.
+    under each side, or None. best_reference: float64 [n, 2], what the strategy's two best ids under the reference score
+    there (-inf: one id alone is allowed); best_candidate: what the same two ids score under the candidate; or None.
     """
 
     reference: Tensor
@@ -29,6 +30,8 @@ class LogitPair:
     candidate_dtype: str
     choice_reference: Tensor | None = None
     choice_candidate: Tensor | None = None
+    best_reference: Tensor | None = None
+    best_candidate: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.candidate_dtype not in nm.FLOAT_FORMATS:
@@ -41,7 +44,8 @@ class LogitPair:
     def rows(self, start: int, stop: int) -> LogitPair:
         """The pair restricted to positions [start, stop): views, no copy."""
         cut = slice(start, stop)
-        choices = (None if c is None else c[cut] for c in (self.choice_reference, self.choice_candidate))
+        both = (self.choice_reference, self.choice_candidate, self.best_reference, self.best_candidate)
+        choices = (None if c is None else c[cut] for c in both)
         return LogitPair(self.reference[cut], self.candidate[cut], self.token_ids[cut], self.candidate_dtype, *choices)
 
     @property

@@ -127,14 +127,37 @@ def nonfinite(pair: LogitPair) -> Tensor:
 
 
 def directional_error(pair: LogitPair) -> Tensor:
-    """d[top-1] - d[top-2] at the reference's two best ids, [n]: the part of the error that acts on its choice.
+    """d[top-1] - d[top-2] at the reference's two largest logits: the part of the error that acts on greedy's choice.
 
-    Not a column: `gap_over_error` and the flip law read its spread. -inf or +inf where the candidate forbids one of
-    the two, NaN where the reference allows one id only.
+    -inf or +inf where the candidate forbids one of the two, NaN where the reference allows one id only.
     """
     values, ids = pair.top2_reference
     error = pair.z_c.gather(-1, ids) - values
     return (error[:, 0] - error[:, 1]).masked_fill(pair.bad | (values[:, 1] == -nm.INF), nm.NAN)
+
+
+def choice_margin(pair: LogitPair) -> Tensor:
+    """The strategy's best score minus its second best under the reference; NaN where it has one, or none a position.
+
+    For greedy the raw margin; for coupled sampling that of ln p~ plus the noise, which is what the error must overcome.
+    """
+    if pair.best_reference is None:
+        return pair.z_r.new_full((len(pair.token_ids),), nm.NAN)
+    return nm.margin_of(pair.best_reference).masked_fill(pair.bad_reference, nm.NAN)
+
+
+def choice_error(pair: LogitPair) -> Tensor:
+    """The candidate's error in `choice_margin`: what it makes of that difference, less what the reference does.
+
+    The choice turns to the second best where choice_margin + choice_error < 0. -inf where the candidate forbids the
+    best of the two, +inf where it forbids the second.
+    """
+    if pair.best_reference is None or pair.best_candidate is None:
+        return pair.z_r.new_full((len(pair.token_ids),), nm.NAN)
+    error = pair.best_candidate - pair.best_reference
+    turned = error[:, 0] - error[:, 1]
+    turned = turned.masked_fill(pair.best_candidate[:, 0] == -nm.INF, -nm.INF)
+    return turned.masked_fill(pair.bad | (pair.best_reference[:, 1] == -nm.INF), nm.NAN)
 
 
 TOKEN_METRICS: dict[str, Callable[[LogitPair], Tensor]] = {
@@ -148,7 +171,10 @@ TOKEN_METRICS: dict[str, Callable[[LogitPair], Tensor]] = {
     "logit_margin_candidate": logit_margin_candidate,
     "logit_margin_ulps": logit_margin_ulps,
     "top1_agree": top1_agree,
+    "directional_error": directional_error,
     "choice_agree": choice_agree,
+    "choice_margin": choice_margin,
+    "choice_error": choice_error,
     "rank": rank,
     "delta_p": delta_p,
     "nll_reference": nll_reference,
@@ -160,18 +186,17 @@ TOKEN_METRICS: dict[str, Callable[[LogitPair], Tensor]] = {
 
 
 def token_metrics(pair: LogitPair, chunk: int | None = None) -> dict[str, np.ndarray]:
-    """Every registered metric and `directional_error` over all rows: name -> float64 [n], on the CPU.
+    """Every registered metric over all rows: name -> float64 [n], on the CPU.
 
     Walks `chunk` rows at a time (never a part of the vocabulary), so that the float64 arrays of one chunk are all that
     is held; None takes what is fastest for the device.
     """
-    functions = {**TOKEN_METRICS, "directional_error": directional_error}
     n = len(pair.token_ids)
     step = chunk or _fastest_chunk(pair)
-    out = {name: np.empty(n, dtype=np.float64) for name in functions}
+    out = {name: np.empty(n, dtype=np.float64) for name in TOKEN_METRICS}
     for start in range(0, n, step):
         part = pair.rows(start, min(start + step, n))
-        for name, function in functions.items():
+        for name, function in TOKEN_METRICS.items():
             out[name][start : start + step] = function(part).cpu().numpy()
     return out
 

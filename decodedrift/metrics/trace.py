@@ -13,12 +13,17 @@ from decodedrift import sequences
 
 @dataclass(frozen=True)
 class TracePair:
-    """Generated ids (EOS kept) and decoded continuations of one prompt under reference and candidate."""
+    """Generated ids (EOS kept) and decoded continuations of one prompt under reference and candidate.
+
+    reference_rest, candidate_rest: the remainders after t* decoded; empty where identical or where nothing follows.
+    """
 
     reference_ids: tuple[int, ...]
     candidate_ids: tuple[int, ...]
     reference_text: str
     candidate_text: str
+    reference_rest: str = ""
+    candidate_rest: str = ""
 
 
 def diverged(pair: TracePair) -> int:
@@ -56,10 +61,27 @@ def edit_similarity(pair: TracePair) -> float | None:
     return sequences.edit_similarity(pair.reference_ids, pair.candidate_ids)
 
 
+def chrf_after(pair: TracePair) -> float | None:
+    """chrF2 of the candidate's remainder against the reference's, 0 to 100; None where either has no character.
+
+    (Popovic 2015; sacrebleu's defaults: character 1- to 6-grams without white space, beta = 2.)
+    """
+    if not pair.reference_rest.strip() or not pair.candidate_rest.strip():
+        return None
+    from sacrebleu import sentence_chrf
+
+    return float(sentence_chrf(pair.candidate_rest, [pair.reference_rest]).score)
+
+
 def reconverged(pair: TracePair) -> int | None:
     """1 where the two tell the same passage again after t*, else 0; None where what follows t* is too short to say."""
     again = sequences.reconverged(pair.reference_ids, pair.candidate_ids)
     return None if again is None else int(again)
+
+
+def reconvergence_lag(pair: TracePair) -> int | None:
+    """Tokens by which the candidate tells the shared passage later than the reference; None where not reconverged."""
+    return sequences.reconvergence_lag(pair.reference_ids, pair.candidate_ids)
 
 
 TRACE_METRICS: dict[str, Callable[[TracePair], float | int | None]] = {
@@ -70,7 +92,9 @@ TRACE_METRICS: dict[str, Callable[[TracePair], float | int | None]] = {
     "prefix_fraction": prefix_fraction,
     "agreement_after": agreement_after,
     "edit_similarity": edit_similarity,
+    "chrf_after": chrf_after,
     "reconverged": reconverged,
+    "reconvergence_lag": reconvergence_lag,
 }
 
 

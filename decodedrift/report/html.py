@@ -1,21 +1,22 @@
-"""A Study -> one HTML page: no network, no script, no external file.
+"""A Study -> one HTML page that opens from disk: no network, and no script but those whose hashes its policy names.
 
-Two things hold for every template. Whatever an expression puts out goes through `texts.shown` and then through Jinja's
-autoescape, so that no text of a model or a prompt can act or hide; and every number is a `numbers.Number`, whose title
-is the value exactly as in the CSV.
+Three things hold for every template. Whatever an expression puts out goes through `texts.shown` and then through
+Jinja's autoescape, so that no text of a model or a prompt can act or hide; every number is a `numbers.Number`, whose
+title is the value exactly as in the CSV; and data for scripts are islands of escaped JSON, or compressed.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from decodedrift.report.sections import SECTIONS
+from decodedrift.report import inline
+from decodedrift.report.palette import DARK, LIGHT, css
 from decodedrift.report.texts import brief, shown
 
 if TYPE_CHECKING:
@@ -24,24 +25,63 @@ if TYPE_CHECKING:
 LONGEST = 8000  # characters that any one expression may put out; the page stays small whatever the run
 
 
-def render(study: Study, title: str | None = None) -> str:
+@dataclass(frozen=True)
+class Options:
+    """What a page may be asked for. top: cases that it carries; texts: whether prompts and model text are in it."""
+
+    top: int | None = None
+    texts: bool = True
+
+
+def render(study: Study, title: str | None = None, *, top: int | None = None, texts: bool = True) -> str:
     """The report as one self-contained page that opens from disk.
 
     Args:
         title: what stands at the top; None says what was held against what.
+        top: how many cases the page carries; None takes as many as fit.
+        texts: False leaves out every prompt, continuation and token.
     """
-    held = environment()
-    parts = []
+    from decodedrift.report.sections import SECTIONS  # the charting library loads with them
+
+    options = Options(top, texts)
+    parts: list[dict[str, Any]] = []
+    figures: dict[str, Any] = {}
+    groups: list[dict[str, Any]] = []
+    island = ""
     for name, section in SECTIONS.items():
-        context = section(study)
+        context = section(study, options)
         if context is not None:
-            body = held.get_template(f"{name}.html.j2").render(**context)
+            body = _template(context.get("template", f"{name}.html.j2")).render(**context)
             parts.append({"name": name, "heading": context.get("heading"), "body": Markup(body)})
-    style = held.get_template("style.css.j2").render()
-    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    return held.get_template("page.html.j2").render(
-        title=title or _title(study), style=Markup(style), style_hash=digest, sections=parts
-    )
+            island = context.get("island") or island
+            if found := context.get("figures"):
+                figures |= {key: figure.model for key, (_, figure) in found.items()}
+                groups.append({"choices": context["choices"], "series": [entry[3] for entry in context["entries"]]})
+    return page(title or _title(study), parts, figures, groups, island)
+
+
+def page(
+    title: str, parts: list[dict[str, Any]], figures: dict[str, Any], groups: list[dict[str, Any]], island: str
+) -> str:  # fmt: skip
+    """The whole document: policy first, then style, sections, islands and scripts."""
+    from decodedrift.report.drawing import drawing
+
+    style = _template("style.css.j2").render(light=Markup(css(LIGHT)), dark=Markup(css(DARK)))
+    drawn = {name: drawing(model) for name, model in figures.items()}
+    data = inline.island({"figures": drawn, "groups": groups, "light": LIGHT})
+    content = "\n".join([title, *(p["body"] for p in parts), data])
+    nonce = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    early = inline.own_script("early.js").replace("NONCE", nonce)
+    scripts = [early, *([inline.library()] if figures else []), *map(inline.own_script, inline.OWN[1:])]
+    made: str = _template("page.html.j2").render(
+        title=title, style=Markup(style), sections=parts, data=data, island=Markup(island),
+        scripts=list(map(Markup, scripts)), policy=Markup(inline.policy(scripts, style, nonce if figures else "")),
+    )  # fmt: skip
+    return made
+
+
+def _template(name: str) -> Any:
+    return environment().get_template(name)
 
 
 @cache

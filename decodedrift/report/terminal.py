@@ -35,7 +35,7 @@ def _summary(study: Study, width: int) -> str:
         ]
         for row in rows.itertuples()
     ]  # fmt: skip
-    return _drawn(head, body, width, names=2)
+    return drawn(head, body, width, names=2)
 
 
 def _perplexity(study: Study, width: int) -> str:
@@ -47,7 +47,7 @@ def _perplexity(study: Study, width: int) -> str:
         ]
         for row in study.perplexity.itertuples()
     ]  # fmt: skip
-    return _drawn(head, body, width, names=2)
+    return drawn(head, body, width, names=2)
 
 
 def _ratio(logarithm: Any) -> str:
@@ -57,8 +57,8 @@ def _ratio(logarithm: Any) -> str:
     return f"{math.exp(logarithm):.5f}" if abs(logarithm) < 2 else significant(math.exp(min(logarithm, 700.0)))
 
 
-def _drawn(head: Sequence[str], body: list[list[str]], width: int, names: int) -> str:
-    """Lines of a table: `names` columns of text to the left, numbers right-aligned after them."""
+def drawn(head: Sequence[str], body: list[list[str]], width: int, names: int) -> str:
+    """Lines of a table at most `width` cells wide: `names` columns of text to the left, then numbers, right-aligned."""
     if not body:
         return ""
     rows = [[terminal(cell) for cell in row] for row in [list(head), *body]]

@@ -9,6 +9,7 @@ from decodedrift.report.tables import Column, Table, num, text
 from decodedrift.report.texts import said
 
 if TYPE_CHECKING:
+    from decodedrift.report.html import Options
     from decodedrift.study import Study
 
 MOST = 100
@@ -19,7 +20,7 @@ COLUMNS = (
 )
 
 
-def failures(study: Study) -> dict[str, Any] | None:
+def failures(study: Study, options: Options) -> dict[str, Any] | None:
     """A row per failure; one that every job met is shown once, with how often."""
     if not len(study.failures):
         return None

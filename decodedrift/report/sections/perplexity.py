@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from decodedrift.report import figures
 from decodedrift.report.numbers import number, percent, with_error
+from decodedrift.report.sections.pictures import group
 from decodedrift.report.tables import Column, Table, merged, num, text
 
 if TYPE_CHECKING:
+    from decodedrift.report.html import Options
     from decodedrift.study import Study
 
 MOST = 300
@@ -23,11 +26,20 @@ COLUMNS = (
 )
 
 
-def perplexity(study: Study) -> dict[str, Any] | None:
-    """A row per text and variant, the reference first."""
+def perplexity(study: Study, options: Options) -> dict[str, Any] | None:
+    """The ratios as a figure, and a row per text and variant, the reference first."""
     table = study.perplexity
-    if not len(table):
+    drawn = group("Perplexity", f"How much likelier or less likely the candidate finds the same tokens than "
+                  f"{study.plan['reference']['name']} does: given texts, and the reference's own continuations.", {
+                      "perplexity": ("Right of 0 the candidate is the worse reader", figures.perplexity(study)),
+                  })  # fmt: skip
+    if drawn is None and not len(table):
         return None
+    found = drawn or {"heading": "Perplexity", "lead": "", "figures": {}, "choices": [], "entries": []}
+    return found | {"template": "perplexity.html.j2", "table": _table(study) if len(table) else None}
+
+
+def _table(study: Study) -> Table:
     rows = [
         [
             text(row.text, 60, head=True), text(row.variant, 48),
@@ -36,10 +48,6 @@ def perplexity(study: Study) -> dict[str, Any] | None:
             num(with_error(row.ln_ppl_ratio, row.ln_ppl_ratio_se, "ln_ppl_ratio", "ln_ppl_ratio_se")),
             num(number(row.kl_mean, "kl_mean")), num(percent(row.same_top1, "same_top1")),
         ]
-        for row in table.head(MOST).itertuples()
+        for row in study.perplexity.head(MOST).itertuples()
     ]  # fmt: skip
-    return {
-        "heading": "Perplexity",
-        "table": Table(COLUMNS, merged(rows), max(0, len(table) - MOST), "perplexity.csv"),
-        "reference": str(study.plan["reference"]["name"]),
-    }
+    return Table(COLUMNS, merged(rows), max(0, len(study.perplexity) - MOST), "perplexity.csv")

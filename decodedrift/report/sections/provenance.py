@@ -10,6 +10,7 @@ from decodedrift.report.tables import Cell, Column, Table, num, text
 from decodedrift.report.texts import brief
 
 if TYPE_CHECKING:
+    from decodedrift.report.html import Options
     from decodedrift.study import Study
 
 MOST = 100
@@ -25,7 +26,7 @@ VARIANT_COLUMNS = (
 DEFAULTS = {"device": None, "batch_size": None, "threads": None, "use_cache": True, "model": None, "revision": None}
 
 
-def provenance(study: Study) -> dict[str, Any] | None:
+def provenance(study: Study, options: Options) -> dict[str, Any] | None:
     """The facts that one needs to repeat the run, or to say why two runs differ."""
     plan, environment = study.plan, study.environment
     return {

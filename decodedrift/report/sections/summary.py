@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from decodedrift.report.heat import heat_maps
 from decodedrift.report.numbers import number, percent, place, with_error
 from decodedrift.report.tables import Cell, Column, Table, merged, num, rate, text
 
 if TYPE_CHECKING:
+    from decodedrift.report.html import Options
     from decodedrift.study import Study
 
 MOST = 300  # rows of a table
 CONTROLS = {"self": "the reference again", "floor": "another batch layout"}
 
 
-def summary(study: Study) -> dict[str, Any] | None:
+def summary(study: Study, options: Options) -> dict[str, Any] | None:
     """Candidates x strategies, and below them what the controls measured."""
     table = study.summary
     if not len(table):
@@ -24,6 +26,7 @@ def summary(study: Study) -> dict[str, Any] | None:
     controls = table[table["role"] != "candidate"]
     return {
         "heading": "Summary",
+        "maps": heat_maps(study),
         "reference": str(study.plan["reference"]["name"]),
         "below": study.plan.get("near_tie_below", 0.1),
         "candidates": _candidates(table[table["role"] == "candidate"]),

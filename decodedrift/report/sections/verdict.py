@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from decodedrift.report.texts import brief
 
 if TYPE_CHECKING:
+    from decodedrift.report.html import Options
     from decodedrift.study import Study
 
 
-def verdict(study: Study) -> dict[str, Any] | None:
+def verdict(study: Study, options: Options) -> dict[str, Any] | None:
     """The verdict's sentences under a line of facts without a date: equal runs give equal pages."""
     return {"facts": _facts(study), "sentences": study.verdict}
 

@@ -1,0 +1,76 @@
+"""`decodedrift report`: a finished run's page again, or two runs side by side; needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from decodedrift.cli.app import Text, app, option
+from decodedrift.records import InputError
+from decodedrift.sinks import terminal
+
+if TYPE_CHECKING:
+    from decodedrift.study import Study
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a finished run.")],
+    other: Annotated[
+        Text, typer.Argument(metavar="[DIR]", help="A second run of the same plan, to hold beside it.")
+    ] = None,
+    title: Annotated[Text, option(metavar="TEXT", help="What stands at the top. [default: what was compared]")] = None,
+    top: Annotated[Text, option(metavar="N", help="Cases in the page. [default: 300]")] = None,
+    no_text: Annotated[bool, option("--no-text", help="No prompt, continuation or token in the page.")] = False,
+    out: Annotated[
+        Text, option(metavar="FILE", help="[default: DIR/report.html; for two runs DIR/beside-OTHER.html]")
+    ] = None,
+) -> None:
+    """Render a finished run's page again, or hold two runs of one plan side by side."""
+    from decodedrift.study import open_study
+
+    first = open_study(run)
+    count = _count(top)
+    if other is None:
+        page = _page(first, title, count, first.words and not no_text)
+        path = Path(out) if out else Path(run) / "report.html"
+    else:
+        if top is not None or no_text:
+            raise InputError("--top and --no-text are of a single run's page; two runs side by side show figures alone")
+        from decodedrift.report.beside import beside
+
+        page = beside(first, open_study(other), names=(run, other), title=title)
+        path = Path(out) if out else Path(run) / f"beside-{Path(other).resolve().name}.html"
+    _write(path, page)
+    print(f"report: {terminal(str(path))}")
+
+
+def _page(study: Study, title: str | None, top: int | None, texts: bool) -> str:
+    from decodedrift.report import render
+
+    return render(study, title, top=top, texts=texts)
+
+
+def _count(top: str | None) -> int | None:
+    from decodedrift.notation import whole
+
+    try:
+        return None if top is None else whole(1, 100_000)(top)
+    except ValueError as error:
+        raise InputError(f"--top: {error}") from None
+
+
+def _write(path: Path, page: str) -> None:
+    """Whole or not at all; a file that is no page of ours is left alone."""
+    from decodedrift.files import atomic
+
+    if path.is_dir():
+        raise InputError(f"--out {path}: this is a folder; name a file")
+    if path.exists() and b'content="decodedrift"' not in path.read_bytes()[:20_000]:
+        raise InputError(f"--out {path}: this file is no report of decodedrift's; nothing else is overwritten")
+    if not path.parent.is_dir():
+        raise InputError(f"--out {path}: there is no folder {path.parent}")
+    with atomic(path) as part:
+        part.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -1,0 +1,159 @@
+"""The flip law: from forced margins and errors alone, the chance that a choice turns at each position.
+
+A choice turns where margin + error < 0, margin being the strategy's best score less its second best under the
+reference, and error what the candidate adds to that difference (`choice_margin` and `choice_error`). A law learns the
+errors of some prompts and predicts others of which it is told the reference's margins only. Pure arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+FOLDS = 5
+EDGES = (0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)  # of predicted chances, for the calibration table
+
+
+@dataclass(frozen=True)
+class Forced:
+    """Forced positions of one candidate and strategy, [n] each.
+
+    margin: >= 0, inf where one id alone is allowed. error: NaN where unknown, -inf where the candidate forbids the best
+    id, +inf where it forbids the second. scale: rms of the reference's centred logits. flipped: bool, whether the
+    candidate chooses another token there. cluster: int64, the prompt.
+    """
+
+    margin: np.ndarray
+    error: np.ndarray
+    scale: np.ndarray
+    flipped: np.ndarray
+    cluster: np.ndarray
+
+    def at(self, rows: np.ndarray) -> Forced:
+        """These rows only."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
+    @property
+    def finite(self) -> np.ndarray:
+        """Where the error is a number."""
+        return np.asarray(np.isfinite(self.error))
+
+
+Chance = Callable[[Forced], np.ndarray]  # reads margin and scale; must not look at error or flipped
+
+
+def constant(seen: Forced) -> Chance:
+    """No law at all: one risk for every position. What the others have to beat."""
+    rate = (seen.flipped.sum() + 0.5) / (len(seen.flipped) + 1)
+    return lambda new: np.full(len(new.margin), rate)
+
+
+def normal(seen: Forced) -> Chance:
+    """Phi(-margin / sigma), sigma the rms of all finite errors."""
+    sigma = rms(seen.error[seen.finite])
+    return lambda new: _below(-new.margin, sigma)
+
+
+def scaled(seen: Forced) -> Chance:
+    """Phi(-margin / (c scale)): errors in proportion to the size of the reference's logits."""
+    known = seen.finite & (seen.scale > 0)
+    factor = rms(seen.error[known] / seen.scale[known])
+    return lambda new: _below(-new.margin, factor * new.scale)
+
+
+def empirical(seen: Forced) -> Chance:
+    """The errors themselves: the share that is below -margin, one that meets it exactly counting half.
+
+    Finite errors are taken from the less decided half of the positions, where choices turn. The share at which the
+    candidate forbids the reference's token stands beside them: truncation turns a choice whatever its margin.
+    """
+    known = ~np.isnan(seen.error)
+    forbidden = (np.isneginf(seen.error).sum() + 0.5) / (known.sum() + 1)
+    near = seen.finite & (seen.margin <= np.median(seen.margin[seen.finite]))
+    errors = np.sort(seen.error[near])
+
+    def chance(new: Forced) -> np.ndarray:
+        counts = (np.searchsorted(errors, -new.margin, side) for side in ("left", "right"))
+        return np.asarray(forbidden + (1 - forbidden) * sum(counts) / (2 * len(errors)))
+
+    return chance
+
+
+LAWS: dict[str, Callable[[Forced], Chance]] = {
+    "empirical": empirical,
+    "normal": normal,
+    "scaled": scaled,
+    "constant": constant,
+}
+
+
+def held_out(law: str, seen: Forced) -> np.ndarray:
+    """Chance of a flip at every position, from the errors of other prompts only, float64 [n].
+
+    Prompts are dealt to five folds in order. NaN where the other folds hold no finite error.
+
+    Raises:
+        ValueError: fewer than two prompts, so that there is nothing to hold out.
+    """
+    clusters = np.unique(seen.cluster)
+    if len(clusters) < 2:
+        raise ValueError("one prompt: nothing to hold out")
+    fold = np.searchsorted(clusters, seen.cluster) % min(FOLDS, len(clusters))
+    out = np.full(len(seen.margin), math.nan)
+    for index in np.unique(fold):
+        rest, own = seen.at(fold != index), fold == index
+        if rest.finite.any():
+            out[own] = LAWS[law](rest)(seen.at(own))
+    return out
+
+
+def predicted_curve(chance: np.ndarray, trace: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """S(t) that these chances predict, float64 [longest trace].
+
+    As Kaplan-Meier would see it: at each position the mean chance over the traces that reach it, each weighted by its
+    own chance of still being with the reference. A NaN chance counts as none.
+    """
+    _, row = np.unique(trace, return_inverse=True)
+    if not len(row):
+        return np.empty(0)
+    table = np.zeros((int(row.max()) + 1, int(position.max()) + 1))
+    there = np.zeros(table.shape, dtype=bool)
+    table[row, position], there[row, position] = np.nan_to_num(chance), True
+    alive = np.cumprod(1 - table, axis=1)
+    alive = np.concatenate([np.ones((len(table), 1)), alive[:, :-1]], axis=1) * there
+    weight = alive.sum(0)
+    risk = np.divide((alive * table).sum(0), weight, out=np.zeros(len(weight)), where=weight > 0)
+    return np.asarray(np.cumprod(1 - risk))
+
+
+def brier(chance: np.ndarray, happened: np.ndarray) -> float:
+    """Mean squared difference of chance and outcome (Brier 1950)."""
+    return float(np.mean((chance - happened) ** 2)) if len(chance) else math.nan
+
+
+def log_score(chance: np.ndarray, happened: np.ndarray) -> float:
+    """Mean -ln of the chance given to what happened, nats; inf where the impossible did."""
+    if not len(chance):
+        return math.nan
+    with np.errstate(divide="ignore"):
+        return float(-np.mean(np.log(np.where(happened, chance, 1 - chance))))
+
+
+def bins(chance: np.ndarray) -> np.ndarray:
+    """Index into EDGES of the bin that holds each chance."""
+    return np.clip(np.searchsorted(EDGES, chance, side="right") - 1, 0, len(EDGES) - 2)
+
+
+def rms(values: np.ndarray) -> float:
+    """Root mean square; NaN of nothing."""
+    return math.sqrt(float(np.mean(values**2))) if len(values) else math.nan
+
+
+def _below(values: np.ndarray, sigma: float | np.ndarray) -> np.ndarray:
+    """Phi(values / sigma); without spread a tie is an even chance and anything less is none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sigma == 0, np.where(values == 0, 0.5, 0.0), stats.norm.cdf(values / sigma))

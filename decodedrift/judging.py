@@ -1,0 +1,37 @@
+"""The reference reads what the candidates wrote: for perplexity_judge, the gaps of beams and the path of an error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from decodedrift import passes
+from decodedrift.models import Loaded
+from decodedrift.passes import Pass, Passage
+
+if TYPE_CHECKING:
+    from decodedrift.execute import JobRun
+
+
+def judge(run: JobRun, model: Loaded, done: Pass) -> None:
+    """The reference reads a candidate's continuations; a batch that is the reference's own is not read twice."""
+    begin, count = time.perf_counter(), 0
+    for group in parts(run, done):
+        if all(run.reference.wrote(p) for p in group):
+            done.judged |= {p.key: run.reference.own_nll[p.key] for p in group}
+            continue
+        for passage, logits in run.forced(model, group):
+            done.judged[passage.key] = passes.nll(logits, passage.reading.continuation)
+            count += len(passage.reading.continuation)
+            if run.decomposition:
+                run.decomposition.judged(done, passage, logits)
+    run.result.timed(done.name, "", "judge", begin, count)
+
+
+def parts(run: JobRun, done: Pass) -> Iterator[list[Passage]]:
+    """A candidate's continuations in the batches that the reference judges them in."""
+    size = run.size(run.plan.reference)
+    for start in range(0, len(run.job.prompts), size):
+        batch = {p.id for p in run.job.prompts[start : start + size]}
+        yield from run.passages(done.traces, only={key for key in done.traces if key[2] in batch})

@@ -1,0 +1,50 @@
+"""Numbers and lists as the verdict's sentences have them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+MOST = 5  # things named one by one in a sentence
+
+
+def telling(parts: Mapping[Any, str], size: Mapping[Any, float]) -> list[str]:
+    """All parts, or of many the largest two and the smallest, in order, with the count of the rest."""
+    if len(parts) <= MOST:
+        return list(parts.values())
+    ranked = sorted(parts, key=lambda name: size[name], reverse=True)
+    shown = {*ranked[:2], ranked[-1]}
+    return [
+        *(part for name, part in parts.items() if name in shown),
+        f"{len(parts) - 3} more lie between (summary.csv)",
+    ]
+
+
+def change(ln_ratio: float) -> str:
+    """A logarithm of a ratio as a change in per cent."""
+    return "n/a %" if pd.isna(ln_ratio) else f"{math.expm1(ln_ratio) * 100:+.2g} %"
+
+
+def number(value: float) -> str:
+    """Two significant digits."""
+    return "n/a" if pd.isna(value) else f"{value:.2g}"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage that never rounds to all or nothing."""
+    if pd.isna(share):
+        return "n/a"
+    if share in (0.0, 1.0) or 0.1 <= share < 0.9:
+        return f"{share * 100:.0f} %"
+    if share < 0.1:
+        return f"{share * 100:.2g} %"
+    return f"{share * 100:.1f} %" if share < 0.9985 else f"{math.floor(share * 1e6) / 1e4:.6g} %"
+
+
+def listed(parts: Iterable[str]) -> str:
+    """`a, b and c`."""
+    items = list(parts)
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1] if items else ""

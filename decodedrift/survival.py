@@ -1,0 +1,276 @@
+"""Time to the first divergence as what it is, a right-censored time: survival, hazard, shape and tests.
+
+Pure arrays. An observation is a trace: `tokens`, how many were at risk (`compared`), and `event`, whether the last of
+them was the divergence: an event at position t has tokens = t + 1, a trace that stayed together through n tokens is
+censored at n. S(t) is the chance that the first t + 1 tokens are all the same. Traces of one prompt share a cluster.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import stats
+
+Z95 = float(stats.norm.ppf(0.975))
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Traces as censored times. tokens: int64 [n], all >= 1. event: bool [n]. cluster: int64 [n], numbered from 0."""
+
+    tokens: np.ndarray
+    event: np.ndarray
+    cluster: np.ndarray
+
+    @classmethod
+    def of(cls, tokens: np.ndarray, event: np.ndarray, clusters: np.ndarray) -> Observed:
+        """From columns; traces of which no token was at risk say nothing and are left out."""
+        kept = np.asarray(tokens) > 0
+        _, index = np.unique(np.asarray(clusters)[kept], return_inverse=True)
+        return cls(np.asarray(tokens)[kept].astype(np.int64), np.asarray(event)[kept].astype(bool), index)
+
+    @cached_property
+    def clusters(self) -> int:
+        """Number of clusters."""
+        return int(self.cluster.max()) + 1 if len(self.cluster) else 0
+
+    @property
+    def exposure(self) -> int:
+        """Tokens at risk in all."""
+        return int(self.tokens.sum())
+
+    @property
+    def horizon(self) -> int:
+        """The longest observation, tokens."""
+        return int(self.tokens.max()) if len(self.tokens) else 0
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """(at risk, events) of each cluster at each position, int64 [clusters, horizon]."""
+        ends = np.zeros((self.clusters, self.horizon + 1), dtype=np.int64)
+        np.add.at(ends, (self.cluster, self.tokens - 1), 1)
+        at_risk = ends[:, ::-1].cumsum(1)[:, ::-1][:, : self.horizon]
+        events = np.zeros_like(at_risk)
+        np.add.at(events, (self.cluster[self.event], self.tokens[self.event] - 1), 1)
+        return at_risk, events
+
+
+@dataclass(frozen=True)
+class Curve:
+    """S(t) at positions 0 .. horizon - 1, float64 each; low and high are NaN where there is no interval."""
+
+    at_risk: np.ndarray
+    events: np.ndarray
+    survival: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def hazard(self) -> np.ndarray:
+        """Events over traces at risk."""
+        return np.asarray(self.events / self.at_risk)
+
+    def median(self) -> tuple[float, float, float]:
+        """First position with S <= 1/2, and the interval made of the band's own (Brookmeyer and Crowley 1982).
+
+        NaN where the curve does not reach 1/2; an upper end that is not reached is inf.
+        """
+        found = [np.flatnonzero(values <= 0.5) for values in (self.survival, self.low, self.high)]
+        middle, low, high = (float(f[0]) if len(f) else math.inf for f in found)
+        if math.isinf(middle):
+            return math.nan, math.nan, math.nan
+        return (middle, low, high) if np.isfinite(self.low).any() else (middle, math.nan, math.nan)
+
+    def restricted_mean(self, horizon: int) -> float:
+        """Expected number of equal tokens among the first `horizon`; past the last trace at risk S stays as it is."""
+        shown = self.survival[:horizon]
+        return float(shown.sum() + (horizon - len(shown)) * (shown[-1] if len(shown) else math.nan))
+
+
+def kaplan_meier(seen: Observed) -> Curve:
+    """The product-limit curve with a 95 % band.
+
+    One trace a cluster: Greenwood on the log-log scale (Kalbfleisch and Prentice 1980). Several: bootstrap over
+    clusters. Both are undefined where S is 1 or 0; there the band is what the traces at risk alone allow: if all of n
+    stayed, S > 0.025^(1/n), and if all left, S < 1 - 0.025^(1/n) (Clopper and Pearson 1934; n counts clusters).
+    """
+    at_risk, events = seen.counts()
+    total, parted = at_risk.sum(0), events.sum(0)
+    if not len(seen.tokens):
+        return Curve(total, parted, *np.empty((3, 0)))
+    positions = np.arange(seen.horizon)
+    data = stats.CensoredData.right_censored(seen.tokens - 1, ~seen.event)
+    found = stats.ecdf(data).sf
+    survival = found.evaluate(positions)
+    survival[survival < 1e-12] = 0.0  # scipy's product leaves dust
+    if seen.clusters == len(seen.tokens):
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore", RuntimeWarning)  # "undefined at some observations": filled in below
+            band = found.confidence_interval(0.95, method="log-log")
+            low, high = band.low.evaluate(positions), band.high.evaluate(positions)
+    elif seen.clusters > 1:
+        low, high = _bootstrap(at_risk, events)
+    else:
+        low = high = np.full(seen.horizon, math.nan)
+        return Curve(total, parted, survival, low, high)
+    alone = (at_risk > 0).sum(0)
+    sure = 0.025 ** (1 / alone)
+    low = np.where(survival == 1, sure, np.where(survival == 0, 0.0, low))
+    high = np.where(survival == 1, 1.0, high)
+    gone = survival == 0
+    if gone.any():
+        first = int(np.argmax(gone))
+        before = high[first - 1] if first else 1.0
+        high = np.where(gone, min(before, 1 - sure[first]), high)
+    return Curve(total, parted, survival, low, high)
+
+
+def _bootstrap(at_risk: np.ndarray, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile band of the curve over resampled clusters; seeded, so that a table is the same each time."""
+    groups = len(at_risk)
+    times = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), RESAMPLES)
+    risk, parted = times @ at_risk, times @ events
+    curves = np.cumprod(1 - np.divide(parted, risk, out=np.zeros(risk.shape), where=risk > 0), axis=1)
+    low, high = np.quantile(curves, [0.025, 0.975], axis=0)
+    return low, high
+
+
+def hazard_rate(seen: Observed) -> tuple[float, float, float]:
+    """Divergences per token at risk, with its 95 % interval clustered by prompt, on the log scale.
+
+    Nothing diverged: 0 to 3 / exposure, the rule of three. One prompt, or prompts that do not differ: no interval.
+    """
+    if not seen.exposure:
+        return math.nan, math.nan, math.nan
+    if not seen.event.any():
+        return 0.0, 0.0, min(1.0, 3 / seen.exposure)
+    events, tokens = (np.bincount(seen.cluster, weights=w) for w in (seen.event, seen.tokens))
+    rate, error = ratio(events, tokens)
+    factor = math.exp(t95(seen.clusters) * error / rate)
+    return rate, rate / factor, min(1.0, rate * factor) if factor == factor else math.nan
+
+
+def stayed(seen: Observed) -> tuple[float, float]:
+    """What a run in which nothing diverged certifies at 95 %: risk per token, and share of prompts, both below.
+
+    3 / exposure holds if tokens were independent, 3 / prompts if prompts were (rule of three). NaN if any diverged.
+    """
+    if seen.event.any() or not seen.exposure:
+        return math.nan, math.nan
+    return min(1.0, 3 / seen.exposure), min(1.0, 3 / seen.clusters)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Which of two candidates leaves first, prompt by prompt. p_value is NaN where no pair tells them apart."""
+
+    pairs: int
+    first_earlier: int
+    second_earlier: int
+    p_value: float
+
+
+def paired_test(first: Observed, second: Observed) -> Paired:
+    """Log-rank test stratified by trace, of two candidates that ran the same prompts.
+
+    Row i of both is one (seed, prompt). A stratum of two tells who left while the other was still with the reference;
+    the sum of signs is tested exactly by exchanging the candidates within prompts: binomial for one seed, sign flips
+    of the prompts' sums for several.
+    """
+    if not np.array_equal(first.cluster, second.cluster):
+        raise ValueError("the rows must be the same (seed, prompt) on both sides, in one order")
+    a = first.event & (second.tokens >= first.tokens) & ~(second.event & (second.tokens == first.tokens))
+    b = second.event & (first.tokens >= second.tokens) & ~(first.event & (first.tokens == second.tokens))
+    sums = np.bincount(first.cluster, weights=a.astype(float) - b)
+    told = sums[sums != 0]
+    p_value = math.nan
+    if len(told) and np.abs(told).max() == 1:
+        p_value = float(stats.binomtest(int((told > 0).sum()), len(told)).pvalue)
+    elif len(told):
+        exact = stats.permutation_test(
+            (told,), lambda x, axis: x.sum(axis), permutation_type="samples", vectorized=True, n_resamples=9999, rng=0
+        )
+        p_value = float(exact.pvalue)
+    return Paired(len(first.tokens), int(a.sum()), int(b.sum()), p_value)
+
+
+def log_rank(first: Observed, second: Observed) -> float:
+    """p of the unpaired log-rank test: two runs over different prompts, one trace a prompt (Mantel 1966).
+
+    Raises:
+        ValueError: several traces a prompt, which are not independent, or nothing diverged on either side.
+    """
+    for seen in (first, second):
+        if seen.clusters != len(seen.tokens):
+            raise ValueError("log-rank takes traces as independent: give one seed")
+    if not (first.event.any() or second.event.any()):
+        raise ValueError("nothing diverged on either side: there is nothing to test")
+    sides = [stats.CensoredData.right_censored(s.tokens, ~s.event) for s in (first, second)]
+    return float(stats.logrank(*sides).pvalue)
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A clustered least-squares slope. low and high are NaN with one cluster; `why` says what is missing."""
+
+    value: float
+    low: float
+    high: float
+    why: str = ""
+
+
+def slope_within(x: np.ndarray, y: np.ndarray, trace: np.ndarray, cluster: np.ndarray) -> Slope:
+    """Slope of y on x with an intercept of its own for every trace, its 95 % interval clustered.
+
+    The intercepts keep apart what changes along a text from which texts are long. The error is the jackknife's over
+    clusters (CR3), since long texts weigh so much more than short ones that the sandwich is too narrow (MacKinnon,
+    Nielsen and Webb 2023), with t of as many clusters as would weigh equally, (sum w)^2 / sum w^2, less one. NaN values
+    of y are left out.
+    """
+    kept = np.isfinite(y)
+    x, y = x[kept].astype(float), y[kept]
+    _, trace = np.unique(trace[kept], return_inverse=True)
+    _, cluster = np.unique(cluster[kept], return_inverse=True)
+    if not len(x):
+        return Slope(math.nan, math.nan, math.nan, "no position has an error above 0")
+    sizes = np.bincount(trace)
+    x = x - (np.bincount(trace, weights=x) / sizes)[trace]
+    y = y - (np.bincount(trace, weights=y) / sizes)[trace]
+    spread = float(x @ x)
+    if spread == 0:
+        return Slope(math.nan, math.nan, math.nan, "no trace has two positions")
+    value = float(x @ y) / spread
+    groups = int(cluster.max()) + 1
+    if groups < 2:
+        return Slope(value, math.nan, math.nan, "one prompt: no interval")
+    own = np.bincount(cluster, weights=x * x)
+    without, effective = spread - own, spread**2 / float(own @ own)
+    if (without <= 0).any():
+        return Slope(value, math.nan, math.nan, "all but one prompt are too short: no interval")
+    others = (float(x @ y) - np.bincount(cluster, weights=x * y)) / without
+    half = t95(effective) * math.sqrt((groups - 1) / groups * float(np.sum((others - value) ** 2)))
+    return Slope(value, value - half, value + half)
+
+
+def ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
+    """(ratio of sums, its standard error) over clusters, by linearisation; NaN where there is none.
+
+    sqrt(G/(G-1) sum_g (n_g - r d_g)^2) / D. No error for one cluster, nor where the clusters do not differ: that is no
+    certainty.
+    """
+    total, groups = float(denominators.sum()), len(denominators)
+    if not total:
+        return math.nan, math.nan
+    value = float(numerators.sum()) / total
+    off = numerators - value * denominators
+    squares = float(off @ off)
+    return value, math.sqrt(groups / (groups - 1) * squares) / total if groups > 1 and squares > 0 else math.nan
+
+
+def t95(clusters: float) -> float:
+    """Student's factor of a 95 % interval whose error was estimated from that many (effective) clusters."""
+    return float(stats.t.ppf(0.975, clusters - 1)) if clusters > 1 else math.nan

@@ -1,0 +1,406 @@
+"""The page in a real browser: it draws, its switches work, a case opens, its numbers are the tables', no text acts."""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import synthetic
+from test_report import HOSTILE, ODD, parted, study
+
+import decodedrift as dd
+from decodedrift.report import render
+from decodedrift.study import Study
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+class Opened:
+    """A page with everything that it did besides being looked at."""
+
+    def __init__(self, page: Any) -> None:
+        self.page = page
+        self.said: list[str] = []
+        page.on("console", lambda m: self.said.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda e: self.said.append(f"error {e}"))
+        page.on("dialog", lambda d: (self.said.append(f"dialog {d.message}"), d.dismiss()))
+        page.on("request", lambda r: self.said.append(f"request {r.url}") if not r.url.startswith("file:") else None)
+        page.on("popup", lambda p: self.said.append("popup"))
+
+    def settle(self) -> None:
+        self.page.wait_for_selector("html[data-drawn=yes]", state="attached", timeout=30_000)
+        if self.page.locator("#view").count():
+            self.page.wait_for_selector("html[data-opened=yes]", state="attached", timeout=10_000)
+
+    def models(self, name: str, key: str) -> list[Any]:
+        """What each renderer of a figure with this tag is: [tag, visible]."""
+        found = self.page.evaluate(
+            """([name, key]) => decodedrift.drawn.get(name).models.filter((m) => (m.tags ?? []).some((t) => t && (t[key] ?? t.get?.(key)) !== undefined))
+                .map((m) => { const t = m.tags[0]; const get = (k) => t instanceof Map ? t.get(k) : t[k]; return [get("choice"), get("series"), m.visible]; })""",
+            [name, key],
+        )
+        assert isinstance(found, list)
+        return found
+
+    def csv(self, name: str) -> pd.DataFrame:
+        """A figure's values as the page gives them away."""
+        with self.page.expect_download() as got:
+            self.page.evaluate(f"document.querySelector('[data-download={name}]').click()")
+        assert got.value.suggested_filename == f"{name}.csv"
+        return pd.read_csv(io.BytesIO(Path(got.value.path()).read_bytes()), float_precision="round_trip")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright drives the browser: pip install playwright"
+    )
+    with playwright.sync_playwright() as driver:
+        held = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield held
+        held.close()
+
+
+Show = Callable[..., Opened]
+
+
+@pytest.fixture
+def show(browser: Any, tmp_path: Path) -> Iterator[Show]:
+    """Opens a page of HTML; at the end it must have done nothing that it should not."""
+    opened: list[Opened] = []
+
+    def made(html: str, fragment: str = "", *, width: int = 1180, scheme: str = "light") -> Opened:
+        path = tmp_path / f"page{len(opened)}.html"
+        path.write_text(html, "utf-8")
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        opened.append(Opened(page))
+        page.goto(path.as_uri() + fragment)
+        opened[-1].settle()
+        return opened[-1]
+
+    yield made
+    for each in opened:
+        each.page.wait_for_timeout(50)
+        address = each.page.url.split("#")[0]
+        each.page.close()
+        assert each.said == []
+        assert address.startswith(tmp_path.as_uri())
+
+
+@pytest.fixture(scope="module")
+def ran() -> Study:
+    """A small run of the bundled model, with alternatives, a text and the noise floor."""
+    return dd.compare(
+        "demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=4, max_new_tokens=24, noise_floor=True,
+        texts=[str(Path(__file__).parent.parent / "CHANGELOG.md")],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def html(ran: Study) -> str:
+    return render(ran)
+
+
+def first_case(made: Study, strategy: str = "greedy") -> Any:
+    rows = made.divergences
+    return next(
+        rows[(rows["role"] == "candidate") & (rows["diverged"] == 1) & (rows["strategy"] == strategy)].itertuples()
+    )
+
+
+def link(row: Any) -> str:
+    return f"#prompt={row.prompt_id}&candidate={row.candidate}&strategy={row.strategy}&seed={row.seed}"
+
+
+def test_every_figure_is_drawn(ran: Study, html: str, show: Show) -> None:
+    opened = show(html)
+    plots = opened.page.locator("[data-figure]")
+    assert plots.count() >= 3
+    for i in range(plots.count()):
+        box = plots.nth(i).locator("canvas").first.bounding_box()
+        assert box["width"] > 300 and box["height"] > 100
+    assert opened.page.evaluate("document.querySelector('#plot-margins').getBoundingClientRect().height") < 600
+
+
+def test_switches_and_legend(ran: Study, html: str, show: Show) -> None:
+    opened = show(html)
+    shown = opened.page.locator(".heatmap:visible")
+    assert shown.get_attribute("data-map") == "divergence_rate"
+    opened.page.click("[data-quantity=kl_mean]")
+    assert (shown.count(), shown.get_attribute("data-map")) == (1, "kl_mean")
+    assert {c for c, _, seen in opened.models("margins", "series") if seen} == {"greedy"}
+    group = opened.page.locator(".group", has=opened.page.locator("#plot-margins"))
+    group.get_by_role("button", name="top-p").click()
+    assert {c for c, _, seen in opened.models("margins", "series") if seen} == {"top-p"}
+    group.get_by_role("button", name="bf16").click()
+    assert "bf16" not in {s for _, s, seen in opened.models("margins", "series") if seen}
+    group.get_by_role("button", name="greedy").click()
+    assert "bf16" not in {s for _, s, seen in opened.models("margins", "series") if seen}
+    group.get_by_role("button", name="bf16").click()
+    assert "bf16" in {s for _, s, seen in opened.models("margins", "series") if seen}
+
+
+def test_what_is_drawn_is_what_the_tables_hold(ran: Study, html: str, show: Show) -> None:
+    opened = show(html)
+    gaps = opened.csv("gaps").set_index(["candidate", "strategy", "seed", "prompt_id"])
+    rows = ran.divergences[ran.divergences["role"] == "candidate"].set_index(
+        ["candidate", "strategy", "seed", "prompt_id"]
+    )
+    assert len(gaps) == ((rows["reference_gap"] > 0) & (rows["swing"] > 0) & (rows["diverged"] == 1)).sum() > 0
+    for column in ("reference_gap", "swing", "first_divergence"):
+        assert list(gaps[column]) == list(rows.loc[gaps.index, column]), column
+    ratios = opened.csv("perplexity").set_index(["candidate", "tokens_of"])
+    texts = ran.perplexity.dropna(subset=["ln_ppl_ratio"]).set_index(["variant", "text"])
+    own = ran.distribution.query("role == 'candidate' and bucket == 'all' and strategy != 'text'")
+    own = own.set_index(["candidate", "strategy"])
+    assert len(ratios) == len(texts) + len(own) == 6
+    for frame in (texts, own):
+        for column in ("ln_ppl_ratio", "ln_ppl_ratio_se"):
+            assert (ratios.loc[frame.index, column].to_numpy() == frame[column].to_numpy()).all()
+    margins = opened.csv("margins").query("strategy == 'greedy' and positions == 'all'")
+    forced = ran.positions.query("role == 'candidate' and strategy == 'greedy' and candidate == 'bf16'")
+    assert list(margins["share"]) == sorted(margins["share"])
+    known = forced["logit_margin_reference"].to_numpy()
+    for value, share in zip(margins["logit_margin_reference"], margins["share"], strict=True):
+        assert math.isclose(share, np.mean(known <= value)) and value in known
+
+
+def test_the_table_beside_a_figure(ran: Study, html: str, show: Show) -> None:
+    opened = show(html)
+    opened.page.click("[data-table=gaps] > summary")
+    table = opened.page.locator("[data-table=gaps] table")
+    heads = table.locator("th").all_inner_texts()
+    cells = table.locator("tbody tr").first.locator("td")
+    row = dict(zip(heads, cells.all_inner_texts(), strict=True))
+    exact = float(cells.nth(heads.index("swing")).get_attribute("title"))
+    assert exact in set(ran.divergences["swing"].dropna())
+    assert math.isclose(float(row["swing"]), exact, rel_tol=1e-5)
+
+
+def test_every_number_of_the_lists_is_the_tables(ran: Study, html: str, show: Show) -> None:
+    opened = show(html)
+    titles = opened.page.evaluate(
+        "[...document.querySelectorAll('#cases-list td[title], .heat td[title]')].map((c) => c.title)"
+    )
+    found: dict[str, set[float]] = {}
+    for part in (p for title in titles for p in title.split("; ") if " = " in p):
+        name, value = part.split(" = ")
+        found.setdefault(name, set()).add(float(value))
+    rows = ran.divergences[ran.divergences["role"] == "candidate"]
+    for column in ("reference_gap", "swing", "first_divergence", "agreement_after"):
+        assert found[column] == set(rows[column].dropna().astype(float)), column
+    for column in ("divergence_rate", "kl_mean", "kl_se", "top1_agreement", "ln_ppl_ratio"):
+        assert found[column] == set(ran.summary[column].dropna().astype(float)), column
+    assert found["kl"] <= set(ran.positions["kl"])
+
+
+def test_a_case_opens_from_the_list_and_from_a_link(ran: Study, html: str, show: Show) -> None:
+    row = first_case(ran)
+    opened = show(html, link(row))
+    title = opened.page.locator("#view-title")
+    assert f"{row.prompt_id} · greedy · {row.candidate} · t* = {row.first_divergence}" in title.inner_text()
+    assert opened.page.locator("#view-left .tok.at").count() == opened.page.locator("#view-right .tok.at").count() == 1
+    traces = ran.traces[(ran.traces["prompt_id"] == row.prompt_id) & (ran.traces["strategy"] == "greedy")]
+    for side, variant in (("left", "fp32"), ("right", row.candidate)):
+        trace = next(
+            traces[(traces["variant"] == variant) & traces["role"].isin(["reference", "candidate"])].itertuples()
+        )
+        assert opened.page.locator(f"#view-{side} .tok").count() == trace.n_tokens
+        assert opened.page.locator(f"#view-{side}").evaluate("(n) => n.textContent").replace("⏎", "") == trace.text
+    was = title.inner_text()
+    opened.page.locator("#cases-list tbody tr:not(.chosen)").first.click()
+    opened.page.wait_for_function("(was) => document.querySelector('#view-title').textContent !== was", arg=was)
+    was = title.inner_text()
+    opened.page.click("#view-next")
+    opened.page.wait_for_function("(was) => document.querySelector('#view-title').textContent !== was", arg=was)
+    opened.page.click("#view-before")
+    opened.page.wait_for_function("(was) => document.querySelector('#view-title').textContent === was", arg=was)
+    opened.page.evaluate("location.hash = '#prompt=nobody'")
+    opened.page.wait_for_function("document.querySelector('#view-title').textContent.includes('does not hold')")
+
+
+def test_hover_and_keys_show_the_alternatives(ran: Study, html: str, show: Show) -> None:
+    row = first_case(ran)
+    opened = show(html, link(row))
+    opened.page.hover("#view-left .tok.at")
+    said = opened.page.locator(".tops td:nth-child(2)").all_inner_texts()
+    kept = ran.alternatives
+    keys = kept[["candidate", "strategy", "prompt_id"]] == [row.candidate, "greedy", row.prompt_id]
+    kept = kept[keys.all(axis=1) & (kept["position"] == row.first_divergence) & (kept["pass"] == "generated")]
+    shares = [
+        math.exp(p) for v in ("fp32", row.candidate) for p in kept[kept["variant"] == v].sort_values("rank")["logprob"]
+    ]
+    assert len(said) == len(shares) == 10
+    assert all(
+        math.isclose(float(s.removesuffix(" %")), 100 * p, abs_tol=0.0501)
+        for s, p in zip(said, shares)
+        if s[0] not in "<>"
+    )
+    taken = opened.page.locator(".tops tr.taken td:first-child").all_inner_texts()
+    assert taken == [
+        t.replace(" ", "␣").replace("\n", "⏎\n").strip("\n") for t in (row.reference_token, row.candidate_token)
+    ]
+    opened.page.click("#view-mark")
+    opened.page.keyboard.press("ArrowRight")
+    assert f"position {row.first_divergence + 1}" in opened.page.locator(".what").inner_text()
+    opened.page.keyboard.press("Home")
+    opened.page.keyboard.press("ArrowDown")
+    assert opened.page.evaluate("document.activeElement.closest('#view-right') !== null")
+
+
+def test_colours_of_tokens_switch(ran: Study, html: str, show: Show) -> None:
+    opened = show(html, link(first_case(ran)))
+    hot = "[...document.querySelectorAll('#view-left .tok')].map((t) => t.className)"
+    by_margin = opened.page.evaluate(hot)
+    opened.page.click("[data-colour=kl]")
+    assert opened.page.evaluate(hot) != by_margin
+    opened.page.click("[data-colour=margin]")
+    assert opened.page.evaluate(hot) == by_margin
+
+
+def test_the_list_sorts_and_filters(ran: Study, html: str, show: Show) -> None:
+    opened = show(html)
+    opened.page.click("[data-sort=at]")
+    order = "[...document.querySelectorAll('#cases-list tbody tr')].map((r) => r.dataset.at)"
+    found = opened.page.evaluate(order)
+    known = [int(x) for x in found if x]
+    assert known == sorted(known) and len(set(known)) > 2
+    assert found == [str(k) for k in known] + [""] * (len(found) - len(known))
+    opened.page.click("[data-sort=at]")
+    assert [int(x) for x in opened.page.evaluate(order) if x] == known[::-1]
+    opened.page.select_option("#by-cause", "equal")
+    assert opened.page.locator("#cases-list tbody tr:visible").count() == len(found) - len(known)
+    opened.page.select_option("#by-cause", "")
+    opened.page.select_option("#by-candidate", "int8")
+    assert opened.page.locator("#cases-list tbody tr:visible").count() == 8
+
+
+def test_a_point_of_the_scatter_opens_its_case(ran: Study, html: str, show: Show) -> None:
+    opened = show(html)
+    opened.page.evaluate(
+        """() => { const m = decodedrift.drawn.get("gaps").models.find((m) => m.selected && m.data && (m.data._link ?? m.data.get?.("_link")));
+                   m.selected.indices = [0]; }"""
+    )
+    opened.page.wait_for_function("location.hash.includes('prompt=')")
+    assert opened.page.locator("#cases-list tr.chosen").count() == 1
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1180, "dark"), (390, "light"), (390, "dark")])
+def test_narrow_and_dark(ran: Study, html: str, show: Show, width: int, scheme: str) -> None:
+    opened = show(html, width=width, scheme=scheme)
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    paper = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    light = sum(int(x) for x in paper.removeprefix("rgb(").removesuffix(")").split(",")) > 384
+    assert light == (scheme == "light")
+    ink = opened.page.evaluate(
+        "decodedrift.drawn.get('margins').models.find((m) => m.axis_label_text_color).axis_label_text_color"
+    )
+    assert ink == ("#a3a8b1" if scheme == "dark" else "#5d6470")
+    opened.page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
+    opened.page.wait_for_function(
+        "(was) => decodedrift.drawn.get('margins').models.find((m) => m.axis_label_text_color).axis_label_text_color !== was",
+        arg=ink,
+    )
+
+
+def test_print_shows_every_quantity(ran: Study, html: str, show: Show) -> None:
+    opened = show(html, scheme="dark")
+    opened.page.emulate_media(media="print")
+    assert opened.page.locator(".heatmap:visible").count() >= 4
+    assert (
+        opened.page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--ink').trim()") == "#000000"
+    )
+
+
+def test_hostile_text_does_nothing(show: Show) -> None:
+    held = [t.encode("utf-8", "replace").decode() for t in HOSTILE] + [
+        "$$\\href{https://example.org}{x}$$",
+        "@{x}",
+        "x,y\n=1+1",
+    ]
+    names = {
+        f"{i} {t}"[:80]: [parted(1 + i, reference_token=t, candidate_token=t[::-1]), {}] for i, t in enumerate(held)
+    }
+    made = study(names, says=" ".join(held), strategy="greedy", texts=True,
+                 failures=[{"variant": t, "status": t, "error": t} for t in held])  # fmt: skip
+    made.tokens = pd.DataFrame({"token_id": [1, 2, 3], "token": held[:3], "bytes": ["", "ff", ""]})
+    opened = show(render(made, title=held[0]))
+    page = opened.page
+    for details in page.locator("details").all():
+        details.evaluate("(d) => (d.open = true)")
+    for cell in range(0, len(held), 4):
+        page.locator("#cases-list tbody tr a").nth(cell).click()
+        page.wait_for_timeout(30)
+        page.hover("#view-left .tok >> nth=0")
+    box = page.locator("#plot-gaps").bounding_box()
+    page.locator("#plot-gaps").scroll_into_view_if_needed()
+    box = page.locator("#plot-gaps").bounding_box()
+    for step in range(20):
+        page.mouse.move(box["x"] + box["width"] * step / 20, box["y"] + box["height"] / 2)
+    assert len(opened.csv("gaps")) == len(held)
+    assert page.evaluate("document.querySelectorAll('img, iframe, object, link').length") == 0
+    assert page.title().startswith("</script><script>alert(1)")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_runs_open(name: str, show: Show) -> None:
+    opened = show(render(ODD[name]()))
+    assert opened.page.locator("h1").inner_text()
+
+
+def test_scripts_of_others_do_not_run(show: Show, browser: Any, tmp_path: Path) -> None:
+    """The negative control: were markup let through, the policy would still stop it."""
+    page = render(study({"bf16": [parted()]})).replace(
+        "<main>", "<main><script>document.title = 'run'</script><img src=x onerror=\"document.title='run'\">"
+    )
+    path = tmp_path / "bad.html"
+    path.write_text(page, "utf-8")
+    tab = browser.new_page()
+    said: list[str] = []
+    tab.on("console", lambda m: said.append(m.text))
+    tab.goto(path.as_uri())
+    tab.wait_for_selector("html[data-drawn=yes]", state="attached")
+    assert tab.title() != "run"
+    assert sum("Content Security Policy" in s for s in said) >= 2
+    tab.close()
+
+
+def test_curves_are_what_their_tables_hold(show: Show) -> None:
+    """Survival, growth, agreement by lag and the parts of the error, of a study that has them."""
+    made = synthetic(prompts=3, tokens=40, candidates=2, strategies=2, alternatives=False)
+    keys = ["model", "reference", "candidate", "role", "strategy"]
+    at = made.positions.groupby([*keys, "position"], sort=False)["kl"].mean().reset_index()
+    at["position"] = at["position"].astype(int)
+    draws = np.random.default_rng(1).random((len(at), 12)) + 0.1
+    numbers = {
+        "survival": ["survival", "survival_low", "survival_high", "hazard", "survival_predicted"],
+        "growth": ["logit_gap_rms_median", "logit_gap_rms_p10", "logit_gap_rms_p90", "kl_mean"],
+        "decomposition": [f"{n}{end}" for n in ("state_compounding", "path_compounding_after") for end in ("", "_low", "_high")],
+        "after": ["agreement"],
+    }  # fmt: skip
+    for name, columns in numbers.items():
+        frame = at[[*keys, "position"]].assign(at_risk=3, events=0, n=3, **dict(zip(columns, draws.T)))
+        setattr(made, name, frame.rename(columns={"position": "lag"}) if name == "after" else frame)
+    opened = show(render(made))
+    for name, figure in (("survival", "survival"), ("growth", "kl"), ("growth", "gap"), ("after", "after"),
+                         ("decomposition", "state"), ("decomposition", "path")):  # fmt: skip
+        drawn, table = opened.csv(figure), getattr(made, name)
+        index = ["candidate", "strategy", "lag" if name == "after" else "position"]
+        held = table.set_index(index)
+        assert len(drawn) == len(table)
+        columns = [c for c in drawn.columns if c not in index]
+        assert set(columns) & set(numbers[name])
+        for column in columns:
+            assert list(drawn[column]) == list(held.loc[pd.MultiIndex.from_frame(drawn[index]), column]), (
+                figure,
+                column,
+            )

@@ -1,0 +1,57 @@
+"""`decodedrift report`: a page again and two runs side by side, without torch; refusals in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic import synthetic
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic(prompts=3, tokens=12, candidates=2).save(tmp_path_factory.mktemp("runs") / "first")
+
+
+def report(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command in a Python that cannot import torch."""
+    code = "import sys; sys.modules['torch'] = None; from decodedrift.cli import main; main()"
+    command = [sys.executable, "-c", code, "report", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "80"})
+
+
+def test_a_run_is_rendered_again(run: Path) -> None:
+    before = (run / "report.html").read_text("utf-8")
+    done = report(run)
+    assert (done.returncode, done.stdout) == (0, f"report: {run / 'report.html'}\n"), done.stderr
+    assert (run / "report.html").read_text("utf-8") == before
+    done = report(run, "--title", "After <the> upgrade", "--top", "2", "--no-text", "--out", run / "other.html")
+    assert done.returncode == 0, done.stderr
+    page = (run / "other.html").read_text("utf-8")
+    assert "After &lt;the&gt; upgrade" in page
+    assert page.count("data-case=") == 2
+    assert "word" in before
+    assert " word1" not in page
+    assert "Once upon" not in page
+
+
+def test_two_runs(run: Path, tmp_path: Path) -> None:
+    other = synthetic(prompts=3, tokens=12, candidates=1).save(tmp_path / "second")
+    done = report(run, other)
+    assert (done.returncode, done.stdout) == (0, f"report: {run / 'beside-second.html'}\n"), done.stderr
+    assert "Not the same plan" in (run / "beside-second.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("nowhere",), "nowhere: not a run folder"), (("RUN", "--top", "0"), "--top: must be a whole number >= 1, not '0'"),
+    (("RUN", "--out", "RUN/traces.csv"), "no report of decodedrift's"), (("RUN", "--out", "RUN"), "this is a folder"),
+    (("RUN", "--out", "RUN/none/x.html"), "there is no folder"), (("RUN", "RUN", "--top", "3"), "of a single run's page"),
+])  # fmt: skip
+def test_refusals(run: Path, words: tuple[str, ...], said: str) -> None:
+    done = report(*(w.replace("RUN", str(run)) for w in words))
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,261 @@
+"""The folds of compounding: small tables by hand, whole runs, and every run that has nothing to say."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny_model, tiny_tokenizer
+
+import decodedrift as dd
+from decodedrift import compounding, prediction, risk, store
+from decodedrift.rows import typed
+
+KEYS = {"model": "m", "reference": "fp32", "candidate": "bf16", "role": "candidate", "strategy": "greedy", "seed": 0}
+FOLDS = ("survival", "growth", "after", "risk", "comparisons", "flip_law", "flip_calibration")
+
+
+def divergences(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    filled = [KEYS | {"prompt_id": f"p{n}", "diverged": int("first_divergence" in r)} | r for n, r in enumerate(rows)]
+    return typed(pd.DataFrame(filled), "divergences")
+
+
+def left(t: int, **more: Any) -> dict[str, Any]:
+    return {"first_divergence": t, "compared": t + 1, **more}
+
+
+def stayed(tokens: int, **more: Any) -> dict[str, Any]:
+    return {"compared": tokens, **more}
+
+
+def traces(ids: dict[tuple[str, str], str]) -> pd.DataFrame:
+    rows = [
+        {"model": "m", "variant": v, "role": "reference" if v == "fp32" else "candidate", "strategy": "greedy",
+         "seed": 0, "prompt_id": p, "token_ids": t, "n_tokens": len(t.split())} for (v, p), t in ids.items()
+    ]  # fmt: skip
+    return typed(pd.DataFrame(rows), "traces")
+
+
+def positions(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return typed(pd.DataFrame([KEYS | r for r in rows]), "positions")
+
+
+def run(model: Any = None, **more: Any) -> dd.Study:
+    asked: dict[str, Any] = {"strategies": ["greedy"], "prompts": ["w1 w2", "w3", "w9 w8 w7", "w20 w21"]}
+    asked |= {"max_new_tokens": 10, "candidates": ["bf16"]}
+    return dd.compare(model or tiny_model("gpt2"), tokenizer=tiny_tokenizer(), **asked | more)
+
+
+def test_agreement_by_lag_by_hand() -> None:
+    rows = divergences([left(1), left(0), stayed(3)])
+    ids = {("fp32", "p0"): "1 2 3 4 5", ("bf16", "p0"): "1 9 3 4 6", ("fp32", "p1"): "1 2 3", ("bf16", "p1"): "7 2",
+           ("fp32", "p2"): "1 2 3", ("bf16", "p2"): "1 2 3"}  # fmt: skip
+    found = compounding.after(rows, traces(ids))
+    assert found[["lag", "n", "agreement"]].to_numpy().tolist() == [[1, 2, 1.0], [2, 1, 1.0], [3, 1, 0.0]]
+    table = compounding.risk(rows, positions([]), traces(ids)).iloc[0]
+    assert table["agreement_after"] == pytest.approx(3 / 4)
+    # after t*: the reference holds 3 4 5 2, the candidate 3 4 6 2: three ids shared, each a quarter on both sides
+    assert table["agreement_chance"] == pytest.approx(3 / 16)
+
+
+def test_growth_by_hand() -> None:
+    """Two prompts, the error ten times as large 50 positions on: one decade, 2 per 100; a zero says nothing of size."""
+    rows = positions([
+        {"prompt_id": p, "position": t, "logit_gap_rms": g, "kl": g}
+        for p, size in (("a", 1.0), ("b", 100.0)) for t, g in ((0, 0.001 * size), (50, 0.01 * size), (60, 0.0))
+    ])  # fmt: skip
+    table = compounding.growth(rows)
+    assert table["position"].tolist() == [0, 50, 60]
+    assert table.loc[0, "logit_gap_rms_median"] == pytest.approx((0.001 + 0.1) / 2)
+    assert table.loc[1, "logit_gap_rms_p90"] == pytest.approx(0.01 + 0.9 * 0.99)
+    assert table["n"].tolist() == [2, 2, 2]
+    slope = compounding.slope(rows)
+    assert (slope.value, slope.low, slope.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_survival_of_a_run_is_its_rows() -> None:
+    study = dd.compare("demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48)
+    table = study.survival
+    for row in study.risk.itertuples():
+        cell = study.divergences[
+            (study.divergences[["candidate", "role", "strategy"]] == [row.candidate, row.role, row.strategy]).all(
+                axis=1
+            )
+        ]
+        curve = table[(table[["candidate", "role", "strategy"]] == [row.candidate, row.role, row.strategy]).all(axis=1)]
+        assert curve["position"].tolist() == list(range(int(cell["compared"].max())))
+        assert curve["events"].sum() == cell["diverged"].sum() == row.diverged
+        assert curve["at_risk"].sum() == cell["compared"].sum() == row.exposure
+        product = np.cumprod(1 - curve["events"] / curve["at_risk"])
+        np.testing.assert_allclose(curve["survival"], product, atol=1e-12)
+        assert row.restricted_mean <= row.horizon
+    summary = study.summary
+    merged = summary.merge(study.risk, on=["candidate", "role", "strategy"], suffixes=("", "_risk"))
+    assert len(merged) == len(summary)
+    pd.testing.assert_series_equal(merged["half_life"], merged["half_life_risk"], check_names=False)
+    self_rows = study.risk[study.risk["role"] == "self"]
+    assert (self_rows["diverged"] == 0).all() and (self_rows["compounding_note"] == "nothing diverged").all()
+    np.testing.assert_allclose(self_rows["certified_per_token"], np.minimum(1, 3 / self_rows["exposure"]))
+    law = study.flip_law[study.flip_law["law"] == "empirical"]
+    assert law["flips"].tolist() == study.risk[study.risk["role"] == "candidate"]["diverged"].tolist()
+    assert (law["positions"].to_numpy() == study.risk[study.risk["role"] == "candidate"]["exposure"].to_numpy()).all()
+
+
+def test_choices_turn_where_margin_and_error_say_so() -> None:
+    """The two columns that the law reads, against the choices themselves, on both kinds of strategy."""
+    study = dd.compare("demo", candidates=["int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48)
+    rows = study.positions[study.positions["role"] == "candidate"]
+    greedy, drawn = (rows[rows["strategy"] == s] for s in ("greedy", "top-p"))
+    np.testing.assert_array_equal(greedy["choice_margin"], greedy["logit_margin_reference"])
+    np.testing.assert_array_equal(greedy["choice_error"], greedy["directional_error"])
+    turned = rows["choice_margin"] + rows["choice_error"] < 0
+    assert turned.sum() > 0
+    assert (rows.loc[turned, "choice_agree"] == 0).all(), "the second best has overtaken the best"
+    assert (drawn["choice_margin"] != drawn["logit_margin_reference"]).mean() > 0.9, "the noise is in it"
+    assert np.isinf(drawn["choice_error"]).any(), "a nucleus that closes before one of the two"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [[], [stayed(5)], [left(0)], [left(0)] * 4, [stayed(5)] * 4, [left(3)] * 4, [stayed(0)] * 2, [left(0), stayed(0)],
+     [left(2, prompt_id="a", seed=0), stayed(4, prompt_id="a", seed=1)]],
+    ids=["none", "one stayed", "one left", "all at 0", "all censored", "ties", "nothing compared", "empty too", "seeds"],
+)  # fmt: skip
+def test_any_run_gives_numbers_or_a_reason(rows: list[dict[str, Any]]) -> None:
+    table = divergences(rows) if rows else typed(pd.DataFrame(), "divergences")
+    ids = {(v, f"p{n}"): "1 2 3 4" for n in range(len(rows)) for v in ("fp32", "bf16")}
+    texts = traces(ids) if rows else typed(pd.DataFrame(), "traces")
+    if any("seed" in r for r in rows):
+        texts = pd.concat([texts.assign(prompt_id="a", seed=s) for s in (0, 1)]).drop_duplicates(["variant", "seed"])
+    forced = positions([])
+    judged = prediction.judged(table, forced)
+    figures = compounding.risk(table, forced, texts)
+    for row in figures.itertuples():
+        assert math.isnan(row.compounding_index) is bool(row.compounding_note)
+        assert math.isnan(row.growth_slope) is bool(row.growth_note)
+        assert math.isnan(row.certified_per_token) is bool(row.diverged or not row.exposure)
+    law = prediction.flip_law(judged)
+    assert (law["flips_predicted"].isna() == (law["flip_note"] != "")).all()
+    assert prediction.calibration(judged).empty
+    compounding.survival(table, prediction.survival(judged))
+    compounding.after(table, texts)
+    compounding.comparisons(table)
+    said = risk.said(figures, law)
+    assert not any("nan" in s for s in said)
+
+
+def test_a_model_that_breaks_leaves_numbers_of_the_others() -> None:
+    """A NaN candidate diverges where it breaks; what it cannot say is empty with a reason."""
+    model = tiny_model("llama")
+    broken = tiny_model("llama")
+    with torch.no_grad():
+        broken.lm_head.weight[5] = math.nan
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        broken.save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+        study = run(model, candidates=[f"broken={folder}", "bf16"])
+    row = study.risk.set_index(["candidate", "role"]).loc[("broken", "candidate")]
+    assert row["compounding_note"] == "all diverged at position 0"
+    assert row["growth_note"] == "no position has an error above 0"
+    law = study.flip_law.set_index(["candidate", "law"])
+    assert law.loc[("broken", "empirical"), "flip_note"].startswith("no choice is made a position")
+    assert law.loc[("bf16", "empirical"), "flip_note"] == ""
+    assert all(len(getattr(study, name)) for name in FOLDS if name != "after")
+
+
+def test_strategies_without_a_choice_a_position_say_so() -> None:
+    study = run(strategies=["beam:num_beams=2", "top-p"], coupling="none")
+    assert study.flip_law["flip_note"].str.startswith("no choice is made a position").all()
+    assert study.survival["survival_predicted"].isna().all()
+    assert study.risk["exposure"].gt(0).all(), "survival needs no margins"
+
+
+def test_one_prompt_has_curves_and_no_prediction() -> None:
+    study = run(prompts=["w1 w2"], candidates=["bf16"])
+    assert set(study.flip_law["flip_note"]) == {"one prompt: nothing to hold out"}
+    assert set(study.risk["growth_note"]) <= {"one prompt: no interval", "no position has an error above 0"}
+
+
+def test_candidates_are_paired_by_what_both_ran() -> None:
+    rows = [left(2), left(3), stayed(9), left(5)]
+    other = [left(6, candidate="fp16"), stayed(9, candidate="fp16"), stayed(9, candidate="fp16")]  # its last job failed
+    table = compounding.comparisons(divergences([*rows, *(r | {"prompt_id": f"p{n}"} for n, r in enumerate(other))]))
+    row = table.iloc[0]
+    assert (row["candidate"], row["other"]) == ("bf16", "fp16")
+    assert (row["pairs"], row["candidate_earlier"], row["other_earlier"], row["p_value"]) == (3, 2, 0, 0.5)
+
+
+def test_runs_over_different_prompts_are_compared_unpaired() -> None:
+    first = divergences([left(2), left(3), stayed(9), left(5)])
+    second = divergences([r | {"prompt_id": f"q{n}"} for n, r in enumerate([stayed(9), left(8), stayed(9)])])
+    row = compounding.between(first, second).iloc[0]
+    assert (row["hazard"], row["other_hazard"]) == (3 / 22, 1 / 27)
+    assert 0 < row["p_value"] < 1
+    with pytest.raises(dd.InputError, match=r"prompt 'p0' is in both runs \(4 are\)"):
+        compounding.between(first, first)
+    seeds = pd.concat([second, second.assign(seed=1)])
+    with pytest.raises(dd.InputError, match=r"bf16 greedy: .*one seed"):
+        compounding.between(first, seeds)
+    none = divergences([stayed(4, prompt_id="z")])
+    assert compounding.between(none, none.assign(prompt_id="y"))["p_value"].isna().all()
+
+
+def test_several_seeds_are_clustered_by_prompt() -> None:
+    study = run(strategies=["top-p"], seeds=[0, 1, 2], candidates=["int8"], max_new_tokens=24)
+    row = study.risk[study.risk["role"] == "candidate"].iloc[0]
+    assert (row["prompts"], row["traces"]) == (4, 12)
+    alone = run(strategies=["top-p"], seeds=[0], candidates=["int8"], max_new_tokens=24)
+    assert alone.risk[alone.risk["role"] == "candidate"].iloc[0]["traces"] == 4
+
+
+def test_folds_are_files_and_come_back_the_same(tmp_path: Path) -> None:
+    study = run(candidates=["bf16", "fp16"], max_new_tokens=16)
+    folder = study.save(tmp_path / "run")
+    again = dd.open_study(folder)
+    for name in FOLDS:
+        assert (folder / f"{name}.csv").is_file()
+        pd.testing.assert_frame_equal(getattr(again, name), getattr(study, name))
+        read = store.read_csv(folder / f"{name}.csv", name)
+        pd.testing.assert_frame_equal(read, getattr(study, name), check_dtype=False)
+
+
+def test_columns_are_explained() -> None:
+    """Every column of every fold of compounding is in docs/metrics.md."""
+    study = run()
+    said = set(re.findall(r"`([a-z0-9_]+)`", (Path(__file__).parent.parent / "docs" / "metrics.md").read_text("utf-8")))
+    keys = {"model", "reference", "candidate", "role", "strategy"}
+    for name in ("summary", *FOLDS):
+        assert set(getattr(study, name).columns) - keys <= said, name
+    assert {"directional_error", "choice_margin", "choice_error", "chrf_after", "reconvergence_lag"} <= said
+
+
+def test_the_verdict_names_the_risk_and_its_shape() -> None:
+    table = pd.DataFrame({
+        "candidate": ["a", "b", "c"], "role": "candidate", "strategy": "greedy", "exposure": [1000, 1000, 1000],
+        "diverged": [8, 90, 0], "hazard": [0.008, 0.09, 0.0], "half_life": [84.0, math.nan, math.nan],
+        "compounding_index": [0.97, 1.5, math.nan], "compounding_index_low": [0.81, 1.2, math.nan],
+        "compounding_index_high": [1.16, 1.9, math.nan], "compounding_note": ["", "", "nothing diverged"],
+        "agreement_after": [0.06, 0.05, math.nan], "agreement_chance": [0.02, 0.02, math.nan],
+        "growth_slope": [0.0, 0.301, math.nan], "growth_slope_low": [-0.1, 0.2, math.nan],
+        "growth_slope_high": [0.1, 0.4, math.nan],
+    })  # fmt: skip
+    law = pd.DataFrame(
+        {"candidate": ["a"], "law": ["empirical"], "flips": [8], "flips_predicted": [7.6], "km_distance": [0.04]}
+    )
+    first, second, third = risk.said(table, law)
+    assert "a 0.8 % (constant: k = 0.97, 0.81 to 1.2; half of the texts gone by token 84)" in first
+    assert "b 9 % (growing with length: k = 1.5, 1.2 to 1.9; over half of the texts still with it at the end)" in first
+    assert "c below 0.3 % (95 %, none in 1000 tokens, were they independent)" in first
+    assert "6 % for a (2 % by chance)" in second and "+100 % for b" in second
+    assert "+0 % for a, which is within error of none" in second
+    assert "8 for a (8 came)" in third and "off by at most 0.04" in third
+    wide = table.assign(compounding_index_low=0.2, compounding_index_high=3.0)
+    assert "too few divergences to tell a shape" in risk.said(wide, law)[0], "no evidence is not constancy"

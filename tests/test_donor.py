@@ -1,0 +1,69 @@
+"""Weights copied from the resident reference, and weights kept from job to job: the bits of reading the files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import FAMILIES, tiny_model, tiny_tokenizer
+from test_laws import same_rows, saved_as
+
+import decodedrift as dd
+from decodedrift import checkpoints, models, world
+from decodedrift.models import loaded
+from decodedrift.plan import parse_variants
+
+VARIANTS = ("fp32", "bf16", "fp16", "int8", "fp32:attention=eager")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_copy_is_what_the_files_give(family: str, tmp_path: Path) -> None:
+    checkpoint = checkpoints.find(saved_as(tiny_model(family), tmp_path / "m"))
+    ids = torch.arange(1, 11)[None]
+    with loaded(checkpoint, parse_variants("fp32")[0]) as reference:
+        before = {k: v.clone() for k, v in reference.model.state_dict().items()}
+        for variant in parse_variants(",".join(VARIANTS)):
+            with loaded(checkpoint, variant) as read, loaded(checkpoint, variant, reference) as copied:
+                assert copied.facts == read.facts
+                assert copied.model.config._attn_implementation == read.model.config._attn_implementation
+                with copied.running():
+                    assert torch.equal(copied.model(ids).logits, read.model(ids).logits), variant.name
+        assert all(torch.equal(v, before[k]) for k, v in reference.model.state_dict().items())  # lent, not touched
+
+
+def test_what_cannot_be_copied_exactly_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = checkpoints.find(saved_as(tiny_model("llama"), tmp_path / "m"))
+    read: list[str] = []
+    real = models._read
+    monkeypatch.setattr(models, "_read", lambda c, v, d: read.append(v.name) or real(c, v, d))
+    with (
+        loaded(checkpoint, parse_variants("bf16")[0]) as rounded,
+        loaded(checkpoint, parse_variants("fp32")[0], rounded),
+    ):
+        assert read == ["bf16", "fp32"]
+    read.clear()
+    with loaded(checkpoint, parse_variants("fp32")[0]) as exact:
+        for name in ("fp64", "int8", "bf16"):
+            with loaded(checkpoint, parse_variants(name)[0], exact):
+                pass
+    assert read == ["fp32", "fp64"]
+
+
+def run(**more: Any) -> dd.Study:
+    prompts = [f"w{i} w{i + 3}" for i in range(1, 7)]
+    return dd.compare(
+        tiny_model("llama"), tokenizer=tiny_tokenizer(), prompts=prompts, prompts_per_job=2, max_new_tokens=6,
+        candidates=["bf16", "int8"], strategies=["greedy", "beam"], **more,
+    )  # fmt: skip
+
+
+def test_kept_weights_change_no_row_and_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = run()
+    assert (kept.timings[kept.timings["phase"] == "load"].groupby("variant").size() == 1).all()
+    monkeypatch.setattr(world.World, "all_fit", property(lambda self: False))
+    swapped = run()
+    assert (swapped.timings[swapped.timings["phase"] == "load"].groupby("variant").size() == 3).all()
+    for table in ("traces", "divergences", "positions"):
+        same_rows(getattr(kept, table), getattr(swapped, table))

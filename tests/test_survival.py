@@ -1,0 +1,243 @@
+"""Survival: against hand tables with censoring, closed forms, independent fits, and simulated truth."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize, stats
+
+from decodedrift import survival as sv
+from decodedrift import weibull
+
+
+def seen(tokens: Any, event: Any, clusters: Any = None) -> sv.Observed:
+    return sv.Observed.of(np.array(tokens), np.array(event), np.arange(len(tokens)) if clusters is None else clusters)
+
+
+# Ten traces: divergences at positions 2, 2, 4, 7, 7, censored after 3, 5, 8, 8, 8 tokens. By hand:
+#   t  at risk  events  S
+#   2  10       2       8/10
+#   4  7        1       8/10 * 6/7      (one left at token 3, censored)
+#   7  5        2       8/10 * 6/7 * 3/5 (one left at token 5; those censored after token 8 were at risk at 7)
+HAND = seen([3, 3, 5, 8, 8, 3, 5, 8, 8, 8], [1, 1, 1, 1, 1, 0, 0, 0, 0, 0])
+
+
+def test_kaplan_meier_by_hand_with_censoring_and_ties() -> None:
+    curve = sv.kaplan_meier(HAND)
+    assert curve.at_risk.tolist() == [10, 10, 10, 7, 7, 5, 5, 5]
+    assert curve.events.tolist() == [0, 0, 2, 0, 1, 0, 0, 2]
+    expected = [1, 1, 0.8, 0.8, 0.8 * 6 / 7, 0.8 * 6 / 7, 0.8 * 6 / 7, 0.8 * 6 / 7 * 3 / 5]
+    np.testing.assert_allclose(curve.survival, expected, rtol=1e-12)
+    np.testing.assert_allclose(curve.hazard, curve.events / curve.at_risk)
+    assert curve.median()[0] == 7
+    assert curve.restricted_mean(8) == pytest.approx(sum(expected))
+    assert curve.restricted_mean(10) == pytest.approx(sum(expected) + 2 * expected[-1])
+    # Greenwood on the log-log scale, from its own formula
+    greenwood = 2 / (10 * 8) + 1 / (7 * 6) + 2 / (5 * 3)
+    half = 1.959963984540054 * math.sqrt(greenwood) / abs(math.log(expected[-1]))
+    assert curve.low[7] == pytest.approx(expected[-1] ** math.exp(half))
+    assert curve.high[7] == pytest.approx(expected[-1] ** math.exp(-half))
+
+
+def test_a_censored_trace_was_at_risk_at_its_last_token_and_is_not_a_divergence() -> None:
+    """The control: taking the censored ends for divergences, or leaving them out, moves the curve."""
+    right = sv.kaplan_meier(HAND).survival
+    as_events = sv.kaplan_meier(seen(HAND.tokens, np.ones(10))).survival
+    without = sv.kaplan_meier(seen(HAND.tokens[HAND.event], np.ones(5))).survival
+    assert as_events[-1] == without[-1] == 0 < right[-1]
+
+
+def test_where_the_band_has_no_formula_it_is_what_the_traces_allow() -> None:
+    curve = sv.kaplan_meier(seen([10] * 20, [0] * 20))
+    np.testing.assert_allclose(curve.low, 0.025 ** (1 / 20))
+    assert set(curve.high) == {1.0} and set(curve.survival) == {1.0}
+    assert stats.binom.pmf(20, 20, curve.low[0]) == pytest.approx(0.025), "Clopper-Pearson"
+    gone = sv.kaplan_meier(seen([1] * 20, [1] * 20))
+    assert (gone.survival[0], gone.low[0]) == (0, 0)
+    assert gone.high[0] == pytest.approx(1 - 0.025 ** (1 / 20))
+    later = sv.kaplan_meier(seen([2, 3, 3], [1, 1, 1]))
+    assert later.survival.tolist() == [1.0, pytest.approx(2 / 3), 0.0]
+    assert (np.diff(later.high) <= 0).all()
+
+
+def test_one_prompt_with_several_seeds_has_a_curve_and_no_interval() -> None:
+    one = seen([4, 6, 6], [1, 1, 0], np.zeros(3))
+    curve = sv.kaplan_meier(one)
+    assert curve.survival[-1] == pytest.approx(1 / 3) and np.isnan(curve.low).all() and np.isnan(curve.high).all()
+    assert math.isnan(curve.median()[1]) and curve.median()[0] == 5
+    rate, low, high = sv.hazard_rate(one)
+    assert rate == 2 / 16 and math.isnan(low) and math.isnan(high)
+    assert weibull.fit(one).why == "one prompt with several seeds: no interval"
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.booleans(), st.integers(0, 4)), min_size=1, max_size=25))
+@settings(max_examples=60, deadline=None)
+def test_any_traces_give_numbers_or_a_reason(rows: list[tuple[int, bool, int]]) -> None:
+    found = seen(*map(list, zip(*rows, strict=True)))
+    curve, shape = sv.kaplan_meier(found), weibull.fit(found)
+    assert ((curve.survival >= 0) & (curve.survival <= 1)).all() and (np.diff(curve.survival) <= 1e-12).all()
+    if found.clusters > 1:
+        assert (curve.low <= curve.survival + 1e-9).all() and (curve.survival <= curve.high + 1e-9).all()
+    assert math.isnan(shape.value) is bool(shape.why)
+    if not shape.why:
+        assert 0 <= shape.low <= shape.value <= shape.high and 0 <= shape.p_value <= 1
+        assert (shape.low > 1 or shape.high < 1) == (shape.p_value < 0.05)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "event", "why"),
+    [
+        ([9] * 5, [0] * 5, "nothing diverged"),
+        ([1] * 5, [1] * 5, "all diverged at position 0"),
+        ([6] * 5, [1] * 5, "all diverged at position 5"),
+        ([1, 1, 9, 9], [1, 1, 0, 0], "the risk lies in the first token alone (k runs to 0)"),
+        ([9, 9, 9], [1, 0, 0], "the risk lies at one length alone (k has no bound)"),
+        ([0, 0], [0, 0], "nothing diverged"),
+    ],
+)
+def test_a_shape_that_cannot_be_told_says_why(tokens: list[int], event: list[int], why: str) -> None:
+    shape = weibull.fit(seen(tokens, event))
+    assert shape.why == why and math.isnan(shape.value) and math.isnan(shape.low)
+
+
+def test_the_shape_is_the_maximum_of_the_stated_likelihood() -> None:
+    """Against a general optimizer on the likelihood written out from its definition."""
+    rng = np.random.default_rng(3)
+    found = simulate().simulated(rng, 1.4, 120)
+
+    def loss(x: np.ndarray) -> float:
+        k, scale = np.exp(x)
+        s = lambda t: np.exp(-(((np.maximum(t, -1) + 1) / scale) ** k))  # noqa: E731
+        t = found.tokens - 1
+        return -float(np.sum(np.where(found.event, np.log(s(t - 1) - s(t)), np.log(s(t)))))
+
+    best = optimize.minimize(
+        loss, [0.0, 5.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 2000}
+    )
+    shape = weibull.fit(found)
+    assert shape.value == pytest.approx(math.exp(best.x[0]), rel=1e-5)
+    assert shape.scale == pytest.approx(math.exp(best.x[1]), rel=1e-5)
+    for end in (shape.low, shape.high):
+        at = min(loss(np.array([math.log(end), u])) for u in np.linspace(4, 6, 4001))
+        assert 2 * (at - best.fun) == pytest.approx(stats.chi2.ppf(0.95, 1), abs=1e-3)
+    constant = found.event.sum() / found.exposure
+    flat = -float(
+        np.sum(np.where(found.event, np.log(constant), 0) + (found.tokens - found.event) * np.log1p(-constant))
+    )
+    assert shape.p_value == pytest.approx(stats.chi2.sf(2 * (flat - best.fun), 1), rel=1e-4), "k = 1 is the geometric"
+
+
+def simulate() -> Any:
+    path = Path(__file__).parent.parent / "benchmarks" / "interval_coverage.py"
+    spec = importlib.util.spec_from_file_location("interval_coverage", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("shape", "more"),
+    [(1.0, {}), (1.5, {"prompts": 50}), (0.7, {"prompts": 30, "seeds": 3, "alike": 0.6})],
+    ids=["constant", "growing", "seeds"],
+)
+def test_intervals_of_the_shape_hold_the_truth_as_often_as_they_say(shape: float, more: dict[str, Any]) -> None:
+    """A fast version of benchmarks/interval_coverage.py; 95 % of 100 is 95, and 87 or fewer has a chance of 0.2 %."""
+    bench = simulate()
+    fits = [weibull.fit(bench.simulated(np.random.default_rng([5, n]), shape, 150, **more)) for n in range(100)]
+    held = sum(f.low <= shape <= f.high for f in fits)
+    assert 88 <= held <= 99
+
+
+def test_seeds_do_not_pass_for_prompts() -> None:
+    """Four copies of each trace say nothing new: every interval must be as wide as before, or nearly."""
+    once = simulate().simulated(np.random.default_rng(1), 1.0, 150, prompts=60)
+    copies = sv.Observed.of(np.repeat(once.tokens, 4), np.repeat(once.event, 4), np.repeat(once.cluster, 4))
+    one, four = weibull.fit(once), weibull.fit(copies)
+    assert four.value == pytest.approx(one.value)
+    assert four.high - four.low > 0.8 * (one.high - one.low)
+    naive = weibull.fit(sv.Observed.of(copies.tokens, copies.event, np.arange(240)))
+    assert naive.high - naive.low < 0.6 * (one.high - one.low), "the control: as if they were prompts"
+    (_, low1, high1), (_, low4, high4) = sv.hazard_rate(once), sv.hazard_rate(copies)
+    assert (low4, high4) == pytest.approx((low1, high1))
+    band = [sv.kaplan_meier(s) for s in (once, copies)]
+    assert band[1].high[100] - band[1].low[100] > 0.85 * (band[0].high[100] - band[0].low[100])
+
+
+def test_nothing_diverged_is_certified_by_the_rule_of_three() -> None:
+    found = seen([50, 100, 150], [0, 0, 0])
+    assert sv.stayed(found) == (3 / 300, 1.0)
+    assert sv.hazard_rate(found) == (0.0, 0.0, 3 / 300)
+    assert (1 - 3 / 300) ** 300 < 0.05, "a greater risk would have shown itself in 95 % of runs"
+    assert np.isnan(sv.stayed(seen([5, 6], [1, 0]))).all()
+
+
+def test_paired_candidates_by_the_sign_of_who_left_first() -> None:
+    #      a leaves first x3, both at once, b leaves first, neither leaves, b leaves where a was censored before
+    a = seen([2, 3, 4, 5, 9, 9, 4], [1, 1, 1, 1, 0, 0, 0])
+    b = seen([9, 7, 4, 5, 6, 9, 8], [0, 1, 0, 1, 1, 0, 1])
+    found = sv.paired_test(a, b)
+    assert (found.pairs, found.first_earlier, found.second_earlier) == (7, 3, 1)
+    assert found.p_value == pytest.approx(stats.binomtest(3, 4).pvalue)
+    assert sv.paired_test(b, a).p_value == found.p_value
+    assert math.isnan(sv.paired_test(a, a).p_value)
+    with pytest.raises(ValueError, match="same"):
+        sv.paired_test(a, seen([1, 2], [1, 1]))
+
+
+def test_paired_seeds_are_flipped_by_prompt() -> None:
+    """All 5 prompts agree 4 seeds over: 2 of 32 sign flips are as far out, whatever the number of seeds."""
+    prompts = np.repeat(np.arange(5), 4)
+    a, b = seen([3] * 20, [1] * 20, prompts), seen([9] * 20, [0] * 20, prompts)
+    assert sv.paired_test(a, b).p_value == pytest.approx(2 / 32)
+    apart = [seen(s.tokens, s.event) for s in (a, b)]
+    assert sv.paired_test(*apart).p_value < 1e-5, "the control: seeds as if they were prompts"
+
+
+def test_log_rank_by_hand() -> None:
+    """Two groups of two: at position 0 a leaves (E = 1/2), at 1 a leaves (E = 1/3), then b's (E = 0)."""
+    p = sv.log_rank(seen([1, 2], [1, 1]), seen([3, 4], [1, 1]))
+    z = (2 - 5 / 6) / math.sqrt(1 / 4 + 2 / 9)
+    assert p == pytest.approx(2 * stats.norm.sf(z))
+    with pytest.raises(ValueError, match="one seed"):
+        sv.log_rank(seen([1, 2], [1, 1], np.zeros(2)), seen([3, 4], [1, 1]))
+    with pytest.raises(ValueError, match="nothing diverged"):
+        sv.log_rank(seen([1], [0]), seen([3], [0]))
+
+
+def test_the_slope_is_within_traces_and_clustered() -> None:
+    x = np.tile([0.0, 1.0, 2.0], 4)
+    trace = np.repeat(np.arange(4), 3)
+    y = 0.5 * x + trace * 10.0  # later traces lie higher, and that is no growth
+    exact = sv.slope_within(x, y, trace, trace)
+    assert (exact.value, exact.low, exact.high) == pytest.approx((0.5, 0.5, 0.5))
+    own = np.array([0.4, 0.5, 0.6, 0.9])
+    spread = sv.slope_within(x, own[trace] * x, trace, trace)
+    half = stats.t.ppf(0.975, 3) * own.std(ddof=1) / 2  # equal traces: the jackknife is the error of their mean
+    assert (spread.value, spread.low, spread.high) == pytest.approx((own.mean(), own.mean() - half, own.mean() + half))
+    one = sv.slope_within(x, y, trace, np.zeros(12))
+    assert one.value == pytest.approx(0.5) and math.isnan(one.low) and one.why == "one prompt: no interval"
+    assert sv.slope_within(x[:0], y[:0], trace[:0], trace[:0]).why == "no position has an error above 0"
+    assert sv.slope_within(x[:1], y[:1], trace[:1], trace[:1]).why == "no trace has two positions"
+    short = sv.slope_within(x[:4], y[:4], trace[:4], trace[:4])
+    assert short.value == pytest.approx(0.5) and "too short" in short.why
+
+
+def test_a_ratios_error_is_the_clustered_one() -> None:
+    from decodedrift.summary import clustered_se
+
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(12), 5)
+    values = rng.normal(size=60) + clusters
+    sums, sizes = (np.bincount(clusters, weights=w) for w in (values, np.ones(60)))
+    value, error = sv.ratio(sums, sizes)
+    assert value == pytest.approx(values.mean()) and error == pytest.approx(clustered_se(values, clusters))
+    assert math.isnan(sv.ratio(np.array([1.0, 1.0]), np.array([2.0, 2.0]))[1]), "no difference is no certainty"
+    assert np.isnan(sv.ratio(np.zeros(0), np.zeros(0))).all()
