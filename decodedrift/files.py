@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,6 +68,14 @@ def writable(path: str | Path, option: str) -> Path:
     except OSError as error:
         raise InputError(f"{option} {folder}: cannot be written ({error.strerror})") from None
     return folder
+
+
+def linked(source: Path, part: Path) -> None:
+    """A second name for a file: the same bytes need no second place."""
+    try:
+        os.link(source, part)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, part)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from decodedrift import sinks
-from decodedrift.files import LOCK, atomic, locked, sync, writable, writing
+from decodedrift.files import LOCK, atomic, linked, locked, sync, writable, writing
 from decodedrift.records import InputError
 from decodedrift.rows import TABLES, Gathered, JobResult, joined, typed, without_words
 from decodedrift.tablefiles import read_csv, read_parquet, write_csv, write_parquet
@@ -221,7 +221,7 @@ class RunFolder:
             source = self.path / "jobs" / key / f"{table}.parquet"
             with atomic(folder / f"{key}.parquet") as part:
                 if words:
-                    _linked(source, part)
+                    linked(source, part)
                 else:
                     write_parquet(without_words(_part(source, table), table), part, table)
         if not jobs and frame is not None:
@@ -233,14 +233,6 @@ class RunFolder:
         with writing(self.path):
             if (self.path / "jobs").is_dir():
                 shutil.rmtree(self.path / "jobs")
-
-
-def _linked(source: Path, part: Path) -> None:
-    """A second name for a file: the same bytes need no second place."""
-    try:
-        os.link(source, part)
-    except OSError:  # a file system without links
-        shutil.copyfile(source, part)
 
 
 def open_folder(path: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any], dict[str, Any]]:

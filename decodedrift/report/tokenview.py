@@ -68,7 +68,8 @@ class _Frames:
         traces = {(t.role, t.variant, t.strategy, int(t.seed), t.prompt_id): t for t in part.itertuples()}
         keys = ["candidate", "strategy", "seed", "prompt_id"]
         wanted = cases[keys].drop_duplicates()
-        tops = _grouped(study.alternatives.sort_values(["position", "rank"]), wanted, [*keys, "variant", "pass"])
+        ranked = study.alternatives_of(prompts).sort_values(["position", "rank"])
+        tops = _grouped(ranked, wanted, [*keys, "variant", "pass"])
         columns = {
             key: (f["position"].to_numpy(int), f["token_id"].to_numpy(int), f["logprob"].to_numpy(float))
             for key, f in tops.items()

@@ -66,7 +66,7 @@ def _lane(study: Study, row: Any, side: int, ids: list[int], at: int | None) -> 
     """The tokens of one side with their places, colours and tooltips."""
     names = {int(t.token_id): str(t.token) for t in study.tokens[study.tokens["token_id"].isin(ids)].itertuples()}
     keys = {"candidate": row.candidate, "strategy": row.strategy, "seed": row.seed, "prompt_id": row.prompt_id}
-    forced, tops = (_case(frame, keys) for frame in (study.positions, study.alternatives))
+    forced, tops = (_case(frame, keys) for frame in (study.positions, study.alternatives_of([row.prompt_id])))
     forced = forced.set_index("position")
     variant = row.candidate if side else row.reference
     tops = tops[(tops["variant"] == variant) & (tops["pass"] == "generated")]
