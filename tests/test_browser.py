@@ -169,8 +169,8 @@ def test_what_is_drawn_is_what_the_tables_hold(ran: Study, html: str, show: Show
     margins = opened.csv("margins").query("strategy == 'greedy' and positions == 'all'")
     forced = ran.positions.query("role == 'candidate' and strategy == 'greedy' and candidate == 'bf16'")
     assert list(margins["share"]) == sorted(margins["share"])
-    known = forced["logit_margin_reference"].to_numpy()
-    for value, share in zip(margins["logit_margin_reference"], margins["share"], strict=True):
+    known = forced["choice_margin"].to_numpy()
+    for value, share in zip(margins["choice_margin"], margins["share"], strict=True):
         assert math.isclose(share, np.mean(known <= value)) and value in known
 
 

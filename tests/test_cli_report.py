@@ -16,10 +16,23 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic(prompts=3, tokens=12, candidates=2).save(tmp_path_factory.mktemp("runs") / "first")
 
 
+NO_TORCH = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, *rest):
+        if name.partition(".")[0] in ("torch", "transformers"):
+            raise ImportError(f"{name} was asked for")
+
+sys.meta_path.insert(0, Refuse())
+from decodedrift.cli import main
+main()
+"""
+
+
 def report(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command in a Python that cannot import torch."""
-    code = "import sys; sys.modules['torch'] = None; from decodedrift.cli import main; main()"
-    command = [sys.executable, "-c", code, "report", *map(str, words)]
+    """The command in a Python that has no torch."""
+    command = [sys.executable, "-c", NO_TORCH, "report", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "80"})
 
 

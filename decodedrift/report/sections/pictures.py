@@ -35,7 +35,7 @@ def reasons(study: Study, options: Options) -> dict[str, Any] | None:
     """Why tokens flip: the margins they flip at."""
     return group("Why tokens flip", "A token flips where the error exceeds the margin. Where the curves of the "
                  "divergences lie far to the left of the grey one, it is near-ties that flip.", {
-                     "margins": ("The reference's margin, top-1 minus top-2 logit: everywhere, and at divergences",
+                     "margins": ("The reference's margin, best score minus the next: everywhere, and at divergences",
                                  figures.margins(study)),
                  })  # fmt: skip
 
