@@ -80,31 +80,26 @@ def _named(name: str, values: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
 
 
 def said(rows: pd.DataFrame) -> list[str]:
-    """The verdict's sentences on `--decompose`: what cache and text add to the error of a single position."""
+    """The verdict's sentence on `--decompose`: what cache and text add to the error of a single position."""
     state, path, size = {}, {}, {}
     for name, cell in rows.groupby("candidate", sort=False):
         whole = pooled(cell)
         size[name] = float(np.nan_to_num(whole["state_compounding"]))
         if not math.isnan(whole["state_compounding"]):
             early, late = _quarters(cell)
-            state[name] = (
-                f"{_interval(whole, 'state_compounding')} times for {visible(str(name))} "
-                f"({early:.3g} in the first quarter of positions, {late:.3g} in the last)"
-            )
+            state[name] = f"{early:.3g} to {late:.3g} for {visible(str(name))}"
         if not math.isnan(whole["path_compounding"]):
-            path[name] = f"{_interval(whole, 'path_compounding')} times for {visible(str(name))}"
+            path[name] = f"{_interval(whole, 'path_compounding')} for {visible(str(name))}"
     found = []
     if state:
         found.append(
-            "On its own KV cache a candidate's logit error is, against one position computed on the reference's cache, "
-            f"{listed(telling(state, size))}."
+            "Its own KV cache multiplies a candidate's logit error of one step by "
+            f"{listed(telling(state, size))} (first to last quarter of positions)"
         )
     if path:
-        found.append(
-            "On its own text after the split its KL is, against the reference's text at the same positions, "
-            f"{listed(telling(path, size))}."
-        )
-    return found
+        found.append(f"its own text after the split multiplies its KL by {listed(telling(path, size))}")
+    text = "; ".join(found)
+    return [f"{text[0].upper()}{text[1:]}."] if text else []
 
 
 def _quarters(cell: pd.DataFrame) -> tuple[float, float]:

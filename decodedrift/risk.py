@@ -61,9 +61,8 @@ def _shape(cells: pd.DataFrame) -> str:
     if len(kinds) == 1 and (kind := next(iter(kinds))) in ("constant", "open"):
         values = _range(known["compounding_index"], number)
         return f"{SHAPES[kind]}: k = {values}, 1 within every interval"
-    return "; ".join(
-        f"{SHAPES[kind]} under {' and '.join(who)}" for kind, who in kinds.items() if kind not in ("constant", "open")
-    )
+    named = [kind for kind in kinds if kind in ("grows", "front")] or list(kinds)
+    return "; ".join(f"{SHAPES[kind]} under {' and '.join(kinds[kind])}" for kind in named)
 
 
 def _k(row: object) -> str:

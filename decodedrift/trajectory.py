@@ -138,17 +138,16 @@ def said(injection: pd.DataFrame) -> list[str]:
         found = pooled(cell)
         if not math.isnan(share := found["trajectory_share"]):
             low, high = found["trajectory_share_low"], found["trajectory_share_high"]
-            spread = "" if math.isnan(low) else f" ({percent(low)} to {percent(high)})"
+            spread = "" if math.isnan(low) else f" ({percent(low).removesuffix(' %')} to {percent(high)})"
             parts[name] = f"{percent(share)}{spread} for {visible(str(name))}"
             shares[name] = share
     if not parts:
         return []
     known = injection["recovered"].dropna()
-    back = f" {int(known.sum())} of {len(known)} such texts came back to the reference's." if len(known) else ""
+    back = f"; {int(known.sum())} of {len(known)} such texts come back to the reference's" if len(known) else ""
     return [
-        "Forced to the candidate's one token at the split, and computing without its error, the reference itself "
-        f"reproduces so much of the difference that follows: {listed(telling(parts, shares))}. That part is "
-        f"trajectory, not growing arithmetic error.{back}"
+        "Of the difference after the split, the candidate's one token, put into the reference's text, explains "
+        f"{listed(telling(parts, shares))}: that part is trajectory, not growing arithmetic error{back}."
     ]
 
 

@@ -1,4 +1,4 @@
-"""The verdict: three to six plain sentences with numbers, computed from the tables and from nothing else."""
+"""The verdict: three to eight plain sentences with numbers, computed from the tables and from nothing else."""
 
 from __future__ import annotations
 

@@ -259,3 +259,6 @@ def test_the_verdict_names_the_risk_and_its_shape() -> None:
     assert "8 for a (8 came)" in third and "off by at most 0.04" in third
     wide = table.assign(compounding_index_low=0.2, compounding_index_high=3.0)
     assert "too few divergences to tell a shape" in risk.said(wide, law)[0], "no evidence is not constancy"
+    mixed = pd.concat([table, wide.assign(strategy="top-p")])
+    said = risk.said(mixed[mixed["candidate"] == "a"], law)[0]
+    assert "(constant under greedy, k = 0.97, 0.81 to 1.2; too few divergences to tell a shape under top-p, k =" in said
