@@ -49,7 +49,7 @@ def synthetic(*, prompts: int, tokens: int, candidates: int, strategies: int = 1
         "prompts": [{"id": i, "text": "Once upon a time " * 20, "tags": ["a"]} for i in ids], "texts": [],
         "max_new_tokens": tokens, "near_tie_below": 0.1,
     }  # fmt: skip
-    return Study(**frames, perplexity=perplexity(frames["positions"], {}), plan=plan)
+    return Study(**frames, perplexity=perplexity(frames["positions"], {}), plan=plan, environment={"python": "3"})
 
 
 def _trace(variant: str, role: str, strategy: str, prompt: str, ids: np.ndarray) -> dict[str, Any]:
