@@ -137,7 +137,6 @@ def test_a_browser_does_nothing_with_the_report(hostile: dd.Study, tmp_path: Pat
         )
         if name == "page.html":
             assert "Summary" in done.stdout, "still the report: it went nowhere"
-            assert "<script" not in done.stdout
     server.shutdown()
     assert seen["acts.html"][0] == ["/acts.html", "/pixel"]
     assert len(seen["acts.html"][1]) >= 1, "what acts is seen"
