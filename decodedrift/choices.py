@@ -20,7 +20,7 @@ class Choices:
 
     tokens: int64 [n], what it takes. best: int64 [n, 2], its two best ids, and scores: float64 [n, 2], what they score
     (greedy: the logit; coupled sampling: the warped log-probability plus its noise; -inf where one id alone is
-    allowed). asked: float64 [n, 2], the scores of two given ids, -inf where one is not allowed here.
+    allowed). asked: float64 [n, m], the scores of m given ids, -inf where one is not allowed here.
     """
 
     tokens: Tensor
@@ -33,7 +33,7 @@ def choices(strategy: Strategy, seed: int, prompt_id: str, logits: Tensor, ids: 
     """The strategy's choices on raw logits [n, vocab]; None where it has none a position: beams, uncoupled draws.
 
     Args:
-        ids: int64 [n, 2], whose scores are asked for; None: its own two best.
+        ids: int64 [n, m], whose scores are asked for; None: its own two best.
     """
     if strategy.searches or (strategy.samples and not strategy.coupled):
         return None

@@ -91,7 +91,8 @@ class Single:
     """Greedy and sampling: one row per prompt.
 
     watch: (prompt id -> the reference's tokens), whose scores under this variant are noted at every position:
-    `watched[prompt id][t]` = s_C[y_R[t]]. keep_scores: note everything instead (the reference's own pass).
+    `watched[prompt id][t]` = s_C[y_R[t]]. keep_scores: note everything instead (the reference's own pass). begun:
+    (prompt id -> what a row has already): it goes on behind that, and notes scores of what it adds alone.
     """
 
     width = 1
@@ -108,9 +109,13 @@ class Single:
         device: torch.device,
         watch: Mapping[str, Sequence[int]] | None = None,
         keep_scores: bool = False,
+        begun: Mapping[str, Trace] | None = None,
     ) -> None:
         self.strategy, self.seed = strategy, seed
         self.rows = [_Row(p) for p in prompt_ids]
+        for row in self.rows:
+            if (had := (begun or {}).get(row.prompt_id)) is not None:
+                row.tokens, row.logprobs, row.margins = list(had.token_ids), list(had.logprobs), list(had.margins)
         self.eos, self.pad, self.max_new_tokens = frozenset(eos), pad, max_new_tokens
         self.watch, self.keep_scores = dict(watch or {}), keep_scores
         self.generator = torch.Generator(device=device).manual_seed(seed)
@@ -127,7 +132,7 @@ class Single:
             if count and not row.finish:
                 row.finish, row.nonfinite = "nonfinite", int(count)
         clean = torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=-math.inf) if any(broken) else logits
-        tokens = self._choose(clean, position)
+        tokens = self._choose(clean)
         live = [i for i, row in enumerate(self.rows) if not row.finish]
         if live:
             own = clean if len(live) == len(self.rows) else clean[live]
@@ -173,14 +178,14 @@ class Single:
         """Prompt id -> every score of the pass, where `keep_scores` asked for it."""
         return {row.prompt_id: ScoreLog(row.kept, row.log.allowed) for row in self.rows}
 
-    def _choose(self, logits: Tensor, position: int) -> Tensor:
+    def _choose(self, logits: Tensor) -> Tensor:
         if self.strategy.samples and not self.strategy.coupled:
             return self._draw(logits)
         if self.strategy.samples:
             allowed = warp(logits, self.strategy)
-            keys = [(self.seed, row.prompt_id, position) for row in self.rows]
+            keys = [(self.seed, row.prompt_id, len(row.tokens)) for row in self.rows]
             scores = allowed.coupled_scores(keys, logits.shape[-1])
-            self._note(Allowed(allowed.ids.cpu(), scores), position)
+            self._note(Allowed(allowed.ids.cpu(), scores))
             return allowed.ids.cpu().gather(-1, scores.argmax(-1, keepdim=True)).squeeze(-1)
         values, ids = numerics.top2(logits)
         for row, (top, second) in zip(self.rows, values.tolist(), strict=True):
@@ -192,7 +197,7 @@ class Single:
             for i, row in enumerate(self.rows):
                 if not row.finish:
                     row.kept.append(kept[i].clone())
-        self._watch_logits(logits, position)
+        self._watch_logits(logits)
         return ids[:, 0].cpu()
 
     def _draw(self, logits: Tensor) -> Tensor:
@@ -213,7 +218,7 @@ class Single:
                 row.margins.append(math.nan)
         return torch.multinomial(scores.softmax(-1), 1, generator=self.generator).squeeze(-1).cpu()
 
-    def _note(self, scored: Allowed, position: int) -> None:
+    def _note(self, scored: Allowed) -> None:
         best = scored.log_p.max(-1).values.tolist()
         alone = scored.log_p.shape[-1] == 1
         margins = [math.nan] * len(best) if alone else numerics.margin(scored.log_p).tolist()
@@ -225,13 +230,13 @@ class Single:
             if self.keep_scores:
                 row.log.allowed.append((scored.ids[i], scored.log_p[i]))
             watched = self.watch.get(row.prompt_id, ())
-            if position < len(watched):
+            if (position := len(row.tokens)) < len(watched):
                 row.watched.append(_score_of(scored.ids[i], scored.log_p[i], watched[position]))
 
-    def _watch_logits(self, logits: Tensor, position: int) -> None:
+    def _watch_logits(self, logits: Tensor) -> None:
         for i, row in enumerate(self.rows):
             watched = self.watch.get(row.prompt_id, ())
-            if not row.finish and position < len(watched):
+            if not row.finish and (position := len(row.tokens)) < len(watched):
                 token = watched[position]
                 row.watched.append(float(logits[i, token]) if token < logits.shape[-1] else math.nan)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from decodedrift.choosers import ScoreLog
-from decodedrift.metrics import TRACE_METRICS, TracePair
+from decodedrift.metrics import NEED_TEXTS, TRACE_METRICS, TracePair
 from decodedrift.records import Strategy, Trace
 from decodedrift.sequences import remainders
 from decodedrift.tokens import Vocabulary
@@ -58,7 +58,8 @@ def divergence(
     rest = remainders(r.token_ids, c.token_ids) or ((), ())
     texts = [vocab.decode(tuple(ids)) for ids in (r.token_ids, c.token_ids, *rest)]
     pair = TracePair(r.token_ids, c.token_ids, *texts)
-    row: dict[str, Any] = {name: metric(pair) for name, metric in TRACE_METRICS.items()}
+    unknown = NEED_TEXTS if c.finish == "screened" else ()
+    row: dict[str, Any] = {name: None if name in unknown else metric(pair) for name, metric in TRACE_METRICS.items()}
     row["nonfinite"] = r.nonfinite + c.nonfinite
     t = row["first_divergence"]
     if t is None:

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from decodedrift import controls, injection, passes
+from decodedrift import controls, injection, passes, screening
 from decodedrift.decompose import Decomposition, begun
 from decodedrift.files import disk_failed
 from decodedrift.generate import Cell, Generated, Key, generate
-from decodedrift.judging import judge
+from decodedrift.judging import judge, read_own_beams
 from decodedrift.models import Loaded, VariantError, told
-from decodedrift.passes import Pass, Passage
+from decodedrift.passes import Pass, Passage, See, unseen
 from decodedrift.progress import Progress, Silent
 from decodedrift.records import InputError, Job, Trace, Variant
 from decodedrift.rows import JobResult
@@ -49,10 +49,10 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
             resident.close()
         for variant in world.plan.candidates:
             run.attempt(variant)
-        if run.passes:
+        if any(done.whole for done in run.passes.values()):
             if not world.both_fit:
                 reference = run.open_reference(resident)
-            for key, done in list(run.passes.items()):
+            for key, done in [(key, done) for key, done in run.passes.items() if done.whole]:
                 with run.guarded(done.variant.name, "judge", lose=key):
                     judge(run, reference, done)
                 if world.plan.inject and key in run.passes:
@@ -183,12 +183,14 @@ class JobRun:
         if self.job.prompts:
             self.free_run(model, self.reference, batch_size=self.size(self.plan.reference), keep_scores=True)
         passes.note_nonfinite(self.reference, self.plan.model, self.reference.name, self.result)
+        see = screening.of_reference(self) if self.plan.mode == "screen" and self.job.prompts else unseen
         begin, count = time.perf_counter(), 0
         for group in self.read_by_all():
             for passage, logits in self.forced(model, group):
                 self.spool.put(("logits", passage.key), logits)
-                self.reference.choices[passage.key] = passes.choices(passage, logits)
                 tokens = passage.reading.continuation
+                own = self.reference.choices[passage.key] = passes.choices(passage, logits, torch.tensor([tokens]).T)
+                see(passage, logits, own)
                 losses = self.reference.own_nll[passage.key] = passes.nll(logits, tokens)
                 if passage.strategy is not None:
                     self.reference.forced_tops[passage.key] = passes.tops_of(logits, tokens, losses)
@@ -212,8 +214,13 @@ class JobRun:
             yield kept[index], logits
         self.progress.stop()
 
-    def measure(self, model: Loaded, into: Pass, groups: list[list[Passage]], stored: str = "logits") -> None:
-        """A variant reads the reference's tokens and is reduced to position rows against what waits in the spool."""
+    def measure(
+        self, model: Loaded, into: Pass, groups: list[list[Passage]], stored: str = "logits", see: See = unseen
+    ) -> None:
+        """A variant reads the reference's tokens and is reduced to position rows against what waits in the spool.
+
+        see: shown each passage with the variant's logits and choices, asked last of the passage's own tokens.
+        """
         begin, count = time.perf_counter(), 0
         for group in groups:
             for passage, logits in self.forced(model, group, into.batch_size):
@@ -222,8 +229,11 @@ class JobRun:
                 reference = self.spool.get((stored, passage.key))
                 own = self.reference.choices[passage.key] if stored == "logits" else passes.choices(passage, reference)
                 compute = model.variant.compute or "fp32"
-                frame = passes.positions(passage, reference, logits, compute, own, self.world.vocab)
+                mine = own and passes.choices(passage, logits, passes.asked_of(own, passage))
+                chosen = (own, mine) if own and mine else None
+                frame = passes.positions(passage, reference, logits, compute, chosen, self.world.vocab)
                 into.positions[passage.key] = frame
+                see(passage, logits, mine)
                 if reference.shape[-1] != logits.shape[-1]:
                     passes.note_cut(self.result.facts[model.variant.name], reference, logits)
                 if into.role == "candidate" and passage.strategy is not None:
@@ -259,26 +269,21 @@ class JobRun:
         done = Pass(variant.name, variant, "candidate")
         floor = self.plan.noise_floor and variant.precision == variant.compute and not variant.model
         done.keep_logits = f"floor {variant.name}" if floor else ""
-        if self.job.prompts:
-            self.free_run(model, done, batch_size=self.size(variant), watch=self.reference.traces, keep_scores=floor)
-        self.measure(model, done, self.read_by_all())
+        if self.plan.mode == "screen":
+            self.measure(model, done, self.read_by_all(), see=screening.predicting(done))
+            screening.carry_on(self, model, done)
+        else:
+            if self.job.prompts:
+                self.free_run(
+                    model, done, batch_size=self.size(variant), watch=self.reference.traces, keep_scores=floor
+                )
+            self.measure(model, done, self.read_by_all())
         if self.decomposition:
             with self.guarded(variant.name, "decompose"):
                 self.decomposition.read(model, done)
         if any(s.searches for s, _ in self.plan.cells) and self.job.prompts:
-            self.read_own_beams(model, done)
+            read_own_beams(self, model, done)
         passes.note_nonfinite(done, self.plan.model, self.reference.name, self.result)
         self.passes[("candidate", variant.name)] = done
         if floor and self.job.prompts:
             controls.noise_floor(self, model, done)
-
-    def read_own_beams(self, model: Loaded, done: Pass) -> None:
-        """The candidate's own hypotheses under itself: two of the four scores that a beam's gaps are made of."""
-        for group in self.passages(done.traces):
-            if not (group[0].strategy and group[0].strategy.searches):
-                continue
-            if all(self.reference.wrote(p) for p in group):  # then it has read exactly these already
-                done.own_nll |= {p.key: done.positions[p.key]["nll_candidate"].to_numpy() for p in group}
-                continue
-            for passage, logits in self.forced(model, group):
-                done.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)

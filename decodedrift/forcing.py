@@ -27,11 +27,11 @@ class Injecting(Single):
         super().__init__(*args, **settings)
         self.inject = dict(inject)
 
-    def _choose(self, logits: Tensor, position: int) -> Tensor:
-        tokens = super()._choose(logits, position)
+    def _choose(self, logits: Tensor) -> Tensor:
+        tokens = super()._choose(logits)
         for i, row in enumerate(self.rows):
             at, token = self.inject.get(row.prompt_id, (-1, 0))
-            if at == position:
+            if at == len(row.tokens):
                 tokens[i] = token
         return tokens
 

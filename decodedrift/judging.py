@@ -35,3 +35,15 @@ def parts(run: JobRun, done: Pass) -> Iterator[list[Passage]]:
     for start in range(0, len(run.job.prompts), size):
         batch = {p.id for p in run.job.prompts[start : start + size]}
         yield from run.passages(done.traces, only={key for key in done.traces if key[2] in batch})
+
+
+def read_own_beams(run: JobRun, model: Loaded, done: Pass) -> None:
+    """The candidate's own hypotheses under itself: two of the four scores that a beam's gaps are made of."""
+    for group in run.passages(done.traces):
+        if not (group[0].strategy and group[0].strategy.searches):
+            continue
+        if all(run.reference.wrote(p) for p in group):  # then it has read exactly these already
+            done.own_nll |= {p.key: done.positions[p.key]["nll_candidate"].to_numpy() for p in group}
+            continue
+        for passage, logits in run.forced(model, group):
+            done.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +40,8 @@ class Pass:
     """What one variant did in one job, in one layout.
 
     against: the pass it is held against, None for the job's reference. own_nll: NLL of its own forced continuations;
-    judged: the same continuations under the reference; float64 [T], nats.
+    judged: the same continuations under the reference; float64 [T], nats. last_nll: of a screening's predicted token
+    alone, float64 [1].
     """
 
     name: str
@@ -55,6 +57,12 @@ class Pass:
     judged: dict[Key, np.ndarray] = field(default_factory=dict)
     positions: dict[Key, pd.DataFrame] = field(default_factory=dict)
     forced_tops: dict[Key, Tops] = field(default_factory=dict)
+    last_nll: dict[Key, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether its texts were written to the end: a screening's are not."""
+        return all(trace.finish != "screened" for trace in self.traces.values())
 
     def add(self, done: Generated) -> None:
         """Takes in a finished batch."""
@@ -77,6 +85,13 @@ class Pass:
         return side
 
 
+See = Callable[[Passage, Tensor, Choices | None], None]
+
+
+def unseen(passage: Passage, logits: Tensor, choices: Choices | None) -> None:
+    """Nobody looks on while a variant reads."""
+
+
 def choices(passage: Passage, logits: Tensor, ids: Tensor | None = None) -> Choices | None:
     """What the strategy does at each forced position; None for beams, uncoupled draws and texts."""
     if passage.strategy is None:
@@ -85,12 +100,17 @@ def choices(passage: Passage, logits: Tensor, ids: Tensor | None = None) -> Choi
     return strategy_choices(passage.strategy, seed, prompt_id, logits, ids)
 
 
+def asked_of(reference: Choices, passage: Passage) -> Tensor:
+    """The ids whose scores a candidate is asked for at each position: the reference's two best, and the text's own."""
+    return torch.cat([reference.best, torch.tensor(passage.reading.continuation)[:, None]], dim=1)
+
+
 def positions(
     passage: Passage,
     reference: Tensor,
     candidate: Tensor,
     compute: str,
-    reference_choices: Choices | None,
+    chosen: tuple[Choices, Choices] | None,
     vocab: Vocabulary,
 ) -> pd.DataFrame:
     """The rows of positions/ for one passage, without keys; one column per registered token metric.
@@ -98,12 +118,15 @@ def positions(
     Args:
         reference, candidate: raw logits [T, vocab] in each variant's own dtype.
         compute: the candidate's floating type, whose spacing `logit_margin_ulps` is in.
+        chosen: the strategy's choices under the reference, and under the candidate, asked first of the reference's
+            two best; None where it has none a position.
     """
     tokens = torch.tensor(passage.reading.continuation)
     sides: dict[str, Tensor] = {}
-    if reference_choices is not None and (own := choices(passage, candidate, reference_choices.best)) is not None:
-        sides = {"choice_reference": reference_choices.tokens, "choice_candidate": own.tokens}
-        sides |= {"best_reference": reference_choices.scores, "best_candidate": own.asked}
+    if chosen is not None:
+        ours, theirs = chosen
+        sides = {"choice_reference": ours.tokens, "choice_candidate": theirs.tokens}
+        sides |= {"best_reference": ours.scores, "best_candidate": theirs.asked[:, :2]}
     pair = LogitPair(
         reference=reference.to(candidate.device),
         candidate=candidate,
@@ -188,7 +211,8 @@ def _beam_scores(reference: Pass, candidate: Pass, key: Key, strategy: Strategy)
 
 def trace_row(trace: Trace, prompt: Prompt, vocab: Vocabulary, judged: np.ndarray | None) -> dict[str, Any]:
     """One row of traces.csv, without keys."""
-    n, total = len(trace.token_ids), float(np.sum(trace.logprobs))
+    n, scored = len(trace.token_ids), len(trace.logprobs) == len(trace.token_ids)  # what is screened was not generated
+    total = float(np.sum(trace.logprobs)) if scored else math.nan
     return {
         "prompt": prompt.text,
         "tags": " ".join(prompt.tags),
@@ -197,7 +221,7 @@ def trace_row(trace: Trace, prompt: Prompt, vocab: Vocabulary, judged: np.ndarra
         "n_tokens": n,
         "finish": trace.finish,
         "logprob_sum": total,
-        "perplexity_self": exp(-total / n) if n else None,
+        "perplexity_self": exp(-total / n) if n and scored else None,
         "perplexity_judge": exp(float(np.mean(judged))) if judged is not None and len(judged) else None,
         "min_margin": trace.min_margin,
         "nonfinite": trace.nonfinite,

@@ -20,7 +20,7 @@ from decodedrift.plan import (
 )
 from decodedrift.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant
 from decodedrift.settings import Settings
-from decodedrift.strategies import parse_strategies
+from decodedrift.strategies import parse_strategies, screened
 
 TOKEN_ID = re.compile(r"token id \d+")
 
@@ -43,7 +43,8 @@ class Prepared:
         """One line on what is about to run, with what was left out or lowered."""
         plan = self.plan
         names = ", ".join(c.name for c in plan.candidates)
-        said = f"{plan.model}: {plan.reference.name}{' against ' if names else ''}{names}; {len(plan.prompts)} prompts"
+        said = "screening " if plan.mode == "screen" else ""
+        said += f"{plan.model}: {plan.reference.name}{' against ' if names else ''}{names}; {len(plan.prompts)} prompts"
         said += f" ({plan.prompt_source})" if plan.prompt_source not in ("given", "file") else ""
         said += f", {len(plan.cells)} strategies x seeds, {plan.max_new_tokens} new tokens, {plan.device}"
         if plan.left_out:
@@ -69,6 +70,8 @@ def draft(asked: Settings, alone: bool = False) -> Plan:
         InputError: whatever is wrong with names, parameters, prompt or text files.
     """
     strategies = _strategies(asked.strategies, asked.coupling)
+    if asked.mode == "screen":
+        strategies = screened(strategies, named="strategies" in asked.model_fields_set)
     if asked.inject and not any(s.injectable for s in strategies):
         raise InputError(not_injectable("--inject"))
     reference = _variants(asked.reference, None)
@@ -89,7 +92,7 @@ def draft(asked: Settings, alone: bool = False) -> Plan:
         seeds=tuple(asked.seeds), batch_size=asked.batch_size, prompts_per_job=asked.prompts_per_job,
         layout=asked.layout, coupling=asked.coupling, context=asked.context, stride=asked.stride,
         chat_template=asked.chat_template, ignore_eos=asked.ignore_eos, noise_floor=asked.noise_floor,
-        inject=asked.inject, decompose=asked.decompose,
+        inject=asked.inject, decompose=asked.decompose, mode=asked.mode, continued=asked.continued,
         near_tie_below=asked.near_tie_below, device=asked.device, threads=asked.threads,
         memory_bytes=asked.memory_bytes, trust_remote_code=asked.trust_remote_code, allow_pickle=asked.allow_pickle,
         no_text=asked.no_text, prompt_source=source, left_out=asked.left_out,

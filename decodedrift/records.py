@@ -67,6 +67,11 @@ class Strategy:
         return not self.searches and (self.coupled or not self.samples)
 
     @property
+    def screenable(self) -> bool:
+        """Whether reading a text shows what it would have chosen at every position; the same that can be injected."""
+        return self.injectable
+
+    @property
     def coupled(self) -> bool:
         """Whether its draws come from the keyed noise that every variant shares."""
         return self.samples and self.coupling == "gumbel"
@@ -126,6 +131,8 @@ class Plan:
     noise_floor: bool = False
     inject: bool = False
     decompose: bool = False
+    mode: str = "exact"
+    continued: bool = False
     near_tie_below: float = 0.1
     device: str = "cpu"
     threads: int | None = None
@@ -196,7 +203,8 @@ class Trace:
 
     token_ids: ids as decoded, EOS kept. logprobs[t]: log-softmax of the raw logits at the chosen token, nats, from the
     generating pass. margins[t]: top-1 minus top-2 of the strategy's score, NaN where a single token was allowed (and
-    for beam search, whose `min_margin` is between finished hypotheses). finish: eos | length | nonfinite.
+    for beam search, whose `min_margin` is between finished hypotheses). finish: eos | length | nonfinite |
+    screened (read up to the predicted first divergence, not generated; logprobs are then empty).
     """
 
     prompt_id: str

@@ -17,7 +17,12 @@ from decodedrift.records import InputError
 
 Whole = Annotated[int, BeforeValidator(count)]
 Seed = Annotated[int, BeforeValidator(whole(0, 2**63 - 1))]
-FLAGS = {"texts": "text", "prompt_ids": "prompt-id", "memory_bytes": "memory"}  # settings whose flag has another name
+FLAGS = {
+    "texts": "text",
+    "prompt_ids": "prompt-id",
+    "memory_bytes": "memory",
+    "continued": "continue",
+}  # settings whose flag has another name
 
 
 class Settings(BaseModel):
@@ -51,6 +56,8 @@ class Settings(BaseModel):
     noise_floor: bool = False
     inject: bool = False
     decompose: bool = False
+    mode: Annotated[str, BeforeValidator(one_of("exact", "screen"))] = "exact"
+    continued: bool = False
     near_tie_below: Annotated[float, BeforeValidator(number(0))] = 0.1
     device: str = "auto"
     threads: Annotated[int, BeforeValidator(thread_count)] | None = None
@@ -91,9 +98,15 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
             hint = f"did you mean {close[0]!r}?" if close else "`decodedrift compare --help` lists them, with - for _"
             raise InputError(f"unknown setting {key!r}; {hint}")
     try:
-        return Settings(**values)
+        asked = Settings(**values)
     except ValidationError as error:
         raise InputError(_first(error)) from None
+    if asked.mode != "screen" and asked.continued:
+        raise InputError("--continue goes on from where a screening predicts a divergence: add --mode screen")
+    for name in ("inject", "decompose", "noise_floor"):
+        if asked.mode == "screen" and getattr(asked, name):
+            raise InputError(f"--{name.replace('_', '-')} needs generated texts: leave it out, or use --mode exact")
+    return asked
 
 
 def _first(error: ValidationError) -> str:

@@ -92,6 +92,23 @@ def parse_strategies(
     return tuple(parsed)
 
 
+def screened(strategies: Iterable[Strategy], named: bool) -> tuple[Strategy, ...]:
+    """The strategies of a screening: beam search is left out of the default ones, and refused where it was `named`.
+
+    Raises:
+        InputError: a reading does not show what a strategy would have chosen.
+    """
+    kept = tuple(s for s in strategies if named or not s.searches)
+    for strategy in kept:
+        if not strategy.screenable:
+            why = "a beam search" if strategy.searches else "sampling without shared noise"
+            raise InputError(
+                f"strategy {strategy.label}: {why} cannot be screened from the reference's tokens; leave it out, "
+                "or use --mode exact"
+            )
+    return kept
+
+
 def _strategy(item: Item, coupling: str) -> Strategy:
     if coupling not in ("gumbel", "none"):
         raise InputError(f"unknown coupling {coupling!r}; {nearest(coupling, ('gumbel', 'none'))}")

@@ -26,7 +26,7 @@ def verdict(study: Study) -> list[str]:
     """What the run says, most important first: a broken control, divergence, causes, floor, quality, failures."""
     table = study.summary
     candidates = table[table["role"] == "candidate"] if len(table) else table
-    sentences = _self_control(study)
+    sentences = [*_self_control(study), *_screening(study)]
     if len(candidates):
         sentences += _divergence(study, candidates)
         sentences += _causes(study)
@@ -66,6 +66,23 @@ def _self_control(study: Study) -> list[str]:
     ]
 
 
+def _screening(study: Study) -> list[str]:
+    """That nothing was generated, and how far what was predicted instead can be off."""
+    if study.plan.get("mode") != "screen":
+        return []
+    rows = study.divergences
+    own = rows[(rows["role"] == "floor") & (rows["reference"] == study.plan["reference"]["name"])]
+    said = "Screened, not generated: a first divergence is the first token of the reference's text that a candidate, "
+    said += "reading it, would not have chosen" + ("; behind it, it wrote on" if study.plan.get("continued") else "")
+    if not len(own):
+        return [f"{said}."]
+    off = int(own["diverged"].sum())
+    return [
+        f"{said}. The reference, reading, leaves its own text in {off} of {len(own)} traces; types that round more are "
+        "off more often."
+    ]
+
+
 def _failures(study: Study) -> list[str]:
     failed = study.failures
     if not len(failed):
@@ -85,6 +102,7 @@ def _divergence(study: Study, table: pd.DataFrame) -> list[str]:
     head = f"Against {reference} over {study.plan['max_new_tokens']} new tokens"
     head += f" and {strategies} strategies" if strategies > 1 else ""
     parts, none = {}, []
+    left = "is predicted to leave" if study.plan.get("mode") == "screen" else "left"
     for name, cells in table.groupby("candidate", sort=False):
         diverged, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
         if not diverged:
@@ -94,7 +112,7 @@ def _divergence(study: Study, table: pd.DataFrame) -> list[str]:
         spread = f"; {_percent(low)} to {_percent(high)} by strategy" if low != high else ""
         at = _diverged(study, str(name))["first_divergence"].astype(float)
         parts[name] = (
-            f"{visible(str(name))} left it in {diverged} of {traces} traces ({_percent(diverged / traces)}{spread}), "
+            f"{visible(str(name))} {left} it in {diverged} of {traces} traces ({_percent(diverged / traces)}{spread}), "
             f"first at position {at.median():.0f} in the median"
         )
     if not parts:

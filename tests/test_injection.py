@@ -191,10 +191,10 @@ def test_a_row_that_moves_without_being_touched_is_a_failure_of_this_part(
 ) -> None:
     plain = forcing.Injecting._choose
 
-    def disturbed(self: Any, logits: Any, position: int) -> Any:
-        tokens = plain(self, logits, position)
+    def disturbed(self: Any, logits: Any) -> Any:
+        tokens = plain(self, logits)
         loose = [i for i, row in enumerate(self.rows) if row.prompt_id not in self.inject]
-        if position == 2 and loose:
+        if len(self.rows[0].tokens) == 2 and loose:
             tokens[loose[0]] = (tokens[loose[0]] + 1) % VOCAB
         return tokens
 

@@ -23,7 +23,7 @@ LAYERS = [
     {"windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
     {"passes", "world", "store", "decomposition", "trajectory", "compounding", "risk"},
     {"judging"},
-    {"injection", "decompose", "controls", "resume"},
+    {"injection", "decompose", "controls", "screening", "resume"},
     {"execute", "verdict", "engines", "prediction"},
     {"study", "listing", "retry"},
     {"gates"},

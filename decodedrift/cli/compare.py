@@ -54,6 +54,10 @@ def compare(
     noise_floor: Annotated[bool, option("--noise-floor", help="Each dtype against itself in another layout.")] = False,
     inject: Annotated[bool, option("--inject", help="Force each divergence's token on the reference.")] = False,
     decompose: Annotated[bool, option("--decompose", help="Split the error: local, state, path.")] = False,
+    mode: Annotated[
+        Text, option(metavar="HOW", help="exact, or screen: read the reference's text only. [default: exact]")
+    ] = None,
+    continued: Annotated[bool, option("--continue", help="Screening: generate on from the divergence.")] = False,
     near_tie_below: Annotated[Text, option(metavar="NATS", help="The gap of a near tie. [default: 0.1]")] = None,
     trust_remote_code: Annotated[bool, option("--trust-remote-code", help="Run the model's own code.")] = False,
     allow_pickle: Annotated[bool, option("--allow-pickle", help="Load .bin weights where no safetensors are.")] = False,
@@ -79,7 +83,7 @@ def compare(
         "batch_size": batch_size, "prompts_per_job": prompts_per_job, "layout": layout, "device": device,
         "threads": threads, "memory_bytes": _memory(memory), "near_tie_below": near_tie_below,
         "chat_template": chat_template or None, "ignore_eos": ignore_eos or None, "noise_floor": noise_floor or None,
-        "inject": inject or None, "decompose": decompose or None,
+        "inject": inject or None, "decompose": decompose or None, "mode": mode, "continued": continued or None,
         "trust_remote_code": trust_remote_code or None, "allow_pickle": allow_pickle or None,
         "no_text": no_text or None, "prompts": given_prompts(prompts, prompt),
     }  # fmt: skip

@@ -84,6 +84,11 @@ def reconvergence_lag(pair: TracePair) -> int | None:
     return sequences.reconvergence_lag(pair.reference_ids, pair.candidate_ids)
 
 
+NEED_TEXTS = (  # both continuations whole, which a screening does not have
+    "first_divergence_char", "prefix_fraction", "agreement_after", "edit_similarity", "chrf_after", "reconverged",
+    "reconvergence_lag",
+)  # fmt: skip
+
 TRACE_METRICS: dict[str, Callable[[TracePair], float | int | None]] = {
     "diverged": diverged,
     "first_divergence": first_divergence,
