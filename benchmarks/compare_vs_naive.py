@@ -75,7 +75,7 @@ def naive(folder: str, prompts: list[str], tokens: int, candidates: list[str]) -
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
     seconds: dict[str, float] = {}
     reference: dict[tuple[str, int], Any] = {}
     rows = []
@@ -83,6 +83,8 @@ def naive(folder: str, prompts: list[str], tokens: int, candidates: list[str]) -
         begin = time.perf_counter()
         eager = {"attn_implementation": "eager"} if number and precision == "fp32" else {}
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtypes[precision], **eager).eval()
+        if precision == "int8":
+            round_to_int8(model)
         seconds["load"] = seconds.get("load", 0.0) + time.perf_counter() - begin
         for strategy, settings in STRATEGIES.items():
             for i, prompt in enumerate(prompts):
@@ -113,6 +115,19 @@ def naive(folder: str, prompts: list[str], tokens: int, candidates: list[str]) -
     return {"rows": len(rows), "phases": seconds}
 
 
+def round_to_int8(model: Any) -> None:
+    """Each output channel's weights to 255 steps of its largest, in place: what int8 weights do to the numbers."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not model.get_output_embeddings():
+                inputs = 0 if isinstance(module, Conv1D) else 1
+                scale = module.weight.abs().amax(inputs, keepdim=True) / 127
+                module.weight.copy_((module.weight / scale).round() * scale)
+
+
 def position_metrics(tokens: list[int], reference: Any, candidate: Any) -> list[tuple[float, ...]]:
     """KL, total variation, entropy, margin, top-1 agreement, NLL of both sides and the logit gap, per position."""
     import numpy as np
@@ -132,17 +147,24 @@ def position_metrics(tokens: list[int], reference: Any, candidate: Any) -> list[
 
 
 def ours(folder: str, prompts: list[str], tokens: int, candidates: list[str]) -> dict[str, Any]:
-    """The main job, run folder and report included."""
-    import decodedrift as dd
+    """The main job as one runs it: the command, run folder and report included."""
+    import pandas as pd
 
     named = ["fp32:attention=eager" if c == "fp32" else c for c in candidates]
     with tempfile.TemporaryDirectory() as out:
+        lines, run = Path(out) / "prompts.txt", Path(out) / "run"
+        lines.write_text("\n".join(prompts), "utf-8")
         begin = time.perf_counter()
-        study = dd.compare(folder, candidates=named, prompts=prompts, max_new_tokens=tokens, out=Path(out) / "run")
+        subprocess.run(
+            [sys.executable, "-m", "decodedrift", "compare", "--model", folder, "--candidates", ",".join(named),
+             "--prompts", str(lines), "--max-new-tokens", str(tokens), "--out", str(run), "--quiet"],
+            check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
         total = time.perf_counter() - begin
-    phases = study.timings.groupby("phase")["seconds"].sum().to_dict()
-    phases["fold, write, report"] = total - sum(phases.values())
-    return {"rows": int((study.divergences["role"] == "candidate").sum()), "phases": phases}
+        timings, rows = pd.read_csv(run / "timings.csv"), pd.read_csv(run / "divergences.csv")
+    phases = timings.groupby("phase")["seconds"].sum().to_dict()
+    phases["start, fold, write, report"] = total - sum(phases.values())
+    return {"rows": int((rows["role"] == "candidate").sum()), "phases": phases}
 
 
 def side(which: str, arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
@@ -160,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--candidates", default="fp32", help="comma-separated: fp32,bf16,fp16")
+    parser.add_argument("--candidates", default="fp32", help="comma-separated: fp32,bf16,fp16,int8")
     parser.add_argument("--shape", choices=sorted(VOCAB), default="gpt2")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--side", help=argparse.SUPPRESS)
@@ -170,7 +192,7 @@ def main() -> None:
     if arguments.side:
         prompts = make_prompts(arguments.prompts, VOCAB[arguments.shape])
         found = {"naive": naive, "ours": ours}[arguments.side](arguments.folder, prompts, arguments.tokens, candidates)
-        usage = resource.getrusage(resource.RUSAGE_SELF)
+        usage = resource.getrusage(resource.RUSAGE_SELF if arguments.side == "naive" else resource.RUSAGE_CHILDREN)
         found |= {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
         print(json.dumps(found))
         return
