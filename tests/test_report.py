@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -12,8 +13,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pandas as pd
 import pytest
+from hypothesis import strategies as st
 from synthetic import synthetic
 
 from decodedrift.records import InputError
@@ -328,16 +331,48 @@ def test_no_run_is_too_large(shape: dict[str, Any], limit: int, monkeypatch: pyt
     island = re.search(r'id="tokens">(.*?)</script>', page, re.S)
     assert island is not None
     assert limit / 3 < len(island[1]) <= limit
-    held = json.loads(gzip.decompress(base64.b64decode(island[1])))
-    assert 0 < len(held["cases"]) < len(made.divergences)
+    head, *parts = unpacked(island[1])
+    assert 0 < len(head["cases"]) < len(made.divergences)
+    assert len(head["cases"]) == sum(len(part["cases"]) for part in parts)
     assert "prompt-0" in Page(page).text
+
+
+def unpacked(island: str) -> list[Any]:
+    """The parts of a token view's island: each line by itself, as the page opens them."""
+    return [json.loads(gzip.decompress(base64.b64decode(line))) for line in island.split("\n")]
+
+
+def read_back(flat: dict[str, list[int]], ours: dict[int, list[tuple[int, int]]]) -> dict[int, list[tuple[int, int]]]:
+    """Position -> (token, value), the differences undone, as the page's script does it."""
+    tokens, found = iter(flat["token"]), {}
+    for n, position in enumerate(flat["at"]):
+        steps, first = flat["bits"][5 * n : 5 * n + 5], next(tokens)
+        if first == tokenview.SAME:
+            found[position] = [(t, b + step) for (t, b), step in zip(ours[position], steps, strict=True)]
+        else:
+            found[position] = list(zip([first, *itertools.islice(tokens, 4)], itertools.accumulate(steps), strict=True))
+    assert next(tokens, None) is None
+    return found
+
+
+@hypothesis.given(st.dictionaries(st.integers(0, 9), st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 9)), max_size=5)),
+       st.dictionaries(st.integers(0, 9), st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 9)), max_size=5)))  # fmt: skip
+def test_alternatives_survive_their_packing(ours: dict[int, Any], theirs: dict[int, Any]) -> None:
+    theirs |= {p: [(t, b + 1) for t, b in entries] for p, entries in ours.items() if p % 2}  # the same tokens
+    packed = tokenview.flat(theirs, ours)
+    assert (tokenview.SAME in packed["token"]) >= any(p % 2 for p in ours)
+    for tops, held, base in ((ours, tokenview.flat(ours), {}), (theirs, packed, ours)):
+        full = {p: [*e, *[(-1, -1)] * 5][:5] for p, e in base.items()}
+        assert read_back(held, full) == {p: [*tops[p], *[(-1, -1)] * 5][:5] for p in sorted(tops)}
 
 
 def test_the_island_holds_what_was_measured() -> None:
     made = synthetic(prompts=4, tokens=40, candidates=2)
-    held = json.loads(gzip.decompress(base64.b64decode(tokenview.token_view(made, chosen(made)))))
+    held, *parts = unpacked(tokenview.token_view(made, chosen(made)))
     assert len(held["cases"]) == 8
-    for case in held["cases"]:
+    assert len(parts) == 4  # a part for each text of the reference, with both candidates
+    for place in held["cases"]:
+        case = place | parts[place["part"]]["cases"][place["case"]]
         key = (made.traces["prompt_id"] == case["prompt"]) & (made.traces["variant"] == case["candidate"])
         ids = [int(i) for i in made.traces[key]["token_ids"].iloc[0].split()]
         assert [held["ids"][i] for i in case["ids"]] == ids
@@ -349,13 +384,14 @@ def test_the_island_holds_what_was_measured() -> None:
         tops = made.alternatives[(made.alternatives["prompt_id"] == case["prompt"])
                                  & (made.alternatives["candidate"] == case["candidate"])
                                  & (made.alternatives["variant"] == case["candidate"])]  # fmt: skip
+        ours = read_back(parts[place["part"]]["trace"]["tops"], {})
         for part, passes in (("own", {"generated"}), ("beside", {"generated", "forced"})):
-            for n, position in enumerate(case[part]["at"]):
+            for position, entries in read_back(case[part], ours).items():
                 read = "generated" if case["at"] is None or position <= case["at"] or part == "own" else "forced"
                 found = tops[(tops["position"] == position) & (tops["pass"] == read)].sort_values("rank")
                 assert read in passes
-                assert [held["ids"][i] for i in case[part]["token"][n * 5 : n * 5 + 5]] == list(found["token_id"])
-                assert case[part]["bits"][n * 5 : n * 5 + 5] == [round(-p * 1e4) for p in found["logprob"]]
+                assert [held["ids"][i] for i, _ in entries] == list(found["token_id"])
+                assert [bits for _, bits in entries] == [round(-p * 1e4) for p in found["logprob"]]
 
 
 def test_figures_compose_and_save(tmp_path: Path) -> None:
