@@ -228,6 +228,26 @@ def test_a_case_opens_from_the_list_and_from_a_link(ran: Study, html: str, show:
     opened.page.wait_for_function("document.querySelector('#view-title').textContent.includes('does not hold')")
 
 
+def test_only_the_opened_case_is_unpacked(ran: Study, html: str, show: Show) -> None:
+    opened = show(html)
+    opened.page.evaluate(
+        """() => { const held = DecompressionStream; window.unpacked = 0;
+                   window.DecompressionStream = class extends held { constructor(kind) { super(kind); window.unpacked += 1; } }; }"""
+    )
+    title = opened.page.locator("#view-title")
+    prompts = [r.prompt_id for r in ran.divergences[ran.divergences["role"] == "candidate"].itertuples()]
+    other = next(p for p in prompts if p not in title.inner_text())
+    for candidate, count in (("bf16", 1), ("int8", 1)):  # both stand beside the same text of the reference
+        opened.page.evaluate(
+            "(hash) => { location.hash = hash; }", f"#prompt={other}&candidate={candidate}&strategy=greedy"
+        )
+        opened.page.wait_for_function(
+            "([a, b]) => [a, b].every((t) => document.querySelector('#view-title').textContent.includes(t))",
+            arg=[other, candidate],
+        )
+        assert opened.page.evaluate("unpacked") == count
+
+
 def test_hover_and_keys_show_the_alternatives(ran: Study, html: str, show: Show) -> None:
     row = first_case(ran)
     opened = show(html, link(row))

@@ -19,8 +19,9 @@ import pytest
 from hypothesis import strategies as st
 from synthetic import synthetic
 
+from decodedrift.phrases import percent
 from decodedrift.records import InputError
-from decodedrift.report import render, summary_table, tokenview
+from decodedrift.report import html, render, summary_table, tokenview
 from decodedrift.report.beside import beside
 from decodedrift.report.chosen import MOST, chosen, spread, telling
 from decodedrift.report.inline import library
@@ -31,6 +32,7 @@ from decodedrift.report.tokenview import meetings
 from decodedrift.rows import TABLES, typed
 from decodedrift.study import Study
 from decodedrift.summary import perplexity
+from decodedrift.verdict import folded
 
 HOSTILE = [
     "</script><script>alert(1)</script>", '<img src=x onerror="alert(1)">', "</style></title></details></table>",
@@ -337,6 +339,20 @@ def test_no_run_is_too_large(shape: dict[str, Any], limit: int, monkeypatch: pyt
     assert "prompt-0" in Page(page).text
 
 
+def test_the_token_view_takes_what_the_page_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large figures leave less for tokens: the page's own limit holds whatever each part of it may take."""
+    made = synthetic(prompts=6, tokens=240, candidates=3)
+    whole = len(render(made).encode("utf-8"))
+    monkeypatch.setattr(html, "MOST", whole - 60_000)
+    page = render(made)
+    assert whole - 90_000 < len(page.encode("utf-8")) <= whole - 60_000
+    head, *parts = unpacked(re.search(r'id="tokens">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
+    assert head["cases"] and len(parts) == 6
+    monkeypatch.setattr(html, "MOST", 0)
+    head, *parts = unpacked(re.search(r'id="tokens">(.*?)</script>', render(made), re.S)[1])  # type: ignore[index]
+    assert not head["cases"] and not parts
+
+
 def unpacked(island: str) -> list[Any]:
     """The parts of a token view's island: each line by itself, as the page opens them."""
     return [json.loads(gzip.decompress(base64.b64decode(line))) for line in island.split("\n")]
@@ -419,6 +435,28 @@ def test_figures_compose_and_save(tmp_path: Path) -> None:
         study({"bf16": [{}]}).plot.gaps()
 
 
+def test_a_long_verdict_folds_but_never_its_alarms() -> None:
+    made = synthetic(prompts=4, tokens=40, candidates=2)
+    made.failures = typed(pd.DataFrame([FAILED | {"variant": "v9"}]), "failures")
+    again = made.divergences[made.divergences["diverged"] == 1].head(1).assign(role="self", candidate="fp32")
+    made.divergences = typed(pd.concat([made.divergences, again], ignore_index=True), "divergences")
+    first, rest = folded(made)
+    assert sorted(first + rest) == sorted(made.verdict)
+    assert len(rest) >= 2 and len(first) == 5
+    assert first[0].startswith("The reference differs from itself") and first[-1].startswith("Not everything ran")
+    for markup in (render(made), made._repr_html_()):
+        closed = re.search(r"<details.*?</details>", markup, re.S)
+        assert closed is not None
+        assert all(s in Page(closed[0]).text for s in rest)
+        assert not any(s in Page(closed[0]).text for s in first)
+    assert folded(study({"bf16": [{}]}))[1] == []
+
+
+@pytest.mark.parametrize(("share", "said"), [(1.01326, "101 %"), (25.0, "2,500 %"), (0.999999, "99.9999 %")])
+def test_a_share_above_one_is_a_plain_percentage(share: float, said: str) -> None:
+    assert percent(share) == said
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_notebook_gets_inert_markup(text: str) -> None:
     held = text.encode("utf-8", "replace").decode("utf-8")
@@ -436,6 +474,8 @@ def test_a_notebook_gets_inert_markup(text: str) -> None:
         "bdi",
         "small",
         "br",
+        "details",
+        "summary",
     }
     assert {a for _, attributes in found.tags for a in attributes} <= {"style", "title"}
     assert "50.0 %" in found.text

@@ -28,6 +28,7 @@ AROUND = 8
 ENTRIES = 100_000  # positions with alternatives, of either side, to begin with
 LIMIT = 2_900_000  # characters of the compressed island
 LEAST = 2_000  # of them a page always has room for
+TRIES, FULL = 6, 0.9  # to fill it with alternatives, and when it is full
 SAME = -2  # in place of a position's tokens: those of the reference there
 RUN = 3  # equal tokens in a row that count as a piece of the texts meeting again
 LONGEST = 4000  # tokens of a trace that are carried
@@ -42,19 +43,26 @@ def token_view(study: Study, cases: pd.DataFrame, room: int | None = None) -> st
     limit = LIMIT if room is None else max(LEAST, min(LIMIT, room))
     held = _Frames.of(study, cases)
 
-    def attempt(entries: int, count: int) -> str:
-        return "\n".join(map(compressed, _Island(study, held, entries).of(cases.head(count))))
+    def attempt(entries: int, count: int) -> tuple[str, int]:
+        """The island, and how many entries away from t* it holds."""
+        made = _Island(study, held, entries)
+        return "\n".join(map(compressed, made.of(cases.head(count)))), entries - made.entries
 
     count = len(cases)
-    text = full = attempt(ENTRIES, count)
+    full, used = attempt(ENTRIES, count)
+    if len(full) <= limit:
+        return full
+    text, _ = attempt(0, count)
+    low, high, over = 0, used, len(full)
+    for _ in range(TRIES):
+        if len(text) >= FULL * limit:
+            break
+        entries = low + int(0.8 * (high - low) * (limit - len(text)) / (over - len(text)))
+        more, _ = attempt(entries, count)
+        low, text, high, over = (entries, more, high, over) if len(more) <= limit else (low, text, entries, len(more))
     while len(text) > limit and count:
-        text = attempt(0, count)
-        if len(text) > limit:
-            count = int(0.95 * count * limit / len(text))
-        else:
-            share = (limit - len(text)) / (len(full) - len(text))
-            more = attempt(int(0.9 * ENTRIES * share), count) if count == len(cases) else text
-            text = more if len(more) <= limit else text
+        count = int(0.95 * count * limit / len(text))
+        text, _ = attempt(0, count)
     return text
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from decodedrift.report.texts import brief
+from decodedrift.verdict import folded
 
 if TYPE_CHECKING:
     from decodedrift.report.html import Options
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 def verdict(study: Study, options: Options) -> dict[str, Any] | None:
     """The verdict's sentences under a line of facts without a date: equal runs give equal pages."""
-    return {"facts": _facts(study), "sentences": study.verdict}
+    first, rest = folded(study)
+    return {"facts": _facts(study), "first": first, "rest": rest}
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:
