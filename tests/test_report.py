@@ -440,6 +440,8 @@ def test_a_long_verdict_folds_but_never_its_alarms() -> None:
     made.failures = typed(pd.DataFrame([FAILED | {"variant": "v9"}]), "failures")
     again = made.divergences[made.divergences["diverged"] == 1].head(1).assign(role="self", candidate="fp32")
     made.divergences = typed(pd.concat([made.divergences, again], ignore_index=True), "divergences")
+    its = made.traces[(made.traces["variant"] == "v0") & made.traces["prompt_id"].isin(again["prompt_id"])]
+    made.traces = typed(pd.concat([made.traces, its.assign(role="self", variant="fp32")], ignore_index=True), "traces")
     first, rest = folded(made)
     assert sorted(first + rest) == sorted(made.verdict)
     assert len(rest) >= 2 and len(first) == 5
@@ -450,6 +452,15 @@ def test_a_long_verdict_folds_but_never_its_alarms() -> None:
         assert all(s in Page(closed[0]).text for s in rest)
         assert not any(s in Page(closed[0]).text for s in first)
     assert folded(study({"bf16": [{}]}))[1] == []
+
+
+def test_a_name_in_a_sentence_does_not_turn_it_around() -> None:
+    made = study({"עברית": [parted(), {}], "bf16": [{}]}, texts=True)
+    sentence = next(s for s in made.verdict if s.startswith("Perplexity"))
+    assert re.search("עברית [+-]?[0-9]", sentence)  # the number would be drawn before the name
+    for markup in (render(made), made._repr_html_()):
+        assert re.search("<bdi>עברית</bdi> [+-]?[0-9]", markup)
+        assert sentence in Page(markup).text
 
 
 @pytest.mark.parametrize(("share", "said"), [(1.01326, "101 %"), (25.0, "2,500 %"), (0.999999, "99.9999 %")])

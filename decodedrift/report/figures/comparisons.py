@@ -30,14 +30,14 @@ def comparisons(study: Study, strategy: str | None = None, *, notebook: bool = F
     places = {name: i for i, name in enumerate(names[:MOST])}
     most = max(1, int(table[["candidate_earlier", "other_earlier"]].max(axis=None)))
     made = base.plot("texts that the one, or the other, left first", "", notebook=notebook,
-                     height=74 + 30 * len(places), x_range=base.fixed(-1.05 * most, 1.5 * most),
+                     height=74 + 30 * len(places), x_range=base.fixed(-1.05 * most, 1.9 * most),
                      y_range=base.fixed(len(places), 0))  # fmt: skip
     made.add_layout(base.paint(Span(location=0, dimension="height", line_width=1), line_color="soft"))
     colours = base.colours(study)
     bars = []
     for row in table.itertuples():
         if (row.candidate, row.other) in places:
-            where = (places[row.candidate, row.other] + 0.5, 1.05 * most)
+            where = (places[row.candidate, row.other] + 0.5, 1.85 * most)
             bars += _row(made, pd.DataFrame([row._asdict()]), where, colours, choices[0])
     base.hover(made, bars, [
         ("", "$name"), ("left first", "@candidate_earlier against @other_earlier of @pairs texts"),
@@ -56,7 +56,7 @@ def _row(
     y, right = where
     keys = Keys(row["strategy"], "", {c: row[c] for c in ("strategy", "candidate", "other")})
     p = row["p_value"]
-    said = "none tells them apart" if pd.isna(p) else f"p = {significant(p)}"
+    said = "no p" if pd.isna(p) else f"p = {significant(p)}"
     held = base.source(part, keys, COLUMNS, y=[y], left=[-int(row["candidate_earlier"])], x=[right], said=[said])
     bars = [
         made.hbar(y="_y", left=left, right=end, height=0.55, source=held, fill_alpha=0.75, line_alpha=0.0)
@@ -65,7 +65,7 @@ def _row(
     for bar, name in zip(bars, (row["candidate"], row["other"]), strict=True):
         base.paint(bar.glyph, fill_color=colours.get(name, ("soft", ""))[0])
         bar.name = base.label(f"{row['candidate']} and {row['other']}", 60)
-    text = made.text("_x", "_y", "_said", source=held, text_baseline="middle", text_font_size="11.5px",
+    text = made.text("_x", "_y", "_said", source=held, text_align="right", text_baseline="middle", text_font_size="11.5px",
                      text_font=value(base.FONT))  # fmt: skip
     base.paint(text.glyph, text_color="soft")
     for each in (*bars, text):

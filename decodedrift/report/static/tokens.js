@@ -91,11 +91,11 @@
 
   // tokens
 
-  function signs(text) {
+  function signs(text, broken = true) {
     const made = document.createDocumentFragment();
     for (const piece of text.split(/(\n|\t)/)) {
       if (piece === "\n" || piece === "\t") made.append(element("span", piece === "\n" ? "⏎" : "→", { class: "sign" }));
-      made.append(piece);
+      if (broken || (piece !== "\n" && piece !== "\t")) made.append(piece);
     }
     return made;
   }
@@ -214,7 +214,7 @@
       const cell = row.insertCell();
       cell.title = `id ${data.ids[index]}`;
       cell.append(element("bdi", undefined, { class: "token" }));
-      cell.firstChild.append(signs(name(index).slice(0, 40).replaceAll(" ", "␣")));
+      cell.firstChild.append(signs(name(index).slice(0, 40).replaceAll(" ", "␣"), false));
       row.insertCell().textContent = percent(p);
       const bar = element("span", undefined, { class: "bar" });
       bar.style.width = `${Math.max(0.5, 100 * p)}%`;
@@ -243,7 +243,7 @@
     if (index !== undefined) {
       const shownToken = element("span", "token ");
       shownToken.append(element("bdi", undefined, { class: "token" }));
-      shownToken.lastChild.append(signs(name(index).replaceAll(" ", "␣")));
+      shownToken.lastChild.append(signs(name(index).replaceAll(" ", "␣"), false));
       what.append(shownToken);
       say("id", String(data.ids[index]));
       if (octets(index) !== undefined) say("bytes", octets(index));
