@@ -387,8 +387,8 @@ def test_on_paper_figures_are_pictures_and_nothing_is_folded(ran: Study, html: s
         for box in page.locator(".scroll:visible, .toks:visible").all()
     } == {"visiblenone"}
     assert page.pdf()[:5] == b"%PDF-"
-    page.evaluate("dispatchEvent(new Event('afterprint'))")
     page.emulate_media(media="screen")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.evaluate(ink) == "#a3a8b1"
     assert page.locator("img.printed").count() == 0
     assert page.locator(".plot canvas:visible").count() > 0

@@ -419,6 +419,11 @@ def test_figures_compose_and_save(tmp_path: Path) -> None:
     case = ("prompt-1", "v0", "top-k:k=5")
     drawn = [
         made.plot.margins(),
+        made.plot.survival(),
+        made.plot.kl(),
+        made.plot.gap(),
+        made.plot.after(),
+        made.plot.comparisons(),
         made.plot.gaps(),
         made.plot.gaps("v1"),
         made.plot.perplexity(),

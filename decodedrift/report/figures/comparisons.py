@@ -65,7 +65,8 @@ def _row(
     for bar, name in zip(bars, (row["candidate"], row["other"]), strict=True):
         base.paint(bar.glyph, fill_color=colours.get(name, ("soft", ""))[0])
         bar.name = base.label(f"{row['candidate']} and {row['other']}", 60)
-    text = made.text("_x", "_y", "_said", source=held, text_align="right", text_baseline="middle", text_font_size="11.5px",
+    text = made.text("_x", "_y", "_said", source=held, text_align="right", text_baseline="middle",
+                     text_font_size="11.5px",
                      text_font=value(base.FONT))  # fmt: skip
     base.paint(text.glyph, text_color="soft")
     for each in (*bars, text):
