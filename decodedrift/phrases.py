@@ -39,6 +39,8 @@ def percent(share: float) -> str:
         return "n/a"
     if share in (0.0, 1.0) or 0.1 <= share < 0.9:
         return f"{share * 100:.0f} %"
+    if share > 1.0:  # a ratio, not a part
+        return f"{share * 100:.3g} %" if share < 10.0 else f"{share * 100:,.0f} %"
     if share < 0.1:
         return f"{share * 100:.2g} %"
     return f"{share * 100:.1f} %" if share < 0.9985 else f"{math.floor(share * 1e6) / 1e4:.6g} %"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from decodedrift.study import Study
 
 
+FIRST = 3  # sentences that are read at once
 VANISHING = 1e-20  # nats; a float64 floor is nothing to speak of
 
 
@@ -39,6 +40,16 @@ def verdict(study: Study) -> list[str]:
     failures = _failures(study)
     nothing = [] if len(candidates) or len(study.perplexity) else ["Nothing was compared: no candidate finished."]
     return [*failures, *nothing] if nothing else [*sentences, *failures]
+
+
+def folded(study: Study) -> tuple[list[str], list[str]]:
+    """The verdict in two: what a reader sees at once, in which every alarm is, and what a disclosure may hold."""
+    alarms = {*_self_control(study), *_failures(study)}
+    said = study.verdict
+    rest = [s for s in said if s not in alarms][FIRST:]
+    if len(rest) < 2:
+        return said, []
+    return [s for s in said if s not in rest], rest
 
 
 def self_control_broken(study: Study) -> bool:

@@ -228,6 +228,26 @@ def test_a_case_opens_from_the_list_and_from_a_link(ran: Study, html: str, show:
     opened.page.wait_for_function("document.querySelector('#view-title').textContent.includes('does not hold')")
 
 
+def test_only_the_opened_case_is_unpacked(ran: Study, html: str, show: Show) -> None:
+    opened = show(html)
+    opened.page.evaluate(
+        """() => { const held = DecompressionStream; window.unpacked = 0;
+                   window.DecompressionStream = class extends held { constructor(kind) { super(kind); window.unpacked += 1; } }; }"""
+    )
+    title = opened.page.locator("#view-title")
+    prompts = [r.prompt_id for r in ran.divergences[ran.divergences["role"] == "candidate"].itertuples()]
+    other = next(p for p in prompts if p not in title.inner_text())
+    for candidate, count in (("bf16", 1), ("int8", 1)):  # both stand beside the same text of the reference
+        opened.page.evaluate(
+            "(hash) => { location.hash = hash; }", f"#prompt={other}&candidate={candidate}&strategy=greedy"
+        )
+        opened.page.wait_for_function(
+            "([a, b]) => [a, b].every((t) => document.querySelector('#view-title').textContent.includes(t))",
+            arg=[other, candidate],
+        )
+        assert opened.page.evaluate("unpacked") == count
+
+
 def test_hover_and_keys_show_the_alternatives(ran: Study, html: str, show: Show) -> None:
     row = first_case(ran)
     opened = show(html, link(row))
@@ -246,12 +266,13 @@ def test_hover_and_keys_show_the_alternatives(ran: Study, html: str, show: Show)
         if s[0] not in "<>"
     )
     taken = opened.page.locator(".tops tr.taken td:first-child").all_inner_texts()
-    assert taken == [
-        t.replace(" ", "␣").replace("\n", "⏎\n").strip("\n") for t in (row.reference_token, row.candidate_token)
-    ]
+    assert taken == [t.replace(" ", "␣").replace("\n", "⏎") for t in (row.reference_token, row.candidate_token)]
     opened.page.click("#view-mark")
     opened.page.keyboard.press("ArrowRight")
     assert f"position {row.first_divergence + 1}" in opened.page.locator(".what").inner_text()
+    assert opened.page.locator(".tops table").count() == 2
+    opened.page.keyboard.press("ArrowLeft")  # focus shows what hovering shows
+    assert opened.page.locator(".tops td:nth-child(2)").all_inner_texts() == said
     opened.page.keyboard.press("Home")
     opened.page.keyboard.press("ArrowDown")
     assert opened.page.evaluate("document.activeElement.closest('#view-right') !== null")
@@ -312,6 +333,31 @@ def test_narrow_and_dark(ran: Study, html: str, show: Show, width: int, scheme: 
     )
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_trace_of_an_earlier_drawing_stays(html: str, show: Show, scheme: str) -> None:
+    """Along the left and upper edge of every canvas nothing but the ground of the last drawing is left."""
+    opened = show(html, scheme=scheme)
+    opened.page.set_viewport_size({"width": 900, "height": 900})
+    opened.page.wait_for_timeout(300)
+    edges = opened.page.evaluate(
+        """() => {
+          const found = [];
+          const walk = (node) => { for (const n of node.children) { if (n.tagName === "CANVAS") found.push(n); if (n.shadowRoot) walk(n.shadowRoot); walk(n); } };
+          for (const plot of document.querySelectorAll("[data-figure]")) walk(plot);
+          const spread = (c, w, h) => {
+            const copy = Object.assign(document.createElement("canvas"), { width: w, height: h });
+            const context = copy.getContext("2d", { willReadFrequently: true });
+            context.drawImage(c, 0, 0);
+            const red = [...context.getImageData(0, 0, w, h).data].filter((v, i, all) => i % 4 === 0 && all[i + 3] > 0);
+            return Math.max(0, ...red) - Math.min(255, ...red);
+          };
+          return found.filter((c) => c.width && c.height).flatMap((c) => [spread(c, 1, c.height), spread(c, c.width, 1)]);
+        }"""
+    )
+    assert len(edges) >= 24
+    assert max(edges) <= 8
+
+
 def test_print_shows_every_quantity(ran: Study, html: str, show: Show) -> None:
     opened = show(html, scheme="dark")
     opened.page.emulate_media(media="print")
@@ -319,6 +365,33 @@ def test_print_shows_every_quantity(ran: Study, html: str, show: Show) -> None:
     assert (
         opened.page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--ink').trim()") == "#000000"
     )
+
+
+def test_on_paper_figures_are_pictures_and_nothing_is_folded(ran: Study, html: str, show: Show) -> None:
+    opened = show(html, scheme="dark")
+    page = opened.page
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    plots = page.locator("[data-figure]").count()
+    pictures = page.locator(".plot > img.printed:visible")
+    assert pictures.count() == plots >= 8
+    assert all(pictures.nth(i).evaluate("(p) => p.decode().then(() => p.naturalWidth)") > 200 for i in range(plots))
+    ink = "decodedrift.drawn.get('margins').models.find((m) => m.axis_label_text_color).axis_label_text_color"
+    assert page.evaluate(ink) == "#5d6470"  # the light one, on a dark screen
+    assert page.locator("#verdict details p:visible").count() == page.locator("#verdict details p").count() > 0
+    for hidden in (".download", ".filters", ".walk", "[aria-pressed=false]:not([data-series])", ".plot canvas"):
+        assert page.locator(hidden).count() > 0
+        assert page.locator(f"{hidden}:visible").count() == 0, hidden
+    assert {
+        box.evaluate("(b) => getComputedStyle(b).overflowX + getComputedStyle(b).maxHeight")
+        for box in page.locator(".scroll:visible, .toks:visible").all()
+    } == {"visiblenone"}
+    assert page.pdf()[:5] == b"%PDF-"
+    page.emulate_media(media="screen")
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.evaluate(ink) == "#a3a8b1"
+    assert page.locator("img.printed").count() == 0
+    assert page.locator(".plot canvas:visible").count() > 0
 
 
 def test_hostile_text_does_nothing(show: Show) -> None:
@@ -349,6 +422,29 @@ def test_hostile_text_does_nothing(show: Show) -> None:
     assert len(opened.csv("gaps")) == len(held)
     assert page.evaluate("document.querySelectorAll('img, iframe, object, link').length") == 0
     assert page.title().startswith("</script><script>alert(1)")
+
+
+@pytest.mark.parametrize("text", ["x" * 4000, "שלום עולם, مرحبا بالعالم", "从前有一只兔子住在森林里" * 9])
+@pytest.mark.parametrize("width", [390, 1180])
+def test_odd_texts_keep_to_their_place(text: str, width: int, show: Show) -> None:
+    rows = [parted(1, reference_token=text, candidate_token=text[::-1]), {}]
+    made = study({text[:60]: rows}, strategy="greedy", says=text, texts=True)
+    made.tokens = pd.DataFrame({"token_id": [1, 2, 3], "token": [text, "plain", text], "bytes": ["", "", ""]})
+    page = show(render(made), width=width).page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.hover("#view-left .tok >> nth=2")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for side in ("left", "right"):
+        tokens = page.locator(f"#view-{side} .tok")
+        box = page.locator(f"#view-{side}").bounding_box()
+        for inner in (tokens.nth(i).bounding_box() for i in range(3)):
+            assert box["x"] - 1 <= inner["x"] and inner["x"] + inner["width"] <= box["x"] + box["width"] + 1
+        assert len(tokens.first.inner_text()) <= 91
+    apart = "[...document.querySelectorAll('.token, bdi')].map((n) => getComputedStyle(n).unicodeBidi)"
+    assert set(page.evaluate(apart)) == {"isolate"}
+    assert page.evaluate("getComputedStyle(document.querySelector('#view-left')).direction") == (
+        "rtl" if "ש" in text else "ltr"
+    )
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -390,7 +486,33 @@ def test_curves_are_what_their_tables_hold(show: Show) -> None:
     for name, columns in numbers.items():
         frame = at[[*keys, "position"]].assign(at_risk=3, events=0, n=3, **dict(zip(columns, draws.T)))
         setattr(made, name, frame.rename(columns={"position": "lag"}) if name == "after" else frame)
+    pairs = pd.DataFrame([{"model": "m", "reference": "fp32", "strategy": s, "candidate": "v0", "other": "v1", "pairs": 3,
+                           "candidate_earlier": 2 - i, "other_earlier": i, "p_value": p}
+                          for i, (s, p) in enumerate(zip(at["strategy"].unique(), (1 / 3, float("nan"))))])  # fmt: skip
+    bins = at.groupby(keys, sort=False).head(3).reset_index(drop=True)
+    chances = dict(zip(["bin_low", "bin_high", "predicted", "observed", "observed_low", "observed_high"], draws.T))
+    bins = pd.concat([bins[keys].assign(law=law, n=9, **{c: v[: len(bins)] / d for c, v in chances.items()})
+                      for law, d in (("empirical", 2), ("normal", 3))], ignore_index=True)  # fmt: skip
+    bins.loc[0, "observed"] = 0.0
+    made.comparisons, made.flip_calibration = pairs, bins
     opened = show(render(made))
+    index = ["strategy", "candidate", "other"]
+    drawn, held = (
+        opened.csv("comparisons").set_index(index),
+        pairs.set_index(index).drop(columns=["model", "reference"]),
+    )
+    pd.testing.assert_frame_equal(
+        drawn[held.columns], held, check_exact=True, check_dtype=False, check_index_type=False
+    )
+    drawn, held = opened.csv("calibration"), bins[bins["law"] == "empirical"]
+    assert set(drawn["law"]) == {"empirical"}
+    index = ["strategy", "candidate", "bin_low"]
+    drawn, held = drawn.set_index(index).sort_index(), held.set_index(index).sort_index()
+    columns = [c for c in drawn.columns if c != "law"]
+    assert len(columns) == 6
+    pd.testing.assert_frame_equal(
+        drawn[columns], held[columns], check_exact=True, check_dtype=False, check_index_type=False
+    )
     for name, figure in (("survival", "survival"), ("growth", "kl"), ("growth", "gap"), ("after", "after"),
                          ("decomposition", "state"), ("decomposition", "path")):  # fmt: skip
         drawn, table = opened.csv(figure), getattr(made, name)

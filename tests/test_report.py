@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -12,12 +13,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pandas as pd
 import pytest
+from hypothesis import strategies as st
 from synthetic import synthetic
 
+from decodedrift.phrases import percent
 from decodedrift.records import InputError
-from decodedrift.report import render, summary_table, tokenview
+from decodedrift.report import html, render, summary_table, tokenview
 from decodedrift.report.beside import beside
 from decodedrift.report.chosen import MOST, chosen, spread, telling
 from decodedrift.report.inline import library
@@ -28,6 +32,7 @@ from decodedrift.report.tokenview import meetings
 from decodedrift.rows import TABLES, typed
 from decodedrift.study import Study
 from decodedrift.summary import perplexity
+from decodedrift.verdict import folded
 
 HOSTILE = [
     "</script><script>alert(1)</script>", '<img src=x onerror="alert(1)">', "</style></title></details></table>",
@@ -328,16 +333,62 @@ def test_no_run_is_too_large(shape: dict[str, Any], limit: int, monkeypatch: pyt
     island = re.search(r'id="tokens">(.*?)</script>', page, re.S)
     assert island is not None
     assert limit / 3 < len(island[1]) <= limit
-    held = json.loads(gzip.decompress(base64.b64decode(island[1])))
-    assert 0 < len(held["cases"]) < len(made.divergences)
+    head, *parts = unpacked(island[1])
+    assert 0 < len(head["cases"]) < len(made.divergences)
+    assert len(head["cases"]) == sum(len(part["cases"]) for part in parts)
     assert "prompt-0" in Page(page).text
+
+
+def test_the_token_view_takes_what_the_page_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large figures leave less for tokens: the page's own limit holds whatever each part of it may take."""
+    made = synthetic(prompts=6, tokens=240, candidates=3)
+    whole = len(render(made).encode("utf-8"))
+    monkeypatch.setattr(html, "MOST", whole - 60_000)
+    page = render(made)
+    assert whole - 90_000 < len(page.encode("utf-8")) <= whole - 60_000
+    head, *parts = unpacked(re.search(r'id="tokens">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
+    assert head["cases"] and len(parts) == 6
+    monkeypatch.setattr(html, "MOST", 0)
+    head, *parts = unpacked(re.search(r'id="tokens">(.*?)</script>', render(made), re.S)[1])  # type: ignore[index]
+    assert not head["cases"] and not parts
+
+
+def unpacked(island: str) -> list[Any]:
+    """The parts of a token view's island: each line by itself, as the page opens them."""
+    return [json.loads(gzip.decompress(base64.b64decode(line))) for line in island.split("\n")]
+
+
+def read_back(flat: dict[str, list[int]], ours: dict[int, list[tuple[int, int]]]) -> dict[int, list[tuple[int, int]]]:
+    """Position -> (token, value), the differences undone, as the page's script does it."""
+    tokens, found = iter(flat["token"]), {}
+    for n, position in enumerate(flat["at"]):
+        steps, first = flat["bits"][5 * n : 5 * n + 5], next(tokens)
+        if first == tokenview.SAME:
+            found[position] = [(t, b + step) for (t, b), step in zip(ours[position], steps, strict=True)]
+        else:
+            found[position] = list(zip([first, *itertools.islice(tokens, 4)], itertools.accumulate(steps), strict=True))
+    assert next(tokens, None) is None
+    return found
+
+
+@hypothesis.given(st.dictionaries(st.integers(0, 9), st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 9)), max_size=5)),
+       st.dictionaries(st.integers(0, 9), st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 9)), max_size=5)))  # fmt: skip
+def test_alternatives_survive_their_packing(ours: dict[int, Any], theirs: dict[int, Any]) -> None:
+    theirs |= {p: [(t, b + 1) for t, b in entries] for p, entries in ours.items() if p % 2}  # the same tokens
+    packed = tokenview.flat(theirs, ours)
+    assert (tokenview.SAME in packed["token"]) >= any(p % 2 for p in ours)
+    for tops, held, base in ((ours, tokenview.flat(ours), {}), (theirs, packed, ours)):
+        full = {p: [*e, *[(-1, -1)] * 5][:5] for p, e in base.items()}
+        assert read_back(held, full) == {p: [*tops[p], *[(-1, -1)] * 5][:5] for p in sorted(tops)}
 
 
 def test_the_island_holds_what_was_measured() -> None:
     made = synthetic(prompts=4, tokens=40, candidates=2)
-    held = json.loads(gzip.decompress(base64.b64decode(tokenview.token_view(made, chosen(made)))))
+    held, *parts = unpacked(tokenview.token_view(made, chosen(made)))
     assert len(held["cases"]) == 8
-    for case in held["cases"]:
+    assert len(parts) == 4  # a part for each text of the reference, with both candidates
+    for place in held["cases"]:
+        case = place | parts[place["part"]]["cases"][place["case"]]
         key = (made.traces["prompt_id"] == case["prompt"]) & (made.traces["variant"] == case["candidate"])
         ids = [int(i) for i in made.traces[key]["token_ids"].iloc[0].split()]
         assert [held["ids"][i] for i in case["ids"]] == ids
@@ -349,13 +400,14 @@ def test_the_island_holds_what_was_measured() -> None:
         tops = made.alternatives[(made.alternatives["prompt_id"] == case["prompt"])
                                  & (made.alternatives["candidate"] == case["candidate"])
                                  & (made.alternatives["variant"] == case["candidate"])]  # fmt: skip
+        ours = read_back(parts[place["part"]]["trace"]["tops"], {})
         for part, passes in (("own", {"generated"}), ("beside", {"generated", "forced"})):
-            for n, position in enumerate(case[part]["at"]):
+            for position, entries in read_back(case[part], ours).items():
                 read = "generated" if case["at"] is None or position <= case["at"] or part == "own" else "forced"
                 found = tops[(tops["position"] == position) & (tops["pass"] == read)].sort_values("rank")
                 assert read in passes
-                assert [held["ids"][i] for i in case[part]["token"][n * 5 : n * 5 + 5]] == list(found["token_id"])
-                assert case[part]["bits"][n * 5 : n * 5 + 5] == [round(-p * 1e4) for p in found["logprob"]]
+                assert [held["ids"][i] for i, _ in entries] == list(found["token_id"])
+                assert [bits for _, bits in entries] == [round(-p * 1e4) for p in found["logprob"]]
 
 
 def test_figures_compose_and_save(tmp_path: Path) -> None:
@@ -367,6 +419,11 @@ def test_figures_compose_and_save(tmp_path: Path) -> None:
     case = ("prompt-1", "v0", "top-k:k=5")
     drawn = [
         made.plot.margins(),
+        made.plot.survival(),
+        made.plot.kl(),
+        made.plot.gap(),
+        made.plot.after(),
+        made.plot.comparisons(),
         made.plot.gaps(),
         made.plot.gaps("v1"),
         made.plot.perplexity(),
@@ -381,6 +438,39 @@ def test_figures_compose_and_save(tmp_path: Path) -> None:
         made.plot.tokens("x", "v0", "top-k:k=5")
     with pytest.raises(ValueError, match="holds no first divergences"):
         study({"bf16": [{}]}).plot.gaps()
+
+
+def test_a_long_verdict_folds_but_never_its_alarms() -> None:
+    made = synthetic(prompts=4, tokens=40, candidates=2)
+    made.failures = typed(pd.DataFrame([FAILED | {"variant": "v9"}]), "failures")
+    again = made.divergences[made.divergences["diverged"] == 1].head(1).assign(role="self", candidate="fp32")
+    made.divergences = typed(pd.concat([made.divergences, again], ignore_index=True), "divergences")
+    its = made.traces[(made.traces["variant"] == "v0") & made.traces["prompt_id"].isin(again["prompt_id"])]
+    made.traces = typed(pd.concat([made.traces, its.assign(role="self", variant="fp32")], ignore_index=True), "traces")
+    first, rest = folded(made)
+    assert sorted(first + rest) == sorted(made.verdict)
+    assert len(rest) >= 2 and len(first) == 5
+    assert first[0].startswith("The reference differs from itself") and first[-1].startswith("Not everything ran")
+    for markup in (render(made), made._repr_html_()):
+        closed = re.search(r"<details.*?</details>", markup, re.S)
+        assert closed is not None
+        assert all(s in Page(closed[0]).text for s in rest)
+        assert not any(s in Page(closed[0]).text for s in first)
+    assert folded(study({"bf16": [{}]}))[1] == []
+
+
+def test_a_name_in_a_sentence_does_not_turn_it_around() -> None:
+    made = study({"עברית": [parted(), {}], "bf16": [{}]}, texts=True)
+    sentence = next(s for s in made.verdict if s.startswith("Perplexity"))
+    assert re.search("עברית [+-]?[0-9]", sentence)  # the number would be drawn before the name
+    for markup in (render(made), made._repr_html_()):
+        assert re.search("<bdi>עברית</bdi> [+-]?[0-9]", markup)
+        assert sentence in Page(markup).text
+
+
+@pytest.mark.parametrize(("share", "said"), [(1.01326, "101 %"), (25.0, "2,500 %"), (0.999999, "99.9999 %")])
+def test_a_share_above_one_is_a_plain_percentage(share: float, said: str) -> None:
+    assert percent(share) == said
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -400,6 +490,8 @@ def test_a_notebook_gets_inert_markup(text: str) -> None:
         "bdi",
         "small",
         "br",
+        "details",
+        "summary",
     }
     assert {a for _, attributes in found.tags for a in attributes} <= {"style", "title"}
     assert "50.0 %" in found.text

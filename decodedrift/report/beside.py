@@ -52,7 +52,7 @@ def beside(first: Study, second: Study, *, names: tuple[str, str], title: str | 
     }  # fmt: skip
     body = environment().get_template("beside.html.j2").render(**context)
     said = title or f"{labels[0]} beside {labels[1]}"
-    return page(said, [{"name": "beside", "heading": None, "body": Markup(body)}], {}, [], "")
+    return page(said, [{"name": "beside", "heading": None, "body": Markup(body)}], {}, [], None)
 
 
 def _plans(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

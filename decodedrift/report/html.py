@@ -8,6 +8,7 @@ title is the value exactly as in the CSV; and data for scripts are islands of es
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,12 @@ from decodedrift.report.texts import brief, shown
 if TYPE_CHECKING:
     from decodedrift.study import Study
 
+MOST = 4_950_000  # bytes of a page; the token view takes what all else leaves of them
+SHELL = 10_000  # bytes of the page's frame
 LONGEST = 8000  # characters that any one expression may put out; the page stays small whatever the run
+
+
+Island = Callable[[int], str]  # characters that there is room for -> what takes no more
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ def render(study: Study, title: str | None = None, *, top: int | None = None, te
     parts: list[dict[str, Any]] = []
     figures: dict[str, Any] = {}
     groups: list[dict[str, Any]] = []
-    island = ""
+    island: Island | None = None
     for name, section in SECTIONS.items():
         context = section(study, options)
         if context is not None:
@@ -61,9 +67,10 @@ def render(study: Study, title: str | None = None, *, top: int | None = None, te
 
 
 def page(
-    title: str, parts: list[dict[str, Any]], figures: dict[str, Any], groups: list[dict[str, Any]], island: str
+    title: str, parts: list[dict[str, Any]], figures: dict[str, Any], groups: list[dict[str, Any]],
+    island: Island | None,
 ) -> str:  # fmt: skip
-    """The whole document: policy first, then style, sections, islands and scripts."""
+    """The whole document: policy first, then style, sections, islands and scripts; `island` is told its room."""
     from decodedrift.report.drawing import drawing
 
     style = _template("style.css.j2").render(light=Markup(css(LIGHT)), dark=Markup(css(DARK)))
@@ -73,8 +80,10 @@ def page(
     nonce = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     early = inline.own_script("early.js").replace("NONCE", nonce)
     scripts = [early, *([inline.library()] if figures else []), *map(inline.own_script, inline.OWN[1:])]
+    spent = len("".join([content, style, *scripts]).encode("utf-8", "surrogatepass")) + SHELL
+    tokens = island(MOST - spent) if island else ""
     made: str = _template("page.html.j2").render(
-        title=title, style=Markup(style), sections=parts, data=data, island=Markup(island),
+        title=title, style=Markup(style), sections=parts, data=data, island=Markup(tokens),
         scripts=list(map(Markup, scripts)), policy=Markup(inline.policy(scripts, style, nonce if figures else "")),
     )  # fmt: skip
     return made

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from decodedrift.report.heat import heat_maps
 from decodedrift.report.html import environment
 from decodedrift.report.palette import LIGHT
+from decodedrift.report.sections.verdict import sentences
 
 if TYPE_CHECKING:
     from decodedrift.study import Study
@@ -16,6 +17,7 @@ def snippet(study: Study) -> str:
     """HTML with inline styles alone: a notebook keeps no style sheet and no script of an output it does not trust."""
     maps = [m for m in heat_maps(study) if m.name in ("divergence_rate", "kl_mean")]
     red, green, blue = (int(LIGHT["heat"][i : i + 2], 16) for i in (1, 3, 5))
+    first, rest = sentences(study)
     return environment().get_template("notebook.html.j2").render(
-        sentences=study.verdict, maps=maps, rgb=f"{red},{green},{blue}"
+        first=first, rest=rest, maps=maps, rgb=f"{red},{green},{blue}"
     )  # fmt: skip

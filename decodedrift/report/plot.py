@@ -24,6 +24,10 @@ class Plots:
         """Kaplan-Meier curves of the first divergence, with bands and numbers at risk; default: the first strategy."""
         return self._one("survival", strategy)
 
+    def comparisons(self, strategy: str | None = None) -> Any:
+        """Which of two candidates leaves the reference first, pair by pair, with p-values."""
+        return self._one("comparisons", strategy)
+
     def kl(self, strategy: str | None = None) -> Any:
         """Mean KL in nats by position, log scale, the noise floor dotted."""
         return self._one("kl", strategy)
@@ -35,6 +39,10 @@ class Plots:
     def margins(self, strategy: str | None = None) -> Any:
         """Distribution of the reference's margin at all forced positions and at first divergences."""
         return self._one("margins", strategy)
+
+    def calibration(self, strategy: str | None = None) -> Any:
+        """Observed share of flips against the chance that the flip law gave, log-log, with 95 % intervals."""
+        return self._one("calibration", strategy)
 
     def after(self, strategy: str | None = None) -> Any:
         """Agreement by lag after the first divergence."""

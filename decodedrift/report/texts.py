@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,3 +57,10 @@ def token_parts(token: Any, token_id: Any) -> list[Part]:
     if len(text) > LABEL:
         parts.append(Part("note", f"… {len(text):,} characters"))
     return parts
+
+
+def isolated(sentence: str, names: Iterable[str]) -> list[tuple[str, bool]]:
+    """A sentence in pieces, names apart: one that reads from right to left would take the next number along."""
+    found = sorted({n for n in names if not n.isascii()}, key=len, reverse=True)
+    pieces = re.split(f"({'|'.join(map(re.escape, found))})", sentence) if found else [sentence]
+    return [(piece, i % 2 == 1) for i, piece in enumerate(pieces) if piece]

@@ -1,7 +1,8 @@
 """The token view's data: for each chosen case both traces, what was measured along them, and the top alternatives.
 
 Compact and bounded: tokens are indices into one vocabulary, alternatives are kept around every divergence and for the
-rest while they fit, the whole is compressed.
+rest while they fit. A line of the island is a part, compressed by itself, so that a page opens one case without
+unpacking the others: first what all share, then a line for every trace of the reference and the cases held against it.
 """
 
 from __future__ import annotations
@@ -25,30 +26,43 @@ if TYPE_CHECKING:
 
 AROUND = 8
 ENTRIES = 100_000  # positions with alternatives, of either side, to begin with
-LIMIT = 2_200_000  # characters of the compressed island
+LIMIT = 2_900_000  # characters of the compressed island
+LEAST = 2_000  # of them a page always has room for
+TRIES, FULL = 6, 0.9  # to fill it with alternatives, and when it is full
+SAME = -2  # in place of a position's tokens: those of the reference there
 RUN = 3  # equal tokens in a row that count as a piece of the texts meeting again
 LONGEST = 4000  # tokens of a trace that are carried
 COUNT = 5
 PROMPT = 1500  # characters of a prompt
 
+Tops = dict[int, list[tuple[int, int]]]  # position -> (token, -ln p in 1e-4 nats) by rank
 
-def token_view(study: Study, cases: pd.DataFrame) -> str:
-    """The island of these cases, within LIMIT whatever they hold: alternatives give way first, then the last cases."""
+
+def token_view(study: Study, cases: pd.DataFrame, room: int | None = None) -> str:
+    """The island of these cases in `room` characters at most: alternatives give way first, then the last cases."""
+    limit = LIMIT if room is None else max(LEAST, min(LIMIT, room))
     held = _Frames.of(study, cases)
 
-    def attempt(entries: int, count: int) -> str:
-        return compressed(_Island(study, held, entries).of(cases.head(count)))
+    def attempt(entries: int, count: int) -> tuple[str, int]:
+        """The island, and how many entries away from t* it holds."""
+        made = _Island(study, held, entries)
+        return "\n".join(map(compressed, made.of(cases.head(count)))), entries - made.entries
 
     count = len(cases)
-    text = full = attempt(ENTRIES, count)
-    while len(text) > LIMIT:
-        text = attempt(0, count)
-        if len(text) > LIMIT:
-            count = int(0.95 * count * LIMIT / len(text))
-        else:
-            room = (LIMIT - len(text)) / (len(full) - len(text))
-            more = attempt(int(0.9 * ENTRIES * room), count) if count == len(cases) else text
-            text = more if len(more) <= LIMIT else text
+    full, used = attempt(ENTRIES, count)
+    if len(full) <= limit:
+        return full
+    text, _ = attempt(0, count)
+    low, high, over = 0, used, len(full)
+    for _ in range(TRIES):
+        if len(text) >= FULL * limit:
+            break
+        entries = low + int(0.8 * (high - low) * (limit - len(text)) / (over - len(text)))
+        more, _ = attempt(entries, count)
+        low, text, high, over = (entries, more, high, over) if len(more) <= limit else (low, text, entries, len(more))
+    while len(text) > limit and count:
+        count = int(0.95 * count * limit / len(text))
+        text, _ = attempt(0, count)
     return text
 
 
@@ -93,33 +107,34 @@ class _Island:
     vocabulary: dict[int, int] = field(default_factory=dict)
     prompts: dict[str, int] = field(default_factory=dict)
     references: dict[tuple[Any, ...], int] = field(default_factory=dict)
-    traces: list[dict[str, Any]] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)
+    tops: list[Tops] = field(default_factory=list)  # of each part's reference
 
-    def of(self, cases: pd.DataFrame) -> dict[str, Any]:
-        """Everything the script needs, JSON-ready."""
+    def of(self, cases: pd.DataFrame) -> list[dict[str, Any]]:
+        """What all cases share with where each of them is, then the parts; JSON-ready."""
         found = [self.case(row) for row in cases.itertuples()]
         texts, raw = _vocabulary(self.study, self.vocabulary)
-        return {
+        head = {
             "reference": brief(str(self.study.plan["reference"]["name"]), 60), "width": COUNT, "texts": texts,
-            "ids": list(self.vocabulary), "bytes": raw, "prompts": self.prompt_texts(), "traces": self.traces,
-            "cases": found,
+            "ids": list(self.vocabulary), "bytes": raw, "prompts": self.prompt_texts(), "cases": found,
         }  # fmt: skip
+        for part, tops in zip(self.parts, self.tops, strict=True):
+            part["trace"]["tops"] = flat(tops)
+        return [head, *self.parts]
 
     def index(self, token_id: int) -> int:
         """A token id's place in the island's vocabulary."""
         return self.vocabulary.setdefault(int(token_id), len(self.vocabulary))
 
     def case(self, row: Any) -> dict[str, Any]:
-        """One compared trace: where both sides are, what was measured, where the remainders meet again."""
+        """Adds one compared trace to its reference's part: tokens, what was measured, where they meet; says where."""
         key = key_of(row)
         at = None if absent(row.first_divergence) else int(row.first_divergence)
         theirs = self.trace(("candidate", *key))
-        ours_at = self.reference(row, at)
-        ours = self.traces[ours_at]
-        made = {"candidate": key[0], "strategy": key[1], "seed": key[2], "prompt": key[3], "reference": ours_at,
-                "at": at, "cause": "" if absent(row.cause) else str(row.cause), "ids": theirs["ids"],
-                "more": theirs["more"], "finish": theirs["finish"]}  # fmt: skip
-        made["meet"] = [] if at is None else meetings(ours["ids"], theirs["ids"], at)
+        place = self.reference(row, at)
+        part = self.parts[place]
+        made = {"at": at, "cause": "" if absent(row.cause) else str(row.cause), **theirs}
+        made["meet"] = [] if at is None else meetings(part["trace"]["ids"], theirs["ids"], at)
         forced = self.held.positions.get(key)
         if forced is not None:
             forced = forced.sort_values("position").head(LONGEST)
@@ -129,22 +144,23 @@ class _Island:
         own, read = (self.alternatives(row, key[0], name, at) for name in ("generated", "forced"))
         # up to t* both wrote in the same context: what was seen when it was written comes before what was read again
         shared = read | ({p: e for p, e in own.items() if at is None or p <= at})
-        made["beside"] = _flat(shared)
-        made["own"] = _flat({p: e for p, e in own.items() if at is not None and p > at})
-        return made
+        made["beside"] = flat(shared, self.tops[place])
+        made["own"] = flat({p: e for p, e in own.items() if at is not None and p > at})
+        part["cases"].append(made)
+        return {"candidate": key[0], "strategy": key[1], "seed": key[2], "prompt": key[3], "part": place,
+                "case": len(part["cases"]) - 1}  # fmt: skip
 
     def reference(self, row: Any, at: int | None) -> int:
-        """The place of the reference's trace, which the cases of several candidates share."""
+        """The place of the part with the reference's trace, which the cases of several candidates share."""
         _, strategy, seed, prompt = key_of(row)
         key = ("reference", row.reference, strategy, seed, prompt)
         if key not in self.references:
-            self.references[key] = len(self.traces)
-            self.traces.append(self.trace(key))
-        trace = self.traces[self.references[key]]
-        tops = _unflat(trace.get("tops"))
+            self.references[key] = len(self.parts)
+            self.parts.append({"trace": self.trace(key), "cases": []})
+            self.tops.append({})
+        tops = self.tops[self.references[key]]
         for name in ("generated", "forced"):  # a beam's are forced alone
             tops |= self.alternatives(row, row.reference, name, at, known=tops)
-        trace["tops"] = _flat(tops)
         return self.references[key]
 
     def trace(self, key: tuple[Any, ...]) -> dict[str, Any]:
@@ -156,10 +172,8 @@ class _Island:
         finish = "" if found is None or absent(found.finish) else str(found.finish)
         return {"ids": [self.index(i) for i in ids[:LONGEST]], "more": max(0, len(ids) - LONGEST), "finish": finish}
 
-    def alternatives(
-        self, row: Any, variant: str, name: str, at: int | None, known: Iterable[int] = ()
-    ) -> dict[int, list[tuple[int, int]]]:
-        """Position -> (token, -ln p in 1e-4 nats) by rank, around t* and elsewhere while there is room."""
+    def alternatives(self, row: Any, variant: str, name: str, at: int | None, known: Iterable[int] = ()) -> Tops:
+        """The top tokens around t* and elsewhere while there is room."""
         part = self.held.alternatives.get((*key_of(row), variant, name))
         if part is None:
             return {}
@@ -169,7 +183,7 @@ class _Island:
         rest = np.setdiff1d(there, near)[: max(0, self.entries)]
         self.entries -= len(rest)
         kept = np.isin(positions, np.union1d(near, rest))
-        found: dict[int, list[tuple[int, int]]] = {}
+        found: Tops = {}
         for position, token_id, logprob in zip(positions[kept], token_ids[kept], logprobs[kept], strict=True):
             bits = round(-logprob * 1e4) if math.isfinite(logprob) else -1
             found.setdefault(int(position), []).append((self.index(token_id), bits))
@@ -196,22 +210,26 @@ def meetings(ours: list[int], theirs: list[int], at: int) -> list[list[int]]:
     return [[o.src_start + at + 1, o.dest_start + at + 1, o.src_end - o.src_start] for o in blocks]
 
 
-def _flat(tops: Mapping[int, Iterable[tuple[int, int]]]) -> dict[str, list[int]]:
-    """Columns: positions, then COUNT tokens and COUNT values each, -1 where there are fewer."""
+def flat(tops: Mapping[int, Iterable[tuple[int, int]]], reference: Tops | None = None) -> dict[str, list[int]]:
+    """Columns: positions; COUNT tokens each, -1 where there are fewer, or SAME alone; COUNT values each.
+
+    Values are differences, which compress well: from the rank before, or under SAME from the reference's of that rank.
+    """
     made: dict[str, list[int]] = {"at": [], "token": [], "bits": []}
     for position in sorted(tops):
-        entries = [*tops[position], *[(-1, -1)] * COUNT][:COUNT]
+        tokens, bits = _padded(tops[position])
+        theirs, base = _padded(reference[position]) if reference and position in reference else ([], [])
+        same = tokens == theirs
         made["at"].append(position)
-        made["token"] += [token for token, _ in entries]
-        made["bits"] += [bits for _, bits in entries]
+        made["token"] += [SAME] if same else tokens
+        made["bits"] += [b - a for a, b in zip(base if same else [0, *bits], bits, strict=False)]
     return made
 
 
-def _unflat(tops: Mapping[str, list[int]] | None) -> dict[int, list[tuple[int, int]]]:
-    if not tops:
-        return {}
-    pairs = list(zip(tops["token"], tops["bits"], strict=True))
-    return {p: pairs[i * COUNT : (i + 1) * COUNT] for i, p in enumerate(tops["at"])}
+def _padded(entries: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """COUNT tokens and COUNT values."""
+    held = [*entries, *[(-1, -1)] * COUNT][:COUNT]
+    return [token for token, _ in held], [bits for _, bits in held]
 
 
 def _vocabulary(study: Study, ids: Mapping[int, int]) -> tuple[list[str], dict[str, str]]:

@@ -14,7 +14,16 @@ from decodedrift.report.sections.cases import cases
 from decodedrift.report.sections.failures import failures
 from decodedrift.report.sections.injection import injection
 from decodedrift.report.sections.perplexity import perplexity
-from decodedrift.report.sections.pictures import after, decomposition, gaps, growth, reasons, survival
+from decodedrift.report.sections.pictures import (
+    after,
+    calibration,
+    comparisons,
+    decomposition,
+    gaps,
+    growth,
+    reasons,
+    survival,
+)  # fmt: skip
 from decodedrift.report.sections.provenance import provenance
 from decodedrift.report.sections.summary import summary
 from decodedrift.report.sections.verdict import verdict
@@ -27,9 +36,11 @@ SECTIONS: dict[str, Callable[[Study, Options], dict[str, Any] | None]] = {
     "verdict": verdict,
     "summary": summary,
     "survival": survival,
+    "comparisons": comparisons,
     "growth": growth,
     "reasons": reasons,
     "gaps": gaps,
+    "calibration": calibration,
     "cases": cases,
     "perplexity": perplexity,
     "after": after,

@@ -37,7 +37,7 @@ def cases(study: Study, options: Options) -> dict[str, Any] | None:
         "rows": [_row(i, row, seeded, options.texts, tags) for i, row in enumerate(found.itertuples())],
         "tags": sorted({tag for row in found["prompt_id"].unique() for tag in tags.get(row, ())})[:40],
         "found_causes": [name for name in CAUSES if name in set(found["cause"])],
-        "island": token_view(study, found) if readable else "",
+        "island": (lambda room: token_view(study, found, room)) if readable else None,
         "readable": readable,
     }
 

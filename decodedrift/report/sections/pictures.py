@@ -21,6 +21,15 @@ def survival(study: Study, options: Options) -> dict[str, Any] | None:
                  })  # fmt: skip
 
 
+def comparisons(study: Study, options: Options) -> dict[str, Any] | None:
+    """Which candidate leaves first, pair by pair."""
+    return group("", "Two candidates read the same prompts, so they are compared text by text: the bar to the left "
+                 "counts those that the first named left earlier, to the right the second. p is the chance of so "
+                 "uneven a count were both alike, not adjusted for the number of pairs.", {
+                     "comparisons": ("Which of two candidates leaves first", figures.comparisons(study)),
+                 })  # fmt: skip
+
+
 def growth(study: Study, options: Options) -> dict[str, Any] | None:
     """How the error behaves along the text, before any token differs."""
     return group("How the error grows", "Both sides read the reference's tokens, so what is seen here is "
@@ -48,6 +57,16 @@ def gaps(study: Study, options: Options) -> dict[str, Any] | None:
                  "A click opens the case.", {
                      "gaps": ("Each first divergence: the reference's gap, and the error that turned it",
                               figures.gaps(study, texts=options.texts)),
+                 })  # fmt: skip
+
+
+def calibration(study: Study, options: Options) -> dict[str, Any] | None:
+    """Whether the flip law's chances came true."""
+    return group("Can flips be foretold?", "The flip law gives every token a chance to flip, from the reference's "
+                 "margin and from the errors seen on other prompts. On the dashed line what it foretells comes "
+                 "true; below it fewer flip. A triangle: none flipped, the share is below its upper end.", {
+                     "calibration": ("Predicted chance of a flip, and the share that flipped",
+                                     figures.calibration(study)),
                  })  # fmt: skip
 
 

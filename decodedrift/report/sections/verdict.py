@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from decodedrift.report.texts import brief
+from decodedrift.report.texts import brief, isolated
+from decodedrift.sinks import visible
+from decodedrift.verdict import folded
 
 if TYPE_CHECKING:
     from decodedrift.report.html import Options
@@ -13,7 +15,15 @@ if TYPE_CHECKING:
 
 def verdict(study: Study, options: Options) -> dict[str, Any] | None:
     """The verdict's sentences under a line of facts without a date: equal runs give equal pages."""
-    return {"facts": _facts(study), "sentences": study.verdict}
+    first, rest = sentences(study)
+    return {"facts": _facts(study), "first": first, "rest": rest}
+
+
+def sentences(study: Study) -> tuple[list[list[tuple[str, bool]]], list[list[tuple[str, bool]]]]:
+    """The verdict's sentences, those to see at once and those to fold away, each in pieces with its names apart."""
+    names = [visible(str(v["name"])) for v in (study.plan["reference"], *study.plan.get("candidates", ()))]
+    first, rest = folded(study)
+    return [isolated(s, names) for s in first], [isolated(s, names) for s in rest]
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:

@@ -167,10 +167,17 @@ window.decodedrift = (() => {
     const name = plot.dataset.figure;
     const views = await Bokeh.embed.embed_item(held.figures[name], plot.id);
     const models = [...[...views][0].model.references()];
-    drawn.set(name, { models });
+    drawn.set(name, { models, plot, view: [...views][0] });
     paint(models);
     for (const model of models) if (tagged(model, "keys") && model.selected) follow(model);
     apply(groupOf(name));
+  }
+
+  // a canvas keeps the width it had on the screen, which the paper's columns are not; a picture fits any
+  function picture(view) {
+    const made = element("img", undefined, { class: "printed", alt: "" });
+    made.src = view.export("png").canvas.toDataURL();
+    return made;
   }
 
   async function drawAll() {
@@ -179,8 +186,14 @@ window.decodedrift = (() => {
       await new Promise((done) => setTimeout(done)); // the page stays alive while it draws
     }
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => repaint());
-    addEventListener("beforeprint", () => repaint(held.light));
-    addEventListener("afterprint", () => repaint());
+    addEventListener("beforeprint", () => {
+      repaint({ ...held.light, paper: "#ffffff" });
+      for (const { plot, view } of drawn.values()) plot.append(picture(view));
+    });
+    addEventListener("afterprint", () => {
+      for (const made of all(".printed")) made.remove();
+      repaint();
+    });
     document.documentElement.dataset.drawn = "yes";
   }
 

@@ -2,9 +2,9 @@
 // The token view: both texts of a case token by token, and what else each side would have said.
 (() => {
   const { all, element, press, neighbour, choose } = window.decodedrift;
-  const packed = document.getElementById("tokens").textContent.trim();
+  const lines = document.getElementById("tokens").textContent.trim().split("\n");
   const view = document.getElementById("view");
-  if (!packed || !view) return;
+  if (!lines[0] || !view) return;
   const BEFORE = 300;
   const AFTER = 600;
   const MARGINS = [2, 1, 0.3, 0.1, 0.03, 0.01];
@@ -17,10 +17,40 @@
   let data, now, shown;
   let colour = "margin";
 
-  async function unpack() {
-    const bytes = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
+  // the first line is what all cases share; of the others only those of the cases that are opened are unpacked
+
+  const unpacked = new Map();
+  function unpack(line) {
+    if (!unpacked.has(line)) unpacked.set(line, inflate(lines[line]));
+    return unpacked.get(line);
+  }
+
+  async function inflate(packed) {
+    const text = atob(packed);
+    const bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    data = await new Response(stream).json();
+    return new Response(stream).json();
+  }
+
+  // position -> its alternatives; what the values are differences from, tokenview.py says
+  const SAME = -2;
+  function alternatives(flat, reference) {
+    const found = new Map();
+    let next = 0;
+    flat.at.forEach((position, n) => {
+      const steps = flat.bits.slice(n * data.width, (n + 1) * data.width);
+      const same = flat.token[next] === SAME && reference.get(position);
+      const tokens = same ? same.map(({ token }) => token) : flat.token.slice(next, next + data.width);
+      next += same ? 1 : data.width;
+      let before = 0;
+      const entries = steps.map((step, k) => {
+        before = step + (same ? same[k].bits : before);
+        return { token: tokens[k], bits: before, p: before < 0 ? 0 : share(before) };
+      });
+      found.set(position, entries);
+    });
+    return found;
   }
 
   // numbers
@@ -38,15 +68,7 @@
   const share = (bits) => Math.exp(-bits / 1e4);
   const percent = (p) => (p >= 0.9995 && p < 1 ? ">99.9 %" : p < 0.0005 ? "<0.1 %" : `${(100 * p).toFixed(1)} %`);
 
-  function tops(flat, position) {
-    const at = flat?.at.indexOf(position) ?? -1;
-    if (at < 0) return null;
-    const found = [];
-    for (let i = at * data.width; i < (at + 1) * data.width; i++) {
-      if (flat.token[i] >= 0) found.push({ token: flat.token[i], p: flat.bits[i] < 0 ? 0 : share(flat.bits[i]), bits: flat.bits[i] });
-    }
-    return found;
-  }
+  const tops = (held, position) => held.get(position)?.filter(({ token }) => token >= 0);
 
   function ownMargin(position) {
     const found = tops(now.own, position);
@@ -69,11 +91,11 @@
 
   // tokens
 
-  function signs(text) {
+  function signs(text, broken = true) {
     const made = document.createDocumentFragment();
     for (const piece of text.split(/(\n|\t)/)) {
       if (piece === "\n" || piece === "\t") made.append(element("span", piece === "\n" ? "⏎" : "→", { class: "sign" }));
-      made.append(piece);
+      if (broken || (piece !== "\n" && piece !== "\t")) made.append(piece);
     }
     return made;
   }
@@ -140,20 +162,27 @@
 
   function refill(range) {
     shown = range;
-    fillSide("left", data.traces[now.reference].ids, data.traces[now.reference].more);
+    fillSide("left", now.trace.ids, now.trace.more);
     fillSide("right", now.ids, now.more);
     recolour();
   }
 
   const ENDS = { eos: "ended by itself", length: "cut at the limit", nonfinite: "stopped at a non-finite logit" };
 
-  function show(index) {
-    now = data.cases[index];
+  let latest;
+  async function show(index) {
+    latest = index;
+    const place = data.cases[index];
+    const held = await unpack(1 + place.part);
+    if (latest !== index) return; // another was asked for meanwhile
+    const found = held.cases[place.case];
+    const read = alternatives(held.trace.tops);
+    now = { ...place, ...found, trace: held.trace, tops: read, beside: alternatives(found.beside, read), own: alternatives(found.own) };
     const prompt = data.prompts.find((p) => p.id === now.prompt) ?? { text: "", cut: 0 };
     const at = now.at === null ? "stayed equal" : `t* = ${now.at}, ${now.cause.replaceAll("_", " ")}`;
     part.title.replaceChildren(element("bdi", now.prompt), " · ", element("bdi", now.strategy), now.seed ? ` · seed ${now.seed}` : "", " · ", element("bdi", now.candidate), ` · ${at}`);
     part.prompt.textContent = (prompt.cut ? `… ` : "") + prompt.text;
-    heading(part.reference, data.reference, "reference", data.traces[now.reference].finish);
+    heading(part.reference, data.reference, "reference", now.trace.finish);
     heading(part.candidate, now.candidate, "candidate", now.finish);
     part.mark.hidden = now.at === null;
     view.hidden = false;
@@ -185,7 +214,7 @@
       const cell = row.insertCell();
       cell.title = `id ${data.ids[index]}`;
       cell.append(element("bdi", undefined, { class: "token" }));
-      cell.firstChild.append(signs(name(index).slice(0, 40).replaceAll(" ", "␣")));
+      cell.firstChild.append(signs(name(index).slice(0, 40).replaceAll(" ", "␣"), false));
       row.insertCell().textContent = percent(p);
       const bar = element("span", undefined, { class: "bar" });
       bar.style.width = `${Math.max(0.5, 100 * p)}%`;
@@ -196,7 +225,7 @@
   }
 
   function inspect(side, i) {
-    const trace = data.traces[now.reference];
+    const { trace } = now;
     const ids = side === "left" ? trace.ids : now.ids;
     const index = ids[i];
     for (const node of all(".pair", view)) node.classList.remove("pair");
@@ -214,7 +243,7 @@
     if (index !== undefined) {
       const shownToken = element("span", "token ");
       shownToken.append(element("bdi", undefined, { class: "token" }));
-      shownToken.lastChild.append(signs(name(index).replaceAll(" ", "␣")));
+      shownToken.lastChild.append(signs(name(index).replaceAll(" ", "␣"), false));
       what.append(shownToken);
       say("id", String(data.ids[index]));
       if (octets(index) !== undefined) say("bytes", octets(index));
@@ -230,7 +259,7 @@
     } else {
       const theirs = now.at === null || i <= now.at ? now.ids[i] : undefined;
       const reading = now.at !== null && i > now.at ? ", reading the reference's text" : "";
-      tables.append(list(data.reference, tops(trace.tops, i), trace.ids[i]), list(now.candidate + reading, tops(now.beside, i), theirs));
+      tables.append(list(data.reference, tops(now.tops, i), trace.ids[i]), list(now.candidate + reading, tops(now.beside, i), theirs));
     }
     inspector.replaceChildren(what, tables);
   }
@@ -273,7 +302,7 @@
     });
   }
   const step = (by) => {
-    const hash = neighbour(data.cases.indexOf(now), by);
+    const hash = neighbour(latest, by);
     if (hash) location.hash = hash;
   };
   part.before.addEventListener("click", () => step(-1));
@@ -291,17 +320,17 @@
   }
 
   async function follow(first) {
-    if (!data) await unpack();
+    data = await unpack(0);
     const params = new URLSearchParams(location.hash.slice(1));
     const asked = params.has("prompt");
     const index = asked ? find(params) : -1;
     if (index >= 0) {
-      show(index);
+      await show(index);
       view.scrollIntoView({ block: "start" });
     } else if (asked) {
       view.hidden = false;
       part.title.textContent = "This page does not hold that case; the tables beside it do.";
-    } else if (first && data.cases.length) show(0);
+    } else if (first && data.cases.length) await show(0);
     document.documentElement.dataset.opened = "yes";
   }
   addEventListener("hashchange", () => follow(false));
