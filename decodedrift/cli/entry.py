@@ -17,9 +17,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 gets escapes, not a traceback
-    os.environ.setdefault(
-        "THP_MEM_ALLOC_ENABLE", "1"
-    )  # torch takes large tensors from huge pages: 6 % of a run on Linux
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge pages: 6 % of a run on Linux
     try:
         with terminable():
             code = app(prog_name="decodedrift", standalone_mode=False)
