@@ -306,6 +306,26 @@ def test_no_text_leaves_none(saved: Callable[..., Path], tmp_path: Path) -> None
         dd.compare(saved(), out=out, no_text=True, resume=True, **other)
 
 
+def test_no_text_holds_for_every_file_that_can_be_asked_for(saved: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    asked = ["--prompt", "w11 w12", "--candidates", "int8", "--strategies", "greedy,top-p", "--max-new-tokens", "8",
+             "--inject", "--decompose", "--spreadsheet-safe", "--positions-csv"]  # fmt: skip
+    words = [sys.executable, "-m", "decodedrift", "compare", "--model", str(saved()), *asked, "--quiet"]
+    subprocess.run([*words, "--no-text", "--out", str(out)], check=True, capture_output=True)
+    subprocess.run([*words, "--out", str(tmp_path / "full")], check=True, capture_output=True)
+    told = dd.open_study(tmp_path / "full").traces
+    secret = {"w11 w12", *told["text"], *told["token_ids"]}
+    assert len(secret) > 3
+    tables = [p for p in out.rglob("*") if p.suffix in (".csv", ".parquet")]
+    assert {"traces.spreadsheet.csv", "positions.csv", "positions.spreadsheet.csv"} <= {p.name for p in tables}
+    for path in tables:
+        frame = pd.read_csv(path) if path.suffix == ".csv" else pq.read_table(path).to_pandas()
+        own = WORDS - ({"text"} if "perplexity" in path.name else set())
+        assert frame[[c for c in frame if c in own]].isna().all(axis=None), path
+    for path in (p for p in out.rglob("*") if p.is_file()):
+        assert not [s for s in secret if s.encode() in path.read_bytes()], path
+
+
 def test_a_plan_without_texts_says_so(saved: Callable[..., Path], tmp_path: Path) -> None:
     from decodedrift.settings import make_settings, read_config
 

@@ -70,11 +70,17 @@ def conclude(study: Study, gates: Sequence[Gate], as_json: bool) -> None:
 
 def more_files(study: Study, positions_csv: bool, spreadsheet_safe: bool) -> None:
     """Files that are written on request beside the run's own."""
+    from decodedrift.rows import without_words
     from decodedrift.store import CSV_TABLES, RunFolder
 
     folder = RunFolder(Path(study.path or os.curdir))
+
+    def write(name: str, spreadsheet: bool) -> None:
+        frame = getattr(study, name)
+        folder.write_csv(name, frame if study.words else without_words(frame, name), spreadsheet)
+
     if positions_csv:
-        folder.write_csv("positions", study.positions)
+        write("positions", False)
     if spreadsheet_safe:
         for name in (*CSV_TABLES, "positions") if positions_csv else CSV_TABLES:
-            folder.write_csv(name, getattr(study, name), spreadsheet=True)
+            write(name, True)
