@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 from decodedrift.execute import execute
@@ -46,6 +47,7 @@ class Worker:
         try:
             result = execute(job, world, self.progress, self.spill)
         except (VariantError, RuntimeError, MemoryError) as error:
+            self._still_there(error)
             if not (isinstance(error, VariantError) or out_of_memory(error)):
                 raise
             if out_of_memory(error) and self.size > 1 and world.plan.reference.batch_size is None:
@@ -55,11 +57,17 @@ class Worker:
             said = said if isinstance(error, VariantError) else f"{name}: out of memory ({said[:120]})"
             raise InputError(f"the reference cannot run: {said}") from error
         except OSError as error:
+            self._still_there(error)
             if disk_failed(error):
                 where = self.spill or "the folder for temporary files"
                 raise InputError(f"{where}: cannot be written ({error.strerror}); finished jobs are kept") from error
             raise
         return None if self.size > 1 and self._too_large(result) else result
+
+    def _still_there(self, error: Exception) -> None:
+        """The folder in which logits wait may have gone, and they with it."""
+        if self.spill is not None and not os.path.isdir(self.spill):
+            raise InputError(f"{self.spill}: the run folder has been moved or deleted; start again") from error
 
     def _too_large(self, result: JobResult) -> bool:
         """Whether a variant ran out of memory in the plan's batch size; weights that do not fit are no matter of it."""
