@@ -27,19 +27,27 @@ def attempt(arguments: list[str], signum: int, after: float) -> int:
             main()
         except SystemExit as stopped:
             code = stopped.code if isinstance(stopped.code, int) else 71
+        except KeyboardInterrupt:  # before `main` was entered: what the interpreter makes of it
+            code = 130
         finally:
             os._exit(code)
     end = time.monotonic() + after
     while time.monotonic() < end:
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
-            return os.waitstatus_to_exitcode(status)
+            return ended(status)
         time.sleep(0.005)
     os.kill(child, signum)
     if signum == signal.SIGINT and random.random() < 0.3:
         time.sleep(random.random() * 0.05)
         os.kill(child, signum)  # the impatient press it twice
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return ended(os.waitpid(child, 0)[1])
+
+
+def ended(status: int) -> int:
+    """Exit code; SIGTERM before a handler was there is what a shell makes of it."""
+    code = os.waitstatus_to_exitcode(status)
+    return 143 if code == -signal.SIGTERM else code
 
 
 def kill_often(first: list[str], again: list[str], folder: str, longest: float, kills: int) -> list[int]:

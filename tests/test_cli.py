@@ -375,6 +375,21 @@ def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.mark.parametrize("moment", ["before a command", "while a message is written"])
+def test_ctrl_c_at_any_moment(moment: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from decodedrift.cli import entry
+
+    def interrupted(*arguments: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(entry, "app" if moment == "before a command" else "_complain", interrupted)
+    monkeypatch.setattr(sys, "argv", ["decodedrift", "resume", "nowhere"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_positions_as_csv_too(saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     asked = ["compare", "--model", str(saved()), "--prompt", "w1 w2", "--candidates", "bf16", "--strategies", "greedy"]

@@ -14,6 +14,16 @@ from decodedrift.sinks import terminal
 
 def main() -> None:
     """The console script: typer's own errors and ours, each as one line on stderr."""
+    try:
+        _main()
+    except KeyboardInterrupt:  # before a command begins, or a second one while the first is being answered
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Stopped as stopped:
+        sys.exit(stopped.code)
+
+
+def _main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 gets escapes, not a traceback
