@@ -14,7 +14,7 @@ from decodedrift.records import InputError, Job, Plan, Prompt, Strategy, Text, V
 
 METRICS_VERSION = 1
 IDENTITY = ("model", "checkpoints", "tokenizer", "generation", "numerical", "metrics_version")  # of an environment
-NO_NUMBERS = ("prompt_source", "left_out", "memory_bytes")  # of a plan: they change no row
+NO_NUMBERS = ("prompt_source", "left_out", "refused", "memory_bytes")  # of a plan: they change no row
 DEFAULT_CANDIDATES = ("bf16", "fp16", "int8")
 
 KNOBS: dict[str, Param] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from decodedrift import prompts as prompt_files
@@ -27,17 +27,21 @@ TOKEN_ID = re.compile(r"token id \d+")
 
 @dataclass
 class Prepared:
-    """A run that is ready: its world and jobs, and what was refused on the way (prompt id -> reason)."""
+    """A run that is ready: its world and jobs."""
 
     world: Any
     jobs: list[Job]
     environment: dict[str, Any]
-    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:
         """The resolved plan."""
         return self.world.plan  # type: ignore[no-any-return]
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Prompt id -> why it cannot run; the prompts of a plan that is asked again included."""
+        return self.plan.refused
 
     def announcement(self) -> str:
         """One line on what is about to run, with what was left out or lowered."""
@@ -125,7 +129,7 @@ def prepare(asked: Settings, tokenizer: Any = None, batch_size: int | None = Non
         checkpoint = checkpoints.in_memory(asked.model, tokenizer)
     plan = identity.without_home(replace(plan, model=checkpoint.name))
     vocab = tokens.vocabulary(checkpoint, plan.ignore_eos)
-    plan, encoded, refused = _fitting_prompts(plan, asked, vocab)
+    plan, encoded = _fitting_prompts(plan, asked, vocab)
     plan, texts = _windowed(plan, vocab)
     made = world.World(
         plan, checkpoint, vocab, encoded, texts, world.other_checkpoints(plan, vocab), world.memory_budget(plan)
@@ -147,7 +151,7 @@ def prepare(asked: Settings, tokenizer: Any = None, batch_size: int | None = Non
     windows = {name: len(t.windows) for name, t in texts.items()}
     todo = jobs(made.plan, decides, windows, made.windows_per_job())
     made.keeps = len(todo) > 1 and made.all_fit
-    return Prepared(made, todo, found, refused)
+    return Prepared(made, todo, found)
 
 
 def _strategies(given: Any, coupling: str) -> tuple[Strategy, ...]:
@@ -230,7 +234,7 @@ def _texts(given: Any) -> tuple[Text, ...]:
     return tuple(found)
 
 
-def _fitting_prompts(plan: Plan, asked: Settings, vocab: Any) -> tuple[Plan, dict[str, Sequence[int]], dict[str, str]]:
+def _fitting_prompts(plan: Plan, asked: Settings, vocab: Any) -> tuple[Plan, dict[str, Sequence[int]]]:
     """Prompts that can run. Bundled ones that do not fit are left out and counted; the user's own are refused by name.
 
     Raises:
@@ -254,8 +258,8 @@ def _fitting_prompts(plan: Plan, asked: Settings, vocab: Any) -> tuple[Plan, dic
         count = len(encoded) if asked.prompt_ids and not asked.limit else asked.limit or prompt_files.BALANCED
         kept = prompt_files.balanced(list(kept), count)
         plan, refused = replace(plan, left_out=len(refused)), {}
-    plan = replace(plan, prompts=tuple(kept))
-    return plan, {p.id: encoded[p.id] for p in plan.prompts}, refused
+    plan = replace(plan, prompts=tuple(kept), refused=asked.refused | refused)
+    return plan, {p.id: encoded[p.id] for p in plan.prompts}
 
 
 def _windowed(plan: Plan, vocab: Any) -> tuple[Plan, dict[str, Any]]:

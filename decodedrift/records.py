@@ -142,6 +142,7 @@ class Plan:
     no_text: bool = False
     prompt_source: str = "given"
     left_out: int = 0
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _whole(self.max_new_tokens, "max-new-tokens", 1)

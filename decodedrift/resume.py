@@ -31,9 +31,9 @@ def begun(folder: str | Path) -> Stored:
     return stored
 
 
-def unfinished(plan: Plan, refused: Mapping[str, str]) -> dict[str, Any]:
-    """What a resume needs beside the plan: where relative paths begin, what was refused, texts kept off it."""
-    found: dict[str, Any] = {"folder": home_shortened(os.getcwd()), "refused": dict(refused)}
+def unfinished(plan: Plan) -> dict[str, Any]:
+    """What a resume needs beside the plan: where relative paths begin, texts kept off it."""
+    found: dict[str, Any] = {"folder": home_shortened(os.getcwd())}
     if plan.no_text:
         found |= {"prompts": plain(plan.prompts), "texts": plain(plan.texts)}
     return found

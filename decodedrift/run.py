@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +72,9 @@ def resume(folder: str | Path, progress: Progress | None = None) -> Study:
 
 
 def prepared_again(stored: Stored) -> Prepared:
-    """A stored run, ready to go on: in the batch size it was settled at, with the prompts it had refused."""
+    """A stored run, ready to go on: in the batch size it was settled at."""
     asked = asked_again(stored)
-    ready = prepare(asked, batch_size=settled(stored, asked))
-    return replace(ready, refused=stored.unfinished.get("refused", {}))
+    return prepare(asked, batch_size=settled(stored, asked))
 
 
 def carry_out(ready: Prepared, folder: RunFolder | None = None, progress: Progress | None = None) -> Study:
@@ -138,7 +136,7 @@ def _begun(ready: Prepared, folder: RunFolder) -> tuple[list[str], dict[str, Any
     """The keys of the finished jobs and the environment on file, of a run that is begun here or goes on."""
     stored = folder.stored()
     if stored is None or not stored.environment:
-        folder.begin(ready.plan.as_dict(), ready.environment, unfinished(ready.plan, ready.refused))
+        folder.begin(ready.plan.as_dict(), ready.environment, unfinished(ready.plan))
         return [], ready.environment
     return folder.finished_jobs(), stored.environment
 

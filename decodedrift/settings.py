@@ -67,6 +67,7 @@ class Settings(BaseModel):
     no_text: bool = False
     prompt_source: str | None = None
     left_out: int = 0
+    refused: dict[str, str] = {}
 
     @field_validator("model", mode="before")
     @classmethod

@@ -1,8 +1,8 @@
 """The run folder: finished jobs written atomically, the tables made of them, and both read back.
 
 plan.json is written before anything else and environment.json next. `unfinished.json` holds what a resume needs and a
-finished run does not (where it was started, what was refused, with --no-text the texts); that it goes is what finishes
-a run. The tables are CSV; positions and alternatives are Parquet, a part a job, under one explicit schema.
+finished run does not (where it was started, with --no-text the texts); that it goes is what finishes a run. The tables
+are CSV; positions and alternatives are Parquet, a part a job, under one explicit schema.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ class RunFolder:
         """Takes away a folder in which no job finished: a run that was refused leaves nothing."""
         if self.fresh and not any((self.path / "jobs").glob("*")):
             for name in (MARK, RAN_ON, UNFINISHED):
-                (self.path / name).unlink(missing_ok=True)
+                with suppress(OSError):  # on a disk that has become read-only the refusal is the error to tell
+                    (self.path / name).unlink(missing_ok=True)
             for folder in (self.path / "jobs", self.path):
                 with suppress(OSError):  # someone else's file is in it: it stays
                     folder.rmdir()

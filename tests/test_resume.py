@@ -272,10 +272,11 @@ def test_a_folder_that_died_before_its_plan_is_begun(saved: Callable[..., Path],
 
 
 @pytest.mark.parametrize("left", [["plan.json"], ["plan.json", "unfinished.json"]])
-def test_a_folder_that_died_within_its_first_files(
-    saved: Callable[..., Path], whole: Path, tmp_path: Path, left: list[str]
-) -> None:
-    interrupted(tmp_path / "run", 0, saved())
+def test_a_folder_that_died_within_its_first_files(saved: Callable[..., Path], tmp_path: Path, left: list[str]) -> None:
+    """Nothing that a resume goes by is lost, the refused prompt included."""
+    whole = uninterrupted(saved, tmp_path)
+    assert "refused" in (whole / "failures.csv").read_text()
+    interrupted(tmp_path / "run", 0, saved(), prompts=[*ASKED["prompts"], ""])
     for file in (tmp_path / "run").iterdir():
         if file.name not in left:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
@@ -326,6 +327,48 @@ def test_a_folder_that_vanishes_is_not_made_again(saved: Callable[..., Path], tm
     with pytest.raises(InputError, match="moved or deleted"):
         dd.compare(saved(), out=tmp_path / "run", progress=Vanishing(), **ASKED)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("variant", "phase"), [("fp32", "all strategies"), ("fp32", "reading"), ("int8", "reading")])
+def test_logits_that_vanish_with_the_folder_are_no_bug(
+    saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, phase: str
+) -> None:
+    from decodedrift.world import World
+
+    class Vanishing(Silent):
+        def start(self, name: str, what: str, tokens: int) -> None:
+            if (name, what) == (variant, phase):
+                shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    monkeypatch.setattr(World, "spool_bytes", property(lambda world: 0))  # everything waits in files
+    with pytest.raises(InputError, match="moved or deleted"):
+        dd.compare(saved(), out=tmp_path / "run", progress=Vanishing(), **ASKED)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_becomes_read_only_in_the_first_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even the folder of the refused run can be taken away: the refusal is told all the same."""
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_json(store.MARK, {})
+
+    def refuse(*arguments: Any, **more: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("unlink", "rmdir"):
+        monkeypatch.setattr(Path, name, refuse)
+    folder.discard()
+    assert (folder.path / store.MARK).exists()
+
+
+def test_a_full_disk_keeps_no_one_from_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with files.locked(tmp_path):
+        assert (tmp_path / ".lock").exists()
+        with pytest.raises(InputError, match="another decodedrift is at work"), files.locked(tmp_path):
+            pass
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])

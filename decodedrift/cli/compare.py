@@ -132,7 +132,9 @@ def _asked(given: dict[str, Any], config: str | None) -> Settings:
     settings = read_config(config) if config is not None else {}
     settings |= {key: value for key, value in given.items() if value is not None}
     if given["prompts"] is not None:  # what the file says of its own prompts does not hold for these
-        settings = {k: v for k, v in settings.items() if k not in ("prompt_source", "left_out")}
+        settings = {k: v for k, v in settings.items() if k not in ("prompt_source", "left_out", "refused")}
+    if given["prompt_ids"] is not None or given["limit"] is not None:  # nor what it refused for a few of them
+        settings.pop("refused", None)
     asked = make_settings(settings)
     if not isinstance(asked.model, str):
         raise InputError(f"--model: must be a text, not {asked.model!r}")
