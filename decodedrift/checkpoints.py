@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from decodedrift.records import InputError
+from decodedrift.secrecy import excerpt
 from decodedrift.weightfiles import PICKLED, SAFE, headers, local_files, shards
 
 DEMO = Path(__file__).parent / "data" / "demo"
@@ -193,7 +194,7 @@ def _config(found: Checkpoint) -> Any:
         if "trust_remote_code" in text:
             said = "add --trust-remote-code if you trust its authors"
             raise InputError(f"{found.name} needs code of its own; {said}") from None
-        raise InputError(f"{found.name}: its config.json cannot be used ({text[:140]})") from None
+        raise InputError(f"{found.name}: its config.json cannot be used ({excerpt(text, 140)})") from None
 
 
 def _pin_on_hub(name: str, revision: str | None) -> tuple[str | None, bool]:
@@ -242,6 +243,6 @@ def _hub_files(found: Checkpoint, allow_pickle: bool) -> tuple[str, ...]:
             if index := fetch(f"{name}.index.json"):
                 return tuple(path for s in shards(Path(index)) if (path := fetch(s)))
     except OSError as error:
-        raise InputError(f"{found.name}: downloading its weights failed ({str(error).splitlines()[0][:120]})") from None
+        raise InputError(f"{found.name}: downloading its weights failed ({excerpt(error, 120)})") from None
     mend = "" if allow_pickle else "; add --allow-pickle to read its .bin"
     raise InputError(f"{found.name}: the hub has no safetensors for it, only formats that can run code{mend}")

@@ -82,7 +82,9 @@ def parse_gate(text: str, interval: bool, plan: Mapping[str, Any]) -> Gate:
     choices = columns()
     if column not in choices:
         listed, _, hint = nearest(column, choices).partition("; ")  # the hint first: the list is long
-        raise InputError(f"--fail-on {text!r}: no column {column!r}; {f'{hint}; ' if hint else ''}{listed}")
+        raise InputError(
+            f"--fail-on {text!r}: no column {column!r} in summary.csv; {f'{hint}; ' if hint else ''}{listed}"
+        )
     names = [*(c["name"] for c in plan["candidates"]), *(s["label"] for s in plan["strategies"])]
     if (found[4] is not None or only) and only not in names:
         raise InputError(f"--fail-on {text!r}: no candidate or strategy {only!r}; {nearest(only, names)}")

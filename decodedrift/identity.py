@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,10 @@ def described(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def weight_hashes(checkpoint: Checkpoint) -> dict[str, str]:
-    """SHA-256 of each weight file by file name, or of a model in memory as a whole: what the run was really made on."""
+    """SHA-256 of each weight file by file name, or of a model in memory as a whole: what the run was really made on.
+
+    The model's own code counts with its weights where it is trusted; on the hub the commit holds it.
+    """
     if checkpoint.module is not None:
         digest = hashlib.sha256()
         for name, tensor in checkpoint.module.state_dict().items():
@@ -37,7 +41,9 @@ def weight_hashes(checkpoint: Checkpoint) -> dict[str, str]:
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return {"in memory": digest.hexdigest()}
     found = {}
-    for path in checkpoint.files:
+    own = checkpoint.kind == "folder" and checkpoint.trust_remote_code
+    code = sorted(str(p) for p in Path(checkpoint.source).glob("*.py")) if own else []
+    for path in (*checkpoint.files, *code):
         with open(path, "rb") as handle:
             found[os.path.basename(path)] = hashlib.file_digest(handle, "sha256").hexdigest()
     return found

@@ -17,7 +17,7 @@ from decodedrift.precisions import PRECISIONS, Rounded
 from decodedrift.precisions.floating import DTYPES, NAMES, KeepDouble, cast
 from decodedrift.records import InputError, Variant, nearest
 from decodedrift.rewrites import align, block_head, conv1d_to_linear
-from decodedrift.secrecy import redacted
+from decodedrift.secrecy import excerpt
 from decodedrift.weightfiles import pickled, tensors
 
 STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -84,7 +84,7 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, VariantError) or not out_of_memory(error):
             raise
-        raise VariantError(f"{variant.name}: out of memory ({str(error).splitlines()[0][:120]})") from error
+        raise VariantError(f"{variant.name}: out of memory ({excerpt(error, 120)})") from error
     finally:
         held.model = None  # whoever still holds the record does not hold the weights
         gc.collect()
@@ -108,7 +108,7 @@ def told(error: Exception) -> tuple[str, str]:
     """(status, one line of at most 300 characters) for a row of failures."""
     known = isinstance(error, (VariantError, InputError))
     text = str(error) if known else f"{type(error).__name__}: {error}"
-    return "out_of_memory" if out_of_memory(error) else "failed", redacted(" ".join(text.split()))[:300]
+    return "out_of_memory" if out_of_memory(error) else "failed", excerpt(text, 300)
 
 
 def check_device(name: str) -> str:
@@ -252,7 +252,7 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
     except (ImportError, ValueError, OSError, RuntimeError) as error:
         if out_of_memory(error):
             raise
-        text = " ".join(str(error).split())[:180]
+        text = excerpt(error, 180)
         if "size mismatch" in text.lower() or "mismatch" in text.lower():
             raise InputError(f"{checkpoint.name}: its weights do not fit its config.json ({text})") from None
         raise VariantError(f"{variant.name}: cannot be loaded ({text})") from error

@@ -29,6 +29,11 @@ def redacted(text: str) -> str:
     return text.replace(home + os.sep, "~" + os.sep) if len(home) > 1 else text
 
 
+def excerpt(error: object, width: int) -> str:
+    """The beginning of an error's words on one line; hidden before it is cut: half a secret is matched by nothing."""
+    return " ".join(redacted(str(error)).split())[:width]
+
+
 def home_shortened(name: str) -> str:
     """A path below the home folder with `~` for it; anything else as it is. `expanduser` gives the path back."""
     home = os.path.expanduser("~")

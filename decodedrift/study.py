@@ -222,6 +222,7 @@ def open_study(folder: str | Path) -> Study:
     """
     frames, plan, environment = store.open_folder(folder)
     held = {t: frames[t] for t in TABLES if t not in store.UNFOLDED}  # these are read when they are asked for
-    study = Study(**held, perplexity=frames["perplexity"], plan=plan, environment=environment, path=Path(folder))
+    study = Study(**held, perplexity=frames["perplexity"], plan=plan, environment=environment)
+    study.path = Path(folder).expanduser()
     study.__dict__.update({name: frames[name] for name in store.FOLDS if name in frames})
     return study

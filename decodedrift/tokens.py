@@ -12,6 +12,7 @@ from typing import Any
 
 from decodedrift.checkpoints import Checkpoint, quiet
 from decodedrift.records import InputError, Prompt
+from decodedrift.secrecy import excerpt
 
 TEMPLATE_SECONDS = 10.0  # a chat template is a program of the model's authors, and need not end
 BYTE_PIECE = re.compile("<0x([0-9A-Fa-f]{2})>")  # SentencePiece's byte fallback
@@ -141,8 +142,9 @@ def encode_prompts(vocab: Vocabulary, prompts: Sequence[Prompt], chat: bool) -> 
     if chat and not getattr(vocab.tokenizer, "chat_template", None):
         raise InputError("--chat-template: this model's tokenizer has no chat template; leave the option out")
     found: dict[str, list[int] | str] = {}
-    for prompt in prompts:
-        found[prompt.id] = _encoded(vocab, prompt.text, chat)
+    with quiet():  # of a prompt beyond the window, which is refused in words of our own
+        for prompt in prompts:
+            found[prompt.id] = _encoded(vocab, prompt.text, chat)
     return found
 
 
@@ -155,7 +157,7 @@ def _encoded(vocab: Vocabulary, text: str, chat: bool) -> list[int] | str:
         raise InputError(f"--chat-template: the model's template failed: {error}; leave the option out") from None
     except Exception as error:  # a chat template is a program of the model's authors: it raises what it likes
         what = "chat template" if chat else "tokenizer"
-        return f"the {what} refuses it ({' '.join(str(error).split())[:120]})"
+        return f"the {what} refuses it ({excerpt(error, 120)})"
     if not ids:
         return "the prompt is empty after tokenization; give it some text"
     return strange(vocab, ids) or ids
@@ -188,7 +190,7 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, **checkpoint.arguments)
     except Exception as error:  # a missing, broken or foreign tokenizer raises almost anything
-        text = " ".join(str(error).split())[:140]
+        text = excerpt(error, 140)
         raise InputError(f"{checkpoint.name}: its tokenizer cannot be loaded ({text})") from None
     if not tokenizer("hello world", add_special_tokens=False)["input_ids"]:
         raise InputError(f"{checkpoint.name}: no tokenizer files (tokenizer.json); save the tokenizer beside the model")
@@ -208,7 +210,7 @@ def _generation_config(checkpoint: Checkpoint) -> Any:
             raise InputError(f"{checkpoint.name}: its generation_config.json is not valid JSON") from None
         return GenerationConfig.from_model_config(checkpoint.config)
     except Exception as error:
-        text = " ".join(str(error).split())[:140]
+        text = excerpt(error, 140)
         raise InputError(f"{checkpoint.name}: its generation_config.json cannot be used ({text})") from None
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from synthetic import synthetic
 
+from decodedrift import open_study
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -49,6 +51,15 @@ def test_a_run_is_rendered_again(run: Path) -> None:
     assert "word" in before
     assert " word1" not in page
     assert "Once upon" not in page
+
+
+def test_a_folder_in_the_users_home(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves the ~ of `--out=~/page.html` as it is."""
+    monkeypatch.setenv("HOME", str(run.parent))
+    done = report(f"~/{run.name}", "--out=~/page.html")
+    assert (done.returncode, done.stdout) == (0, f"report: {run.parent / 'page.html'}\n"), done.stderr
+    assert report(f"~/{run.name}").returncode == 0
+    assert len(open_study(f"~/{run.name}").alternatives) == len(open_study(run).alternatives) > 0
 
 
 def test_two_runs(run: Path, tmp_path: Path) -> None:

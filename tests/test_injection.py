@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -354,3 +355,15 @@ def test_the_command(tmp_path: Path) -> None:
     refused = subprocess.run([*words_, "--rank", "0"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert refused.stderr == "decodedrift: --rank: must be a whole number >= 1, not '0'\n"
+
+
+def test_a_folder_in_the_users_home_is_found(tmp_path: Path) -> None:
+    """A shell leaves the ~ of `--out=~/run` as it is."""
+    command = [sys.executable, "-m", "decodedrift", "inject", "--limit", "1", "--max-new-tokens", "4", "--at", "1"]
+    done = subprocess.run(
+        [*command, "--quiet", "--out=~/run"], cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run").is_dir()
+    assert not (tmp_path / "~").exists()

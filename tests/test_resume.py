@@ -199,6 +199,16 @@ def test_other_weights_are_refused(saved: Callable[..., Path], tmp_path: Path) -
         run.resume(tmp_path / "run")
 
 
+def test_other_code_of_a_trusted_model_is_refused(saved: Callable[..., Path], tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(saved(), model)
+    (model / "modeling_own.py").write_text("scale = 1\n")
+    interrupted(tmp_path / "run", 1, model, trust_remote_code=True)
+    (model / "modeling_own.py").write_text("scale = 2\n")
+    with pytest.raises(InputError, match=r"model files modeling_own.py differs"):
+        run.resume(tmp_path / "run")
+
+
 def test_another_environment_is_refused(
     saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ from decodedrift import tokens
 from decodedrift.progress import Silent
 from decodedrift.records import InputError
 from decodedrift.rows import WORDS
-from decodedrift.secrecy import HIDDEN, home_shortened, redacted
+from decodedrift.secrecy import HIDDEN, excerpt, home_shortened, redacted
 from decodedrift.sinks import csv_text, csv_text_back, spreadsheet, terminal
 
 HOSTILE = {
@@ -222,6 +222,32 @@ def test_what_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert home_shortened("/home/alice/m") == "~/m"
     assert home_shortened("/home/alicette/m") == "/home/alicette/m"
+
+
+def test_a_secret_is_hidden_before_a_message_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "sekrit-value-1")
+    text = "failed at http://bob:pa55word@host/x with sekrit-value-1"
+    assert excerpt(text, 30) == f"failed at http://{HIDDEN}@host/x"[:30]
+    assert not [n for n in range(len(text)) if "pa55" in excerpt(text, n) or "sekrit" in excerpt(text, n)]
+
+
+@pytest.mark.parametrize("folder", ["long" * 25, "gone"])
+def test_a_bug_names_its_log_whatever_the_folder(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if folder != "gone":
+        (tmp_path / folder).mkdir()
+    code = (
+        "import sys\nfrom decodedrift import listing, cli\ndef fails(): raise RuntimeError('x' * 500)\n"
+        f"import tempfile\ntempfile.tempdir = {str(tmp_path / folder)!r}\n"
+        "listing.listing = fails\nsys.argv = ['decodedrift', 'list']\ncli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert len(done.stderr) <= 301
+    if folder == "gone":
+        assert "no log could be written (No such file or directory)" in done.stderr
+    else:
+        assert "RuntimeError" in Path(done.stderr.strip().rpartition(" is in ")[2]).read_text()
 
 
 def test_secrets_are_in_no_output(saved: Callable[..., Path], tmp_path: Path) -> None:

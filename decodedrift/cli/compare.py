@@ -182,7 +182,7 @@ def check_out(folder: str) -> None:
     """Refuses a folder that cannot be used before minutes are spent."""
     from decodedrift.store import RunFolder
 
-    existed = os.path.isdir(folder)
-    RunFolder.create(folder)
+    existed = Path(folder).expanduser().is_dir()
+    held = RunFolder.create(folder)
     if not existed:
-        os.rmdir(folder)
+        held.path.rmdir()

@@ -7,7 +7,7 @@ import sys
 
 from decodedrift.cli.app import BUG, DONE, INPUT, INTERRUPTED, app
 from decodedrift.records import InputError
-from decodedrift.secrecy import redacted
+from decodedrift.secrecy import excerpt, redacted
 from decodedrift.signals import Stopped, terminable
 from decodedrift.sinks import terminal
 
@@ -70,9 +70,13 @@ def _bug(error: Exception) -> int:
     import tempfile
     import traceback
 
-    with tempfile.NamedTemporaryFile("w", prefix="decodedrift-", suffix=".log", delete=False, encoding="utf-8") as log:
-        log.write(redacted("".join(traceback.format_exception(error))).encode("utf-8", "backslashreplace").decode())
-    _complain(
-        f"a bug of decodedrift's own ({type(error).__name__}: {str(error)[:120]}); the traceback is in {log.name}"
-    )
+    said = redacted("".join(traceback.format_exception(error))).encode("utf-8", "backslashreplace")
+    try:
+        with tempfile.NamedTemporaryFile(prefix="decodedrift-", suffix=".log", delete=False) as log:
+            log.write(said)
+        where = f"the traceback is in {log.name}"
+    except OSError as full:
+        where = f"no log could be written ({full.strerror})"
+    room = max(30, 250 - len(where))  # the path is what one needs
+    _complain(f"a bug of decodedrift's own ({excerpt(f'{type(error).__name__}: {error}', room)}); {where}")
     return BUG

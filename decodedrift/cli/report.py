@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,14 +36,15 @@ def report(
     count = _count(top)
     if other is None:
         page = _page(first, title, count, first.words and not no_text)
-        path = Path(out) if out else Path(run) / "report.html"
+        path = Path(out or os.path.join(run, "report.html")).expanduser()
     else:
         if top is not None or no_text:
             raise InputError("--top and --no-text are of a single run's page; two runs side by side show figures alone")
         from decodedrift.report.beside import beside
 
         page = beside(first, open_study(other), names=(run, other), title=title)
-        path = Path(out) if out else Path(run) / f"beside-{Path(other).resolve().name}.html"
+        beside_it = f"beside-{Path(other).expanduser().resolve().name}.html"
+        path = Path(out or os.path.join(run, beside_it)).expanduser()
     _write(path, page)
     print(f"report: {terminal(str(path))}")
 
