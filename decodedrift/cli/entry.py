@@ -78,5 +78,6 @@ def _bug(error: Exception) -> int:
     except OSError as full:
         where = f"no log could be written ({full.strerror})"
     room = max(30, 250 - len(where))  # the path is what one needs
-    _complain(f"a bug of decodedrift's own ({excerpt(f'{type(error).__name__}: {error}', room)}); {where}")
+    what = terminal(excerpt(f"{type(error).__name__}: {error}", room), room)
+    _complain(f"a bug of decodedrift's own ({what}); {where}")
     return BUG
