@@ -43,7 +43,7 @@ class Decomposition:
         """The reference reads its texts step by step."""
         run = self.run
         texts = {key: trace.token_ids for key, trace in run.reference.traces.items()}
-        prompts = {p.id: run.world.prompts[p.id] for p in run.job.prompts}
+        prompts = {p.id: run.world.prompts[p.id] for p in run.order}
         made = Handover(
             run.spool, run.world.vocab, prompts, run.groups(), texts, run.size(run.plan.reference), run.progress.tick
         )

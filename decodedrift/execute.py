@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from decodedrift import controls, injection, passes, screening
+from decodedrift.batches import by_length, filed
 from decodedrift.decompose import Decomposition, begun
 from decodedrift.files import disk_failed
 from decodedrift.generate import Cell, Generated, Key, generate
@@ -23,7 +24,7 @@ from decodedrift.judging import judge, read_own_beams
 from decodedrift.models import Loaded, VariantError, told
 from decodedrift.passes import Pass, Passage, See, unseen
 from decodedrift.progress import Progress, Silent
-from decodedrift.records import InputError, Job, Trace, Variant
+from decodedrift.records import InputError, Job, Prompt, Trace, Variant
 from decodedrift.rows import JobResult
 from decodedrift.score import Reading, force
 from decodedrift.spool import Spool
@@ -70,11 +71,12 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
 
 @dataclass
 class JobRun:
-    """The state of one job while it runs."""
+    """The state of one job while it runs. order: its prompts as they enter the batches of every variant and pass."""
 
     job: Job
     world: World
     progress: Progress
+    order: list[Prompt] = field(init=False)
     result: JobResult = field(init=False)
     spool: Spool = field(init=False)
     reference: Pass = field(init=False)
@@ -84,6 +86,7 @@ class JobRun:
     def __post_init__(self) -> None:
         self.result = JobResult(self.job.key)
         self.plan = self.world.plan
+        self.order = by_length(self.job.prompts, lambda p: len(self.world.prompts[p.id]), self.plan.batch_size)
 
     def open_reference(self, stack: ExitStack) -> Loaded:
         """Loads the reference; what fails here fails the run."""
@@ -119,7 +122,7 @@ class JobRun:
         inject: Mapping[Key, tuple[int, int]] | None = None,
     ) -> None:
         """Generates with every strategy, batch by batch, into a Pass; with `inject` only the batches it concerns."""
-        prompts = [(p.id, self.world.prompts[p.id]) for p in self.job.prompts]
+        prompts = [(p.id, self.world.prompts[p.id]) for p in self.order]
         watched = {key: trace.token_ids for key, trace in (watch or {}).items()}
         for cells in self.groups():
             label = cells[0][0].label if len(cells) == 1 else "all strategies"
@@ -140,6 +143,7 @@ class JobRun:
                 made += sum(len(t.token_ids) for t in done.traces.values())
             self.progress.stop()
             self.result.timed(into.name, label, "generate" if inject is None else "inject", begin, made)
+        into.traces = filed(into.traces, self.job.prompts)
 
     def put_away(self, done: Generated, name: str) -> None:
         """Greedy scores are whole rows of logits: they wait in the spool, not in memory."""
@@ -160,8 +164,8 @@ class JobRun:
         return [group for group in found if group]
 
     def read_of(self, cell: Cell, traces: Mapping[Key, Trace]) -> Iterator[Passage]:
-        """One cell's traces as passages, in the order of the prompts."""
-        for prompt in self.job.prompts:
+        """One cell's traces as passages, in the order of the batches."""
+        for prompt in self.order:
             key = (cell[0].label, cell[1], prompt.id)
             if key in traces and traces[key].token_ids:
                 yield Passage(key, Reading(tuple(self.world.prompts[prompt.id]), traces[key].token_ids), cell[0])
@@ -240,6 +244,7 @@ class JobRun:
                     losses = frame["nll_candidate"].to_numpy()
                     into.forced_tops[passage.key] = passes.tops_of(logits, passage.reading.continuation, losses)
                 count += len(frame)
+        into.positions = filed(into.positions, self.job.prompts)
         self.result.timed(into.name, "", "score", begin, count)
 
     @contextmanager

@@ -32,8 +32,8 @@ def judge(run: JobRun, model: Loaded, done: Pass) -> None:
 def parts(run: JobRun, done: Pass) -> Iterator[list[Passage]]:
     """A candidate's continuations in the batches that the reference judges them in."""
     size = run.size(run.plan.reference)
-    for start in range(0, len(run.job.prompts), size):
-        batch = {p.id for p in run.job.prompts[start : start + size]}
+    for start in range(0, len(run.order), size):
+        batch = {p.id for p in run.order[start : start + size]}
         yield from run.passages(done.traces, only={key for key in done.traces if key[2] in batch})
 
 

@@ -14,7 +14,18 @@ PACKAGE = Path(__file__).parent.parent / "decodedrift"
 # lowest first; a module imports from its own row's predecessors only (or from a row of its own, where listed together)
 LAYERS = [
     {"secrecy", "records", "numerics", "sequences", "noise", "sinks", "spool", "rewrites", "survival"},
-    {"notation", "environment", "progress", "metrics", "weibull", "flips", "phrases", "files", "weightfiles"},
+    {
+        "notation",
+        "environment",
+        "progress",
+        "metrics",
+        "weibull",
+        "flips",
+        "phrases",
+        "files",
+        "weightfiles",
+        "batches",
+    },
     {"strategies", "precisions", "prompts", "alternatives", "signals"},
     {"checkpoints", "settings", "warping", "donor"},
     {"tokens", "models", "choosers", "identity"},
