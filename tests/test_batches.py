@@ -76,20 +76,18 @@ def test_filed_leaves_windows_of_a_text_alone() -> None:
     assert list(filed(windows, PROMPTS)) == list(windows)
 
 
-def test_sorted_batches_say_the_same_and_file_the_same_rows(unsorted: Any) -> None:
-    ours, plain = run(reference="fp64", candidates=["fp32"]), unsorted(reference="fp64", candidates=["fp32"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_sorted_batches_say_the_same_and_file_the_same_rows(unsorted: Any, size: int) -> None:
+    asked = {"reference": "fp64", "candidates": ["fp32"], "batch_size": size}
+    ours, plain = run(**asked), unsorted(**asked)
     keys = ["variant", "role", "strategy", "seed", "prompt_id", "token_ids"]
     cut = lambda study: study.traces.loc[study.traces["role"] != "self", keys].reset_index(drop=True)  # noqa: E731
     assert len(cut(ours)) == 2 * len(STRATEGIES) * len(PROMPTS)
     assert cut(ours).equals(cut(plain)), "tokens, and the order of the rows"
-    assert ours.positions["kl"].to_numpy() == pytest.approx(plain.positions["kl"].to_numpy(), abs=1e-9)
-    both = (
-        ours.positions[ours.positions["role"] == "candidate"],
-        plain.positions[plain.positions["role"] == "candidate"],
-    )
-    assert both[0][["strategy", "prompt_id", "position", "token_id"]].equals(
-        both[1][["strategy", "prompt_id", "position", "token_id"]]
-    )
+    rows = [study.positions[study.positions["role"] == "candidate"] for study in (ours, plain)]
+    named = ["strategy", "prompt_id", "position", "token_id"]
+    assert rows[0][named].reset_index(drop=True).equals(rows[1][named].reset_index(drop=True))
+    assert rows[0]["kl"].to_numpy() == pytest.approx(rows[1]["kl"].to_numpy(), abs=1e-9)
 
 
 def test_the_layout_is_felt_in_sixteen_bits(unsorted: Any) -> None:
