@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from decodedrift.loading import SHARE, flops, loading
 from decodedrift.prepare import Prepared
 
 GIB = 2**30
@@ -20,7 +21,8 @@ def forecast(ready: Prepared) -> str:
     floors = sum(1 for c in plan.candidates if plan.noise_floor and c.precision == c.compute)
     rows = (traces * plan.max_new_tokens) * (len(plan.candidates) + floors) + scored * len(plan.candidates)
     weights = world.weight_bytes(plan.reference) + max(world.weight_bytes(c) for c in plan.candidates)
-    low, high = _seconds(ready, len(variants) + floors)
+    low, high = _seconds(ready)
+    loads = loading(world, ready.jobs)
     extra = _extra(ready)
     return "\n".join([
         ready.announcement(),
@@ -31,8 +33,22 @@ def forecast(ready: Prepared) -> str:
         *([f"extra     {'; '.join(extra)}"] if extra else []),
         f"memory    about {(weights + world.batch_bytes()) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
         f" ({'both variants resident' if world.both_fit else 'one variant at a time'}, batch size {plan.batch_size})",
+        f"loading   weights {loads.loads} times ({_kept(ready, loads.share)}),"
+        f" about {_percent(loads.share)} of the time",
         f"time      roughly {_span(low)} to {_span(high)} on {plan.device}, after loading",
     ])  # fmt: skip
+
+
+def _kept(ready: Prepared, share: float) -> str:
+    """Why weights are loaded as often as they are."""
+    if ready.world.keeps or len(ready.jobs) == 1:
+        return "each variant once" if ready.world.both_fit else "each variant once, the reference again to judge"
+    more = "; fewer with more --prompts-per-job or --memory" if share > SHARE else ""
+    return f"in each job anew: together they do not fit the memory{more}"
+
+
+def _percent(share: float) -> str:
+    return "less than 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")
 
 
 def _extra(ready: Prepared) -> list[str]:
@@ -45,29 +61,17 @@ def _extra(ready: Prepared) -> list[str]:
     return said
 
 
-def _seconds(ready: Prepared, variants: int) -> tuple[float, float]:
+def _seconds(ready: Prepared) -> tuple[float, float]:
     """From a measured matrix product: decoding reaches between a tenth and a half of its speed."""
-    plan, world = ready.plan, ready.world
     size = 1024
-    a = torch.ones(size, size, device=plan.device)
+    a = torch.ones(size, size, device=ready.plan.device)
     a @ a
     begin = time.perf_counter()
     for _ in range(4):
         b = a @ a
     float(b[0, 0])
     speed = 4 * 2 * size**3 / (time.perf_counter() - begin)
-    tokens: float = (
-        len(plan.prompts) * world.rows_per_prompt() * plan.max_new_tokens * (1 if plan.layout == "mixed" else 2)
-    )
-    tokens += 2 * len(plan.prompts) * len(plan.cells) * plan.max_new_tokens + sum(
-        t.tokens for t in world.texts.values()
-    )
-    steps = len(plan.prompts) * plan.max_new_tokens
-    if plan.inject:  # beside what every variant does: a pass a candidate
-        tokens += steps * world.rows_per_prompt() * len(plan.candidates) / variants
-    if plan.decompose:  # two readings a candidate and one of the reference, and each candidate's own text
-        tokens += steps * len(plan.cells) * (1 + 3 * len(plan.candidates)) / variants
-    work = 2.0 * world.checkpoint.parameters * tokens * variants
+    work = flops(ready.world, len(ready.plan.prompts))
     return work / speed * 2, work / speed * 10
 
 

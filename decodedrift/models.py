@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -172,19 +173,24 @@ def rounded_share(checkpoint: Checkpoint, compute: str) -> float:
     dtype = DTYPES[compute]
     if all(name in STORED and torch.promote_types(STORED[name], dtype) == dtype for name in checkpoint.stored):
         return 0.0  # every stored value exists in the wider type; no need to read them
+    if checkpoint.module is not None:
+        return _changed((p.detach() for p in checkpoint.module.parameters()), dtype)
+    return _changed_in_files(checkpoint.files, checkpoint.seen, dtype)
+
+
+@lru_cache(maxsize=64)
+def _changed_in_files(files: tuple[str, ...], seen: tuple[tuple[int, int], ...], dtype: torch.dtype) -> float:
+    """Read once in a process: it is most of the time that loading a 16-bit variant from a resident one takes."""
+    return _changed(tensors(files), dtype)
+
+
+def _changed(stored: Iterable[torch.Tensor], dtype: torch.dtype) -> float:
     changed = total = 0
-    for tensor in _stored_tensors(checkpoint):
+    for tensor in stored:
         if tensor.is_floating_point():
             changed += int((tensor.to(dtype).to(tensor.dtype) != tensor).sum()) - int(tensor.isnan().sum())
             total += tensor.numel()
     return changed / total if total else 0.0
-
-
-def _stored_tensors(checkpoint: Checkpoint) -> Iterator[torch.Tensor]:
-    if checkpoint.module is not None:
-        yield from (p.detach() for p in checkpoint.module.parameters())
-        return
-    yield from tensors(checkpoint.files)
 
 
 def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor: Loaded | None = None) -> Any:

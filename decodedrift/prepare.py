@@ -19,19 +19,22 @@ from decodedrift.plan import (
     variant_from_dict,
 )
 from decodedrift.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant
+from decodedrift.resume import NOTHING, Settled
 from decodedrift.settings import Settings
 from decodedrift.strategies import parse_strategies, screened
 
+PROMPTS_PER_JOB = 16  # what a kill can lose, where the weights are loaded once
 TOKEN_ID = re.compile(r"token id \d+")
 
 
 @dataclass
 class Prepared:
-    """A run that is ready: its world and jobs."""
+    """A run that is ready: its world and jobs. enlarged: whether these are larger than usual, to load seldom."""
 
     world: Any
     jobs: list[Job]
     environment: dict[str, Any]
+    enlarged: bool = False
 
     @property
     def plan(self) -> Plan:
@@ -56,6 +59,8 @@ class Prepared:
         asked = self.environment["generation"]["batch_size_asked"]
         if plan.batch_size != asked:
             said += f"; batch size lowered from {asked} to {plan.batch_size} to fit the memory"
+        if self.enlarged:
+            said += f"; jobs of {plan.prompts_per_job} prompts, as each loads the weights anew"
         return said
 
 
@@ -93,7 +98,7 @@ def draft(asked: Settings, alone: bool = False) -> Plan:
     return Plan(
         model=model, reference=reference[0], candidates=candidates, strategies=strategies, prompts=found,
         texts=_texts(asked.texts), revision=asked.revision, max_new_tokens=asked.max_new_tokens,
-        seeds=tuple(asked.seeds), batch_size=asked.batch_size, prompts_per_job=asked.prompts_per_job,
+        seeds=tuple(asked.seeds), batch_size=asked.batch_size, prompts_per_job=asked.prompts_per_job or PROMPTS_PER_JOB,
         layout=asked.layout, coupling=asked.coupling, context=asked.context, stride=asked.stride,
         chat_template=asked.chat_template, ignore_eos=asked.ignore_eos, noise_floor=asked.noise_floor,
         inject=asked.inject, decompose=asked.decompose, mode=asked.mode, continued=asked.continued,
@@ -103,17 +108,17 @@ def draft(asked: Settings, alone: bool = False) -> Plan:
     )  # fmt: skip
 
 
-def prepare(asked: Settings, tokenizer: Any = None, batch_size: int | None = None, alone: bool = False) -> Prepared:
-    """Finds the model, tokenizes, and settles device, windows and batch size. Loads no weights.
+def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, alone: bool = False) -> Prepared:
+    """Finds the model, tokenizes, and settles device, windows, batch size and size of the jobs. Loads no weights.
 
     Args:
-        batch_size: what a run that goes on was settled at; None fits the batch to the memory.
+        settled: the sizes of a run that goes on; those at None are fitted to the memory.
 
     Raises:
         InputError: the run cannot be made as asked.
     """
     plan = draft(asked, alone)
-    from decodedrift import checkpoints, identity, tokens, world
+    from decodedrift import checkpoints, identity, loading, tokens, world
     from decodedrift.environment import environment
     from decodedrift.models import check_device
 
@@ -135,7 +140,10 @@ def prepare(asked: Settings, tokenizer: Any = None, batch_size: int | None = Non
         plan, checkpoint, vocab, encoded, texts, world.other_checkpoints(plan, vocab), world.memory_budget(plan)
     )
     _check_beams(plan, made.width)
-    made.plan = replace(plan, batch_size=batch_size or world.fitting_batch(made))
+    made.plan = replace(plan, batch_size=settled.batch_size or world.fitting_batch(made))
+    if asked.prompts_per_job is None:
+        each = settled.prompts_per_job or loading.prompts_per_job(made, plan.prompts_per_job)
+        made.plan = replace(made.plan, prompts_per_job=each)
     found = environment(plan.device, plan.threads)
     found["model"] = identity.described(checkpoint)
     found["checkpoints"] = {name: identity.described(c) for name, c in made.others.items()}
@@ -151,7 +159,8 @@ def prepare(asked: Settings, tokenizer: Any = None, batch_size: int | None = Non
     windows = {name: len(t.windows) for name, t in texts.items()}
     todo = jobs(made.plan, decides, windows, made.windows_per_job())
     made.keeps = len(todo) > 1 and made.all_fit
-    return Prepared(made, todo, found)
+    enlarged = settled.prompts_per_job is None and made.plan.prompts_per_job != plan.prompts_per_job
+    return Prepared(made, todo, found, enlarged)
 
 
 def _strategies(given: Any, coupling: str) -> tuple[Strategy, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,17 @@ from decodedrift.store import RunFolder, Stored
 
 MOST = 3  # differences that one line names
 SETTLED = ("batch_size_asked", "batch_size", "memory_bytes")  # by the memory that was free when the run began
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a run fitted to the memory when it began, None where it did not. prompts_per_job: unless one is asked."""
+
+    batch_size: int | None = None
+    prompts_per_job: int | None = None
+
+
+NOTHING = Settled()
 
 
 def begun(folder: str | Path) -> Stored:
@@ -57,10 +69,13 @@ def asked_again(stored: Stored) -> Settings:
     return make_settings(stored.plan | kept | asked)
 
 
-def settled(stored: Stored, asked: Settings) -> int | None:
-    """The batch size that the run was settled at, where the same was asked: memory that is free now changes nothing."""
+def settled(stored: Stored | None, asked: Settings) -> Settled:
+    """The sizes that a run was settled at, where the same was asked: memory that is free now changes nothing."""
+    if stored is None:
+        return NOTHING
     made = stored.environment.get("generation", {})
-    return made["batch_size"] if made.get("batch_size_asked") == asked.batch_size else None
+    same = made.get("batch_size_asked") == asked.batch_size
+    return Settled(made["batch_size"] if same else None, stored.plan.get("prompts_per_job"))
 
 
 def refuse_another(stored: Stored, plan: Plan, environment: Mapping[str, Any], where: str) -> None:

@@ -125,6 +125,16 @@ class Gathered:
         if batch_size is not None:
             self.batch_sizes[key] = batch_size
 
+    def variants(self) -> dict[str, Any]:
+        """The facts by variant, each with how many times its weights were loaded in these jobs, and in what time."""
+        rows = self.frames["timings"]
+        loads = rows[rows["phase"] == "load"].groupby("variant")["seconds"]
+        count, seconds = loads.count().to_dict(), loads.sum().to_dict()
+        return {
+            name: facts | {"loads": count.get(name, 0), "load_seconds": seconds.get(name, 0.0)}
+            for name, facts in self.facts.items()
+        }
+
 
 def gathered(results: Sequence[JobResult]) -> Gathered:
     """Jobs that were kept in memory."""

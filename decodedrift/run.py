@@ -54,7 +54,7 @@ def compare(
     folder = RunFolder.reopen(out) if resume else RunFolder.create(out)
     with folder:
         stored = folder.stored()
-        return carry_out(prepare(asked, tokenizer, settled(stored, asked) if stored else None), folder, progress)
+        return carry_out(prepare(asked, tokenizer, settled(stored, asked)), folder, progress)
 
 
 def resume(folder: str | Path, progress: Progress | None = None) -> Study:
@@ -72,9 +72,9 @@ def resume(folder: str | Path, progress: Progress | None = None) -> Study:
 
 
 def prepared_again(stored: Stored) -> Prepared:
-    """A stored run, ready to go on: in the batch size it was settled at."""
+    """A stored run, ready to go on: in the sizes it was settled at."""
     asked = asked_again(stored)
-    return prepare(asked, batch_size=settled(stored, asked))
+    return prepare(asked, settled=settled(stored, asked))
 
 
 def carry_out(ready: Prepared, folder: RunFolder | None = None, progress: Progress | None = None) -> Study:
@@ -106,7 +106,7 @@ def carry_out(ready: Prepared, folder: RunFolder | None = None, progress: Progre
     found = gathered(results) if folder is None else folder.read_jobs([job.key for job in ready.jobs])
     found.frames["failures"] = _with_refused(found.frames["failures"], ready)
     lowered = {"lowered": found.batch_sizes} if found.batch_sizes else {}
-    environment = environment | {"variants": found.facts, "generation": environment["generation"] | lowered}
+    environment = environment | {"variants": found.variants(), "generation": environment["generation"] | lowered}
     scored = {name: text.scored_bytes for name, text in ready.world.texts.items()}
     study = Study.of(found.frames, ready.plan, environment, scored)
     if folder is not None:

@@ -46,7 +46,7 @@ class Settings(BaseModel):
     max_new_tokens: Whole = 64
     seeds: list[Seed] = [0]
     batch_size: Whole = 8
-    prompts_per_job: Whole = 16
+    prompts_per_job: Whole | None = None
     layout: Annotated[str, BeforeValidator(one_of("mixed", "per-strategy"))] = "mixed"
     coupling: Annotated[str, BeforeValidator(one_of("gumbel", "none"))] = "gumbel"
     context: Annotated[int, BeforeValidator(whole(2, 2**31 - 1))] | None = None

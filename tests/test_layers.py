@@ -33,7 +33,7 @@ LAYERS = [
     {"generate", "score", "plan", "rows"},
     {"windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
     {"passes", "world", "store", "decomposition", "trajectory", "compounding", "risk"},
-    {"judging"},
+    {"judging", "loading"},
     {"injection", "decompose", "controls", "screening", "resume"},
     {"execute", "verdict", "engines", "prediction"},
     {"study", "listing", "retry"},

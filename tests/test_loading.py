@@ -1,0 +1,157 @@
+"""Weights are loaded seldom: counted as they are, foretold as they will be, and in jobs that are worth it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import tiny_model, tiny_tokenizer
+from test_resume import content
+
+import decodedrift as dd
+from decodedrift import loading, models, world
+from decodedrift.forecast import forecast
+from decodedrift.prepare import Prepared, prepare
+from decodedrift.progress import Silent
+from decodedrift.resume import asked_again
+from decodedrift.settings import make_settings
+from decodedrift.store import RunFolder
+
+PROMPTS = [f"w{1 + i} w{1 + 2 * i}" for i in range(40)]
+ASKED: dict[str, Any] = {
+    "prompts": PROMPTS, "candidates": ["bf16", "int8"], "strategies": ["greedy"], "max_new_tokens": 40,
+}  # fmt: skip
+SHORT = ASKED | {"prompts": PROMPTS[:6], "max_new_tokens": 4, "prompts_per_job": 2}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def ready(**more: Any) -> Prepared:
+    return prepare(make_settings({"model": tiny_model("llama")} | ASKED | more), tiny_tokenizer())
+
+
+def run(**more: Any) -> dd.Study:
+    return dd.compare(tiny_model("llama"), tokenizer=tiny_tokenizer(), **SHORT | more)
+
+
+def apart(patch: pytest.MonkeyPatch, *names: str) -> None:
+    """As if the memory were too small for this."""
+    for name in names:
+        patch.setattr(world.World, name, property(lambda self: False))
+
+
+@pytest.mark.parametrize(
+    ("small", "loads"), [((), (1, 1, 1)), (("all_fit",), (3, 3, 3)), (("all_fit", "both_fit"), (6, 3, 3))], ids=str
+)
+def test_loads_are_counted_and_foretold(
+    monkeypatch: pytest.MonkeyPatch, small: tuple[str, ...], loads: tuple[int, ...]
+) -> None:
+    apart(monkeypatch, *small)
+    made: list[str] = []
+    real = models._ready
+    monkeypatch.setattr(models, "_ready", lambda c, v, *rest: made.append(v.name) or real(c, v, *rest))
+    study = run()
+    facts = study.environment["variants"]
+    assert [facts[name]["loads"] for name in ("fp32", "bf16", "int8")] == list(loads)
+    assert [made.count(name) for name in ("fp32", "bf16", "int8")] == list(loads)
+    timed = study.timings[study.timings["phase"] == "load"].groupby("variant")["seconds"].sum()
+    assert {name: facts[name]["load_seconds"] for name in facts} == pytest.approx(timed.to_dict())
+    foretold = ready(**SHORT)
+    assert loading.loading(foretold.world, foretold.jobs).loads == sum(loads)
+    assert f"loading   weights {sum(loads)} times (" in forecast(foretold)
+
+
+def test_of_a_resumed_run_the_loads_of_its_finished_jobs_count_too(saved: Any, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        dd.compare(saved(), out=tmp_path / "run", progress=Dying(2), **SHORT)
+    study = dd.compare(saved(), out=tmp_path / "run", resume=True, **SHORT)
+    assert {v["loads"] for v in study.environment["variants"].values()} == {2}
+
+
+class Dying(Silent):
+    """Ends the process's run when the bf16 variant begins to generate for a job too many."""
+
+    def __init__(self, jobs: int) -> None:
+        self.left = jobs
+
+    def start(self, variant: str, what: str, tokens: int) -> None:
+        if variant == "bf16" and what != "reading":
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+def test_jobs_are_enlarged_where_weights_are_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [f"w{1 + i % 95} w{1 + i // 2}" for i in range(100)]
+    roomy = ready(prompts=many)
+    assert roomy.plan.prompts_per_job == 16
+    assert not roomy.enlarged
+    weights = [roomy.world.weight_bytes(v) for v in (roomy.plan.reference, *roomy.plan.candidates)]
+    small = ready(prompts=many, memory_bytes=int((max(weights) + roomy.world.batch_bytes()) / 0.75) + 1)
+    assert small.plan.batch_size == roomy.plan.batch_size
+    assert not small.world.all_fit
+    assert [len(job.prompts) for job in small.jobs] == [56, 44], "43 would do; 43, 43 and 14 load once more"
+    assert "jobs of 56 prompts" in small.announcement()
+    asked = ready(prompts=many, memory_bytes=small.world.memory, prompts_per_job=16)
+    assert asked.plan.prompts_per_job == 16, "what is asked is done"
+    assert not asked.enlarged
+    shares = [loading.loading(r.world, r.jobs).share for r in (small, asked)]
+    assert shares[0] < loading.SHARE < shares[1]
+    assert "more --prompts-per-job" in forecast(asked)
+    assert "more --prompts-per-job" not in forecast(small)
+
+
+def test_enlarged_jobs_keep_to_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart(monkeypatch, "all_fit")
+    assert ready().plan.prompts_per_job == 40, "all of them: two jobs of 32 would not be worth it"
+    each = 40 * 96 * 4 * 2  # tokens, vocabulary, float32; forced logits and greedy's own
+    monkeypatch.setattr(loading, "DISK", 25 * each)
+    assert ready().plan.prompts_per_job == 24, "whole batches within the disk"
+    monkeypatch.setattr(loading, "DISK", each)
+    assert ready().plan.prompts_per_job == 16
+    assert ready(prompts=PROMPTS[:16]).plan.prompts_per_job == 16, "one job it is already"
+
+
+def test_longer_texts_need_no_larger_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart(monkeypatch, "all_fit")
+    assert ready(max_new_tokens=110, strategies=["greedy", "beam"]).plan.prompts_per_job == 16
+
+
+def test_a_resumed_run_keeps_the_size_of_its_jobs(saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "SHARE", 0.16)
+    with monkeypatch.context() as patch:
+        apart(patch, "all_fit")
+        whole = dd.compare(saved(), out=tmp_path / "whole", **ASKED)
+        assert whole.plan["prompts_per_job"] == 24
+        with pytest.raises(KeyboardInterrupt):
+            dd.compare(saved(), out=tmp_path / "run", progress=Dying(2), **ASKED)
+    assert len(RunFolder(tmp_path / "run").finished_jobs()) == 1
+    assert prepare(make_settings({"model": str(saved())} | ASKED)).plan.prompts_per_job == 16, "asked anew, all fits"
+    with pytest.raises(dd.InputError, match="prompts_per_job 24 there, 16 here"):
+        dd.compare(saved(), out=tmp_path / "run", resume=True, **ASKED | {"prompts_per_job": 16})
+    stored = RunFolder(tmp_path / "run").stored()
+    assert stored is not None
+    assert asked_again(stored).prompts_per_job == 24
+    dd.compare(saved(), out=tmp_path / "run", resume=True, **ASKED)
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+def test_what_a_type_rounds_is_read_once(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from decodedrift.checkpoints import find
+    from decodedrift.plan import parse_variants
+
+    reads: list[Any] = []
+    real = models.tensors
+    monkeypatch.setattr(models, "tensors", lambda files: reads.append(files) or real(files))
+    models._changed_in_files.cache_clear()
+    checkpoint, shares = find(str(saved("qwen2"))), []
+    for name in ("bf16", "bf16", "fp16"):
+        with models.loaded(checkpoint, parse_variants(name)[0]) as model:
+            shares.append(model.facts["rounded_share"])
+    assert len(reads) == 2
+    assert shares[0] == shares[1] > shares[2] > 0
