@@ -30,11 +30,11 @@ STRATEGIES = {
     "top-k": {"do_sample": True, "top_k": 50, "top_p": 1.0},
     "top-p": {"do_sample": True, "top_k": 0, "top_p": 0.9},
 }
-VOCAB = {"gpt2": 50257, "llama": 32000}
+VOCAB = {"gpt2": 50257, "llama": 32000, "demo": 2048}
 
 
 def make_model(folder: Path, shape: str) -> None:
-    """A random 124M model with a word-level tokenizer."""
+    """A random model of GPT-2's or Llama's 124M shape, or the bundled one's with a wider window; words are tokens."""
     import torch
     import transformers as t
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -42,6 +42,8 @@ def make_model(folder: Path, shape: str) -> None:
     vocab = VOCAB[shape]
     if shape == "gpt2":
         config: Any = t.GPT2Config(vocab_size=vocab, bos_token_id=0, eos_token_id=0)
+    elif shape == "demo":
+        config = t.GPT2Config(vocab_size=vocab, n_embd=192, n_layer=5, n_head=3, bos_token_id=0, eos_token_id=0)
     else:
         config = t.LlamaConfig(
             vocab_size=vocab, hidden_size=768, intermediate_size=2048, num_hidden_layers=12, num_attention_heads=12,

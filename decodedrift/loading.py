@@ -39,9 +39,10 @@ def loading(world: World, jobs: Sequence[Job]) -> Loading:
 
 
 def prompts_per_job(world: World, least: int) -> int:
-    """Prompts per job with which loading stays under SHARE of the time, in whole batches; `least` where weights are kept.
+    """Prompts per job with which loading stays under SHARE of the time, in whole batches.
 
-    Bounded by what waits in a job: reference logits on the disk, the scores of top-p in memory.
+    `least` where that does, or where weights are kept. Bounded by what waits in a job: reference logits on the disk,
+    the scores of top-p in memory.
     """
     total = len(world.plan.prompts)
     if world.all_fit or not world.plan.candidates or total <= least:

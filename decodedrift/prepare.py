@@ -19,8 +19,7 @@ from decodedrift.plan import (
     variant_from_dict,
 )
 from decodedrift.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant
-from decodedrift.resume import NOTHING, Settled
-from decodedrift.settings import Settings
+from decodedrift.settings import NOTHING, Settings, Settled
 from decodedrift.strategies import parse_strategies, screened
 
 PROMPTS_PER_JOB = 16  # what a kill can lose, where the weights are loaded once

@@ -5,29 +5,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from decodedrift.plan import IDENTITY, NO_NUMBERS
 from decodedrift.records import InputError, Plan, plain
 from decodedrift.secrecy import home_shortened
-from decodedrift.settings import Settings, make_settings, shortened
+from decodedrift.settings import NOTHING, Settings, Settled, make_settings, shortened
 from decodedrift.store import RunFolder, Stored
 
 MOST = 3  # differences that one line names
 SETTLED = ("batch_size_asked", "batch_size", "memory_bytes")  # by the memory that was free when the run began
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What a run fitted to the memory when it began, None where it did not. prompts_per_job: unless one is asked."""
-
-    batch_size: int | None = None
-    prompts_per_job: int | None = None
-
-
-NOTHING = Settled()
 
 
 def begun(folder: str | Path) -> Stored:

@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 from collections.abc import Mapping, Sized
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,6 +86,17 @@ class Settings(BaseModel):
         if isinstance(value, Sized) and len(value) == 0:
             raise ValueError("give at least one")
         return list(value) if isinstance(value, (tuple, range)) else value
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a run fitted to the memory when it began, None where it did not. prompts_per_job: unless one is asked."""
+
+    batch_size: int | None = None
+    prompts_per_job: int | None = None
+
+
+NOTHING = Settled()
 
 
 def make_settings(values: Mapping[str, Any]) -> Settings:
