@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from decodedrift.loading import SHARE, flops, loading
+from decodedrift.loading import SHARE, floors, flops, loading
 from decodedrift.prepare import Prepared
 
 GIB = 2**30
@@ -18,8 +18,7 @@ def forecast(ready: Prepared) -> str:
     variants = [plan.reference, *plan.candidates]
     traces = len(plan.prompts) * len(plan.cells)
     scored = sum(t.tokens for t in world.texts.values())
-    floors = sum(1 for c in plan.candidates if plan.noise_floor and c.precision == c.compute)
-    rows = (traces * plan.max_new_tokens) * (len(plan.candidates) + floors) + scored * len(plan.candidates)
+    rows = (traces * plan.max_new_tokens) * (len(plan.candidates) + len(floors(world))) + scored * len(plan.candidates)
     weights = world.weight_bytes(plan.reference) + max(world.weight_bytes(c) for c in plan.candidates)
     low, high = _seconds(ready)
     loads = loading(world, ready.jobs)

@@ -24,7 +24,10 @@ DISK = 8 * 2**30  # of waiting logits that an enlarged job may leave on the disk
 
 @dataclass(frozen=True)
 class Loading:
-    """loads: how many times weights are loaded in a run; share: of its estimated time."""
+    """loads: how many times a run loads weights, at most (a screening may leave the reference nothing to judge).
+
+    share: of the run's estimated time.
+    """
 
     loads: int
     share: float
@@ -58,11 +61,11 @@ def prompts_per_job(world: World, least: int) -> int:
 def flops(world: World, prompts: int, texts: bool = True) -> float:
     """Floating point operations of the forward passes for so many prompts, and for the texts, of every variant."""
     plan = world.plan
-    variants = 1 + len(plan.candidates) + len(_floors(world))
+    variants = 1 + len(plan.candidates) + len(floors(world))
+    writing = 1 if plan.mode == "screen" and not plan.continued else variants
     steps = prompts * plan.max_new_tokens
-    tokens: float = steps * world.rows_per_prompt() * (1 if plan.layout == "mixed" else 2)
-    tokens += 2 * steps * len(plan.cells) + (sum(t.tokens for t in world.texts.values()) if texts else 0)
-    tokens *= variants
+    tokens: float = writing * steps * world.rows_per_prompt() * (1 if plan.layout == "mixed" else 2)
+    tokens += variants * (2 * steps * len(plan.cells) + (sum(t.tokens for t in world.texts.values()) if texts else 0))
     if plan.inject:  # beside what every variant does: a pass a candidate
         tokens += steps * world.rows_per_prompt() * len(plan.candidates)
     if plan.decompose:  # two readings a candidate and one of the reference, and each candidate's own text
@@ -70,7 +73,8 @@ def flops(world: World, prompts: int, texts: bool = True) -> float:
     return 2.0 * world.checkpoint.parameters * tokens
 
 
-def _floors(world: World) -> list[Variant]:
+def floors(world: World) -> list[Variant]:
+    """The candidates that also run against themselves in another layout."""
     return [c for c in world.plan.candidates if world.plan.noise_floor and c.precision == c.compute]
 
 
@@ -94,7 +98,7 @@ def _speed(world: World) -> float:
 def _waiting(world: World) -> int:
     """Bytes of one prompt's logits that wait in a job: forced and greedy's own, those of floors and of the parts."""
     plan = world.plan
-    kept = 2 + len(_floors(world)) + (1 + len(plan.candidates) if plan.decompose else 0)
+    kept = 2 + len(floors(world)) + (1 + len(plan.candidates) if plan.decompose else 0)
     itemsize = max(DTYPES[v.compute or "fp32"].itemsize for v in (plan.reference, *plan.candidates))
     return len(plan.cells) * plan.max_new_tokens * world.width * itemsize * kept
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.alternatives import BUDGET, Ledger, Tops, log_totals, tops
+from decodedrift.batches import filed
 from decodedrift.choices import Choices
 from decodedrift.choices import choices as strategy_choices
 from decodedrift.divergence import BeamScores, Side, divergence
@@ -239,6 +240,7 @@ def write(
     """A finished pass as rows of a job's result: its traces, and what it was held against the other side."""
     names = ("strategy", "seed", "prompt_id")
     by_id = {p.id: p for p in prompts}
+    done.traces = filed(done.traces, prompts)
     for key, trace in done.traces.items():
         keys = {"model": plan.model, "variant": done.name, "role": done.role} | dict(zip(names, key, strict=True))
         result.traces.append(keys | trace_row(trace, by_id[trace.prompt_id], vocab, done.judged.get(key)))

@@ -46,24 +46,32 @@ def apart(patch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("small", "loads"), [((), (1, 1, 1)), (("all_fit",), (3, 3, 3)), (("all_fit", "both_fit"), (6, 3, 3))], ids=str
-)
+    ("small", "more", "loads"),
+    [
+        ((), {}, (1, 1, 1)), (("all_fit",), {}, (3, 3, 3)), (("all_fit", "both_fit"), {}, (6, 3, 3)),
+        (("all_fit", "both_fit"), {"mode": "screen"}, (4, 3, 3)),
+        (("all_fit", "both_fit"), {"mode": "screen", "continued": True}, (6, 3, 3)),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_loads_are_counted_and_foretold(
-    monkeypatch: pytest.MonkeyPatch, small: tuple[str, ...], loads: tuple[int, ...]
+    monkeypatch: pytest.MonkeyPatch, small: tuple[str, ...], more: dict[str, Any], loads: tuple[int, ...]
 ) -> None:
     apart(monkeypatch, *small)
     made: list[str] = []
     real = models._ready
     monkeypatch.setattr(models, "_ready", lambda c, v, *rest: made.append(v.name) or real(c, v, *rest))
-    study = run()
+    study = run(**more)
     facts = study.environment["variants"]
     assert [facts[name]["loads"] for name in ("fp32", "bf16", "int8")] == list(loads)
     assert [made.count(name) for name in ("fp32", "bf16", "int8")] == list(loads)
     timed = study.timings[study.timings["phase"] == "load"].groupby("variant")["seconds"].sum()
     assert {name: facts[name]["load_seconds"] for name in facts} == pytest.approx(timed.to_dict())
-    foretold = ready(**SHORT)
-    assert loading.loading(foretold.world, foretold.jobs).loads == sum(loads)
-    assert f"loading   weights {sum(loads)} times (" in forecast(foretold)
+    foretold = ready(**SHORT | more)
+    times = loading.loading(foretold.world, foretold.jobs).loads
+    unread = 2 if more.get("mode") == "screen" and "continued" not in more else 0  # only the self control is judged
+    assert times == sum(loads) + unread
+    assert f"loading   weights {times} times (" in forecast(foretold)
 
 
 def test_of_a_resumed_run_the_loads_of_its_finished_jobs_count_too(saved: Any, tmp_path: Path) -> None:
