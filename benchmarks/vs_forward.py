@@ -195,7 +195,8 @@ def side(which: str, arguments: argparse.Namespace, folder: str, calls: str) -> 
     command = [sys.executable, __file__, "--side", which, "--folder", folder, "--calls", calls,
                "--prompts", str(arguments.prompts), "--tokens", str(arguments.tokens),
                "--candidates", arguments.candidates, "--shape", arguments.shape]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    huge = os.environ | {"THP_MEM_ALLOC_ENABLE": "1"}  # as the command line does
+    done = subprocess.run(command, env=huge, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]

@@ -42,7 +42,7 @@ def compare(
     seeds: Annotated[Items, option(metavar="LIST", help="Seeds of sampled strategies: 0,1,2. [default: 0]")] = None,
     coupling: Annotated[Text, option(metavar="HOW", help="gumbel (shared noise) or none. [default: gumbel]")] = None,
     batch_size: Annotated[Text, option(metavar="N", help="Prompts per batch. [default: 8]")] = None,
-    prompts_per_job: Annotated[Text, option(metavar="N", help="What a kill can lose. [default: 16; see docs]")] = None,
+    prompts_per_job: Annotated[Text, option(metavar="N", help="What a kill can lose. [default: 16, or more]")] = None,
     layout: Annotated[
         Text, option(metavar="HOW", help="mixed (one pass for all strategies) or per-strategy. [default: mixed]")
     ] = None,
