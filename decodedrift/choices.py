@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from decodedrift import numerics
-from decodedrift.alternatives import CHUNK
 from decodedrift.records import Strategy
 from decodedrift.warping import warp
+
+ROWS = 8  # at a time: float64 copies of so few stay in a CPU's cache
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ def choices(strategy: Strategy, seed: int, prompt_id: str, logits: Tensor, ids: 
     if strategy.searches or (strategy.samples and not strategy.coupled):
         return None
     parts = []
-    for begin in range(0, len(logits), CHUNK):
-        part = logits[begin : begin + CHUNK]
-        asked = None if ids is None else ids[begin : begin + CHUNK].cpu()
+    for begin in range(0, len(logits), ROWS):
+        part = logits[begin : begin + ROWS]
+        asked = None if ids is None else ids[begin : begin + ROWS].cpu()
         if strategy.samples:
             parts.append(_sampled(strategy, [(seed, prompt_id, begin + t) for t in range(len(part))], part, asked))
         else:

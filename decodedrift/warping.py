@@ -100,12 +100,12 @@ def _floor(logits: Tensor, log_total: Tensor, temperature: float, p: float) -> T
 def _sorted_down_to(logits: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     """The logits of each row that are not below its floor, descending, -inf behind them; and their ids."""
     inside = logits >= floor
-    width = int(inside.sum(-1).max()) + 1
-    values = logits.new_full((len(logits), width), -torch.inf)
+    counts = inside.sum(-1)
+    rows, kept = inside.nonzero(as_tuple=True)
+    place = torch.arange(len(kept), device=kept.device) - (counts.cumsum(0) - counts)[rows]
+    values = logits.new_full((len(logits), int(counts.max()) + 1), -torch.inf)
     ids = torch.zeros_like(values, dtype=torch.long)
-    for row, found in enumerate(inside):
-        kept = found.nonzero().squeeze(-1)
-        values[row, : len(kept)], ids[row, : len(kept)] = logits[row, kept], kept
+    values[rows, place], ids[rows, place] = logits[rows, kept], kept
     values, order = values.sort(dim=-1, descending=True)
     return values, ids.gather(-1, order)
 
