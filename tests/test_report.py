@@ -242,6 +242,38 @@ def test_every_number_of_the_summary_is_the_tables() -> None:
             assert shown_here, column
 
 
+def test_every_number_of_controls_injection_and_timings_is_the_tables() -> None:
+    import decodedrift as dd
+
+    made = dd.compare("demo", candidates=["bf16"], limit=3, max_new_tokens=24, noise_floor=True, inject=True)
+    page = only_ours(render(made))
+    titles = [a["title"] or "" for tag, a in page.tags if tag == "td" and a.get("title")]
+    shown = [part.split(" = ") for title in titles for part in title.split("; ")]
+
+    def missing(name: str, values: Any) -> set[float]:
+        return set(map(float, values)) - {float(value) for known, value in shown if known == name}
+
+    table = made.summary
+    assert set(table["role"]) == {"candidate", "self", "floor"}
+    for column in ("diverged", "traces", "kl_mean"):
+        assert not missing(column, table.loc[table["role"] != "candidate", column].dropna()), column
+    injected = table[table.get("injected", 0) > 0]
+    assert len(injected)
+    for column in ("injected", "recovered_share", "trajectory_share", "trajectory_share_low"):
+        assert not missing(column, injected[column].dropna()), column
+    timed = made.timings.groupby(["variant", "phase"])["seconds"].sum()
+    assert not missing("seconds", timed[timed.index.get_level_values("variant") != ""])
+    assert not missing("sum", [made.timings["seconds"].sum(), *made.timings.groupby("phase")["seconds"].sum()])
+    assert missing("seconds", [timed.max() + 1.0])
+
+
+def test_a_screening_says_so_among_what_was_run() -> None:
+    made = study({"bf16": [parted(), {}, {}]})
+    assert "screening: candidates read" not in render(made)
+    made.plan["mode"] = "screen"
+    assert "screening: candidates read" in render(made)
+
+
 def test_the_page_is_bounded_whatever_the_run() -> None:
     long = "\u202e<" * 50_000
     many = study({f"v{i}": [parted(t, reference_token=long) for t in range(40)] for i in range(12)}, says=long)

@@ -60,6 +60,7 @@ def _asked(plan: Mapping[str, Any], environment: Mapping[str, Any]) -> list[tupl
         ("Texts", ", ".join(str(t["name"]) for t in plan.get("texts", ())[:MOST])),
         ("Window of texts", _window(plan) if plan.get("texts") else None),
         ("New tokens", plan.get("max_new_tokens")),
+        ("Mode", _mode(plan)),
         ("End of text", "ignored" if plan.get("ignore_eos") else None),
         ("Seeds", ", ".join(map(str, plan.get("seeds", ())[:40]))),
         ("Sampling noise", {"gumbel": "coupled: the same for every variant", "none": "not coupled"}.get(
@@ -69,6 +70,12 @@ def _asked(plan: Mapping[str, Any], environment: Mapping[str, Any]) -> list[tupl
         ("Chat template", "applied" if plan.get("chat_template") else None),
         ("Near tie below", f"{plan['near_tie_below']:g} nats" if "near_tie_below" in plan else None),
     ])  # fmt: skip
+
+
+def _mode(plan: Mapping[str, Any]) -> str | None:
+    if plan.get("mode") != "screen":
+        return None
+    return "screening: candidates read" + (", and write on from where they part" if plan.get("continued") else "")
 
 
 def _window(plan: Mapping[str, Any]) -> str:

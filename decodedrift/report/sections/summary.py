@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from decodedrift.study import Study
 
 MOST = 300  # rows of a table
-CONTROLS = {"self": "the reference again", "floor": "another batch layout"}
+CONTROLS = {"self": "the reference again", "floor": "another layout"}
 
 
 def summary(study: Study, options: Options) -> dict[str, Any] | None:
