@@ -158,6 +158,13 @@ EARLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--model",), ("--model", "requires an argument")),
     (("--quiet=3",), ("--quiet", "does not take a value")),
     (("gpt2",), ("gpt2", "unexpected")),
+    (("--mode", "screen", "--strategies", "greedy,beam"), ("strategy beam", "--mode exact")),
+    (("--mode", "screen", "--strategies", "top-k", "--coupling", "none"), ("without shared noise", "--mode exact")),
+    (("--mode", "screen", "--noise-floor"), ("--noise-floor", "--mode exact")),
+    (("--mode", "screen", "--inject"), ("--inject", "--mode exact")),
+    (("--mode", "screen", "--decompose"), ("--decompose", "--mode exact")),
+    (("--continue",), ("--continue", "--mode screen")),
+    (("--mode", "fast"), ("--mode", "exact, screen", "'fast'")),
 ]
 
 # the commands that take a finished or a begun run: (command, arguments, words of the message)

@@ -13,12 +13,10 @@ import torch
 from conftest import FAMILIES, tiny_model, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 import decodedrift as dd
 from decodedrift import screening
 from decodedrift.choices import choices
-from decodedrift.cli import app
 from decodedrift.metrics import NEED_TEXTS
 from decodedrift.passes import Pass, Passage
 from decodedrift.records import InputError, Variant
@@ -149,25 +147,6 @@ def test_nan_ends_a_screened_trace_and_is_a_failure(tmp_path: Path) -> None:
     assert set(of_candidate(study.traces)["finish"]) == {"nonfinite"}
     assert set(study.failures["status"]) == {"nonfinite"}
     assert study.failed
-
-
-REFUSED = [
-    (["--mode", "screen", "--strategies", "greedy,beam"], "strategy beam"),
-    (["--mode", "screen", "--strategies", "top-k", "--coupling", "none"], "without shared noise"),
-    (["--mode", "screen", "--noise-floor"], "--noise-floor"),
-    (["--mode", "screen", "--inject"], "--inject"),
-    (["--mode", "screen", "--decompose"], "--decompose"),
-    (["--continue"], "--mode screen"),
-    (["--mode", "fast"], "exact, screen"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "named"), REFUSED, ids=[" ".join(a) for a, _ in REFUSED])
-def test_what_a_reading_cannot_show_is_refused(arguments: list[str], named: str) -> None:
-    done = CliRunner().invoke(app, ["compare", *arguments])
-    assert isinstance(done.exception, InputError)
-    assert named in str(done.exception)
-    assert len(str(done.exception)) <= 300
 
 
 def test_beams_are_left_out_where_nothing_was_named() -> None:

@@ -76,6 +76,7 @@ class _Frames:
 
     @classmethod
     def of(cls, study: Study, cases: pd.DataFrame) -> _Frames:
+        """What the cases need of a study's tables, by key."""
         prompts = set(cases["prompt_id"])
         part = study.traces[study.traces["role"].isin(["reference", "candidate"])]
         part = part[part["prompt_id"].isin(prompts)]
