@@ -1,4 +1,7 @@
-"""A variant from weights that are in memory already: the same bits as reading the files again, without the reading."""
+"""A variant from weights that are in memory already: the same bits as reading the files again, without the reading.
+
+Weights in the donor's own type are shared with it, unless the precision converts them in place.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 import torch
 
+from decodedrift.precisions import PRECISIONS
 from decodedrift.precisions.floating import cast
 from decodedrift.records import Variant
 
@@ -14,7 +18,7 @@ NARROWER = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def copied_from(model: Any, lent: Variant, variant: Variant, dtype: torch.dtype) -> Any | None:
-    """A copy of a loaded model in another type; None where the copy might differ from what the files give.
+    """A loaded model once more, in another type; None where the copy might differ from what the files give.
 
     It is exact from unquantized float32 on the CPU: every stored value is in it as it is, and narrowing it is what the
     loader does. Models that keep some modules in float32 whatever is asked are left to the loader, as are kernels of
@@ -31,7 +35,8 @@ def copied_from(model: Any, lent: Variant, variant: Variant, dtype: torch.dtype)
         return None
     if any(getattr(model, name, None) for name in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")):
         return None
-    made = {id(p): torch.nn.Parameter(p.detach().to(dtype, copy=True), requires_grad=False) for p in model.parameters()}
+    own = PRECISIONS[variant.precision].apply is not None
+    made = {id(p): torch.nn.Parameter(p.detach().to(dtype, copy=own), requires_grad=False) for p in model.parameters()}
     copied = copy.deepcopy(model, made)
     cast(copied, dtype)
     if variant.attention is not None:
