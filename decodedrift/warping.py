@@ -58,9 +58,10 @@ def warp(logits: Tensor, strategy: Strategy) -> Allowed:
 
 
 def _top_k(logits: Tensor, temperature: float, k: int) -> Allowed:
-    kth = torch.topk(logits, k, dim=-1).values[:, -1:]
-    count = int((logits >= kth).sum(-1).max())
-    values, ids = torch.topk(logits, count, dim=-1)
+    values, ids = torch.topk(logits, min(k + 1, logits.shape[-1]), dim=-1)
+    kth = values[:, k - 1 : k]
+    if bool((values[:, k:] == kth).any()):  # how many tie with the last that is allowed is open
+        values, ids = torch.topk(logits, int((logits >= kth).sum(-1).max()), dim=-1)
     return _renormalised(values.double() / temperature, ids, values >= kth)
 
 
