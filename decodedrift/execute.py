@@ -66,6 +66,7 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
                 run.decomposition.rows(done)
         run.result.tokens = passes.token_rows(run.result, world.vocab)
         run.result.timed("", "", "write", begin, sum(len(f) for f in run.result.positions))
+        run.result.spilled_bytes = spool.spilled_bytes
     return run.result
 
 

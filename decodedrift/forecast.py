@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from decodedrift.loading import SHARE, floors, flops, loading
+from decodedrift.loading import SHARE, floors, flops, loading, waiting_bytes
 from decodedrift.prepare import Prepared
 
 GIB = 2**30
@@ -31,7 +31,8 @@ def forecast(ready: Prepared) -> str:
         f"rows      up to {traces * len(variants)} traces, {rows} positions, {scored} text tokens per variant",
         *([f"extra     {'; '.join(extra)}"] if extra else []),
         f"memory    about {(weights + world.batch_bytes()) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
-        f" ({'both variants resident' if world.both_fit else 'one variant at a time'}, batch size {plan.batch_size})",
+        f" ({world.resident} resident, batch size {plan.batch_size})",
+        f"logits    {_waiting(ready)}",
         f"loading   weights {loads.loads} times ({_kept(ready, loads.share)}),"
         f" about {_percent(loads.share)} of the time",
         f"time      roughly {_span(low)} to {_span(high)} on {plan.device}, after loading",
@@ -44,6 +45,14 @@ def _kept(ready: Prepared, share: float) -> str:
         return "each variant once" if ready.world.both_fit else "each variant once, the reference again to judge"
     more = "; fewer with more --prompts-per-job or --memory" if share > SHARE else ""
     return f"in each job anew: together they do not fit the memory{more}"
+
+
+def _waiting(ready: Prepared) -> str:
+    """How much of the reference's logits waits in a job, and where."""
+    world = ready.world
+    size, budget = waiting_bytes(world), world.spool_bytes
+    where = "in memory" if size <= budget else f"{budget / GIB:.2f} GiB in memory, the rest in files"
+    return f"up to {size / GIB:.2f} GiB of the reference's wait for the candidates in a job, {where}"
 
 
 def _percent(share: float) -> str:

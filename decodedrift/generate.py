@@ -20,7 +20,7 @@ from decodedrift.beams import Beams
 from decodedrift.choosers import Chooser, ScoreLog, Single
 from decodedrift.forcing import Injecting
 from decodedrift.hook import per_prompt, within_generate
-from decodedrift.kvcache import expanded
+from decodedrift.kvcache import expanded, kinds
 from decodedrift.models import Loaded, measurable
 from decodedrift.records import Strategy, Trace
 from decodedrift.tokens import Vocabulary
@@ -91,7 +91,7 @@ def decode(
     """
 
     def loop(model: Any, input_ids: Tensor, **arguments: Any) -> Tensor:
-        return _decode(model, input_ids, choosers, steps, before, tick, **arguments)
+        return _decode(loaded, input_ids, choosers, steps, before, tick, **arguments)
 
     within_generate(
         loaded,
@@ -105,7 +105,7 @@ def decode(
 
 
 def _decode(
-    model: Any,
+    loaded: Loaded,
     input_ids: Tensor,
     choosers: Sequence[Chooser],
     max_new_tokens: int,
@@ -118,14 +118,16 @@ def _decode(
     **model_kwargs: Any,
 ) -> Tensor:
     """The loop. The model's own logits processors and stopping criteria are ignored: the plan says everything."""
-    prompts = input_ids.shape[0]
+    model, prompts = loaded.model, input_ids.shape[0]
     rows = torch.cat([torch.arange(prompts).repeat_interleave(c.width) for c in choosers]).to(input_ids.device)
     outputs = model._prefill(input_ids, generation_config, model_kwargs)
     model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
     logits = measurable(outputs.logits[:, -1])[rows]
     input_ids = input_ids[rows]
     model_kwargs = per_prompt(model_kwargs, rows, prompts)
-    if (cache := model_kwargs.get("past_key_values")) is not None:
+    cache = model_kwargs.get("past_key_values")
+    loaded.facts["cache"] = kinds(cache)
+    if cache is not None:
         expanded(cache, rows, max_new_tokens)
     for position in range(max_new_tokens):
         tokens, parents = _step(choosers, prompts, logits, position)

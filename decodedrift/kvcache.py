@@ -54,6 +54,11 @@ def expanded(cache: Any, rows: Tensor, room: int) -> None:
         cache.reorder_cache(rows)
 
 
+def kinds(cache: Any) -> str:
+    """The classes of a cache's layers, empty without a cache: what `plain` is decided by, for the record."""
+    return ", ".join(sorted({type(layer).__name__ for layer in getattr(cache, "layers", ())}))
+
+
 def plain(cache: Any) -> bool:
     """Whether a cache holds nothing but the keys and values of every token (no window, no state)."""
     return all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None]))

@@ -78,6 +78,16 @@ def floors(world: World) -> list[Variant]:
     return [c for c in world.plan.candidates if world.plan.noise_floor and c.precision == c.compute]
 
 
+def waiting_bytes(world: World) -> int:
+    """Bytes of logits that wait in the largest job."""
+    plan = world.plan
+    longest = max((len(w.reading.continuation) for t in world.texts.values() for w in t.windows), default=0)
+    itemsize = DTYPES[plan.reference.compute or "fp32"].itemsize
+    most = max((len(t.windows) for t in world.texts.values()), default=0)
+    windows = min(world.windows_per_job(), most) * longest * world.width * itemsize
+    return max(windows, min(len(plan.prompts), plan.prompts_per_job) * _waiting(world))
+
+
 def _loaded(world: World) -> list[Variant]:
     """The variants that a job loads, as often as it does: a reference that cannot stay comes back to judge."""
     plan = world.plan

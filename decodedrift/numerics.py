@@ -74,7 +74,9 @@ def kl(log_p: Tensor, log_q: Tensor, ratio: Tensor | None = None) -> Tensor:
     return kl_both(log_p, log_q, ratio)[0]
 
 
-def kl_both(log_p: Tensor, log_q: Tensor, ratio: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def kl_both(
+    log_p: Tensor, log_q: Tensor, ratio: Tensor | None = None, p: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """KL(p || q) and KL(q || p), nats, [n] each.
 
     KL(p || q) = sum p * (exp(-d) - 1 + d) with d = log p - log q. The textbook sum p * d cancels terms of size |d|
@@ -89,15 +91,16 @@ def kl_both(log_p: Tensor, log_q: Tensor, ratio: Tensor | None = None) -> tuple[
     Args:
         log_p, log_q: log-probabilities.
         ratio: `log_p - log_q` where it is known better than by subtracting them (see `log_ratio`).
+        p: `log_p.exp()` where it is at hand.
     """
     d = log_p - log_q if ratio is None else ratio
-    p = log_p.exp()
-    low, high = d.aminmax()
-    if bool((low >= -1) & (high <= 1)):  # False with a NaN anywhere
-        forward, reverse = _near_terms(p, d)
+    p = log_p.exp() if p is None else p
+    low, high = (float(end) for end in d.aminmax())
+    if -1 <= low and high <= 1:  # False with a NaN anywhere
+        forward, reverse = _near_terms(p, d, max(-low, high))
         return forward.sum(-1), reverse.sum(-1)
     far = ~(d.abs() <= 1)
-    forward, reverse = _near_terms(p, d.masked_fill(far, 0.0))
+    forward, reverse = _near_terms(p, d.masked_fill(far, 0.0), 1.0)
     at = far.nonzero(as_tuple=True)
     p_far, log_p_far, log_q_far, d_far = p[at], log_p[at], log_q[at], d[at]
     q_far = log_q_far.exp()
@@ -106,15 +109,22 @@ def kl_both(log_p: Tensor, log_q: Tensor, ratio: Tensor | None = None) -> tuple[
     return forward.sum(-1), reverse.sum(-1)
 
 
-def _near_terms(p: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Terms of both divergences for |d| <= 1, relative error about 1e-15 of each term; exactly 0 at d = 0."""
-    excess = d * _EXCESS[0]
-    for coefficient in _EXCESS[1:-1]:
+def _near_terms(p: Tensor, d: Tensor, largest: float) -> tuple[Tensor, Tensor]:
+    """Terms of both divergences for |d| <= largest <= 1, to about 1e-15 of each term; exactly 0 at d = 0."""
+    series = _EXCESS[-_terms(largest) :]
+    excess = d * series[0]
+    for coefficient in series[1:-1]:
         excess.add_(coefficient).mul_(d)
     square = d * d
-    excess.add_(_EXCESS[-1]).mul_(square)
+    excess.add_(series[-1]).mul_(square)
     reverse = square.sub_(excess).addcmul_(excess, d, value=-1.0).mul_(p)
     return excess.mul_(p), reverse
+
+
+def _terms(largest: float) -> int:
+    """How many coefficients of the series matter where |d| <= largest: what follows is lost in rounding."""
+    lost = (n for n in range(2, len(_EXCESS)) if 2 * largest**n / math.factorial(n + 2) < 2.0**-54)
+    return next(lost, len(_EXCESS))
 
 
 def _far_terms(p: Tensor, q: Tensor, log_p: Tensor, log_q: Tensor, d: Tensor) -> Tensor:
@@ -242,7 +252,7 @@ def rank_of(z: Tensor, ids: Tensor) -> Tensor:
 
     The same count as the rank beside vLLM's log-probabilities: equal logits share the better rank.
     """
-    return (z > z.gather(-1, ids.unsqueeze(-1))).sum(-1).add_(1).to(z.dtype)
+    return (z > z.gather(-1, ids.unsqueeze(-1))).count_nonzero(-1).add_(1).double()
 
 
 def nonfinite_count(z_r: Tensor, z_c: Tensor) -> Tensor:

@@ -43,7 +43,8 @@ def percent(share: float) -> str:
         return f"{share * 100:.3g} %" if share < 10.0 else f"{share * 100:,.0f} %"
     if share < 0.1:
         return f"{share * 100:.2g} %"
-    return f"{share * 100:.1f} %" if share < 0.9985 else f"{math.floor(share * 1e6) / 1e4:.6g} %"
+    rest = 100 - share * 100
+    return f"{share * 100:.{max(1, -math.floor(math.log10(rest)))}f} %"  # the rest to a digit
 
 
 def listed(parts: Iterable[str]) -> str:

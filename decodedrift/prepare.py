@@ -158,6 +158,7 @@ def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, 
     windows = {name: len(t.windows) for name, t in texts.items()}
     todo = jobs(made.plan, decides, windows, made.windows_per_job())
     made.keeps = len(todo) > 1 and made.all_fit
+    found["generation"]["resident"] = made.resident
     enlarged = settled.prompts_per_job is None and made.plan.prompts_per_job != plan.prompts_per_job
     return Prepared(made, todo, found, enlarged)
 

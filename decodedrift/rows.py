@@ -88,6 +88,7 @@ class JobResult:
     failures: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     batch_size: int | None = None
+    spilled_bytes: int = 0
 
     def timed(self, variant: str, strategy: str, phase: str, begin: float, tokens: int) -> None:
         """One row of timings, from a `time.perf_counter()` taken at the beginning."""
@@ -113,15 +114,20 @@ class JobResult:
 
 @dataclass
 class Gathered:
-    """The jobs of a run put together: every table, what was read back of each variant, lowered batch sizes by job."""
+    """The jobs of a run put together: every table, and what was read back of each variant.
+
+    batch_sizes: by job, where one was lowered. spilled_bytes: of logits that waited in files, over all jobs.
+    """
 
     frames: dict[str, pd.DataFrame]
     facts: dict[str, Any] = field(default_factory=dict)
     batch_sizes: dict[str, int] = field(default_factory=dict)
+    spilled_bytes: int = 0
 
-    def note(self, key: str, facts: Mapping[str, Any], batch_size: int | None) -> None:
+    def note(self, key: str, facts: Mapping[str, Any], batch_size: int | None, spilled_bytes: int) -> None:
         """Takes in what one job says beside its rows."""
         self.facts |= facts
+        self.spilled_bytes += spilled_bytes
         if batch_size is not None:
             self.batch_sizes[key] = batch_size
 
@@ -140,7 +146,7 @@ def gathered(results: Sequence[JobResult]) -> Gathered:
     """Jobs that were kept in memory."""
     found = Gathered({t: joined((r.frame(t) for r in results), t) for t in TABLES})
     for result in results:
-        found.note(result.key, result.facts, result.batch_size)
+        found.note(result.key, result.facts, result.batch_size, result.spilled_bytes)
     return found
 
 

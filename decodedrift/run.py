@@ -105,8 +105,8 @@ def carry_out(ready: Prepared, folder: RunFolder | None = None, progress: Progre
     progress.batch()  # a signal that came in the last batch: the tables are made by the resume
     found = gathered(results) if folder is None else folder.read_jobs([job.key for job in ready.jobs])
     found.frames["failures"] = _with_refused(found.frames["failures"], ready)
-    lowered = {"lowered": found.batch_sizes} if found.batch_sizes else {}
-    environment = environment | {"variants": found.variants(), "generation": environment["generation"] | lowered}
+    worked = {"spilled_bytes": found.spilled_bytes} | ({"lowered": found.batch_sizes} if found.batch_sizes else {})
+    environment = environment | {"variants": found.variants(), "generation": environment["generation"] | worked}
     scored = {name: text.scored_bytes for name, text in ready.world.texts.items()}
     study = Study.of(found.frames, ready.plan, environment, scored)
     if folder is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from decodedrift.checkpoints import quiet
 from decodedrift.hook import per_prompt, within_generate
-from decodedrift.kvcache import expanded, plain
+from decodedrift.kvcache import expanded, kinds, plain
 from decodedrift.models import Loaded, measurable
 
 CHUNK_BYTES = 256 * 2**20  # of one forward's kept logits; a batch above it is read in parts, the same for every variant
@@ -111,6 +111,7 @@ def _after_contexts(loaded: Loaded, batch: Sequence[Reading], pad: int) -> list[
             model_kwargs.pop(unused, None)
         outputs = model._prefill(input_ids, generation_config, model_kwargs)
         model_kwargs.pop("logits_to_keep", None)  # it was the last one's; of the continuations all are wanted
+        loaded.facts["cache"] = kinds(outputs.past_key_values)
         if plain(outputs.past_key_values):
             first = measurable(outputs.logits[:, -1])
             rows = torch.tensor([contexts.index(s.context) for s in batch], device=input_ids.device)

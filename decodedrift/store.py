@@ -165,7 +165,7 @@ class RunFolder:
             part.mkdir(parents=True)
             for table in JOB_TABLES:
                 write_parquet(result.frame(table), part / f"{table}.parquet", table)
-            facts = {"variants": result.facts, "batch_size": result.batch_size}
+            facts = {"variants": result.facts, "batch_size": result.batch_size, "spilled_bytes": result.spilled_bytes}
             (part / "facts.json").write_text(sinks.to_json(facts) + "\n", encoding="utf-8")
             for file in part.iterdir():
                 sync(file)
@@ -196,7 +196,7 @@ class RunFolder:
         found = Gathered(frames)
         for key, folder in folders.items():
             said = _json(folder / "facts.json")
-            found.note(key, said["variants"], said["batch_size"])
+            found.note(key, said["variants"], said["batch_size"], said.get("spilled_bytes", 0))
         return found
 
     def write_csv(self, table: str, frame: pd.DataFrame, spreadsheet: bool = False) -> None:

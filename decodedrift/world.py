@@ -79,6 +79,13 @@ class World:
         return every + self.batch_bytes() <= self.memory * (1 - SPOOL_SHARE)
 
     @property
+    def resident(self) -> str:
+        """Whose weights are in memory at once."""
+        if self.keeps:
+            return "every variant"
+        return "both variants" if self.both_fit else "one variant"
+
+    @property
     def spool_bytes(self) -> int:
         """Memory for the reference's waiting logits."""
         return int(self.memory * SPOOL_SHARE)

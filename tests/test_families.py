@@ -34,6 +34,8 @@ def test_every_family_runs_in_every_precision_under_every_strategy(family: str) 
     assert {v: next(iter(f["weight_dtypes"])) for v, f in facts.items() if v != "int8"} == {
         "fp32": "fp32", "bf16": "bf16", "fp16": "fp16", "fp64": "fp64",
     }  # fmt: skip
+    kind = "DynamicSlidingWindowLayer" if family == "mistral" else "DynamicLayer"
+    assert {f["cache"] for f in facts.values()} == {kind}
     assert set(study.perplexity["variant"]) == {"fp32", "bf16", "fp16", "int8", "fp64"}
 
 

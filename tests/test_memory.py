@@ -62,6 +62,10 @@ def test_one_is_resident_where_both_do_not_fit(residents: list[int], monkeypatch
     assert max(residents) == 1
     loads = apart.timings[apart.timings["phase"] == "load"]["variant"].tolist()
     assert loads == ["fp32", "bf16", "fp16", "fp32:batch_size=1", "fp32"]
+    assert [study.environment["generation"]["resident"] for study in (apart_of, apart)] == [
+        "both variants",
+        "one variant",
+    ]
     for table in ("traces", "divergences", "positions"):
         assert getattr(apart, table).equals(getattr(apart_of, table)), table
 
@@ -71,9 +75,13 @@ def test_spilled_to_files_the_rows_are_the_same(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(world.World, "spool_bytes", property(lambda self: 0))
     spilled = run()
     assert spilled.positions.equals(held.positions)
+    made = [study.environment["generation"] for study in (held, spilled)]
+    assert made[0]["spilled_bytes"] == 0
+    assert made[1]["spilled_bytes"] >= 3 * 2 * 6 * 96 * 4, "what two strategies read of three prompts, at the least"
 
 
 def test_declared_memory_decides(tmp_path: Path) -> None:
+    from decodedrift.forecast import forecast
     from decodedrift.prepare import prepare
     from decodedrift.settings import make_settings
 
@@ -89,8 +97,15 @@ def test_declared_memory_decides(tmp_path: Path) -> None:
     assert tight.plan.batch_size == 2
     assert "lowered from 8 to 2" in tight.announcement()
     assert not tight.world.both_fit
+    assert "(both variants resident, batch size 8)" in forecast(roomy)
+    assert "(one variant resident, batch size 2)" in forecast(tight)
+    assert "wait for the candidates in a job, in memory" in forecast(roomy)
     with pytest.raises(dd.InputError, match="too little"):
         prepared(weights)
+    tight.world.memory = 4 * 2**20
+    assert "logits    up to 0.00 GiB of the reference's wait for the candidates in a job, in memory" in forecast(tight)
+    tight.world.memory = 2**10
+    assert "0.00 GiB in memory, the rest in files" in forecast(tight)
 
 
 @given(

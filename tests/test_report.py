@@ -500,7 +500,9 @@ def test_a_name_in_a_sentence_does_not_turn_it_around() -> None:
         assert sentence in Page(markup).text
 
 
-@pytest.mark.parametrize(("share", "said"), [(1.01326, "101 %"), (25.0, "2,500 %"), (0.999999, "99.9999 %")])
+@pytest.mark.parametrize(
+    ("share", "said"), [(1.01326, "101 %"), (25.0, "2,500 %"), (0.999999, "99.9999 %"), (0.999164, "99.92 %")]
+)
 def test_a_share_above_one_is_a_plain_percentage(share: float, said: str) -> None:
     assert percent(share) == said
 

@@ -104,7 +104,7 @@ class LogitPair:
     @cached_property
     def kl_both(self) -> tuple[Tensor, Tensor]:
         """KL(p_R || p_C) and KL(p_C || p_R), [n] each."""
-        return nm.kl_both(self.log_p, self.log_q, self.log_ratio)
+        return nm.kl_both(self.log_p, self.log_q, self.log_ratio, self.p)
 
     @cached_property
     def error(self) -> tuple[Tensor, Tensor]:

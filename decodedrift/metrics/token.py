@@ -43,7 +43,8 @@ def tv(pair: LogitPair) -> Tensor:
 
 def logit_gap_max(pair: LogitPair) -> Tensor:
     """max |d| over the ids finite on both sides."""
-    return pair.error[0].abs().amax(-1).masked_fill(pair.bad, nm.NAN)
+    d = pair.error[0]
+    return d.amax(-1).maximum(-d.amin(-1)).masked_fill(pair.bad, nm.NAN)
 
 
 def logit_gap_rms(pair: LogitPair) -> Tensor:
@@ -91,7 +92,7 @@ def choice_agree(pair: LogitPair) -> Tensor:
 
 def rank(pair: LogitPair) -> Tensor:
     """1-based rank of the reference's token in the candidate's logits: 1 + the number strictly greater."""
-    ranks = nm.rank_of(pair.z_c, pair.token_ids.clamp(max=pair.width - 1))
+    ranks = nm.rank_of(pair.candidate[:, : pair.width], pair.token_ids.clamp(max=pair.width - 1))
     return ranks.masked_fill(pair.bad_candidate | pair.outside, nm.NAN)
 
 
