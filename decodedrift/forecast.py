@@ -51,8 +51,12 @@ def _waiting(ready: Prepared) -> str:
     """How much of the reference's logits waits in a job, and where."""
     world = ready.world
     size, budget = waiting_bytes(world), world.spool_bytes
-    where = "in memory" if size <= budget else f"{budget / GIB:.2f} GiB in memory, the rest in files"
-    return f"up to {size / GIB:.2f} GiB of the reference's wait for the candidates in a job, {where}"
+    where = "in memory" if size <= budget else f"{_size(budget)} in memory, the rest in files"
+    return f"up to {_size(size)} of the reference's wait for the candidates in a job, {where}"
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
 
 
 def _percent(share: float) -> str:

@@ -96,7 +96,7 @@ def kl_both(
     d = log_p - log_q if ratio is None else ratio
     p = log_p.exp() if p is None else p
     low, high = (float(end) for end in d.aminmax())
-    if -1 <= low and high <= 1:  # False with a NaN anywhere
+    if low >= -1 and high <= 1:  # False with a NaN anywhere
         forward, reverse = _near_terms(p, d, max(-low, high))
         return forward.sum(-1), reverse.sum(-1)
     far = ~(d.abs() <= 1)

@@ -15,7 +15,7 @@ from decodedrift.settings import NOTHING, Settings, Settled, make_settings, shor
 from decodedrift.store import RunFolder, Stored
 
 MOST = 3  # differences that one line names
-SETTLED = ("batch_size_asked", "batch_size", "memory_bytes")  # by the memory that was free when the run began
+SETTLED = ("batch_size_asked", "batch_size", "memory_bytes", "resident")  # by the memory that was free when the run began
 
 
 def begun(folder: str | Path) -> Stored:

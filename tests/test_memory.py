@@ -103,9 +103,9 @@ def test_declared_memory_decides(tmp_path: Path) -> None:
     with pytest.raises(dd.InputError, match="too little"):
         prepared(weights)
     tight.world.memory = 4 * 2**20
-    assert "logits    up to 0.00 GiB of the reference's wait for the candidates in a job, in memory" in forecast(tight)
-    tight.world.memory = 2**10
-    assert "0.00 GiB in memory, the rest in files" in forecast(tight)
+    waiting = 8 * 4 * 64 * 96 * 4 * 2 / 2**20  # prompts, strategies, tokens, vocabulary, bytes; read and generated
+    assert f"logits    up to {waiting:.1f} MiB of the reference's wait for the candidates" in forecast(tight)
+    assert "in a job, 1.0 MiB in memory, the rest in files" in forecast(tight)
 
 
 @given(
