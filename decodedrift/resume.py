@@ -15,7 +15,8 @@ from decodedrift.settings import NOTHING, Settings, Settled, make_settings, shor
 from decodedrift.store import RunFolder, Stored
 
 MOST = 3  # differences that one line names
-SETTLED = ("batch_size_asked", "batch_size", "memory_bytes", "resident")  # by the memory that was free when the run began
+# by the memory that was free when the run began, or found out under way
+SETTLED = ("batch_size_asked", "batch_size", "memory_bytes", "resident", "spilled_bytes", "lowered")
 
 
 def begun(folder: str | Path) -> Stored:

@@ -489,6 +489,7 @@ def test_out_of_memory_halves_the_batch_for_all_alike(
     expected = dd.compare(saved(), **more | {"batch_size": 2})
     assert study.positions.equals(expected.positions)
     assert study.traces.equals(expected.traces)
+    assert dd.compare(saved(), out=tmp_path / "run", resume=True, **more).positions.equals(study.positions)
 
 
 def test_what_does_not_fit_even_alone_fails_alone(saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
