@@ -195,8 +195,10 @@ def _tokenizer(checkpoint: Checkpoint) -> Any:
     if not tokenizer("hello world", add_special_tokens=False)["input_ids"]:
         if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
             kind = type(tokenizer).__name__
-            raise InputError(f"{checkpoint.name}: as a {kind} its tokenizer makes no token of 'hello world'; "
-                             "name its real class as tokenizer_class in tokenizer_config.json")  # fmt: skip
+            raise InputError(
+                f"{checkpoint.name}: its tokenizer is read as a {kind}, which makes no token of 'hello world'; "
+                "save one of that class, or give compare() model and tokenizer as objects"
+            )
         raise InputError(f"{checkpoint.name}: no tokenizer files (tokenizer.json); save the tokenizer beside the model")
     return tokenizer
 

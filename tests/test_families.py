@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,3 +81,11 @@ def test_on_a_gpu() -> None:
     assert study.environment["numerical"]["device"] == "cuda"
     assert study.environment["variants"]["bf16"]["device"].startswith("cuda")
     assert study.environment["variants"]["fp32:device=cpu"]["device"] == "cpu"
+
+
+def test_a_tokenizer_of_another_class_than_the_models_is_named(saved: Callable[..., Path]) -> None:
+    with pytest.raises(
+        dd.InputError, match="read as a Qwen2Tokenizer, which makes no token of 'hello world'; save one of"
+    ):
+        dd.compare(str(saved("qwen2")), candidates=["fp16"], prompts=PROMPTS)
+    assert run("qwen2", candidates=["fp16"], strategies=["greedy"]).failures.empty, "the mend that is named"
