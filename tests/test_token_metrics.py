@@ -313,3 +313,12 @@ def test_a_choice_error_is_infinite_where_the_candidate_forbids_one_of_the_two()
     np.testing.assert_allclose(values["choice_error"], [0.2, -INF, INF, NAN])
     pair.best_candidate = torch.full((4, 2), -INF, dtype=torch.float64)
     assert token_metrics(pair)["choice_error"][:3].tolist() == [-INF] * 3, "neither is allowed: the choice turns"
+
+
+@pytest.mark.parametrize("rows", [1, 4, 31, 96])
+def test_of_equal_sides_no_metric_is_a_negative_zero(rows: int) -> None:
+    z = torch.randn(rows, 2048)
+    ids = torch.arange(rows)
+    found = token_metrics(LogitPair(reference=z, candidate=z.clone(), token_ids=ids, candidate_dtype="fp32"))
+    for name in ("kl", "kl_reverse", "tv", "logit_gap_max", "logit_gap_rms", "delta_p"):
+        assert (found[name] == 0).all() and not np.signbit(found[name]).any(), name

@@ -44,7 +44,7 @@ def tv(pair: LogitPair) -> Tensor:
 def logit_gap_max(pair: LogitPair) -> Tensor:
     """max |d| over the ids finite on both sides."""
     d = pair.error[0]
-    return d.amax(-1).maximum(-d.amin(-1)).masked_fill(pair.bad, nm.NAN)
+    return d.amax(-1).abs().maximum(d.amin(-1).abs()).masked_fill(pair.bad, nm.NAN)  # never -0.0
 
 
 def logit_gap_rms(pair: LogitPair) -> Tensor:
