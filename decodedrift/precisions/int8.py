@@ -13,6 +13,9 @@ import torch
 from decodedrift.precisions import Rounded
 from decodedrift.records import InputError
 
+INPUTS = {"InklingSharedExperts": 2, "JetMoeParallelExperts": 2, "Llama4TextExperts": 1, "LongcatFlashExperts": 2}
+"""The input dimension of fused expert weights, [experts, ., .], whose modules do not declare it."""
+
 
 def absmax_int8(weight: torch.Tensor, dim: int) -> torch.Tensor:
     """The int8 rounding of a weight, dequantized to float32.
@@ -43,8 +46,8 @@ def quantize(model: Any, head: bool = False) -> Rounded:
     for module in model.modules():
         if module is output and not head:
             continue
-        for weight, dim in _weights(module):
-            weight.data = absmax_int8(weight.data, dim).to(weight.dtype)
+        for weight, shape, dim in _weights(module):
+            weight.data = absmax_int8(weight.data.reshape(shape), dim).reshape(weight.shape).to(weight.dtype)
             parameters += weight.numel()
             modules += 1
     if not parameters:
@@ -52,18 +55,25 @@ def quantize(model: Any, head: bool = False) -> Rounded:
     return Rounded(parameters, modules, {"scheme": "absmax per output channel, weights only", "head": head})
 
 
-def _weights(module: torch.nn.Module) -> list[tuple[torch.Tensor, int]]:
-    """The module's own weights with their input dimension; biases, norms, embeddings, convolutions and routers: none.
+def _weights(module: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Size, int]]:
+    """The module's own weights, the shape to read them in and its input dimension.
+
+    Of biases, norms, embeddings, convolutions and routers: none.
 
     Raises:
         InputError: fused experts whose layout transformers does not declare.
     """
     if isinstance(module, torch.nn.Linear):
-        return [(module.weight, 1)]
+        return [(module.weight, module.weight.shape, 1)]
+    kind = type(module).__name__
+    if kind == "DbrxExpertGLU":  # holds its experts one below the other: [experts * ffn, hidden]
+        shape = torch.Size((module.moe_num_experts, module.ffn_hidden_size, module.hidden_size))
+        return [(module.w1, shape, 2), (module.v1, shape, 2), (module.w2, shape, 1)]
     fused = [p for p in module.parameters(recurse=False) if p.dim() == 3]
-    if not fused or not type(module).__name__.endswith("Experts"):
+    if not fused or not kind.endswith("Experts"):
         return []
-    if not hasattr(module, "is_transposed"):
-        raise InputError(f"int8: the layout of {type(module).__name__}'s fused weights is not declared; leave int8 out")
+    if kind not in INPUTS and not hasattr(module, "is_transposed"):
+        raise InputError(f"int8: the layout of {kind}'s fused weights is not declared; leave int8 out")
     # transformers' expert modules hold [experts, out, in], or [experts, in, out] where they say so
-    return [(p, 1 if module.is_transposed else 2) for p in fused]
+    dim = INPUTS.get(kind) or (1 if module.is_transposed else 2)
+    return [(p, p.shape, dim) for p in fused]
