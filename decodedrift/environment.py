@@ -10,6 +10,9 @@ from typing import Any
 PACKAGES = ("decodedrift", "torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "scipy", "bitsandbytes")
 
 
+TESTED = ("5.3", "5.24")  # the first and the last minor release of transformers that decodedrift is tested with
+
+
 def version() -> str:
     """decodedrift's own version."""
     try:
@@ -27,6 +30,14 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def untested(version: str) -> str | None:
+    """A sentence where a version of transformers lies outside the tested ones."""
+    first, last = (tuple(map(int, v.split("."))) for v in TESTED)
+    if first <= tuple(int(p) for p in version.split(".")[:2] if p.isdigit()) <= last:
+        return None
+    return f"transformers {version} is outside the tested versions {TESTED[0]} to {TESTED[1]}"
 
 
 def numerical(device: str, threads: int | None = None) -> dict[str, Any]:

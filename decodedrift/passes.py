@@ -28,12 +28,16 @@ from decodedrift.tokens import Vocabulary
 
 @dataclass(frozen=True)
 class Passage:
-    """A sequence that is teacher forced. key: (strategy label or `text`, seed, prompt id or window)."""
+    """A sequence that is teacher forced. key: (strategy label or `text`, seed, prompt id or window).
+
+    whole: whether the continuation is all that was written (`longrope`).
+    """
 
     key: Key
     reading: Reading
     strategy: Strategy | None
     start: int = 0
+    whole: bool = True
 
 
 @dataclass

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from decodedrift.checkpoints import Checkpoint, find
 from decodedrift.environment import available_memory
+from decodedrift.longrope import readable, switch
 from decodedrift.models import Loaded, loaded
 from decodedrift.precisions.floating import DTYPES
 from decodedrift.probe import Route
@@ -106,6 +107,12 @@ class World:
         itemsize = max(DTYPES[v.compute or "fp32"].itemsize for v in (self.plan.reference, *self.plan.candidates))
         cache = 2 * config.num_hidden_layers * heads * head * longest * itemsize * 2
         return int((batch_size or self.plan.batch_size) * self.rows_per_prompt() * (cache + self.width * 8 * 4))
+
+    def readable(self, order: Sequence[str]) -> dict[str, int]:
+        """How many new tokens can be read again, of the prompts where not all can; ids in the order of the batches."""
+        variants = (self.plan.reference, *self.plan.candidates)
+        most = max(v.batch_size or self.plan.batch_size for v in variants)
+        return readable({p: len(self.prompts[p]) for p in order}, most, switch(self.checkpoint.config))
 
     def windows_per_job(self) -> int:
         """Text windows per job, so that their reference logits stay within a bound."""

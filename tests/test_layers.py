@@ -26,7 +26,7 @@ LAYERS = [
         "weightfiles",
         "batches",
     },
-    {"strategies", "precisions", "prompts", "alternatives", "signals"},
+    {"longrope", "strategies", "precisions", "prompts", "alternatives", "signals"},
     {"checkpoints", "settings", "warping", "donor"},
     {"tokens", "models", "choosers", "identity"},
     {"beams", "kvcache", "forcing", "choices"},
