@@ -40,9 +40,11 @@ def quantize(model: Any, head: bool = False) -> Rounded:
     if head and tied:
         raise InputError("int8:head=true: this model's head is its embedding (tied); leave head=true out")
     parameters = modules = 0
-    for module in model.modules():
+    for name, module in model.named_modules():
         if module is output and not head:
             continue
+        if isinstance(module, torch.nn.Linear) and "weight" not in module._parameters:
+            raise InputError(f"int8: the weight of {name} is computed as it runs; remove the parametrization")
         for weight, dim in _weights(module):
             weight.data = absmax_int8(weight.data, dim).to(weight.dtype)
             parameters += weight.numel()
@@ -60,6 +62,8 @@ def _weights(module: torch.nn.Module) -> list[tuple[torch.Tensor, int]]:
     """
     if isinstance(module, torch.nn.Linear):
         return [(module.weight, 1)]
+    if type(module).__name__ == "Conv1D":  # one that hooks keep as it is
+        return [(module.weight, 0)]  # type: ignore[list-item]
     fused = [p for p in module.parameters(recurse=False) if p.dim() == 3]
     if not fused or not type(module).__name__.endswith("Experts"):
         return []
