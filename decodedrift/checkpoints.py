@@ -120,11 +120,14 @@ def stamp(path: str) -> tuple[int, int]:
 
 def in_memory(model: Any, tokenizer: Any, name: str | None = None) -> Checkpoint:
     """A model and tokenizer that the caller already holds."""
+    from decodedrift.copies import check_copyable
+
     if not hasattr(model, "config"):
         raise InputError(f"--model: a folder, a hub id or a transformers model, not {str(model)[:60]!r}")
     if tokenizer is None:
         raise InputError("a model in memory needs its tokenizer too: compare(model, tokenizer=tokenizer, ...)")
     check_causal("the given model", model.config, True)
+    check_copyable(model)
     label = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
     return Checkpoint(str(label), str(label), "memory", model.config, module=model, tokenizer=tokenizer)
 

@@ -118,8 +118,7 @@ def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, 
     """
     plan = draft(asked, alone)
     from decodedrift import checkpoints, identity, loading, tokens, world
-    from decodedrift.environment import environment
-    from decodedrift.models import check_device
+    from decodedrift.environment import check_device, environment
 
     plan = replace(plan, device=check_device(plan.device))
     plan = replace(
