@@ -31,7 +31,7 @@ LAYERS = [
     {"tokens", "models", "choosers", "identity"},
     {"beams", "hook", "kvcache", "forcing", "choices"},
     {"generate", "score", "plan", "rows"},
-    {"windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
+    {"nonfinite", "failures", "windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
     {"passes", "world", "store", "decomposition", "trajectory", "compounding", "risk"},
     {"judging", "loading"},
     {"injection", "decompose", "controls", "screening", "resume"},
@@ -75,6 +75,8 @@ ONLY_IN = {
     },
     "pandas": {
         "alternatives",
+        "nonfinite",
+        "failures",
         "phrases",
         "runner_up",
         "rows",
