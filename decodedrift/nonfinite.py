@@ -93,10 +93,9 @@ def reasons(
 
 
 def said(traces: pd.DataFrame, divergences: pd.DataFrame, positions: pd.DataFrame) -> list[str]:
-    """The verdict's sentences on it, first of all: candidates that broke, a reference that did, ids that one forbids."""
-    return [
-        *_candidates(traces, positions), *_reference(traces, divergences, positions), *_forbidden(positions)
-    ]  # fmt: skip
+    """The verdict's first sentences: candidates that broke, a reference that did, ids that one side forbids."""
+    broken = [*_candidates(traces, positions), *_reference(traces, divergences, positions)]
+    return [*broken, *_forbidden(positions)]
 
 
 def _candidates(traces: pd.DataFrame, positions: pd.DataFrame) -> Iterator[str]:
@@ -147,7 +146,9 @@ def _readings(rows: pd.DataFrame, whose: str) -> list[str]:
     parts = []
     for text, part in rows.groupby(names, sort=False):
         where = f"text {visible(str(text))}" if text else whose
-        place = f"position {part['position'].min()}" if text else _earliest(part.rename(columns={"position": "n_tokens"}))
+        place = (
+            f"position {part['position'].min()}" if text else _earliest(part.rename(columns={"position": "n_tokens"}))
+        )
         parts.append(f"{MEETS} at {_count(part, 'position')} of {where}, the first at {place}")
     return parts
 
@@ -167,8 +168,8 @@ def _forbidden(positions: pd.DataFrame) -> Iterator[str]:
         most = int(rows.groupby("candidate").size().max())
         yield (
             f"The reference {visible(str(rows['reference'].iloc[0]))} gives -inf to ids that {listed(names)} "
-            f"{'allows' if len(names) == 1 else 'allow'}, at {'' if len(names) == 1 else 'up to '}{most} positions: the "
-            "KL counts them, the logit error leaves the ids out."
+            f"{'allows' if len(names) == 1 else 'allow'}, at {'' if len(names) == 1 else 'up to '}{most} positions: "
+            "the KL counts them, the logit error leaves the ids out."
         )
 
 
@@ -182,7 +183,9 @@ def _at_fault(positions: pd.DataFrame, flag: str) -> pd.DataFrame:
 def _earliest(rows: pd.DataFrame) -> str:
     """Position, prompt and strategy of the earliest of some traces."""
     first: Any = rows.sort_values("n_tokens", kind="stable").iloc[0]
-    return f"position {first['n_tokens']} (prompt {visible(str(first['prompt_id']))}, {visible(str(first['strategy']))})"
+    return (
+        f"position {first['n_tokens']} (prompt {visible(str(first['prompt_id']))}, {visible(str(first['strategy']))})"
+    )
 
 
 def _count(rows: pd.DataFrame, noun: str) -> str:

@@ -203,7 +203,8 @@ def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
 def _forced(table: pd.DataFrame) -> list[str]:
     """What the distributions say along the reference's own tokens, with the caveat that belongs to them."""
     parts, damage = {}, {}
-    for name, cells in table[table["kl_mean"].notna() | table["top1_agreement"].notna()].groupby("candidate", sort=False):
+    measured = table[table["kl_mean"].notna() | table["top1_agreement"].notna()]
+    for name, cells in measured.groupby("candidate", sort=False):
         damage[name] = _pooled(cells, "kl_mean")
         same, change = _percent(_pooled(cells, "top1_agreement")), _change(_pooled(cells, "ln_ppl_ratio"))
         parts[name] = (
@@ -242,8 +243,9 @@ def _cut_ids(study: Study) -> list[str]:
         masses = {reference: known.get("cut_reference_mass", 0.0), name: known.get("cut_candidate_mass", 0.0)}
         wider = max(masses, key=lambda side: masses[side])
         sentences.append(
-            f"The heads of {visible(name)} and {visible(reference)} differ by {known['cut_ids']} ids, which are cut from "
-            f"every distance; {visible(wider)} gives them up to {_percent(masses[wider])} of the probability at a position."
+            f"The heads of {visible(name)} and {visible(reference)} differ by {known['cut_ids']} ids, which are cut "
+            f"from every distance; {visible(wider)} gives them up to {_percent(masses[wider])} of the probability at a "
+            "position."
         )
     return sentences
 
