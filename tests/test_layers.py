@@ -32,7 +32,7 @@ LAYERS = [
     {"beams", "kvcache", "forcing", "choices"},
     {"steps"},
     {"generate", "score", "probe", "plan", "rows"},
-    {"windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
+    {"nonfinite", "failures", "windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
     {"passes", "world", "store", "decomposition", "trajectory", "compounding", "risk"},
     {"judging", "loading"},
     {"injection", "decompose", "controls", "screening", "resume"},
@@ -74,6 +74,8 @@ ONLY_IN = {
     },
     "pandas": {
         "alternatives",
+        "nonfinite",
+        "failures",
         "phrases",
         "runner_up",
         "rows",
