@@ -183,6 +183,9 @@ FOLDERS: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("resume", ("full",), ("full", "no run was begun")),
     ("resume", ("full/x",), ("full/x", "no run was begun")),
     ("resume", ("damaged",), ("damaged/plan.json", "cannot be read")),
+    ("resume", ("twice",), ("twice/plan.json", "cannot be read", "line:2", "'model'", "twice")),
+    ("resume", ("listed",), ("listed/plan.json", "cannot be read", "list")),
+    ("check", ("twice", "--fail-on", "kl_mean>1"), ("twice/plan.json", "line:2")),
     ("resume", ("begun",), ("unknown setting 'from_another_tool'",)),
     ("resume", ("begun", "again"), ("again", "unexpected")),
     ("check", (), ("DIR",)),
@@ -238,6 +241,20 @@ FILES: list[tuple[str, bytes, str, tuple[str, ...]]] = [
     ("number.yaml", b"strategies: 3\n", "--config", ("--strategies", "3")),
     ("texts.yaml", b"texts: [{file: x}]\n", "--config", ("--text", "file")),
     ("model.yaml", b"model: 3\n", "--config", ("--model", "3")),
+    ("twice.yaml", b"limit: 3\nseeds: [1]\nlimit: 4\n", "--config", ("twice.yaml:3", "'limit'", "twice")),
+    ("inner.yaml", b"candidates:\n- {name: a, precision: bf16, name: b}\n", "--config", ("inner.yaml:2", "'name'")),
+    ("dashes.yaml", b"max-new-tokens: 3\nmax_new_tokens: 4\n", "--config", ("'max_new_tokens'", "with -")),
+    ("dashes.json", b'{"max-new-tokens": 3, "max_new_tokens": 4}', "--config", ("'max_new_tokens'", "with -")),
+    ("twice.json", b'{"limit": 3,\n "seeds": [1],\n "limit": 4}', "--config", ("twice.json:3", "'limit'", "twice")),
+    ("inner.json", b'{"a": {"b": 1},\n"c": {"\\"}": 1,\n"b": 2, "b": 3}}', "--config", ("inner.json:3", "'b'")),
+    ("minutes.yaml", b"max_new_tokens: 12:30:45\n", "--config", ("--max-new-tokens", "'12:30:45'")),
+    ("nested.json", b"[" * 100000, "--config", ("nested.json", "JSON")),
+    ("digits.json", b'{"limit": ' + b"9" * 5000 + b"}", "--config", ("digits.json", "JSON")),
+    ("huge.json", b'{"near_tie_below": ' + b"9" * 400 + b"}", "--config", ("--near-tie-below",)),
+    ("digits.yaml", b"limit: " + b"9" * 5000, "--config", ("digits.yaml", "cannot be read")),
+    ("nested.yaml", b"[" * 100000, "--config", ("nested.yaml", "cannot be read")),
+    ("loop.yaml", b"candidates: &a [*a]\n", "--config", ("--candidates",)),
+    ("tag.yaml", b"limit: !!python/object/apply:os.system [ls]\n", "--config", ("tag.yaml:1", "cannot be read")),
     ("device.yaml", b"device: 3\n", "--config", ("--device", "3")),
 ]
 
@@ -262,6 +279,9 @@ def test_refused_folders(
     for name, file, content in (("full", "x", "mine"), ("damaged", "plan.json", "{"), ("begun", "plan.json", "{}")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text(content)
+    for name, content in (("twice", '{"model": "a",\n"model": "b"}'), ("listed", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plan.json").write_text(content)
     (tmp_path / "begun" / "plan.json").write_text('{"from_another_tool": 1, "candidates": [], "strategies": []}')
     run(*(PROMPT if command == "compare" else ()), *arguments, command=command).refused(*words)
     assert (tmp_path / "full" / "x").read_text() == "mine"
@@ -269,11 +289,61 @@ def test_refused_folders(
 
 
 @pytest.mark.parametrize(
-    "listed", ["[3]", "[{id: a}]", "[{prompt: a, id: x}, {prompt: b, id: x}]", "[{id: a, text: null}]", "3"]
+    "listed",
+    [
+        "[3]",
+        "[{id: true, prompt: a}]",
+        "[{id: a}]",
+        "[{prompt: a, id: x}, {prompt: b, id: x}]",
+        "[{id: a, text: null}]",
+        "3",
+    ],
 )
 def test_refused_prompts_of_a_config(run: Callable[..., Result], tmp_path: Path, listed: str) -> None:
     (tmp_path / "c.yaml").write_text(f"prompts: {listed}\n")
     run("--config", "c.yaml").refused("prompt")
+
+
+def test_a_scalar_of_yaml_is_what_was_written(tmp_path: Path) -> None:
+    """YAML 1.1 makes numbers of times and of leading zeros, truth of a `no`, and a date of a date."""
+    path = tmp_path / "c.yaml"
+    written = [
+        "12:30:45",
+        "007",
+        "0x1F",
+        "0o17",
+        "1_000",
+        "yes",
+        "no",
+        "On",
+        "2024-01-01",
+        "1e5",
+        "+5",
+        "=",
+        ".inf",
+        "y",
+    ]
+    path.write_text("revision: 0123456\nprompt-ids: [" + ", ".join(written) + "]\n")
+    assert settings.read_config(path) == {"revision": "0123456", "prompt_ids": written}
+    path.write_text("ignore_eos: no\nlimit: 3\nnear_tie_below: 1e-3\nseeds: [0, 1]\nchat_template: yes\nrevision:\n")
+    asked = settings.make_settings(settings.read_config(path))
+    assert (asked.ignore_eos, asked.chat_template, asked.limit, asked.revision) == (False, True, 3, None)
+    assert (asked.near_tie_below, asked.seeds) == (0.001, [0, 1])
+    path.write_text("prompts: [{id: 010, prompt: no}, 1:30]\nno_text: true\ncontext: -0.5\nstride: null\n")
+    found = settings.read_config(path)
+    assert found == {
+        "prompts": [{"id": "010", "prompt": "no"}, "1:30"],
+        "no_text": True,
+        "context": -0.5,
+        "stride": None,
+    }
+
+
+def test_tables_of_yaml_may_be_merged(tmp_path: Path) -> None:
+    """A key that a table takes from another and has itself is not given twice."""
+    path = tmp_path / "c.yaml"
+    path.write_text("candidates:\n- &a {name: a, precision: bf16}\n- &b {<<: *a, name: b}\n- {<<: *b, name: c}\n- *b\n")
+    assert [c["name"] for c in settings.read_config(path)["candidates"]] == ["a", "b", "c", "b"]
 
 
 @pytest.mark.parametrize("option", ["--prompts", "--text", "--config"])

@@ -23,6 +23,7 @@ LAYERS = [
         "flips",
         "phrases",
         "files",
+        "formats",
         "weightfiles",
         "batches",
     },
