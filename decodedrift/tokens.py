@@ -149,7 +149,7 @@ def _encoded(vocab: Vocabulary, text: str, chat: bool, max_new_tokens: int) -> l
     try:
         text = vocab.turn(text) if chat else text
         fewest = fewest_tokens(vocab, text)
-        if reason := too_long(vocab, fewest, max_new_tokens):
+        if fewest and (reason := too_long(vocab, fewest, max_new_tokens)):
             return f"at least {reason}"
         ids = vocab.ids(text, special=not chat)
     except TimeoutError as error:

@@ -22,6 +22,7 @@ from decodedrift import cli, prepare, settings
 from decodedrift.records import InputError
 
 PROMPT = ("--prompt", "w1 w2")
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
 SHORT = (*PROMPT, "--max-new-tokens", "3", "--strategies", "greedy")
 
 
@@ -414,12 +415,20 @@ def test_out_is_not_writable(run: Callable[..., Result], tmp_path: Path) -> None
         ([("model.safetensors", None)], ("no model.safetensors",)),
         ([("model.safetensors", None), ("pytorch_model.bin", "x")], (".bin", "safetensors")),
         ([("model.safetensors", None), ("pytorch_model.bin", "x")], ("--allow-pickle",)),
-        ([("tokenizer.json", "{}")], ("tokenizer cannot be loaded",)),
-        ([("tokenizer.json", "null")], ("tokenizer cannot be loaded",)),
+        ([("tokenizer.json", "{}")], ("tokenizer cannot be loaded", "tokenizer.json holds no tokenizer", "again")),
+        ([("tokenizer.json", "null")], ("tokenizer cannot be loaded", "tokenizer.json holds no tokenizer")),
         ([("config.json", '{"model_type": "gpt2", "n_layer": -1}')], ("spoiled",)),
         ([("config.json", '{"model_type": "gpt2", "vocab_size": "many"}')], ("config.json",)),
         ([("model.safetensors", b"")], ("model.safetensors", "again")),
-        ([("model.safetensors", "version https://git-lfs.github.com/spec/v1\n")], ("model.safetensors", "again")),
+        ([("model.safetensors", POINTER)], ("model.safetensors", "git-LFS pointer", "git lfs pull")),
+        ([("model.safetensors.index.json", POINTER)], ("index.json", "git-LFS pointer", "git lfs pull")),
+        ([("config.json", POINTER)], ("config.json", "git-LFS pointer", "git lfs pull")),
+        ([("tokenizer.json", POINTER)], ("tokenizer.json", "git-LFS pointer", "git lfs pull")),
+        ([("tokenizer_config.json", POINTER)], ("tokenizer_config.json", "git-LFS pointer", "git lfs pull")),
+        ([("generation_config.json", POINTER)], ("generation_config.json", "git-LFS pointer", "git lfs pull")),
+        ([("generation_config.json", "[3]")], ("generation_config.json", "must hold a table", "list")),
+        ([("generation_config.json", '{"eos_token_id": true}')], ("eos_token_id", "True")),
+        ([("generation_config.json", '{"eos_token_id": [1, 2.0]}')], ("eos_token_id", "[1, 2.0]")),
         ([("model.safetensors.index.json", "{")], ("index.json",)),
         ([("model.safetensors.index.json", "[]")], ("index.json",)),
         ([("model.safetensors.index.json", '{"weight_map": {"a": "../x"}, "metadata": {}}')], ("index.json",)),
@@ -502,6 +511,16 @@ def test_foreign_code_is_not_run(run: Callable[..., Result], broken: Callable[..
     config = {"model_type": "frob", "auto_map": {"AutoConfig": "x.Y", "AutoModelForCausalLM": "x.Z"}}
     folder = broken(("config.json", json.dumps(config)), ("x.py", "raise SystemExit('it ran')\n"))
     run(*SHORT, "--model", folder).refused("--trust-remote-code")
+
+
+def test_a_tokenizers_foreign_code_is_not_run(
+    run: Callable[..., Result], saved: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved("llama"), tmp_path / "spoiled")
+    asked = {"auto_map": {"AutoTokenizer": ["x.Y", None]}, "tokenizer_class": "Y"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(asked))
+    (folder / "x.py").write_text("raise SystemExit('it ran')\n")
+    run(*SHORT, "--model", folder).refused("spoiled", "its tokenizer needs code", "--trust-remote-code")
 
 
 def test_a_tokenizer_of_another_model(run: Callable[..., Result], broken: Callable[..., Path]) -> None:
@@ -638,6 +657,63 @@ def test_fp64_on_a_device_without_it(
 def test_another_vocabulary(run: Callable[..., Result], saved: Callable[..., Path], tmp_path: Path) -> None:
     candidate = f"mine={saved(vocab=80)}"
     run(*SHORT, "--model", saved(), "--candidates", candidate).refused("mine", "another vocabulary", "16 tokens")
+
+
+# ---- the window of a candidate checkpoint
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_candidates_own_window_counts(
+    run: Callable[..., Result], saved: Callable[..., Path], tmp_path: Path, family: str
+) -> None:
+    """With rotary positions it would be passed without a word, with learned ones it ends in an IndexError."""
+    narrow = narrowed(saved(family), tmp_path / "narrow", 32)
+    prompts = tmp_path / "p.jsonl"
+    rows = [("fits", "w3 " * 29), ("long", "w3 " * 30)]
+    prompts.write_text("".join(json.dumps({"id": i, "prompt": t}) + "\n" for i, t in rows))
+    (tmp_path / "text.txt").write_text(" ".join(f"w{n}" for n in range(1, 91)))
+    asked = ["--model", saved(family), "--candidates", f"fp16,mine={narrow}", "--text", "text.txt"]
+    done = run(
+        *asked, "--prompts", prompts, "--max-new-tokens", "3", "--strategies", "greedy", "--out", "run", "--quiet"
+    )
+    assert done.code == 3
+    assert done.err == (
+        "refused prompt long: 30 prompt tokens + 3 new ones exceed candidate mine's window of 32; "
+        "shorten the prompt or lower --max-new-tokens\n"
+    )
+    failures = pd.read_csv(tmp_path / "run" / "failures.csv")
+    assert failures[["prompt_id", "stage"]].values.tolist() == [["long", "prompt"]], failures.to_string()
+    assert set(pd.read_csv(tmp_path / "run" / "traces.csv")["prompt_id"]) == {"fits"}
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert (plan["context"], plan["stride"]) == (32, 16)
+    assert set(pd.read_csv(tmp_path / "run" / "perplexity.csv")["variant"]) >= {"fp32", "mine"}
+    run(*asked, *SHORT, "--context", "33").refused("--context 33", "candidate mine's window of 32")
+
+
+def test_bundled_prompts_beyond_a_candidates_window_are_left_out(tmp_path: Path) -> None:
+    from decodedrift.checkpoints import DEMO
+
+    narrow = narrowed(DEMO, tmp_path / "narrow", 80)
+    asked: dict[str, Any] = {"candidates": [f"mine={narrow}"], "limit": 100, "max_new_tokens": 64}
+    ready = prepare.prepare(settings.make_settings(asked))
+    assert 0 < ready.plan.left_out < 200
+    assert not ready.refused
+    assert max(len(ids) for ids in ready.world.prompts.values()) == 16
+    assert f"{ready.plan.left_out} bundled prompts do not fit the window" in ready.announcement()
+
+
+def narrowed(folder: Path, to: Path, window: int) -> Path:
+    """The same checkpoint with another window; learned positions are cut."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, to)
+    config = json.loads((to / "config.json").read_text())
+    name = "n_positions" if "n_positions" in config else "max_position_embeddings"
+    (to / "config.json").write_text(json.dumps(config | {name: window}))
+    weights = load_file(to / "model.safetensors")
+    cut = {k: w[:window].contiguous() if k.endswith("wpe.weight") else w for k, w in weights.items()}
+    save_file(cut, to / "model.safetensors", metadata={"format": "pt"})
+    return to
 
 
 # ---- prompts: some refused, all refused
