@@ -13,7 +13,8 @@ from decodedrift.models import Loaded, loaded
 from decodedrift.precisions.floating import DTYPES
 from decodedrift.probe import Route
 from decodedrift.records import InputError, Plan, Variant
-from decodedrift.tokens import Vocabulary, same_vocabulary
+from decodedrift.tokenizer import check_same_vocabulary
+from decodedrift.tokens import Vocabulary
 from decodedrift.windows import WindowedText
 
 SPOOL_SHARE = 0.25  # of the memory budget, for the reference's waiting logits; what exceeds it goes to files
@@ -153,5 +154,5 @@ def other_checkpoints(plan: Plan, vocab: Vocabulary) -> dict[str, Checkpoint]:
     for variant in plan.candidates:
         if variant.model:
             found[variant.name] = find(variant.model, variant.revision, plan.trust_remote_code, plan.allow_pickle)
-            same_vocabulary(vocab, found[variant.name], variant.name)
+            check_same_vocabulary(vocab.tokenizer, found[variant.name], variant.name)
     return found
