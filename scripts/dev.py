@@ -102,7 +102,7 @@ def locked(extras: str = "") -> None:
         venv.create(HOME, clear=True, with_pip=True)
     torch_first(HOME, TORCH)
     given = ("--constraint", str(LOCK))
-    run(*pip(HOME), *given, *tomllib.loads(PROJECT.read_text("utf-8"))["build-system"]["requires"])
+    run(*pip(HOME), *given, *tomllib.loads(PROJECT.read_text("utf-8"))["build-system"]["requires"], "editables")
     run(*pip(HOME), *given, "--no-build-isolation", "--editable", f".{extras}")
     stamp.write_text(f"{state} {extras}")
 
