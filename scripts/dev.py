@@ -1,11 +1,11 @@
 """Sets up an environment and runs one thing in it.
 
-    python3 scripts/dev.py demo [options of `decodedrift compare`]   the main job
-    python3 scripts/dev.py test [options of pytest]                  every check
-    python3 scripts/dev.py core [options of pytest]                  a small run, and the tests of what others' code moves
-    python3 scripts/dev.py lowest [--free-torch] [options of pytest] the same with the lowest versions that are allowed
-    python3 scripts/dev.py canary [--free-torch] [options of pytest] the same with the newest of this hour
-    python3 scripts/dev.py lock [options of `uv pip compile`]        writes constraints.txt anew
+    python3 scripts/dev.py demo [options of `decodedrift compare`]    the main job
+    python3 scripts/dev.py test [options of pytest]                   every check
+    python3 scripts/dev.py core [options of pytest]                   a small run and the tests nearest to other projects
+    python3 scripts/dev.py lowest [--free-torch] [options of pytest]  the same with the lowest versions that are allowed
+    python3 scripts/dev.py canary [--free-torch] [options of pytest]  the same with the newest of this hour
+    python3 scripts/dev.py lock [options of `uv pip compile`]         writes constraints.txt anew
 
 Needs Python >= 3.11 and a package index, nothing else. `demo`, `test` and `core` work in .venv with the versions of
 constraints.txt, `lowest` and `canary` each in one of their own, made anew whenever a version has changed. torch comes
@@ -33,7 +33,7 @@ TORCH, UV = "torch==2.13.0", "uv==0.13.9"
 HOME, TOOLS = ROOT / ".venv", ROOT / ".venv-tools"
 SMALL = ("compare", "--limit", "2", "--max-new-tokens", "8")
 CORE = [  # the tests of decoding, families, reading and the oracle, then those of tables and the page
-    "generate", "families", "score", "oracle", "report", "store", "gates", "laws",
+    "generate", "families", "score", "oracle", "report", "old_runs", "store", "gates", "laws",
 ]  # fmt: skip
 CUDA = ("nvidia-", "cuda-", "triton")  # torch's own: pinned by it, and installed with it where its build needs them
 PYTHONS, PLATFORMS = ("3.11", "3.12", "3.13", "3.14"), ("linux", "macos", "windows")
@@ -109,8 +109,7 @@ def locked(extras: str = "") -> None:
 
 def torch_first(home: Path, torch: str) -> None:
     """Installs torch: its CPU build where Linux has no NVIDIA driver and an index offers one, else the default."""
-    driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
-    if sys.platform == "linux" and not driver:
+    if sys.platform == "linux" and not driver():
         command = (*pip(home), f"{torch}+cpu")
         print("+", *command, file=sys.stderr, flush=True)
         if not subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode:
@@ -121,6 +120,11 @@ def torch_first(home: Path, torch: str) -> None:
             file=sys.stderr, flush=True,
         )  # fmt: skip
     run(*pip(home), torch)
+
+
+def driver() -> bool:
+    """Whether Linux has an NVIDIA driver."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
 
 
 def core(home: Path, options: list[str]) -> int:
@@ -137,8 +141,9 @@ def bound(name: str, pinned: bool, options: list[str]) -> int:
     ways = ("--extra", "test", "--python", sys.executable, "--only-binary", ":all:")
     packages = resolved(*ways, "--resolution", "lowest-direct" if lowest else "highest", pinned=pinned)
     direct = {n: packages[n] for n in bounds() if n in packages}
-    if lowest and (untested := [n for n, v in direct.items() if not same(v, bounds()[n]) and not (pinned and n == "torch")]):
-        sys.exit("lower bounds that nothing tests: " + ", ".join(f"{n} {bounds()[n]} (is {direct[n]})" for n in untested))
+    above = [f"{n} {low} (is {direct[n]})" for n, low in bounds().items() if not same(direct.get(n, low), low)]
+    if lowest and (untested := [line for line in above if not (pinned and line.startswith("torch "))]):
+        sys.exit(f"lower bounds that nothing tests: {', '.join(untested)}")
     home = ROOT / f".venv-{name}"
     fill(home, packages)
     code = core(home, options)
@@ -206,7 +211,9 @@ def compiled(out: Path, *options: str, pinned: bool = True) -> None:
 
 def lock(options: list[str]) -> None:
     """Writes constraints.txt and shows that every Python and platform it is for finds wheels of just these versions."""
-    compiled(LOCK, "--universal", "--python-version", PYTHONS[0], "--fork-strategy", "fewest", "--extra", "dev", *options)
+    compiled(
+        LOCK, "--universal", "--python-version", PYTHONS[0], "--fork-strategy", "fewest", "--extra", "dev", *options
+    )
     LOCK.write_text(HEADER + LOCK.read_text("utf-8"), "utf-8")
     os.environ["MACOSX_DEPLOYMENT_TARGET"] = "14.0"  # the oldest that torch has wheels for
     for version in PYTHONS:
