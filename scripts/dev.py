@@ -2,7 +2,7 @@
 
     python3 scripts/dev.py demo [options of `decodedrift compare`]    the main job
     python3 scripts/dev.py test [options of pytest]                   every check
-    python3 scripts/dev.py core [options of pytest]                   a small run and the tests nearest to other projects
+    python3 scripts/dev.py core [options of pytest]                   a small run, and tests of what releases move
     python3 scripts/dev.py lowest [--free-torch] [options of pytest]  the same with the lowest versions that are allowed
     python3 scripts/dev.py canary [--free-torch] [options of pytest]  the same with the newest of this hour
     python3 scripts/dev.py lock [options of `uv pip compile`]         writes constraints.txt anew
@@ -156,17 +156,16 @@ def fill(home: Path, packages: dict[str, str]) -> None:
     """Makes an environment of exactly these packages and the checkout; one that holds them already stays."""
     wanted = "".join(f"{name}=={version}\n" for name, version in packages.items() if not name.startswith(CUDA))
     stamp = home / "ready.txt"
-    if stamp.exists() and stamp.read_text() == wanted + PROJECT.read_text("utf-8"):
-        return
-    venv.create(home, clear=True, with_pip=True)
-    torch_first(home, f"torch=={packages['torch']}")
-    rest = home / "packages.txt"
-    rest.write_text("".join(line for line in wanted.splitlines(True) if not line.startswith("torch==")))
     install = (uv(), "pip", "install", "--quiet", "--python", python(home), "--no-deps")
-    run(*install, "--requirement", str(rest))
+    if not stamp.exists() or stamp.read_text() != wanted:
+        venv.create(home, clear=True, with_pip=True)
+        torch_first(home, f"torch=={packages['torch']}")
+        rest = home / "packages.txt"
+        rest.write_text("".join(line for line in wanted.splitlines(True) if not line.startswith("torch==")))
+        run(*install, "--requirement", str(rest))
+        stamp.write_text(wanted)
     run(*install, "--no-build-isolation", "--editable", ".")
     run(uv(), "pip", "check", "--quiet", "--python", python(home))
-    stamp.write_text(wanted + PROJECT.read_text("utf-8"))
 
 
 def bounds() -> dict[str, str]:
