@@ -102,7 +102,6 @@ ONLY_IN = {
         "risk",
     },
     "scipy": {"survival", "weibull", "flips"},
-    "sacrebleu": {"metrics"},
     "jinja2": {"report"},
     "bokeh": {"report"},
     "typer": {"cli"},
