@@ -31,7 +31,7 @@ LAYERS = [
     {"tokens", "models", "choosers", "identity"},
     {"beams", "hook", "kvcache", "forcing", "choices"},
     {"generate", "score", "plan", "rows"},
-    {"nonfinite", "failures", "windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
+    {"spoilt", "nonfinite", "failures", "windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
     {"passes", "world", "store", "decomposition", "trajectory", "compounding", "risk"},
     {"judging", "loading"},
     {"injection", "decompose", "controls", "screening", "resume"},
