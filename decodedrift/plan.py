@@ -12,7 +12,7 @@ from decodedrift.notation import Item, Param, boolean, count, read_params, split
 from decodedrift.precisions import PRECISIONS
 from decodedrift.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant, nearest, plain
 
-METRICS_VERSION = 2
+METRICS_VERSION = 3
 IDENTITY = ("model", "checkpoints", "tokenizer", "generation", "numerical", "metrics_version")  # of an environment
 NO_NUMBERS = ("prompt_source", "left_out", "refused", "memory_bytes")  # of a plan: they change no row
 DEFAULT_CANDIDATES = ("bf16", "fp16", "int8")

@@ -125,7 +125,7 @@ def _divergence(study: Study, table: pd.DataFrame) -> list[str]:
     strategies = table[table["traces"] > 0]["strategy"].nunique()
     head = f"Against {reference} over {study.plan['max_new_tokens']} new tokens"
     head += f" and {strategies} strategies" if strategies > 1 else ""
-    parts: dict[str, str] = {}
+    parts: dict[Any, str] = {}
     none: list[str] = []
     unread: list[str] = []
     left = "is predicted to leave" if study.plan.get("mode") == "screen" else "left"

@@ -34,7 +34,7 @@ LAYERS = [
     {"special", "beams", "kvcache", "forcing", "choices"},
     {"steps"},
     {"generate", "score", "probe", "plan", "rows"},
-    {"nonfinite", "failures", "windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
+    {"spoilt", "nonfinite", "failures", "windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
     {"fitting", "passes", "world", "store", "decomposition", "trajectory", "compounding", "risk"},
     {"judging", "loading"},
     {"injection", "decompose", "controls", "screening", "resume"},
