@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 import unicodedata
 from collections.abc import Callable
@@ -190,9 +192,6 @@ def test_a_chat_template_is_warned_of_only_where_it_doubles_bos() -> None:
 
 
 def test_warnings_are_said_and_kept_and_are_no_failure(saved: Callable[..., Path], tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     words = ["compare", "--model", str(saved()), "--prompt", "w1 <|end|> w2", "--prompt", "w3", "--candidates", "fp16"]
     more = ["--strategies", "greedy", "--max-new-tokens", "3", "--quiet", "--no-text", "--out", "run"]
     done = subprocess.run(
