@@ -18,6 +18,10 @@ from decodedrift.weightfiles import PICKLED, SAFE, check_no_pointer, headers, lo
 
 DEMO = Path(__file__).parent / "data" / "demo"
 WINDOWS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")  # what configurations call it
+# families that count positions from the one after the pad id's: so many fewer are left than the configuration says
+AFTER_PAD = (
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "xmod",
+)  # fmt: skip
 WAYS_ON = "use --model demo (bundled, offline) or a local folder"
 
 
@@ -70,7 +74,8 @@ class Checkpoint:
         """The longest sequence that it reads, None where its configuration sets no end (or one of -1, as XLNet's)."""
         config = self.config.get_text_config(decoder=True)
         sizes = [getattr(config, name, None) for name in WINDOWS]
-        return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+        taken = (config.pad_token_id or 0) + 1 if config.model_type in AFTER_PAD else 0
+        return next((size - taken for size in sizes if isinstance(size, int) and size > 0), None)
 
     def headers(self) -> Iterator[tuple[str, str, list[int]]]:
         """(name, dtype, shape) of every stored tensor.

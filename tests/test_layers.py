@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "decodedrift"
 # lowest first; a module imports from its own row's predecessors only (or from a row of its own, where listed together)
 LAYERS = [
     {"secrecy", "records", "numerics", "sequences", "noise", "sinks", "spool", "rewrites", "survival"},
+    {"formats"},
     {
         "notation",
         "environment",
@@ -23,7 +24,6 @@ LAYERS = [
         "flips",
         "phrases",
         "files",
-        "formats",
         "weightfiles",
         "batches",
     },
