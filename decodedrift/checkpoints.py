@@ -17,6 +17,14 @@ from decodedrift.secrecy import excerpt
 from decodedrift.weightfiles import PICKLED, SAFE, headers, local_files, shards
 
 DEMO = Path(__file__).parent / "data" / "demo"
+REFUSED = {
+    "cpmant": "it reads its context both ways, so that what follows changes what came before",
+    "prophetnet": "it predicts several tokens at once, and what follows changes what came before",
+    "reformer": "its hashed attention depends on the whole length, so that what follows changes what came before",
+    "xlm": "it fills in a masked token that its generation appends",
+    "xlnet": "it reads both ways, and fills in a token that its generation appends",
+}
+"""Families of causal LMs whose logits at a token are no function of the tokens up to it, by model_type."""
 WAYS_ON = "use --model demo (bundled, offline) or a local folder"
 
 
@@ -146,6 +154,8 @@ def check_causal(name: str, config: Any, trusted: bool) -> None:
     asked = getattr(config, "architectures", None) or []
     if asked and not remote and not any(a in known for a in asked):
         raise InputError(f"{name}: {asked[0]} is not a causal language model; give one that generates text")
+    if reason := REFUSED.get(config.model_type):
+        raise InputError(f"{name}: {config.model_type} cannot be read token by token ({reason}); give another causal LM")
     if _reads_both_ways(config):
         raise InputError(f"{name}: {config.model_type} here is bidirectional (it sees what follows); give a causal LM")
 
