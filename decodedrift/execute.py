@@ -23,6 +23,7 @@ from decodedrift.generate import Cell, Generated, Key, generate
 from decodedrift.judging import judge, read_own_beams
 from decodedrift.models import Loaded, VariantError, told
 from decodedrift.passes import Pass, Passage, See, unseen
+from decodedrift.probe import AnotherPath
 from decodedrift.progress import Progress, Silent
 from decodedrift.records import InputError, Job, Prompt, Trace, Variant
 from decodedrift.rows import JobResult
@@ -103,7 +104,9 @@ class JobRun:
         with self.world.load(variant) as model:
             if not held:
                 self.result.timed(variant.name, "", "load", begin, 0)
+            first = not self.result.facts
             self.result.facts[variant.name] = model.facts
+            self.world.route.admit(model, self.world.vocab, batched=self.size(variant) > 1, first=first)
             yield model
 
     def groups(self) -> list[list[Cell]]:
@@ -255,7 +258,7 @@ class JobRun:
             yield
         except Exception as error:  # model code and backends raise anything, IndexError and KeyError included
             self.progress.stop()
-            if disk_failed(error):
+            if disk_failed(error) or isinstance(error, AnotherPath):
                 raise
             self.passes.pop(lose or ("", ""), None)
             self.result.fail(self.plan.model, variant, stage, *told(error))

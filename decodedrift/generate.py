@@ -2,8 +2,7 @@
 
 The prompts are prefilled once; each (strategy, seed) then owns `width` rows per prompt, whose caches are copies of the
 prefilled ones. Rows are never dropped or regrouped by what they generate: the layout is a function of the plan alone,
-so that the reference and every candidate meet in the same one. The loop runs inside transformers' `generate` through
-its `custom_generate` hook, which prepares positions, masks and the cache for every model family.
+so that the reference and every candidate meet in the same one. How a model is called is known to `steps.py` alone.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ from decodedrift.alternatives import Tops
 from decodedrift.beams import Beams
 from decodedrift.choosers import Chooser, ScoreLog, Single
 from decodedrift.forcing import Injecting
-from decodedrift.hook import per_prompt, within_generate
-from decodedrift.kvcache import expanded, kinds
-from decodedrift.models import Loaded, measurable
+from decodedrift.models import Loaded
 from decodedrift.records import Strategy, Trace
+from decodedrift.steps import begin, reading
 from decodedrift.tokens import Vocabulary
 
 Cell = tuple[Strategy, int]
@@ -90,63 +88,16 @@ def decode(
         before: shown the cache (None without one) before every forward pass but the prompts' own; it may write to it.
     """
 
-    def loop(model: Any, input_ids: Tensor, **arguments: Any) -> Tensor:
-        return _decode(loaded, input_ids, choosers, steps, before, tick, **arguments)
-
-    within_generate(
-        loaded,
-        list(prompts.values()),
-        loop,
-        pad=vocab.pad,
-        bos=vocab.bos,
-        max_new_tokens=steps,
-        use_cache=loaded.variant.use_cache,
-    )
-
-
-def _decode(
-    loaded: Loaded,
-    input_ids: Tensor,
-    choosers: Sequence[Chooser],
-    max_new_tokens: int,
-    before: Callable[[Any], None],
-    tick: Callable[[int], None],
-    *,
-    generation_config: Any,
-    logits_processor: Any = None,
-    stopping_criteria: Any = None,
-    **model_kwargs: Any,
-) -> Tensor:
-    """The loop. The model's own logits processors and stopping criteria are ignored: the plan says everything."""
-    model, prompts = loaded.model, input_ids.shape[0]
-    rows = torch.cat([torch.arange(prompts).repeat_interleave(c.width) for c in choosers]).to(input_ids.device)
-    outputs = model._prefill(input_ids, generation_config, model_kwargs)
-    model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
-    logits = measurable(outputs.logits[:, -1])[rows]
-    input_ids = input_ids[rows]
-    model_kwargs = per_prompt(model_kwargs, rows, prompts)
-    cache = model_kwargs.get("past_key_values")
-    loaded.facts["cache"] = kinds(cache)
-    if cache is not None:
-        expanded(cache, rows, max_new_tokens)
-    for position in range(max_new_tokens):
-        tokens, parents = _step(choosers, prompts, logits, position)
-        tick(prompts * len(choosers))
-        if all(c.done for c in choosers) or position + 1 == max_new_tokens:
-            break
-        if parents is not None:
-            input_ids = input_ids[parents.to(input_ids.device)]
-            if cache is not None:
-                cache.reorder_cache(parents.to(input_ids.device))
-        input_ids = torch.cat([input_ids, tokens[:, None].to(input_ids.device)], dim=-1)
-        before(cache)
-        inputs = model.prepare_inputs_for_generation(
-            input_ids, next_sequence_length=1 if model_kwargs["use_cache"] else None, **model_kwargs
-        )
-        outputs = model(**inputs, return_dict=True)
-        model_kwargs = model._update_model_kwargs_for_generation(outputs, model_kwargs)
-        logits = measurable(outputs.logits[:, -1])
-    return input_ids
+    rows = torch.cat([torch.arange(len(prompts)).repeat_interleave(c.width) for c in choosers])
+    with reading(loaded):
+        batch = begin(loaded, list(prompts.values()), rows, room=steps, pad=vocab.pad)
+        for position in range(steps):
+            tokens, parents = _step(choosers, len(prompts), batch.logits, position)
+            tick(len(prompts) * len(choosers))
+            if all(c.done for c in choosers) or position + 1 == steps:
+                break
+            before(batch.cache)
+            batch.advance(tokens, parents)
 
 
 def _step(choosers: Sequence[Chooser], prompts: int, logits: Tensor, position: int) -> tuple[Tensor, Tensor | None]:

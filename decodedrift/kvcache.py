@@ -46,9 +46,9 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
 
 
-def expanded(cache: Any, rows: Tensor, room: int) -> None:
-    """Gives every row of the decoding batch its prompt's cache, with room to grow; other kinds of layers as they do."""
-    if plain(cache):
+def expand(cache: Any, rows: Tensor, room: int, *, in_place: bool) -> None:
+    """Gives every row of the decoding batch its prompt's cache, with room to grow or as its layers do it themselves."""
+    if in_place and plain(cache):
         cache.layers = [RoomyLayer(layer, rows, room) for layer in cache.layers]
     else:
         cache.reorder_cache(rows)
@@ -61,4 +61,5 @@ def kinds(cache: Any) -> str:
 
 def plain(cache: Any) -> bool:
     """Whether a cache holds nothing but the keys and values of every token (no window, no state)."""
-    return all(type(layer) is DynamicLayer for layer in getattr(cache, "layers", [None]))
+    layers = getattr(cache, "layers", [None])
+    return all(type(layer) in (DynamicLayer, RoomyLayer) and layer.keys is not None for layer in layers)

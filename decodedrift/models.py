@@ -17,7 +17,7 @@ from decodedrift.donor import copied_from
 from decodedrift.precisions import PRECISIONS, Rounded
 from decodedrift.precisions.floating import DTYPES, NAMES, KeepDouble, cast
 from decodedrift.records import InputError, Variant, nearest
-from decodedrift.rewrites import align, block_head, conv1d_to_linear
+from decodedrift.rewrites import align, block_head, conv1d_to_linear, forget_generation_settings
 from decodedrift.secrecy import excerpt
 from decodedrift.weightfiles import pickled, tensors
 
@@ -32,13 +32,15 @@ class VariantError(RuntimeError):
 class Loaded:
     """A model ready to run as one variant, with what was read back from it.
 
-    facts: weights' real dtypes, quantized and rounded shares, attention kernel; all JSON-ready.
+    facts: weights' real dtypes, quantized and rounded shares, attention kernel; all JSON-ready. path: how sequences are
+    read, one of `steps.PATHS`.
     """
 
     model: Any
     variant: Variant
     device: torch.device
     facts: dict[str, Any] = field(default_factory=dict)
+    path: str = "shared"
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -217,6 +219,7 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
         model.to(device)
     align(model)
     block_head(model)
+    forget_generation_settings(model)
     if compute == torch.float64 and _experts(model):
         model.set_experts_implementation("eager")  # the grouped kernels have no float64
     model._decodedrift_rounded = rounded

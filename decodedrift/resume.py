@@ -16,7 +16,16 @@ from decodedrift.store import RunFolder, Stored
 
 MOST = 3  # differences that one line names
 # by the memory that was free when the run began, or found out under way
-SETTLED = ("batch_size_asked", "batch_size", "memory_bytes", "resident", "spilled_bytes", "lowered")
+SETTLED = (
+    "batch_size_asked",
+    "batch_size",
+    "memory_bytes",
+    "resident",
+    "spilled_bytes",
+    "lowered",
+    "path",
+    "path_reasons",
+)
 
 
 def begun(folder: str | Path) -> Stored:

@@ -1,4 +1,7 @@
-"""Jobs run one by one; where memory runs out the batch is halved, for all variants of the job alike."""
+"""Jobs run one by one; where memory runs out the batch is halved, for all variants of the job alike.
+
+Where a variant needs a plainer path than the run is on, its first job is run again on that path, for all of them too.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass, replace
 from decodedrift.execute import execute
 from decodedrift.files import disk_failed
 from decodedrift.models import VariantError, out_of_memory
+from decodedrift.probe import AnotherPath
 from decodedrift.progress import Progress
 from decodedrift.records import InputError, Job
 from decodedrift.rows import JobResult
@@ -39,6 +43,7 @@ class Worker:
             self.world.close()
             self.size //= 2
         result.batch_size = self.size if self.size != asked else None
+        result.path, self.world.route.fixed = self.world.route.said(), True
         return result
 
     def _tried(self, job: Job) -> JobResult | None:
@@ -46,6 +51,9 @@ class Worker:
         world = replace(self.world, plan=replace(self.world.plan, batch_size=self.size))
         try:
             result = execute(job, world, self.progress, self.spill)
+        except AnotherPath:
+            self.progress.stop()
+            return self._tried(job)
         except (VariantError, RuntimeError, MemoryError) as error:
             self._still_there(error)
             if not (isinstance(error, VariantError) or out_of_memory(error)):

@@ -35,6 +35,16 @@ def align(model: torch.nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
+def forget_generation_settings(model: Any) -> None:
+    """The checkpoint's generation_config.json must reach nothing: transformers fills from it what a call leaves open.
+
+    Its stop ids were read before (`tokens.py`).
+    """
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig()
+
+
 class BlockedHead(torch.nn.Linear):
     """A Linear whose product is taken block by block: the same bits in three quarters of the time.
 

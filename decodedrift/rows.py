@@ -73,7 +73,8 @@ TABLES: dict[str, dict[str, str]] = {
 class JobResult:
     """The rows of one finished job: lists of dicts, and position rows as ready frames (there are many).
 
-    batch_size: the plan's batch size as it had to be lowered for this job, None where it was not.
+    batch_size: the plan's batch size as it had to be lowered for this job, None where it was not. path: how sequences
+    were read, and why (`probe.Route.said`).
     """
 
     key: str
@@ -88,6 +89,7 @@ class JobResult:
     failures: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     batch_size: int | None = None
+    path: dict[str, Any] = field(default_factory=dict)
     spilled_bytes: int = 0
 
     def timed(self, variant: str, strategy: str, phase: str, begin: float, tokens: int) -> None:
@@ -116,17 +118,22 @@ class JobResult:
 class Gathered:
     """The jobs of a run put together: every table, and what was read back of each variant.
 
-    batch_sizes: by job, where one was lowered. spilled_bytes: of logits that waited in files, over all jobs.
+    batch_sizes: by job, where one was lowered. path: how all jobs read their sequences. spilled_bytes: of logits that
+    waited in files, over all jobs.
     """
 
     frames: dict[str, pd.DataFrame]
     facts: dict[str, Any] = field(default_factory=dict)
     batch_sizes: dict[str, int] = field(default_factory=dict)
+    path: dict[str, Any] = field(default_factory=dict)
     spilled_bytes: int = 0
 
-    def note(self, key: str, facts: Mapping[str, Any], batch_size: int | None, spilled_bytes: int) -> None:
+    def note(
+        self, key: str, facts: Mapping[str, Any], batch_size: int | None, path: Mapping[str, Any], spilled_bytes: int
+    ) -> None:
         """Takes in what one job says beside its rows."""
         self.facts |= facts
+        self.path |= path
         self.spilled_bytes += spilled_bytes
         if batch_size is not None:
             self.batch_sizes[key] = batch_size
@@ -146,7 +153,7 @@ def gathered(results: Sequence[JobResult]) -> Gathered:
     """Jobs that were kept in memory."""
     found = Gathered({t: joined((r.frame(t) for r in results), t) for t in TABLES})
     for result in results:
-        found.note(result.key, result.facts, result.batch_size, result.spilled_bytes)
+        found.note(result.key, result.facts, result.batch_size, result.path, result.spilled_bytes)
     return found
 
 

@@ -86,15 +86,18 @@ def carry_out(ready: Prepared, folder: RunFolder | None = None, progress: Progre
     Raises:
         InputError: the reference cannot run, the folder cannot be written, or holds another run.
     """
+    from decodedrift.probe import Route
     from decodedrift.retry import Worker
 
     progress = progress or Silent()
     if folder is not None and _finished(ready, folder):
         return open_study(folder.path)
     done, environment = ([], ready.environment) if folder is None else _begun(ready, folder)
-    size = folder.batch_size(done[-1]) if folder is not None and done else None
+    last = folder.job_facts(done[-1]) if folder is not None and done else {}
+    if path := last.get("path"):
+        ready.world.route = Route(path["path"], fixed=True, reasons=dict(path["path_reasons"]))
     spill = str(folder.path) if folder is not None else None
-    work = Worker(ready.world, progress, spill, size or ready.plan.batch_size)
+    work = Worker(ready.world, progress, spill, last.get("batch_size") or ready.plan.batch_size)
     results: list[JobResult] = []
     with closing(ready.world):
         for result in ENGINES["local"](work, [job for job in ready.jobs if job.key not in done]):
@@ -105,7 +108,11 @@ def carry_out(ready: Prepared, folder: RunFolder | None = None, progress: Progre
     progress.batch()  # a signal that came in the last batch: the tables are made by the resume
     found = gathered(results) if folder is None else folder.read_jobs([job.key for job in ready.jobs])
     found.frames["failures"] = _with_refused(found.frames["failures"], ready)
-    worked = {"spilled_bytes": found.spilled_bytes} | ({"lowered": found.batch_sizes} if found.batch_sizes else {})
+    worked = (
+        {"spilled_bytes": found.spilled_bytes}
+        | found.path
+        | ({"lowered": found.batch_sizes} if found.batch_sizes else {})
+    )
     environment = environment | {"variants": found.variants(), "generation": environment["generation"] | worked}
     scored = {name: text.scored_bytes for name, text in ready.world.texts.items()}
     study = Study.of(found.frames, ready.plan, environment, scored)

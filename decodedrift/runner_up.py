@@ -121,9 +121,10 @@ def carry_out(
     frames = {t: pd.concat([r.frame(t) for r in results], ignore_index=True) for t in TABLES}
     plan = ready.plan.as_dict() | {"at": list(at), "rank": rank}
     facts = {ready.plan.reference.name: model.facts}
+    generation = ready.environment["generation"] | ready.world.route.said()
     done = Injections(
         **{t: typed(frame, t) for t, frame in frames.items()}, plan=plan,
-        environment=ready.environment | {"variants": facts},
+        environment=ready.environment | {"variants": facts, "generation": generation},
     )  # fmt: skip
     if folder is not None:
         write(done, folder)

@@ -165,7 +165,8 @@ class RunFolder:
             part.mkdir(parents=True)
             for table in JOB_TABLES:
                 write_parquet(result.frame(table), part / f"{table}.parquet", table)
-            facts = {"variants": result.facts, "batch_size": result.batch_size, "spilled_bytes": result.spilled_bytes}
+            facts = {"variants": result.facts, "spilled_bytes": result.spilled_bytes}
+            facts |= {"batch_size": result.batch_size, "path": result.path}
             (part / "facts.json").write_text(sinks.to_json(facts) + "\n", encoding="utf-8")
             for file in part.iterdir():
                 sync(file)
@@ -181,9 +182,9 @@ class RunFolder:
         """The keys of the jobs that the tables are made of; a run that keeps no texts has no jobs/ any more."""
         return self.finished_jobs() or sorted(p.stem for p in (self.path / "positions").glob("*.parquet"))
 
-    def batch_size(self, key: str) -> int | None:
-        """The batch size that a finished job ran in, where it had to be lowered."""
-        return _json(self.path / "jobs" / key / "facts.json")["batch_size"]  # type: ignore[no-any-return]
+    def job_facts(self, key: str) -> dict[str, Any]:
+        """What a finished job says beside its rows: the batch size where it had to be lowered, the path it took."""
+        return _json(self.path / "jobs" / key / "facts.json")
 
     def read_jobs(self, keys: Sequence[str]) -> Gathered:
         """The finished jobs, in the order of their keys.
@@ -196,7 +197,7 @@ class RunFolder:
         found = Gathered(frames)
         for key, folder in folders.items():
             said = _json(folder / "facts.json")
-            found.note(key, said["variants"], said["batch_size"], said.get("spilled_bytes", 0))
+            found.note(key, said["variants"], said["batch_size"], said.get("path", {}), said.get("spilled_bytes", 0))
         return found
 
     def write_csv(self, table: str, frame: pd.DataFrame, spreadsheet: bool = False) -> None:

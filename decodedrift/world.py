@@ -10,6 +10,7 @@ from decodedrift.checkpoints import Checkpoint, find
 from decodedrift.environment import available_memory
 from decodedrift.models import Loaded, loaded
 from decodedrift.precisions.floating import DTYPES
+from decodedrift.probe import Route
 from decodedrift.records import InputError, Plan, Variant
 from decodedrift.tokens import Vocabulary, same_vocabulary
 from decodedrift.windows import WindowedText
@@ -32,6 +33,7 @@ class World:
     keeps: bool = False
     kept: dict[str, Loaded] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
+    route: Route = field(default_factory=Route)
 
     @contextmanager
     def load(self, variant: Variant) -> Iterator[Loaded]:

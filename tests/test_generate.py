@@ -13,6 +13,8 @@ from decodedrift.checkpoints import in_memory
 from decodedrift.generate import generate
 from decodedrift.models import loaded
 from decodedrift.plan import parse_variants
+from decodedrift.probe import needed
+from decodedrift.steps import PATHS
 from decodedrift.strategies import parse_strategies
 from decodedrift.tokens import vocabulary
 
@@ -29,6 +31,7 @@ def run(
     prompts: dict[str, list[int]] = PROMPTS,
     ignore_eos: bool = False,
     new: int = NEW,
+    path: str | None = None,
     **more: Any,
 ) -> Any:
     checkpoint = in_memory(tiny_model(family), tiny_tokenizer())
@@ -36,6 +39,7 @@ def run(
     (variant,) = parse_variants(precision)
     cells = [(s, seed) for s in parse_strategies(strategies, coupling) for seed in (seeds if s.samples else (0,))]
     with loaded(checkpoint, variant) as model:
+        model.path = path or needed(model, vocab, PATHS[0])[0]
         return generate(model, vocab, prompts, cells, new, **more)
 
 
@@ -157,13 +161,11 @@ def test_without_a_cache_the_tokens_are_the_same() -> None:
     assert {k: t.token_ids for k, t in cached.traces.items()} == {k: t.token_ids for k, t in uncached.traces.items()}
 
 
-def test_the_cache_written_in_place_is_the_growing_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from decodedrift import generate as loop
-
+@pytest.mark.parametrize("path", ["stock", "plain"])
+def test_the_paths_agree(path: str) -> None:
     strategies = "greedy,beam:num_beams=4,top-p:p=0.9"
-    roomy = run("llama", strategies, "fp64", "gumbel")
-    monkeypatch.setattr(loop, "expanded", lambda cache, rows, room: cache.reorder_cache(rows))
-    growing = run("llama", strategies, "fp64", "gumbel")
+    roomy = run("llama", strategies, "fp64", "gumbel", path="shared")
+    growing = run("llama", strategies, "fp64", "gumbel", path=path)
     assert roomy.traces.keys() == growing.traces.keys()
     for key, trace in growing.traces.items():
         assert roomy.traces[key].token_ids == trace.token_ids

@@ -29,8 +29,9 @@ LAYERS = [
     {"strategies", "precisions", "prompts", "alternatives", "signals"},
     {"checkpoints", "settings", "warping", "donor"},
     {"tokens", "models", "choosers", "identity"},
-    {"beams", "hook", "kvcache", "forcing", "choices"},
-    {"generate", "score", "plan", "rows"},
+    {"beams", "kvcache", "forcing", "choices"},
+    {"steps"},
+    {"generate", "score", "probe", "plan", "rows"},
     {"windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
     {"passes", "world", "store", "decomposition", "trajectory", "compounding", "risk"},
     {"judging", "loading"},
@@ -63,14 +64,12 @@ TORCH_FREE = (
 ONLY_IN = {
     "transformers": {
         "models",
-        "generate",
-        "score",
+        "steps",
         "precisions",
         "checkpoints",
         "tokens",
         "choosers",
         "kvcache",
-        "hook",
         "rewrites",
     },
     "pandas": {

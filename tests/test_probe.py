@@ -1,0 +1,239 @@
+"""Which path a run takes: what transformers breaks silently is caught, and the plainer path gives the true tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import FAMILIES, tiny_model, tiny_tokenizer
+
+import decodedrift as dd
+from decodedrift import probe, steps
+from decodedrift.checkpoints import in_memory
+from decodedrift.models import Loaded, VariantError, loaded
+from decodedrift.plan import parse_variants
+from decodedrift.probe import needed
+from decodedrift.tokens import Vocabulary, vocabulary
+
+PROMPTS = ["w1 w2 w3", "w9", "w30 w31 w32 w33 w34"]
+
+
+@contextmanager
+def opened(model: Any, variant: str = "fp32") -> Iterator[tuple[Loaded, Vocabulary]]:
+    checkpoint = in_memory(model, tiny_tokenizer())
+    (parsed,) = parse_variants(variant)
+    with loaded(checkpoint, parsed) as ready:
+        yield ready, vocabulary(checkpoint)
+
+
+def patched(monkeypatch: pytest.MonkeyPatch, model: Any, change: Callable[[dict[str, Any]], Any]) -> None:
+    """The class's forward with its arguments changed before, and the outputs after, as a release might do silently."""
+    original = type(model).forward
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        after = change(kwargs)
+        outputs = original(self, *args, **kwargs)
+        return after(outputs) if after else outputs
+
+    forward.__signature__ = __import__("inspect").signature(original)  # type: ignore[attr-defined]
+    monkeypatch.setattr(type(model), "forward", forward)
+
+
+def ignore_cache(kwargs: dict[str, Any]) -> Any:
+    """The cache is lengthened, as it must be, and nothing that was in it is ever read."""
+    name = next((k for k, v in kwargs.items() if hasattr(v, "get_seq_length")), None)
+    if name is None:
+        return None
+    cache, ids = kwargs.pop(name), kwargs["input_ids"]
+    kwargs.pop("attention_mask", None)
+    kwargs.pop("position_ids", None)
+    kwargs["use_cache"] = False
+
+    def after(outputs: Any) -> Any:
+        states = torch.zeros(ids.shape[0], 2, ids.shape[1], 8)
+        for layer in range(2):
+            cache.update(states, states, layer)
+        outputs[name] = cache
+        return outputs
+
+    return after
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("variant", ["fp32", "bf16", "fp64"])
+def test_sound_families_take_the_first_path_that_their_cache_allows(family: str, variant: str) -> None:
+    with opened(tiny_model(family), variant) as (model, vocab):
+        path, reasons = needed(model, vocab, "shared")
+    assert path == ("stock" if family == "mistral" else "shared"), reasons
+    assert len(reasons) == (family == "mistral")
+    assert all("DynamicSlidingWindowLayer" in reason for reason in reasons)
+
+
+def test_a_cache_that_is_silently_ignored_is_caught_and_the_tokens_are_the_plain_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model("llama")
+    asked: dict[str, Any] = {"candidates": ["bf16"], "prompts": PROMPTS, "max_new_tokens": 6}
+    sound = dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
+    patched(monkeypatch, model, ignore_cache)
+    with opened(model) as (ready, vocab):
+        ready.path = "shared"
+        path, reasons = needed(ready, vocab, "shared")
+        assert path == "plain"
+        assert [r.split(":")[0] for r in reasons] == ["not shared", "not stock"]
+        assert all("continues otherwise than it reads" in r for r in reasons)
+    study = dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
+    assert study.environment["generation"]["path"] == "plain"
+    assert set(study.environment["generation"]["path_reasons"]) == {"fp32"}
+    own = [
+        t.query("variant == 'fp32' and role == 'reference'")["token_ids"].tolist() for t in (sound.traces, study.traces)
+    ]
+    assert own[0] == own[1]
+    assert not study.failed
+    assert study.environment["variants"]["fp32"]["cache"] == ""
+
+
+def test_without_the_probe_an_ignored_cache_would_change_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the control: what is caught above does matter."""
+    model = tiny_model("llama")
+    asked: dict[str, Any] = {"candidates": ["bf16"], "prompts": PROMPTS, "max_new_tokens": 6}
+    sound = dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
+    patched(monkeypatch, model, ignore_cache)
+    monkeypatch.setattr(probe, "needed", lambda loaded, vocab, path, batched: (path, []))
+    study = dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
+    assert study.traces["token_ids"].tolist() != sound.traces["token_ids"].tolist()
+
+
+def test_rows_that_do_not_cross_in_the_cache_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    from decodedrift.kvcache import RoomyLayer
+
+    monkeypatch.setattr(RoomyLayer, "reorder_cache", lambda self, parents: None)
+    with opened(tiny_model("llama")) as (model, vocab):
+        path, reasons = needed(model, vocab, "shared")
+    assert path == "stock"
+    assert "continues otherwise" in reasons[0]
+
+
+@pytest.mark.parametrize("name", ["_prefill", "_update_model_kwargs_for_generation"])
+def test_a_method_that_a_release_takes_away_leaves_the_plain_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import GenerationMixin
+
+    monkeypatch.delattr(GenerationMixin, name)
+    with opened(tiny_model("gpt2")) as (model, vocab):
+        path, reasons = needed(model, vocab, "shared")
+        assert path == "plain"
+        assert f"has no attribute '{name}'" in reasons[0]
+        version = __import__("transformers").__version__
+        assert f"with transformers {version}" in reasons[0]
+
+
+def test_a_model_that_sees_what_follows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("gpt2")
+
+    def leak(kwargs: dict[str, Any]) -> Any:
+        def after(outputs: Any) -> Any:
+            outputs["logits"] = outputs["logits"] + kwargs["input_ids"].double().mean().to(outputs["logits"].dtype)
+            return outputs
+
+        return after
+
+    patched(monkeypatch, model, leak)
+    with opened(model) as (ready, vocab), pytest.raises(VariantError, match="no causal model"):
+        needed(ready, vocab, "shared")
+    with pytest.raises(dd.InputError, match=r"the reference cannot run: fp32: .*no causal model"):
+        dd.compare(model, tokenizer=tiny_tokenizer(), candidates=["bf16"], prompts=PROMPTS, max_new_tokens=4)
+
+
+def test_padding_that_is_read_as_text_is_refused_and_the_mend_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("gpt2")
+
+    def width(kwargs: dict[str, Any]) -> Any:
+        mask = kwargs.get("attention_mask")
+        padded = mask is not None and not bool(mask.all())
+
+        def after(outputs: Any) -> Any:
+            outputs["logits"] = outputs["logits"].flip(-1) if padded else outputs["logits"]
+            return outputs
+
+        return after
+
+    patched(monkeypatch, model, width)
+    asked: dict[str, Any] = {"candidates": ["bf16"], "prompts": PROMPTS, "max_new_tokens": 4, "strategies": ["greedy"]}
+    with pytest.raises(dd.InputError, match=r"reads otherwise than alone: .*--batch-size 1"):
+        dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
+    assert not dd.compare(model, tokenizer=tiny_tokenizer(), batch_size=1, **asked).failed
+
+
+def test_a_deviation_in_16_bits_is_decided_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide: list[Loaded] = []
+    widened = probe._widened
+    monkeypatch.setattr(probe, "_widened", lambda model: wide.append(widened(model)) or wide[-1])
+    off = probe._off
+
+    def doubtful(loaded: Loaded, pairs: Any, truth: Any, how: str) -> str | None:
+        if loaded.variant.compute == "bf16" and how.startswith("it continues"):
+            return how
+        return off(loaded, pairs, truth, how)
+
+    monkeypatch.setattr(probe, "_off", doubtful)
+    with opened(tiny_model("llama"), "bf16") as (model, vocab):
+        assert needed(model, vocab, "shared") == ("shared", [])
+    assert wide
+    assert {p.dtype for p in wide[0].model.parameters()} == {torch.float32}
+    assert wide[0].variant.compute == "fp32"
+
+
+def test_one_candidate_that_needs_a_plainer_path_takes_all_along(saved: Callable[..., Path], tmp_path: Path) -> None:
+    """Its checkpoint keeps a window: the run's first job is run again, and rows of one path alone are kept."""
+    llama, mistral = str(saved("llama")), str(saved("mistral"))
+    asked: dict[str, Any] = {"prompts": PROMPTS, "max_new_tokens": 6, "strategies": ["greedy"]}
+    study = dd.compare(llama, candidates=["bf16", f"other={mistral}"], out=tmp_path / "run", **asked)
+    made = study.environment["generation"]
+    assert made["path"] == "stock"
+    assert set(made["path_reasons"]) == {"other"}
+    assert not study.failed
+    assert len(study.traces.query("variant == 'bf16'")) == len(PROMPTS)
+    alone = dd.compare(llama, candidates=["bf16"], **asked)
+    assert alone.environment["generation"]["path"] == "shared"
+    fact = json.loads(next((tmp_path / "run" / "jobs").glob("*/facts.json")).read_text())
+    assert fact["path"]["path"] == "stock"
+
+
+def test_a_path_is_part_of_what_a_run_is(saved: Callable[..., Path]) -> None:
+    """Jobs on disk hold a run to their path: a variant that would need another fails, and rows do not mix."""
+    with opened(tiny_model("mistral")) as (model, vocab):
+        route = probe.Route("shared", fixed=True)
+        with pytest.raises(VariantError, match="'stock', and finished jobs of this run were on 'shared'"):
+            route.admit(model, vocab, batched=True, first=True)
+        held = probe.Route("plain", fixed=True)
+        held.admit(model, vocab, batched=True, first=True)
+        assert model.path == "plain"
+
+
+def test_what_is_not_finite_is_not_judged() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.lm_head.weight[3] = float("nan")
+    with opened(model) as (ready, vocab):
+        assert needed(ready, vocab, "shared") == ("shared", [])
+
+
+@pytest.mark.parametrize(("version", "said"), [("5.3.0", False), ("5.24.1", False), ("5.25.0.dev0", True), ("5.2.9", True), ("6.0.0", True)])  # fmt: skip
+def test_versions_outside_the_tested_ones_are_told(version: str, said: bool) -> None:
+    assert bool(steps.untested(version)) == said
+
+
+def test_two_objects_that_could_be_the_cache_are_an_error() -> None:
+    from transformers import DynamicCache
+
+    with opened(tiny_model("gpt2")) as (model, _):
+        cache = DynamicCache()
+        assert steps.cache_of(model, {"a": cache, "b": {}, "c": cache}) is cache
+        assert steps.cache_of(model, {"b": {}, "c": None}) is None
+        with pytest.raises(VariantError, match="several KV caches"):
+            steps.cache_of(model, {"a": cache, "b": DynamicCache()})
