@@ -14,17 +14,20 @@ from typing import Any
 
 from decodedrift.records import InputError
 from decodedrift.secrecy import excerpt
-from decodedrift.weightfiles import PICKLED, SAFE, headers, local_files, shards
+from decodedrift.weightfiles import PICKLED, SAFE, check_no_pointer, headers, local_files, shards
 
 DEMO = Path(__file__).parent / "data" / "demo"
 REFUSED = {
     "cpmant": "it reads its context both ways, so that what follows changes what came before",
+    "gemma4_assistant": "it reads the states of the model that it assists",
+    "gemma4_unified_assistant": "it reads the states of the model that it assists",
     "prophetnet": "it predicts several tokens at once, and what follows changes what came before",
     "reformer": "its hashed attention depends on the whole length, so that what follows changes what came before",
     "xlm": "it fills in a masked token that its generation appends",
     "xlnet": "it reads both ways, and fills in a token that its generation appends",
 }
 """Families of causal LMs whose logits at a token are no function of the tokens up to it, by model_type."""
+WINDOWS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")  # what configurations call it
 WAYS_ON = "use --model demo (bundled, offline) or a local folder"
 
 
@@ -72,6 +75,13 @@ class Checkpoint:
         """Stored elements."""
         return sum(self.stored.values())
 
+    @property
+    def window(self) -> int | None:
+        """The longest sequence that it reads, None where its configuration sets no end (or one of -1, as XLNet's)."""
+        config = self.config.get_text_config(decoder=True)
+        sizes = [getattr(config, name, None) for name in WINDOWS]
+        return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+
     def headers(self) -> Iterator[tuple[str, str, list[int]]]:
         """(name, dtype, shape) of every stored tensor.
 
@@ -79,6 +89,20 @@ class Checkpoint:
             InputError: a broken or truncated file, which is named.
         """
         yield from headers(self.files)
+
+    def path(self, file: str) -> Path | None:
+        """Where a file of the folder, or of the hub, is on this machine; None where there is no such file.
+
+        Raises:
+            InputError: it cannot be downloaded, or is the pointer that git keeps in its place.
+        """
+        if self.kind == "hub":
+            return _from_hub(self, file)
+        path = Path(self.source) / file
+        if not path.is_file():
+            return None
+        check_no_pointer(path)
+        return path
 
     def check_unchanged(self) -> None:
         """Two variants loaded from different weights would be compared as one model.
@@ -111,6 +135,7 @@ def find(
     if kind != "hub" and not os.path.isfile(os.path.join(name_or_path, "config.json")):
         raise InputError(f"{name}: not the folder of a saved HuggingFace model (no config.json in it)")
     found = Checkpoint(name, name_or_path, kind, None, commit, trust_remote_code, offline)
+    found.path("config.json")
     config = _config(found)
     check_causal(name, config, trust_remote_code)
     files = local_files(name, Path(name_or_path), allow_pickle) if kind != "hub" else _hub_files(found, allow_pickle)
@@ -128,11 +153,14 @@ def stamp(path: str) -> tuple[int, int]:
 
 def in_memory(model: Any, tokenizer: Any, name: str | None = None) -> Checkpoint:
     """A model and tokenizer that the caller already holds."""
+    from decodedrift.copies import check_copyable
+
     if not hasattr(model, "config"):
         raise InputError(f"--model: a folder, a hub id or a transformers model, not {str(model)[:60]!r}")
     if tokenizer is None:
         raise InputError("a model in memory needs its tokenizer too: compare(model, tokenizer=tokenizer, ...)")
     check_causal("the given model", model.config, True)
+    check_copyable(model)
     label = name or getattr(model.config, "_name_or_path", "") or type(model).__name__
     return Checkpoint(str(label), str(label), "memory", model.config, module=model, tokenizer=tokenizer)
 
@@ -235,24 +263,28 @@ def _pin_on_hub(name: str, revision: str | None) -> tuple[str | None, bool]:
     raise InputError(f"{name}: no such folder here, and the model hub cannot be reached ({reason}); {WAYS_ON}")
 
 
-def _hub_files(found: Checkpoint, allow_pickle: bool) -> tuple[str, ...]:
+def _from_hub(found: Checkpoint, file: str) -> Path | None:
     from transformers.utils import cached_file
 
-    def fetch(file: str) -> str | None:
+    try:
         with quiet():
-            found_at: str | None = cached_file(
+            path = cached_file(
                 found.source, file, revision=found.commit, local_files_only=found.local_files_only,
                 _raise_exceptions_for_missing_entries=False,
             )  # fmt: skip
-            return found_at
-
-    try:
-        for name in (SAFE, PICKLED) if allow_pickle else (SAFE,):
-            if single := fetch(name):
-                return (single,)
-            if index := fetch(f"{name}.index.json"):
-                return tuple(path for s in shards(Path(index)) if (path := fetch(s)))
     except OSError as error:
-        raise InputError(f"{found.name}: downloading its weights failed ({excerpt(error, 120)})") from None
+        if found.local_files_only:
+            return None
+        raise InputError(f"{found.name}: downloading {file} failed ({excerpt(error, 120)})") from None
+    return Path(path) if path else None
+
+
+def _hub_files(found: Checkpoint, allow_pickle: bool) -> tuple[str, ...]:
+    for name in (SAFE, PICKLED) if allow_pickle else (SAFE,):
+        if single := found.path(name):
+            return (str(single),)
+        if index := found.path(f"{name}.index.json"):
+            return tuple(str(path) for s in shards(index) if (path := found.path(s)))
     mend = "" if allow_pickle else "; add --allow-pickle to read its .bin"
-    raise InputError(f"{found.name}: the hub has no safetensors for it, only formats that can run code{mend}")
+    place = "the hub's cache here" if found.local_files_only else "the hub"
+    raise InputError(f"{found.name}: {place} has no safetensors for it, only formats that can run code{mend}")

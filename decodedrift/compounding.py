@@ -36,7 +36,7 @@ def cells(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
 def observed(cell: pd.DataFrame) -> sv.Observed:
     """The traces of a cell as censored times, clustered by prompt."""
     return sv.Observed.of(
-        cell["compared"].to_numpy(dtype=np.int64), cell["diverged"].to_numpy(dtype=float) == 1,
+        cell["compared"].to_numpy(dtype=np.int64), (cell["diverged"] == 1).to_numpy(dtype=bool, na_value=False),
         cell["prompt_id"].to_numpy(dtype=str),
     )  # fmt: skip
 

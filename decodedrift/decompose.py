@@ -15,6 +15,7 @@ from torch import Tensor
 
 from decodedrift import sequences
 from decodedrift.alternatives import CHUNK
+from decodedrift.divergence import comparable
 from decodedrift.generate import Key
 from decodedrift.handover import Handover
 from decodedrift.judging import parts
@@ -87,14 +88,17 @@ class Decomposition:
         """Adds a finished candidate's rows to the job's result; a part that failed leaves its columns empty."""
         if done.role != "candidate":
             return
+        strategies = {s.label: s for s, _ in self.run.plan.cells}
         pair = {"model": self.run.plan.model, "reference": self.run.reference.name, "candidate": done.name}
         for key, frame in done.positions.items():
             if key not in done.traces:
                 continue
-            ours, its = self.run.reference.traces[key].token_ids, done.traces[key].token_ids
+            reference, own = self.run.reference.traces[key], done.traces[key]
+            ours, its = reference.token_ids, own.token_ids
             kl_shared = frame["kl"].to_numpy(float)
             kl_own = kl_shared if ours == its else self.path.get((done.name, key), np.empty(0))
-            parted = sequences.first_divergence(ours, its)
+            same = comparable(reference, own, strategies[key[0]])
+            parted = None if same is None else sequences.first_divergence(ours, same)
             n = max(len(ours), len(its))
             columns: dict[str, Any] = {"position": np.arange(n)}
             errors = self.errors.get(done.name, {}).get(key, {})

@@ -55,9 +55,11 @@ def divergence(
         beams: the four forced scores of whole hypotheses; beam search only.
     """
     r, c = reference.trace, candidate.trace
-    rest = remainders(r.token_ids, c.token_ids) or ((), ())
-    texts = [vocab.decode(tuple(ids)) for ids in (r.token_ids, c.token_ids, *rest)]
-    pair = TracePair(r.token_ids, c.token_ids, *texts)
+    if (ids := comparable(r, c, strategy)) is None:
+        return dict.fromkeys(TRACE_METRICS) | {"compared": 0, "nonfinite": r.nonfinite + c.nonfinite}
+    rest = remainders(r.token_ids, ids) or ((), ())
+    texts = [vocab.decode(tuple(tokens)) for tokens in (r.token_ids, ids, *rest)]
+    pair = TracePair(r.token_ids, ids, *texts)
     unknown = NEED_TEXTS if c.finish == "screened" else ()
     row: dict[str, Any] = {name: None if name in unknown else metric(pair) for name, metric in TRACE_METRICS.items()}
     row["nonfinite"] = r.nonfinite + c.nonfinite
@@ -69,14 +71,32 @@ def divergence(
     row |= {"reference_token": _shown(vocab, a), "candidate_token": _shown(vocab, b)}
     row["at_end"] = int(a in vocab.eos or b in vocab.eos)
     row["reference_margin"], row["candidate_margin"] = _number(r.margins, t), _number(c.margins, t)
-    gaps = _beam_gaps(beams) if strategy.searches else _gaps(reference, candidate, t, b)
+    broken = c.finish == "nonfinite" and (strategy.searches or len(c.token_ids) == t)
+    gaps = _beam_gaps(None if broken else beams) if strategy.searches else _gaps(reference, candidate, t, b)
     row |= gaps
     if strategy.searches and gaps["reference_gap"] is not None:
         row["search_error"] = int(gaps["reference_gap"] < 0)
     elif not strategy.searches:
         row["gap_over_error"] = _over_error(gaps["reference_gap"], directional_error, t, strategy)
-    row["cause"] = _cause(r, c, t, strategy, gaps, near_tie_below)
+    row["cause"] = "nonfinite" if broken else _cause(strategy, gaps, near_tie_below)
     return row
+
+
+def comparable(reference: Trace, candidate: Trace, strategy: Strategy) -> tuple[int, ...] | None:
+    """The candidate's ids as far as the reference says what they should be; None where it says nothing.
+
+    A reference that breaks (NaN, +inf) at t says nothing from there on: what the candidate wrote behind it is nobody's
+    divergence. Of a search it says nothing at all, since the hypothesis that led then need not have won; unless the
+    candidate had broken before it.
+    """
+    ids = candidate.token_ids
+    if reference.finish != "nonfinite":
+        return ids
+    end = len(reference.token_ids)
+    first = candidate.finish == "nonfinite" and len(ids) < end
+    if end == 0 or (strategy.searches and not first):
+        return None
+    return ids[:end]
 
 
 def _gaps(reference: Side, candidate: Side, t: int, b: int | None) -> dict[str, float | None]:
@@ -97,10 +117,8 @@ def _beam_gaps(beams: BeamScores | None) -> dict[str, float | None]:
     return {"reference_gap": reference_gap, "candidate_gap": candidate_gap, "swing": reference_gap + candidate_gap}
 
 
-def _cause(r: Trace, c: Trace, t: int, strategy: Strategy, gaps: dict[str, float | None], near_tie_below: float) -> str:
-    """The first that is true; METRICS.md fixes the order."""
-    if any(x.finish == "nonfinite" and len(x.token_ids) == t for x in (r, c)):
-        return "nonfinite"
+def _cause(strategy: Strategy, gaps: dict[str, float | None], near_tie_below: float) -> str:
+    """The first that is true, of two tokens that were both chosen; METRICS.md fixes the order."""
     if strategy.samples and not strategy.coupled:
         return "uncoupled"
     if strategy.searches:

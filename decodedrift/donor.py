@@ -5,11 +5,11 @@ Weights in the donor's own type are shared with it, unless the precision convert
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 
+from decodedrift.copies import copied
 from decodedrift.precisions import PRECISIONS
 from decodedrift.precisions.floating import cast
 from decodedrift.records import Variant
@@ -37,10 +37,10 @@ def copied_from(model: Any, lent: Variant, variant: Variant, dtype: torch.dtype)
         return None
     own = PRECISIONS[variant.precision].apply is not None
     made = {id(p): torch.nn.Parameter(p.detach().to(dtype, copy=own), requires_grad=False) for p in model.parameters()}
-    copied = copy.deepcopy(model, made)
-    cast(copied, dtype)
+    twin = copied(model, made)
+    cast(twin, dtype)
     if variant.attention is not None:
-        copied.set_attn_implementation(variant.attention)
-        if copied.config._attn_implementation != variant.attention:
+        twin.set_attn_implementation(variant.attention)
+        if twin.config._attn_implementation != variant.attention:
             return None
-    return copied
+    return twin

@@ -7,7 +7,12 @@ import platform
 from importlib import metadata
 from typing import Any
 
+from decodedrift.records import InputError, nearest
+
 PACKAGES = ("decodedrift", "torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "scipy", "bitsandbytes")
+
+
+TESTED = ("5.3", "5.24")  # the first and the last minor release of transformers that decodedrift is tested with
 
 
 def version() -> str:
@@ -27,6 +32,14 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def untested(version: str) -> str | None:
+    """A sentence where a version of transformers lies outside the tested ones."""
+    first, last = (tuple(map(int, v.split("."))) for v in TESTED)
+    if first <= tuple(int(p) for p in version.split(".")[:2] if p.isdigit()) <= last:
+        return None
+    return f"transformers {version} is outside the tested versions {TESTED[0]} to {TESTED[1]}"
 
 
 def numerical(device: str, threads: int | None = None) -> dict[str, Any]:
@@ -59,6 +72,30 @@ def environment(device: str, threads: int | None = None) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
     }
+
+
+def check_device(name: str) -> str:
+    """A usable torch device name, `auto` resolved.
+
+    Raises:
+        InputError: unknown, or not on this machine.
+    """
+    import torch
+
+    choices = ["auto", "cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    choices += ["mps"] if torch.backends.mps.is_available() else []
+    if name == "auto":
+        return choices[-1] if len(choices) > 2 else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise InputError(f"unknown device {name!r}; {nearest(name, choices)}") from None
+    if kind not in choices:
+        raise InputError(f"device {name!r} is not available here; {nearest(name, choices)}")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if (torch.device(name).index or 0) >= count:
+        raise InputError(f"device {name!r}: this machine has {count} device(s) of type {kind}")
+    return name
 
 
 def available_memory(device: str) -> int:

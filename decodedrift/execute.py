@@ -19,8 +19,9 @@ from decodedrift import controls, injection, passes, screening
 from decodedrift.batches import by_length, filed
 from decodedrift.decompose import Decomposition, begun
 from decodedrift.files import disk_failed
-from decodedrift.generate import Cell, Generated, Key, generate
+from decodedrift.generate import Cell, Key, generate
 from decodedrift.judging import judge, read_own_beams
+from decodedrift.longrope import left_out
 from decodedrift.models import Loaded, VariantError, told
 from decodedrift.passes import Pass, Passage, See, unseen
 from decodedrift.probe import AnotherPath
@@ -73,12 +74,13 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
 
 @dataclass
 class JobRun:
-    """The state of one job while it runs. order: its prompts as they enter the batches of every variant and pass."""
+    """One job while it runs. order: its prompts as they enter all batches. limits: see `World.readable`."""
 
     job: Job
     world: World
     progress: Progress
     order: list[Prompt] = field(init=False)
+    limits: dict[str, int] = field(init=False)
     result: JobResult = field(init=False)
     spool: Spool = field(init=False)
     reference: Pass = field(init=False)
@@ -89,6 +91,7 @@ class JobRun:
         self.result = JobResult(self.job.key)
         self.plan = self.world.plan
         self.order = by_length(self.job.prompts, lambda p: len(self.world.prompts[p.id]), self.plan.batch_size)
+        self.limits = self.world.readable([p.id for p in self.order])
 
     def open_reference(self, stack: ExitStack) -> Loaded:
         """Loads the reference; what fails here fails the run."""
@@ -104,9 +107,9 @@ class JobRun:
         with self.world.load(variant) as model:
             if not held:
                 self.result.timed(variant.name, "", "load", begin, 0)
-            first = not self.result.facts
+            batched, first = self.size(variant) > 1, not self.result.facts
+            self.world.route.admit(model, self.world.vocab, batched=batched, first=first)
             self.result.facts[variant.name] = model.facts
-            self.world.route.admit(model, self.world.vocab, batched=self.size(variant) > 1, first=first)
             yield model
 
     def groups(self) -> list[list[Cell]]:
@@ -142,19 +145,15 @@ class JobRun:
                     model, self.world.vocab, dict(chunk), cells, self.plan.max_new_tokens,
                     watch=watched, keep_scores=keep_scores, inject=inject, tick=self.progress.tick,
                 )  # fmt: skip
-                self.put_away(done, into.name)
+                for key, log in done.logs.items():
+                    if log.logits:  # greedy scores are whole rows of logits: they wait in the spool, not in memory
+                        self.spool.put(("scores", into.name, key), torch.stack(list(log.logits)))
+                        log.logits = self.spool.get(("scores", into.name, key))
                 into.add(done)
                 made += sum(len(t.token_ids) for t in done.traces.values())
             self.progress.stop()
             self.result.timed(into.name, label, "generate" if inject is None else "inject", begin, made)
         into.traces = filed(into.traces, self.job.prompts)
-
-    def put_away(self, done: Generated, name: str) -> None:
-        """Greedy scores are whole rows of logits: they wait in the spool, not in memory."""
-        for key, log in done.logs.items():
-            if log.logits:
-                self.spool.put(("scores", name, key), torch.stack(list(log.logits)))
-                log.logits = self.spool.get(("scores", name, key))
 
     def passages(self, traces: Mapping[Key, Trace], only: Collection[Key] | None = None) -> list[list[Passage]]:
         """Traces (or some of them) as sequences to be read; the cells of a group read each prompt once, together.
@@ -171,8 +170,10 @@ class JobRun:
         """One cell's traces as passages, in the order of the batches."""
         for prompt in self.order:
             key = (cell[0].label, cell[1], prompt.id)
-            if key in traces and traces[key].token_ids:
-                yield Passage(key, Reading(tuple(self.world.prompts[prompt.id]), traces[key].token_ids), cell[0])
+            ids = traces[key].token_ids if key in traces else ()
+            if cut := ids[: self.limits.get(prompt.id)]:
+                context = tuple(self.world.prompts[prompt.id])
+                yield Passage(key, Reading(context, cut), cell[0], whole=cut == ids)
 
     def read_by_all(self) -> list[list[Passage]]:
         """What every variant reads: the reference's tokens, or this job's windows of a text."""
@@ -191,6 +192,8 @@ class JobRun:
         if self.job.prompts:
             self.free_run(model, self.reference, batch_size=self.size(self.plan.reference), keep_scores=True)
         passes.note_nonfinite(self.reference, self.plan.model, self.reference.name, self.result)
+        for label, text in left_out(self.reference.traces.values(), self.limits).items():
+            self.result.fail(self.plan.model, self.reference.name, "score", "skipped", text, label)
         see = screening.of_reference(self) if self.plan.mode == "screen" and self.job.prompts else unseen
         begin, count = time.perf_counter(), 0
         for group in self.read_by_all():
@@ -199,7 +202,9 @@ class JobRun:
                 tokens = passage.reading.continuation
                 own = self.reference.choices[passage.key] = passes.choices(passage, logits, torch.tensor([tokens]).T)
                 see(passage, logits, own)
-                losses = self.reference.own_nll[passage.key] = passes.nll(logits, tokens)
+                losses = passes.nll(logits, tokens)
+                if passage.whole:
+                    self.reference.own_nll[passage.key] = losses
                 if passage.strategy is not None:
                     self.reference.forced_tops[passage.key] = passes.tops_of(logits, tokens, losses)
                 count += len(passage.reading.continuation)
@@ -265,11 +270,7 @@ class JobRun:
 
     def attempt(self, variant: Variant) -> None:
         """One candidate, from loading to rows."""
-        with (
-            self.guarded(variant.name, "load"),
-            self.opened(variant) as model,
-            self.guarded(variant.name, "run"),
-        ):
+        with self.guarded(variant.name, "load"), self.opened(variant) as model, self.guarded(variant.name, "run"):
             self.candidate(model)
 
     def candidate(self, model: Loaded) -> None:
@@ -283,9 +284,8 @@ class JobRun:
             screening.carry_on(self, model, done)
         else:
             if self.job.prompts:
-                self.free_run(
-                    model, done, batch_size=self.size(variant), watch=self.reference.traces, keep_scores=floor
-                )
+                size, watch = self.size(variant), self.reference.traces
+                self.free_run(model, done, batch_size=size, watch=watch, keep_scores=floor)
             self.measure(model, done, self.read_by_all())
         if self.decomposition:
             with self.guarded(variant.name, "decompose"):

@@ -13,18 +13,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from decodedrift import nonfinite
 from decodedrift.records import InputError, nearest
 from decodedrift.rows import FOLD_TEXTS, KEYS, TABLES, typed
 from decodedrift.study import Study
 from decodedrift.summary import Z95
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, "==": eq, "!=": ne, ">": gt, "<": lt}
+# Columns of the summary that hold a value only where something diverged (docs/runs.md lists them)
+IF_DIVERGED = (
+    "first_divergence_median", "half_life", "compounding_index", "compounding_index_low", "compounding_index_high",
+    "compounding_index_p", "reference_gap_median", "swing_median", "near_tie_share", "agreement_after",
+    "reconverged_share", "injected", "recovered_share", "trajectory_share", "trajectory_share_low",
+    "trajectory_share_high", "path_compounding", "path_compounding_low", "path_compounding_high",
+)  # fmt: skip
+# and those of them that exist only where the run was asked for them
+ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "path_": "decompose"}
 _GATE = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([^:]+?)\s*(?::(.*))?", re.S)
 
 
 @dataclass(frozen=True)
 class Gate:
     """Exceeded where `column operator bound` holds for a candidate's row of the summary, or its value is missing.
+
+    A column that exists only where something diverged is no missing value where pairs were compared and none diverged:
+    what never happened passes.
 
     only: a candidate or a strategy, empty for all. interval: the end of the 95 % interval that is nearer to passing
     takes the place of the estimate, so that the gate is exceeded only where the whole interval is.
@@ -37,12 +50,23 @@ class Gate:
     only: str = ""
     interval: bool = False
 
-    def exceeded(self, summary: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
-        """A sentence for each row that does not pass: which one, the value measured, and the bound."""
+    def exceeded(
+        self, summary: pd.DataFrame, plan: Mapping[str, Any], faults: Mapping[tuple[str, str], Fault] | None = None
+    ) -> list[str]:
+        """A sentence for each row that does not pass: which one, the value measured, and the bound.
+
+        Args:
+            faults: of (candidate, strategy), see `faults`; there the gate is exceeded whatever the value is.
+        """
         rows = {(r["candidate"], r["strategy"]): r for r in summary.to_dict("records") if r["role"] == "candidate"}
         said = []
         for candidate, strategy in self._cells(plan):
             row = rows.get((candidate, strategy))
+            if (fault := (faults or {}).get((candidate, strategy))) and fault.spoils(self.column):
+                said.append(f"{self.text}: {candidate} {strategy}: {fault.reason}")
+                continue
+            if row is not None and never(row, self.column, plan):
+                continue
             value = _number(row, self.column)
             shown = f"{self.column} is {value:.6g}" if row is not None else "there is no result"
             if self.interval and row is not None:
@@ -58,6 +82,33 @@ class Gate:
             for strategy in plan["strategies"]:
                 if self.only in ("", candidate["name"], strategy["label"]):
                     yield candidate["name"], strategy["label"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a candidate's figures under a strategy are not whole. columns: prefixes of those it spoils, none for all."""
+
+    reason: str
+    columns: tuple[str, ...] = ()
+
+    def spoils(self, column: str) -> bool:
+        """Whether a gate on this column cannot pass."""
+        return not self.columns or column.startswith(self.columns)
+
+
+def faults(study: Study) -> dict[tuple[str, str], Fault]:
+    """(candidate, strategy) -> what no gate there may pass: a candidate that broke, a KL that is infinite somewhere."""
+    found = {
+        key: Fault(f"the KL is infinite at {n} positions, which its figures leave out", ("kl_",))
+        for key, n in nonfinite.infinite(study.positions).items()
+    }
+    return found | {key: Fault(why) for key, why in nonfinite.faults(study.traces, study.positions).items()}
+
+
+def never(row: Mapping[str, Any], column: str, plan: Mapping[str, Any]) -> bool:
+    """Whether a cell is empty because nothing diverged, and not because nothing was compared or measured."""
+    asked = all(plan.get(option) for prefix, option in ASKED.items() if column.startswith(prefix))
+    return column in IF_DIVERGED and asked and (row.get("traces") or 0) > 0 and row.get("diverged") == 0
 
 
 def parse_gate(text: str, interval: bool, plan: Mapping[str, Any]) -> Gate:

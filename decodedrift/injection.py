@@ -89,7 +89,9 @@ def of_candidate(run: JobRun, model: Loaded, done: Pass) -> None:
         for key, trace in injected(run, model, done.name, wanted).items():
             at, token = wanted[key]
             sides = run.reference.traces[key].token_ids, trace.token_ids
-            row = injection_row(*sides, at, done.traces[key].token_ids, ended=token in run.world.vocab.eos)
+            own = done.traces[key]
+            broken = any(t.finish == "nonfinite" for t in (run.reference.traces[key], trace, own))
+            row = injection_row(*sides, at, own.token_ids, ended=token in run.world.vocab.eos, broken=broken)
             run.result.injection.append(keys(run, done.name, done.role, key) | row)
 
 

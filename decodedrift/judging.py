@@ -22,7 +22,8 @@ def judge(run: JobRun, model: Loaded, done: Pass) -> None:
             done.judged |= {p.key: run.reference.own_nll[p.key] for p in group}
             continue
         for passage, logits in run.forced(model, group):
-            done.judged[passage.key] = passes.nll(logits, passage.reading.continuation)
+            if passage.whole:
+                done.judged[passage.key] = passes.nll(logits, passage.reading.continuation)
             count += len(passage.reading.continuation)
             if run.decomposition:
                 run.decomposition.judged(done, passage, logits)
@@ -46,4 +47,5 @@ def read_own_beams(run: JobRun, model: Loaded, done: Pass) -> None:
             done.own_nll |= {p.key: done.positions[p.key]["nll_candidate"].to_numpy() for p in group}
             continue
         for passage, logits in run.forced(model, group):
-            done.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)
+            if passage.whole:
+                done.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
+from decodedrift.environment import check_device
 from decodedrift.metrics import TOKEN_METRICS, TRACE_METRICS
-from decodedrift.models import check_device
 from decodedrift.precisions import PRECISIONS
 from decodedrift.prompts import bundled_sets, load_prompts
 from decodedrift.strategies import STRATEGIES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,19 +12,18 @@ from typing import Any
 import torch
 
 from decodedrift.checkpoints import Checkpoint, quiet
+from decodedrift.copies import copied
+from decodedrift.copycontrol import control
 from decodedrift.donor import copied_from
 from decodedrift.precisions import PRECISIONS, Rounded
 from decodedrift.precisions.floating import DTYPES, NAMES, KeepDouble, cast
-from decodedrift.records import InputError, Variant, nearest
+from decodedrift.records import InputError, Variant
+from decodedrift.records import VariantError as VariantError
 from decodedrift.rewrites import align, block_head, conv1d_to_linear, forget_generation_settings
 from decodedrift.secrecy import excerpt
 from decodedrift.weightfiles import pickled, tensors
 
 STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-
-
-class VariantError(RuntimeError):
-    """A variant cannot run here (backend, memory, dtype): it fails alone, the others go on."""
 
 
 @dataclass
@@ -44,13 +42,34 @@ class Loaded:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Inference mode, exact float32 matmuls, the variant's threads; the caller's global state is put back."""
+        """Inference mode, exact float32 matmuls, no autocast, the variant's threads; the caller's state is put back."""
         with ExitStack() as stack:
+            stack.enter_context(torch.autocast(self.device.type, enabled=False))
             stack.enter_context(torch_state(self.variant.threads))
             stack.enter_context(torch.inference_mode())
             if self.variant.compute == "fp64":
                 stack.enter_context(KeepDouble())
-            yield
+            try:
+                yield
+            except RuntimeError as error:
+                if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                    raise
+                raise VariantError(f"{self.variant.name}: cannot be compiled ({excerpt(error, 180)})") from error
+
+    def probe(self) -> torch.Tensor:
+        """Logits [1, 4, vocab] of four tokens, by the model's plain forward.
+
+        Raises:
+            VariantError: the model cannot run.
+        """
+        try:
+            with self.running(), quiet():
+                ids = torch.arange(1, 5, device=self.device) % self.model.get_input_embeddings().weight.shape[0]
+                return measurable(self.model(input_ids=ids[None], use_cache=False).logits)
+        except Exception as error:  # the caller's own model: its code raises anything
+            if isinstance(error, VariantError) or out_of_memory(error):
+                raise
+            raise VariantError(f"{self.variant.name}: {type(error).__name__}: {excerpt(error, 180)}") from error
 
 
 @contextmanager
@@ -83,6 +102,9 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
     try:
         held.model = _ready(checkpoint, variant, device, donor)
         held.facts = read_back(held.model, checkpoint, variant)
+        if checkpoint.module is not None:
+            given = [checkpoint.module] if donor is None else [checkpoint.module, donor.model]
+            held.facts["copy_control"] = control(held.model, variant.name, held.probe, given)
         yield held
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, VariantError) or not out_of_memory(error):
@@ -112,28 +134,6 @@ def told(error: Exception) -> tuple[str, str]:
     known = isinstance(error, (VariantError, InputError))
     text = str(error) if known else f"{type(error).__name__}: {error}"
     return "out_of_memory" if out_of_memory(error) else "failed", excerpt(text, 300)
-
-
-def check_device(name: str) -> str:
-    """A usable torch device name, `auto` resolved.
-
-    Raises:
-        InputError: unknown, or not on this machine.
-    """
-    choices = ["auto", "cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-    choices += ["mps"] if torch.backends.mps.is_available() else []
-    if name == "auto":
-        return choices[-1] if len(choices) > 2 else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise InputError(f"unknown device {name!r}; {nearest(name, choices)}") from None
-    if kind not in choices:
-        raise InputError(f"device {name!r} is not available here; {nearest(name, choices)}")
-    count = torch.cuda.device_count() if kind == "cuda" else 1
-    if (torch.device(name).index or 0) >= count:
-        raise InputError(f"device {name!r}: this machine has {count} device(s) of type {kind}")
-    return name
 
 
 def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str, Any]:
@@ -205,8 +205,8 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
         model = _from_pretrained(checkpoint, variant, compute, **precision.load(variant.options))
     else:
         read_as = DTYPES[precision.read_as] if precision.read_as else compute
-        copied = copied_from(donor.model, donor.variant, variant, read_as) if donor is not None else None
-        model = _read(checkpoint, variant, read_as) if copied is None else copied
+        lent = copied_from(donor.model, donor.variant, variant, read_as) if donor is not None else None
+        model = _read(checkpoint, variant, read_as) if lent is None else lent
         conv1d_to_linear(model)
     rounded = Rounded()
     if precision.apply is not None:
@@ -229,7 +229,7 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
 def _read(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtype) -> Any:
     if checkpoint.module is None:
         return _from_pretrained(checkpoint, variant, dtype)
-    model = copy.deepcopy(checkpoint.module)
+    model = copied(checkpoint.module)
     if variant.attention:
         model.set_attn_implementation(variant.attention)
     cast(model, dtype)

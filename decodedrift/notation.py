@@ -68,7 +68,7 @@ def number(low: float, high: float = math.inf, *, open_low: bool = False) -> Cal
     def read(value: Any) -> float:
         try:
             result = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             result = math.nan
         if (
             isinstance(value, bool)

@@ -19,6 +19,7 @@ from decodedrift.choices import choices as strategy_choices
 from decodedrift.divergence import BeamScores, Side, divergence
 from decodedrift.generate import Generated, Key
 from decodedrift.metrics.token import LogitPair, token_metrics
+from decodedrift.nonfinite import reasons
 from decodedrift.records import Plan, Prompt, Strategy, Trace, Variant
 from decodedrift.rows import JobResult
 from decodedrift.score import Reading
@@ -28,12 +29,16 @@ from decodedrift.tokens import Vocabulary
 
 @dataclass(frozen=True)
 class Passage:
-    """A sequence that is teacher forced. key: (strategy label or `text`, seed, prompt id or window)."""
+    """A sequence that is teacher forced. key: (strategy label or `text`, seed, prompt id or window).
+
+    whole: whether the continuation is all that was written (`longrope`).
+    """
 
     key: Key
     reading: Reading
     strategy: Strategy | None
     start: int = 0
+    whole: bool = True
 
 
 @dataclass
@@ -155,15 +160,15 @@ def readable(group: Sequence[Passage], width: int) -> list[Passage]:
 def note_cut(facts: dict[str, Any], reference: Tensor, candidate: Tensor) -> None:
     """Heads of two widths are compared over the ids that both have; what that leaves out is recorded.
 
-    cut_ids: how many; cut_reference_mass: the largest probability that the reference put on them at any position.
+    cut_ids: how many; cut_reference_mass, cut_candidate_mass: the largest probability that a side put on them at any
+    position where it has a distribution.
     """
     width = min(reference.shape[-1], candidate.shape[-1])
     facts["cut_ids"] = max(reference.shape[-1], candidate.shape[-1]) - width
-    mass = 0.0
-    if reference.shape[-1] > width and len(reference):
-        beyond = torch.logsumexp(reference[:, width:].double(), dim=-1)
-        mass = float((beyond - log_totals(reference)).exp().max())
-    facts["cut_reference_mass"] = max(mass, facts.get("cut_reference_mass", 0.0))
+    for side, logits in (("reference", reference), ("candidate", candidate)):
+        masses = (torch.logsumexp(logits[:, width:].double(), dim=-1) - log_totals(logits)).exp()
+        most = max(masses[masses.isfinite()].tolist(), default=0.0)
+        facts[f"cut_{side}_mass"] = max(most, facts.get(f"cut_{side}_mass", 0.0))
 
 
 def tops_of(logits: Tensor, tokens: tuple[int, ...], losses: np.ndarray) -> Tops:
@@ -279,17 +284,8 @@ def token_rows(result: JobResult, vocab: Vocabulary) -> list[dict[str, Any]]:
 
 
 def note_nonfinite(done: Pass, model: str, reference: str, result: JobResult) -> None:
-    """NaN or infinite logits are a failure of the side that has them, recorded once per strategy."""
-    counts: dict[tuple[str, str], int] = {}
-    for trace in done.traces.values():
-        if trace.finish == "nonfinite":
-            counts[done.name, trace.strategy] = counts.get((done.name, trace.strategy), 0) + 1
-    read: dict[tuple[str, str], int] = {}
-    for (strategy, _, _), frame in done.positions.items():
-        broken = frame["nonfinite"] > 0
-        if broken.any():
-            culprit = reference if frame.loc[broken, "nll_reference"].isna().any() else done.name
-            read[culprit, strategy] = read.get((culprit, strategy), 0) + 1
-    for (name, strategy), count in (read | counts).items():
-        text = f"NaN or infinite logits in {count} sequences; their metrics are left out"
-        result.fail(model, name, "score" if strategy == "text" else "generate", "nonfinite", text, strategy)
+    """Logits that are no numbers are a failure of the side that has them, recorded once per strategy."""
+    ended = [trace.strategy for trace in done.traces.values() if trace.finish == "nonfinite"]
+    frames = [(strategy, frame) for (strategy, _, _), frame in done.positions.items()]
+    for (name, strategy), reason in reasons(reference, done.name, ended, frames).items():
+        result.fail(model, name, "score" if strategy == "text" else "generate", "nonfinite", reason, strategy)

@@ -28,9 +28,9 @@ def change(ln_ratio: float) -> str:
     return "n/a %" if pd.isna(ln_ratio) else f"{math.expm1(ln_ratio) * 100:+.2g} %"
 
 
-def number(value: float) -> str:
-    """Two significant digits."""
-    return "n/a" if pd.isna(value) else f"{value:.2g}"
+def number(value: float, digits: int = 2) -> str:
+    """Two significant digits, or as many as asked."""
+    return "n/a" if pd.isna(value) else f"{value:.{digits}g}"
 
 
 def percent(share: float) -> str:

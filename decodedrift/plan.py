@@ -109,7 +109,7 @@ def on_device(plan_device: str, variant: Variant, *, reference: bool = False) ->
     Raises:
         InputError: no such device, or the precision does not exist there.
     """
-    from decodedrift.models import check_device
+    from decodedrift.environment import check_device
 
     device = check_device(variant.device or plan_device)
     reason = PRECISIONS[variant.precision].unavailable(device.split(":")[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +22,6 @@ from decodedrift.settings import NOTHING, Settings, Settled
 from decodedrift.strategies import parse_strategies, screened
 
 PROMPTS_PER_JOB = 16  # what a kill can lose, where the weights are loaded once
-TOKEN_ID = re.compile(r"token id \d+")
 
 
 @dataclass
@@ -44,6 +42,11 @@ class Prepared:
     def refused(self) -> Mapping[str, str]:
         """Prompt id -> why it cannot run; the prompts of a plan that is asked again included."""
         return self.plan.refused
+
+    def doubts(self) -> list[str]:
+        """What of the prompts did not run or is odd, a line each; none of it is a failure of the run as asked."""
+        refused = [f"refused prompt {name}: {reason}" for name, reason in self.refused.items()]
+        return refused + [f"warning: {said}" for said in self.environment["warnings"]]
 
     def announcement(self) -> str:
         """One line on what is about to run, with what was left out or lowered."""
@@ -117,9 +120,8 @@ def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, 
         InputError: the run cannot be made as asked.
     """
     plan = draft(asked, alone)
-    from decodedrift import checkpoints, identity, loading, tokens, world
-    from decodedrift.environment import environment
-    from decodedrift.models import check_device
+    from decodedrift import checkpoints, fitting, identity, loading, special, tokens, world
+    from decodedrift.environment import check_device, environment
 
     plan = replace(plan, device=check_device(plan.device))
     plan = replace(
@@ -133,11 +135,11 @@ def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, 
         checkpoint = checkpoints.in_memory(asked.model, tokenizer)
     plan = identity.without_home(replace(plan, model=checkpoint.name))
     vocab = tokens.vocabulary(checkpoint, plan.ignore_eos)
-    plan, encoded = _fitting_prompts(plan, asked, vocab)
-    plan, texts = _windowed(plan, vocab)
-    made = world.World(
-        plan, checkpoint, vocab, encoded, texts, world.other_checkpoints(plan, vocab), world.memory_budget(plan)
-    )
+    others = world.other_checkpoints(plan, vocab)
+    vocab = tokens.narrowed(vocab, others)
+    plan, encoded = fitting.fitting_prompts(plan, asked, vocab)
+    plan, texts = fitting.windowed(plan, vocab)
+    made = world.World(plan, checkpoint, vocab, encoded, texts, others, world.memory_budget(plan))
     _check_beams(plan, made.width)
     made.plan = replace(plan, batch_size=settled.batch_size or world.fitting_batch(made))
     if asked.prompts_per_job is None:
@@ -150,6 +152,7 @@ def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, 
     found["generation"] = {
         "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window,
     }  # fmt: skip
+    found["warnings"] = special.warnings(vocab, plan.prompts, encoded, plan.chat_template, not plan.no_text)
     found["metrics_version"] = METRICS_VERSION
     decides = {key: found[key] for key in IDENTITY}
     found["generation"] = found["generation"] | {
@@ -241,53 +244,6 @@ def _texts(given: Any) -> tuple[Text, ...]:
         else:
             raise InputError(f"--text: a text is a file, not {item!r}")
     return tuple(found)
-
-
-def _fitting_prompts(plan: Plan, asked: Settings, vocab: Any) -> tuple[Plan, dict[str, Sequence[int]]]:
-    """Prompts that can run. Bundled ones that do not fit are left out and counted; the user's own are refused by name.
-
-    Raises:
-        InputError: none is left.
-    """
-    from decodedrift.tokens import encode_prompts, too_long
-
-    encoded: dict[str, Sequence[int]] = {}
-    refused: dict[str, str] = {}
-    for prompt_id, ids in encode_prompts(vocab, plan.prompts, plan.chat_template).items():
-        reason = ids if isinstance(ids, str) else too_long(vocab, ids, plan.max_new_tokens)
-        if reason is not None:
-            refused[prompt_id] = reason if not plan.no_text else TOKEN_ID.sub("a token id", reason.split(" (")[0])
-        elif not isinstance(ids, str):
-            encoded[prompt_id] = ids
-    if not encoded:
-        name, reason = next(iter(refused.items()))
-        raise InputError(f"no prompt can run; {name}: {reason}")
-    kept: Iterable[Prompt] = [p for p in plan.prompts if p.id in encoded]
-    if plan.prompt_source in prompt_files.bundled_sets() and (asked.prompts is None or isinstance(asked.prompts, str)):
-        count = len(encoded) if asked.prompt_ids and not asked.limit else asked.limit or prompt_files.BALANCED
-        kept = prompt_files.balanced(list(kept), count)
-        plan, refused = replace(plan, left_out=len(refused)), {}
-    plan = replace(plan, prompts=tuple(kept), refused=asked.refused | refused)
-    return plan, {p.id: encoded[p.id] for p in plan.prompts}
-
-
-def _windowed(plan: Plan, vocab: Any) -> tuple[Plan, dict[str, Any]]:
-    from decodedrift.tokens import SURROGATE, strange
-    from decodedrift.windows import cut, sizes
-
-    if not plan.texts:
-        return plan, {}
-    context, stride = sizes(plan.context, plan.stride, vocab.window)
-    plan = replace(plan, context=context, stride=stride)
-    cuts = {}
-    for text in plan.texts:
-        if SURROGATE.search(text.text):
-            raise InputError(f"--text {text.name}: it holds an unpaired surrogate, which no tokenizer reads")
-        cuts[text.name] = cut(text, vocab, context, stride)
-        for window in cuts[text.name].windows:
-            if reason := strange(vocab, window.reading.context + window.reading.continuation):
-                raise InputError(f"--text {text.name}: {reason}")
-    return plan, cuts
 
 
 def _check_beams(plan: Plan, vocab: int) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decodedrift.formats import existing, read_csv, read_json, read_utf8
 from decodedrift.records import InputError, Prompt, Text, nearest
 
 BALANCED = 16
 SUFFIXES = (".txt", ".jsonl", ".csv")
+COLUMNS = ("prompt", "id", "tags")  # of a .csv; only the first must be there
 
 
 def bundled_folder() -> Path:
@@ -96,30 +95,6 @@ def load_texts(sources: Iterable[str | Path]) -> tuple[Text, ...]:
     return tuple(texts)
 
 
-def existing(source: str | Path, option: str, otherwise: str = "") -> Path:
-    """The file that an option names, or a refusal that says what is there instead."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        raise InputError(f"{option} {source}: this is a folder; name a file in it")
-    if not path.is_file():
-        raise InputError(f"{option} {source or repr('')}: no such file{otherwise}")
-    return path
-
-
-def read_utf8(path: Path, option: str) -> str:
-    """A file's text, newlines as they are, a byte-order mark dropped.
-
-    Raises:
-        InputError: unreadable or not UTF-8, with the offset of the first bad byte.
-    """
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{option} {path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise InputError(f"{option} {path}: cannot be read ({error.strerror})") from None
-
-
 @dataclass(frozen=True)
 class Raw:
     """A prompt as it was given. where: `file:line`, empty for one typed or passed."""
@@ -132,24 +107,27 @@ class Raw:
 
 def _from_txt(path: Path, content: str) -> list[Raw]:
     # only \n and \r\n end a line: str.splitlines would cut at U+2028 too
-    lines = (line.removesuffix("\r") for line in content.split("\n"))
+    lines = (line.removesuffix("\r") for line in _newlines(path, content).split("\n"))
     return [Raw(None, line) for line in lines if line.strip()]
 
 
 def _from_jsonl(path: Path, content: str) -> list[Raw]:
     found = []
-    for number, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
-        except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets without an end
-            raise InputError(f"{where}: not usable JSON ({str(error)[:80]})") from None
-        found.append(_from_entry(entry, where))
+    for number, line in enumerate(_newlines(path, content).split("\n"), 1):
+        if line.strip():
+            found.append(_from_entry(read_json(line, str(path), number), f"{path}:{number}"))
     return found
+
+
+def _newlines(path: Path, content: str) -> str:
+    """The content, whose lines end as they do today: a file with CR alone would be a single prompt.
+
+    Raises:
+        InputError: there are CRs, and not one LF.
+    """
+    if "\r" in content and "\n" not in content:
+        raise InputError(f"--prompts {path}:1: its lines end with CR alone; save it with LF (or CR LF) at line ends")
+    return content
 
 
 def _from_entry(entry: Any, where: str) -> Raw:
@@ -165,19 +143,11 @@ def _from_entry(entry: Any, where: str) -> Raw:
 
 
 def _from_csv(path: Path, content: str) -> list[Raw]:
-    reader = csv.DictReader(io.StringIO(content, newline=""), strict=True)
-    if not reader.fieldnames or "prompt" not in reader.fieldnames:
-        raise InputError(f"{path}:1: the header needs a column `prompt` (and may have `id` and `tags`)")
     found = []
-    try:
-        for entry in reader:
-            where = f"{path}:{reader.line_num}"
-            if None in entry or None in entry.values():
-                raise InputError(f"{where}: this row has another number of cells than the header")
-            tags = _tags(entry.get("tags"), where)
-            found.append(Raw(_id(entry.get("id") or None, where), entry["prompt"], tags, where))
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: not valid CSV ({error})") from None
+    for line, cells in read_csv(content, path, COLUMNS):
+        where = f"{path}:{line}"
+        tags = _tags(cells.get("tags"), where)
+        found.append(Raw(_id(cells.get("id", "").strip() or None, where), cells["prompt"], tags, where))
     return found
 
 

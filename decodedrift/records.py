@@ -14,6 +14,10 @@ class InputError(ValueError):
     """Something the user gave cannot be used; the message is one line that names the culprit and the mend."""
 
 
+class VariantError(RuntimeError):
+    """A variant cannot run here (backend, memory, dtype): it fails alone, the others go on."""
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A text that generation starts from. `id` keys the sampling noise: the same id and text, the same noise."""

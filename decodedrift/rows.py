@@ -12,6 +12,7 @@ import pandas as pd
 
 from decodedrift.metrics import TOKEN_METRICS
 
+LARGEST = ("cut_ids", "cut_reference_mass", "cut_candidate_mass")  # facts of which the largest of all jobs counts
 KEYS = ["model", "reference", "candidate", "role", "strategy", "seed", "prompt_id"]
 TEXTS = pd.StringDtype("python", na_value=np.nan)  # pandas' default, Arrow, cannot hold a lone surrogate
 INTEGERS = "Int64"  # nullable: an empty first_divergence is not 0 and not NaN
@@ -132,7 +133,9 @@ class Gathered:
         self, key: str, facts: Mapping[str, Any], batch_size: int | None, path: Mapping[str, Any], spilled_bytes: int
     ) -> None:
         """Takes in what one job says beside its rows."""
-        self.facts |= facts
+        for name, known in facts.items():
+            held = self.facts.get(name, {})
+            self.facts[name] = known | {c: max(held[c], known.get(c, 0.0)) for c in LARGEST if c in held}
         self.path |= path
         self.spilled_bytes += spilled_bytes
         if batch_size is not None:

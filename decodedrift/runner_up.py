@@ -149,7 +149,9 @@ def _one_job(run: JobRun, model: Loaded, at: Sequence[int], rank: int) -> None:
             continue
         with run.guarded(reference.name, "inject"):
             for key, trace in injected(run, model, name, wanted).items():
-                row = trajectory.injection_row(reference.traces[key].token_ids, trace.token_ids, position)
+                ours = reference.traces[key]
+                broken = "nonfinite" in (ours.finish, trace.finish)
+                row = trajectory.injection_row(ours.token_ids, trace.token_ids, position, broken=broken)
                 run.result.injection.append(keys(run, name, trajectory.ROLE, key) | row)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 
+from decodedrift.formats import existing, read_json, read_utf8, read_yaml
 from decodedrift.notation import count, number, one_of, thread_count, whole
-from decodedrift.prompts import existing, read_utf8
 from decodedrift.records import InputError
 
 Whole = Annotated[int, BeforeValidator(count)]
@@ -148,20 +147,15 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """
     file = existing(path, "--config")
     content = read_utf8(file, "--config")
-    try:
-        if file.suffix.lower() == ".json":
-            found = json.loads(content)
-        else:
-            import yaml
-
-            found = yaml.safe_load(content)
-    except json.JSONDecodeError as error:
-        raise InputError(f"--config {file}:{error.lineno}: not valid JSON ({error.msg})") from None
-    except Exception as error:  # yaml's own, whose type is not known before the import, and nesting without an end
-        mark = getattr(error, "problem_mark", None)
-        place = f"{file}:{mark.line + 1}" if mark else f"{file}"
-        said = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise InputError(f"--config {place}: cannot be read ({said[:120]})") from None
+    if file.suffix.lower() == ".json":
+        found = read_json(content, f"--config {file}")
+    else:
+        found = read_yaml(content, f"--config {file}")
     if not isinstance(found, dict):
         raise InputError(f"--config {file}: must hold a table of settings, not {type(found).__name__}")
-    return {str(k).replace("-", "_"): v for k, v in found.items()}
+    settings: dict[str, Any] = {}
+    for key, value in found.items():
+        if (name := str(key).replace("-", "_")) in settings:
+            raise InputError(f"--config {file}: {name!r} is given twice, with - and with _; keep one of them")
+        settings[name] = value
+    return settings

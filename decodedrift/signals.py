@@ -1,14 +1,22 @@
-"""SIGINT and SIGTERM while a run is under way: stop after the batch in hand; a second one stops at once."""
+"""SIGINT, SIGTERM and SIGHUP while a run is under way: stop after the batch in hand; a second SIGINT or SIGTERM
+stops at once.
+
+A signal that is ignored when the command begins stays ignored: SIGHUP under `nohup`, SIGINT of a script's `command &`.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from decodedrift.progress import Progress
+
+ENDING = ("SIGTERM", "SIGHUP")  # Windows knows no SIGHUP
 
 
 class Stopped(BaseException):
@@ -46,41 +54,56 @@ class Stoppable:
 
     def received(self, signum: int, frame: FrameType | None) -> None:
         """A signal handler."""
-        if self.signum is not None:
+        let_go_of_the_terminal()
+        if self.signum is not None and signum != getattr(
+            signal, "SIGHUP", None
+        ):  # a shell and the system each send one
             raise Stopped(signum)
-        self.signum = signum
+        self.signum = self.signum or signum
 
 
 @contextmanager
 def stoppable(inner: Progress) -> Iterator[Stoppable]:
-    """Progress through which SIGINT and SIGTERM stop a run; the handlers that were there come back afterwards.
+    """Progress through which a signal stops a run; the handlers that were there come back afterwards.
 
     Outside the main thread, where Python delivers no signals, it is plain progress.
     """
     progress = Stoppable(inner)
-    if threading.current_thread() is not threading.main_thread():
+    with _handled(("SIGINT", *ENDING), progress.received):
         yield progress
-        return
-    before = {s: signal.signal(s, progress.received) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield progress
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM as an exception, so that a command that has nothing to finish still cleans up behind itself."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """SIGTERM and SIGHUP as exceptions, so that a command that has nothing to finish still cleans up behind itself."""
 
     def received(signum: int, frame: FrameType | None) -> None:
+        let_go_of_the_terminal()
         raise Stopped(signum)
 
-    before = signal.signal(signal.SIGTERM, received)
+    with _handled(ENDING, received):
+        yield
+
+
+def let_go_of_the_terminal() -> None:
+    """Where the terminal was closed, what is said goes nowhere: writing to it would be an error of its own."""
+    for handle in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(handle).st_mode) and not os.isatty(handle):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, handle)
+                os.close(nowhere)
+
+
+@contextmanager
+def _handled(names: tuple[str, ...], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """The handler for these signals, but for those that are ignored already and those that this system has not."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        before = {n: signal.signal(n, handler) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, previous in before.items():
+            signal.signal(signum, previous)

@@ -24,11 +24,11 @@ from torch import Tensor
 from decodedrift.checkpoints import quiet
 from decodedrift.environment import versions
 from decodedrift.kvcache import expand, kinds, plain
+from decodedrift.longrope import switch
 from decodedrift.models import Loaded, VariantError, measurable, out_of_memory
 from decodedrift.secrecy import excerpt
 
 PATHS = ("shared", "stock", "plain")  # the first is the fastest, the last needs least of transformers
-TESTED = ("5.3", "5.24")  # the first and the last minor release of transformers that decodedrift is tested with
 
 
 class Steps(Protocol):
@@ -126,6 +126,9 @@ class Cached:
         with calls(self.loaded, "reading"):
             if (whole := self.arguments.get("attention_mask")) is not None:
                 whole[:, -mask.shape[1] :] = mask.to(whole.device)
+            before, at = self.ids.shape[1], switch(self.model.config)
+            across = at is not None and before <= at.length < before + tokens.shape[1]
+            check(self.loaded, not across, "changes its rotary factors within what is read at once")
             self.ids = torch.cat([self.ids, tokens.to(self.ids.device)], dim=-1)
             self.arguments.pop("logits_to_keep", None)  # it was the prefill's last one; here all are wanted
             logits = self.model(**self._inputs(tokens.shape[1]), return_dict=True).logits
@@ -186,7 +189,9 @@ def read_whole(
     Returns:
         raw logits [end - first, vocab] of each text.
     """
-    width = max(map(len, texts))
+    width, at = max(map(len, texts)), switch(loaded.model.config)
+    if at is not None and len(texts) > 1 and width > at.length:  # its factors follow the longest text of a batch
+        return [read_whole(loaded, [t], [k], pad=pad)[0] for t, k in zip(texts, kept, strict=True)]
     ids = torch.full((len(texts), width), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, text in enumerate(texts):
@@ -241,14 +246,6 @@ def calls(loaded: Loaded, what: str) -> Iterator[None]:
         kind, version = type(loaded.model).__name__, versions()["transformers"]
         said = f"{type(error).__name__}: {excerpt(error, 160)}"
         raise VariantError(f"{loaded.variant.name}: {kind}, {what} with transformers {version}: {said}") from error
-
-
-def untested(version: str) -> str | None:
-    """A sentence where a version of transformers lies outside the tested ones."""
-    first, last = (tuple(map(int, v.split("."))) for v in TESTED)
-    if first <= tuple(int(p) for p in version.split(".")[:2] if p.isdigit()) <= last:
-        return None
-    return f"transformers {version} is outside the tested versions {TESTED[0]} to {TESTED[1]}"
 
 
 def _prepared(

@@ -7,7 +7,6 @@ are CSV; positions and alternatives are Parquet, a part a job, under one explici
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
@@ -21,6 +20,7 @@ import pandas as pd
 
 from decodedrift import sinks
 from decodedrift.files import LOCK, atomic, linked, locked, sync, writable, writing
+from decodedrift.formats import read_json
 from decodedrift.records import InputError
 from decodedrift.rows import TABLES, Gathered, JobResult, joined, typed, without_words
 from decodedrift.tablefiles import read_csv, read_parquet, write_csv, write_parquet
@@ -283,9 +283,12 @@ def _foreign(folder: Path) -> list[str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({str(error)[:80]})") from None
+        found = read_json(path.read_text("utf-8"), "line")
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds no table but a {type(found).__name__}")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({str(error)[:120]})") from None
+    return found
 
 
 def _part(path: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def effective_size(flags: np.ndarray, prompts: np.ndarray) -> float:
     The prompts themselves where a share of 0 or 1 leaves the effect undefined.
     """
     n, clusters = len(flags), len(np.unique(prompts))
-    share = float(np.mean(flags))
+    share = _mean(flags)
     if n == clusters or not 0 < share < 1 or clusters < 2:
         return float(clusters)
     effect = clustered_se(flags.astype(float), prompts) ** 2 / (share * (1 - share) / n)
@@ -98,17 +98,18 @@ def widened(
 
 
 def _divergence_fold(cell: pd.DataFrame) -> dict[str, float]:
+    cell = cell[cell["compared"] > 0]  # a pair whose reference broke at once is no pair
     flags = cell["diverged"].to_numpy(dtype=float)
     prompts = cell["prompt_id"].to_numpy(dtype=str)
-    n = effective_size(flags, prompts)
-    low, high = wilson(float(flags.mean()) * n, n)
+    n, share = effective_size(flags, prompts), _mean(flags)
+    low, high = wilson(share * n, n)
     parted = cell[cell["diverged"] == 1]
-    single = parted[~parted["cause"].isin(["search", "uncoupled"])]  # those have no gap of two tokens to be near
+    single = parted[~parted["cause"].isin(["search", "uncoupled", "nonfinite"])]  # no gap of two tokens to be near
     return {
         "prompts": len(np.unique(prompts)),
         "traces": len(cell),
         "diverged": int(flags.sum()),
-        "divergence_rate": float(flags.mean()),
+        "divergence_rate": share,
         "divergence_rate_low": low,
         "divergence_rate_high": high,
         "first_divergence_median": _median(parted["first_divergence"]),
@@ -164,8 +165,9 @@ def distribution(positions: pd.DataFrame) -> pd.DataFrame:
     for key, cell in positions.groupby(CELL, sort=False):
         p_top = cell["p_top_reference"].to_numpy(float)
         edges = np.clip(np.searchsorted(BUCKETS, p_top, side="right") - 1, 0, len(BUCKETS) - 2)
+        broken = np.isnan(p_top) & (cell["nonfinite"].to_numpy(float) > 0)  # the reference's: held against nothing
         for index, name in enumerate(["all", *_bucket_names()]):
-            part = cell if index == 0 else cell[(edges == index - 1) & ~np.isnan(p_top)]
+            part = cell[~broken] if index == 0 else cell[(edges == index - 1) & ~np.isnan(p_top)]
             rows.append(dict(zip(CELL, key, strict=True)) | {"bucket": name} | _distribution_fold(part))
     return fold(rows)
 

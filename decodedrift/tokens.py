@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_ulong, py_object, pythonapi
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 from decodedrift.checkpoints import Checkpoint, quiet
+from decodedrift.fewest import byte_level, bytes_per_token
 from decodedrift.records import InputError, Prompt
 from decodedrift.secrecy import excerpt
+from decodedrift.stops import stop_and_pad
+from decodedrift.tokenizer import tokenizer_of
 
 TEMPLATE_SECONDS = 10.0  # a chat template is a program of the model's authors, and need not end
 BYTE_PIECE = re.compile("<0x([0-9A-Fa-f]{2})>")  # SentencePiece's byte fallback
@@ -23,8 +26,9 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 class Vocabulary:
     """A tokenizer with the ids that generation needs. The reference's serves every variant.
 
-    eos: stop ids, empty if there are none. pad: what finished rows are fed. window: the longest sequence, or None.
-    size: the model's vocabulary; a tokenizer of another model may make ids beyond it.
+    eos: stop ids, empty if there are none. pad: what finished rows are fed. window: the longest sequence that every
+    variant reads, or None; narrowest: whose it is. size: the model's vocabulary; a tokenizer of another model may make
+    ids beyond it.
     """
 
     tokenizer: Any
@@ -33,15 +37,29 @@ class Vocabulary:
     bos: int | None
     window: int | None
     size: int
+    narrowest: str = "the model"
 
     def encode(self, text: str, *, chat: bool = False) -> list[int]:
         """Ids by the tokenizer's own defaults, a trailing EOS removed; as a user's turn with `chat`."""
-        special = True
-        if chat:
-            text = timed(TEMPLATE_SECONDS, partial(self._as_turn, text))
-            special = False  # the template already holds its BOS
+        return self.ids(self.turn(text), special=False) if chat else self.ids(text)
+
+    def ids(self, text: str, *, special: bool = True) -> list[int]:
+        """Ids of a text as it is, with what the tokenizer adds in front unless told not to (a template has its own)."""
         ids = list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
         return ids[: self._kept(ids, text)] if special else ids
+
+    def turn(self, text: str) -> str:
+        """The text as a user's turn, by the tokenizer's chat template.
+
+        Raises:
+            TimeoutError: the template does not end. Whatever it raises is raised here.
+        """
+        return timed(TEMPLATE_SECONDS, partial(self._as_turn, text))
+
+    @cached_property
+    def bytes_per_token(self) -> int | None:
+        """The most bytes of a text that a token can stand for, None where there is no bound."""
+        return bytes_per_token(self.tokenizer)
 
     def _as_turn(self, text: str) -> str:
         turn = [{"role": "user", "content": text}]
@@ -70,7 +88,7 @@ class Vocabulary:
         piece = str(self.tokenizer.convert_ids_to_tokens(token_id))
         if found := BYTE_PIECE.fullmatch(piece):
             return bytes([int(found[1], 16)])
-        known = _byte_level()
+        known = byte_level()
         raw = bytes(known[c] for c in piece) if all(c in known for c in piece) else b""
         return raw if raw.decode("utf-8", "replace") == text else b""
 
@@ -88,71 +106,52 @@ class Vocabulary:
         return ids, offsets
 
 
-@cache
-def _byte_level() -> dict[str, int]:
-    """GPT-2's alphabet, in which byte-level tokenizers write their pieces: character -> byte."""
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-    return {char: byte for byte, char in bytes_to_unicode().items()}
-
-
 def vocabulary(checkpoint: Checkpoint, ignore_eos: bool = False) -> Vocabulary:
     """Reads tokenizer, stop ids and window.
 
     Raises:
         InputError: no tokenizer files (transformers then makes an *empty* one), or none that can be read.
     """
-    tokenizer = checkpoint.tokenizer or _tokenizer(checkpoint)
-    config = checkpoint.config.get_text_config(decoder=True)
-    generation = _generation_config(checkpoint)
-    said = (generation.eos_token_id, config.eos_token_id, tokenizer.eos_token_id)
-    eos = next((ids for value in said if (ids := _ids(value, checkpoint.name))), ())
-    first = next(iter(eos), 0)
-    pad = next((p for p in (generation.pad_token_id, tokenizer.pad_token_id) if p is not None), first)
-    pad = next((p for p in (pad, first) if 0 <= p < config.vocab_size), 0)
-    window = next(
-        (
-            w
-            for a in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-            if (w := getattr(config, a, None))
-        ),
-        None,
-    )
-    return Vocabulary(tokenizer, () if ignore_eos else eos, pad, tokenizer.bos_token_id, window, config.vocab_size)
+    tokenizer = tokenizer_of(checkpoint)
+    eos, pad = stop_and_pad(checkpoint, tokenizer)
+    size = checkpoint.config.get_text_config(decoder=True).vocab_size
+    return Vocabulary(tokenizer, () if ignore_eos else eos, pad, tokenizer.bos_token_id, checkpoint.window, size)
 
 
-def same_vocabulary(reference: Vocabulary, candidate: Checkpoint, name: str) -> None:
-    """Refuses a candidate checkpoint whose token-to-id map differs from the reference's.
+def narrowed(vocab: Vocabulary, others: Mapping[str, Checkpoint]) -> Vocabulary:
+    """The vocabulary with the smallest window of all: a candidate checkpoint reads what the reference does.
 
-    Raises:
-        InputError: naming how many entries differ and one of them.
+    Past its window a model with learned positions ends in an error, and one with rotary positions says nothing.
     """
-    ours, theirs = reference.tokenizer.get_vocab(), (candidate.tokenizer or _tokenizer(candidate)).get_vocab()
-    if ours == theirs:
-        return
-    differing = sorted(t for t in set(ours) | set(theirs) if ours.get(t) != theirs.get(t))
-    raise InputError(
-        f"{name}: {candidate.name} has another vocabulary than the reference ({len(differing)} tokens differ, "
-        f"for example {differing[0]!r}); only checkpoints over the same vocabulary can be compared"
-    )
+    for name, checkpoint in others.items():
+        if checkpoint.window is not None and (vocab.window is None or checkpoint.window < vocab.window):
+            vocab = replace(vocab, window=checkpoint.window, narrowest=f"candidate {name}")
+    return vocab
 
 
-def encode_prompts(vocab: Vocabulary, prompts: Sequence[Prompt], chat: bool) -> dict[str, list[int] | str]:
+def encode_prompts(
+    vocab: Vocabulary, prompts: Sequence[Prompt], chat: bool, max_new_tokens: int = 0
+) -> dict[str, list[int] | str]:
     """Prompt id -> token ids, or the reason in words why it cannot run."""
     if chat and not getattr(vocab.tokenizer, "chat_template", None):
         raise InputError("--chat-template: this model's tokenizer has no chat template; leave the option out")
     found: dict[str, list[int] | str] = {}
     with quiet():  # of a prompt beyond the window, which is refused in words of our own
         for prompt in prompts:
-            found[prompt.id] = _encoded(vocab, prompt.text, chat)
+            ids = _encoded(vocab, prompt.text, chat, max_new_tokens)
+            found[prompt.id] = ids if isinstance(ids, str) else too_long(vocab, len(ids), max_new_tokens) or ids
     return found
 
 
-def _encoded(vocab: Vocabulary, text: str, chat: bool) -> list[int] | str:
+def _encoded(vocab: Vocabulary, text: str, chat: bool, max_new_tokens: int) -> list[int] | str:
     if SURROGATE.search(text):
         return "the prompt holds an unpaired surrogate (half a character), which no tokenizer reads; correct the text"
     try:
-        ids = vocab.encode(text, chat=chat)
+        text = vocab.turn(text) if chat else text
+        fewest = fewest_tokens(vocab, text)
+        if fewest and (reason := too_long(vocab, fewest, max_new_tokens)):
+            return f"at least {reason}"
+        ids = vocab.ids(text, special=not chat)
     except TimeoutError as error:
         raise InputError(f"--chat-template: the model's template failed: {error}; leave the option out") from None
     except Exception as error:  # a chat template is a program of the model's authors: it raises what it likes
@@ -161,6 +160,13 @@ def _encoded(vocab: Vocabulary, text: str, chat: bool) -> list[int] | str:
     if not ids:
         return "the prompt is empty after tokenization; give it some text"
     return strange(vocab, ids) or ids
+
+
+def fewest_tokens(vocab: Vocabulary, text: str) -> int:
+    """A number of tokens that a text cannot fall short of, told without reading it: 0 where nothing is known."""
+    if vocab.window is None or len(text) <= vocab.window or vocab.bytes_per_token is None:
+        return 0
+    return len(text.encode("utf-8", "replace")) // vocab.bytes_per_token
 
 
 def strange(vocab: Vocabulary, ids: Sequence[int]) -> str | None:
@@ -173,63 +179,14 @@ def strange(vocab: Vocabulary, ids: Sequence[int]) -> str | None:
     )
 
 
-def too_long(vocab: Vocabulary, ids: Sequence[int], max_new_tokens: int) -> str | None:
-    """Why a prompt does not fit, or None. It fits if prompt + max_new_tokens <= window."""
-    if vocab.window is None or len(ids) + max_new_tokens <= vocab.window:
+def too_long(vocab: Vocabulary, tokens: int, max_new_tokens: int) -> str | None:
+    """Why a prompt of so many tokens does not fit, or None. It fits if prompt + max_new_tokens <= window."""
+    if vocab.window is None or tokens + max_new_tokens <= vocab.window:
         return None
     return (
-        f"{len(ids)} prompt tokens + {max_new_tokens} new ones exceed the model's window of {vocab.window}; "
+        f"{tokens} prompt tokens + {max_new_tokens} new ones exceed {vocab.narrowest}'s window of {vocab.window}; "
         "shorten the prompt or lower --max-new-tokens"
     )
-
-
-def _tokenizer(checkpoint: Checkpoint) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, **checkpoint.arguments)
-    except Exception as error:  # a missing, broken or foreign tokenizer raises almost anything
-        text = excerpt(error, 140)
-        raise InputError(f"{checkpoint.name}: its tokenizer cannot be loaded ({text})") from None
-    if not tokenizer("hello world", add_special_tokens=False)["input_ids"]:
-        if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
-            kind = type(tokenizer).__name__
-            raise InputError(
-                f"{checkpoint.name}: its tokenizer is read as a {kind}, which makes no token of 'hello world'; "
-                "save one of that class, or give compare() model and tokenizer as objects"
-            )
-        raise InputError(f"{checkpoint.name}: no tokenizer files (tokenizer.json); save the tokenizer beside the model")
-    return tokenizer
-
-
-def _generation_config(checkpoint: Checkpoint) -> Any:
-    from transformers import GenerationConfig
-
-    if checkpoint.module is not None:
-        return checkpoint.module.generation_config or GenerationConfig()
-    try:
-        with quiet():
-            return GenerationConfig.from_pretrained(checkpoint.source, **checkpoint.arguments)
-    except OSError as error:
-        if "valid JSON" in str(error):  # the same type as for a file that is not there
-            raise InputError(f"{checkpoint.name}: its generation_config.json is not valid JSON") from None
-        return GenerationConfig.from_model_config(checkpoint.config)
-    except Exception as error:
-        text = excerpt(error, 140)
-        raise InputError(f"{checkpoint.name}: its generation_config.json cannot be used ({text})") from None
-
-
-def _ids(value: Any, name: str) -> tuple[int, ...]:
-    """Stop ids, given as one or as several.
-
-    Raises:
-        InputError: something else.
-    """
-    ids = value if isinstance(value, (list, tuple)) else () if value is None else (value,)
-    if not all(isinstance(i, int) for i in ids):
-        raise InputError(f"{name}: eos_token_id in its configuration must be an id or a list of ids, not {value!r}")
-    return tuple(ids)
 
 
 def timed(seconds: float, work: Callable[[], str]) -> str:

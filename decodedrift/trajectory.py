@@ -32,6 +32,7 @@ def injection_row(
     position: int,
     candidate: Sequence[int] | None = None,
     ended: bool = False,
+    broken: bool = False,
 ) -> dict[str, Any]:
     """One row of injection.csv, without keys; missing values are None.
 
@@ -39,10 +40,11 @@ def injection_row(
         reference, injected: token ids of the text as it was and as it went on from the token replaced at `position`.
         candidate: the text that the token was taken from, None where it was not taken from one.
         ended: whether the replaced token is a stop: then nothing follows by construction, and nothing is explained.
+        broken: whether NaN ended one of the texts: how far they are apart, and whether they meet, is then not known.
     """
     rest = injected[position + 1 :]
     same = [a == b for a, b in zip(reference[position + 1 :], rest, strict=False)]
-    again = sequences.reconverged(reference, injected)
+    again = None if broken else sequences.reconverged(reference, injected)
     row: dict[str, Any] = {
         "position": position,
         "original_token_id": reference[position],
@@ -52,7 +54,7 @@ def injection_row(
         "agreement": sum(same) / len(same) if same else None,
         "token_ids": " ".join(map(str, injected)),
     }
-    if candidate is not None and not ended:
+    if candidate is not None and not ended and not broken:
         own, whole = (
             Levenshtein.distance(text, candidate[position + 1 :]) for text in (rest, reference[position + 1 :])
         )

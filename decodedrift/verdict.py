@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from decodedrift import decomposition, risk, trajectory
+from decodedrift import decomposition, failures, nonfinite, risk, trajectory
 from decodedrift.phrases import change as _change
 from decodedrift.phrases import listed as _listed
 from decodedrift.phrases import number as _number
@@ -24,10 +24,10 @@ VANISHING = 1e-20  # nats; a float64 floor is nothing to speak of
 
 
 def verdict(study: Study) -> list[str]:
-    """What the run says, most important first: a broken control, divergence, causes, floor, quality, failures."""
+    """What the run says, most important first: what broke, a broken control, divergence, causes, floor, quality."""
     table = study.summary
     candidates = table[table["role"] == "candidate"] if len(table) else table
-    sentences = [*_self_control(study), *_screening(study)]
+    sentences = [*_screening(study)]
     if len(candidates):
         sentences += _divergence(study, candidates)
         sentences += _causes(study)
@@ -36,20 +36,33 @@ def verdict(study: Study) -> list[str]:
     sentences += risk.said(study.risk, study.flip_law)
     sentences += [*trajectory.said(study.injection), *decomposition.said(study.steps)]
     sentences += _texts(study)
+    sentences += _cut_ids(study)
     sentences += _rounds_nothing(study)
-    failures = _failures(study)
-    nothing = [] if len(candidates) or len(study.perplexity) else ["Nothing was compared: no candidate finished."]
-    return [*failures, *nothing] if nothing else [*sentences, *failures]
+    if not len(candidates) and not len(study.perplexity):
+        return [*_alarms(study), *failures.said(study.failures), _nothing(study)]
+    return [*_alarms(study), *sentences, *failures.said(study.failures)]
 
 
 def folded(study: Study) -> tuple[list[str], list[str]]:
     """The verdict in two: what a reader sees at once, in which every alarm is, and what a disclosure may hold."""
-    alarms = {*_self_control(study), *_failures(study)}
+    alarms = {*_alarms(study), *failures.said(study.failures)}
     said = study.verdict
     rest = [s for s in said if s not in alarms][FIRST:]
     if len(rest) < 2:
         return said, []
     return [s for s in said if s not in rest], rest
+
+
+def _alarms(study: Study) -> list[str]:
+    return [*nonfinite.said(study.traces, study.divergences, study.positions), *_self_control(study)]
+
+
+def _nothing(study: Study) -> str:
+    """Why there is no row to speak of."""
+    own = study.traces[study.traces["role"] == "reference"]
+    if len(own) and (own["n_tokens"] == 0).all():
+        return "Nothing was compared: the reference broke before its first token in every trace."
+    return "Nothing was compared: no candidate finished."
 
 
 def self_control_broken(study: Study) -> bool:
@@ -83,6 +96,7 @@ def _screening(study: Study) -> list[str]:
         return []
     rows = study.divergences
     own = rows[(rows["role"] == "floor") & (rows["reference"] == study.plan["reference"]["name"])]
+    own = own[own["compared"] > 0]
     said = "Screened, not generated: a first divergence is the first token of the reference's text that a candidate, "
     said += "reading it, would not have chosen" + ("; behind it, it wrote on" if study.plan.get("continued") else "")
     if not len(own):
@@ -94,30 +108,18 @@ def _screening(study: Study) -> list[str]:
     ]
 
 
-def _failures(study: Study) -> list[str]:
-    failed = study.failures
-    if not len(failed):
-        return []
-    parts = []
-    for variant, rows in failed.groupby("variant", sort=False):
-        kinds = sorted(set(rows["status"]))
-        where = _listed(s for s in dict.fromkeys(rows["strategy"]) if isinstance(s, str) and s)
-        parts.append(f"{visible(str(variant)) or 'prompts'} ({', '.join(kinds)}{' under ' + where if where else ''})")
-    return [f"Not everything ran: {_listed(parts)}; failures.csv says why, and nothing failed is averaged in."]
-
-
 def _divergence(study: Study, table: pd.DataFrame) -> list[str]:
     """Which candidates diverged, on how many traces, and where."""
     reference = visible(str(study.plan["reference"]["name"]))
-    strategies = table["strategy"].nunique()
+    strategies = table[table["traces"] > 0]["strategy"].nunique()
     head = f"Against {reference} over {study.plan['max_new_tokens']} new tokens"
     head += f" and {strategies} strategies" if strategies > 1 else ""
-    parts, none = {}, []
+    parts, none, unread = {}, [], []
     left = "is predicted to leave" if study.plan.get("mode") == "screen" else "left"
     for name, cells in table.groupby("candidate", sort=False):
         diverged, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
         if not diverged:
-            none.append(f"{visible(str(name))} (0 of {traces})")
+            (none if traces else unread).append(f"{visible(str(name))}{f' (0 of {traces})' if traces else ''}")
             continue
         low, high = float(cells["divergence_rate"].min()), float(cells["divergence_rate"].max())
         spread = f"; {_percent(low)} to {_percent(high)} by strategy" if low != high else ""
@@ -126,24 +128,31 @@ def _divergence(study: Study, table: pd.DataFrame) -> list[str]:
             f"{visible(str(name))} {left} it in {diverged} of {traces} traces ({_percent(diverged / traces)}{spread}), "
             f"first at position {at.median():.0f} in the median"
         )
+    tail = f"; nothing of {_listed(unread)} could be compared" if unread else ""
+    if not parts and not none:
+        return [f"{head} nothing could be compared."]
     if not parts:
         prompts = int(table["prompts"].max())
         return [
-            f"{head} nothing diverged: {_listed(none)}; {prompts} prompts cannot exclude a true rate of up to "
-            f"{_percent(min(1.0, 3 / prompts))} of prompts (95 %, rule of three)."
+            f"{head} nothing diverged: {_listed(none)}; {prompts} prompt{'s' if prompts > 1 else ''} cannot exclude a "
+            f"true rate of up to {_percent(min(1.0, 3 / prompts))} of prompts (95 %, rule of three){tail}."
         ]
-    rates = {n: c["diverged"].sum() / c["traces"].sum() for n, c in table.groupby("candidate", sort=False)}
-    tail = f"; {_listed(none)} never did" if none else ""
+    rates = {n: c["diverged"].sum() / max(1, c["traces"].sum()) for n, c in table.groupby("candidate", sort=False)}
+    tail = (f"; {_listed(none)} never did" if none else "") + tail
     tail += _censored(study)
     return [f"{head}, {'; '.join(_telling(parts, rates))}{tail}."]
 
 
 def _censored(study: Study) -> str:
-    """How many pairs that stayed together did so only until a stop token that both chose."""
-    rows = study.divergences
+    """How many pairs that stayed together did so only until a stop token that both chose, or until a break."""
+    rows, own = study.divergences, study.traces[study.traces["role"] == "reference"]
     stayed = rows[(rows["role"] == "candidate") & (rows["diverged"] == 0)]
-    early = int((stayed["compared"] < study.plan["max_new_tokens"]).sum())
-    return f"; of the {len(stayed)} pairs that stayed together {early} stopped early at the same end" if early else ""
+    early = stayed[stayed["compared"] < study.plan["max_new_tokens"]]
+    ends = early.merge(own[[*nonfinite.TRACE, "finish"]], on=nonfinite.TRACE, how="left")["finish"] == "nonfinite"
+    broken, stopped = int(ends.sum()), int((~ends).sum())
+    parts = [f"{stopped} stopped early at the same end"] if stopped else []
+    parts += [f"{broken} ended where the reference broke"] if broken else []
+    return f"; of the {len(stayed)} pairs that stayed together {_listed(parts)}" if parts else ""
 
 
 def _causes(study: Study) -> list[str]:
@@ -194,13 +203,16 @@ def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
 def _forced(table: pd.DataFrame) -> list[str]:
     """What the distributions say along the reference's own tokens, with the caveat that belongs to them."""
     parts, damage = {}, {}
-    for name, cells in table.groupby("candidate", sort=False):
+    measured = table[table["kl_mean"].notna() | table["top1_agreement"].notna()]
+    for name, cells in measured.groupby("candidate", sort=False):
         damage[name] = _pooled(cells, "kl_mean")
         same, change = _percent(_pooled(cells, "top1_agreement")), _change(_pooled(cells, "ln_ppl_ratio"))
         parts[name] = (
             f"{visible(str(name))} is at mean KL {_number(damage[name])} nats, the same top token at {same} of "
             f"positions, perplexity {change}"
         )
+    if not parts:
+        return []
     return [f"Reading the reference's own text, {'; '.join(_telling(parts, damage))}. KL ranks damage, not quality."]
 
 
@@ -208,14 +220,33 @@ def _texts(study: Study) -> list[str]:
     """Perplexity on the given texts, paired, with its error."""
     table, sentences = study.perplexity, []
     for text, rows in table.groupby("text", sort=False):
-        reference = rows[rows["ln_ppl_ratio"].isna()]
+        reference = rows.iloc[0]  # its own row is the first of a text
         parts, damage = {}, {}
-        for row in rows[rows["ln_ppl_ratio"].notna()].itertuples():
+        for row in rows.iloc[1:].itertuples():
             error = f" ± {1.96 * row.ln_ppl_ratio_se * 100:.2g}" if pd.notna(row.ln_ppl_ratio_se) else ""
             parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)[:-2]}{error} %"
-            damage[row.variant] = abs(row.ln_ppl_ratio)
-        base = f" (reference {reference['perplexity'].iloc[0]:.4g})" if len(reference) else ""
+            damage[row.variant] = math.inf if pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
+        base = f" (reference {_number(reference['perplexity'], 4)})"
         sentences.append(f"Perplexity on {visible(str(text))}{base}: {', '.join(_telling(parts, damage))}.")
+    return sentences
+
+
+def _cut_ids(study: Study) -> list[str]:
+    """Heads of two widths: how many ids no distance sees, and what probability they hold at most."""
+    facts: dict[str, Any] = dict(study.environment.get("variants", {}))
+    reference = str(study.plan["reference"]["name"])
+    sentences = []
+    for name in (str(v["name"]) for v in study.plan.get("candidates", ())):
+        known = facts.get(name, {})
+        if not known.get("cut_ids"):
+            continue
+        masses = {reference: known.get("cut_reference_mass", 0.0), name: known.get("cut_candidate_mass", 0.0)}
+        wider = max(masses, key=lambda side: masses[side])
+        sentences.append(
+            f"The heads of {visible(name)} and {visible(reference)} differ by {known['cut_ids']} ids, which are cut "
+            f"from every distance; {visible(wider)} gives them up to {_percent(masses[wider])} of the probability at a "
+            "position."
+        )
     return sentences
 
 
@@ -241,4 +272,5 @@ def _diverged(study: Study, name: str) -> pd.DataFrame:
 def _pooled(cells: pd.DataFrame, column: str) -> float:
     """The mean over strategies, each weighted by its traces."""
     known = cells[cells[column].notna()]
-    return float((known[column] * known["traces"]).sum() / known["traces"].sum()) if len(known) else math.nan
+    weights = known["traces"] if known["traces"].any() else known["traces"] + 1
+    return float((known[column] * weights).sum() / weights.sum()) if len(known) else math.nan

@@ -43,7 +43,7 @@ def fit(seen: Observed) -> Shape:
     """
     count = int(seen.event.sum())
     if not count:
-        return Shape(why="nothing diverged")
+        return Shape(why="nothing diverged" if len(seen.tokens) else "nothing was compared")
     times = np.unique(seen.tokens[seen.event])
     if len(times) == 1 and count == len(seen.tokens):
         return Shape(why=f"all diverged at position {times[0] - 1}")

@@ -14,6 +14,7 @@ from typing import Any
 from decodedrift.records import InputError
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
+POINTER = b"version https://git-lfs"
 NAMES = {
     "float32": "F32",
     "bfloat16": "BF16",
@@ -26,22 +27,41 @@ def local_files(name: str, folder: Path, allow_pickle: bool) -> tuple[str, ...]:
     """The weight files of a folder: safetensors, or with `allow_pickle` .bin where there are none.
 
     Raises:
-        InputError: there are none, or some of them are missing.
+        InputError: there are none, some of them are missing, or git-LFS has not fetched them.
     """
     for single in (SAFE, PICKLED) if allow_pickle else (SAFE,):
         index = folder / f"{single}.index.json"
         if index.is_file():
+            check_no_pointer(index)
             found = shards(index)
             missing = [s for s in found if not (folder / s).is_file()]
             if missing:
                 raise InputError(f"{name}: the weight file {missing[0]} is missing ({len(missing)} of {len(found)})")
+            for shard in found:
+                check_no_pointer(folder / shard)
             return tuple(str(folder / s) for s in found)
         if (folder / single).is_file():
+            check_no_pointer(folder / single)
             return (str(folder / single),)
     if any(folder.glob("*.bin")):
         mend = "save them as safetensors (model.save_pretrained(folder)), or add --allow-pickle"
         raise InputError(f"{name}: only pickled weights (.bin), a format that can run code; {mend}")
     raise InputError(f"{name}: no {SAFE} in this folder")
+
+
+def check_no_pointer(path: Path) -> None:
+    """Refuses the few lines that git keeps in place of a large file, where the file itself was not fetched.
+
+    Raises:
+        InputError: it is one, or cannot be read.
+    """
+    try:
+        with open(path, "rb") as handle:
+            begin = handle.read(len(POINTER))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if begin == POINTER:
+        raise InputError(f"{path} is a git-LFS pointer and not the file itself: run `git lfs pull` in its folder")
 
 
 def shards(index: Path) -> list[str]:

@@ -33,16 +33,17 @@ class WindowedText:
     scored_bytes: int | None
 
 
-def sizes(context: int | None, stride: int | None, window: int | None) -> tuple[int, int]:
-    """(context, stride) with the defaults: min(model window, 1024) and half of it.
+def sizes(context: int | None, stride: int | None, vocab: Vocabulary) -> tuple[int, int]:
+    """(context, stride) with the defaults: min(smallest window, 1024) and half of it.
 
     Raises:
-        InputError: a context beyond the model's window, or a stride beyond the context.
+        InputError: a context beyond the window of a model, or a stride beyond the context.
     """
+    window = vocab.window
     limit = window or DEFAULT_CONTEXT
     chosen = min(limit, DEFAULT_CONTEXT) if context is None else context
     if window is not None and chosen > window:
-        raise InputError(f"--context {chosen} exceeds the model's window of {window}")
+        raise InputError(f"--context {chosen} exceeds {vocab.narrowest}'s window of {window}")
     step = max(1, chosen // 2) if stride is None else stride
     if step > chosen:
         raise InputError(f"--stride {step} is larger than the context {chosen}: tokens would be skipped")

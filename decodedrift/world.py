@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 
 from decodedrift.checkpoints import Checkpoint, find
 from decodedrift.environment import available_memory
+from decodedrift.longrope import readable, switch
 from decodedrift.models import Loaded, loaded
 from decodedrift.precisions.floating import DTYPES
 from decodedrift.probe import Route
 from decodedrift.records import InputError, Plan, Variant
-from decodedrift.tokens import Vocabulary, same_vocabulary
+from decodedrift.tokenizer import check_same_vocabulary
+from decodedrift.tokens import Vocabulary
 from decodedrift.windows import WindowedText
 
 SPOOL_SHARE = 0.25  # of the memory budget, for the reference's waiting logits; what exceeds it goes to files
@@ -107,6 +109,12 @@ class World:
         cache = 2 * config.num_hidden_layers * heads * head * longest * itemsize * 2
         return int((batch_size or self.plan.batch_size) * self.rows_per_prompt() * (cache + self.width * 8 * 4))
 
+    def readable(self, order: Sequence[str]) -> dict[str, int]:
+        """How many new tokens can be read again, of the prompts where not all can; ids in the order of the batches."""
+        variants = (self.plan.reference, *self.plan.candidates)
+        most = max(v.batch_size or self.plan.batch_size for v in variants)
+        return readable({p: len(self.prompts[p]) for p in order}, most, switch(self.checkpoint.config))
+
     def windows_per_job(self) -> int:
         """Text windows per job, so that their reference logits stay within a bound."""
         longest = max((len(w.reading.continuation) for t in self.texts.values() for w in t.windows), default=1)
@@ -146,5 +154,5 @@ def other_checkpoints(plan: Plan, vocab: Vocabulary) -> dict[str, Checkpoint]:
     for variant in plan.candidates:
         if variant.model:
             found[variant.name] = find(variant.model, variant.revision, plan.trust_remote_code, plan.allow_pickle)
-            same_vocabulary(vocab, found[variant.name], variant.name)
+            check_same_vocabulary(vocab.tokenizer, found[variant.name], variant.name)
     return found

@@ -45,9 +45,9 @@ def attempt(arguments: list[str], signum: int, after: float) -> int:
 
 
 def ended(status: int) -> int:
-    """Exit code; SIGTERM before a handler was there is what a shell makes of it."""
+    """Exit code; SIGTERM or SIGHUP before a handler was there is what a shell makes of it."""
     code = os.waitstatus_to_exitcode(status)
-    return 143 if code == -signal.SIGTERM else code
+    return 128 - code if code in (-signal.SIGTERM, -signal.SIGHUP) else code
 
 
 def kill_often(first: list[str], again: list[str], folder: str, longest: float, kills: int) -> list[int]:
@@ -55,10 +55,10 @@ def kill_often(first: list[str], again: list[str], folder: str, longest: float, 
     ends: list[int] = []
     while not ends or ends[-1] not in (0, 3):
         begun = os.path.exists(os.path.join(folder, "plan.json"))
-        signum = random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+        signum = random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
         after = random.random() * longest if len(ends) < kills else 600.0
         ends.append(attempt(again if begun else first, signum, after))
-        if ends[-1] not in (0, 3, 130, 143, -signal.SIGKILL):
+        if ends[-1] not in (0, 3, 129, 130, 143, -signal.SIGKILL):
             break
     return ends
 

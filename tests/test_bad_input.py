@@ -22,6 +22,7 @@ from decodedrift import cli, prepare, settings
 from decodedrift.records import InputError
 
 PROMPT = ("--prompt", "w1 w2")
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
 SHORT = (*PROMPT, "--max-new-tokens", "3", "--strategies", "greedy")
 
 
@@ -183,6 +184,9 @@ FOLDERS: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("resume", ("full",), ("full", "no run was begun")),
     ("resume", ("full/x",), ("full/x", "no run was begun")),
     ("resume", ("damaged",), ("damaged/plan.json", "cannot be read")),
+    ("resume", ("twice",), ("twice/plan.json", "cannot be read", "line:2", "'model'", "twice")),
+    ("resume", ("listed",), ("listed/plan.json", "cannot be read", "list")),
+    ("check", ("twice", "--fail-on", "kl_mean>1"), ("twice/plan.json", "line:2")),
     ("resume", ("begun",), ("unknown setting 'from_another_tool'",)),
     ("resume", ("begun", "again"), ("again", "unexpected")),
     ("check", (), ("DIR",)),
@@ -238,6 +242,20 @@ FILES: list[tuple[str, bytes, str, tuple[str, ...]]] = [
     ("number.yaml", b"strategies: 3\n", "--config", ("--strategies", "3")),
     ("texts.yaml", b"texts: [{file: x}]\n", "--config", ("--text", "file")),
     ("model.yaml", b"model: 3\n", "--config", ("--model", "3")),
+    ("twice.yaml", b"limit: 3\nseeds: [1]\nlimit: 4\n", "--config", ("twice.yaml:3", "'limit'", "twice")),
+    ("inner.yaml", b"candidates:\n- {name: a, precision: bf16, name: b}\n", "--config", ("inner.yaml:2", "'name'")),
+    ("dashes.yaml", b"max-new-tokens: 3\nmax_new_tokens: 4\n", "--config", ("'max_new_tokens'", "with -")),
+    ("dashes.json", b'{"max-new-tokens": 3, "max_new_tokens": 4}', "--config", ("'max_new_tokens'", "with -")),
+    ("twice.json", b'{"limit": 3,\n "seeds": [1],\n "limit": 4}', "--config", ("twice.json:3", "'limit'", "twice")),
+    ("inner.json", b'{"a": {"b": 1},\n"c": {"\\"}": 1,\n"b": 2, "b": 3}}', "--config", ("inner.json:3", "'b'")),
+    ("minutes.yaml", b"max_new_tokens: 12:30:45\n", "--config", ("--max-new-tokens", "'12:30:45'")),
+    ("nested.json", b"[" * 100000, "--config", ("nested.json", "JSON")),
+    ("digits.json", b'{"limit": ' + b"9" * 5000 + b"}", "--config", ("digits.json", "JSON")),
+    ("huge.json", b'{"near_tie_below": ' + b"9" * 400 + b"}", "--config", ("--near-tie-below",)),
+    ("digits.yaml", b"limit: " + b"9" * 5000, "--config", ("digits.yaml", "cannot be read")),
+    ("nested.yaml", b"[" * 100000, "--config", ("nested.yaml", "cannot be read")),
+    ("loop.yaml", b"candidates: &a [*a]\n", "--config", ("--candidates",)),
+    ("tag.yaml", b"limit: !!python/object/apply:os.system [ls]\n", "--config", ("tag.yaml:1", "cannot be read")),
     ("device.yaml", b"device: 3\n", "--config", ("--device", "3")),
 ]
 
@@ -262,6 +280,9 @@ def test_refused_folders(
     for name, file, content in (("full", "x", "mine"), ("damaged", "plan.json", "{"), ("begun", "plan.json", "{}")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).write_text(content)
+    for name, content in (("twice", '{"model": "a",\n"model": "b"}'), ("listed", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plan.json").write_text(content)
     (tmp_path / "begun" / "plan.json").write_text('{"from_another_tool": 1, "candidates": [], "strategies": []}')
     run(*(PROMPT if command == "compare" else ()), *arguments, command=command).refused(*words)
     assert (tmp_path / "full" / "x").read_text() == "mine"
@@ -269,11 +290,61 @@ def test_refused_folders(
 
 
 @pytest.mark.parametrize(
-    "listed", ["[3]", "[{id: a}]", "[{prompt: a, id: x}, {prompt: b, id: x}]", "[{id: a, text: null}]", "3"]
+    "listed",
+    [
+        "[3]",
+        "[{id: true, prompt: a}]",
+        "[{id: a}]",
+        "[{prompt: a, id: x}, {prompt: b, id: x}]",
+        "[{id: a, text: null}]",
+        "3",
+    ],
 )
 def test_refused_prompts_of_a_config(run: Callable[..., Result], tmp_path: Path, listed: str) -> None:
     (tmp_path / "c.yaml").write_text(f"prompts: {listed}\n")
     run("--config", "c.yaml").refused("prompt")
+
+
+def test_a_scalar_of_yaml_is_what_was_written(tmp_path: Path) -> None:
+    """YAML 1.1 makes numbers of times and of leading zeros, truth of a `no`, and a date of a date."""
+    path = tmp_path / "c.yaml"
+    written = [
+        "12:30:45",
+        "007",
+        "0x1F",
+        "0o17",
+        "1_000",
+        "yes",
+        "no",
+        "On",
+        "2024-01-01",
+        "1e5",
+        "+5",
+        "=",
+        ".inf",
+        "y",
+    ]
+    path.write_text("revision: 0123456\nprompt-ids: [" + ", ".join(written) + "]\n")
+    assert settings.read_config(path) == {"revision": "0123456", "prompt_ids": written}
+    path.write_text("ignore_eos: no\nlimit: 3\nnear_tie_below: 1e-3\nseeds: [0, 1]\nchat_template: yes\nrevision:\n")
+    asked = settings.make_settings(settings.read_config(path))
+    assert (asked.ignore_eos, asked.chat_template, asked.limit, asked.revision) == (False, True, 3, None)
+    assert (asked.near_tie_below, asked.seeds) == (0.001, [0, 1])
+    path.write_text("prompts: [{id: 010, prompt: no}, 1:30]\nno_text: true\ncontext: -0.5\nstride: null\n")
+    found = settings.read_config(path)
+    assert found == {
+        "prompts": [{"id": "010", "prompt": "no"}, "1:30"],
+        "no_text": True,
+        "context": -0.5,
+        "stride": None,
+    }
+
+
+def test_tables_of_yaml_may_be_merged(tmp_path: Path) -> None:
+    """A key that a table takes from another and has itself is not given twice."""
+    path = tmp_path / "c.yaml"
+    path.write_text("candidates:\n- &a {name: a, precision: bf16}\n- &b {<<: *a, name: b}\n- {<<: *b, name: c}\n- *b\n")
+    assert [c["name"] for c in settings.read_config(path)["candidates"]] == ["a", "b", "c", "b"]
 
 
 @pytest.mark.parametrize("option", ["--prompts", "--text", "--config"])
@@ -344,12 +415,20 @@ def test_out_is_not_writable(run: Callable[..., Result], tmp_path: Path) -> None
         ([("model.safetensors", None)], ("no model.safetensors",)),
         ([("model.safetensors", None), ("pytorch_model.bin", "x")], (".bin", "safetensors")),
         ([("model.safetensors", None), ("pytorch_model.bin", "x")], ("--allow-pickle",)),
-        ([("tokenizer.json", "{}")], ("tokenizer cannot be loaded",)),
-        ([("tokenizer.json", "null")], ("tokenizer cannot be loaded",)),
+        ([("tokenizer.json", "{}")], ("tokenizer cannot be loaded", "tokenizer.json holds no tokenizer", "again")),
+        ([("tokenizer.json", "null")], ("tokenizer cannot be loaded", "tokenizer.json holds no tokenizer")),
         ([("config.json", '{"model_type": "gpt2", "n_layer": -1}')], ("spoiled",)),
         ([("config.json", '{"model_type": "gpt2", "vocab_size": "many"}')], ("config.json",)),
         ([("model.safetensors", b"")], ("model.safetensors", "again")),
-        ([("model.safetensors", "version https://git-lfs.github.com/spec/v1\n")], ("model.safetensors", "again")),
+        ([("model.safetensors", POINTER)], ("model.safetensors", "git-LFS pointer", "git lfs pull")),
+        ([("model.safetensors.index.json", POINTER)], ("index.json", "git-LFS pointer", "git lfs pull")),
+        ([("config.json", POINTER)], ("config.json", "git-LFS pointer", "git lfs pull")),
+        ([("tokenizer.json", POINTER)], ("tokenizer.json", "git-LFS pointer", "git lfs pull")),
+        ([("tokenizer_config.json", POINTER)], ("tokenizer_config.json", "git-LFS pointer", "git lfs pull")),
+        ([("generation_config.json", POINTER)], ("generation_config.json", "git-LFS pointer", "git lfs pull")),
+        ([("generation_config.json", "[3]")], ("generation_config.json", "must hold a table", "list")),
+        ([("generation_config.json", '{"eos_token_id": true}')], ("eos_token_id", "True")),
+        ([("generation_config.json", '{"eos_token_id": [1, 2.0]}')], ("eos_token_id", "[1, 2.0]")),
         ([("model.safetensors.index.json", "{")], ("index.json",)),
         ([("model.safetensors.index.json", "[]")], ("index.json",)),
         ([("model.safetensors.index.json", '{"weight_map": {"a": "../x"}, "metadata": {}}')], ("index.json",)),
@@ -432,6 +511,16 @@ def test_foreign_code_is_not_run(run: Callable[..., Result], broken: Callable[..
     config = {"model_type": "frob", "auto_map": {"AutoConfig": "x.Y", "AutoModelForCausalLM": "x.Z"}}
     folder = broken(("config.json", json.dumps(config)), ("x.py", "raise SystemExit('it ran')\n"))
     run(*SHORT, "--model", folder).refused("--trust-remote-code")
+
+
+def test_a_tokenizers_foreign_code_is_not_run(
+    run: Callable[..., Result], saved: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(saved("llama"), tmp_path / "spoiled")
+    asked = {"auto_map": {"AutoTokenizer": ["x.Y", None]}, "tokenizer_class": "Y"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(asked))
+    (folder / "x.py").write_text("raise SystemExit('it ran')\n")
+    run(*SHORT, "--model", folder).refused("spoiled", "its tokenizer needs code", "--trust-remote-code")
 
 
 def test_a_tokenizer_of_another_model(run: Callable[..., Result], broken: Callable[..., Path]) -> None:
@@ -568,6 +657,63 @@ def test_fp64_on_a_device_without_it(
 def test_another_vocabulary(run: Callable[..., Result], saved: Callable[..., Path], tmp_path: Path) -> None:
     candidate = f"mine={saved(vocab=80)}"
     run(*SHORT, "--model", saved(), "--candidates", candidate).refused("mine", "another vocabulary", "16 tokens")
+
+
+# ---- the window of a candidate checkpoint
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_candidates_own_window_counts(
+    run: Callable[..., Result], saved: Callable[..., Path], tmp_path: Path, family: str
+) -> None:
+    """With rotary positions it would be passed without a word, with learned ones it ends in an IndexError."""
+    narrow = narrowed(saved(family), tmp_path / "narrow", 32)
+    prompts = tmp_path / "p.jsonl"
+    rows = [("fits", "w3 " * 29), ("long", "w3 " * 30)]
+    prompts.write_text("".join(json.dumps({"id": i, "prompt": t}) + "\n" for i, t in rows))
+    (tmp_path / "text.txt").write_text(" ".join(f"w{n}" for n in range(1, 91)))
+    asked = ["--model", saved(family), "--candidates", f"fp16,mine={narrow}", "--text", "text.txt"]
+    done = run(
+        *asked, "--prompts", prompts, "--max-new-tokens", "3", "--strategies", "greedy", "--out", "run", "--quiet"
+    )
+    assert done.code == 3
+    assert done.err == (
+        "refused prompt long: 30 prompt tokens + 3 new ones exceed candidate mine's window of 32; "
+        "shorten the prompt or lower --max-new-tokens\n"
+    )
+    failures = pd.read_csv(tmp_path / "run" / "failures.csv")
+    assert failures[["prompt_id", "stage"]].values.tolist() == [["long", "prompt"]], failures.to_string()
+    assert set(pd.read_csv(tmp_path / "run" / "traces.csv")["prompt_id"]) == {"fits"}
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert (plan["context"], plan["stride"]) == (32, 16)
+    assert set(pd.read_csv(tmp_path / "run" / "perplexity.csv")["variant"]) >= {"fp32", "mine"}
+    run(*asked, *SHORT, "--context", "33").refused("--context 33", "candidate mine's window of 32")
+
+
+def test_bundled_prompts_beyond_a_candidates_window_are_left_out(tmp_path: Path) -> None:
+    from decodedrift.checkpoints import DEMO
+
+    narrow = narrowed(DEMO, tmp_path / "narrow", 80)
+    asked: dict[str, Any] = {"candidates": [f"mine={narrow}"], "limit": 100, "max_new_tokens": 64}
+    ready = prepare.prepare(settings.make_settings(asked))
+    assert 0 < ready.plan.left_out < 200
+    assert not ready.refused
+    assert max(len(ids) for ids in ready.world.prompts.values()) == 16
+    assert f"{ready.plan.left_out} bundled prompts do not fit the window" in ready.announcement()
+
+
+def narrowed(folder: Path, to: Path, window: int) -> Path:
+    """The same checkpoint with another window; learned positions are cut."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, to)
+    config = json.loads((to / "config.json").read_text())
+    name = "n_positions" if "n_positions" in config else "max_position_embeddings"
+    (to / "config.json").write_text(json.dumps(config | {name: window}))
+    weights = load_file(to / "model.safetensors")
+    cut = {k: w[:window].contiguous() if k.endswith("wpe.weight") else w for k, w in weights.items()}
+    save_file(cut, to / "model.safetensors", metadata={"format": "pt"})
+    return to
 
 
 # ---- prompts: some refused, all refused

@@ -15,6 +15,7 @@ from conftest import FAMILIES, tiny_model, tiny_tokenizer
 import decodedrift as dd
 from decodedrift import probe, steps
 from decodedrift.checkpoints import in_memory
+from decodedrift.environment import untested
 from decodedrift.models import Loaded, VariantError, loaded
 from decodedrift.plan import parse_variants
 from decodedrift.probe import needed
@@ -225,7 +226,7 @@ def test_what_is_not_finite_is_not_judged() -> None:
 
 @pytest.mark.parametrize(("version", "said"), [("5.3.0", False), ("5.24.1", False), ("5.25.0.dev0", True), ("5.2.9", True), ("6.0.0", True)])  # fmt: skip
 def test_versions_outside_the_tested_ones_are_told(version: str, said: bool) -> None:
-    assert bool(steps.untested(version)) == said
+    assert bool(untested(version)) == said
 
 
 def test_two_objects_that_could_be_the_cache_are_an_error() -> None:

@@ -79,6 +79,12 @@ def test_csv(file: Callable[..., Path]) -> None:
     ]
 
 
+def test_csv_as_spreadsheets_write_it(file: Callable[..., Path]) -> None:
+    """CR line ends, empty columns that nobody named, spaces and quotes that are text, case in the header."""
+    path = file("p.csv", b'Prompt,ID,,\r a,x ,,\r" ""b""",y,,\r\r')
+    assert [(p.id, p.text) for p in load_prompts(path)] == [("x", " a"), ("y", ' "b"')]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "place"),
     [
@@ -88,6 +94,16 @@ def test_csv(file: Callable[..., Path]) -> None:
         ("p.csv", 'prompt\na\n"b\nc"\nd,e\n', "p.csv:5"),
         ("p.csv", "prompt,id\na,x\nb,x\n", "p.csv:3: the prompt id 'x'"),
         ("p.txt", b"\xff\xfea\x00", "byte 0"),
+        ("p.txt", "one\ntwo".encode("utf-16-le"), "p.txt:1: it holds a NUL character, as UTF-16 does"),
+        ("p.txt", "one\rtwo\r", "p.txt:1: its lines end with CR alone"),
+        ("p.jsonl", '{"prompt": "a"}\r{"prompt": "b"}\r', "p.jsonl:1: its lines end with CR alone"),
+        ("p.jsonl", '"a"\n{"prompt": "b", "prompt": "c"}', "p.jsonl:2: the key 'prompt' is given twice"),
+        ("p.jsonl", '{"prompt": "b", "more": {"x": [{"y": 1, "y": 2}]}}', "p.jsonl:1: the key 'y' is given twice"),
+        ("p.csv", "prompt,id,prompt\na,x,b\n", "p.csv:1: the column `prompt` is given twice"),
+        ("p.csv", "prompt,id,ID\na,x,y\n", "p.csv:1: the column `id` is given twice"),
+        ("p.csv", "prompt, id\na,x\n", "p.csv:1: the column ' id' has spaces around its name; write `id`"),
+        ("p.csv", 'prompt,id\n"a","x"\n"b", "y"\n', "p.csv:3: a quote after a space does not begin a cell"),
+        ("p.csv", 'prompt,id\n"a","x"\n"b", "y, z"\n', "p.csv:3: a quote after a space does not begin a cell"),
     ],
 )
 def test_refusals_name_the_place(file: Callable[..., Path], name: str, content: str | bytes, place: str) -> None:
@@ -150,9 +166,7 @@ def test_sets_by_model() -> None:
 def test_the_stories_fit_the_demo_model() -> None:
     """The set that a newcomer runs first loses nothing to the window."""
     from decodedrift.checkpoints import find
-    from decodedrift.tokens import encode_prompts, too_long, vocabulary
+    from decodedrift.tokens import encode_prompts, vocabulary
 
-    vocab = vocabulary(find("demo"))
-    for ids in encode_prompts(vocab, load_prompts("stories"), False).values():
-        assert not isinstance(ids, str)
-        assert too_long(vocab, ids, 64) is None
+    found = encode_prompts(vocabulary(find("demo")), load_prompts("stories"), False, 64)
+    assert not [reason for reason in found.values() if isinstance(reason, str)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from decodedrift import files, models, retry, run, store
 from decodedrift.progress import Silent
 from decodedrift.records import InputError
 from decodedrift.resume import asked_again
-from decodedrift.signals import Stopped, stoppable
+from decodedrift.signals import Stopped, stoppable, terminable
 from decodedrift.store import RunFolder
 
 ASKED: dict[str, Any] = {
@@ -115,7 +116,7 @@ def compare_killed(saved: Callable[..., Path], folder: Path, kills: int, seed: i
         pytest.skip("this system cannot fork")
     ends, out = killed(saved, folder, kills, seed)
     assert ends[-1] == 3, ends
-    assert set(ends[:-1]) <= {-signal.SIGKILL, 130, 143}, ends
+    assert set(ends[:-1]) <= {-signal.SIGKILL, 129, 130, 143}, ends
     assert content(out) == content(uninterrupted(saved, folder))
 
 
@@ -434,7 +435,7 @@ def test_a_damaged_job_is_named(saved: Callable[..., Path], tmp_path: Path, whol
 # ---- signals
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_stops_at_the_next_batch_and_a_second_at_once(signum: int, code: int) -> None:
     with pytest.raises(Stopped) as stopped, stoppable(Silent()) as progress:  # noqa: PT012
         os.kill(os.getpid(), signum)
@@ -445,9 +446,57 @@ def test_a_signal_stops_at_the_next_batch_and_a_second_at_once(signum: int, code
     assert stopped.value.code == code
     with pytest.raises(Stopped), stoppable(Silent()):  # noqa: PT012
         os.kill(os.getpid(), signum)
-        os.kill(os.getpid(), signum)
+        os.kill(os.getpid(), signal.SIGTERM if signum == signal.SIGHUP else signum)
         time.sleep(1)
         pytest.fail("the second one does not wait")
+
+
+def test_a_closed_terminal_that_is_told_of_twice_stops_at_the_next_batch() -> None:
+    """By the shell that ends, and by the system."""
+    with pytest.raises(Stopped, match="SIGHUP"), stoppable(Silent()) as progress:  # noqa: PT012
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+        progress.tick(1)
+        progress.batch()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_is_ignored_stays_ignored(signum: int) -> None:
+    """As SIGHUP is under nohup, and SIGINT in what a script starts in the background."""
+    before = signal.signal(signum, signal.SIG_IGN)
+    try:
+        with terminable(), stoppable(Silent()) as progress:
+            os.kill(os.getpid(), signum)
+            time.sleep(0.01)
+            progress.batch()
+            assert signal.getsignal(signum) == signal.SIG_IGN
+        assert signal.getsignal(signum) == signal.SIG_IGN
+    finally:
+        signal.signal(signum, before)
+
+
+def test_a_terminal_that_is_closed(saved: Callable[..., Path], tmp_path: Path) -> None:
+    """A true one: whatever is still said goes nowhere, the exit code is the signal's, and the run goes on with resume."""
+    pty = pytest.importorskip("pty")
+    out = tmp_path / "run"
+    long = ["--max-new-tokens", "100", *(word for n in range(20) for word in ("--prompt", f"w{n + 1}"))]
+    arguments = ["compare", "--model", str(saved()), *FLAGS, *long, "--out", str(out)]
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-m", "decodedrift", *arguments])
+    end = time.monotonic() + 100
+    while not list(out.glob("jobs/0*")):
+        assert time.monotonic() < end, "no job was finished"
+        if select.select([terminal], [], [], 0.01)[0]:
+            os.read(terminal, 10_000)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 129
+    kept = RunFolder(out).finished_jobs()
+    assert 0 < len(kept) < 24
+    assert not (out / ".lock").exists(), "it ended in good order"
+    run.resume(out)
+    assert len(RunFolder(out).finished_jobs()) == 24
 
 
 def test_a_signal_is_no_candidates_failure(saved: Callable[..., Path], tmp_path: Path, whole: Path) -> None:

@@ -97,8 +97,8 @@ def compare(
 
     folder, stored = _place(out, resume, asked.model, dry_run)
     ready = prepare(asked, settled=settled(stored, asked))
-    for name, reason in ready.refused.items():
-        print(terminal(f"refused prompt {name}: {reason}", 300), file=sys.stderr)
+    for said in ready.doubts():
+        print(terminal(said, 300), file=sys.stderr)
     if dry_run:
         from decodedrift.forecast import forecast
 

@@ -64,8 +64,8 @@ def _carry_out(asked: dict[str, Any], at: list[int], rank: int, folder: str, qui
     from decodedrift.store import RunFolder
 
     ready = ready_to_inject(asked, at, rank)
-    for name, reason in ready.refused.items():
-        print(terminal(f"refused prompt {name}: {reason}", 300), file=sys.stderr)
+    for said in ready.doubts():
+        print(terminal(said, 300), file=sys.stderr)
     progress = Bars(False if quiet else None, opening="" if quiet else terminal(ready.announcement()))
     with RunFolder.create(folder) as made:
         try:

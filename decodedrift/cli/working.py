@@ -60,7 +60,12 @@ def work(ready: Any, folder: str, resume: bool, quiet: bool) -> Study:
 
 def conclude(study: Study, gates: Sequence[Gate], as_json: bool) -> None:
     """Shows a finished run and exits: 3 where something failed, 4 where a gate is exceeded, 0 otherwise."""
-    exceeded = [said for gate in gates for said in gate.exceeded(study.summary, study.plan)]
+    exceeded = []
+    if gates:
+        from decodedrift.gates import faults
+
+        spoilt = faults(study)
+        exceeded = [said for gate in gates for said in gate.exceeded(study.summary, study.plan, spoilt)]
     with suppress(BrokenPipeError):  # whoever reads may have gone: what was found counts all the same
         show(study, as_json, sys.stderr if as_json else sys.stdout, exceeded)
     for said in exceeded:

@@ -43,9 +43,11 @@ def quantize(model: Any, head: bool = False) -> Rounded:
     if head and tied:
         raise InputError("int8:head=true: this model's head is its embedding (tied); leave head=true out")
     parameters = modules = 0
-    for module in model.modules():
+    for name, module in model.named_modules():
         if module is output and not head:
             continue
+        if isinstance(module, torch.nn.Linear) and "weight" not in module._parameters:
+            raise InputError(f"int8: the weight of {name} is computed as it runs; remove the parametrization")
         for weight, shape, dim in _weights(module):
             weight.data = absmax_int8(weight.data.reshape(shape), dim).reshape(weight.shape).to(weight.dtype)
             parameters += weight.numel()
@@ -55,7 +57,7 @@ def quantize(model: Any, head: bool = False) -> Rounded:
     return Rounded(parameters, modules, {"scheme": "absmax per output channel, weights only", "head": head})
 
 
-def _weights(module: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Size, int]]:
+def _weights(module: Any) -> list[tuple[torch.Tensor, torch.Size, int]]:
     """The module's own weights, the shape to read them in and its input dimension.
 
     Of biases, norms, embeddings, convolutions and routers: none.
@@ -66,6 +68,8 @@ def _weights(module: torch.nn.Module) -> list[tuple[torch.Tensor, torch.Size, in
     if isinstance(module, torch.nn.Linear):
         return [(module.weight, module.weight.shape, 1)]
     kind = type(module).__name__
+    if kind == "Conv1D":  # one that hooks keep as it is
+        return [(module.weight, module.weight.shape, 0)]
     if kind == "DbrxExpertGLU":  # holds its experts one below the other: [experts * ffn, hidden]
         shape = torch.Size((module.moe_num_experts, module.ffn_hidden_size, module.hidden_size))
         return [(module.w1, shape, 2), (module.v1, shape, 2), (module.w2, shape, 1)]

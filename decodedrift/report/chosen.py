@@ -31,7 +31,7 @@ def chosen(study: Study, most: int = MOST) -> pd.DataFrame:
     """Up to `most` rows of divergences.csv with `kl` at t*: the clearest first, those that stayed equal last."""
     compared = study.divergences[study.divergences["role"] == "candidate"].reset_index(drop=True)
     parted = compared[(compared["diverged"] == 1) & compared["first_divergence"].notna()]
-    equal = compared[compared["diverged"] != 1]
+    equal = compared[compared["diverged"] == 0]
     kept_equal = equal.head(max(most - len(parted), most // 10 if len(equal) else 0))
     room = most - len(kept_equal)
     if len(parted) > room:

@@ -108,7 +108,7 @@ def _rate(row: Any) -> Spot:
 def _half_life(row: Any, horizon: float) -> Spot:
     value = row.half_life
     if absent(value):
-        return Spot("not reached", "", "", 0)
+        return Spot("n/a" if not row.traces else "never" if not row.diverged else "not reached", "", "", 0)
     low, high = getattr(row, "half_life_low", math.nan), getattr(row, "half_life_high", math.nan)
     ends = [place(end, "").text if not absent(end) else "…" for end in (low, high)]
     below = "" if absent(low) and absent(high) else " – ".join(ends)

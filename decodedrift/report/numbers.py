@@ -37,6 +37,13 @@ def place(value: Any, column: str) -> Number:
     return Number(text, exactly({column: value}))
 
 
+def first(row: Any) -> Number:
+    """The median first divergence of a row of the summary; in words where pairs were compared and none diverged."""
+    if row.traces > 0 and row.diverged == 0:
+        return Number("never")
+    return place(row.first_divergence_median, "first_divergence_median")
+
+
 def with_error(value: Any, error: Any, column: str, error_column: str) -> Number:
     """A mean with its 95 % half-width, 1.96 standard errors, both in the same power of ten."""
     text = significant(value)

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from decodedrift.report.numbers import absent, percentage, place, significant
+from decodedrift.report.numbers import absent, first, percentage, significant
 from decodedrift.sinks import terminal
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _summary(study: Study, width: int) -> str:
     body = [
         [
             str(row.candidate), str(row.strategy), f"{int(row.diverged)}/{int(row.traces)}",
-            place(row.first_divergence_median, "").text, percentage(row.near_tie_share), significant(row.kl_mean),
+            first(row).text, percentage(row.near_tie_share), significant(row.kl_mean),
             percentage(row.top1_agreement), _ratio(row.ln_ppl_ratio),
         ]
         for row in rows.itertuples()

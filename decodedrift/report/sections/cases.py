@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def cases(study: Study, options: Options) -> dict[str, Any] | None:
     """The chosen cases as a list, and their tokens as an island."""
-    compared = study.divergences[study.divergences["role"] == "candidate"]
+    rows = study.divergences[study.divergences["role"] == "candidate"]
+    compared = rows[rows["compared"] > 0]
     if not len(compared):
         return None
     parted = compared[compared["diverged"] == 1]

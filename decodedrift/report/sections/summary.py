@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.report.heat import heat_maps
-from decodedrift.report.numbers import number, percent, place, with_error
+from decodedrift.report.numbers import first, number, percent, with_error
 from decodedrift.report.tables import Cell, Column, Table, merged, num, rate, text
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _control(row: Any) -> Cell:
 
 
 def _shared(row: Any) -> list[Cell]:
-    return [rate(row), num(place(row.first_divergence_median, "first_divergence_median"))]
+    return [rate(row), num(first(row))]
 
 
 def _distance(row: Any) -> list[Cell]:

@@ -1,0 +1,259 @@
+"""Logits that are no numbers: whose fault they are, which pairs they leave, what is said first, and which gates fail."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from bigram import bigram_model, saved_bigram
+from conftest import tiny_tokenizer
+from synthetic import synthetic
+
+import decodedrift as dd
+from decodedrift import nonfinite
+from decodedrift.gates import faults, parse_gate
+from decodedrift.metrics.token import LogitPair, token_metrics
+from decodedrift.passes import note_cut
+from decodedrift.report.terminal import summary_table
+from decodedrift.rows import Gathered
+from decodedrift.verdict import folded
+
+PLACES = ["first_divergence", "compared", "cause"]
+
+
+def chain() -> np.ndarray:
+    """1 -> 2 -> ... -> 15 -> 1, each step far ahead of the rest."""
+    table = np.random.default_rng(3).normal(size=(16, 16))
+    table[:, 0] -= 9
+    for i in range(1, 16):
+        table[i, i % 15 + 1] += 9
+    return table
+
+
+def breaking(table: np.ndarray, token: int, value: float = math.nan) -> Any:
+    """A model that has no logits once it has read a token."""
+    model = bigram_model(table, torch.float32)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[token] = value
+    return model
+
+
+def saved(model: Any, folder: Path) -> str:
+    model.save_pretrained(folder)
+    tiny_tokenizer(16).save_pretrained(folder)
+    return str(folder)
+
+
+def run(model: Any, candidates: list[str], prompts: dict[str, str], **more: Any) -> dd.Study:
+    return dd.compare(
+        model, tokenizer=tiny_tokenizer(16), candidates=candidates, max_new_tokens=8,
+        prompts=[dd.Prompt(name, text) for name, text in prompts.items()], **{"strategies": ["greedy"]} | more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def broken_reference(tmp_path_factory: pytest.TempPathFactory) -> dd.Study:
+    """The reference reads a 7 and breaks: after three tokens, never, at once; `parts` has left it before, `breaks` too."""
+    folder = tmp_path_factory.mktemp("broken")
+    parts = chain()
+    parts[5, 9] += 20
+    good = saved_bigram(chain(), folder / "good", torch.float32)
+    early = saved_bigram(parts, folder / "parts", torch.float32)
+    breaks = saved(breaking(chain(), 6), folder / "breaks")
+    return run(
+        breaking(chain(), 7), ["fp64", f"good={good}", f"parts={early}", f"breaks={breaks}"],
+        {"meets": "w4", "spared": "w9", "at once": "w7"}, strategies=["greedy", "beam:num_beams=2"],
+    )  # fmt: skip
+
+
+def pairs(study: dd.Study, candidate: str, strategy: str = "greedy") -> pd.DataFrame:
+    rows = study.divergences
+    return rows[(rows["candidate"] == candidate) & (rows["strategy"] == strategy)].set_index("prompt_id")
+
+
+def test_a_reference_that_breaks_censors_the_pair_there(broken_reference: dd.Study) -> None:
+    for name in ("good", "fp64"):  # the one writes on, the other breaks at the same place: neither has diverged
+        rows = pairs(broken_reference, name)
+        assert rows.loc["meets", ["diverged", "compared", "prefix_fraction"]].tolist() == [0, 3, 1.0]
+        assert rows.loc["meets", ["first_divergence", "cause"]].isna().all()
+        assert rows.loc["spared", ["diverged", "compared"]].tolist() == [0, 8]
+
+
+def test_what_parted_before_the_reference_broke_has_parted(broken_reference: dd.Study) -> None:
+    rows = pairs(broken_reference, "parts")
+    assert rows.loc["meets", PLACES].tolist() == [1, 2, "shift"]
+    assert rows.loc["meets", "edit_similarity"] == 0.0, "a remainder of one token each, not of one and of six"
+    rows = pairs(broken_reference, "breaks")
+    assert rows.loc["meets", PLACES].tolist() == [2, 3, "nonfinite"]
+
+
+def test_a_pair_whose_reference_broke_at_once_is_no_pair(broken_reference: dd.Study) -> None:
+    for name in ("good", "fp64", "parts", "breaks"):
+        row = pairs(broken_reference, name).loc["at once"]
+        assert row["compared"] == 0
+        assert row[["diverged", "first_divergence", "prefix_fraction", "cause"]].isna().all()
+    table = broken_reference.summary.query("strategy == 'greedy' and role == 'candidate'").set_index("candidate")
+    assert (table[["prompts", "traces"]] == 2).all(axis=None)
+    assert table["divergence_rate"].to_dict() == {"fp64": 0.0, "good": 0.0, "parts": 0.5, "breaks": 0.5}
+    assert (table["divergence_rate_high"] < 1).all()
+    risk = broken_reference.risk.query("strategy == 'greedy' and candidate == 'good'").iloc[0]
+    assert risk[["prompts", "traces", "exposure", "diverged"]].tolist() == [2, 2, 11, 0]
+    curve = broken_reference.survival.query("strategy == 'greedy' and candidate == 'good'")
+    assert curve["at_risk"].tolist() == [2, 2, 2, 1, 1, 1, 1, 1]
+    assert (curve["survival"] == 1).all()
+    both = broken_reference.comparisons.query("strategy == 'greedy'")
+    assert (both["pairs"] == 2).all()
+
+
+def test_a_search_that_broke_in_the_reference_is_not_compared(broken_reference: dd.Study) -> None:
+    rows = pairs(broken_reference, "good", "beam:num_beams=2")
+    assert (rows.loc[["meets", "at once"], "compared"] == 0).all(), "what led when it broke need not have won"
+    own = broken_reference.traces.query("role == 'reference' and strategy == 'beam:num_beams=2'")
+    expected = int((own["finish"] != "nonfinite").sum())
+    assert (broken_reference.summary.query("candidate == 'good' and strategy != 'greedy'")["traces"] == expected).all()
+
+
+def test_what_broke_is_said_first_with_its_place_and_in_no_fold(broken_reference: dd.Study) -> None:
+    first, second = broken_reference.verdict[:2]
+    assert first.startswith("breaks broke: NaN or infinite logits ended")
+    assert "the earliest at position 2 (prompt meets, greedy)" in first
+    assert second.startswith("The reference fp32 broke: NaN or infinite logits ended")
+    assert "the earliest at position 0 (prompt at once, greedy)" in second
+    assert "could not be compared at all and count nowhere" in second
+    assert not any(s.startswith(("fp64 broke", "good broke")) for s in broken_reference.verdict)
+    assert {first, second} <= set(folded(broken_reference)[0])
+    assert "good (0 of 2)" in " ".join(broken_reference.verdict)
+    assert "ended where the reference broke" in " ".join(broken_reference.verdict)
+
+
+def test_gates_of_what_broke_fail_and_those_of_the_others_do_not(broken_reference: dd.Study) -> None:
+    study, known = broken_reference, faults(broken_reference)
+
+    def fails(gate: str) -> set[str]:
+        found = parse_gate(gate, False, study.plan).exceeded(study.summary, study.plan, known)
+        return {line.split(": ")[1] for line in found}
+
+    assert {"breaks greedy"} <= fails("kl_mean>100:greedy")
+    assert not {"good greedy", "fp64 greedy", "parts greedy"} & fails("kl_mean>100:greedy")
+    assert {"parts greedy", "breaks greedy"} == fails("divergence_rate>0.1:greedy")
+    reason = parse_gate("kl_mean>100:breaks", False, study.plan).exceeded(study.summary, study.plan, known)[0]
+    assert "NaN or infinite logits ended" in reason
+
+
+def test_no_pair_at_all_gives_empty_rates_and_gates_that_fail() -> None:
+    study = run(breaking(chain(), 7, math.inf), ["fp64"], {"a": "w7", "b": "w2 w7"})
+    row = study.summary.query("role == 'candidate'").iloc[0]
+    assert row[["prompts", "traces", "diverged"]].tolist() == [0, 0, 0]
+    assert row[["divergence_rate", "divergence_rate_low", "half_life", "kl_mean"]].isna().all()
+    assert study.risk["compounding_note"].iloc[-1] == "nothing was compared"
+    for gate in ("divergence_rate>0.1", "divergence_rate<0.1", "half_life<5", "first_divergence_median<5"):
+        assert len(parse_gate(gate, False, study.plan).exceeded(study.summary, study.plan, faults(study))) == 1, gate
+    assert any(s.endswith("nothing could be compared.") for s in study.verdict)
+    assert "nothing diverged" not in " ".join(study.verdict)
+    assert "0/0" in summary_table(study)
+    assert "count nowhere" in study.to_html()
+
+
+def test_screening_a_reference_that_broke_at_once() -> None:
+    study = run(breaking(chain(), 7), ["fp64"], {"a": "w7"}, mode="screen")
+    assert not (study.summary["role"] == "candidate").any()
+    assert "1 of these could not be compared at all" in study.verdict[0]
+    assert study.verdict[-1] == "Nothing was compared: the reference broke before its first token in every trace."
+
+
+def forced(reference: torch.Tensor, candidate: torch.Tensor) -> pd.DataFrame:
+    """Rows of positions/ for a candidate `c`."""
+    frame = pd.DataFrame(
+        token_metrics(LogitPair(reference, candidate, torch.zeros(len(reference), dtype=torch.long), "fp32"))
+    )
+    keys = {"model": "m", "reference": "fp32", "candidate": "c", "role": "candidate", "strategy": "greedy", "seed": 0}
+    return frame.assign(**keys, prompt_id="p", position=range(len(frame)))
+
+
+def masked(rows: list[int], value: float = -math.inf) -> torch.Tensor:
+    logits = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
+    logits[rows, 5] = value
+    return logits
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+def test_the_side_that_forbids_an_id_is_the_one_that_is_named(side: str) -> None:
+    plain, some = masked([]), masked([1, 4])
+    frame = forced(some, plain) if side == "reference" else forced(plain, some)
+    found = nonfinite.reasons("fp32", "c", [], [("greedy", frame)])
+    (((name, _), reason),) = found.items()
+    assert name == ("fp32" if side == "reference" else "c")
+    assert ("left out of its means" in reason) is (side == "candidate")
+    assert np.isinf(frame["kl"]).sum() == (2 if side == "candidate" else 0), "only then is anything left out of the KL"
+    marked = nonfinite.sides(frame)
+    assert marked["position"].tolist() == [1, 4]
+    assert marked[f"{side}_forbids"].all()
+    assert not marked[["reference_breaks", "candidate_breaks"]].any(axis=None)
+    study = synthetic(prompts=1, tokens=2, candidates=1)
+    (said,) = nonfinite.said(study.traces, study.divergences, frame)
+    assert said.startswith(
+        "c gives -inf to ids that fp32 allows, at 2 of 6" if side == "candidate" else "The reference fp32"
+    )
+    assert ("left out of its means" in said) is (side == "candidate")
+    assert nonfinite.infinite(frame) == ({("c", "greedy"): 2} if side == "candidate" else {})
+
+
+@pytest.mark.parametrize("side", ["reference", "candidate"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_side_that_breaks_in_a_reading_is_the_one_that_is_named(side: str, value: float) -> None:
+    plain, some = masked([]), masked([2], value)
+    frame = forced(some, plain) if side == "reference" else forced(plain, some)
+    ((name, _),) = nonfinite.reasons("fp32", "c", [], [("greedy", frame)])
+    assert name == ("fp32" if side == "reference" else "c")
+    study = synthetic(prompts=1, tokens=2, candidates=1)
+    (said,) = nonfinite.said(study.traces, study.divergences, frame)
+    assert said.startswith("c broke" if side == "candidate" else "The reference fp32 broke")
+    assert "position 2 (prompt p, greedy)" in said
+    assert set(nonfinite.faults(study.traces, frame)) == ({("c", "greedy")} if side == "candidate" else set())
+
+
+def test_a_gate_on_a_kl_that_is_infinite_somewhere_fails() -> None:
+    study = synthetic(prompts=4, tokens=6, candidates=2)
+    study.positions.loc[study.positions.query("candidate == 'v0'").index[0], ["kl", "nonfinite"]] = [math.inf, 1]
+    study.positions["p_top_reference"] = 0.5
+    known = faults(study)
+    (said,) = parse_gate("kl_mean>5", False, study.plan).exceeded(study.summary, study.plan, known)
+    assert "v0" in said
+    assert "infinite at 1 positions" in said
+    assert not parse_gate("top1_agreement<0.5", False, study.plan).exceeded(study.summary, study.plan, known)
+
+
+def test_positions_where_the_reference_broke_leave_the_distributions_n() -> None:
+    from decodedrift.summary import distribution
+
+    frame = forced(masked([2], math.nan), masked([]))
+    row = distribution(frame).query("bucket == 'all'").iloc[0]
+    assert row["n"] == 5
+    assert np.isclose(row["kl_mean"], frame["kl"].mean())
+
+
+def test_ids_cut_from_a_wider_head_are_said_with_their_probability() -> None:
+    wide, narrow = torch.zeros(3, 8), torch.zeros(3, 6)
+    wide[1, 7] = math.nan
+    facts: dict[str, Any] = {}
+    note_cut(facts, wide, narrow)
+    assert facts == {"cut_ids": 2, "cut_reference_mass": pytest.approx(0.25), "cut_candidate_mass": 0.0}
+    note_cut(facts, narrow, wide)
+    assert facts["cut_candidate_mass"] == pytest.approx(0.25)
+    gathered = Gathered({})
+    gathered.note("1", {"v0": facts}, None, 0)
+    gathered.note("2", {"v0": {"cut_ids": 2, "cut_reference_mass": 0.1, "cut_candidate_mass": 0.0}}, None, 0)
+    assert gathered.facts["v0"]["cut_reference_mass"] == pytest.approx(0.25), "the largest of all jobs"
+    study = synthetic(prompts=2, tokens=4, candidates=2)
+    assert "heads" not in " ".join(study.verdict)
+    study = synthetic(prompts=2, tokens=4, candidates=2)
+    study.environment = {"variants": {"v0": {"cut_ids": 2, "cut_reference_mass": 0.12}}}
+    assert (
+        "The heads of v0 and fp32 differ by 2 ids, which are cut from every distance; fp32 gives them up to 12 % of the "
+        "probability at a position."
+    ) in study.verdict
