@@ -17,6 +17,16 @@ from decodedrift.secrecy import excerpt
 from decodedrift.weightfiles import PICKLED, SAFE, check_no_pointer, headers, local_files, shards
 
 DEMO = Path(__file__).parent / "data" / "demo"
+REFUSED = {
+    "cpmant": "it reads its context both ways, so that what follows changes what came before",
+    "gemma4_assistant": "it reads the states of the model that it assists",
+    "gemma4_unified_assistant": "it reads the states of the model that it assists",
+    "prophetnet": "it predicts several tokens at once, and what follows changes what came before",
+    "reformer": "its hashed attention depends on the whole length, so that what follows changes what came before",
+    "xlm": "it fills in a masked token that its generation appends",
+    "xlnet": "it reads both ways, and fills in a token that its generation appends",
+}
+"""Families of causal LMs whose logits at a token are no function of the tokens up to it, by model_type."""
 WINDOWS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")  # what configurations call it
 # families that count positions from the one after the pad id's: so many fewer are left than the configuration says
 AFTER_PAD = (
@@ -177,6 +187,8 @@ def check_causal(name: str, config: Any, trusted: bool) -> None:
     asked = getattr(config, "architectures", None) or []
     if asked and not remote and not any(a in known for a in asked):
         raise InputError(f"{name}: {asked[0]} is not a causal language model; give one that generates text")
+    if reason := REFUSED.get(config.model_type):
+        raise InputError(f"{name}: {config.model_type} cannot be read token by token ({reason}); give another causal LM")
     if _reads_both_ways(config):
         raise InputError(f"{name}: {config.model_type} here is bidirectional (it sees what follows); give a causal LM")
 

@@ -182,7 +182,7 @@ TABLE: tuple[Family, ...] = (
     family("mellum", **BOTH),
     family("mimo_v2_flash", **BOTH),
     family("minicpm3", **MLA),
-    family("minimax", **LINEAR, block_size=4, fast=True),
+    family("minimax", **LINEAR, block_size=4, alone="its cached state takes in the padding and does not follow beams", fast=True),
     family("minimax_m2"),
     family("minimax_m3_vl_text"),
     family("ministral", **BOTH),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -27,19 +28,39 @@ def unavailable(name: str, device: str) -> str | None:
 
 
 def cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Casts parameters and persistent buffers, as `from_pretrained(dtype=...)` does.
+    """Casts parameters and buffers, as `from_pretrained(dtype=...)` does.
 
-    Non-persistent buffers (the rotary frequencies) stay in float32 for 16-bit types: `model.to(bfloat16)` would round
-    them too, which no user's model does. In float64 they are widened, or the rotation would be computed in float32.
+    Non-persistent buffers get the type in which that builds them: float32 for rotary frequencies, which
+    `model.to(bfloat16)` would round; the model's own for XGLM's positions or OpenAI GPT's mask, which would widen
+    everything after them. In float64 they are widened, or the rotation would be computed in float32.
     """
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     persistent = set(model.state_dict())
-    for name, buffer in model.named_buffers():
-        if buffer.is_floating_point() and (name in persistent or dtype == torch.float64):
+    buffers = {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    own = [name for name in buffers if name not in persistent and not name.endswith("inv_freq")]
+    built = _built(model, dtype) if own and dtype in (torch.bfloat16, torch.float16) else {}
+    for name, buffer in buffers.items():
+        if name in persistent or dtype == torch.float64 or built.get(name) == dtype:
             buffer.data = buffer.data.to(dtype)
     model.config.dtype = dtype
+
+
+def _built(model: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The type of each buffer of a model of this config that is built in `dtype`; nothing is allocated."""
+    from transformers import PreTrainedModel
+
+    if not isinstance(model, PreTrainedModel):
+        return {}
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            twin = type(model)(copy.deepcopy(model.config))
+    finally:
+        torch.set_default_dtype(default)
+    return {name: buffer.dtype for name, buffer in twin.named_buffers()}
 
 
 class KeepDouble(TorchFunctionMode):
