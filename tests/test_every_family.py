@@ -14,7 +14,16 @@ from families import TABLE, Family, config
 
 import decodedrift as dd
 
-PROMPTS = [[9], [7, 8], [60, 61], [5, 17, 3], [44, 45, 46], [80, 2, 80, 2], [30, 31, 32, 33, 34, 35], [11, *range(2, 12)]]
+PROMPTS = [
+    [9],
+    [7, 8],
+    [60, 61],
+    [5, 17, 3],
+    [44, 45, 46],
+    [80, 2, 80, 2],
+    [30, 31, 32, 33, 34, 35],
+    [11, *range(2, 12)],
+]
 NEW = 12
 SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},
@@ -109,13 +118,17 @@ def saved(folder: Path, one: Family, **more: Any) -> Path:
 
 
 @pytest.mark.parametrize("one", [pytest.param(one, id=one.name) for one in TABLE if one.refused])
-def test_what_is_no_function_of_the_tokens_so_far_is_refused_by_name_from_its_config(one: Family, tmp_path: Path) -> None:
+def test_what_is_no_function_of_the_tokens_so_far_is_refused_by_name_from_its_config(
+    one: Family, tmp_path: Path
+) -> None:
     with pytest.raises(dd.InputError, match=f"{one.kind} cannot be read token by token") as error:
         dd.compare(str(saved(tmp_path, one)), candidates=["bf16"], prompts=["w1"])
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("one", [pytest.param(o, id=o.name) for o in RUN if o.more.get("is_decoder") and len(o.more) < 6])
+@pytest.mark.parametrize(
+    "one", [pytest.param(o, id=o.name) for o in RUN if o.more.get("is_decoder") and len(o.more) < 6]
+)
 def test_what_reads_both_ways_unless_told_is_refused_where_it_is_not(one: Family, tmp_path: Path) -> None:
     if one.more.get("is_encoder_decoder") is False:
         pytest.skip("a decoder whatever its config says")
