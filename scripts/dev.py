@@ -23,9 +23,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 import venv
 from pathlib import Path
+
+if sys.version_info < (3, 11):  # noqa: UP036 (run by whatever python3 is)
+    sys.exit(f"decodedrift needs Python >= 3.11; this is {sys.version.split()[0]}")
+import tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK, PROJECT = ROOT / "constraints.txt", ROOT / "pyproject.toml"
@@ -100,26 +103,26 @@ def locked(extras: str = "") -> None:
         return
     if not Path(python(HOME)).exists():
         venv.create(HOME, clear=True, with_pip=True)
-    torch_first(HOME, TORCH)
     given = ("--constraint", str(LOCK))
+    torch_first(HOME, TORCH, *given)
     run(*pip(HOME), *given, *tomllib.loads(PROJECT.read_text("utf-8"))["build-system"]["requires"], "editables")
     run(*pip(HOME), *given, "--no-build-isolation", "--editable", f".{extras}")
     stamp.write_text(f"{state} {extras}")
 
 
-def torch_first(home: Path, torch: str) -> None:
+def torch_first(home: Path, torch: str, *options: str) -> None:
     """Installs torch: its CPU build where Linux has no NVIDIA driver and an index offers one, else the default."""
     if sys.platform == "linux" and not driver():
-        command = (*pip(home), f"{torch}+cpu")
+        command = (*pip(home), *options, f"{torch}+cpu")
         print("+", *command, file=sys.stderr, flush=True)
         if not subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode:
             return
         print(
-            "No NVIDIA driver here, and no package index in use offers the CPU build of torch: the default build may"
-            " bring up to 3 GB of CUDA libraries. README.md says how to name PyTorch's CPU index.",
+            "No NVIDIA driver here, but no package index in use gave torch's CPU build: the default one may bring"
+            " 3 GB of CUDA libraries. README.md says how to name PyTorch's CPU index.",
             file=sys.stderr, flush=True,
         )  # fmt: skip
-    run(*pip(home), torch)
+    run(*pip(home), *options, torch)
 
 
 def driver() -> bool:
@@ -128,28 +131,38 @@ def driver() -> bool:
 
 
 def core(home: Path, options: list[str]) -> int:
-    """A small run, and the core's tests; the worse exit code of the two."""
+    """A small run, and the core's tests; exit code 1 where either fails."""
     tests = [f"tests/test_{name}.py" for name in CORE]
     with tempfile.TemporaryDirectory() as folder:
         ran = tried(python(home), "-m", "decodedrift", *SMALL, "--out", str(Path(folder) / "run"))
-    return max(ran, tried(python(home), "-m", "pytest", "-n", "2", *tests, *options))
+    tested = tried(python(home), "-m", "pytest", "-n", "2", *tests, *options)
+    return int(ran != 0 or tested != 0)
 
 
 def bound(name: str, pinned: bool, options: list[str]) -> int:
-    """The core at one end of what pyproject.toml allows; prints the result and the versions last."""
-    lowest = name == "lowest"
+    """The core at one end of what pyproject.toml allows; the last line says the result and the versions."""
     ways = ("--extra", "test", "--python", sys.executable, "--only-binary", ":all:")
-    packages = resolved(*ways, "--resolution", "lowest-direct" if lowest else "highest", pinned=pinned)
-    direct = {n: packages[n] for n in bounds() if n in packages}
-    above = [f"{n} {low} (is {direct[n]})" for n, low in bounds().items() if not same(direct.get(n, low), low)]
-    if lowest and (untested := [line for line in above if not (pinned and line.startswith("torch "))]):
-        sys.exit(f"lower bounds that nothing tests: {', '.join(untested)}")
-    home = ROOT / f".venv-{name}"
-    fill(home, packages)
-    code = core(home, options)
+    direct: dict[str, str] = {}
+    try:
+        packages = resolved(*ways, "--resolution", "lowest-direct" if name == "lowest" else "highest", pinned=pinned)
+        direct = {n: packages[n] for n in bounds() if n in packages}
+        if name == "lowest":
+            refuse_untested(direct, pinned)
+        fill(ROOT / f".venv-{name}", packages)
+        code = core(ROOT / f".venv-{name}", options)
+    except SystemExit as end:
+        code = 1
+        print(end, file=sys.stderr)
     colour = "RED" if code else "GREEN"
     print(f"{name.upper()} {colour}:", ", ".join(f"{n} {v}" for n, v in direct.items()), flush=True)
     return code
+
+
+def refuse_untested(direct: dict[str, str], pinned: bool) -> None:
+    """Ends where a lower bound is below the lowest version that resolves; torch's may be where torch is pinned."""
+    above = [n for n, v in direct.items() if not same(v, bounds()[n]) and not (pinned and n == "torch")]
+    if above:
+        sys.exit("lower bounds that nothing tests: " + ", ".join(f"{n} {bounds()[n]} (is {direct[n]})" for n in above))
 
 
 def fill(home: Path, packages: dict[str, str]) -> None:

@@ -24,7 +24,7 @@ HOMES = dev.ROOT / ".venv-transformers"
 
 def main() -> int:
     """Makes the runs, one after the other; returns the exit code."""
-    dev.locked("[dev]")
+    dev.locked()
     if Path(sys.executable) != Path(dev.python(dev.HOME)):  # the comparison itself needs pyarrow
         return dev.tried(dev.python(dev.HOME), __file__, *sys.argv[1:])
     import parity
