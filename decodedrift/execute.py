@@ -222,7 +222,8 @@ class JobRun:
             self.result.fail(self.plan.model, model.variant.name, "score", "skipped", text, label)
         readings = [p.reading for p in kept]
         self.progress.start(model.variant.name, "reading", sum(len(r.continuation) for r in readings))
-        for index, logits in force(model, readings, batch_size or self.size(model.variant), self.world.vocab.pad):
+        size, vocab = batch_size or self.size(model.variant), self.world.vocab
+        for index, logits in force(model, readings, size, vocab.pad, vocab.window):
             self.progress.tick(len(readings[index].continuation))
             self.progress.batch()
             yield kept[index], logits

@@ -237,7 +237,7 @@ def _read(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtype) -> Any:
 
 
 def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtype, **more: Any) -> Any:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     if checkpoint.module is not None:
         raise VariantError(f"{variant.name}: bitsandbytes converts while loading; give a folder or hub id, not a model")
@@ -255,6 +255,7 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
                 use_safetensors=not pickled(checkpoint.files),
                 ignore_mismatched_sizes=True,  # reported, and refused below by name
                 output_loading_info=True,
+                generation_config=GenerationConfig(),  # its own is read for stop ids alone (`stops`), and may be broken
                 **checkpoint.arguments,
                 **more,
             )

@@ -28,13 +28,15 @@ class Reading:
     continuation: tuple[int, ...]
 
 
-def force(loaded: Loaded, sequences: Sequence[Reading], batch_size: int, pad: int) -> Iterator[tuple[int, Tensor]]:
+def force(
+    loaded: Loaded, sequences: Sequence[Reading], batch_size: int, pad: int, window: int | None = None
+) -> Iterator[tuple[int, Tensor]]:
     """(index, logits) of every sequence, batch by batch.
 
     logits[t]: the raw logits, in the variant's own dtype, [len(continuation), vocab], that predict continuation[t]
-    from everything before it. A batch is `batch_size` contexts with all their continuations. With batch_size 1, or
-    on another path than `shared`, a sequence is read whole. The layout is a function of the
-    lengths alone, the same for every variant of a model.
+    from everything before it. A batch is `batch_size` contexts with all their continuations. With batch_size 1, on
+    another path than `shared`, or where filler would pass `window`, a sequence is read whole. The layout is a function of
+    the lengths alone, the same for every variant of a model.
     """
     families: dict[tuple[int, ...], list[int]] = {}
     for index, sequence in enumerate(sequences):
@@ -43,8 +45,9 @@ def force(loaded: Loaded, sequences: Sequence[Reading], batch_size: int, pad: in
     vocab = loaded.model.config.get_text_config(decoder=True).vocab_size
     for start in range(0, len(order), batch_size):
         left = [index for family in order[start : start + batch_size] for index in family]
+        longest = max(len(sequences[i].context) for i in left) + max(len(sequences[i].continuation) for i in left)
         several = batch_size > 1 and len(left) > len(order[start : start + batch_size])
-        shared = several and loaded.path == "shared"
+        shared = several and loaded.path == "shared" and (window is None or longest <= window)
         while left:
             batch = [sequences[i] for i in (left if shared else left[:batch_size])]
             part = _part(batch, vocab, shared)

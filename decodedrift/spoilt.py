@@ -17,10 +17,12 @@ from decodedrift.models import Loaded
 from decodedrift.score import Reading
 
 
-def force(loaded: Loaded, sequences: Sequence[Reading], batch_size: int, pad: int) -> Iterator[tuple[int, Tensor]]:
+def force(
+    loaded: Loaded, sequences: Sequence[Reading], batch_size: int, pad: int, window: int | None = None
+) -> Iterator[tuple[int, Tensor]]:
     """`score.force`, in which a position is broken only if it is so without the tokens behind it. Those come last."""
     spoilt: dict[int, tuple[int, Tensor]] = {}
-    for index, logits in score.force(loaded, sequences, batch_size, pad):
+    for index, logits in score.force(loaded, sequences, batch_size, pad, window):
         first = _first_broken(logits)
         end = first if first == len(logits) else _sound(loaded, sequences[index], first, pad)
         if end == first:
@@ -29,7 +31,7 @@ def force(loaded: Loaded, sequences: Sequence[Reading], batch_size: int, pad: in
             spoilt[index] = (end, logits)
     if spoilt:
         again = [_without(s, spoilt[i][0]) if i in spoilt else s for i, s in enumerate(sequences)]
-        for index, logits in score.force(loaded, again, batch_size, pad):
+        for index, logits in score.force(loaded, again, batch_size, pad, window):
             if index in spoilt:
                 end, before = spoilt[index]
                 yield index, cat([logits[:end], before[end:]])

@@ -122,3 +122,31 @@ def test_a_tokenizer_of_another_class_than_the_models_is_named(saved: Callable[.
         dd.InputError, match="read as a Qwen2Tokenizer, which makes no token of 'hello world'; save one of"
     ):
         dd.compare(folder, candidates=["fp16"], prompts=PROMPTS)
+
+
+@pytest.mark.parametrize(
+    "odd", ['{"early_stopping": "perhaps"}', '{"num_beams": 0}', '{"temperature": -1, "top_p": 7}', "{"]
+)
+def test_settings_that_transformers_refuses_keep_no_folder_from_loading(
+    odd: str, saved: Callable[..., Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(saved("gpt2"), folder)
+    (folder / "generation_config.json").write_text(odd)
+    asked: dict[str, Any] = {"candidates": ["fp16"], "prompts": PROMPTS, "max_new_tokens": 4, "strategies": ["greedy"]}
+    if odd == "{":
+        with pytest.raises(dd.InputError, match=r"generation_config\.json"):
+            dd.compare(str(folder), **asked)
+    else:
+        assert not dd.compare(str(folder), **asked).failed
+
+
+@pytest.mark.parametrize("words", ["w1 w2 ", "w7 "])
+def test_a_periodic_text_at_the_models_whole_window(words: str) -> None:
+    """Its windows have one context; read over one prefill of it, filler would pass the window."""
+    text = dd.Text("periodic", words * 300)
+    study = run("gpt2", candidates=["fp64"], strategies=["greedy"], texts=[text], context=128, stride=32)
+    assert not study.failed, study.failures.to_string()
+    assert study.perplexity["tokens"].nunique() == 1
