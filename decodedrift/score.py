@@ -35,8 +35,8 @@ def force(
 
     logits[t]: the raw logits, in the variant's own dtype, [len(continuation), vocab], that predict continuation[t]
     from everything before it. A batch is `batch_size` contexts with all their continuations. With batch_size 1, on
-    another path than `shared`, or where filler would pass `window`, a sequence is read whole. The layout is a function of
-    the lengths alone, the same for every variant of a model.
+    another path than `shared`, or where filler would pass `window`, a sequence is read whole. The layout is a function
+    of the lengths alone, the same for every variant of a model.
     """
     families: dict[tuple[int, ...], list[int]] = {}
     for index, sequence in enumerate(sequences):

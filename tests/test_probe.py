@@ -276,3 +276,10 @@ def test_a_library_that_fails_under_way_is_a_failure_of_the_candidate_with_the_v
         dd.compare(
             model, tokenizer=tiny_tokenizer(), reference="bf16", candidates=["fp16"], prompts=PROMPTS, max_new_tokens=16
         )
+
+
+def test_the_page_has_the_path_and_the_warnings() -> None:
+    asked: dict[str, Any] = {"candidates": ["bf16"], "prompts": ["w1 w2 <|end|> w3"], "max_new_tokens": 4}
+    page = dd.compare(tiny_model("mistral"), tokenizer=tiny_tokenizer(), **asked).to_html()
+    assert "<dt>Read on the path</dt><dd><bdi>stock</bdi></dd>" in page
+    assert "<dt>Warning</dt><dd><bdi>prompt " in page

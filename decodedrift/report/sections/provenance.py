@@ -67,8 +67,10 @@ def _asked(plan: Mapping[str, Any], environment: Mapping[str, Any]) -> list[tupl
             str(plan.get("coupling")), plan.get("coupling"))),
         ("Batch size", f"{used}" + (f" ({given} asked, lowered to fit)" if given != used else "")),
         ("Layout", LAYOUTS.get(str(plan.get("layout")), plan.get("layout"))),
+        ("Read on the path", made.get("path")),
         ("Chat template", "applied" if plan.get("chat_template") else None),
         ("Near tie below", f"{plan['near_tie_below']:g} nats" if "near_tie_below" in plan else None),
+        *(("Warning", said) for said in environment.get("warnings", ())[:MOST]),
     ])  # fmt: skip
 
 
