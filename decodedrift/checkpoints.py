@@ -183,7 +183,9 @@ def check_causal(name: str, config: Any, trusted: bool) -> None:
     if asked and not remote and not any(a in known for a in asked):
         raise InputError(f"{name}: {asked[0]} is not a causal language model; give one that generates text")
     if reason := REFUSED.get(config.model_type):
-        raise InputError(f"{name}: {config.model_type} cannot be read token by token ({reason}); give another causal LM")
+        raise InputError(
+            f"{name}: {config.model_type} cannot be read token by token ({reason}); give another causal LM"
+        )
     if _reads_both_ways(config):
         raise InputError(f"{name}: {config.model_type} here is bidirectional (it sees what follows); give a causal LM")
 
