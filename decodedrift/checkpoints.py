@@ -28,6 +28,10 @@ REFUSED = {
 }
 """Families of causal LMs whose logits at a token are no function of the tokens up to it, by model_type."""
 WINDOWS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")  # what configurations call it
+# families that count positions from the one after the pad id's: so many fewer are left than the configuration says
+AFTER_PAD = (
+    "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "xmod",
+)  # fmt: skip
 WAYS_ON = "use --model demo (bundled, offline) or a local folder"
 
 
@@ -80,7 +84,8 @@ class Checkpoint:
         """The longest sequence that it reads, None where its configuration sets no end (or one of -1, as XLNet's)."""
         config = self.config.get_text_config(decoder=True)
         sizes = [getattr(config, name, None) for name in WINDOWS]
-        return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+        taken = (config.pad_token_id or 0) + 1 if config.model_type in AFTER_PAD else 0
+        return next((size - taken for size in sizes if isinstance(size, int) and size > 0), None)
 
     def headers(self) -> Iterator[tuple[str, str, list[int]]]:
         """(name, dtype, shape) of every stored tensor.
@@ -183,9 +188,7 @@ def check_causal(name: str, config: Any, trusted: bool) -> None:
     if asked and not remote and not any(a in known for a in asked):
         raise InputError(f"{name}: {asked[0]} is not a causal language model; give one that generates text")
     if reason := REFUSED.get(config.model_type):
-        raise InputError(
-            f"{name}: {config.model_type} cannot be read token by token ({reason}); give another causal LM"
-        )
+        raise InputError(f"{name}: {config.model_type} cannot be read token by token ({reason}); give another model")
     if _reads_both_ways(config):
         raise InputError(f"{name}: {config.model_type} here is bidirectional (it sees what follows); give a causal LM")
 

@@ -45,7 +45,7 @@ def control(model: Any, name: str, logits: Callable[[], Tensor], given: list[Any
             base = logits()
         if fault := _fault(model, watch, autocast):
             raise VariantError(f"{name}: {fault}")
-        weight = _final(model, watch.reads)
+        weight = _final(model, watch.reads, base)
         facts: dict[str, Any] = {
             "weight": weight,
             "moved": None,
@@ -120,13 +120,13 @@ def _fault(model: Any, watch: Watch, autocast: Autocast) -> str:
     return "" if watch.reads else f"its copy reads none of its own weights: something else than the copy runs{where}"
 
 
-def _final(model: Any, reads: list[str]) -> str:
+def _final(model: Any, reads: list[str], base: Tensor) -> str:
     """The final norm's weight: the last one-dimensional one that is read before the head's; without any, the head's."""
     named = dict(model.named_parameters())
     head = getattr(model.get_output_embeddings(), "weight", None)
     last = next((n for n in reversed(reads) if head is not None and _place(named[n]) == _place(head)), reads[-1])
-    if not bool(named[last].any()):
-        return last  # a head of zeros lets nothing through
+    if not bool(base.any()) or not bool(named[last].any()):
+        return last  # zeros stay zeros, whatever the norm does
     before = reads[: len(reads) - reads[::-1].index(last)]
     norms = [n for n in before if named[n].dim() == 1 and not n.endswith("bias")]
     return norms[-1] if norms else last

@@ -28,7 +28,8 @@ from decodedrift.probe import AnotherPath
 from decodedrift.progress import Progress, Silent
 from decodedrift.records import InputError, Job, Prompt, Trace, Variant
 from decodedrift.rows import JobResult
-from decodedrift.score import Reading, force
+from decodedrift.score import Reading
+from decodedrift.spoilt import force
 from decodedrift.spool import Spool
 from decodedrift.world import World
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from decodedrift.formats import path_of
 from decodedrift.records import InputError
 
 LOCK = ".lock"
@@ -57,7 +58,7 @@ def sync(path: Path) -> None:
 
 def writable(path: str | Path, option: str) -> Path:
     """A folder that exists and can be written."""
-    folder = Path(path).expanduser()
+    folder = path_of(path, option)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".probe"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -28,9 +29,24 @@ SCALARS = (
 MERGE = "tag:yaml.org,2002:merge"
 
 
+def path_of(name: str | Path, option: str = "") -> Path:
+    """A path as it was written, `~` read as the home folder; whether anything is there is not asked.
+
+    Raises:
+        InputError: one that no file system takes, as a text in the place of a name, or that is out of reach.
+    """
+    path = Path(os.path.expanduser(name))
+    try:
+        path.exists()
+    except OSError as error:
+        shown = str(name) if len(str(name)) <= 60 else f"{str(name)[:60]}..."
+        raise InputError(f"{option} {shown}: cannot be a file or folder here ({error.strerror})".strip()) from None
+    return path
+
+
 def existing(source: str | Path, option: str, otherwise: str = "") -> Path:
     """The file that an option names, or a refusal that says what is there instead."""
-    path = Path(source).expanduser()
+    path = path_of(source, option)
     if path.is_dir():
         raise InputError(f"{option} {source}: this is a folder; name a file in it")
     if not path.is_file():

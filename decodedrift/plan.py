@@ -12,7 +12,7 @@ from decodedrift.notation import Item, Param, boolean, count, read_params, split
 from decodedrift.precisions import PRECISIONS
 from decodedrift.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant, nearest, plain
 
-METRICS_VERSION = 2
+METRICS_VERSION = 3
 IDENTITY = ("model", "checkpoints", "tokenizer", "generation", "numerical", "metrics_version")  # of an environment
 NO_NUMBERS = ("prompt_source", "left_out", "refused", "memory_bytes")  # of a plan: they change no row
 DEFAULT_CANDIDATES = ("bf16", "fp16", "int8")
@@ -93,6 +93,9 @@ def _completed(variant: Variant, reference: Variant | None) -> Variant:
     options = {k: variant.options.get(k, p.default) for k, p in precision.params.items()}
     inherited = reference.compute if reference else "fp32"
     compute = precision.compute or variant.compute or options.get("compute") or inherited
+    floats = tuple(name for name, known in PRECISIONS.items() if known.compute == name)
+    if compute not in floats:
+        raise InputError(f"variant {variant.name}: unknown compute type {compute!r}; {nearest(str(compute), floats)}")
     return replace(variant, options=options, compute=compute)
 
 
@@ -160,7 +163,7 @@ def variant_from_dict(data: Mapping[str, Any]) -> Variant:
         for key, param in KNOBS.items():
             if values.get(key) is not None:
                 values[key] = param.read(values[key])
-        for key in ("name", "precision"):
+        for key in ("name", "precision", *(key for key in ("model", "compute") if values.get(key) is not None)):
             text(values.get(key))
     except ValueError as error:
         raise InputError(f"{owner}: {key} {error}") from None

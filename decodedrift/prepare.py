@@ -120,8 +120,9 @@ def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, 
         InputError: the run cannot be made as asked.
     """
     plan = draft(asked, alone)
-    from decodedrift import checkpoints, fitting, identity, loading, special, tokens, world
-    from decodedrift.environment import check_device, environment
+    from decodedrift import checkpoints, fitting, footprint, identity, loading, special, tokens, world
+    from decodedrift.environment import check_device, environment, untested
+    from decodedrift.longrope import switch
 
     plan = replace(plan, device=check_device(plan.device))
     plan = replace(
@@ -139,8 +140,10 @@ def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, 
     vocab = tokens.narrowed(vocab, others)
     plan, encoded = fitting.fitting_prompts(plan, asked, vocab)
     plan, texts = fitting.windowed(plan, vocab)
-    made = world.World(plan, checkpoint, vocab, encoded, texts, others, world.memory_budget(plan))
+    rows = footprint.footprint(checkpoint)
+    made = world.World(plan, checkpoint, vocab, encoded, texts, others, world.memory_budget(plan), rows)
     _check_beams(plan, made.width)
+    _check_screening(plan, encoded, switch(checkpoint.config))
     made.plan = replace(plan, batch_size=settled.batch_size or world.fitting_batch(made))
     if asked.prompts_per_job is None:
         each = settled.prompts_per_job or loading.prompts_per_job(made, plan.prompts_per_job)
@@ -153,6 +156,8 @@ def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, 
         "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window,
     }  # fmt: skip
     found["warnings"] = special.warnings(vocab, plan.prompts, encoded, plan.chat_template, not plan.no_text)
+    if said := untested(found["versions"]["transformers"]):
+        found["warnings"].append(said)
     found["metrics_version"] = METRICS_VERSION
     decides = {key: found[key] for key in IDENTITY}
     found["generation"] = found["generation"] | {
@@ -244,6 +249,17 @@ def _texts(given: Any) -> tuple[Text, ...]:
         else:
             raise InputError(f"--text: a text is a file, not {item!r}")
     return tuple(found)
+
+
+def _check_screening(plan: Plan, prompts: Mapping[str, Sequence[int]], at: Any) -> None:
+    """Screening rests on one reading of each text being what generates it."""
+    if plan.mode == "screen" and at is not None:
+        past = [p for p, ids in prompts.items() if len(ids) + plan.max_new_tokens > at.length]
+        if past:
+            raise InputError(
+                f"--mode screen: prompt {past[0]} and its new tokens pass {at.length} tokens, where the model's rotary "
+                "factors change, and one reading is another function beyond; lower --max-new-tokens, or leave it out"
+            )
 
 
 def _check_beams(plan: Plan, vocab: int) -> None:

@@ -13,7 +13,7 @@ from decodedrift.records import InputError, Prompt, Text, nearest
 
 BALANCED = 16
 SUFFIXES = (".txt", ".jsonl", ".csv")
-COLUMNS = ("prompt", "id", "tags")  # of a .csv; only the first must be there
+COLUMNS = ("prompt", "id", "tags")  # only the first must be there
 
 
 def bundled_folder() -> Path:
@@ -139,6 +139,9 @@ def _from_entry(entry: Any, where: str) -> Raw:
         bare = isinstance(entry, Mapping) and "text" in entry and text is None
         mend = "; this plan was kept without texts (--no-text), so give --prompts" if bare else ""
         raise InputError(f'{where}: needs a text under "prompt"{mend}')
+    for key in entry:
+        if key not in COLUMNS and (name := str(key).strip().lower()) in COLUMNS:
+            raise InputError(f"{where}: the key {key!r} would not be read; write `{name}`")
     return Raw(_id(entry.get("id"), where), text, _tags(entry.get("tags"), where), where)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from decodedrift.formats import path_of
 from decodedrift.plan import IDENTITY, NO_NUMBERS
 from decodedrift.records import InputError, Plan, plain
 from decodedrift.secrecy import home_shortened
@@ -34,7 +35,7 @@ def begun(folder: str | Path) -> Stored:
     Raises:
         InputError: no run was begun there.
     """
-    path = Path(folder).expanduser()
+    path = path_of(folder)
     stored = RunFolder(path).stored()
     if stored is None:
         raise InputError(f"{path}: no run was begun here (no plan.json in it); name the folder of a run")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from decodedrift import passes, trajectory
+from decodedrift import failures, passes, trajectory
 from decodedrift.execute import JobRun
 from decodedrift.injection import injected, keys, ranked
 from decodedrift.models import Loaded
@@ -58,7 +58,7 @@ class Injections:
     @property
     def verdict(self) -> list[str]:
         """Plain sentences with numbers."""
-        return trajectory.said_of_run(self.table, self.plan, len(self.failures))
+        return [*trajectory.said_of_run(self.table, self.plan), *failures.said(self.failures)]
 
 
 def inject(

@@ -1,7 +1,7 @@
-"""SIGINT, SIGTERM and SIGHUP while a run is under way: stop after the batch in hand; a second SIGINT or SIGTERM
-stops at once.
+"""SIGINT, SIGTERM and SIGHUP while a run is under way: stop after the batch in hand; a second one stops at once.
 
-A signal that is ignored when the command begins stays ignored: SIGHUP under `nohup`, SIGINT of a script's `command &`.
+A terminal that is closed may send SIGHUP twice, by its shell and by the system, and takes no more words. A signal that
+is ignored when the command begins stays ignored: SIGHUP under `nohup`, SIGINT of a script's `command &`.
 """
 
 from __future__ import annotations
@@ -54,12 +54,10 @@ class Stoppable:
 
     def received(self, signum: int, frame: FrameType | None) -> None:
         """A signal handler."""
-        let_go_of_the_terminal()
-        if self.signum is not None and signum != getattr(
-            signal, "SIGHUP", None
-        ):  # a shell and the system each send one
+        _taken(signum)
+        if self.signum is not None:
             raise Stopped(signum)
-        self.signum = self.signum or signum
+        self.signum = signum
 
 
 @contextmanager
@@ -78,15 +76,17 @@ def terminable() -> Iterator[None]:
     """SIGTERM and SIGHUP as exceptions, so that a command that has nothing to finish still cleans up behind itself."""
 
     def received(signum: int, frame: FrameType | None) -> None:
-        let_go_of_the_terminal()
+        _taken(signum)
         raise Stopped(signum)
 
     with _handled(ENDING, received):
         yield
 
 
-def let_go_of_the_terminal() -> None:
-    """Where the terminal was closed, what is said goes nowhere: writing to it would be an error of its own."""
+def _taken(signum: int) -> None:
+    """A second SIGHUP is ignored; what is said to a terminal that is closed goes nowhere: writing there is an error."""
+    if signal.Signals(signum).name == "SIGHUP":
+        signal.signal(signum, signal.SIG_IGN)
     for handle in (1, 2):
         with suppress(OSError):
             if stat.S_ISCHR(os.fstat(handle).st_mode) and not os.isatty(handle):

@@ -20,7 +20,7 @@ import pandas as pd
 
 from decodedrift import sinks
 from decodedrift.files import LOCK, atomic, linked, locked, sync, writable, writing
-from decodedrift.formats import read_json
+from decodedrift.formats import path_of, read_json
 from decodedrift.records import InputError
 from decodedrift.rows import TABLES, Gathered, JobResult, joined, typed, without_words
 from decodedrift.tablefiles import read_csv, read_parquet, write_csv, write_parquet
@@ -243,7 +243,7 @@ def open_folder(path: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, An
     Raises:
         InputError: not a run folder, or not finished.
     """
-    folder = Path(path).expanduser()
+    folder = path_of(path)
     stored = open_stored(folder)
     names = CSV_TABLES if stored.plan.get("no_text") else ROW_TABLES  # without its tokens a fold cannot be made again
     found = [t for t in names if (folder / f"{t}.csv").is_file()]
@@ -264,7 +264,7 @@ def open_stored(path: str | Path) -> Stored:
     Raises:
         InputError: not a run folder, or not finished.
     """
-    folder = Path(path).expanduser()
+    folder = path_of(path)
     stored = RunFolder(folder).stored()
     if stored is None:
         raise InputError(f"{folder}: not a run folder (no {MARK} in it)")

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from decodedrift import decomposition, store, summary, trajectory
+from decodedrift.formats import path_of
 from decodedrift.records import Plan
 from decodedrift.rows import TABLES, typed
 from decodedrift.verdict import self_control_broken, verdict
@@ -223,6 +224,6 @@ def open_study(folder: str | Path) -> Study:
     frames, plan, environment = store.open_folder(folder)
     held = {t: frames[t] for t in TABLES if t not in store.UNFOLDED}  # these are read when they are asked for
     study = Study(**held, perplexity=frames["perplexity"], plan=plan, environment=environment)
-    study.path = Path(folder).expanduser()
+    study.path = path_of(folder)
     study.__dict__.update({name: frames[name] for name in store.FOLDS if name in frames})
     return study

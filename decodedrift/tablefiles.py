@@ -89,9 +89,9 @@ def write_parquet(frame: pd.DataFrame, path: Path, table: str) -> None:
     arrays = []
     for name, kind in columns.items():
         if kind == "str":
-            codes, distinct = pd.factorize(frame[name].to_numpy(dtype=object))
-            escaped = pa.array([sinks.csv_text(str(t)) for t in distinct], type=pa.string())
-            arrays.append(escaped.take(pa.array(codes, mask=codes < 0)))
+            texts = frame[name].tolist()  # not pd.factorize, to which "" and "\0" were one text until pandas 3
+            escaped = {t: sinks.csv_text(t) if isinstance(t, str) else None for t in dict.fromkeys(texts)}
+            arrays.append(pa.array([escaped[t] for t in texts], type=pa.string()))
         else:
             arrays.append(pa.Array.from_pandas(frame[name], type=kinds[kind]))
     schema = pa.schema([pa.field(name, kinds[kind]) for name, kind in columns.items()])

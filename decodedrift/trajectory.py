@@ -153,7 +153,7 @@ def said(injection: pd.DataFrame) -> list[str]:
     ]
 
 
-def said_of_run(table: pd.DataFrame, plan: Mapping[str, Any], failures: int) -> list[str]:
+def said_of_run(table: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
     """The verdict of `decodedrift inject`, a sentence per strategy and position."""
     which = "by itself" if plan["rank"] == 1 else f"by the one ranked {plan['rank']}"
     sentences = []
@@ -170,4 +170,4 @@ def said_of_run(table: pd.DataFrame, plan: Mapping[str, Any], failures: int) -> 
         sentences.append(f"{head}: {agree}; {back}.")
     if not len(table):
         sentences.append("Nothing was replaced: no text reaches the position, or its strategy allows no such token.")
-    return [*sentences, *(["Not everything ran; failures.csv says why."] if failures else [])]
+    return sentences

@@ -38,6 +38,7 @@ def verdict(study: Study) -> list[str]:
     sentences += _texts(study)
     sentences += _cut_ids(study)
     sentences += _rounds_nothing(study)
+    sentences += _path(study)
     if not len(candidates) and not len(study.perplexity):
         return [*_alarms(study), *failures.said(study.failures), _nothing(study)]
     return [*_alarms(study), *sentences, *failures.said(study.failures)]
@@ -55,6 +56,16 @@ def folded(study: Study) -> tuple[list[str], list[str]]:
 
 def _alarms(study: Study) -> list[str]:
     return [*nonfinite.said(study.traces, study.divergences, study.positions), *_self_control(study)]
+
+
+def _path(study: Study) -> list[str]:
+    """How sequences were read, where that was not the first choice, and who needed it."""
+    made = study.environment.get("generation", {})
+    how = {"stock": "over the model's own kind of cache", "plain": "without a cache, each text whole at every step"}
+    if made.get("path") not in how:
+        return []
+    why = "; ".join(f"{name} ({reason})" for name, reason in made["path_reasons"].items())
+    return [f"All variants were read {how[made['path']]}, for {visible(why)}."]
 
 
 def _nothing(study: Study) -> str:
@@ -114,7 +125,9 @@ def _divergence(study: Study, table: pd.DataFrame) -> list[str]:
     strategies = table[table["traces"] > 0]["strategy"].nunique()
     head = f"Against {reference} over {study.plan['max_new_tokens']} new tokens"
     head += f" and {strategies} strategies" if strategies > 1 else ""
-    parts, none, unread = {}, [], []
+    parts: dict[Any, str] = {}
+    none: list[str] = []
+    unread: list[str] = []
     left = "is predicted to leave" if study.plan.get("mode") == "screen" else "left"
     for name, cells in table.groupby("candidate", sort=False):
         diverged, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from decodedrift.checkpoints import Checkpoint, find
 from decodedrift.environment import available_memory
+from decodedrift.footprint import NOTHING, Footprint
 from decodedrift.longrope import readable, switch
 from decodedrift.models import Loaded, loaded
 from decodedrift.precisions.floating import DTYPES
@@ -32,6 +33,7 @@ class World:
     texts: Mapping[str, WindowedText] = field(default_factory=dict)
     others: Mapping[str, Checkpoint] = field(default_factory=dict)
     memory: int = 8 * 2**30
+    footprint: Footprint = NOTHING
     keeps: bool = False
     kept: dict[str, Loaded] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
@@ -101,12 +103,9 @@ class World:
 
     def batch_bytes(self, batch_size: int | None = None) -> int:
         """A generous estimate of one generating batch: KV cache (twice: it is copied as it grows), float64 logits."""
-        config = self.checkpoint.config.get_text_config(decoder=True)
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         longest = max((len(ids) for ids in self.prompts.values()), default=0) + self.plan.max_new_tokens
         itemsize = max(DTYPES[v.compute or "fp32"].itemsize for v in (self.plan.reference, *self.plan.candidates))
-        cache = 2 * config.num_hidden_layers * heads * head * longest * itemsize * 2
+        cache = 2 * self.footprint.elements(longest) * itemsize
         return int((batch_size or self.plan.batch_size) * self.rows_per_prompt() * (cache + self.width * 8 * 4))
 
     def readable(self, order: Sequence[str]) -> dict[str, int]:

@@ -1,64 +1,225 @@
-"""Sets up an environment in .venv and runs one thing in it: `demo` (the main job) or `test` (what CI runs).
+"""Sets up an environment and runs one thing in it.
 
-    python3 scripts/dev.py demo [options of `decodedrift compare`]
-    python3 scripts/dev.py test [options of pytest]
+    python3 scripts/dev.py demo [options of `decodedrift compare`]    the main job
+    python3 scripts/dev.py test [options of pytest]                   every check
+    python3 scripts/dev.py core [options of pytest]                   a small run, and tests of what releases move
+    python3 scripts/dev.py lowest [--free-torch] [options of pytest]  the same with the lowest versions that are allowed
+    python3 scripts/dev.py canary [--free-torch] [options of pytest]  the same with the newest of this hour
+    python3 scripts/dev.py lock [options of `uv pip compile`]         writes constraints.txt anew
 
-Needs Python >= 3.11 and a package index, nothing else. torch comes first and pinned (constraints.txt): resolving it
-together with the rest could bring another build.
+Needs Python >= 3.11 and a package index, nothing else. `demo`, `test` and `core` work in .venv with the versions of
+constraints.txt, `lowest` and `canary` each in one of their own, made anew whenever a version has changed. torch comes
+first and pinned: resolving it together with the rest could bring another build. `--free-torch` lets it go to its own
+lowest or newest version too.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import tomllib
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-HOME = ROOT / ".venv"
-PYTHON = HOME / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-TORCH = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
-
-
-def run(*command: str) -> None:
-    """Runs a command in the checkout; its failure ends this script with its exit code."""
-    print("+", *command, file=sys.stderr, flush=True)
-    done = subprocess.run(command, cwd=ROOT, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-
-
-def set_up(extras: str = "") -> None:
-    """Makes .venv and installs the checkout into it; quick when nothing changed."""
-    stamp = HOME / f"ready{extras.replace('[', '-').replace(']', '')}"
-    wanted = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
-    if stamp.exists() and all(stamp.stat().st_mtime > f.stat().st_mtime for f in wanted):
-        return
-    if not PYTHON.exists():
-        venv.create(HOME, with_pip=True)
-    pip = (str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    run(*pip, TORCH)
-    run(*pip, "--constraint", "constraints.txt", "--editable", f".{extras}")
-    stamp.touch()
+LOCK, PROJECT = ROOT / "constraints.txt", ROOT / "pyproject.toml"
+TORCH, UV = "torch==2.13.0", "uv==0.13.9"
+HOME, TOOLS = ROOT / ".venv", ROOT / ".venv-tools"
+SMALL = ("compare", "--limit", "2", "--max-new-tokens", "8")
+CORE = [  # the tests of decoding, families, reading and the oracle, then those of tables and the page
+    "generate", "families", "score", "oracle", "report", "old_runs", "store", "gates", "laws",
+]  # fmt: skip
+CUDA = ("nvidia-", "cuda-", "triton")  # torch's own: pinned by it, and installed with it where its build needs them
+PYTHONS, PLATFORMS = ("3.11", "3.12", "3.13", "3.14"), ("linux", "macos", "windows")
+HEADER = """\
+# Every package of the demo and the tests, for Python 3.11 to 3.14 on Linux, macOS and Windows: what the tests and the
+# committed figures were made with. Made by `python3 scripts/dev.py lock`; not to be edited.
+#   one version moved:  python3 scripts/dev.py lock --upgrade-package transformers==5.23.0
+#   all to the newest:  python3 scripts/dev.py lock --upgrade
+# Used as constraints: what stands here is installed only where something asks for it (CUDA: by torch's CUDA build).
+"""
 
 
 def main() -> None:
     """Parses the one word and goes."""
-    if sys.version_info < (3, 11):  # noqa: UP036 (run by whatever python3 is)
-        sys.exit(f"decodedrift needs Python >= 3.11; this is {sys.version.split()[0]}")
     what, rest = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
     if what == "demo":
-        set_up()
-        run(str(PYTHON), "-m", "decodedrift", "compare", *rest)
+        locked()
+        run(python(HOME), "-m", "decodedrift", "compare", *rest)
     elif what == "test":
-        set_up("[dev]")
-        run(str(PYTHON), "-m", "ruff", "check", ".")
-        run(str(PYTHON), "-m", "ruff", "format", "--check", ".")
-        run(str(PYTHON), "-m", "mypy")
-        run(str(PYTHON), "-m", "pytest", "-n", "2", *rest)
+        locked("[dev]")
+        run(python(HOME), "-m", "ruff", "check", ".")
+        run(python(HOME), "-m", "ruff", "format", "--check", ".")
+        run(python(HOME), "-m", "mypy")
+        run(python(HOME), "-m", "pytest", "-n", "2", *rest)
+    elif what == "core":
+        locked("[dev]")
+        sys.exit(core(HOME, rest))
+    elif what in ("lowest", "canary"):
+        sys.exit(bound(what, "--free-torch" not in rest, [word for word in rest if word != "--free-torch"]))
+    elif what == "lock":
+        lock(rest)
     else:
-        sys.exit("usage: python3 scripts/dev.py demo|test [options]")
+        sys.exit("usage: python3 scripts/dev.py demo|test|core|lowest|canary|lock [options]")
+
+
+def run(*command: str) -> None:
+    """Runs a command in the checkout; its failure ends this script with its exit code."""
+    if code := tried(*command):
+        sys.exit(code)
+
+
+def tried(*command: str) -> int:
+    """Runs a command in the checkout; its exit code."""
+    print("+", *command, file=sys.stderr, flush=True)
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+def python(home: Path) -> str:
+    """The interpreter of an environment."""
+    return str(home / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+
+
+def pip(home: Path) -> tuple[str, ...]:
+    """The beginning of an installing command."""
+    return (python(home), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+
+
+def locked(extras: str = "") -> None:
+    """Makes .venv of the locked versions and installs the checkout into it; at once where nothing has changed."""
+    stamp = HOME / "ready.txt"
+    state = hashlib.sha256(PROJECT.read_bytes() + LOCK.read_bytes()).hexdigest()
+    ready = stamp.read_text().split() if stamp.exists() and Path(python(HOME)).exists() else []
+    if ready[:1] == [state] and (not extras or ready[1:] == [extras]):
+        return
+    if not Path(python(HOME)).exists():
+        venv.create(HOME, clear=True, with_pip=True)
+    torch_first(HOME, TORCH)
+    given = ("--constraint", str(LOCK))
+    run(*pip(HOME), *given, *tomllib.loads(PROJECT.read_text("utf-8"))["build-system"]["requires"], "editables")
+    run(*pip(HOME), *given, "--no-build-isolation", "--editable", f".{extras}")
+    stamp.write_text(f"{state} {extras}")
+
+
+def torch_first(home: Path, torch: str) -> None:
+    """Installs torch: its CPU build where Linux has no NVIDIA driver and an index offers one, else the default."""
+    if sys.platform == "linux" and not driver():
+        command = (*pip(home), f"{torch}+cpu")
+        print("+", *command, file=sys.stderr, flush=True)
+        if not subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode:
+            return
+        print(
+            "No NVIDIA driver here, and no package index in use offers the CPU build of torch: the default build may"
+            " bring up to 3 GB of CUDA libraries. README.md says how to name PyTorch's CPU index.",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+    run(*pip(home), torch)
+
+
+def driver() -> bool:
+    """Whether Linux has an NVIDIA driver."""
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def core(home: Path, options: list[str]) -> int:
+    """A small run, and the core's tests; the worse exit code of the two."""
+    tests = [f"tests/test_{name}.py" for name in CORE]
+    with tempfile.TemporaryDirectory() as folder:
+        ran = tried(python(home), "-m", "decodedrift", *SMALL, "--out", str(Path(folder) / "run"))
+    return max(ran, tried(python(home), "-m", "pytest", "-n", "2", *tests, *options))
+
+
+def bound(name: str, pinned: bool, options: list[str]) -> int:
+    """The core at one end of what pyproject.toml allows; prints the result and the versions last."""
+    lowest = name == "lowest"
+    ways = ("--extra", "test", "--python", sys.executable, "--only-binary", ":all:")
+    packages = resolved(*ways, "--resolution", "lowest-direct" if lowest else "highest", pinned=pinned)
+    direct = {n: packages[n] for n in bounds() if n in packages}
+    above = [f"{n} {low} (is {direct[n]})" for n, low in bounds().items() if not same(direct.get(n, low), low)]
+    if lowest and (untested := [line for line in above if not (pinned and line.startswith("torch "))]):
+        sys.exit(f"lower bounds that nothing tests: {', '.join(untested)}")
+    home = ROOT / f".venv-{name}"
+    fill(home, packages)
+    code = core(home, options)
+    colour = "RED" if code else "GREEN"
+    print(f"{name.upper()} {colour}:", ", ".join(f"{n} {v}" for n, v in direct.items()), flush=True)
+    return code
+
+
+def fill(home: Path, packages: dict[str, str]) -> None:
+    """Makes an environment of exactly these packages and the checkout; one that holds them already stays."""
+    wanted = "".join(f"{name}=={version}\n" for name, version in packages.items() if not name.startswith(CUDA))
+    stamp = home / "ready.txt"
+    install = (uv(), "pip", "install", "--quiet", "--python", python(home), "--no-deps")
+    if not stamp.exists() or stamp.read_text() != wanted:
+        venv.create(home, clear=True, with_pip=True)
+        torch_first(home, f"torch=={packages['torch']}")
+        rest = home / "packages.txt"
+        rest.write_text("".join(line for line in wanted.splitlines(True) if not line.startswith("torch==")))
+        run(*install, "--requirement", str(rest))
+        stamp.write_text(wanted)
+    run(*install, "--no-build-isolation", "--editable", ".")
+    run(uv(), "pip", "check", "--quiet", "--python", python(home))
+
+
+def bounds() -> dict[str, str]:
+    """Direct dependency, tests' included -> its lower bound in pyproject.toml."""
+    project = tomllib.loads(PROJECT.read_text("utf-8"))["project"]
+    given = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    return {m[1].lower().replace("_", "-"): m[2] for line in given if (m := re.match(r"([\w-]+)>=([\d.]+)", line))}
+
+
+def same(version: str, other: str) -> bool:
+    """Whether two versions differ by zeros at the end alone."""
+    return re.sub(r"(\.0)+$", "", version) == re.sub(r"(\.0)+$", "", other)
+
+
+@functools.cache
+def uv() -> str:
+    """The resolver, in an environment of its own."""
+    if not Path(python(TOOLS)).exists():
+        venv.create(TOOLS, clear=True, with_pip=True)
+    run(*pip(TOOLS), UV)
+    return str(Path(python(TOOLS)).with_name("uv.exe" if os.name == "nt" else "uv"))
+
+
+def resolved(*options: str, pinned: bool = True) -> dict[str, str]:
+    """Package -> version that pyproject.toml comes to."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "resolved.txt"
+        compiled(out, *options, pinned=pinned)
+        return dict(line.split(" ;")[0].split("==") for line in out.read_text("utf-8").splitlines())
+
+
+def compiled(out: Path, *options: str, pinned: bool = True) -> None:
+    """Writes the requirements that pyproject.toml comes to; versions that `out` names already are kept if they fit."""
+    with tempfile.TemporaryDirectory() as folder:
+        limits = Path(folder) / "limits.txt"
+        limits.write_text(TORCH if pinned else "")
+        run(
+            uv(), "pip", "compile", str(PROJECT), "--quiet", "--no-annotate", "--no-header", "--prerelease", "disallow",
+            "--constraint", str(limits), "--output-file", str(out), *options,
+        )  # fmt: skip
+
+
+def lock(options: list[str]) -> None:
+    """Writes constraints.txt and shows that every Python and platform it is for finds wheels of just these versions."""
+    compiled(
+        LOCK, "--universal", "--python-version", PYTHONS[0], "--fork-strategy", "fewest", "--extra", "dev", *options
+    )
+    LOCK.write_text(HEADER + LOCK.read_text("utf-8"), "utf-8")
+    os.environ["MACOSX_DEPLOYMENT_TARGET"] = "14.0"  # the oldest that torch has wheels for
+    for version in PYTHONS:
+        for platform in PLATFORMS:
+            where = ("--python-version", version, "--python-platform", platform, "--only-binary", ":all:")
+            found = resolved("--extra", "dev", "--constraint", str(LOCK), *where)
+            print(f"Python {version}, {platform}: {len(found)} packages")
 
 
 if __name__ == "__main__":

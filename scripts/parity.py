@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.dataset
@@ -46,23 +47,23 @@ def main() -> int:
     for name in given.runs or RUNS:
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder) / "run"
-            run(name, made)
+            run(made, RUNS[name])
             if given.write:
-                write(made, FIXTURES / name)
+                write(made, FIXTURES / name, RUNS[name])
             else:
                 bad += compare(made, FIXTURES / name)
     return min(bad, 1)
 
 
-def run(name: str, out: Path) -> None:
+def run(out: Path, options: Sequence[str], python: str = sys.executable) -> None:
     """One run of the demo model with two threads, its chatter kept back."""
-    command = [sys.executable, "-m", "decodedrift", "compare", *RUNS[name], "--threads", "2", "--out", str(out)]
+    command = [python, "-m", "decodedrift", "compare", *options, "--threads", "2", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{name}: exit code {done.returncode}\n{done.stderr}")
+        sys.exit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}")
 
 
-def write(made: Path, kept: Path) -> None:
+def write(made: Path, kept: Path, options: Sequence[str]) -> None:
     """A run's tables as fixtures."""
     kept.mkdir(parents=True, exist_ok=True)
     for old in kept.iterdir():
@@ -71,10 +72,10 @@ def write(made: Path, kept: Path) -> None:
         if table.stem not in LEFT_OUT:
             with gzip.GzipFile(kept / f"{table.name}.gz", "wb", mtime=0) as handle:
                 handle.write(table.read_bytes())
-    said = {"columns": columns(made), "stands_on": stands_on(made), "options": list(RUNS[kept.name])}
+    said = {"columns": columns(made), "stands_on": stands_on(made), "options": list(options)}
     (kept / "parquet.json").write_text(json.dumps(said, indent=1) + "\n")
     (kept / "verdict.txt").write_bytes((made / "verdict.txt").read_bytes())
-    print(f"{kept.relative_to(ROOT)}: {sum(f.stat().st_size for f in kept.iterdir()):,} bytes")
+    print(f"{kept.name}: {sum(f.stat().st_size for f in kept.iterdir()):,} bytes of tables kept")
 
 
 def compare(made: Path, kept: Path) -> int:

@@ -26,6 +26,9 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\
 SHORT = (*PROMPT, "--max-new-tokens", "3", "--strategies", "greedy")
 
 
+PATHS = ("--prompts", "--text", "--config", "--out", "--resume")
+
+
 @dataclass
 class Result:
     code: int
@@ -156,6 +159,8 @@ EARLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--text", "gone.txt"), ("--text gone.txt", "no such file")),
     (("--config", "gone.yaml"), ("--config gone.yaml", "no such file")),
     (("--bogus",), ("--bogus",)),
+    *(((option, "x" * 300), (f"{option} xxxx", "cannot be a file")) for option in PATHS),
+    *(((option, "~nobody-here/x.txt"), (f"{option} ~nobody-here/x.txt", "no such file")) for option in PATHS[:3]),
     (("--model",), ("--model", "requires an argument")),
     (("--quiet=3",), ("--quiet", "does not take a value")),
     (("gpt2",), ("gpt2", "unexpected")),
@@ -179,6 +184,14 @@ FOLDERS: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("compare", ("--fail-on", "kl_mena>1"), ("'kl_mena'", "did you mean 'kl_mean'")),
     ("compare", ("--fail-on", "kl_mean>1:fp61"), ("'fp61'", "choices", "fp16")),
     ("compare", ("--fail-on", "kl_max>1", "--fail-on-interval"), ("kl_max", "no interval", "divergence_rate")),
+    *(
+        (command, ("x" * 300, *more), ("xxxx", "cannot be a file"))
+        for command, more in (
+            ("resume", ()),
+            ("check", ("--fail-on", "kl_mean>1")),
+            ("report", ()),
+        )
+    ),
     ("resume", (), ("DIR",)),
     ("resume", ("nowhere",), ("nowhere", "no run was begun", "plan.json")),
     ("resume", ("full",), ("full", "no run was begun")),
@@ -256,6 +269,8 @@ FILES: list[tuple[str, bytes, str, tuple[str, ...]]] = [
     ("nested.yaml", b"[" * 100000, "--config", ("nested.yaml", "cannot be read")),
     ("loop.yaml", b"candidates: &a [*a]\n", "--config", ("--candidates",)),
     ("tag.yaml", b"limit: !!python/object/apply:os.system [ls]\n", "--config", ("tag.yaml:1", "cannot be read")),
+    ("weights.yaml", b"candidates: [{name: a, precision: bf16, model: 3}]\n", "--config", ("variant a: model", "3")),
+    ("compute.yaml", b"candidates: [{name: a, precision: int8, compute: fp61}]\n", "--config", ("'fp61'", "fp16")),
     ("device.yaml", b"device: 3\n", "--config", ("--device", "3")),
 ]
 

@@ -59,7 +59,9 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("module", ["decodedrift", "decodedrift.run", "decodedrift.numerics"])
+@pytest.mark.parametrize(
+    "module", ["decodedrift", "decodedrift.run", "decodedrift.numerics", "decodedrift.metrics.chrf"]
+)
 def test_examples_in_docstrings_hold(module: str) -> None:
     import importlib
 

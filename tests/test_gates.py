@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from conftest import tiny_model, tiny_tokenizer
 
 import decodedrift as dd
 from decodedrift import cli, store
-from decodedrift.gates import columns, parse_gate
+from decodedrift.gates import IF_DIVERGED, OPERATORS, Gate, columns, parse_gate
 from decodedrift.records import InputError
+from decodedrift.report.terminal import summary_table
 from decodedrift.summary import Z95
 
 PLAN = {
@@ -76,6 +79,60 @@ def test_intervals(text: str, values: dict[str, float], exceeded: int) -> None:
     assert len(said) == exceeded
     if exceeded and "kl_se" in values and not math.isnan(values["kl_se"]):
         assert f"{values['kl_mean'] - Z95 * values['kl_se']:.6g} to" in said[0]
+
+
+@pytest.mark.parametrize("operator", list(OPERATORS))
+@pytest.mark.parametrize("column", IF_DIVERGED)
+def test_what_never_happened_passes_every_gate(column: str, operator: str) -> None:
+    plan = PLAN | {"inject": True, "decompose": True}
+
+    def exceeded(interval: bool = False, asked: dict[str, Any] = plan, **values: Any) -> int:
+        empty = dict.fromkeys((column, f"{column}_low", f"{column}_high"), math.nan)
+        gate = Gate(f"{column}{operator}5", column, operator, 5.0, "", interval)
+        return len(gate.exceeded(table(**empty | values), asked))
+
+    assert exceeded(traces=4, diverged=0) == 0
+    assert exceeded(traces=4, diverged=0, interval=f"{column}_low" in columns()) == 0
+    assert exceeded(traces=0, diverged=0) == 4, "nothing was compared"
+    assert exceeded(traces=4, diverged=1) == 4, "missing for another reason"
+    assert exceeded() == 4
+    not_asked = exceeded(traces=4, diverged=0, asked=PLAN)
+    assert not_asked == (4 if column.startswith(("injected", "recovered", "trajectory", "path_")) else 0)
+
+
+def test_a_candidate_that_is_missing_fails_where_the_others_never_diverged() -> None:
+    short = table(traces=4, diverged=0, half_life=math.nan)[lambda t: t["candidate"] != "bf16"]
+    said = parse_gate("half_life<5", False, PLAN).exceeded(short, PLAN)
+    assert [line.split(": ")[1:] for line in said] == [
+        ["bf16 greedy", "there is no result"], ["bf16 top-k:k=5", "there is no result"],
+    ]  # fmt: skip
+    assert len(parse_gate("kl_mean>1", False, PLAN).exceeded(table(traces=4, diverged=0, kl_mean=math.nan), PLAN)) == 4
+
+
+def test_the_columns_that_exist_only_where_something_diverged(tmp_path: Path) -> None:
+    """Those that are empty for a candidate that never diverged, and filled for one that did; as docs/runs.md lists them."""
+    other = tiny_model("gpt2")
+    with torch.no_grad():
+        noise = torch.randn(other.transformer.wte.weight.shape, generator=torch.Generator().manual_seed(0))
+        other.transformer.wte.weight.add_(0.02 * noise)
+    other.save_pretrained(tmp_path / "other")
+    tiny_tokenizer().save_pretrained(tmp_path / "other")
+    study = dd.compare(
+        tiny_model("gpt2"), tokenizer=tiny_tokenizer(), prompts=[f"w{i} w{i + 1}" for i in range(1, 13)],
+        candidates=["fp64", f"other={tmp_path / 'other'}"], strategies=["top-k"], max_new_tokens=48, inject=True,
+        decompose=True,
+    )  # fmt: skip
+    rows = study.summary[study.summary["role"] == "candidate"].set_index("candidate")
+    assert rows.loc["fp64", "diverged"] == 0
+    assert rows.loc["other", "diverged"] > 6
+    filled = [c for c in columns() if pd.notna(rows.loc["other", c]) and pd.isna(rows.loc["fp64", c])]
+    assert sorted(filled) == sorted(IF_DIVERGED)
+    documented = (Path(__file__).parent.parent / "docs" / "runs.md").read_text()
+    part = documented.split("These columns are", 1)[1].split("Where something diverged", 1)[0]
+    assert tuple(c for c in re.findall(r"`(\w+)`", part) if not c.startswith("--")) == IF_DIVERGED
+    shown = summary_table(study, 120)
+    assert re.search(r"fp64 .* never ", shown)
+    assert "never" in study.to_html()
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,9 @@ def test_rows_by_hand() -> None:
     assert (gone["recovered"], gone["recovery_lag"]) == (0, None)
     own = trajectory.injection_row(STORY, STORY, 5)
     assert (own["recovered"], own["agreement"], own["original_token_id"]) == (None, 1.0, own["injected_token_id"])
+    broken = trajectory.injection_row(STORY, [*STORY[:5], 99, *STORY[6:]], 5, STORY, broken=True)
+    assert [broken.get(name) for name in ("recovered", "recovery_lag", "trajectory_share")] == [None] * 3
+    assert broken["agreement"] == 1.0
     ended = trajectory.injection_row(STORY, [*STORY[:5], 0], 5, [*STORY[:5], 0], ended=True)
     assert "distance_injected" not in ended
     goes_on = trajectory.injection_row([*STORY[:5], 0], STORY, 5, STORY)

@@ -339,7 +339,8 @@ def test_nan_in_a_checkpoint_ends_its_traces_and_leaves_the_others_alone(tmp_pat
     rows = of(study.divergences, candidate="bad").set_index(["strategy", "prompt_id"])
     assert rows.loc[("greedy", "meets"), ["first_divergence", "cause"]].tolist() == [3, "nonfinite"]
     positions = of(study.positions, candidate="bad").query("strategy == 'greedy' and prompt_id == 'meets'")
-    after = positions["position"] >= 3  # and maybe earlier: a masked attention weight of 0 times NaN is NaN
+    after = positions["position"] >= 3
+    assert (positions[~after]["nonfinite"] == 0).all()
     assert (positions[after]["nonfinite"] == 16).all()
     assert positions[after]["kl"].isna().all()
     assert set(study.failures["variant"]) == {"bad"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from bigram import bigram_model, saved_bigram
-from conftest import tiny_tokenizer
+from conftest import tiny_model, tiny_tokenizer
 from synthetic import synthetic
 
 import decodedrift as dd
@@ -129,6 +130,7 @@ def test_what_broke_is_said_first_with_its_place_and_in_no_fold(broken_reference
     assert {first, second} <= set(folded(broken_reference)[0])
     assert "good (0 of 2)" in " ".join(broken_reference.verdict)
     assert "ended where the reference broke" in " ".join(broken_reference.verdict)
+    assert "could not be compared at all and count nowhere" in broken_reference.to_html()
 
 
 def test_gates_of_what_broke_fail_and_those_of_the_others_do_not(broken_reference: dd.Study) -> None:
@@ -164,6 +166,31 @@ def test_screening_a_reference_that_broke_at_once() -> None:
     assert not (study.summary["role"] == "candidate").any()
     assert "1 of these could not be compared at all" in study.verdict[0]
     assert study.verdict[-1] == "Nothing was compared: the reference broke before its first token in every trace."
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_positions_before_a_nan_keep_their_figures(tmp_path: Path, size: int) -> None:
+    """A masked attention weight of 0 times NaN is NaN: read in one pass, all of the row would be broken."""
+    model = tiny_model("llama", 16)
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[13] = math.nan
+    study = run(
+        model, [f"broken={saved(broken, tmp_path / 'm')}"], {"p": "w3", "q": "w5", "r": "w2 w6"}, batch_size=size,
+        strategies=["greedy", "top-k:k=3"],
+    )  # fmt: skip
+    reference = study.traces.query("role == 'reference'").set_index(["strategy", "prompt_id"])["token_ids"]
+    met = 0
+    for key, rows in study.positions.query("role == 'candidate'").groupby(["strategy", "prompt_id"]):
+        text = [int(i) for i in reference[key].split()]
+        end = text.index(13) + 1 if 13 in text else len(text)
+        met += 0 < end < len(text)
+        sound = rows["position"] < end
+        assert (rows[sound]["nonfinite"] == 0).all(), key
+        assert (rows[sound][["kl", "logit_gap_max"]] == 0).all(axis=None), "the same weights in the same layout"
+        assert (rows[~sound]["nonfinite"] == 16).all(), key
+        assert rows[~sound]["kl"].isna().all()
+    assert met
 
 
 def forced(reference: torch.Tensor, candidate: torch.Tensor) -> pd.DataFrame:

@@ -1,14 +1,21 @@
-"""The wheel holds everything: built, unpacked elsewhere, and run outside the checkout."""
+"""The wheel holds everything and runs outside the checkout; what is needed is declared, and locked."""
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 
@@ -64,10 +71,111 @@ def test_the_installed_wheel_runs_outside_the_checkout(wheel: Path, tmp_path: Pa
     assert report.stat().st_size > 5000
 
 
-def test_torch_is_pinned_for_development_and_free_for_users() -> None:
-    import tomllib
+NAMES = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}  # where a module has another name than its package
+OPTIONAL = {"lm_eval"}  # a benchmark measures it where it is installed
 
+
+def declared(*extras: str) -> dict[str, str]:
+    """Distribution -> requirement, of the package itself and of these extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    torch = [d for d in project["dependencies"] if d.startswith("torch")]
-    assert torch == ["torch>=2.6"]
-    assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    lines = [*project["dependencies"], *(r for e in extras for r in project["optional-dependencies"][e])]
+    found = {canonicalize_name(Requirement(line).name): line for line in lines}
+    return {name: line for name, line in found.items() if name != "decodedrift"}
+
+
+def imported(*folders: str) -> set[str]:
+    """Distributions whose modules these folders import, at whatever place."""
+    files = [f for folder in folders for f in (ROOT / folder).rglob("*.py")]
+    own = {"decodedrift", *(f.stem for f in files)}
+    names: set[str] = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                names.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.split(".")[0])
+    return {NAMES.get(n, n) for n in names - own - sys.stdlib_module_names}
+
+
+def test_the_package_imports_what_it_declares_and_declares_what_it_imports() -> None:
+    assert imported("decodedrift") - {"bitsandbytes"} == set(declared())
+    assert "bitsandbytes" in declared("bnb")
+
+
+def test_tests_and_scripts_import_what_is_declared() -> None:
+    assert not imported("tests", "scripts", "benchmarks") - set(declared("test", "dev", "bnb")) - OPTIONAL
+
+
+def locked() -> dict[str, tuple[str, Marker | None]]:
+    """Package -> (version, marker) of constraints.txt."""
+    lines = [r for r in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if r and not r.startswith("#")]
+    wanted = [Requirement(line) for line in lines]
+    assert len({r.name for r in wanted}) == len(wanted), "one version each, whatever the Python and the system"
+    assert all(len(r.specifier) == 1 and next(iter(r.specifier)).operator == "==" for r in wanted)
+    return {canonicalize_name(r.name): (next(iter(r.specifier)).version, r.marker) for r in wanted}
+
+
+def test_torch_is_pinned_for_development_and_free_for_users() -> None:
+    assert declared()["torch"] == "torch>=2.6"
+    assert locked()["torch"] == ("2.13.0", None)
+
+
+def test_the_lock_names_its_command_and_no_index() -> None:
+    text = (ROOT / "constraints.txt").read_text("utf-8")
+    assert "python3 scripts/dev.py lock" in text
+    assert not [line for line in text.splitlines() if line.startswith("-") or "://" in line]
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+def test_what_is_declared_is_locked_for_every_python_and_system(python: str, system: str) -> None:
+    lock = locked()
+    where = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": system}
+    for name, line in declared("test", "dev").items():
+        version, marker = lock[name]
+        assert Requirement(line).specifier.contains(version), f"{line}, locked at {version}"
+        assert marker is None or marker.evaluate(where), f"{name} is not locked for Python {python} on {system}"
+
+
+def test_all_that_an_environment_holds_for_us_is_locked() -> None:
+    """Every requirement of a requirement, as the packages that are installed here state them."""
+    lock, seen = locked(), set()
+    waiting = [Requirement(line) for line in declared("test", "dev").values()]
+    while waiting:
+        wanted = waiting.pop()
+        key = (canonicalize_name(wanted.name), *sorted(wanted.extras))
+        if key in seen:
+            continue
+        seen.add(key)
+        assert key[0] in lock, f"{wanted.name} is not in constraints.txt"
+        try:
+            lines = metadata.requires(wanted.name) or []
+        except metadata.PackageNotFoundError:
+            continue  # of another system, or of an extra that is not installed here
+        for line in lines:
+            further = Requirement(line)
+            extras = [{"extra": extra} for extra in ("", *wanted.extras)]
+            if further.marker is None or any(further.marker.evaluate(extra) for extra in extras):
+                waiting.append(further)
+    assert len(seen) > 50
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda p: p.name)
+def test_the_public_workflows_run_our_commands(path: Path) -> None:
+    """They cannot run here: what they say is read, and every command they give is one that scripts/dev.py knows."""
+    jobs = yaml.safe_load(path.read_text("utf-8"))["jobs"]
+    commands = [step["run"].split() for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert len(commands) == len(jobs)
+    for words in commands:
+        assert words[:2] == ["python", "scripts/dev.py"]
+        assert words[2] in ("test", "core", "lowest", "canary")
+
+
+def test_the_public_workflows_cover_every_python_and_system() -> None:
+    folder = ROOT / ".github" / "workflows"
+    jobs = yaml.safe_load((folder / "tests.yml").read_text("utf-8"))["jobs"]
+    assert jobs["locked"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13", "3.14"]
+    assert jobs["quick"]["strategy"]["matrix"]["system"] == ["ubuntu-latest", "macos-latest", "windows-latest"]
+    assert "--free-torch" in jobs["lowest"]["steps"][-1]["run"], "torch's own lower bound is tested there alone"
+    triggers = yaml.safe_load((folder / "canary.yml").read_text("utf-8"))[True]  # YAML 1.1 reads `on` as true
+    assert len(triggers["schedule"][0]["cron"].split()) == 5

@@ -238,3 +238,41 @@ def test_two_objects_that_could_be_the_cache_are_an_error() -> None:
         assert steps.cache_of(model, {"b": {}, "c": None}) is None
         with pytest.raises(VariantError, match="several KV caches"):
             steps.cache_of(model, {"a": cache, "b": DynamicCache()})
+
+
+def test_the_path_is_in_the_verdict_where_it_is_not_the_first_choice() -> None:
+    asked: dict[str, Any] = {"candidates": ["bf16"], "prompts": PROMPTS, "max_new_tokens": 4}
+    sentence = "All variants were read over the model's own kind of cache, for fp32 (not shared: MistralForCausalLM"
+    assert any(
+        s.startswith(sentence) for s in dd.compare(tiny_model("mistral"), tokenizer=tiny_tokenizer(), **asked).verdict
+    )
+    assert not any(
+        "were read" in s for s in dd.compare(tiny_model("llama"), tokenizer=tiny_tokenizer(), **asked).verdict
+    )
+
+
+def test_a_library_that_fails_under_way_is_a_failure_of_the_candidate_with_the_version_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the probe could not see: the sixth token."""
+    model = tiny_model("llama")
+
+    def break_bf16(kwargs: dict[str, Any]) -> Any:
+        name = next((k for k, v in kwargs.items() if hasattr(v, "get_seq_length")), None)
+        cache = kwargs.get(name) if name else None
+        if cache is not None and cache.get_seq_length() > 12 and cache.layers[0].keys.dtype == torch.bfloat16:
+            raise KeyError("cache_position")
+        return None
+
+    patched(monkeypatch, model, break_bf16)
+    study = dd.compare(
+        model, tokenizer=tiny_tokenizer(), candidates=["bf16", "fp16"], prompts=PROMPTS, max_new_tokens=16
+    )
+    (row,) = study.failures.to_dict("records")
+    assert row["variant"] == "bf16"
+    assert f"transformers {__import__('transformers').__version__}: KeyError: 'cache_position'" in row["error"]
+    assert set(study.summary.query("role == 'candidate'")["candidate"]) == {"fp16"}
+    with pytest.raises(dd.InputError, match=r"the reference cannot run: bf16: .*KeyError: 'cache_position'"):
+        dd.compare(
+            model, tokenizer=tiny_tokenizer(), reference="bf16", candidates=["fp16"], prompts=PROMPTS, max_new_tokens=16
+        )

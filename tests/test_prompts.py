@@ -99,6 +99,8 @@ def test_csv_as_spreadsheets_write_it(file: Callable[..., Path]) -> None:
         ("p.jsonl", '{"prompt": "a"}\r{"prompt": "b"}\r', "p.jsonl:1: its lines end with CR alone"),
         ("p.jsonl", '"a"\n{"prompt": "b", "prompt": "c"}', "p.jsonl:2: the key 'prompt' is given twice"),
         ("p.jsonl", '{"prompt": "b", "more": {"x": [{"y": 1, "y": 2}]}}', "p.jsonl:1: the key 'y' is given twice"),
+        ("p.jsonl", '{"prompt": "a", "ID": "x"}', "p.jsonl:1: the key 'ID' would not be read; write `id`"),
+        ("p.jsonl", '{"prompt": "a", "tags ": ["x"]}', "p.jsonl:1: the key 'tags ' would not be read; write `tags`"),
         ("p.csv", "prompt,id,prompt\na,x,b\n", "p.csv:1: the column `prompt` is given twice"),
         ("p.csv", "prompt,id,ID\na,x,y\n", "p.csv:1: the column `id` is given twice"),
         ("p.csv", "prompt, id\na,x\n", "p.csv:1: the column ' id' has spaces around its name; write `id`"),

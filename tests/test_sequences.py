@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from decodedrift import sequences
 from decodedrift.metrics import TRACE_METRICS, TracePair, trace_metrics
+from decodedrift.metrics.chrf import chrf
 
 IDS = st.lists(st.integers(0, 3), max_size=12)
 
@@ -169,6 +170,28 @@ def test_chrf_is_of_the_remainders_and_the_candidate_is_the_hypothesis():
     assert values["chrf_after"] == pytest.approx(100 * 5 * precision * recall / (4 * precision + recall))
     assert trace_metrics(TracePair((1, 2, 3), (1, 9, 3), "x", "y", "same", "same"))["chrf_after"] == 100
     assert trace_metrics(TracePair((1, 2), (1, 9), "x", "y", "", "more"))["chrf_after"] is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "by_sacrebleu"),
+    [
+        ("a tall tree", "a small tree", 66.58324830789084),
+        ("The dog ran home.", "The dog ran home.", 100.0),
+        ("abcdef", "abcz", 31.249999999999993),
+        ("ab", "ba", 50.0),
+        ("xy", "zz", 0.0),
+        ("a", "a b c d e f g h", 41.66666666666667),
+        ("der Bär aß 3 Äpfel 🙂", "der Bar aß drei Äpfel 🙂🙂", 43.01024001536876),
+        ("no\u2003space\tat\u00a0all", "nospaceatall", 100.0),
+        (
+            "She saw a big, red ball in the park and ran to it.",
+            "She saw a red balloon in the park. She ran to it and",
+            58.01339588378733,
+        ),
+    ],
+)
+def test_chrf_is_sacrebleus_to_the_last_bit(reference, candidate, by_sacrebleu):
+    assert chrf(reference, candidate) == by_sacrebleu
 
 
 def test_ids_decide_and_never_the_text():

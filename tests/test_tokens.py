@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 import unicodedata
 from collections.abc import Callable
@@ -98,6 +100,27 @@ def test_a_window_that_is_no_number_of_tokens_is_none() -> None:
     assert encode_prompts(vocab, [dd.Prompt("a", "w1 w2")], False, 10**6) == {"a": [1, 2]}
 
 
+@pytest.mark.parametrize(
+    "kind", ["Roberta", "XLMRoberta", "Camembert", "RobertaPreLayerNorm", "Data2VecText", "Xmod", "XLMRobertaXL"]
+)
+def test_positions_that_are_counted_from_the_pad_id_are_fewer(kind: str) -> None:
+    """Of 32 positions two are never reached; one token more than the rest ends in an error of torch's."""
+    import torch
+    import transformers as t
+
+    more = {"default_language": "en_XX"} if kind == "Xmod" else {}
+    config = getattr(t, f"{kind}Config")(
+        vocab_size=96, hidden_size=32, num_attention_heads=4, intermediate_size=48, num_hidden_layers=1, is_decoder=True,
+        max_position_embeddings=32, **more,
+    )  # fmt: skip
+    model = t.AutoModelForCausalLM.from_config(config).eval()
+    window = vocabulary(in_memory(model, tiny_tokenizer())).window
+    assert window == 30
+    model(torch.full((1, window), 5))
+    with pytest.raises((IndexError, RuntimeError), match="out of"):
+        model(torch.full((1, window + 1), 5))
+
+
 # ---- special tokens where one does not expect them
 
 
@@ -169,9 +192,6 @@ def test_a_chat_template_is_warned_of_only_where_it_doubles_bos() -> None:
 
 
 def test_warnings_are_said_and_kept_and_are_no_failure(saved: Callable[..., Path], tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     words = ["compare", "--model", str(saved()), "--prompt", "w1 <|end|> w2", "--prompt", "w3", "--candidates", "fp16"]
     more = ["--strategies", "greedy", "--max-new-tokens", "3", "--quiet", "--no-text", "--out", "run"]
     done = subprocess.run(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 
 import decodedrift as dd
+from decodedrift import failures
+from decodedrift.cli.shown import show
+from decodedrift.rows import typed
+from decodedrift.verdict import folded
 
 PROMPTS = ["w1 w2", "w3", "w9 w8 w7", "w20 w21"]
 
@@ -89,6 +95,33 @@ def test_a_candidate_that_cannot_run_is_named_and_the_rest_stands(monkeypatch: p
     assert study.failed
     assert study.failures[["variant", "status", "stage"]].to_numpy().tolist() == [["int8", "out_of_memory", "load"]]
     assert any("int8 (out_of_memory)" in s for s in study.verdict)
+    assert study.verdict[-1] == "int8 (load): out of memory (can't allocate memory)."
+    assert study.verdict[-1] in folded(study)[0]
     assert "bf16" in study.verdict[0]
     alone = run(candidates=["int8"])
     assert alone.verdict[-1] == "Nothing was compared: no candidate finished."
+    assert "int8 (load): out of memory (can't allocate memory)." in alone.verdict
+    show(alone, False, out := io.StringIO())
+    assert "- int8 (load): out of memory (can't allocate memory).\n" in out.getvalue()
+
+
+def failed(*rows: tuple[str, str, str, str]) -> list[str]:
+    names = ["variant", "stage", "status", "error"]
+    return failures.said(typed(pd.DataFrame([dict(zip(names, row, strict=True)) for row in rows]), "failures"))
+
+
+def test_a_reason_is_given_once_with_its_count_short_and_without_control_characters() -> None:
+    many = [("a", "score", "failed", "the same")] * 3 + [("a", "score", "failed", "another")]
+    evil = ("\x1b[2Jb", "load", "failed", "line one\nline \x1b[31mtwo\u202e" + "x" * 1000)
+    head, *reasons = failed(*many, evil, ("", "prompt", "refused", "too long"))
+    assert head == (
+        "Not everything ran as it should: a (failed), <U+001B>[2Jb (failed) and prompts (refused); nothing that failed "
+        "to run is averaged in."
+    )
+    assert reasons[0] == "a (score): the same (3 times); 1 other reason in failures.csv."
+    assert reasons[1].startswith("<U+001B>[2Jb (load): line one⏎line <U+001B>[31mtwo<U+202E>xxx")
+    assert len(reasons[1]) < 260
+    assert reasons[2] == "prompts (prompt): too long."
+    assert failed(*((f"v{i}", "load", "failed", "e") for i in range(20)))[-1].startswith("12 more variants and stages")
+    assert "averaged" not in failed(("a", "generate", "nonfinite", "NaN"))[0]
+    assert not failed()

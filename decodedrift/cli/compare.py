@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from decodedrift.cli.app import Items, Text, app, option
 from decodedrift.cli.gated import FAIL_ON, FAIL_ON_INTERVAL, read_gates
 from decodedrift.cli.working import conclude, more_files, work
+from decodedrift.formats import path_of
 from decodedrift.records import InputError, file_name
 from decodedrift.sinks import terminal
 
@@ -118,7 +119,7 @@ def _place(out: str | None, resume: str | None, model: str, dry_run: bool) -> tu
     folder = resume or out or default_folder(model)
     if dry_run:
         return folder, RunFolder(folder).stored() if resume else None
-    existed = Path(folder).expanduser().is_dir()
+    existed = path_of(folder, "--out" if resume is None else "--resume").is_dir()
     held = RunFolder.reopen(folder) if resume else RunFolder.create(folder)
     if not existed:
         held.path.rmdir()
@@ -174,7 +175,7 @@ def _memory(gib: str | None) -> int | None:
 
 def default_folder(model: str, kind: str = "") -> str:
     """reports/KINDMODEL-DATE-TIME, with a number where a run of the same second has it already."""
-    base = os.path.join("reports", f"{kind}{file_name(Path(model).name)}-{time.strftime('%Y%m%d-%H%M%S')}")
+    base = os.path.join("reports", f"{kind}{file_name(Path(model).name)[:80]}-{time.strftime('%Y%m%d-%H%M%S')}")
     return next(name for n in count(1) if not os.path.exists(name := base if n == 1 else f"{base}-{n}"))
 
 
@@ -182,7 +183,7 @@ def check_out(folder: str) -> None:
     """Refuses a folder that cannot be used before minutes are spent."""
     from decodedrift.store import RunFolder
 
-    existed = Path(folder).expanduser().is_dir()
+    existed = path_of(folder, "--out").is_dir()
     held = RunFolder.create(folder)
     if not existed:
         held.path.rmdir()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from decodedrift.cli.app import Text, app, option
+from decodedrift.formats import path_of
 from decodedrift.records import InputError
 from decodedrift.sinks import terminal
 
@@ -36,15 +37,15 @@ def report(
     count = _count(top)
     if other is None:
         page = _page(first, title, count, first.words and not no_text)
-        path = Path(out or os.path.join(run, "report.html")).expanduser()
+        path = path_of(out or os.path.join(run, "report.html"), "--out")
     else:
         if top is not None or no_text:
             raise InputError("--top and --no-text are of a single run's page; two runs side by side show figures alone")
         from decodedrift.report.beside import beside
 
         page = beside(first, open_study(other), names=(run, other), title=title)
-        beside_it = f"beside-{Path(other).expanduser().resolve().name}.html"
-        path = Path(out or os.path.join(run, beside_it)).expanduser()
+        beside_it = f"beside-{path_of(other).resolve().name}.html"
+        path = path_of(out or os.path.join(run, beside_it), "--out")
     _write(path, page)
     print(f"report: {terminal(str(path))}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from decodedrift.cli.app import Items, app
 from decodedrift.cli.gated import FAIL_ON, FAIL_ON_INTERVAL, read_gates
 from decodedrift.cli.working import conclude, work
+from decodedrift.formats import path_of
 
 
 @app.command()
@@ -31,7 +31,7 @@ def resume(
         conclude(open_study(folder), gates, as_json)
     from decodedrift.run import prepared_again
 
-    path = Path(folder).expanduser().resolve()
+    path = path_of(folder).resolve()
     if os.path.isdir(where := os.path.expanduser(stored.unfinished.get("folder", ""))):
         os.chdir(where)  # a model given as a relative path is found from where the run was begun
     study = work(prepared_again(stored), str(path), True, quiet)

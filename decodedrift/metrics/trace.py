@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from decodedrift import sequences
+from decodedrift.metrics.chrf import chrf
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,7 @@ def chrf_after(pair: TracePair) -> float | None:
     """
     if not pair.reference_rest.strip() or not pair.candidate_rest.strip():
         return None
-    from sacrebleu import sentence_chrf
-
-    return float(sentence_chrf(pair.candidate_rest, [pair.reference_rest]).score)
+    return chrf(pair.reference_rest, pair.candidate_rest)
 
 
 def reconverged(pair: TracePair) -> int | None:

@@ -95,7 +95,7 @@ def _values(column: pd.Series) -> Any:
     """Numbers as float64 (NaN where missing), whole ones as integers, texts made visible and bounded."""
     if pd.api.types.is_numeric_dtype(column.dtype):
         whole = pd.api.types.is_integer_dtype(column.dtype) and not column.isna().any()
-        return column.to_numpy("int64" if whole else "float64", na_value=None if whole else math.nan)
+        return column.to_numpy("int64") if whole else column.to_numpy("float64", na_value=math.nan)
     return [label(str(v), 60) if isinstance(v, str) else "" for v in column]
 
 

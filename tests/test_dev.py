@@ -1,0 +1,120 @@
+"""scripts/dev.py: when it sets up anew, which torch it asks for, and that no lower bound is stated untested."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script as a module, in a checkout of its own; `ran` lists what it would have installed."""
+    spec = importlib.util.spec_from_file_location("dev_under_test", ROOT / "scripts" / "dev.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.ROOT, module.HOME = tmp_path, tmp_path / ".venv"
+    module.LOCK, module.PROJECT = tmp_path / "constraints.txt", tmp_path / "pyproject.toml"
+    for file in (module.LOCK, module.PROJECT):
+        file.write_bytes((ROOT / file.name).read_bytes())
+    module.ran = []
+    monkeypatch.setattr(module, "run", lambda *command: module.ran.append(command))
+
+    def create(home: Path, **_: Any) -> None:
+        Path(module.python(home)).parent.mkdir(parents=True, exist_ok=True)
+        Path(module.python(home)).touch()
+
+    monkeypatch.setattr(module.venv, "create", create)
+    return module
+
+
+def installs(dev: Any, *extras: str) -> int:
+    dev.ran.clear()
+    dev.locked(*extras)
+    return len(dev.ran)
+
+
+def test_it_sets_up_once_and_again_where_the_lock_or_the_project_has_changed(
+    dev: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dev, "torch_first", lambda home, torch: dev.ran.append((torch,)))
+    assert installs(dev) == 3
+    assert dev.ran[0] == ("torch==2.13.0",)
+    assert all(str(dev.LOCK) in command for command in dev.ran[1:]), "nothing comes but what is locked"
+    assert "--no-build-isolation" in dev.ran[-1], "the build backend is locked too"
+    assert installs(dev) == 0
+    assert installs(dev, "[dev]") == 3
+    assert installs(dev, "[dev]") == 0
+    assert installs(dev) == 0, "what serves the tests serves the demo"
+    for file in (dev.LOCK, dev.PROJECT):
+        before = file.stat()
+        file.write_text(file.read_text("utf-8") + "\n# changed\n", "utf-8")
+
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert installs(dev) == 3, "by content, whatever the time of the file"
+        assert installs(dev) == 0
+
+
+@pytest.mark.parametrize(
+    ("system", "driver", "offered", "asked"),
+    [
+        ("linux", False, True, ["torch==2.13.0+cpu"]),
+        ("linux", False, False, ["torch==2.13.0+cpu", "torch==2.13.0"]),
+        ("linux", True, True, ["torch==2.13.0"]),
+        ("darwin", False, True, ["torch==2.13.0"]),
+        ("win32", False, True, ["torch==2.13.0"]),
+    ],
+)
+def test_the_cpu_build_is_asked_for_first_where_linux_has_no_driver(
+    dev: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], system: str, driver: bool,
+    offered: bool, asked: list[str],
+) -> None:  # fmt: skip
+    said: list[str] = []
+
+    def answer(command: Any, **_: Any) -> subprocess.CompletedProcess[bytes]:
+        said.append(command[-1])
+        return subprocess.CompletedProcess(command, 0 if offered else 1)
+
+    monkeypatch.setattr(dev.sys, "platform", system)
+    monkeypatch.setattr(dev, "driver", lambda: driver)
+    monkeypatch.setattr(dev.subprocess, "run", answer)
+    dev.torch_first(dev.HOME, "torch==2.13.0")
+    assert said + [command[-1] for command in dev.ran] == asked
+    assert ("No NVIDIA driver here" in capfd.readouterr().err) == (not offered)
+
+
+def test_a_lower_bound_that_does_not_resolve_is_refused(dev: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lowest = dev.bounds() | {"torch": "2.13.0", "pandas": "2.3.0", "six": "1.17.0"}
+    monkeypatch.setattr(dev, "resolved", lambda *_, **__: lowest)
+    monkeypatch.setattr(dev, "fill", lambda home, packages: None)
+    monkeypatch.setattr(dev, "core", lambda home, options: 0)
+    assert dev.bound("lowest", True, []) == 0
+    with pytest.raises(SystemExit, match=r"that nothing tests: torch 2\.6 \(is 2\.13\.0\)$"):
+        dev.bound("lowest", False, [])
+    lowest["pandas"] = "2.3.1"
+    with pytest.raises(SystemExit, match=r"that nothing tests: pandas 2\.3 \(is 2\.3\.1\)$"):
+        dev.bound("lowest", True, [])
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, "CANARY GREEN: torch 2.13.0, pandas 9"), (1, "CANARY RED: torch")])
+def test_the_canary_says_its_result_and_the_versions_last(
+    dev: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int, said: str
+) -> None:
+    monkeypatch.setattr(dev, "resolved", lambda *_, **__: {"torch": "2.13.0", "pandas": "9", "six": "1"})
+    monkeypatch.setattr(dev, "fill", lambda home, packages: None)
+    monkeypatch.setattr(dev, "core", lambda home, options: code)
+    assert dev.bound("canary", True, []) == code
+    assert capsys.readouterr().out.splitlines()[-1].startswith(said)
+
+
+def test_the_tests_of_the_core_are_there(dev: Any) -> None:
+    assert {"generate", "families", "score", "oracle"} <= set(dev.CORE)
+    assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in dev.CORE)

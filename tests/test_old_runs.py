@@ -1,0 +1,46 @@
+"""Runs of earlier versions stay readable: their tables, what is folded from them, and the page."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from decodedrift import open_study
+from decodedrift.tablefiles import read_csv
+
+OLD = Path(__file__).parent / "fixtures" / "run-0.1.0"
+FOLDS = ["summary", "distribution", "survival", "growth", "after", "risk", "comparisons", "flip_law", "decomposition"]
+
+
+@pytest.mark.parametrize("table", FOLDS)
+def test_the_folds_of_an_old_run_come_out_as_they_were_written(table: str) -> None:
+    written = read_csv(OLD / f"{table}.csv", table)
+    now = getattr(open_study(OLD), table)[list(written.columns)]
+    assert len(written) > 0
+    pd.testing.assert_frame_equal(now, written, check_dtype=False, rtol=1e-6, atol=1e-9)
+
+
+def test_the_rows_of_an_old_run_are_all_there() -> None:
+    study = open_study(OLD)
+    lengths = {"traces": 60, "divergences": 48, "positions": 1974, "alternatives": 16800, "injection": 5, "steps": 960,
+               "tokens": 583, "perplexity": 3, "timings": 29, "failures": 0}  # fmt: skip
+    assert {table: len(getattr(study, table)) for table in lengths} == lengths
+    assert study.divergences["role"].value_counts().to_dict() == {"candidate": 24, "self": 12, "floor": 12}
+    assert not study.positions["kl"].isna().any()
+
+
+def test_an_old_run_is_rendered(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(OLD, run)
+    command = [sys.executable, "-m", "decodedrift", "report", str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, f"report: {run / 'report.html'}"), done.stderr
+    page = (run / "report.html").read_text("utf-8")
+    first = (OLD / "verdict.txt").read_text("utf-8").split(".")[0].removeprefix("- ")
+    assert " ".join(first.split()) in page
+    assert page.count("data-case=") > 0
