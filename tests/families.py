@@ -89,7 +89,7 @@ TABLE: tuple[Family, ...] = (
     family("beam", mlp_layer_types=["dense", "sparse"]),
     family("bert", is_decoder=True),
     family("bert-generation", is_decoder=True),
-    family("big_bird", is_decoder=True),
+    family("big_bird", is_decoder=True, attention_type="original_full"),
     family("bigbird_pegasus", **DECODER, alone=PADS),
     family("biogpt"),
     family("bitnet"),
