@@ -190,7 +190,7 @@ TABLE: tuple[Family, ...] = (
     family("mistral"),
     family("mixtral"),
     family("modernbert-decoder", pad_token_id=0, **BOTH),
-    family("moshi", alone="past its window, its cached generate is off by one token"),
+    family("moshi"),
     family("mpt"),
     family("mvp", **DECODER, alone=PADS),
     family("nanochat"),

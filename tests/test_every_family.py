@@ -100,7 +100,8 @@ def test_its_tokens_are_those_of_its_own_generate(one: Family, size: int) -> Non
         tiny(one), tokenizer=tiny_tokenizer(), candidates=["bf16"], strategies=list(SETTINGS), coupling="none",
         prompts=[" ".join(f"w{i}" for i in p) for p in prompts], max_new_tokens=NEW, batch_size=size,
     )  # fmt: skip
-    assert not study.failed, study.failures.to_string()
+    assert study.failures.query("status != 'skipped'").empty, study.failures.to_string()
+    assert study.failures.empty or "longrope" in one.name, "what is skipped: texts past the change of rotary factors"
     assert (study.positions.query("role == 'self'")["kl"] == 0).all()
     assert study.positions.query("role == 'candidate'")["kl"].max() > 0
     for label, settings in SETTINGS.items():
