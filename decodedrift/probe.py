@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decodedrift.environment import available_memory
 from decodedrift.models import Loaded, VariantError, out_of_memory
 from decodedrift.precisions.floating import DTYPES, cast
 from decodedrift.steps import PATHS, Cached, begin, read_whole, reading
 from decodedrift.tokens import Vocabulary
 
 TOLERANCE = 64  # spacings of the compute type at the largest logit
+DOUBT = 4  # the same in 16 bits, where 64 spacings are half of the logit: what is off by more is looked at in float32
 LENGTHS = (2, 4)  # tokens of the two prompts
 STEPS = 3  # tokens that follow each
 ROWS = (0, 0, 1, 1)  # the prompt of each row
@@ -117,13 +119,17 @@ class _Probe:
     def fault(self, path: str) -> str | None:
         """What is wrong on a path; None where its logits are the plain pass's.
 
-        A deviation in 16 bits may be rounding: it is looked for once more in float32, which decides.
+        A deviation in 16 bits may be rounding: it is looked for once more in float32, which decides. Where the memory has
+        no room for that, TOLERANCE decides in 16 bits too.
         """
         try:
-            fault = self._on(self.loaded, path, self.truth)
-            if fault is not None and self.loaded.variant.precision in ("bf16", "fp16"):
+            narrow = self.loaded.variant.precision in ("bf16", "fp16")
+            fault = self._on(self.loaded, path, self.truth, DOUBT if narrow else TOLERANCE)
+            if fault is not None and narrow:
                 wide = _widened(self.loaded)
-                fault = self._on(wide, path, self._plainly(wide))
+                if wide is None:
+                    return self._on(self.loaded, path, self.truth, TOLERANCE)
+                fault = self._on(wide, path, self._plainly(wide), TOLERANCE)
         except VariantError as error:
             if out_of_memory(error):
                 raise
@@ -137,14 +143,15 @@ class _Probe:
         pairs = [(text[: t + 1], row) for text, logits in zip(self.texts, batch) for t, row in enumerate(logits)]
         return _off(self.loaded, pairs, self.truth, "right-padded in a batch, it reads otherwise than alone")
 
-    def _on(self, loaded: Loaded, path: str, truth: Mapping[Text, Tensor]) -> str | None:
+    def _on(self, loaded: Loaded, path: str, truth: Mapping[Text, Tensor], tolerance: float) -> str | None:
         """The fault of one path, under one loaded model."""
         if path == "plain":
             return None
         here = replace(loaded, path=path, facts={})
-        fault = _off(here, self._stepped(here), truth, "it continues otherwise than it reads from the beginning")
+        how = "it continues otherwise than it reads from the beginning"
+        fault = _off(here, self._stepped(here), truth, how, tolerance)
         if fault is None and path == "shared":
-            fault = _off(here, self._shared(here), truth, "it reads otherwise behind a prompt read before")
+            fault = _off(here, self._shared(here), truth, "it reads otherwise behind a prompt read before", tolerance)
         return fault
 
     def _grown(self) -> list[list[Text]]:
@@ -193,13 +200,23 @@ class _Probe:
                 yield text[: begin_at + t + 1], logits[row, t]
 
 
-def _off(loaded: Loaded, pairs: Iterable[tuple[Text, Tensor]], truth: Mapping[Text, Tensor], how: str) -> str | None:
+def _off(
+    loaded: Loaded,
+    pairs: Iterable[tuple[Text, Tensor]],
+    truth: Mapping[Text, Tensor],
+    how: str,
+    tolerance: float | None = None,
+) -> str | None:
     """A sentence on the largest deviation from the truth, where it is more than rounding; else None.
 
     What is not finite in the truth is not judged: a model whose logits are NaN has none to be held against.
     """
     largest = max((float(row.nan_to_num(0.0, 0.0, 0.0).abs().max()) for row in truth.values()), default=0.0)
-    bound = TOLERANCE * torch.finfo(DTYPES[loaded.variant.compute or "fp32"]).eps * largest
+    bound = (
+        (TOLERANCE if tolerance is None else tolerance)
+        * torch.finfo(DTYPES[loaded.variant.compute or "fp32"]).eps
+        * largest
+    )
     for text, logits in pairs:
         if (expected := truth.get(text)) is None:
             continue
@@ -210,8 +227,11 @@ def _off(loaded: Loaded, pairs: Iterable[tuple[Text, Tensor]], truth: Mapping[Te
     return None
 
 
-def _widened(loaded: Loaded) -> Loaded:
-    """The same weights in float32."""
+def _widened(loaded: Loaded) -> Loaded | None:
+    """The same weights in float32; None where the memory has no room for them."""
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    if available_memory(str(loaded.device)) < 6 * parameters:  # 4 bytes each, and something to work in
+        return None
     model = copy.deepcopy(loaded.model)
     cast(model, torch.float32)
     return replace(loaded, model=model, variant=replace(loaded.variant, precision="fp32", compute="fp32"), facts={})

@@ -466,3 +466,15 @@ def test_a_model_handed_over_in_training_mode_is_measured_in_evaluation_mode() -
                        max_new_tokens=4)  # fmt: skip
     assert not study.failed
     assert (study.positions[study.positions["role"] == "candidate"]["logit_gap_max"] < 0.1).all()
+
+
+@pytest.mark.parametrize(("dtype", "wide"), [("bf16", {"norm"}), ("fp16", {"norm", "down_proj"}), ("fp64", set())])
+def test_what_transformers_keeps_in_float32_stays_so_in_memory(dtype: str, wide: set[str]) -> None:
+    from decodedrift.precisions.floating import DTYPES, cast
+
+    model = tiny_model("llama")
+    model._keep_in_fp32_modules_strict, model._keep_in_fp32_modules = {"norm"}, {"down_proj"}
+    cast(model, DTYPES[dtype])
+    for name, parameter in model.named_parameters():
+        kept = wide & set(name.split("."))
+        assert parameter.dtype == (torch.float32 if kept else DTYPES[dtype]), name

@@ -176,10 +176,10 @@ def test_a_deviation_in_16_bits_is_decided_in_float32(monkeypatch: pytest.Monkey
     monkeypatch.setattr(probe, "_widened", lambda model: wide.append(widened(model)) or wide[-1])
     off = probe._off
 
-    def doubtful(loaded: Loaded, pairs: Any, truth: Any, how: str) -> str | None:
+    def doubtful(loaded: Loaded, pairs: Any, truth: Any, how: str, *tolerance: float) -> str | None:
         if loaded.variant.compute == "bf16" and how.startswith("it continues"):
             return how
-        return off(loaded, pairs, truth, how)
+        return off(loaded, pairs, truth, how, *tolerance)
 
     monkeypatch.setattr(probe, "_off", doubtful)
     with opened(tiny_model("llama"), "bf16") as (model, vocab):
@@ -283,3 +283,27 @@ def test_the_page_has_the_path_and_the_warnings() -> None:
     page = dd.compare(tiny_model("mistral"), tokenizer=tiny_tokenizer(), **asked).to_html()
     assert "<dt>Read on the path</dt><dd><bdi>stock</bdi></dd>" in page
     assert "<dt>Warning</dt><dd><bdi>prompt " in page
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_a_fault_smaller_than_64_spacings_is_found_under_16_bits_too(
+    room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the largest logit is a bound that real faults pass; where there is no room for float32 it is the only one."""
+    model = tiny_model("llama")
+
+    def stretch(kwargs: dict[str, Any]) -> Any:
+        cache = next((v for v in kwargs.values() if hasattr(v, "get_seq_length")), None)
+        known = cache.get_seq_length() if cache is not None else 0
+
+        def after(outputs: Any) -> Any:
+            outputs["logits"] = outputs["logits"] * (1.1 if known else 1.0)
+            return outputs
+
+        return after
+
+    patched(monkeypatch, model, stretch)
+    if not room:
+        monkeypatch.setattr(probe, "available_memory", lambda device: 0)
+    with opened(model, "bf16") as (ready, vocab):
+        assert needed(ready, vocab, "shared")[0] == ("plain" if room else "shared")

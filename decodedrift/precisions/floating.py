@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ DTYPES: dict[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+NARROW = (torch.bfloat16, torch.float16)
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -34,17 +36,27 @@ def cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
     `model.to(bfloat16)` would round; the model's own for XGLM's positions or OpenAI GPT's mask, which would widen
     everything after them. In float64 they are widened, or the rotation would be computed in float32.
     """
-    for parameter in model.parameters():
+    wide = kept_wide(model, dtype)
+    for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(torch.float32 if name in wide else dtype)
     persistent = set(model.state_dict())
     buffers = {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
     own = [name for name in buffers if name not in persistent and not name.endswith("inv_freq")]
-    built = _built(model, dtype) if own and dtype in (torch.bfloat16, torch.float16) else {}
+    built = _built(model, dtype) if own and dtype in NARROW else {}
     for name, buffer in buffers.items():
         if name in persistent or dtype == torch.float64 or built.get(name) == dtype:
             buffer.data = buffer.data.to(dtype)
     model.config.dtype = dtype
+
+
+def kept_wide(model: torch.nn.Module, dtype: torch.dtype) -> set[str]:
+    """The parameters that transformers reads in float32 whatever 16-bit type is asked for."""
+    names = set(getattr(model, "_keep_in_fp32_modules_strict", None) or ()) if dtype in NARROW else set()
+    if dtype == torch.float16:
+        names |= set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    pattern = re.compile("|".join(rf"(^|\.){re.escape(name)}(\.|$)" for name in names)) if names else None
+    return {name for name, _ in model.named_parameters() if pattern is not None and pattern.search(name)}
 
 
 def _built(model: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
