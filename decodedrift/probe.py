@@ -119,8 +119,8 @@ class _Probe:
     def fault(self, path: str) -> str | None:
         """What is wrong on a path; None where its logits are the plain pass's.
 
-        A deviation in 16 bits may be rounding: it is looked for once more in float32, which decides. Where the memory has
-        no room for that, TOLERANCE decides in 16 bits too.
+        A deviation in 16 bits may be rounding: it is looked for once more in float32, which decides. Where there is
+        no memory for that, TOLERANCE decides in 16 bits too.
         """
         try:
             narrow = self.loaded.variant.precision in ("bf16", "fp16")
