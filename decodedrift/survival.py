@@ -188,7 +188,7 @@ def paired_test(first: Observed, second: Observed) -> Paired:
     sums = np.bincount(first.cluster, weights=a.astype(float) - b)
     told = sums[sums != 0]
     p_value = math.nan
-    if len(told) and np.abs(told).max() == 1:
+    if len(told) == 1 or (len(told) and np.abs(told).max() == 1):  # scipy permutes no single one, whose p is 1
         p_value = float(stats.binomtest(int((told > 0).sum()), len(told)).pvalue)
     elif len(told):
         exact = stats.permutation_test(

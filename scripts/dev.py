@@ -15,7 +15,6 @@ lowest or newest version too.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import re
@@ -33,7 +32,7 @@ import tomllib
 ROOT = Path(__file__).resolve().parent.parent
 LOCK, PROJECT = ROOT / "constraints.txt", ROOT / "pyproject.toml"
 TORCH, UV = "torch==2.13.0", "uv==0.13.9"
-HOME, TOOLS = ROOT / ".venv", ROOT / ".venv-tools"
+HOME, TOOLS = ROOT / ".venv", ROOT / f".venv-{UV}"
 SMALL = ("compare", "--limit", "2", "--max-new-tokens", "8")
 CORE = [  # the tests of decoding, families, reading and the oracle, then those of tables and the page
     "generate", "families", "score", "oracle", "report", "old_runs", "store", "gates", "laws",
@@ -193,13 +192,13 @@ def same(version: str, other: str) -> bool:
     return re.sub(r"(\.0)+$", "", version) == re.sub(r"(\.0)+$", "", other)
 
 
-@functools.cache
 def uv() -> str:
     """The resolver, in an environment of its own."""
-    if not Path(python(TOOLS)).exists():
+    command = Path(python(TOOLS)).with_name("uv.exe" if os.name == "nt" else "uv")
+    if not command.exists():
         venv.create(TOOLS, clear=True, with_pip=True)
-    run(*pip(TOOLS), UV)
-    return str(Path(python(TOOLS)).with_name("uv.exe" if os.name == "nt" else "uv"))
+        run(*pip(TOOLS), UV)
+    return str(command)
 
 
 def resolved(*options: str, pinned: bool = True) -> dict[str, str]:

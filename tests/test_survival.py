@@ -201,6 +201,16 @@ def test_paired_seeds_are_flipped_by_prompt() -> None:
     assert sv.paired_test(*apart).p_value < 1e-5, "the control: seeds as if they were prompts"
 
 
+def test_one_prompt_alone_tells_nothing_whatever_its_seeds() -> None:
+    """Both sign flips of a single prompt are as far out."""
+    for told, prompts in (([3, 3], [0, 0]), ([3, 3, 9], [0, 0, 1])):
+        a, b = (
+            seen(told, [1, 1, 0][: len(told)], np.array(prompts)),
+            seen([9] * len(told), [0] * len(told), np.array(prompts)),
+        )
+        assert sv.paired_test(a, b) == sv.Paired(len(told), 2, 0, 1.0)
+
+
 def test_log_rank_by_hand() -> None:
     """Two groups of two: at position 0 a leaves (E = 1/2), at 1 a leaves (E = 1/3), then b's (E = 0)."""
     p = sv.log_rank(seen([1, 2], [1, 1]), seen([3, 4], [1, 1]))
