@@ -35,7 +35,7 @@ TORCH, UV = "torch==2.13.0", "uv==0.13.9"
 HOME, TOOLS = ROOT / ".venv", ROOT / f".venv-{UV}"
 SMALL = ("compare", "--limit", "2", "--max-new-tokens", "8")
 CORE = [  # the tests of decoding, families, reading and the oracle, then those of tables and the page
-    "generate", "families", "score", "oracle", "report", "old_runs", "store", "gates", "laws",
+    "probe", "generate", "longrope", "families", "score", "oracle", "report", "old_runs", "store", "gates", "laws",
 ]  # fmt: skip
 CUDA = ("nvidia-", "cuda-", "triton")  # torch's own: pinned by it, and installed with it where its build needs them
 PYTHONS, PLATFORMS = ("3.11", "3.12", "3.13", "3.14"), ("linux", "macos", "windows")
