@@ -52,7 +52,7 @@ class Loaded:
             try:
                 yield
             except RuntimeError as error:
-                if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                if not compiler_failed(error):
                     raise
                 raise VariantError(f"{self.variant.name}: cannot be compiled ({excerpt(error, 180)})") from error
 
@@ -120,6 +120,11 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
 def measurable(logits: torch.Tensor) -> torch.Tensor:
     """Logits where float64 exists: Apple's GPU has none, so there they are measured on the CPU."""
     return logits.cpu() if logits.device.type == "mps" else logits
+
+
+def compiler_failed(error: BaseException) -> bool:
+    """Whether an error is torch.compile's own."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def out_of_memory(error: BaseException) -> bool:

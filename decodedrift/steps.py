@@ -25,7 +25,7 @@ from decodedrift.checkpoints import quiet
 from decodedrift.environment import versions
 from decodedrift.kvcache import expand, kinds, plain
 from decodedrift.longrope import switch
-from decodedrift.models import Loaded, VariantError, measurable, out_of_memory
+from decodedrift.models import Loaded, VariantError, compiler_failed, measurable, out_of_memory
 from decodedrift.secrecy import excerpt
 
 PATHS = ("shared", "stock", "plain")  # the first is the fastest, the last needs least of transformers
@@ -241,7 +241,7 @@ def calls(loaded: Loaded, what: str) -> Iterator[None]:
     except VariantError:
         raise
     except Exception as error:
-        if out_of_memory(error):
+        if out_of_memory(error) or compiler_failed(error):
             raise
         kind, version = type(loaded.model).__name__, versions()["transformers"]
         said = f"{type(error).__name__}: {excerpt(error, 160)}"
