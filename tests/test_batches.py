@@ -125,9 +125,9 @@ def test_every_variant_meets_the_same_batches_and_the_control_the_first(monkeypa
         made.setdefault(model.variant.name, []).append("".join(prompts))
         return real(model, vocab, prompts, *rest, **more)
 
-    def forced(model: Any, readings: Any, size: int, pad: int) -> Any:
+    def forced(model: Any, readings: Any, *sizes: Any) -> Any:
         read.setdefault(model.variant.name, set()).add(tuple(dict.fromkeys(len(r.context) for r in readings)))
-        return force(model, readings, size, pad)
+        return force(model, readings, *sizes)
 
     monkeypatch.setattr(execute, "generate", generate)
     monkeypatch.setattr(execute, "force", forced)

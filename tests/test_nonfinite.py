@@ -273,8 +273,8 @@ def test_ids_cut_from_a_wider_head_are_said_with_their_probability() -> None:
     note_cut(facts, narrow, wide)
     assert facts["cut_candidate_mass"] == pytest.approx(0.25)
     gathered = Gathered({})
-    gathered.note("1", {"v0": facts}, None, 0)
-    gathered.note("2", {"v0": {"cut_ids": 2, "cut_reference_mass": 0.1, "cut_candidate_mass": 0.0}}, None, 0)
+    gathered.note("1", {"v0": facts}, None, {}, 0)
+    gathered.note("2", {"v0": {"cut_ids": 2, "cut_reference_mass": 0.1, "cut_candidate_mass": 0.0}}, None, {}, 0)
     assert gathered.facts["v0"]["cut_reference_mass"] == pytest.approx(0.25), "the largest of all jobs"
     study = synthetic(prompts=2, tokens=4, candidates=2)
     assert "heads" not in " ".join(study.verdict)
