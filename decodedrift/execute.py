@@ -108,8 +108,8 @@ class JobRun:
         with self.world.load(variant) as model:
             if not held:
                 self.result.timed(variant.name, "", "load", begin, 0)
-            batched, first = self.size(variant) > 1, not self.result.facts
-            self.world.route.admit(model, self.world.vocab, batched=batched, first=first)
+            batched = self.size(variant) > 1 or self.plan.noise_floor or self.plan.continued
+            self.world.route.admit(model, self.world.vocab, batched=batched, first=not self.result.facts)
             self.result.facts[variant.name] = model.facts
             yield model
 

@@ -23,7 +23,7 @@ from decodedrift.tokens import Vocabulary
 
 TOLERANCE = 64  # spacings of the compute type at the largest logit
 DOUBT = 4  # the same in 16 bits, where 64 spacings are half of the logit: what is off by more is looked at in float32
-LENGTHS = (2, 4)  # tokens of the two prompts
+LENGTHS = (2, 4)  # tokens of the two prompts; both are of the second length where nothing is ever padded
 STEPS = 3  # tokens that follow each
 SEEDS = 8  # tries to find tokens that do not break a model of which some do
 ROWS = (0, 0, 1, 1)  # the prompt of each row
@@ -85,7 +85,7 @@ def needed(loaded: Loaded, vocab: Vocabulary, path: str, *, batched: bool = True
     Raises:
         VariantError: not even whole texts are read alike, or the model is not causal.
     """
-    probe = _Probe(loaded, vocab)
+    probe = _Probe(loaded, vocab, batched)
     reasons: list[str] = []
     for candidate in PATHS[PATHS.index(path) :]:
         if (fault := probe.fault(candidate)) is None:
@@ -103,9 +103,9 @@ class _Probe:
         VariantError: the model cannot be called plainly, or is not causal.
     """
 
-    def __init__(self, loaded: Loaded, vocab: Vocabulary) -> None:
-        self.loaded, self.pad = loaded, vocab.pad
-        lengths, steps = LENGTHS, STEPS
+    def __init__(self, loaded: Loaded, vocab: Vocabulary, batched: bool = True) -> None:
+        self.loaded, self.pad, self.batched = loaded, vocab.pad, batched
+        lengths, steps = LENGTHS if batched else LENGTHS[1:] * 2, STEPS
         if vocab.window is not None and vocab.window < max(lengths) + steps:
             lengths, steps = (1, 1), max(1, vocab.window - 1)
         width = loaded.model.config.get_text_config(decoder=True).vocab_size
@@ -155,7 +155,7 @@ class _Probe:
         here = replace(loaded, path=path, facts={})
         how = "it continues otherwise than it reads from the beginning"
         fault = _off(here, self._stepped(here), truth, how, tolerance)
-        if fault is None and path == "shared":
+        if fault is None and path == "shared" and self.batched:  # alone, a text is read whole
             fault = _off(here, self._shared(here), truth, "it reads otherwise behind a prompt read before", tolerance)
         return fault
 

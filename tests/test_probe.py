@@ -316,3 +316,17 @@ def test_a_fault_smaller_than_64_spacings_is_found_under_16_bits_too(
         monkeypatch.setattr(probe, "available_memory", lambda device: 0)
     with opened(model, "bf16") as (ready, vocab):
         assert needed(ready, vocab, "shared")[0] == ("plain" if room else "shared")
+
+
+def test_where_nothing_is_ever_padded_the_probe_pads_nothing_either() -> None:
+    """RoBERTa's decoder takes positions from the padding: alone in its batch it has none."""
+    model, masks = tiny_model("llama"), []
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: masks.append(kwargs.get("attention_mask")), with_kwargs=True
+    )
+    with opened(model) as (ready, vocab):
+        masks.clear()
+        needed(ready, vocab, "shared", batched=False)
+        assert masks and all(m is None or bool((m == 1).all()) for m in masks)
+        needed(ready, vocab, "shared", batched=True)
+        assert any(m is not None and not bool((m == 1).all()) for m in masks)

@@ -24,6 +24,7 @@ READINGS = [Reading(context, tokens) for tokens in CONTINUATIONS for context in 
 def read(family: str, readings: list[Reading], batch_size: int) -> dict[int, torch.Tensor]:
     checkpoint = checkpoints.in_memory(tiny_model(family), tiny_tokenizer())
     with loaded(checkpoint, Variant("fp64", "fp64", compute="fp64")) as held:
+        held.path = "stock" if family == "mistral" else "shared"
         return dict(force(held, readings, batch_size, pad=0))
 
 

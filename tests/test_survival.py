@@ -99,7 +99,7 @@ def test_any_traces_give_numbers_or_a_reason(rows: list[tuple[int, bool, int]]) 
         ([6] * 5, [1] * 5, "all diverged at position 5"),
         ([1, 1, 9, 9], [1, 1, 0, 0], "the risk lies in the first token alone (k runs to 0)"),
         ([9, 9, 9], [1, 0, 0], "the risk lies at one length alone (k has no bound)"),
-        ([0, 0], [0, 0], "nothing diverged"),
+        ([0, 0], [0, 0], "nothing was compared"),
     ],
 )
 def test_a_shape_that_cannot_be_told_says_why(tokens: list[int], event: list[int], why: str) -> None:
