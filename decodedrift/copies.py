@@ -41,6 +41,11 @@ def check_copyable(model: Any) -> None:
         raise InputError(f"{GIVEN}: its weights are quantized already, for example {whole[0]}; give it unquantized")
     if len(devices := sorted({str(p.device) for p in weights.values()})) > 1:
         raise InputError(f"{GIVEN}: its weights are spread over {', '.join(devices)}; load it on one device")
+    for path, module in model.named_modules():
+        if vars(module).get("_compiled_call_impl") is not None:
+            raise InputError(
+                f"{path or GIVEN}: compiled in place (`compile()`), which no copy takes over; give torch.compile(model)"
+            )
     own = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
     for path, module in model.named_modules():
         for name, value in replaced(module):

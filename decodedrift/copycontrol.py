@@ -32,7 +32,7 @@ def control(model: Any, name: str, logits: Callable[[], Tensor], given: list[Any
 
     Returns:
         For the variant's facts: `weight` that was doubled, how far that `moved` the logits (None: not finite, nothing
-        can be said), the same for `modules`, and `compile_left_out`: modules whose `compile()` no copy takes over.
+        can be said), the same for `modules`.
 
     Raises:
         VariantError: the copy reads a given model, computes under autocast, or does not move.
@@ -50,7 +50,6 @@ def control(model: Any, name: str, logits: Callable[[], Tensor], given: list[Any
             "weight": weight,
             "moved": None,
             "modules": [],
-            "compile_left_out": _compiled(given[0]),
         }
         if not bool(torch.isfinite(base).all()):
             return facts
@@ -180,10 +179,6 @@ def _moved(logits: Callable[[], Tensor], weight: torch.nn.Parameter, base: Tenso
     finally:
         weight.data = kept
     return float(moved.nan_to_num(nan=torch.finfo(torch.float32).max).max())
-
-
-def _compiled(model: Any) -> list[str]:
-    return [path or "model" for path, m in model.named_modules() if vars(m).get("_compiled_call_impl") is not None]
 
 
 def _uncompiled() -> Any:

@@ -8,6 +8,7 @@ from decodedrift.phrases import listed
 from decodedrift.sinks import terminal, visible
 
 LONGEST = 200  # characters of a reason; failures.csv has it whole
+PARTS = ("decompose", "inject", "judge")  # the rest of the variant stands
 MOST = 8  # reasons that are given; a line a variant and stage
 
 
@@ -17,11 +18,16 @@ def said(failures: pd.DataFrame) -> list[str]:
         return []
     parts = []
     for variant, rows in failures.groupby("variant", sort=False, dropna=False):
-        kinds = sorted(set(rows["status"]))
+        kinds = sorted({_kind(stage, status) for stage, status in zip(rows["stage"], rows["status"], strict=True)})
         where = listed(visible(s) for s in dict.fromkeys(rows["strategy"]) if isinstance(s, str) and s)
         parts.append(f"{_name(variant)} ({', '.join(kinds)}{' under ' + where if where else ''})")
     lost = "" if (failures["status"] == "nonfinite").all() else "; nothing that failed to run is averaged in"
     return [f"Not everything ran as it should: {listed(parts)}{lost}.", *_reasons(failures)]
+
+
+def _kind(stage: object, status: object) -> str:
+    """A status, and of which part of the run where that is none that everything else rests on."""
+    return f"{status} in {visible(str(stage))}" if stage in PARTS else str(status)
 
 
 def _reasons(failures: pd.DataFrame) -> list[str]:

@@ -186,8 +186,8 @@ def read_csv(content: str, path: Path, columns: Sequence[str]) -> Iterator[tuple
 
 def _header(row: list[str], columns: Sequence[str], path: Path) -> list[str]:
     names = [name.lower() for name in row]
-    for name in columns:
-        if names.count(name) > 1:
+    for name in dict.fromkeys(names):
+        if name and names.count(name) > 1:
             raise InputError(f"{path}:1: the column `{name}` is given twice; keep one of them")
     for name in names:
         if name != name.strip() and name.strip() in columns:

@@ -7,7 +7,6 @@ functions, and one reading of the whole text knows only the second.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +54,9 @@ def readable(lengths: Mapping[str, int], batch_size: int, at: Switch | None) -> 
 
 def left_out(traces: Iterable[Trace], limits: Mapping[str, int]) -> dict[str, str]:
     """Strategy -> a sentence on its texts that go on behind what can be read again."""
-    counts = Counter(t.strategy for t in traces if len(t.token_ids) > limits.get(t.prompt_id, len(t.token_ids)))
-    why = "texts pass the length at which the model's rotary factors change; beyond it they are not read"
-    return {label: f"{n} {why}" for label, n in counts.items()}
+    passed = {t.strategy for t in traces if len(t.token_ids) > limits.get(t.prompt_id, len(t.token_ids))}
+    why = (
+        "texts pass the length at which the model's rotary factors change, and are not read beyond it; there the "
+        "longest text of a batch decides for all, so that another batch size is another function"
+    )
+    return dict.fromkeys(sorted(passed), why)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from decodedrift.checkpoints import Checkpoint, quiet
+from decodedrift.compilation import compiled, compiler_failed, compiling
 from decodedrift.copies import copied
 from decodedrift.copycontrol import control
 from decodedrift.donor import copied_from
@@ -49,6 +50,8 @@ class Loaded:
             stack.enter_context(torch.inference_mode())
             if self.variant.compute == "fp64":
                 stack.enter_context(KeepDouble())
+            if compiled(self.model):
+                stack.enter_context(compiling())
             try:
                 yield
             except RuntimeError as error:
@@ -120,11 +123,6 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
 def measurable(logits: torch.Tensor) -> torch.Tensor:
     """Logits where float64 exists: Apple's GPU has none, so there they are measured on the CPU."""
     return logits.cpu() if logits.device.type == "mps" else logits
-
-
-def compiler_failed(error: BaseException) -> bool:
-    """Whether an error is torch.compile's own."""
-    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def out_of_memory(error: BaseException) -> bool:

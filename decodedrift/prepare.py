@@ -53,7 +53,8 @@ class Prepared:
         plan = self.plan
         names = ", ".join(c.name for c in plan.candidates)
         said = "screening " if plan.mode == "screen" else ""
-        said += f"{plan.model}: {plan.reference.name}{' against ' if names else ''}{names}; {len(plan.prompts)} prompts"
+        said += f"{plan.model}: {plan.reference.name}{' against ' if names else ''}{names}; "
+        said += f"{len(plan.prompts)} prompt{'s' * (len(plan.prompts) != 1)}"
         said += f" ({plan.prompt_source})" if plan.prompt_source not in ("given", "file") else ""
         said += f", {len(plan.cells)} strategies x seeds, {plan.max_new_tokens} new tokens, {plan.device}"
         if plan.left_out:
@@ -258,7 +259,7 @@ def _check_screening(plan: Plan, prompts: Mapping[str, Sequence[int]], at: Any) 
         if past:
             raise InputError(
                 f"--mode screen: prompt {past[0]} and its new tokens pass {at.length} tokens, where the model's rotary "
-                "factors change, and one reading is another function beyond; lower --max-new-tokens, or leave it out"
+                "factors change, and one reading is another function; lower --max-new-tokens or leave --mode screen out"
             )
 
 

@@ -27,6 +27,7 @@ LENGTHS = (2, 4)  # tokens of the two prompts; both are of the second length whe
 STEPS = 3  # tokens that follow each
 SEEDS = 8  # tries to find tokens that do not break a model of which some do
 ROWS = (0, 0, 1, 1)  # the prompt of each row
+WAYS = {"shared": "with a cache that is written in place", "stock": "with its own cache"}
 CROSSING = (1, 1, 3, 2)  # the row that each goes on from after the first token
 Text = tuple[int, ...]
 
@@ -90,7 +91,7 @@ def needed(loaded: Loaded, vocab: Vocabulary, path: str, *, batched: bool = True
     for candidate in PATHS[PATHS.index(path) :]:
         if (fault := probe.fault(candidate)) is None:
             break
-        reasons.append(f"not {candidate}: {fault}")
+        reasons.append(f"{WAYS[candidate]}: {fault}")
     if batched and (fault := probe.padded()) is not None:
         raise VariantError(f"{loaded.variant.name}: {fault}; --batch-size 1 pads nothing")
     return candidate, reasons

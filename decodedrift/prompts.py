@@ -139,6 +139,8 @@ def _from_entry(entry: Any, where: str) -> Raw:
         bare = isinstance(entry, Mapping) and "text" in entry and text is None
         mend = "; this plan was kept without texts (--no-text), so give --prompts" if bare else ""
         raise InputError(f'{where}: needs a text under "prompt"{mend}')
+    if "prompt" in entry and "text" in entry:
+        raise InputError(f"{where}: a text under `prompt` and one under `text`; keep one of them")
     for key in entry:
         if key not in COLUMNS and (name := str(key).strip().lower()) in COLUMNS:
             raise InputError(f"{where}: the key {key!r} would not be read; write `{name}`")

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from decodedrift.checkpoints import quiet
+from decodedrift.compilation import compiler_failed
 from decodedrift.environment import versions
 from decodedrift.kvcache import expand, kinds, plain
 from decodedrift.longrope import switch
-from decodedrift.models import Loaded, VariantError, compiler_failed, measurable, out_of_memory
+from decodedrift.models import Loaded, VariantError, measurable, out_of_memory
 from decodedrift.secrecy import excerpt
 
 PATHS = ("shared", "stock", "plain")  # the first is the fastest, the last needs least of transformers
@@ -88,9 +89,10 @@ class Cached:
     ) -> None:
         self.loaded, self.model, self.use_cache = loaded, loaded.model, use_cache
         with calls(loaded, "prefill"):
-            ids, config, self.arguments = _prepared(loaded, prompts, pad, use_cache)
+            ids, self.arguments = _prepared(loaded, prompts, pad, use_cache)
             rows = rows.to(ids.device)
-            outputs = self.model._prefill(ids, config, self.arguments)
+            self.ids = ids
+            outputs = self.model(**self._inputs(ids.shape[1], is_first_iteration=True), return_dict=True)
             self._take(outputs, ids.shape[1], ahead)
             self.logits = measurable(outputs.logits[:, -1])[rows]
             self.ids = ids[rows]
@@ -135,12 +137,12 @@ class Cached:
             check(self.loaded, logits.shape[:2] == tokens.shape, "does not give logits of every token that it reads")
             return measurable(logits)
 
-    def _inputs(self, count: int) -> Mapping[str, Any]:
+    def _inputs(self, count: int, **more: Any) -> Mapping[str, Any]:
         """The arguments of a forward pass over the last `count` tokens."""
         prepare = self.model.prepare_inputs_for_generation
         check(self.loaded, _takes(prepare, "next_sequence_length"), "takes no next_sequence_length")
         inputs: dict[str, Any] = prepare(
-            self.ids, next_sequence_length=count if self.use_cache else None, **self.arguments
+            self.ids, next_sequence_length=count if self.use_cache else None, **more, **self.arguments
         )
         if self.use_cache and cache_of(self.loaded, inputs) is not None:
             check(self.loaded, inputs["input_ids"].shape[1] == count, f"does not read the last {count} tokens alone")
@@ -250,8 +252,8 @@ def calls(loaded: Loaded, what: str) -> Iterator[None]:
 
 def _prepared(
     loaded: Loaded, prompts: Sequence[Sequence[int]], pad: int, use_cache: bool
-) -> tuple[Tensor, Any, dict[str, Any]]:
-    """(ids, generation config, arguments) of one left-padded batch, as `generate` prepares them for each family."""
+) -> tuple[Tensor, dict[str, Any]]:
+    """(ids, arguments) of one left-padded batch, as `generate` prepares them for each family."""
     from transformers import GenerationConfig
 
     width = max(len(ids) for ids in prompts)
@@ -263,8 +265,8 @@ def _prepared(
     asked = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, pad_token_id=pad, use_cache=use_cache)
     prepared: list[Any] = []
 
-    def keep(model: Any, input_ids: Tensor, *, generation_config: Any, **arguments: Any) -> Tensor:
-        prepared[:] = input_ids, generation_config, arguments
+    def keep(model: Any, input_ids: Tensor, **arguments: Any) -> Tensor:
+        prepared[:] = input_ids, arguments
         return input_ids
 
     loaded.model.generate(
@@ -273,11 +275,11 @@ def _prepared(
         generation_config=asked,
         custom_generate=keep,
     )
-    check(loaded, len(prepared) == 3, "does not hand its prepared inputs to custom_generate")
-    ids, config, arguments = prepared
-    for unused in ("logits_processor", "stopping_criteria"):  # the plan says everything
+    check(loaded, len(prepared) == 2, "does not hand its prepared inputs to custom_generate")
+    ids, arguments = prepared
+    for unused in ("generation_config", "logits_processor", "stopping_criteria"):  # the plan says everything
         arguments.pop(unused, None)
-    return ids, config, arguments
+    return ids, arguments
 
 
 def _per_row(name: str, value: Any, rows: Tensor, prompts: int) -> Any:

@@ -64,8 +64,8 @@ def _path(study: Study) -> list[str]:
     how = {"stock": "over the model's own kind of cache", "plain": "without a cache, each text whole at every step"}
     if made.get("path") not in how:
         return []
-    why = "; ".join(f"{name} ({reason})" for name, reason in made["path_reasons"].items())
-    return [f"All variants were read {how[made['path']]}, for {visible(why)}."]
+    why = "; ".join(f"{name}, {reason}" for name, reason in made["path_reasons"].items())
+    return [f"All variants were read {how[made['path']]}. The faster way does not fit {visible(why)}."]
 
 
 def _nothing(study: Study) -> str:

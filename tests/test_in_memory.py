@@ -198,11 +198,6 @@ def rebound_partial(model: Any) -> Any:
     return model
 
 
-def module_compiled(model: Any) -> Any:
-    model.compile(backend="eager")
-    return model
-
-
 def logging_hooks(model: Any) -> Any:
     seen: list[str] = []
     for name, module in model.named_modules():
@@ -226,7 +221,6 @@ HONEST = [
     attribute_of_a_global_name,
     rebound_method,
     rebound_partial,
-    module_compiled,
     logging_hooks,
     with_accelerate,
 ]
@@ -244,7 +238,6 @@ def test_what_is_bound_to_the_copy_measures_as_the_plain_model(
     assert same.all() or family == "gpt2", "a Conv1D with hooks stays one, and has last bits of its own"
     assert kl(study) == pytest.approx(kl(plain), rel=1e-3)
     control = study.environment["variants"]["bf16"]["copy_control"]
-    assert control["compile_left_out"] == (["model"] if honest is module_compiled else [])
     assert not any("move" in record.message for record in caplog.records), "the given model is not moved"
     if honest is with_accelerate:
         assert {m["module"] for m in control["modules"]} >= {"lm_head"} if family == "llama" else {"transformer.ln_f"}
@@ -526,3 +519,32 @@ def test_an_adapter_of_peft_is_measured(family: str) -> None:
     assert study.failures.empty, study.failures.to_string()
     assert study.environment["variants"]["bf16"]["copy_control"]["weight"].endswith(NORMS[family])
     assert kl(study)["bf16"] == pytest.approx(kl(run(plain))["bf16"], rel=0.5)
+
+
+@pytest.mark.parametrize("part", ["", "model.layers.0.mlp"])
+def test_what_is_compiled_in_place_is_refused_as_no_copy_takes_it_over(part: str) -> None:
+    model = tiny_model("llama")
+    model.get_submodule(part).compile(backend="eager")
+    with pytest.raises(
+        dd.InputError, match=rf"{part or 'the given model'}: compiled in place .* torch\.compile\(model\)"
+    ):
+        run(model)
+
+
+def test_every_variant_of_a_compiled_model_is_compiled_whatever_came_before() -> None:
+    """Copies share one code, for which dynamo by itself gives up after 8 recompilations, with a line of log."""
+    runs: dict[torch.dtype, int] = {}
+
+    def counting(graph: Any, inputs: list[Any]) -> Any:
+        def forward(*values: Any) -> Any:
+            kinds = {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
+            runs[min(kinds, key=lambda t: t.itemsize)] = runs.get(min(kinds, key=lambda t: t.itemsize), 0) + 1
+            return graph.forward(*values)
+
+        return forward
+
+    model = torch.compile(tiny_model("llama"), backend=counting, dynamic=True)
+    study = run(model, candidates=["fp64", "int8", "bf16", "fp16"], max_new_tokens=4)
+    assert study.failures.empty, study.failures.to_string()
+    assert min(runs[torch.bfloat16], runs[torch.float16]) > 3, runs
+    assert torch._dynamo.config.recompile_limit == 8, "the caller's settings are as they were"

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "decodedrift"
 
 # lowest first; a module imports from its own row's predecessors only (or from a row of its own, where listed together)
 LAYERS = [
-    {"secrecy", "records", "numerics", "sequences", "noise", "sinks", "spool", "rewrites", "survival"},
+    {"secrecy", "compilation", "records", "numerics", "sequences", "noise", "sinks", "spool", "rewrites", "survival"},
     {"formats"},
     {
         "notation",

@@ -86,7 +86,7 @@ def test_a_cache_that_is_silently_ignored_is_caught_and_the_tokens_are_the_plain
         ready.path = "shared"
         path, reasons = needed(ready, vocab, "shared")
         assert path == "plain"
-        assert [r.split(":")[0] for r in reasons] == ["not shared", "not stock"]
+        assert [r.split(":")[0] for r in reasons] == ["with a cache that is written in place", "with its own cache"]
         assert all("continues otherwise than it reads" in r for r in reasons)
     study = dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
     assert study.environment["generation"]["path"] == "plain"
@@ -120,7 +120,7 @@ def test_rows_that_do_not_cross_in_the_cache_are_caught(monkeypatch: pytest.Monk
     assert "continues otherwise" in reasons[0]
 
 
-@pytest.mark.parametrize("name", ["_prefill", "_update_model_kwargs_for_generation"])
+@pytest.mark.parametrize("name", ["prepare_inputs_for_generation", "_update_model_kwargs_for_generation"])
 def test_a_method_that_a_release_takes_away_leaves_the_plain_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import GenerationMixin
 
@@ -251,7 +251,9 @@ def test_two_objects_that_could_be_the_cache_are_an_error() -> None:
 
 def test_the_path_is_in_the_verdict_where_it_is_not_the_first_choice() -> None:
     asked: dict[str, Any] = {"candidates": ["bf16"], "prompts": PROMPTS, "max_new_tokens": 4}
-    sentence = "All variants were read over the model's own kind of cache, for fp32 (not shared: MistralForCausalLM"
+    sentence = (
+        "All variants were read over the model's own kind of cache. The faster way does not fit fp32, with a cache "
+    )
     assert any(
         s.startswith(sentence) for s in dd.compare(tiny_model("mistral"), tokenizer=tiny_tokenizer(), **asked).verdict
     )
