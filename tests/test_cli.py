@@ -220,7 +220,7 @@ def test_flags_win_over_the_plan(ran: Ran, here: Callable[..., tuple[int, str, s
     run, _ = ran
     plan = run / "plan.json"
     assert "fp32, int8" in dry(here, "--config", plan, "--candidates", "int8")
-    assert "; 1 prompts" in dry(here, "--config", plan, "--prompt-id", "q1")
+    assert "; 1 prompt," in dry(here, "--config", plan, "--prompt-id", "q1")
     assert "; 2 prompts" in dry(here, "--config", plan, "--limit", "2")
     assert "; 2 prompts, " in dry(here, "--config", plan, "--prompt", "w1", "--prompt", "w2")
     assert ", 9 new tokens" in dry(here, "--config", plan, "--max-new-tokens", "9")
@@ -305,7 +305,7 @@ def test_ids_with_commas(here: Callable[..., tuple[int, str, str]], saved: Calla
     rows = [{"id": i, "prompt": "w1 w2"} for i in ("a,b", "a", "b", "c")]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     base = ("--model", saved(), "--prompts", "p.jsonl")
-    assert "; 1 prompts" in dry(here, *base, "--prompt-id", "a,b")
+    assert "; 1 prompt," in dry(here, *base, "--prompt-id", "a,b")
     assert "; 2 prompts" in dry(here, *base, "--prompt-id", "a, c")
     assert "; 2 prompts" in dry(here, *base, "--prompt-id", "a", "--prompt-id", "a,b")
 
