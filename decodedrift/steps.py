@@ -72,8 +72,8 @@ class Cached:
     """Rows over one left-padded prefill of their prompts.
 
     Args:
-        ahead: how many tokens the first call after the prefill reads: 1 for `advance`, more for `read`.
-        use_cache: whether a KV cache is kept; without one every step reads all again, left-padded.
+        ahead: tokens that the first call after the prefill reads: 1 for `advance`, more for `read`. use_cache: whether
+            a KV cache is kept; without one every step reads all again, left-padded.
     """
 
     def __init__(
@@ -87,11 +87,13 @@ class Cached:
         ahead: int = 1,
         use_cache: bool = True,
     ) -> None:
-        self.loaded, self.model, self.use_cache = loaded, loaded.model, use_cache
+        self.loaded, self.model, self.use_cache, self.counts = loaded, loaded.model, use_cache, None
         with calls(loaded, "prefill"):
             ids, self.arguments = _prepared(loaded, prompts, pad, use_cache)
             rows = rows.to(ids.device)
             self.ids = ids
+            if (positions := getattr(self.model, "_get_initial_cache_position", None)) is not None:  # of early releases
+                self.arguments = positions(ids.shape[1], ids.device, self.arguments)
             outputs = self.model(**self._inputs(ids.shape[1], is_first_iteration=True), return_dict=True)
             self._take(outputs, ids.shape[1], ahead)
             self.logits = measurable(outputs.logits[:, -1])[rows]
@@ -146,15 +148,17 @@ class Cached:
         )
         if self.use_cache and cache_of(self.loaded, inputs) is not None:
             check(self.loaded, inputs["input_ids"].shape[1] == count, f"does not read the last {count} tokens alone")
-        return inputs
+        return {name: value for name, value in inputs.items() if value is not None}  # None is not always the default
 
     def _take(self, outputs: Any, width: int, ahead: int) -> None:
         """Takes over what a forward pass over `width` tokens leaves for the next, which reads `ahead` more."""
         self.arguments = self.model._update_model_kwargs_for_generation(outputs, self.arguments, num_new_tokens=ahead)
         mask, cache = self.arguments.get("attention_mask"), self.cache
         check(self.loaded, mask is None or mask.shape[1] == width + ahead, "does not lengthen its attention mask")
-        if cache is not None and plain(cache):
-            check(self.loaded, cache.get_seq_length() == width, "does not cache every token that it reads")
+        if cache is not None:
+            known = cache.get_seq_length() == width
+            self.counts = known if self.counts is None else self.counts  # a cache of states alone has no length
+            check(self.loaded, known or not (self.counts or plain(cache)), "does not cache every token that it reads")
 
 
 class Whole:
@@ -283,8 +287,8 @@ def _prepared(
 
 
 def _per_row(name: str, value: Any, rows: Tensor, prompts: int) -> Any:
-    """An argument of a batch of prompts, each row taking its prompt's; the cache aside."""
-    if not isinstance(value, Tensor) or value.dim() == 0:
+    """An argument of a batch of prompts, each row taking its prompt's; the cache, and vectors of positions, aside."""
+    if not isinstance(value, Tensor) or value.dim() < 2:
         return value
     if name == "position_ids" and value.dim() == 3:  # [kinds of position, batch, tokens]
         return value[:, rows]
