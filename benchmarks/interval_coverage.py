@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from scipy import stats
 
-from decodedrift import survival as sv
-from decodedrift import weibull
+from decodedrift.numerics import survival as sv
+from decodedrift.numerics import weibull
 
 HORIZON = 200
 

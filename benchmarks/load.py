@@ -44,10 +44,10 @@ def tiny(folder: Path) -> None:
 RUN = """
 import json, resource, sys, time
 import torch
-from decodedrift.prepare import prepare
-from decodedrift.run import carry_out
-from decodedrift.settings import make_settings
-from decodedrift.store import RunFolder
+from decodedrift.runs.prepare import prepare
+from decodedrift.runs.carry_out import carry_out
+from decodedrift.runs.settings import make_settings
+from decodedrift.runs.runfolder import RunFolder
 model, folder, count, tokens = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 prompts = [f"w{1 + i % 95} w{1 + i // 95 % 95} w{1 + i // 9025}" for i in range(count)]
 asked = make_settings({

@@ -21,7 +21,7 @@ def main() -> None:
     given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     begin = time.perf_counter(), time.process_time()
     import decodedrift as dd
-    from decodedrift import probe
+    from decodedrift.models import probe
 
     needed, probes = probe.needed, []
 

@@ -91,14 +91,16 @@ def model_class(shape: str) -> type:
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     """The main job, run folder and report included; leaves the calls it made in --calls."""
     import decodedrift as dd
-    from decodedrift import execute, run, world
-    from decodedrift.study import Study
+    from decodedrift.experiments.compare import job
+    from decodedrift.experiments.study import Study
+    from decodedrift.models import world
+    from decodedrift.runs import carry_out
 
     with tempfile.TemporaryDirectory() as out:  # a small run before the clock starts: everything is imported
         dd.compare(arguments.folder, candidates=["bf16"], prompts=["w1"], max_new_tokens=2, out=Path(out) / "run")
     watch, wall, cpu, calls = Watch(), {}, {}, []  # type: ignore[var-annotated]
     watch.over(model_class(arguments.shape))
-    generate, force, loaded = execute.generate, execute.force, world.loaded
+    generate, force, loaded = job.generate, job.force, world.loaded
 
     def generating(model: Any, vocab: Any, prompts: Any, cells: Any, steps: int, **more: Any) -> Any:
         with timed("generate", wall, cpu):
@@ -124,10 +126,10 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
         finally:
             held.__exit__(None, None, None)
 
-    execute.generate = watch.during("decoding", generating)  # type: ignore[assignment]
-    execute.force = watch.during("reading", forcing)  # type: ignore[assignment]
+    job.generate = watch.during("decoding", generating)  # type: ignore[assignment]
+    job.force = watch.during("reading", forcing)  # type: ignore[assignment]
     world.loaded = loading  # type: ignore[assignment]
-    for home, name, phase in ((run, "prepare", "before"), (Study, "write", "after")):
+    for home, name, phase in ((carry_out, "prepare", "before"), (Study, "write", "after")):
         setattr(home, name, whole(getattr(home, name), phase, wall, cpu))
     prompts = make_prompts(arguments.prompts, VOCAB[arguments.shape])
     with tempfile.TemporaryDirectory() as out, timed("all", wall, cpu):
@@ -145,13 +147,14 @@ def bare(arguments: argparse.Namespace) -> dict[str, Any]:
     """The same calls of the model, with random tokens and no use made of what comes out."""
     import torch
 
-    from decodedrift import checkpoints
-    from decodedrift.choosers import Choice
-    from decodedrift.generate import decode
-    from decodedrift.models import loaded
-    from decodedrift.plan import parse_variants
-    from decodedrift.score import Reading, force
-    from decodedrift.tokens import vocabulary
+    from decodedrift.core.records import Reading
+    from decodedrift.decoding.choosers import Choice
+    from decodedrift.decoding.forcing import force
+    from decodedrift.decoding.loop import decode
+    from decodedrift.models.load import loaded
+    from decodedrift.models.sources import checkpoints
+    from decodedrift.models.text.vocabulary import vocabulary
+    from decodedrift.runs.plan import parse_variants
 
     class Random:
         """Feeds every row random tokens."""

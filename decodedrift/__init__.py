@@ -11,11 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from decodedrift.records import InputError, Plan, Prompt, Strategy, Text, Trace, Variant
-    from decodedrift.run import compare
-    from decodedrift.runner_up import inject
-    from decodedrift.strategies import strategy
-    from decodedrift.study import Study, open_study
+    from decodedrift.core.records import InputError, Plan, Prompt, Strategy, Text, Trace, Variant
+    from decodedrift.decoding.strategies import strategy
+    from decodedrift.experiments.inject.job import inject
+    from decodedrift.experiments.study import Study, open_study
+    from decodedrift.runs.carry_out import compare
 
 __all__ = [
     "InputError", "Plan", "Prompt", "Strategy", "Study", "Text", "Trace", "Variant",
@@ -23,11 +23,11 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "compare": "decodedrift.run",
-    "inject": "decodedrift.runner_up",
-    "Study": "decodedrift.study",
-    "open_study": "decodedrift.study",
-    "strategy": "decodedrift.strategies",
+    "compare": "decodedrift.runs.carry_out",
+    "inject": "decodedrift.experiments.inject.job",
+    "Study": "decodedrift.experiments.study",
+    "open_study": "decodedrift.experiments.study",
+    "strategy": "decodedrift.decoding.strategies",
 }
 
 
@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'decodedrift' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES.get(name, "decodedrift.records")), name)
+    return getattr(importlib.import_module(_HOMES.get(name, "decodedrift.core.records")), name)
 
 
 def __dir__() -> list[str]:

@@ -67,7 +67,6 @@ if __name__ == "__main__":
     import torch  # noqa: F401
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig  # noqa: F401
 
-    from decodedrift import execute, gates, listing, report, retry, run  # noqa: F401
     from decodedrift.cli import main
 
     asked = json.loads(sys.argv[1])

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decodedrift.rows import TABLES, typed
-from decodedrift.study import Study
-from decodedrift.summary import perplexity
+from decodedrift.experiments.compare.folds.summary import perplexity
+from decodedrift.experiments.study import Study
+from decodedrift.measure.tables import TABLES, typed
 
 VOCABULARY = 5000
 

@@ -11,8 +11,9 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 import decodedrift as dd
-from decodedrift import alternatives, passes
-from decodedrift.alternatives import AROUND, COUNT, Ledger, Tops, tops
+from decodedrift.decoding.tops import COUNT, Tops, tops
+from decodedrift.measure import alternatives, passes
+from decodedrift.measure.alternatives import AROUND, Ledger
 
 
 @pytest.fixture(scope="module")

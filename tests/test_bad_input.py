@@ -18,8 +18,9 @@ import pandas as pd
 import pytest
 from conftest import tiny_model, tiny_tokenizer
 
-from decodedrift import cli, prepare, settings
-from decodedrift.records import InputError
+from decodedrift import cli
+from decodedrift.core.records import InputError
+from decodedrift.runs import prepare, settings
 
 PROMPT = ("--prompt", "w1 w2")
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
@@ -516,7 +517,7 @@ def test_causal_models_whose_config_says_otherwise() -> None:
     """GPT-NeoX keeps `is_decoder` at False; a BERT made a decoder is causal."""
     import transformers as t
 
-    from decodedrift.checkpoints import check_causal
+    from decodedrift.models.sources.checkpoints import check_causal
 
     check_causal("neox", t.GPTNeoXConfig(), False)
     check_causal("bert", t.BertConfig(is_decoder=True), False)
@@ -658,7 +659,7 @@ def test_refused_once_the_model_is_found(
 def test_fp64_on_a_device_without_it(
     run: Callable[..., Result], saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from decodedrift.precisions import floating
+    from decodedrift.models.precisions import floating
 
     real = floating.unavailable
     monkeypatch.setattr(
@@ -706,7 +707,7 @@ def test_a_candidates_own_window_counts(
 
 
 def test_bundled_prompts_beyond_a_candidates_window_are_left_out(tmp_path: Path) -> None:
-    from decodedrift.checkpoints import DEMO
+    from decodedrift.models.sources.checkpoints import DEMO
 
     narrow = narrowed(DEMO, tmp_path / "narrow", 80)
     asked: dict[str, Any] = {"candidates": [f"mine={narrow}"], "limit": 100, "max_new_tokens": 64}
@@ -850,7 +851,7 @@ def test_refused_in_a_notebook(values: dict[str, Any], word: str) -> None:
 
 
 def test_what_is_no_model_in_a_notebook() -> None:
-    from decodedrift.run import compare
+    from decodedrift.runs.carry_out import compare
 
     with pytest.raises(InputError, match="not '<object"):
         compare(object(), tokenizer=tiny_tokenizer())
@@ -866,7 +867,7 @@ def test_numbers_of_numpy_and_paths_are_taken(saved: Callable[..., Path]) -> Non
 
 
 def test_a_bug_of_ours_is_one_line_too(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    from decodedrift import listing
+    from decodedrift.cli import listing
 
     def fails() -> str:
         raise RuntimeError("\x1b[31mred\n" + "x" * 500)

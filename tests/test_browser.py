@@ -16,8 +16,8 @@ from synthetic import synthetic
 from test_report import HOSTILE, ODD, parted, study
 
 import decodedrift as dd
+from decodedrift.experiments.study import Study
 from decodedrift.report import render
-from decodedrift.study import Study
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 

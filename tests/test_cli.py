@@ -14,11 +14,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from decodedrift import cli, store, tablefiles
-from decodedrift.rows import TABLES
+from decodedrift import cli
+from decodedrift.measure.tables import TABLES
+from decodedrift.runs import runfolder, tablefiles
 
-FOLDER = {"plan.json", "environment.json", "report.html", "verdict.txt", "jobs", *store.PART_TABLES} | {
-    f"{table}.csv" for table in store.CSV_TABLES
+FOLDER = {"plan.json", "environment.json", "report.html", "verdict.txt", "jobs", *runfolder.PART_TABLES} | {
+    f"{table}.csv" for table in runfolder.CSV_TABLES
 }
 SMALL = ("--max-new-tokens", "4", "--candidates", "bf16")
 
@@ -121,9 +122,9 @@ def test_version(tmp_path: Path) -> None:
 
 
 def test_list_says_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from decodedrift.metrics import TOKEN_METRICS, TRACE_METRICS
-    from decodedrift.precisions import PRECISIONS
-    from decodedrift.strategies import STRATEGIES
+    from decodedrift.decoding.strategies import STRATEGIES
+    from decodedrift.measure.metrics import TOKEN_METRICS, TRACE_METRICS
+    from decodedrift.models.precisions import PRECISIONS
 
     monkeypatch.setattr(sys, "argv", ["decodedrift", "list"])
     with pytest.raises(SystemExit) as stopped:
@@ -136,7 +137,8 @@ def test_list_says_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 def test_list_says_what_cannot_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    from decodedrift import listing, precisions
+    from decodedrift.cli import listing
+    from decodedrift.models import precisions
 
     monkeypatch.setattr(precisions, "_bnb_unavailable", lambda device: "needs a backend")
     monkeypatch.setitem(
@@ -175,7 +177,7 @@ def test_a_run_leaves_its_folder(ran: Ran) -> None:
     assert {p.name for p in run.iterdir()} == FOLDER
     jobs = sorted(p.name for p in (run / "jobs").iterdir())
     assert len(jobs) == 3  # two shards of prompts and one of text
-    for table in store.PART_TABLES:
+    for table in runfolder.PART_TABLES:
         assert sorted(p.stem for p in (run / table).iterdir()) == jobs
     assert not list(run.rglob("*.part"))
     plan = json.loads((run / "plan.json").read_text())
@@ -198,7 +200,7 @@ def test_columns_are_the_declared_ones(ran: Ran) -> None:
     run, _ = ran
     for table in ("traces", "divergences", "timings", "failures"):
         assert list(pd.read_csv(run / f"{table}.csv").columns) == list(TABLES[table])
-    for table in store.PART_TABLES:
+    for table in runfolder.PART_TABLES:
         assert list(pd.read_parquet(run / table).columns) == list(TABLES[table])
 
 
@@ -209,9 +211,9 @@ def test_a_plan_runs_again(ran: Ran, here: Callable[..., tuple[int, str, str]], 
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "report: again/report.html"
     again = tmp_path / "again"
-    for name in sorted(FOLDER - {"jobs", *store.PART_TABLES, "timings.csv", "report.html", "environment.json"}):
+    for name in sorted(FOLDER - {"jobs", *runfolder.PART_TABLES, "timings.csv", "report.html", "environment.json"}):
         assert (again / name).read_bytes() == (run / name).read_bytes(), name
-    for table in store.PART_TABLES:
+    for table in runfolder.PART_TABLES:
         assert [p.name for p in sorted((again / table).iterdir())] == [p.name for p in sorted((run / table).iterdir())]
         pd.testing.assert_frame_equal(pd.read_parquet(again / table), pd.read_parquet(run / table), check_exact=True)
 
@@ -336,7 +338,7 @@ def test_several_texts(here: Callable[..., tuple[int, str, str]], saved: Callabl
 
 
 def test_progress_in_a_pipe_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    from decodedrift.progress import Bars
+    from decodedrift.core.progress import Bars
 
     bars = Bars(opening="what runs")
     bars.start("bf16", "greedy", 10)
@@ -347,7 +349,7 @@ def test_progress_in_a_pipe_is_silent(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_progress_at_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    from decodedrift.progress import Bars
+    from decodedrift.core.progress import Bars
 
     bars = Bars(True, opening="what runs")
     assert capsys.readouterr().err == "what runs\n"
@@ -379,7 +381,7 @@ def test_a_closed_pipe_is_no_error(unbuffered: str) -> None:
 
 
 def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from decodedrift import listing
+    from decodedrift.cli import listing
 
     def interrupted() -> str:
         raise KeyboardInterrupt
@@ -424,7 +426,7 @@ def test_positions_as_csv_too(saved: Callable[..., Path], tmp_path: Path, monkey
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
-    frames, _, _ = store.open_folder(tmp_path / "run")
+    frames, _, _ = runfolder.open_folder(tmp_path / "run")
     pd.testing.assert_frame_equal(
         tablefiles.read_csv(tmp_path / "run" / "positions.csv", "positions"), frames["positions"]
     )

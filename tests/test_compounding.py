@@ -14,8 +14,10 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 import decodedrift as dd
-from decodedrift import compounding, prediction, risk, store
-from decodedrift.rows import typed
+from decodedrift.experiments.compare.folds import compounding, prediction
+from decodedrift.experiments.compare.verdict import risk
+from decodedrift.measure.tables import typed
+from decodedrift.runs import runfolder
 
 KEYS = {"model": "m", "reference": "fp32", "candidate": "bf16", "role": "candidate", "strategy": "greedy", "seed": 0}
 FOLDS = ("survival", "growth", "after", "risk", "comparisons", "flip_law", "flip_calibration")
@@ -223,7 +225,7 @@ def test_folds_are_files_and_come_back_the_same(tmp_path: Path) -> None:
     for name in FOLDS:
         assert (folder / f"{name}.csv").is_file()
         pd.testing.assert_frame_equal(getattr(again, name), getattr(study, name))
-        read = store.read_csv(folder / f"{name}.csv", name)
+        read = runfolder.read_csv(folder / f"{name}.csv", name)
         pd.testing.assert_frame_equal(read, getattr(study, name), check_dtype=False)
 
 

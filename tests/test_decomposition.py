@@ -18,17 +18,17 @@ from test_generate import PROMPTS as IDS
 from test_oracle import BEAM, LAST, NEW, PROMPTS, VOCAB, C, R, walk
 
 import decodedrift as dd
-from decodedrift import decomposition
-from decodedrift.checkpoints import in_memory
-from decodedrift.generate import generate
-from decodedrift.handover import Handover
-from decodedrift.models import loaded
-from decodedrift.plan import parse_variants
-from decodedrift.precisions.floating import KeepDouble
-from decodedrift.rows import typed
-from decodedrift.spool import Spool
-from decodedrift.strategies import parse_strategies
-from decodedrift.tokens import vocabulary
+from decodedrift.decoding.loop import generate
+from decodedrift.decoding.spool import Spool
+from decodedrift.decoding.strategies import parse_strategies
+from decodedrift.experiments.compare.folds import decomposition
+from decodedrift.experiments.compare.handover import Handover
+from decodedrift.measure.tables import typed
+from decodedrift.models.load import loaded
+from decodedrift.models.precisions.floating import KeepDouble
+from decodedrift.models.sources.checkpoints import in_memory
+from decodedrift.models.text.vocabulary import vocabulary
+from decodedrift.runs.plan import parse_variants
 
 STEPS = 14
 
@@ -188,7 +188,7 @@ def test_a_candidate_without_a_cache_or_with_another_shape_fails_alone(tmp_path:
 
 
 def test_a_part_that_breaks_while_reading_loses_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from decodedrift.decompose import Decomposition
+    from decodedrift.experiments.compare.decompose import Decomposition
 
     def broken(self: Any, model: Any, done: Any) -> None:
         raise MemoryError("no room")

@@ -11,9 +11,10 @@ from conftest import FAMILIES, tiny_model, tiny_tokenizer
 from test_laws import same_rows, saved_as
 
 import decodedrift as dd
-from decodedrift import checkpoints, models, world
-from decodedrift.models import loaded
-from decodedrift.plan import parse_variants
+from decodedrift.models import load, world
+from decodedrift.models.load import loaded
+from decodedrift.models.sources import checkpoints
+from decodedrift.runs.plan import parse_variants
 
 VARIANTS = ("fp32", "bf16", "fp16", "int8", "fp32:attention=eager")
 
@@ -36,8 +37,8 @@ def test_a_copy_is_what_the_files_give(family: str, tmp_path: Path) -> None:
 def test_what_cannot_be_copied_exactly_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = checkpoints.find(saved_as(tiny_model("llama"), tmp_path / "m"))
     read: list[str] = []
-    real = models._read
-    monkeypatch.setattr(models, "_read", lambda c, v, d: read.append(v.name) or real(c, v, d))
+    real = load._read
+    monkeypatch.setattr(load, "_read", lambda c, v, d: read.append(v.name) or real(c, v, d))
     with (
         loaded(checkpoint, parse_variants("bf16")[0]) as rounded,
         loaded(checkpoint, parse_variants("fp32")[0], rounded),

@@ -13,10 +13,10 @@ from conftest import tiny_tokenizer
 from families import TABLE, Family, config
 
 import decodedrift as dd
-from decodedrift.checkpoints import in_memory
-from decodedrift.models import loaded
-from decodedrift.plan import parse_variants
-from decodedrift.precisions.floating import DTYPES
+from decodedrift.models.load import loaded
+from decodedrift.models.precisions.floating import DTYPES
+from decodedrift.models.sources.checkpoints import in_memory
+from decodedrift.runs.plan import parse_variants
 
 PROMPTS = [
     [9],

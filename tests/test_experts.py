@@ -9,9 +9,9 @@ from conftest import tiny_tokenizer
 from families import TABLE
 from test_every_family import tiny
 
-from decodedrift.checkpoints import in_memory
-from decodedrift.models import loaded
-from decodedrift.plan import parse_variants
+from decodedrift.models.load import loaded
+from decodedrift.models.sources.checkpoints import in_memory
+from decodedrift.runs.plan import parse_variants
 
 HIDDEN = 32
 KINDS = (

@@ -12,8 +12,8 @@ from conftest import FAMILIES, tiny_model, tiny_tokenizer
 from transformers import AutoTokenizer
 
 import decodedrift as dd
-from decodedrift.checkpoints import in_memory
-from decodedrift.tokens import vocabulary
+from decodedrift.models.sources.checkpoints import in_memory
+from decodedrift.models.text.vocabulary import vocabulary
 
 PROMPTS = ["w1 w2 w3", "w9", "w30 w31 w32 w33 w34"]
 

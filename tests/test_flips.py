@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from decodedrift import flips
+from decodedrift.numerics import flips
 
 
 def made(
@@ -100,7 +100,7 @@ def test_the_predicted_curve_by_hand_and_as_kaplan_meier_counts() -> None:
     curve = flips.predicted_curve(chance, np.array([0, 0, 0, 1]), np.array([0, 1, 2, 0]))
     np.testing.assert_allclose(curve, [0.7, 0.35, 0.35])
     assert len(flips.predicted_curve(np.empty(0), np.empty(0, int), np.empty(0, int))) == 0
-    from decodedrift import survival as sv
+    from decodedrift.numerics import survival as sv
 
     rng = np.random.default_rng(0)
     lengths = rng.integers(5, 30, 200)

@@ -9,8 +9,8 @@ import torch
 from conftest import FAMILIES, tiny_config, tiny_model, tiny_tokenizer
 from families import TABLE, config
 
-from decodedrift.checkpoints import Checkpoint, in_memory
-from decodedrift.footprint import Footprint, _tensors, footprint
+from decodedrift.models.footprint import Footprint, _tensors, footprint
+from decodedrift.models.sources.checkpoints import Checkpoint, in_memory
 
 
 def checkpoint(config: Any) -> Checkpoint:

@@ -16,11 +16,12 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 import decodedrift as dd
-from decodedrift import cli, store
-from decodedrift.gates import IF_DIVERGED, OPERATORS, Gate, columns, parse_gate
-from decodedrift.records import InputError
+from decodedrift import cli
+from decodedrift.core.records import InputError
+from decodedrift.experiments.compare.folds.summary import Z95
 from decodedrift.report.terminal import summary_table
-from decodedrift.summary import Z95
+from decodedrift.runs import runfolder
+from decodedrift.runs.gates import IF_DIVERGED, OPERATORS, Gate, columns, parse_gate
 
 PLAN = {
     "candidates": [{"name": "bf16"}, {"name": "fp32:batch_size=1"}],
@@ -207,8 +208,8 @@ def test_something_failed_goes_before_a_gate(
     study.failures = pd.DataFrame(
         [{"model": "m", "variant": "fp16", "stage": "load", "status": "failed", "error": "e"}]
     )
-    study.failures = store.joined([store.JobResult("").frame("failures"), study.failures], "failures")
-    from decodedrift.rows import typed
+    study.failures = runfolder.joined([runfolder.JobResult("").frame("failures"), study.failures], "failures")
+    from decodedrift.measure.tables import typed
 
     study.failures = typed(study.failures, "failures")
     study.save(tmp_path / "failed")

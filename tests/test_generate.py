@@ -9,14 +9,14 @@ import pytest
 import torch
 from conftest import FAMILIES, tiny_model, tiny_tokenizer
 
-from decodedrift.checkpoints import in_memory
-from decodedrift.generate import generate
-from decodedrift.models import loaded
-from decodedrift.plan import parse_variants
-from decodedrift.probe import needed
-from decodedrift.steps import PATHS
-from decodedrift.strategies import parse_strategies
-from decodedrift.tokens import vocabulary
+from decodedrift.decoding.loop import generate
+from decodedrift.decoding.strategies import parse_strategies
+from decodedrift.models.load import loaded
+from decodedrift.models.probe import needed
+from decodedrift.models.sources.checkpoints import in_memory
+from decodedrift.models.steps import PATHS
+from decodedrift.models.text.vocabulary import vocabulary
+from decodedrift.runs.plan import parse_variants
 
 PROMPTS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33, 34, 35, 36], "d": [80, 2, 80, 2]}
 NEW = 24

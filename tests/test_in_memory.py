@@ -16,10 +16,11 @@ from conftest import FAMILIES, tiny_model, tiny_tokenizer
 from torch.nn.utils import parametrizations
 
 import decodedrift as dd
-from decodedrift import checkpoints, copycontrol
-from decodedrift.checkpoints import Checkpoint, in_memory
-from decodedrift.models import Loaded, VariantError, loaded
-from decodedrift.plan import parse_variants
+from decodedrift.core.records import VariantError
+from decodedrift.models.load import Loaded, loaded
+from decodedrift.models.sources import checkpoints, copycontrol
+from decodedrift.models.sources.checkpoints import Checkpoint, in_memory
+from decodedrift.runs.plan import parse_variants
 
 NOTEBOOK: Any = None  # as a model is in a notebook: a global name
 IDS = torch.tensor([[5, 9, 2, 40, 7]])
@@ -273,7 +274,7 @@ def test_the_copy_has_its_weights_back_bit_by_bit(variant: str, monkeypatch: pyt
         seen.append({name: (t.data_ptr(), t.clone()) for name, t in model.state_dict().items()})
         return copycontrol.control(model, *rest)
 
-    monkeypatch.setattr("decodedrift.models.control", noting)
+    monkeypatch.setattr("decodedrift.models.load.control", noting)
     with opened(with_hooks_and_all(tiny_model("gpt2")), variant) as held:
         after = held.model.state_dict()
         assert all(after[n].data_ptr() == at and torch.equal(after[n], t) for n, (at, t) in seen[0].items())

@@ -22,11 +22,13 @@ from test_generate import run
 from test_oracle import BEAM, EOS, NEW, PROMPTS, SEEDS, SINGLE, VOCAB, C, R, scores, walk
 
 import decodedrift as dd
-from decodedrift import bootstrap, forcing, trajectory
-from decodedrift.records import InputError
-from decodedrift.rows import typed
-from decodedrift.runner_up import inject
-from decodedrift.warping import warp
+from decodedrift.core.records import InputError
+from decodedrift.decoding import scripted
+from decodedrift.decoding.warping import warp
+from decodedrift.experiments.inject.job import inject
+from decodedrift.measure import trajectory
+from decodedrift.measure.tables import typed
+from decodedrift.numerics import bootstrap
 
 MIXED = "greedy,beam:num_beams=3,top-p:p=0.9"
 NAMES = ["strategy", "seed", "prompt_id"]
@@ -70,7 +72,7 @@ def test_the_text_goes_on_as_an_uncached_loop_says(strategy: str) -> None:
 
 
 def dd_strategies(text: str) -> Any:
-    from decodedrift.strategies import parse_strategies
+    from decodedrift.decoding.strategies import parse_strategies
 
     return parse_strategies(text)
 
@@ -190,7 +192,7 @@ def test_an_error_at_one_place_is_all_trajectory_and_one_that_goes_on_is_not(tmp
 def test_a_row_that_moves_without_being_touched_is_a_failure_of_this_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = forcing.Injecting._choose
+    plain = scripted.Injecting._choose
 
     def disturbed(self: Any, logits: Any) -> Any:
         tokens = plain(self, logits)
@@ -199,7 +201,7 @@ def test_a_row_that_moves_without_being_touched_is_a_failure_of_this_part(
             tokens[loose[0]] = (tokens[loose[0]] + 1) % VOCAB
         return tokens
 
-    monkeypatch.setattr(forcing.Injecting, "_choose", disturbed)
+    monkeypatch.setattr(scripted.Injecting, "_choose", disturbed)
     broken = compare(C, tmp_path / "other", strategies=["top-p:p=0.8"])
     assert broken.failures["stage"].tolist() == ["inject"]
     assert "depend on their neighbours" in broken.failures["error"].iloc[0]

@@ -16,7 +16,7 @@ from bigram import bigram_model, ids_of, saved_bigram, words
 from conftest import tiny_model, tiny_tokenizer
 
 import decodedrift as dd
-from decodedrift import execute
+from decodedrift.experiments.compare import job
 
 ALL = ["greedy", "beam:num_beams=3", "top-k:k=8", "top-p:p=0.8"]
 PROMPTS = [
@@ -274,7 +274,7 @@ def test_one_prompt_a_batch_pads_nothing() -> None:
 
 
 def test_a_self_control_that_is_not_zero_fails_the_run_and_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = execute.force, []
+    real, calls = job.force, []
 
     def unsteady(model: Any, *arguments: Any) -> Any:
         calls.append(model.variant.name)
@@ -283,7 +283,7 @@ def test_a_self_control_that_is_not_zero_fails_the_run_and_is_said_first(monkeyp
             yield index, logits + torch.eye(len(logits), logits.shape[-1]) * 1e-3 * again
 
     assert not run().failed
-    monkeypatch.setattr(execute, "force", unsteady)
+    monkeypatch.setattr(job, "force", unsteady)
     study = run()
     assert len(study.failures) == 0
     assert study.failed
@@ -291,7 +291,7 @@ def test_a_self_control_that_is_not_zero_fails_the_run_and_is_said_first(monkeyp
 
 
 def test_a_diverging_self_control_fails_the_run_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = execute.generate, []
+    real, calls = job.generate, []
 
     def unsteady(model: Any, *arguments: Any, **more: Any) -> Any:
         calls.append(model.variant.name)
@@ -301,7 +301,7 @@ def test_a_diverging_self_control_fails_the_run_too(monkeypatch: pytest.MonkeyPa
                 trace.token_ids = (*trace.token_ids[:-1], (trace.token_ids[-1] + 1) % 96)
         return done
 
-    monkeypatch.setattr(execute, "generate", unsteady)
+    monkeypatch.setattr(job, "generate", unsteady)
     study = run()
     assert study.failed
     assert study.verdict[0].startswith("The reference differs from itself: 4 of 4 repeated traces diverged")

@@ -1,4 +1,4 @@
-"""The shape of the code: imports go down only, what must start without torch does, files stay small."""
+"""The shape of the code: rooms, imports that go down only, what must start without torch, files that stay small."""
 
 from __future__ import annotations
 
@@ -10,101 +10,44 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "decodedrift"
-
-# lowest first; a module imports from its own row's predecessors only (or from a row of its own, where listed together)
-LAYERS = [
-    {"secrecy", "compilation", "records", "numerics", "sequences", "noise", "sinks", "spool", "rewrites", "survival"},
-    {"formats"},
-    {
-        "notation",
-        "environment",
-        "progress",
-        "metrics",
-        "weibull",
-        "flips",
-        "phrases",
-        "files",
-        "weightfiles",
-        "batches",
-    },
-    {"longrope", "strategies", "precisions", "prompts", "alternatives", "signals", "copies"},
-    {"checkpoints", "copycontrol", "settings", "warping", "donor"},
-    {"stops", "fewest", "footprint", "tokenizer", "models", "choosers", "identity"},
-    {"tokens"},
-    {"special", "beams", "kvcache", "forcing", "choices"},
-    {"steps"},
-    {"generate", "score", "probe", "plan", "rows"},
-    {"spoilt", "nonfinite", "failures", "windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
-    {"fitting", "passes", "world", "store", "decomposition", "trajectory", "compounding", "risk"},
-    {"judging", "loading"},
-    {"injection", "decompose", "controls", "screening", "resume"},
-    {"execute", "verdict", "engines", "prediction"},
-    {"study", "listing", "retry"},
-    {"gates"},
-    {"report", "prepare"},
-    {"run", "forecast", "runner_up"},
-    {"cli"},
-    {"__main__", "__init__"},
-]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+ROOMS = ("core", "numerics", "models", "decoding", "measure", "runs", "report", "experiments", "cli")  # lowest first
 TORCH_FREE = (
     "cli",
-    "records",
-    "strategies",
-    "precisions",
-    "settings",
-    "prompts",
-    "study",
-    "store",
-    "resume",
-    "gates",
-    "signals",
-    "secrecy",
+    "core.records",
+    "core.prompts",
+    "core.secrecy",
+    "decoding.strategies",
+    "models.precisions",
+    "measure.metrics",
+    "measure.tables",
+    "runs.settings",
+    "runs.resume",
+    "runs.runfolder",
+    "runs.gates",
+    "runs.signals",
     "report",
-    "metrics",
+    "experiments.study",
 )
-ONLY_IN = {
-    "transformers": {
-        "models",
-        "steps",
-        "precisions",
-        "checkpoints",
-        "tokens",
-        "tokenizer",
-        "footprint",
-        "fewest",
-        "choosers",
-        "kvcache",
-        "rewrites",
-    },
-    "pandas": {
-        "alternatives",
-        "nonfinite",
-        "failures",
-        "phrases",
-        "runner_up",
-        "rows",
-        "passes",
-        "store",
-        "tablefiles",
-        "summary",
-        "study",
-        "verdict",
-        "run",
-        "report",
-        "execute",
-        "gates",
-        "decomposition",
-        "trajectory",
-        "decompose",
-        "compounding",
-        "prediction",
-        "risk",
-    },
-    "scipy": {"survival", "weibull", "flips"},
-    "jinja2": {"report"},
-    "bokeh": {"report"},
+ONLY_IN = {  # library -> rooms
+    "torch": {"models", "decoding", "measure", "experiments"},
+    "transformers": {"models"},
+    "pandas": {"measure", "runs", "report", "experiments"},
+    "scipy": {"numerics"},
+    "jinja2": {"report", "experiments"},
+    "bokeh": {"report", "experiments"},
     "typer": {"cli"},
+}
+PENDING = {  # arrows that still go up; none may be added
+    ("measure/injection", "experiments"),
+    ("measure/nonfinite", "report"),
+    ("measure/trajectory", "experiments"),
+    ("measure/trajectory", "report"),
+    ("report/html", "experiments"),
+    ("report/terminal", "experiments"),
+    ("report/tokenview", "experiments"),
+    ("runs/carry_out", "experiments"),
+    ("runs/gates", "experiments"),
+    ("runs/retry", "experiments"),
 }
 
 
@@ -112,51 +55,75 @@ def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
+def name_of(path: Path) -> str:
+    return "/".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
 def room(path: Path) -> str:
-    first = path.relative_to(PACKAGE).parts[0]
-    return first.removesuffix(".py")
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(path: Path, top_only: bool) -> set[str]:
-    """Full names of imported modules; with `top_only`, only those of import time (not in functions or TYPE_CHECKING)."""
+def imports(path: Path, types: bool = True) -> set[str]:
+    """Full names of imported modules, those in functions and, with `types`, under TYPE_CHECKING too."""
+    names: set[str] = set()
     tree = ast.parse(path.read_text("utf-8"))
-    skipped: set[ast.AST] = set()
-    if top_only:
-        for node in ast.walk(tree):
-            guard = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-            if guard or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                skipped.update(ast.walk(node))
-    found: set[str] = set()
+    guards = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    skipped = set() if types else {inner for guard in guards for inner in ast.walk(guard)}
     for node in ast.walk(tree):
         if node in skipped:
             continue
         if isinstance(node, ast.Import):
-            found.update(a.name for a in node.names)
+            names.update(a.name for a in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            if node.module == "decodedrift":
-                found.update(f"decodedrift.{a.name}" for a in node.names)
-    return found
+            assert node.level == 0, f"{path}: a relative import"
+            names.update(f"{node.module}.{a.name}" for a in node.names)
+    return names
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def rooms_of(path: Path) -> set[str]:
+    """The rooms that a module imports from."""
+    return {name.split(".")[1] for name in imports(path) if name.startswith("decodedrift.")} & set(ROOMS)
+
+
+def test_every_room_is_on_the_plan_and_says_what_belongs_there() -> None:
+    folders = {p.parent.relative_to(PACKAGE) for p in modules() if p.parent != PACKAGE}
+    assert {f.parts[0] for f in folders} == set(ROOMS)
+    assert {p.name for p in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
+    for folder in folders:
+        docstring = ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text("utf-8")))
+        assert docstring and len(docstring) > 40, f"{folder}: what belongs here?"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_imports_go_down_only(path: Path) -> None:
-    own = room(path)
-    assert own in LEVEL, f"{own} has no place in LAYERS"
-    for name in imports(path, top_only=True):
-        parts = name.split(".")
-        if parts[0] == "decodedrift" and len(parts) > 1 and parts[1] != own:
-            assert LEVEL[parts[1]] < LEVEL[own], f"{own} imports {parts[1]}, which is not below it"
+    if (own := room(path)) in ROOMS:
+        up = {r for r in rooms_of(path) if ROOMS.index(r) > ROOMS.index(own)}
+        up -= {target for name, target in PENDING if name == name_of(path)}
+        assert not up, f"{name_of(path)} imports {up}, which lies above it"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.xfail(strict=True, reason="the frame is still being built")
+def test_no_two_modules_import_each_other() -> None:
+    names = {name_of(p).removesuffix("/__init__").replace("/", "."): p for p in modules()}
+    arrows = {}
+    for name, path in names.items():
+        targets = {i.removeprefix("decodedrift.") for i in imports(path) if i.startswith("decodedrift.")}
+        arrows[name] = {next((t for t in (i, i.rpartition(".")[0]) if t in names), None) for i in targets} - {None}
+    left = dict(arrows)
+    while left:
+        free = {n for n, targets in left.items() if not targets & set(left) - {n}}
+        assert free, f"these import each other: {sorted(left)}"
+        left = {n: targets for n, targets in left.items() if n not in free}
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_libraries_stay_in_their_rooms(path: Path) -> None:
-    for name in imports(path, top_only=False):
+    for name in imports(path, types=False):
         allowed = ONLY_IN.get(name.split(".")[0])
         assert allowed is None or room(path) in allowed, f"{name} is imported in {room(path)}"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text("utf-8")
     assert text.count("\n") <= 300
@@ -172,7 +139,7 @@ def test_these_start_without_torch(module: str) -> None:
 
 
 def test_the_charting_library_loads_with_the_page() -> None:
-    code = "import sys, decodedrift.cli, decodedrift.study, decodedrift.report; sys.exit('bokeh' in sys.modules)"
+    code = "import sys, decodedrift.cli, decodedrift.experiments.study, decodedrift.report; sys.exit('bokeh' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

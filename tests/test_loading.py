@@ -11,13 +11,13 @@ from conftest import tiny_model, tiny_tokenizer
 from test_resume import content
 
 import decodedrift as dd
-from decodedrift import loading, models, world
-from decodedrift.forecast import forecast
-from decodedrift.prepare import Prepared, prepare
-from decodedrift.progress import Silent
-from decodedrift.resume import asked_again
-from decodedrift.settings import make_settings
-from decodedrift.store import RunFolder
+from decodedrift.core.progress import Silent
+from decodedrift.models import load, loading, world
+from decodedrift.runs.forecast import forecast
+from decodedrift.runs.prepare import Prepared, prepare
+from decodedrift.runs.resume import asked_again
+from decodedrift.runs.runfolder import RunFolder
+from decodedrift.runs.settings import make_settings
 
 PROMPTS = [f"w{1 + i} w{1 + 2 * i}" for i in range(40)]
 ASKED: dict[str, Any] = {
@@ -59,8 +59,8 @@ def test_loads_are_counted_and_foretold(
 ) -> None:
     apart(monkeypatch, *small)
     made: list[str] = []
-    real = models._ready
-    monkeypatch.setattr(models, "_ready", lambda c, v, *rest: made.append(v.name) or real(c, v, *rest))
+    real = load._ready
+    monkeypatch.setattr(load, "_ready", lambda c, v, *rest: made.append(v.name) or real(c, v, *rest))
     study = run(**more)
     facts = study.environment["variants"]
     assert [facts[name]["loads"] for name in ("fp32", "bf16", "int8")] == list(loads)
@@ -150,16 +150,16 @@ def test_a_resumed_run_keeps_the_size_of_its_jobs(saved: Any, tmp_path: Path, mo
 
 
 def test_what_a_type_rounds_is_read_once(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from decodedrift.checkpoints import find
-    from decodedrift.plan import parse_variants
+    from decodedrift.models.sources.checkpoints import find
+    from decodedrift.runs.plan import parse_variants
 
     reads: list[Any] = []
-    real = models.tensors
-    monkeypatch.setattr(models, "tensors", lambda files: reads.append(files) or real(files))
-    models._changed_in_files.cache_clear()
+    real = load.tensors
+    monkeypatch.setattr(load, "tensors", lambda files: reads.append(files) or real(files))
+    load._changed_in_files.cache_clear()
     checkpoint, shares = find(str(saved("qwen2"))), []
     for name in ("bf16", "bf16", "fp16"):
-        with models.loaded(checkpoint, parse_variants(name)[0]) as model:
+        with load.loaded(checkpoint, parse_variants(name)[0]) as model:
             shares.append(model.facts["rounded_share"])
     assert len(reads) == 2
     assert shares[0] == shares[1] > shares[2] > 0

@@ -11,14 +11,15 @@ import torch
 from conftest import tiny_tokenizer
 
 import decodedrift as dd
-from decodedrift.checkpoints import in_memory
-from decodedrift.generate import generate
-from decodedrift.longrope import Switch, readable, switch
-from decodedrift.models import VariantError, loaded
-from decodedrift.plan import parse_variants
-from decodedrift.probe import needed
-from decodedrift.strategies import parse_strategies
-from decodedrift.tokens import vocabulary
+from decodedrift.core.records import VariantError
+from decodedrift.decoding.loop import generate
+from decodedrift.decoding.strategies import parse_strategies
+from decodedrift.models.load import loaded
+from decodedrift.models.longrope import Switch, readable, switch
+from decodedrift.models.probe import needed
+from decodedrift.models.sources.checkpoints import in_memory
+from decodedrift.models.text.vocabulary import vocabulary
+from decodedrift.runs.plan import parse_variants
 
 CHANGES = 16
 PROMPTS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33, 34, 35, 36], "d": [80, 2, 80, 2]}

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import decodedrift as dd
-from decodedrift import models, world
-from decodedrift.spool import Spool
+from decodedrift.decoding.spool import Spool
+from decodedrift.models import load, world
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def residents(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many models were alive just after each load."""
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     counts: list[int] = []
-    ready = models._ready
+    ready = load._ready
 
     def counted(*arguments: Any) -> Any:
         model = ready(*arguments)
@@ -32,7 +32,7 @@ def residents(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(alive))
         return model
 
-    monkeypatch.setattr(models, "_ready", counted)
+    monkeypatch.setattr(load, "_ready", counted)
     return counts
 
 
@@ -81,9 +81,9 @@ def test_spilled_to_files_the_rows_are_the_same(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_declared_memory_decides(tmp_path: Path) -> None:
-    from decodedrift.forecast import forecast
-    from decodedrift.prepare import prepare
-    from decodedrift.settings import make_settings
+    from decodedrift.runs.forecast import forecast
+    from decodedrift.runs.prepare import prepare
+    from decodedrift.runs.settings import make_settings
 
     def prepared(memory: int) -> Any:
         asked = {"model": tiny_model("gpt2"), "prompts": ["w1"] * 8, "max_new_tokens": 64, "memory_bytes": memory}
@@ -142,15 +142,15 @@ def test_weights_that_change_under_way_are_refused(saved: Any, tmp_path: Path) -
     import os
     import shutil
 
-    from decodedrift.checkpoints import find
-    from decodedrift.plan import parse_variants
+    from decodedrift.models.sources.checkpoints import find
+    from decodedrift.runs.plan import parse_variants
 
     folder = tmp_path / "model"
     shutil.copytree(saved("gpt2"), folder)
     checkpoint = find(str(folder))
     (variant,) = parse_variants("fp32")
-    with models.loaded(checkpoint, variant):
+    with load.loaded(checkpoint, variant):
         pass
     os.utime(folder / "model.safetensors", ns=(1, 1))
-    with pytest.raises(dd.InputError, match="changed while the run"), models.loaded(checkpoint, variant):
+    with pytest.raises(dd.InputError, match="changed while the run"), load.loaded(checkpoint, variant):
         pass

@@ -16,13 +16,13 @@ from conftest import tiny_model, tiny_tokenizer
 from synthetic import synthetic
 
 import decodedrift as dd
-from decodedrift import nonfinite
-from decodedrift.gates import faults, parse_gate
-from decodedrift.metrics.token import LogitPair, token_metrics
-from decodedrift.passes import note_cut
+from decodedrift.experiments.compare.verdict.sentences import folded
+from decodedrift.measure import nonfinite
+from decodedrift.measure.metrics.token import LogitPair, token_metrics
+from decodedrift.measure.passes import note_cut
+from decodedrift.measure.tables import Gathered
 from decodedrift.report.terminal import summary_table
-from decodedrift.rows import Gathered
-from decodedrift.verdict import folded
+from decodedrift.runs.gates import faults, parse_gate
 
 PLACES = ["first_divergence", "compared", "cause"]
 
@@ -256,7 +256,7 @@ def test_a_gate_on_a_kl_that_is_infinite_somewhere_fails() -> None:
 
 
 def test_positions_where_the_reference_broke_leave_the_distributions_n() -> None:
-    from decodedrift.summary import distribution
+    from decodedrift.experiments.compare.folds.summary import distribution
 
     frame = forced(masked([2], math.nan), masked([]))
     row = distribution(frame).query("bucket == 'all'").iloc[0]

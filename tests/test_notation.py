@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decodedrift import plan, strategies
-from decodedrift.notation import boolean, count, number, one_of, split_items, text, whole
-from decodedrift.plan import parse_variants, variant_from_dict
-from decodedrift.records import InputError, Variant, plain
-from decodedrift.strategies import STRATEGIES, parse_strategies
+from decodedrift.core.notation import boolean, count, number, one_of, split_items, text, whole
+from decodedrift.core.records import InputError, Variant, plain
+from decodedrift.decoding import strategies
+from decodedrift.decoding.strategies import STRATEGIES, parse_strategies
+from decodedrift.runs import plan
+from decodedrift.runs.plan import parse_variants, variant_from_dict
 
 
 def labels(given: str | list[str]) -> list[str]:
@@ -194,8 +195,8 @@ def test_variants_survive_a_plan(given: str) -> None:
 
 
 def test_plans_come_back() -> None:
-    from decodedrift.prepare import draft
-    from decodedrift.settings import make_settings
+    from decodedrift.runs.prepare import draft
+    from decodedrift.runs.settings import make_settings
 
     made = draft(make_settings({"prompts": ["a", "b"], "candidates": "bf16,int8:head=true", "seeds": [1, 2]}))
     assert plan.plan_from_dict(made.as_dict()) == made

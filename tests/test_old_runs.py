@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from decodedrift import open_study
-from decodedrift.tablefiles import read_csv
+from decodedrift.runs.tablefiles import read_csv
 
 OLD = Path(__file__).parent / "fixtures" / "run-0.1.0"
 FOLDS = ["summary", "distribution", "survival", "growth", "after", "risk", "comparisons", "flip_law", "decomposition"]

@@ -15,7 +15,7 @@ from bigram import EOS, bigram_model, ids_of, log_softmax, rolled, saved_bigram,
 from conftest import tiny_tokenizer
 
 import decodedrift as dd
-from decodedrift import noise
+from decodedrift.numerics import gumbel
 
 VOCAB, NEW = 16, 28
 TOP_K, TOP_P, BEAM = "top-k:k=5,temperature=0.7", "top-p:p=0.8", "beam:length_penalty=0.5,num_beams=3"
@@ -69,7 +69,7 @@ def scores(strategy: str, seed: int, prompt: str, row: np.ndarray, position: int
         before = np.concatenate([[0.0], np.cumsum(p)[:-1]])
         least = order[np.flatnonzero(before < 0.8)[-1]]
     kept = np.where(z >= least, z, -np.inf)
-    return log_softmax(kept) + noise.gumbel(seed, prompt, position, VOCAB)
+    return log_softmax(kept) + gumbel.gumbel(seed, prompt, position, VOCAB)
 
 
 def walk(table: np.ndarray, strategy: str, seed: int, prompt: str) -> list[int]:

@@ -15,12 +15,12 @@ import torch
 from conftest import FAMILIES, tiny_config, tiny_model, tiny_tokenizer
 
 import decodedrift as dd
-from decodedrift import models
-from decodedrift.checkpoints import Checkpoint, find, in_memory
-from decodedrift.models import loaded
-from decodedrift.plan import parse_variants
-from decodedrift.precisions import PRECISIONS
-from decodedrift.precisions.floating import DTYPES
+from decodedrift.models import load
+from decodedrift.models.load import loaded
+from decodedrift.models.precisions import PRECISIONS
+from decodedrift.models.precisions.floating import DTYPES
+from decodedrift.models.sources.checkpoints import Checkpoint, find, in_memory
+from decodedrift.runs.plan import parse_variants
 
 IDS = torch.tensor([[5, 17, 3, 80, 41, 9, 9, 22, 63, 1, 30, 2]])
 AVAILABLE = [n for n, p in PRECISIONS.items() if p.unavailable("cpu") is None]
@@ -83,9 +83,9 @@ def test_a_quantized_precision_computes_in_the_references_type_unless_told(compu
 
 
 def test_weights_that_are_not_of_the_type_asked_for_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "cast", lambda model, dtype: None)
+    monkeypatch.setattr(load, "cast", lambda model, dtype: None)
     with (
-        pytest.raises(models.VariantError, match=r"asked for bf16 weights, got \{'fp32'"),
+        pytest.raises(load.VariantError, match=r"asked for bf16 weights, got \{'fp32'"),
         loaded(checkpoint("llama"), variant("bf16")),
     ):
         pass
@@ -162,7 +162,7 @@ def test_no_operation_of_an_fp64_model_gives_a_narrower_number(family: str) -> N
 
 
 def test_without_keeping_double_float64_logits_have_float32_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "KeepDouble", nullcontext)
+    monkeypatch.setattr(load, "KeepDouble", nullcontext)
     model = tiny_model("llama")
     found = logits(in_memory(model, tiny_tokenizer()), "fp64")
     assert found.dtype == torch.float64
@@ -284,7 +284,7 @@ def test_experts_are_rounded_over_their_input_dimension() -> None:
 
 
 def test_half_steps_round_to_even_and_a_row_of_zeros_stays() -> None:
-    from decodedrift.precisions.int8 import absmax_int8
+    from decodedrift.models.precisions.int8 import absmax_int8
 
     weight = torch.tensor([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5], [0.0] * 6])
     expected = torch.tensor([[127.0, 0.0, 2.0, 2.0, -0.0, -2.0], [0.0] * 6])
@@ -327,7 +327,7 @@ def test_a_convolution_is_not_taken_for_experts() -> None:
 
 
 def test_a_model_without_anything_to_quantize_is_refused() -> None:
-    from decodedrift.precisions.int8 import quantize
+    from decodedrift.models.precisions.int8 import quantize
 
     model = tiny_model("llama")
     model.model.layers = torch.nn.ModuleList()
@@ -470,7 +470,7 @@ def test_a_model_handed_over_in_training_mode_is_measured_in_evaluation_mode() -
 
 @pytest.mark.parametrize(("dtype", "wide"), [("bf16", {"norm"}), ("fp16", {"norm", "down_proj"}), ("fp64", set())])
 def test_what_transformers_keeps_in_float32_stays_so_in_memory(dtype: str, wide: set[str]) -> None:
-    from decodedrift.precisions.floating import DTYPES, cast
+    from decodedrift.models.precisions.floating import DTYPES, cast
 
     model = tiny_model("llama")
     model._keep_in_fp32_modules_strict, model._keep_in_fp32_modules = {"norm"}, {"down_proj"}

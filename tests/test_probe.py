@@ -13,13 +13,14 @@ import torch
 from conftest import FAMILIES, tiny_model, tiny_tokenizer
 
 import decodedrift as dd
-from decodedrift import probe, steps
-from decodedrift.checkpoints import in_memory
-from decodedrift.environment import untested
-from decodedrift.models import Loaded, VariantError, loaded
-from decodedrift.plan import parse_variants
-from decodedrift.probe import needed
-from decodedrift.tokens import Vocabulary, vocabulary
+from decodedrift.core.records import VariantError
+from decodedrift.core.versions import untested
+from decodedrift.models import probe, steps
+from decodedrift.models.load import Loaded, loaded
+from decodedrift.models.probe import needed
+from decodedrift.models.sources.checkpoints import in_memory
+from decodedrift.models.text.vocabulary import Vocabulary, vocabulary
+from decodedrift.runs.plan import parse_variants
 
 PROMPTS = ["w1 w2 w3", "w9", "w30 w31 w32 w33 w34"]
 
@@ -111,7 +112,7 @@ def test_without_the_probe_an_ignored_cache_would_change_the_text(monkeypatch: p
 
 
 def test_rows_that_do_not_cross_in_the_cache_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from decodedrift.kvcache import RoomyLayer
+    from decodedrift.models.kvcache import RoomyLayer
 
     monkeypatch.setattr(RoomyLayer, "reorder_cache", lambda self, parents: None)
     with opened(tiny_model("llama")) as (model, vocab):

@@ -12,8 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decodedrift.prompts import BALANCED, balanced, bundled_sets, default_set, given_prompts, load_prompts, load_texts
-from decodedrift.records import InputError, Prompt
+from decodedrift.core.prompts import (
+    BALANCED,
+    balanced,
+    bundled_sets,
+    default_set,
+    given_prompts,
+    load_prompts,
+    load_texts,
+)
+from decodedrift.core.records import InputError, Prompt
 
 
 @pytest.fixture
@@ -167,8 +175,8 @@ def test_sets_by_model() -> None:
 
 def test_the_stories_fit_the_demo_model() -> None:
     """The set that a newcomer runs first loses nothing to the window."""
-    from decodedrift.checkpoints import find
-    from decodedrift.tokens import encode_prompts, vocabulary
+    from decodedrift.models.sources.checkpoints import find
+    from decodedrift.models.text.vocabulary import encode_prompts, vocabulary
 
     found = encode_prompts(vocabulary(find("demo")), load_prompts("stories"), False, 64)
     assert not [reason for reason in found.values() if isinstance(reason, str)]

@@ -19,20 +19,20 @@ import pytest
 from hypothesis import strategies as st
 from synthetic import synthetic
 
-from decodedrift.phrases import percent
-from decodedrift.records import InputError
+from decodedrift.core.records import InputError
+from decodedrift.experiments.compare.beside import beside
+from decodedrift.experiments.compare.chosen import MOST, chosen, spread, telling
+from decodedrift.experiments.compare.folds.summary import perplexity
+from decodedrift.experiments.compare.verdict.sentences import folded
+from decodedrift.experiments.study import Study
+from decodedrift.measure.tables import TABLES, typed
 from decodedrift.report import html, render, summary_table, tokenview
-from decodedrift.report.beside import beside
-from decodedrift.report.chosen import MOST, chosen, spread, telling
 from decodedrift.report.inline import library
 from decodedrift.report.numbers import Number, number, percentage, significant, with_error
+from decodedrift.report.phrases import percent
 from decodedrift.report.terminal import cells
 from decodedrift.report.texts import shown
 from decodedrift.report.tokenview import meetings
-from decodedrift.rows import TABLES, typed
-from decodedrift.study import Study
-from decodedrift.summary import perplexity
-from decodedrift.verdict import folded
 
 HOSTILE = [
     "</script><script>alert(1)</script>", '<img src=x onerror="alert(1)">', "</style></title></details></table>",

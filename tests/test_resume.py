@@ -20,13 +20,15 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 import decodedrift as dd
-from decodedrift import execute as executing
-from decodedrift import files, models, retry, run, store
-from decodedrift.progress import Silent
-from decodedrift.records import InputError
-from decodedrift.resume import asked_again
-from decodedrift.signals import Stopped, stoppable, terminable
-from decodedrift.store import RunFolder
+from decodedrift.core import files
+from decodedrift.core.progress import Silent
+from decodedrift.core.records import InputError
+from decodedrift.experiments.compare import job as executing
+from decodedrift.models import load
+from decodedrift.runs import carry_out, retry, runfolder
+from decodedrift.runs.resume import asked_again
+from decodedrift.runs.runfolder import RunFolder
+from decodedrift.runs.signals import Stopped, stoppable, terminable
 
 ASKED: dict[str, Any] = {
     "candidates": ["bf16", "int8"], "strategies": ["greedy", "top-p"], "max_new_tokens": 5, "prompts_per_job": 1,
@@ -131,7 +133,7 @@ def test_only_what_is_missing_runs(
     ran: list[str] = []
     real = executing.execute
     monkeypatch.setattr(retry, "execute", lambda job, *more: (ran.append(job.key), real(job, *more))[1])
-    study = run.resume(tmp_path / "run")
+    study = carry_out.resume(tmp_path / "run")
     assert ran == RunFolder(whole).finished_jobs()[2:]
     assert content(tmp_path / "run") == content(whole)
     assert study.summary.equals(dd.open_study(whole).summary)
@@ -141,9 +143,9 @@ def test_a_finished_run_loads_no_weights(
     saved: Callable[..., Path], whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = content(whole)
-    monkeypatch.setattr(models, "_ready", lambda *a: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(load, "_ready", lambda *a: pytest.fail("weights were loaded"))
     assert dd.compare(saved(), out=whole, resume=True, **ASKED).path == whole
-    assert run.resume(whole).path == whole
+    assert carry_out.resume(whole).path == whole
     assert content(whole) == before
 
 
@@ -192,12 +194,12 @@ def test_other_weights_are_refused(saved: Callable[..., Path], tmp_path: Path) -
     weights["transformer.ln_f.bias"][0] += 1e-3
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"model files model.safetensors differs"):
-        run.resume(tmp_path / "run")
+        carry_out.resume(tmp_path / "run")
     shutil.copy(saved() / "model.safetensors", model)
     settings = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(settings | {"layer_norm_epsilon": 1e-3}))
     with pytest.raises(InputError, match="model config differs"):
-        run.resume(tmp_path / "run")
+        carry_out.resume(tmp_path / "run")
 
 
 def test_other_code_of_a_trusted_model_is_refused(saved: Callable[..., Path], tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ def test_other_code_of_a_trusted_model_is_refused(saved: Callable[..., Path], tm
     interrupted(tmp_path / "run", 1, model, trust_remote_code=True)
     (model / "modeling_own.py").write_text("scale = 2\n")
     with pytest.raises(InputError, match=r"model files modeling_own.py differs"):
-        run.resume(tmp_path / "run")
+        carry_out.resume(tmp_path / "run")
 
 
 def test_another_environment_is_refused(
@@ -217,12 +219,12 @@ def test_another_environment_is_refused(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(torch, "__version__", "9.9")
     with pytest.raises(InputError, match=r"torch '.*' there, '9.9' here; cpu_capability '.*' there, 'AVX2' here"):
-        run.resume(tmp_path / "run")
+        carry_out.resume(tmp_path / "run")
 
 
 def test_the_key_covers_what_decides_a_row(saved: Callable[..., Path], tmp_path: Path) -> None:
-    from decodedrift.prepare import prepare
-    from decodedrift.settings import make_settings
+    from decodedrift.runs.prepare import prepare
+    from decodedrift.runs.settings import make_settings
 
     def keys(**more: Any) -> list[str]:
         return [job.key for job in prepare(make_settings({"model": saved(), **ASKED, **more})).jobs]
@@ -244,7 +246,7 @@ def test_a_model_in_memory_is_known_by_its_weights(tmp_path: Path) -> None:
     more = {"tokenizer": tiny_tokenizer()}
     interrupted(tmp_path / "run", 1, model, **more)
     with pytest.raises(InputError, match="was in memory"):
-        run.resume(tmp_path / "run")
+        carry_out.resume(tmp_path / "run")
     with torch.no_grad():
         model.transformer.ln_f.bias[0] += 1
     with pytest.raises(InputError, match="model files in memory differs"):
@@ -262,7 +264,7 @@ def test_memory_that_is_free_later_changes_no_batch(saved: Callable[..., Path], 
     }
     (tmp_path / "run" / "environment.json").write_text(json.dumps(environment))  # as if 16 had not fitted
     assert asked_again(RunFolder(tmp_path / "run").stored()).batch_size == 16  # type: ignore[arg-type]
-    assert run.resume(tmp_path / "run").plan["batch_size"] == 2
+    assert carry_out.resume(tmp_path / "run").plan["batch_size"] == 2
     assert content(tmp_path / "run") == content(whole)
 
 
@@ -275,7 +277,7 @@ def test_a_folder_that_died_before_its_plan_is_begun(saved: Callable[..., Path],
     (early / "plan.json.part").write_text("{")
     (early / ".lock").write_text("1")
     with pytest.raises(InputError, match=r"no run was begun here"):
-        run.resume(early)
+        carry_out.resume(early)
     dd.compare(saved(), out=early, resume=True, **ASKED)
     assert content(early) == content(whole)
     dd.compare(saved(), out=tmp_path / "absent", resume=True, **ASKED)
@@ -291,7 +293,7 @@ def test_a_folder_that_died_within_its_first_files(saved: Callable[..., Path], t
     for file in (tmp_path / "run").iterdir():
         if file.name not in left:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
-    run.resume(tmp_path / "run")
+    carry_out.resume(tmp_path / "run")
     assert content(tmp_path / "run") == content(whole)
 
 
@@ -313,7 +315,7 @@ def test_what_a_kill_left_is_cleared(tmp_path: Path) -> None:
 
 def test_two_processes_in_one_folder(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
-    folder.write_json(store.MARK, {})
+    folder.write_json(runfolder.MARK, {})
     code = (
         "import sys, time\nfrom decodedrift.store import RunFolder\n"
         "with RunFolder(sys.argv[1], fresh=False):\n    print('held', flush=True)\n    time.sleep(100)"
@@ -344,7 +346,7 @@ def test_a_folder_that_vanishes_is_not_made_again(saved: Callable[..., Path], tm
 def test_logits_that_vanish_with_the_folder_are_no_bug(
     saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, phase: str
 ) -> None:
-    from decodedrift.world import World
+    from decodedrift.models.world import World
 
     class Vanishing(Silent):
         def start(self, name: str, what: str, tokens: int) -> None:
@@ -360,7 +362,7 @@ def test_logits_that_vanish_with_the_folder_are_no_bug(
 def test_a_disk_that_becomes_read_only_in_the_first_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even the folder of the refused run can be taken away: the refusal is told all the same."""
     folder = RunFolder.create(tmp_path / "run")
-    folder.write_json(store.MARK, {})
+    folder.write_json(runfolder.MARK, {})
 
     def refuse(*arguments: Any, **more: Any) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
@@ -368,7 +370,7 @@ def test_a_disk_that_becomes_read_only_in_the_first_job(tmp_path: Path, monkeypa
     for name in ("unlink", "rmdir"):
         monkeypatch.setattr(Path, name, refuse)
     folder.discard()
-    assert (folder.path / store.MARK).exists()
+    assert (folder.path / runfolder.MARK).exists()
 
 
 def test_a_full_disk_keeps_no_one_from_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +389,7 @@ def test_a_disk_that_fails_under_way_keeps_what_is_finished(
     saved: Callable[..., Path], whole: Path, tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the spool, where a candidate's failure would be made of it, and in the tables."""
-    from decodedrift.spool import Spool
+    from decodedrift.decoding.spool import Spool
 
     real = Spool.put
     calls: list[int] = []
@@ -402,7 +404,7 @@ def test_a_disk_that_fails_under_way_keeps_what_is_finished(
         patched.setattr(Spool, "put", failing)
         with pytest.raises(InputError, match=f"cannot be written .{os.strerror(number)}"):
             dd.compare(saved(), out=tmp_path / "run", **ASKED)
-    run.resume(tmp_path / "run")
+    carry_out.resume(tmp_path / "run")
     assert content(tmp_path / "run") == content(whole)
 
 
@@ -426,9 +428,9 @@ def test_a_damaged_job_is_named(saved: Callable[..., Path], tmp_path: Path, whol
     job = tmp_path / "run" / "jobs" / RunFolder(tmp_path / "run").finished_jobs()[0]
     (job / "traces.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match=r"traces\.parquet: cannot be read .*delete its folder and resume"):
-        run.resume(tmp_path / "run")
+        carry_out.resume(tmp_path / "run")
     shutil.rmtree(job)
-    run.resume(tmp_path / "run")
+    carry_out.resume(tmp_path / "run")
     assert content(tmp_path / "run") == content(whole)
 
 
@@ -495,7 +497,7 @@ def test_a_terminal_that_is_closed(saved: Callable[..., Path], tmp_path: Path) -
     kept = RunFolder(out).finished_jobs()
     assert 0 < len(kept) < 24
     assert not (out / ".lock").exists(), "it ended in good order"
-    run.resume(out)
+    carry_out.resume(out)
     assert len(RunFolder(out).finished_jobs()) == 24
 
 
@@ -508,7 +510,7 @@ def test_a_signal_is_no_candidates_failure(saved: Callable[..., Path], tmp_path:
     with pytest.raises(Stopped), stoppable(Signalled()) as progress:
         dd.compare(saved(), out=tmp_path / "run", progress=progress, **ASKED)
     assert len(RunFolder(tmp_path / "run").finished_jobs()) == 1
-    run.resume(tmp_path / "run")
+    carry_out.resume(tmp_path / "run")
     assert content(tmp_path / "run") == content(whole)
 
 

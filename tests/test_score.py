@@ -11,10 +11,12 @@ from conftest import FAMILIES, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from test_laws import saved_as
 
-from decodedrift import checkpoints, rewrites, score
-from decodedrift.models import loaded
-from decodedrift.records import Variant
-from decodedrift.score import Reading, force
+from decodedrift.core.records import Reading, Variant
+from decodedrift.decoding import forcing
+from decodedrift.decoding.forcing import force
+from decodedrift.models import rewrites
+from decodedrift.models.load import loaded
+from decodedrift.models.sources import checkpoints
 
 CONTEXTS = [(5,), (7, 8, 9, 10, 11), (3, 4)]
 CONTINUATIONS = [(1, 2, 3, 4, 5, 6), (9,), (20, 21, 22)]
@@ -44,20 +46,20 @@ def test_shared_contexts_give_the_logits_of_whole_sequences(family: str) -> None
 def test_each_context_is_read_once_where_the_cache_can_be_shared(
     family: str, shares: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, real = [], score._whole
+    whole, real = [], forcing._whole
 
     def noted(held: Any, batch: Any, pad: int) -> Any:
         whole.append(len(batch))
         return real(held, batch, pad)
 
-    monkeypatch.setattr(score, "_whole", noted)
+    monkeypatch.setattr(forcing, "_whole", noted)
     read(family, READINGS, batch_size=3)
     assert sum(whole) == (0 if shares else len(READINGS))  # a sliding window's cache is not the whole past
 
 
 def test_a_batch_beyond_the_bound_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = read("llama", READINGS, batch_size=3)
-    monkeypatch.setattr(score, "CHUNK_BYTES", 2 * 6 * 96 * 4)
+    monkeypatch.setattr(forcing, "CHUNK_BYTES", 2 * 6 * 96 * 4)
     parts = read("llama", READINGS, batch_size=3)
     for index in expected:
         torch.testing.assert_close(parts[index], expected[index], rtol=1e-11, atol=1e-11)

@@ -15,13 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import decodedrift as dd
-from decodedrift import screening
-from decodedrift.choices import choices
-from decodedrift.metrics import NEED_TEXTS
-from decodedrift.passes import Pass, Passage
-from decodedrift.records import InputError, Variant
-from decodedrift.score import Reading
-from decodedrift.strategies import parse_strategies
+from decodedrift.core.records import InputError, Key, Reading, Variant
+from decodedrift.decoding.preferences import choices
+from decodedrift.decoding.strategies import parse_strategies
+from decodedrift.experiments.compare import screening
+from decodedrift.measure.metrics import NEED_TEXTS
+from decodedrift.measure.passes import Pass, Passage
 
 KEYS = ["strategy", "seed", "prompt_id"]
 PROMPTS = ["w1 w2 w3", "w7", "w9 w11 w13 w15 w17", "w20 w21", "w33 w5 w60 w2"]
@@ -117,7 +116,7 @@ def test_a_prediction_is_the_first_other_choice(data: st.DataObject) -> None:
     text = tuple(data.draw(st.lists(st.integers(0, vocab - 1), min_size=length, max_size=length)))
     (greedy,) = parse_strategies("greedy")
     into = Pass("x", Variant("x", "fp32"), "candidate")
-    passage = Passage(("greedy", 0, "p"), Reading((1,), text), greedy)
+    passage = Passage(Key("greedy", 0, "p"), Reading((1,), text), greedy)
     screening.predict(into, passage, logits, choices(greedy, 0, "p", logits, torch.tensor([text]).T))
     expected: list[int] = []
     finish = "screened"

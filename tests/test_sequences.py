@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decodedrift import sequences
-from decodedrift.metrics import TRACE_METRICS, TracePair, trace_metrics
-from decodedrift.metrics.chrf import chrf
+from decodedrift.measure.metrics import TRACE_METRICS, TracePair, trace_metrics
+from decodedrift.numerics import sequences
+from decodedrift.numerics.chrf import chrf
 
 IDS = st.lists(st.integers(0, 3), max_size=12)
 

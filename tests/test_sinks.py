@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decodedrift.sinks import csv_text, csv_text_back, spreadsheet, terminal, to_json, visible
+from decodedrift.core.untrusted import csv_text, csv_text_back, spreadsheet, terminal, to_json, visible
 
 CORPUS = [
     "\x1b[2J\x1b[31mred", "\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\", "\x1b]0;title\x07", "\x9b31m", "\x9d0;t\x9c",

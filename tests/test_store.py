@@ -17,11 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decodedrift import files, store
-from decodedrift.records import InputError
-from decodedrift.rows import TABLES, JobResult, typed
-from decodedrift.store import RunFolder, open_folder
-from decodedrift.tablefiles import read_csv, read_parquet, write_csv, write_parquet
+from decodedrift.core import files
+from decodedrift.core.records import InputError
+from decodedrift.measure.tables import TABLES, JobResult, typed
+from decodedrift.runs import runfolder
+from decodedrift.runs.runfolder import RunFolder, open_folder
+from decodedrift.runs.tablefiles import read_csv, read_parquet, write_csv, write_parquet
 
 # METRICS.md, "Columns"
 KEYS = "model reference candidate role strategy seed prompt_id"
@@ -165,7 +166,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
 
 def test_discard_takes_only_what_is_ours(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
-    folder.write_json(store.MARK, {})
+    folder.write_json(runfolder.MARK, {})
     folder.discard()
     assert not folder.path.exists()
     kept = RunFolder.create(tmp_path / "kept")
@@ -173,10 +174,10 @@ def test_discard_takes_only_what_is_ours(tmp_path: Path) -> None:
     kept.discard()
     assert (kept.path / "notes").exists()
     done = RunFolder.create(tmp_path / "done")
-    done.write_json(store.MARK, {})
+    done.write_json(runfolder.MARK, {})
     done.write_job(JobResult("00000-a"))
     done.discard()
-    assert (done.path / store.MARK).exists()
+    assert (done.path / runfolder.MARK).exists()
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -195,35 +196,35 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    folder.write_json(store.MARK, {})
+    folder.write_json(runfolder.MARK, {})
     monkeypatch.setattr(files, "sync", full)
-    monkeypatch.setattr(store, "sync", full)
+    monkeypatch.setattr(runfolder, "sync", full)
     with pytest.raises(InputError, match=r"environment\.json: cannot be written \(No space left"):
-        folder.write_json(store.RAN_ON, {})
+        folder.write_json(runfolder.RAN_ON, {})
     with pytest.raises(InputError, match=r"00000-a: cannot be written \(No space left"):
         folder.write_job(JobResult("00000-a"))
-    assert [p.name for p in folder.path.iterdir() if p.is_file()] == [store.MARK]
+    assert [p.name for p in folder.path.iterdir() if p.is_file()] == [runfolder.MARK]
     assert folder.finished_jobs() == []
 
 
 def test_a_job_is_finished_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder.create(tmp_path / "run")
-    folder.write_json(store.MARK, {})
+    folder.write_json(runfolder.MARK, {})
     folder.write_job(JobResult("00000-a", facts={"bf16": {"x": 1}}))
     with monkeypatch.context() as patched:
-        patched.setattr(store.os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patched.setattr(runfolder.os, "replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             folder.write_job(JobResult("00001-b"))
     found = folder.read_jobs(folder.finished_jobs())
     assert found.facts == {"bf16": {"x": 1}}
-    assert set(found.frames) == set(store.FOLDED)
+    assert set(found.frames) == set(runfolder.FOLDED)
     folder.write_job(JobResult("00001-b"))  # what was left half-written is no hindrance
     assert sorted(p.name for p in (folder.path / "jobs").iterdir()) == ["00000-a", "00001-b"]
 
 
 def test_jobs_come_back_in_order(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
-    folder.write_json(store.MARK, {})
+    folder.write_json(runfolder.MARK, {})
     for index in (1, 0, 2):
         folder.write_job(JobResult(f"0000{index}-x", traces=[{"prompt_id": f"p{index}", "seed": 0}]))
     frames = folder.read_jobs(["00000-x", "00001-x", "00002-x"]).frames
@@ -233,23 +234,23 @@ def test_jobs_come_back_in_order(tmp_path: Path) -> None:
 
 def finished(folder: RunFolder) -> None:
     frames = {t: typed(pd.DataFrame(), t) for t in TABLES}
-    folder.write_json(store.MARK, {"model": "demo"})
+    folder.write_json(runfolder.MARK, {"model": "demo"})
     folder.write_json("environment.json", {"python": "3"})
-    folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in ("perplexity", *store.FOLDS)})
+    folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in ("perplexity", *runfolder.FOLDS)})
 
 
 def test_only_a_finished_run_opens(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run folder"):
         open_folder(tmp_path / "nothing")
     folder = RunFolder.create(tmp_path / "run")
-    folder.write_json(store.MARK, {"model": "demo"})
+    folder.write_json(runfolder.MARK, {"model": "demo"})
     with pytest.raises(InputError, match=r"did not finish \(traces\.csv is missing\)"):
         open_folder(folder.path)
     finished(RunFolder.create(tmp_path / "done"))
     frames, plan, _ = open_folder(tmp_path / "done")
     assert plan == {"model": "demo"}
-    assert set(frames) == {*store.ROW_TABLES, "positions", "steps"}, "folds are made again of the rows"
-    (tmp_path / "done" / store.MARK).write_text("{")
+    assert set(frames) == {*runfolder.ROW_TABLES, "positions", "steps"}, "folds are made again of the rows"
+    (tmp_path / "done" / runfolder.MARK).write_text("{")
     with pytest.raises(InputError, match=r"plan\.json: cannot be read"):
         open_folder(tmp_path / "done")
 

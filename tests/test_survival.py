@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from decodedrift import survival as sv
-from decodedrift import weibull
+from decodedrift.numerics import survival as sv
+from decodedrift.numerics import weibull
 
 
 def seen(tokens: Any, event: Any, clusters: Any = None) -> sv.Observed:
@@ -241,7 +241,7 @@ def test_the_slope_is_within_traces_and_clustered() -> None:
 
 
 def test_a_ratios_error_is_the_clustered_one() -> None:
-    from decodedrift.summary import clustered_se
+    from decodedrift.experiments.compare.folds.summary import clustered_se
 
     rng = np.random.default_rng(0)
     clusters = np.repeat(np.arange(12), 5)

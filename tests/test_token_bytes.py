@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from decodedrift.checkpoints import find
-from decodedrift.tokens import vocabulary
+from decodedrift.models.sources.checkpoints import find
+from decodedrift.models.text.vocabulary import vocabulary
 
 
 def test_bytes_of_the_bundled_vocabulary() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from decodedrift import numerics
-from decodedrift.metrics import TOKEN_METRICS, LogitPair, directional_error, token_metrics
+from decodedrift.measure.metrics import TOKEN_METRICS, LogitPair, directional_error, token_metrics
+from decodedrift.numerics import logits as nm
 
 INF, NAN = math.inf, math.nan
 COLUMNS = [
@@ -63,7 +63,7 @@ def pair_of(reference, candidate, tokens=None, dtype="fp32", choices=None) -> Lo
 
 def greedy_bests(reference, candidate):
     """What greedy's two best score on both sides: their logits."""
-    values, ids = numerics.top2(reference.double().nan_to_num(0.0))
+    values, ids = nm.top2(reference.double().nan_to_num(0.0))
     return values, candidate.double().gather(-1, ids)
 
 
@@ -88,7 +88,7 @@ def test_the_registry_is_the_documented_columns_in_order():
 
 
 def test_importing_the_registries_does_not_import_torch():
-    code = "import sys, decodedrift.metrics; sys.exit('torch' in sys.modules)"
+    code = "import sys, decodedrift.measure.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -299,7 +299,7 @@ def test_wrong_records_are_refused():
         LogitPair(z, z, torch.tensor([0, 0]), "int8")
     with pytest.raises(ValueError, match="2, 2 and 1"):
         LogitPair(z, z, torch.tensor([0]), "fp32")
-    assert list(numerics.FLOAT_FORMATS) == ["fp64", "fp32", "fp16", "bf16"]
+    assert list(nm.FLOAT_FORMATS) == ["fp64", "fp32", "fp16", "bf16"]
 
 
 def test_a_choice_error_is_infinite_where_the_candidate_forbids_one_of_the_two():

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 import decodedrift as dd
-from decodedrift.checkpoints import Checkpoint, find, in_memory
-from decodedrift.fewest import NFC, byte_level, bytes_per_token
-from decodedrift.prepare import prepare
-from decodedrift.settings import make_settings
-from decodedrift.tokens import Vocabulary, encode_prompts, fewest_tokens, vocabulary
+from decodedrift.models.sources.checkpoints import Checkpoint, find, in_memory
+from decodedrift.models.text.fewest import NFC, byte_level, bytes_per_token
+from decodedrift.models.text.vocabulary import Vocabulary, encode_prompts, fewest_tokens, vocabulary
+from decodedrift.runs.prepare import prepare
+from decodedrift.runs.settings import make_settings
 
 SMALL: dict[str, Any] = {"candidates": ["fp16"], "strategies": ["greedy"], "max_new_tokens": 5}
 

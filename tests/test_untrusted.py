@@ -23,13 +23,13 @@ import torch
 from conftest import tiny_tokenizer
 
 import decodedrift as dd
-from decodedrift import run as running
-from decodedrift import tokens
-from decodedrift.progress import Silent
-from decodedrift.records import InputError
-from decodedrift.rows import WORDS
-from decodedrift.secrecy import HIDDEN, excerpt, home_shortened, redacted
-from decodedrift.sinks import csv_text, csv_text_back, spreadsheet, terminal
+from decodedrift.core.progress import Silent
+from decodedrift.core.records import InputError
+from decodedrift.core.secrecy import HIDDEN, excerpt, home_shortened, redacted
+from decodedrift.core.untrusted import csv_text, csv_text_back, spreadsheet, terminal
+from decodedrift.measure.tables import WORDS
+from decodedrift.models.text import vocabulary
+from decodedrift.runs import carry_out as running
 
 HOSTILE = {
     "script": "</script><script>alert(1)</script>", "style": "</style><script>alert(1)</script>", "handler": "<img src=x onerror=alert(1)>",
@@ -81,7 +81,7 @@ def test_hostile_text_comes_back_from_every_table(hostile: dd.Study) -> None:
 
 
 def test_spreadsheet_files_run_nothing(hostile: dd.Study, tmp_path: Path) -> None:
-    from decodedrift.tablefiles import write_csv
+    from decodedrift.runs.tablefiles import write_csv
 
     write_csv(hostile.traces, tmp_path / "t.csv", spreadsheet=True)
     csv.field_size_limit(2**31 - 1)
@@ -194,7 +194,7 @@ def chat_model(saved: Callable[..., Path], folder: Path, template: str) -> Path:
 def test_a_chat_template_without_an_end(
     saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "TEMPLATE_SECONDS", 0.3)
+    monkeypatch.setattr(vocabulary, "TEMPLATE_SECONDS", 0.3)
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     folder = chat_model(saved, tmp_path / "loops", loops)
     with pytest.raises(InputError, match=r"--chat-template: .* did not end within 0.3 s"):
@@ -353,10 +353,10 @@ def test_no_text_holds_for_every_file_that_can_be_asked_for(saved: Callable[...,
 
 
 def test_a_plan_without_texts_says_so(saved: Callable[..., Path], tmp_path: Path) -> None:
-    from decodedrift.settings import make_settings, read_config
+    from decodedrift.runs.settings import make_settings, read_config
 
     dd.compare(saved(), out=tmp_path / "run", no_text=True, **SMALL)
-    from decodedrift.prepare import draft
+    from decodedrift.runs.prepare import draft
 
     with pytest.raises(InputError, match="kept without texts"):
         draft(make_settings(read_config(tmp_path / "run" / "plan.json")))

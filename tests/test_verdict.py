@@ -13,10 +13,10 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 import decodedrift as dd
-from decodedrift import failures
 from decodedrift.cli.shown import show
-from decodedrift.rows import typed
-from decodedrift.verdict import folded
+from decodedrift.experiments.compare.verdict import failures
+from decodedrift.experiments.compare.verdict.sentences import folded
+from decodedrift.measure.tables import typed
 
 PROMPTS = ["w1 w2", "w3", "w9 w8 w7", "w20 w21"]
 
@@ -85,7 +85,7 @@ def test_uncoupled_draws_are_said_so() -> None:
 
 
 def test_a_candidate_that_cannot_run_is_named_and_the_rest_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    from decodedrift.precisions import int8
+    from decodedrift.models.precisions import int8
 
     def fails(*_: Any, **__: Any) -> Any:
         raise MemoryError("can't allocate memory")

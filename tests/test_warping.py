@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from decodedrift import warping
-from decodedrift.strategies import strategy
+from decodedrift.decoding import warping
+from decodedrift.decoding.strategies import strategy
 
 
 def dense(allowed: warping.Allowed, vocab: int) -> torch.Tensor:

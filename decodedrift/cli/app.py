@@ -23,7 +23,7 @@ Items = list[str] | None
 
 def _said(asked: bool) -> None:
     if asked:
-        from decodedrift.environment import version
+        from decodedrift.core.versions import version
 
         print(f"decodedrift {version()}")
         raise typer.Exit

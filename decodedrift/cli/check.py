@@ -9,7 +9,7 @@ import typer
 from decodedrift.cli.app import Items, app
 from decodedrift.cli.gated import FAIL_ON, FAIL_ON_INTERVAL, read_gates
 from decodedrift.cli.working import conclude
-from decodedrift.records import InputError
+from decodedrift.core.records import InputError
 
 
 @app.command()
@@ -20,8 +20,8 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on stdout, all else on stderr.")] = False,
 ) -> None:
     """Hold a finished run against bounds; exit code 4 where one is exceeded."""
-    from decodedrift.store import open_stored
-    from decodedrift.study import open_study
+    from decodedrift.experiments.study import open_study
+    from decodedrift.runs.runfolder import open_stored
 
     stored = open_stored(folder)
     if not fail_on:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from decodedrift.cli.app import Items, Text, app, option
 from decodedrift.cli.gated import FAIL_ON, FAIL_ON_INTERVAL, read_gates
 from decodedrift.cli.working import conclude, more_files, work
-from decodedrift.formats import path_of
-from decodedrift.records import InputError, file_name
-from decodedrift.sinks import terminal
+from decodedrift.core.formats import path_of
+from decodedrift.core.records import InputError, file_name
+from decodedrift.core.untrusted import terminal
 
 if TYPE_CHECKING:
-    from decodedrift.settings import Settings
-    from decodedrift.store import Stored
+    from decodedrift.runs.runfolder import Stored
+    from decodedrift.runs.settings import Settings
 
 
 @app.command()
@@ -90,18 +90,18 @@ def compare(
     }  # fmt: skip
     asked = _asked(given, config)
 
-    from decodedrift.prepare import draft, prepare
+    from decodedrift.runs.prepare import draft, prepare
 
     plan = draft(asked)  # everything that can be refused without torch is refused before it is imported
     gates = read_gates(fail_on, fail_on_interval, plan)
-    from decodedrift.resume import settled
+    from decodedrift.runs.resume import settled
 
     folder, stored = _place(out, resume, asked.model, dry_run)
     ready = prepare(asked, settled=settled(stored, asked))
     for said in ready.doubts():
         print(terminal(said, 300), file=sys.stderr)
     if dry_run:
-        from decodedrift.forecast import forecast
+        from decodedrift.runs.forecast import forecast
 
         print(forecast(ready), file=sys.stderr if as_json else sys.stdout)
         return
@@ -112,7 +112,7 @@ def compare(
 
 def _place(out: str | None, resume: str | None, model: str, dry_run: bool) -> tuple[str, Stored | None]:
     """The run's folder, found usable before minutes are spent, and what is in it already."""
-    from decodedrift.store import RunFolder
+    from decodedrift.runs.runfolder import RunFolder
 
     if out is not None and resume is not None:
         raise InputError("--out names a new folder and --resume one to go on in; give one of them")
@@ -128,7 +128,7 @@ def _place(out: str | None, resume: str | None, model: str, dry_run: bool) -> tu
 
 def _asked(given: dict[str, Any], config: str | None) -> Settings:
     """The flags over the file: what is given as a flag wins."""
-    from decodedrift.settings import make_settings, read_config
+    from decodedrift.runs.settings import make_settings, read_config
 
     settings = read_config(config) if config is not None else {}
     settings |= {key: value for key, value in given.items() if value is not None}
@@ -148,7 +148,7 @@ def given_prompts(source: str | None, texts: Items) -> Any:
         return source
     if source is None:
         return texts
-    from decodedrift.prompts import BALANCED, balanced, bundled_sets, load_prompts
+    from decodedrift.core.prompts import BALANCED, balanced, bundled_sets, load_prompts
 
     found = load_prompts(source)
     return [*(balanced(found, BALANCED) if source in bundled_sets() else found), *texts]
@@ -165,7 +165,7 @@ def _files(items: Items) -> list[str] | None:
 
 
 def _memory(gib: str | None) -> int | None:
-    from decodedrift.notation import number
+    from decodedrift.core.notation import number
 
     try:
         return None if gib is None else max(1, int(number(0, 1e6, open_low=True)(gib) * 2**30))
@@ -181,7 +181,7 @@ def default_folder(model: str, kind: str = "") -> str:
 
 def check_out(folder: str) -> None:
     """Refuses a folder that cannot be used before minutes are spent."""
-    from decodedrift.store import RunFolder
+    from decodedrift.runs.runfolder import RunFolder
 
     existed = path_of(folder, "--out").is_dir()
     held = RunFolder.create(folder)

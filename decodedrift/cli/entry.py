@@ -6,10 +6,10 @@ import os
 import sys
 
 from decodedrift.cli.app import BUG, DONE, INPUT, INTERRUPTED, app
-from decodedrift.records import InputError
-from decodedrift.secrecy import excerpt, redacted
-from decodedrift.signals import Stopped, terminable
-from decodedrift.sinks import terminal
+from decodedrift.core.records import InputError
+from decodedrift.core.secrecy import excerpt, redacted
+from decodedrift.core.untrusted import terminal
+from decodedrift.runs.signals import Stopped, terminable
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from decodedrift.gates import Gate
-    from decodedrift.records import Plan
+    from decodedrift.core.records import Plan
+    from decodedrift.runs.gates import Gate
 
 FAIL_ON = typer.Option(
     metavar="GATE", help='Exit code 4 where it holds: "divergence_rate>0.1", "kl_p99>=0.05:bf16"; repeatable.'
@@ -27,7 +27,7 @@ def read_gates(given: list[str] | None, interval: bool, plan: Plan | Mapping[str
     """
     if not given:
         return []
-    from decodedrift.gates import parse_gate
+    from decodedrift.runs.gates import parse_gate
 
     data = plan if isinstance(plan, Mapping) else plan.as_dict()
     return [parse_gate(text, interval, data) for text in given]

@@ -11,11 +11,11 @@ import typer
 from decodedrift.cli.app import DONE, FAILED, Items, Text, app, option
 from decodedrift.cli.compare import check_out, default_folder, given_prompts, split
 from decodedrift.cli.shown import wrapped
-from decodedrift.records import InputError
-from decodedrift.sinks import terminal
+from decodedrift.core.records import InputError
+from decodedrift.core.untrusted import terminal
 
 if TYPE_CHECKING:
-    from decodedrift.runner_up import Injections
+    from decodedrift.experiments.inject.job import Injections
 
 
 @app.command()
@@ -50,7 +50,7 @@ def inject(
         "trust_remote_code": trust_remote_code or None, "prompts": given_prompts(prompts, prompt),
     }  # fmt: skip
     positions, place = _whole("--at", split(at) or ["20"], 0), _whole("--rank", [rank or "2"], 1)[0]
-    from decodedrift.settings import make_settings
+    from decodedrift.runs.settings import make_settings
 
     asked = {"strategies": ["greedy", "top-p"]} | {k: v for k, v in given.items() if v is not None}
     folder = default_folder(make_settings(asked).model, "inject-") if out is None else out
@@ -59,9 +59,9 @@ def inject(
 
 
 def _carry_out(asked: dict[str, Any], at: list[int], rank: int, folder: str, quiet: bool) -> None:
-    from decodedrift.progress import Bars
-    from decodedrift.runner_up import carry_out, ready_to_inject
-    from decodedrift.store import RunFolder
+    from decodedrift.core.progress import Bars
+    from decodedrift.experiments.inject.job import carry_out, ready_to_inject
+    from decodedrift.runs.runfolder import RunFolder
 
     ready = ready_to_inject(asked, at, rank)
     for said in ready.doubts():
@@ -102,7 +102,7 @@ def _show(done: Injections) -> None:
 
 
 def _whole(name: str, given: list[str], low: int) -> list[int]:
-    from decodedrift.notation import whole
+    from decodedrift.core.notation import whole
 
     read, found = whole(low, 2**31 - 1), []
     for value in given:

@@ -8,6 +8,6 @@ from decodedrift.cli.app import app
 @app.command(name="list")
 def list_() -> None:
     """Precisions, strategies, metrics and prompt sets, and whether this machine can run them."""
-    from decodedrift.listing import listing
+    from decodedrift.cli.listing import listing
 
     print(listing())

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from decodedrift.cli.app import Text, app, option
-from decodedrift.formats import path_of
-from decodedrift.records import InputError
-from decodedrift.sinks import terminal
+from decodedrift.core.formats import path_of
+from decodedrift.core.records import InputError
+from decodedrift.core.untrusted import terminal
 
 if TYPE_CHECKING:
-    from decodedrift.study import Study
+    from decodedrift.experiments.study import Study
 
 
 @app.command()
@@ -31,7 +31,7 @@ def report(
     ] = None,
 ) -> None:
     """Render a finished run's page again, or hold two runs of one plan side by side."""
-    from decodedrift.study import open_study
+    from decodedrift.experiments.study import open_study
 
     first = open_study(run)
     count = _count(top)
@@ -41,7 +41,7 @@ def report(
     else:
         if top is not None or no_text:
             raise InputError("--top and --no-text are of a single run's page; two runs side by side show figures alone")
-        from decodedrift.report.beside import beside
+        from decodedrift.experiments.compare.beside import beside
 
         page = beside(first, open_study(other), names=(run, other), title=title)
         beside_it = f"beside-{path_of(other).resolve().name}.html"
@@ -57,7 +57,7 @@ def _page(study: Study, title: str | None, top: int | None, texts: bool) -> str:
 
 
 def _count(top: str | None) -> int | None:
-    from decodedrift.notation import whole
+    from decodedrift.core.notation import whole
 
     try:
         return None if top is None else whole(1, 100_000)(top)
@@ -67,7 +67,7 @@ def _count(top: str | None) -> int | None:
 
 def _write(path: Path, page: str) -> None:
     """Whole or not at all; a file that is no page of ours is left alone."""
-    from decodedrift.files import atomic
+    from decodedrift.core.files import atomic
 
     if path.is_dir():
         raise InputError(f"--out {path}: this is a folder; name a file")

@@ -10,7 +10,7 @@ import typer
 from decodedrift.cli.app import Items, app
 from decodedrift.cli.gated import FAIL_ON, FAIL_ON_INTERVAL, read_gates
 from decodedrift.cli.working import conclude, work
-from decodedrift.formats import path_of
+from decodedrift.core.formats import path_of
 
 
 @app.command()
@@ -22,14 +22,14 @@ def resume(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress; only the result.")] = False,
 ) -> None:
     """Go on with a run that was stopped or killed; finished jobs are not run again."""
-    from decodedrift.resume import begun
-    from decodedrift.study import open_study
+    from decodedrift.experiments.study import open_study
+    from decodedrift.runs.resume import begun
 
     stored = begun(folder)
     gates = read_gates(fail_on, fail_on_interval, stored.plan)
     if stored.finished:
         conclude(open_study(folder), gates, as_json)
-    from decodedrift.run import prepared_again
+    from decodedrift.runs.carry_out import prepared_again
 
     path = path_of(folder).resolve()
     if os.path.isdir(where := os.path.expanduser(stored.unfinished.get("folder", ""))):

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decodedrift.sinks import terminal
+from decodedrift.core.untrusted import terminal
 
 if TYPE_CHECKING:
-    from decodedrift.study import Study
+    from decodedrift.experiments.study import Study
 
 
 def show(study: Study, as_json: bool, say: Any, exceeded: Sequence[str] = ()) -> None:
     """The summary table, the verdict and the paths to open on `say`; with `as_json` also JSON on stdout."""
+    from decodedrift.core.untrusted import to_json
     from decodedrift.report.terminal import summary_table
-    from decodedrift.sinks import to_json
 
     if as_json:
         rows = study.summary.astype(object).where(study.summary.notna(), None).to_dict("records")

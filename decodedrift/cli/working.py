@@ -13,12 +13,12 @@ import typer
 
 from decodedrift.cli.app import DONE, FAILED, GATE
 from decodedrift.cli.shown import show
-from decodedrift.records import InputError
-from decodedrift.sinks import terminal
+from decodedrift.core.records import InputError
+from decodedrift.core.untrusted import terminal
 
 if TYPE_CHECKING:
-    from decodedrift.gates import Gate
-    from decodedrift.study import Study
+    from decodedrift.experiments.study import Study
+    from decodedrift.runs.gates import Gate
 
 
 def work(ready: Any, folder: str, resume: bool, quiet: bool) -> Study:
@@ -28,10 +28,10 @@ def work(ready: Any, folder: str, resume: bool, quiet: bool) -> Study:
         InputError: it cannot run; a folder in which nothing finished is taken away again.
         Stopped: a signal came; how to go on is said.
     """
-    from decodedrift.progress import Bars
-    from decodedrift.run import carry_out
-    from decodedrift.signals import Stopped, stoppable
-    from decodedrift.store import RunFolder
+    from decodedrift.core.progress import Bars
+    from decodedrift.runs.carry_out import carry_out
+    from decodedrift.runs.runfolder import RunFolder
+    from decodedrift.runs.signals import Stopped, stoppable
 
     bars = Bars(False if quiet else None, opening="" if quiet else terminal(ready.announcement()))
     held = RunFolder.reopen(folder) if resume else RunFolder.create(folder)
@@ -62,7 +62,7 @@ def conclude(study: Study, gates: Sequence[Gate], as_json: bool) -> None:
     """Shows a finished run and exits: 3 where something failed, 4 where a gate is exceeded, 0 otherwise."""
     exceeded = []
     if gates:
-        from decodedrift.gates import faults
+        from decodedrift.runs.gates import faults
 
         spoilt = faults(study)
         exceeded = [said for gate in gates for said in gate.exceeded(study.summary, study.plan, spoilt)]
@@ -75,8 +75,8 @@ def conclude(study: Study, gates: Sequence[Gate], as_json: bool) -> None:
 
 def more_files(study: Study, positions_csv: bool, spreadsheet_safe: bool) -> None:
     """Files that are written on request beside the run's own."""
-    from decodedrift.rows import without_words
-    from decodedrift.store import CSV_TABLES, RunFolder
+    from decodedrift.measure.tables import without_words
+    from decodedrift.runs.runfolder import CSV_TABLES, RunFolder
 
     folder = RunFolder(Path(study.path or os.curdir))
 

@@ -21,7 +21,7 @@ from decodedrift.report.palette import DARK, LIGHT, css
 from decodedrift.report.texts import brief, shown
 
 if TYPE_CHECKING:
-    from decodedrift.study import Study
+    from decodedrift.experiments.study import Study
 
 MOST = 4_950_000  # bytes of a page; the token view takes what all else leaves of them
 SHELL = 10_000  # bytes of the page's frame
@@ -47,7 +47,7 @@ def render(study: Study, title: str | None = None, *, top: int | None = None, te
         top: how many cases the page carries; None takes as many as fit.
         texts: False leaves out every prompt, continuation and token.
     """
-    from decodedrift.report.sections import SECTIONS  # the charting library loads with them
+    from decodedrift.experiments.compare.sections import SECTIONS
 
     options = Options(top, texts)
     parts: list[dict[str, Any]] = []

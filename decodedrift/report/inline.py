@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from decodedrift.sinks import to_json
+from decodedrift.core.untrusted import to_json
 
 OWN = ("early.js", "page.js", "cases.js", "tokens.js")
 _INERT = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})

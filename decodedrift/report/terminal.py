@@ -7,11 +7,11 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from decodedrift.core.untrusted import terminal
 from decodedrift.report.numbers import absent, first, percentage, significant
-from decodedrift.sinks import terminal
 
 if TYPE_CHECKING:
-    from decodedrift.study import Study
+    from decodedrift.experiments.study import Study
 
 
 def summary_table(study: Study, width: int = 80) -> str:

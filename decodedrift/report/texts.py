@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from decodedrift.core.untrusted import visible
 from decodedrift.report.numbers import absent
-from decodedrift.sinks import visible
 
 LABEL = 40  # characters of a token in a table
 

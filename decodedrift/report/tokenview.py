@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 from rapidfuzz.distance import LCSseq
 
-from decodedrift.report.chosen import key_of
+from decodedrift.experiments.compare.chosen import key_of
 from decodedrift.report.inline import compressed
 from decodedrift.report.numbers import absent
 from decodedrift.report.texts import brief, shown
 
 if TYPE_CHECKING:
-    from decodedrift.study import Study
+    from decodedrift.experiments.study import Study
 
 AROUND = 8
 ENTRIES = 100_000  # positions with alternatives, of either side, to begin with

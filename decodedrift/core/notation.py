@@ -1,0 +1,216 @@
+"""The command line's small language: `name:key=value,key=value`, lists of such items, and checked parameter values.
+
+Every registry (strategies, precisions) declares its parameters with `Param`, so the same checks meet a value typed on
+the command line, read from a plan file or passed from a notebook.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from decodedrift.core.records import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Param:
+    """A parameter: how its value is read (from text or from Python) and what it is when nobody says."""
+
+    read: Callable[[Any], Any]
+    default: Any
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One parsed item: `head` before its parameters (`top-k`, or `mine=path/to/checkpoint`), and them, still text."""
+
+    head: str
+    params: Mapping[str, str]
+
+    @property
+    def label(self) -> str:
+        """The item as asked, keys sorted: the canonical spelling."""
+        body = ",".join(f"{k}={v}" for k, v in sorted(self.params.items()))
+        return f"{self.head}:{body}" if body else self.head
+
+
+def whole(low: int, high: int | None = None) -> Callable[[Any], int]:
+    """A reader of whole numbers within [low, high]."""
+
+    def read(value: Any) -> int:
+        try:
+            # operator.index takes numpy's integers too, but no 2.0: a fraction is a mistake even where it is .0
+            number = int(value) if isinstance(value, str) else operator.index(value)
+        except (TypeError, ValueError):
+            number = low - 1
+        if isinstance(value, bool) or number < low or (high is not None and number > high):
+            bounds = f">= {low}" if high is None or number < low else f"from {low} to {high}"
+            raise ValueError(f"must be a whole number {bounds}, not {value!r}")
+        return number
+
+    return read
+
+
+count = whole(1, 2**31 - 1)  # what torch can count in
+thread_count = whole(1, 1024)  # far beyond any use; a million threads would take the process down
+
+
+def number(low: float, high: float = math.inf, *, open_low: bool = False) -> Callable[[Any], float]:
+    """A reader of finite numbers within [low, high], or (low, high] with `open_low`."""
+
+    def read(value: Any) -> float:
+        try:
+            result = float(value)
+        except (TypeError, ValueError, OverflowError):
+            result = math.nan
+        if (
+            isinstance(value, bool)
+            or not math.isfinite(result)
+            or result > high
+            or result < low
+            or (open_low and result == low)
+        ):
+            left = f"> {low:g}" if open_low else f">= {low:g}"
+            right = "" if high == math.inf else f" and <= {high:g}"
+            raise ValueError(f"must be a number {left}{right}, not {value!r}")
+        return result
+
+    return read
+
+
+def boolean(value: Any) -> bool:
+    """true/false, also yes/no, on/off, 1/0."""
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in ("true", "yes", "on", "1"):
+        return True
+    if text in ("false", "no", "off", "0"):
+        return False
+    raise ValueError(f"must be true or false, not {value!r}")
+
+
+def one_of(*choices: str) -> Callable[[Any], str]:
+    """A reader that takes one of the given words."""
+
+    def read(value: Any) -> str:
+        if str(value) not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}, not {value!r}")
+        return str(value)
+
+    return read
+
+
+def text(value: Any) -> str:
+    """Any non-empty string."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"must be a non-empty text, not {value!r}")
+    return value
+
+
+def read_params(owner: str, given: Mapping[str, Any], declared: Mapping[str, Param]) -> dict[str, Any]:
+    """Every declared parameter with its checked value; unknown ones are refused with the choices.
+
+    Raises:
+        InputError: an unknown parameter, or a value out of its range.
+    """
+    for key in given:
+        if key not in declared:
+            listed = nearest(key, tuple(declared)) if declared else "it takes none"
+            raise InputError(f"{owner}: unknown parameter {key!r}; {listed}")
+    values = {}
+    for key, param in declared.items():
+        if key not in given:
+            values[key] = param.default
+            continue
+        try:
+            values[key] = param.read(given[key])
+        except ValueError as error:
+            raise InputError(f"{owner}: {key} {error}") from None
+    return values
+
+
+def split_items(
+    pieces: str | Iterable[str], params_of: Callable[[str], Collection[str]], *, sources: bool = False
+) -> list[Item]:
+    """A list option (repeated, comma-separated, or both) as items.
+
+    A piece `key=value` whose key is a parameter of the item before it belongs to that item. With `sources`, any other
+    `name=source` begins a new item; without, it is an error that names the nearest parameter.
+    """
+    given = [pieces] if isinstance(pieces, str) else list(pieces)
+    items: list[Item] = []
+    for piece in (p.strip() for text_ in given for p in text_.split(",")):
+        if not piece:
+            continue
+        key, sign, value = piece.partition("=")
+        if items and sign and ":" not in key and key in params_of(items[-1].head):
+            items[-1] = Item(items[-1].head, _with(items[-1], key, value))
+        else:
+            items.append(_item(piece, items, params_of, sources))
+    return items
+
+
+def _item(piece: str, before: list[Item], params_of: Callable[[str], Collection[str]], sources: bool) -> Item:
+    head, params = _cut_params(piece)
+    name, sign, source = head.partition("=")
+    if sign and (not sources or not name or not _is_source(source)):
+        raise InputError(_misplaced(piece, name, source, before[-1].head if before else None, params_of, sources))
+    item = Item(head, {})
+    for key, value in params:
+        item = Item(head, _with(item, key, value))
+    return item
+
+
+def _misplaced(
+    piece: str,
+    name: str,
+    source: str,
+    before: str | None,
+    params_of: Callable[[str], Collection[str]],
+    sources: bool,
+) -> str:
+    """What is wrong with a piece `name=source` that begins no item."""
+    if sources and not name:
+        return f"{piece!r}: give it a name before the =, as NAME=FOLDER"
+    if before is not None:
+        known = tuple(params_of(before))
+        listed = "its " + nearest(name, known).replace("choices", "parameters") if known else "it takes no parameters"
+        other = "NAME=FOLDER (no such folder) or NAME=OWNER/MODEL" if sources else "an item of its own"
+        return f"{piece!r} is neither a parameter of {before!r} nor {other}; {listed}"
+    if sources:
+        return f"{piece!r}: {source!r} is neither an existing folder nor a hub id OWNER/MODEL"
+    return f"{piece!r} does not begin with a name; write NAME:KEY=VALUE"
+
+
+def _cut_params(piece: str) -> tuple[str, list[tuple[str, str]]]:
+    """Cuts a piece at every `:key=`: (head, its parameters). Values (`device=cuda:1`) and paths may hold colons.
+
+    A source that exists is kept whole, whatever it holds: of all cuts the longest such head wins.
+    """
+    cuts = [*(match.start() for match in re.finditer(r":(?=[A-Za-z_]+=)", piece)), len(piece)]
+    kept = 0
+    if "=" in piece[: cuts[0]]:
+        sources = [piece[:cut].partition("=")[2] for cut in cuts]
+        kept = max((n for n, source in enumerate(sources) if _is_source(source)), default=0)
+    params = [piece[begin + 1 : end].partition("=") for begin, end in pairwise(cuts[kept:])]
+    return piece[: cuts[kept]], [(key, value) for key, _, value in params]
+
+
+def _with(item: Item, key: str, value: str) -> dict[str, str]:
+    if key in item.params:
+        raise InputError(f"{item.head}: parameter {key!r} is given twice")
+    return {**item.params, key: value.strip()}
+
+
+def _is_source(source: str) -> bool:
+    return os.path.isdir(os.path.expanduser(source)) or bool(
+        re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)
+    )

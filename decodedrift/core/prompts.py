@@ -1,0 +1,195 @@
+"""Prompt files and the bundled sets -> Prompts, with every refusal named by file and line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decodedrift.core.formats import existing, read_csv, read_json, read_utf8
+from decodedrift.core.records import InputError, Prompt, Text, nearest
+
+BALANCED = 16
+SUFFIXES = (".txt", ".jsonl", ".csv")
+COLUMNS = ("prompt", "id", "tags")  # only the first must be there
+
+
+def bundled_folder() -> Path:
+    """The bundled sets: inside the package when installed, at the top of the checkout when editable."""
+    inside = Path(__file__).parents[1] / "data" / "prompts"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "prompts"
+
+
+def bundled_sets() -> dict[str, Path]:
+    """Set name -> file."""
+    return {p.stem: p for p in sorted(bundled_folder().glob("*.jsonl"))}
+
+
+def default_set(model: str) -> str:
+    """Story openings for the bundled story model, the general set for every other."""
+    return "stories" if model == "demo" else "default"
+
+
+def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
+    """Prompts of a bundled set (by name) or a file: .txt (one a line), .jsonl (prompt, id, tags) or .csv (the same).
+
+    Raises:
+        InputError: missing, empty, not UTF-8, malformed (file:line), or with an id given twice.
+    """
+    sets = bundled_sets()
+    if str(source) in sets:
+        path = sets[str(source)]
+    else:
+        path = existing(source, "--prompts", f", and no bundled set; {nearest(str(source), tuple(sets))}")
+        if path.suffix.lower() not in SUFFIXES:
+            raise InputError(f"--prompts {source}: unknown kind {path.suffix!r}; use {', '.join(SUFFIXES)}")
+    content = read_utf8(path, "--prompts")
+    reader = {".txt": _from_txt, ".jsonl": _from_jsonl, ".csv": _from_csv}[path.suffix.lower()]
+    found = _identified(reader(path, content))
+    if not found:
+        raise InputError(f"--prompts {path}: the file holds no prompts")
+    return found
+
+
+def given_prompts(items: Iterable[str | Prompt | Mapping[str, Any]]) -> tuple[Prompt, ...]:
+    """Prompts typed on the command line, listed in a plan or passed from a notebook; texts get an id of their own.
+
+    Raises:
+        InputError: something that is no prompt, or an id given twice.
+    """
+    return _identified(
+        Raw(i.id, i.text, i.tags) if isinstance(i, Prompt) else _from_entry(i, f"prompts[{n}]")
+        for n, i in enumerate(items)
+    )
+
+
+def balanced(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:
+    """`count` prompts, taken in turn from each first tag, in file order within a tag."""
+    by_tag: dict[str, list[Prompt]] = {}
+    for prompt in prompts:
+        by_tag.setdefault(prompt.tags[0] if prompt.tags else "", []).append(prompt)
+    taken: list[Prompt] = []
+    turn = 0
+    while len(taken) < min(count, len(prompts)):
+        taken.extend(group[turn] for group in by_tag.values() if turn < len(group))
+        turn += 1
+    chosen = {p.id for p in taken[:count]}
+    return tuple(p for p in prompts if p.id in chosen)
+
+
+def load_texts(sources: Iterable[str | Path]) -> tuple[Text, ...]:
+    """Real texts for perplexity; each is named after its file.
+
+    Raises:
+        InputError: missing, empty or not UTF-8.
+    """
+    texts = []
+    for source in sources:
+        path = existing(source, "--text")
+        content = read_utf8(path, "--text")
+        if not content.strip():
+            raise InputError(f"--text {source}: the file is empty")
+        texts.append(Text(path.name, content))
+    return tuple(texts)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A prompt as it was given. where: `file:line`, empty for one typed or passed."""
+
+    id: str | None
+    text: str
+    tags: tuple[str, ...] = ()
+    where: str = ""
+
+
+def _from_txt(path: Path, content: str) -> list[Raw]:
+    # only \n and \r\n end a line: str.splitlines would cut at U+2028 too
+    lines = (line.removesuffix("\r") for line in _newlines(path, content).split("\n"))
+    return [Raw(None, line) for line in lines if line.strip()]
+
+
+def _from_jsonl(path: Path, content: str) -> list[Raw]:
+    found = []
+    for number, line in enumerate(_newlines(path, content).split("\n"), 1):
+        if line.strip():
+            found.append(_from_entry(read_json(line, str(path), number), f"{path}:{number}"))
+    return found
+
+
+def _newlines(path: Path, content: str) -> str:
+    """The content, whose lines end as they do today: a file with CR alone would be a single prompt.
+
+    Raises:
+        InputError: there are CRs, and not one LF.
+    """
+    if "\r" in content and "\n" not in content:
+        raise InputError(f"--prompts {path}:1: its lines end with CR alone; save it with LF (or CR LF) at line ends")
+    return content
+
+
+def _from_entry(entry: Any, where: str) -> Raw:
+    """A prompt written as JSON or YAML: a text, or {prompt, id, tags} (`text` in a plan.json)."""
+    if isinstance(entry, str):
+        return Raw(None, entry, (), where)
+    text = entry.get("prompt", entry.get("text")) if isinstance(entry, Mapping) else None
+    if not isinstance(text, str):
+        bare = isinstance(entry, Mapping) and "text" in entry and text is None
+        mend = "; this plan was kept without texts (--no-text), so give --prompts" if bare else ""
+        raise InputError(f'{where}: needs a text under "prompt"{mend}')
+    if "prompt" in entry and "text" in entry:
+        raise InputError(f"{where}: a text under `prompt` and one under `text`; keep one of them")
+    for key in entry:
+        if key not in COLUMNS and (name := str(key).strip().lower()) in COLUMNS:
+            raise InputError(f"{where}: the key {key!r} would not be read; write `{name}`")
+    return Raw(_id(entry.get("id"), where), text, _tags(entry.get("tags"), where), where)
+
+
+def _from_csv(path: Path, content: str) -> list[Raw]:
+    found = []
+    for line, cells in read_csv(content, path, COLUMNS):
+        where = f"{path}:{line}"
+        tags = _tags(cells.get("tags"), where)
+        found.append(Raw(_id(cells.get("id", "").strip() or None, where), cells["prompt"], tags, where))
+    return found
+
+
+def _id(value: Any, where: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value).strip():
+        raise InputError(f"{where}: an id must be a text, not {value!r}")
+    return str(value)
+
+
+def _tags(value: Any, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return tuple(value.split())
+    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    raise InputError(f"{where}: tags must be a list of texts, not {value!r}")
+
+
+def _identified(raw: Iterable[Raw]) -> tuple[Prompt, ...]:
+    """Fills in ids: `p` and the first 8 hex digits of the text's SHA-256, `-2` and so on for a repeated text."""
+    used: set[str] = set()
+    found = []
+    for prompt in raw:
+        if prompt.id is not None:
+            name = prompt.id
+            if name in used:
+                at = f"{prompt.where}: " if prompt.where else ""
+                raise InputError(f"{at}the prompt id {name!r} is given twice; ids key the noise, so each needs its own")
+        else:
+            base = "p" + hashlib.sha256(prompt.text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+            name, count = base, 1
+            while name in used:
+                count += 1
+                name = f"{base}-{count}"
+        used.add(name)
+        found.append(Prompt(name, prompt.text, prompt.tags))
+    return tuple(found)

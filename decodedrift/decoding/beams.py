@@ -1,0 +1,157 @@
+"""Beam search with the semantics of transformers' `generate`, one step at a time.
+
+Written as a step so that beams can share a forward pass with other strategies, and so that float64 logits stay
+float64 (`generate` casts every logit to float32). Scores accumulate in float32 for the other types, as `generate`'s do:
+the tokens are the same, all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decodedrift.core.records import Strategy, Trace
+from decodedrift.decoding.choosers import Choice, nonfinite_counts
+from decodedrift.decoding.tops import log_totals
+
+NEVER = -1.0e9  # generate's own "cannot be chosen"
+
+
+class Beams:
+    """Beam search over `width` hypotheses per prompt. Tensors are [prompts, hypotheses, ...] on the model's device."""
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        prompt_ids: Sequence[str],
+        *,
+        eos: Sequence[int],
+        max_new_tokens: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.strategy, self.prompt_ids = strategy, list(prompt_ids)
+        self.width: int = strategy.params["num_beams"]
+        self.penalty: float = strategy.params["length_penalty"]
+        self.early: bool | str = strategy.params["early_stopping"]
+        self.length = max_new_tokens
+        self.eos = torch.tensor(list(eos), dtype=torch.long, device=device)
+        self.keep = max(2, 1 + len(eos)) * self.width
+        n, w = len(self.prompt_ids), self.width
+        real: dict[str, Any] = {"dtype": torch.float64 if dtype == torch.float64 else torch.float32, "device": device}
+        self.running = {
+            "tokens": torch.full((n, w, max_new_tokens), -1, dtype=torch.long, device=device),
+            "logprobs": torch.zeros((n, w, max_new_tokens), dtype=torch.float64, device=device),
+        }
+        self.running_scores = torch.zeros((n, w), **real)
+        self.running_scores[:, 1:] = NEVER  # the first step must not take the same token w times
+        self.finished = {k: v.clone() for k, v in self.running.items()}
+        self.finished_scores = torch.full((n, w), NEVER, **real)
+        self.is_finished = torch.zeros((n, w), dtype=torch.bool, device=device)
+        self.can_improve = torch.ones((n, 1), dtype=torch.bool, device=device)
+        self.broken: dict[int, Trace] = {}
+        self.stopped = False
+        self.top_mask = torch.arange(self.keep, device=device) < w
+
+    @property
+    def done(self) -> bool:
+        """Whether no prompt can gain from another step."""
+        return self.stopped
+
+    def step(self, logits: Tensor, position: int) -> Choice:
+        """One expansion of every hypothesis; returns each running row's token and the row it continues."""
+        n, w = len(self.prompt_ids), self.width
+        logits = self._drop_broken(logits, position)
+        wide = logits.to(self.running_scores.dtype)
+        total = (torch.log_softmax(wide, dim=-1).view(n, w, -1) + self.running_scores[:, :, None]).view(n, -1)
+        vocab = logits.shape[-1]
+        if total.shape[-1] < self.keep:
+            raise ValueError(f"beam search needs a vocabulary of at least {self.keep // w} tokens")
+        scores, flat = torch.topk(total, self.keep)
+        beam, token = flat // vocab, flat % vocab
+        grown = {k: self._pick(v, beam) for k, v in self.running.items()}
+        grown["tokens"][:, :, position] = token
+        rows = beam + torch.arange(n, device=beam.device)[:, None] * w
+        grown["logprobs"][:, :, position] = self._raw_logprobs(logits, rows, token)
+        ended = torch.isin(token, self.eos) | torch.full_like(token, position + 1 >= self.length, dtype=torch.bool)
+        chosen = torch.topk(scores + ended.to(scores.dtype) * NEVER, k=w)
+        self.running = {k: self._pick(v, chosen.indices) for k, v in grown.items()}
+        self._finish(grown, scores, ended, position)
+        self.running_scores = chosen.values
+        self._stop(ended, position)
+        return Choice(
+            self.running["tokens"][:, :, position].reshape(-1).cpu(), rows.gather(1, chosen.indices).view(-1).cpu()
+        )
+
+    def traces(self) -> list[Trace]:
+        """The best finished hypothesis of each prompt; `score` is `generate`'s sequences_scores."""
+        return [self._trace(i) for i in range(len(self.prompt_ids))]
+
+    def _finish(self, grown: dict[str, Tensor], scores: Tensor, ended: Tensor, position: int) -> None:
+        """Merges hypotheses that just ended into the kept ones; only the top `width` may enter."""
+        entering = ended & self.top_mask
+        scores = scores / ((position + 1) ** self.penalty)
+        full = self.is_finished.all(-1, keepdim=True) & (self.early is True)
+        for barred in (full, ~self.can_improve, ~entering):
+            scores = scores + barred.to(scores.dtype) * NEVER
+        merged = torch.cat((self.finished_scores, scores), dim=1)
+        kept = torch.topk(merged, k=self.width)
+        self.finished = {k: self._pick(torch.cat((self.finished[k], grown[k]), dim=1), kept.indices) for k in grown}
+        self.finished_scores = kept.values
+        self.is_finished = torch.cat((self.is_finished, entering), dim=1).gather(1, kept.indices)
+
+    def _stop(self, ended: Tensor, position: int) -> None:
+        """generate's rule: best still possible against worst kept, and nothing left that runs."""
+        reach = self.length if self.early == "never" and self.penalty > 0.0 else position + 1
+        best = self.running_scores[:, :1] / (reach**self.penalty)
+        worst = torch.where(self.is_finished, self.finished_scores.min(dim=1, keepdim=True).values, NEVER)
+        self.can_improve = self.can_improve & (best > worst).any(dim=-1, keepdim=True)
+        open_beam = not (bool(self.is_finished.all()) and self.early is True)
+        self.stopped = not (bool(self.can_improve.any()) and open_beam and not bool(ended.all()))
+
+    def _raw_logprobs(self, logits: Tensor, rows: Tensor, token: Tensor) -> Tensor:
+        """Float64 log-probabilities of the candidates, normalising only the rows that they continue (few of them)."""
+        parents, index = torch.unique(rows, return_inverse=True)
+        return logits[rows, token].double() - log_totals(logits[parents])[index]
+
+    def _drop_broken(self, logits: Tensor, position: int) -> Tensor:
+        """A prompt whose logits hold NaN or +inf ends here: its best running hypothesis so far is its trace."""
+        counts = nonfinite_counts(logits)
+        if not any(counts):
+            return logits
+        count = torch.tensor(counts, device=logits.device).view(-1, self.width).sum(-1)
+        over = ~self.can_improve[:, 0] | (self.is_finished.all(-1) & (self.early is True))
+        for i in (count * ~over).nonzero().view(-1).tolist():
+            if i not in self.broken:
+                tokens, logprobs = (self.running[k][i, 0, :position].tolist() for k in ("tokens", "logprobs"))
+                self.broken[i] = self._record(i, tokens, logprobs, "nonfinite", int(count[i]), math.nan, math.nan)
+        return torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=-math.inf)
+
+    def _trace(self, i: int) -> Trace:
+        if i in self.broken:
+            return self.broken[i]
+        tokens = self.finished["tokens"][i, 0].tolist()
+        length = next((t for t, token in enumerate(tokens) if token < 0), len(tokens))
+        tokens, logprobs = tokens[:length], self.finished["logprobs"][i, 0, :length].tolist()
+        score, margin = float(self.finished_scores[i, 0]), math.nan
+        if bool(self.is_finished[i, :2].all()):
+            margin = score - float(self.finished_scores[i, 1])
+        finish = "eos" if tokens[-1] in self.eos.tolist() else "length"
+        return self._record(i, tokens, logprobs, finish, 0, margin, score)
+
+    def _record(
+        self, i: int, tokens: list[int], logprobs: list[float], finish: str, nonfinite: int, margin: float, score: float
+    ) -> Trace:
+        label, prompt_id = self.strategy.label, self.prompt_ids[i]
+        return Trace(prompt_id, label, 0, tuple(tokens), tuple(logprobs), (), finish, nonfinite, margin, score)
+
+    @staticmethod
+    def _pick(tensor: Tensor, index: Tensor) -> Tensor:
+        """Gathers hypotheses: [n, a, ...] by [n, b] -> [n, b, ...]."""
+        while index.dim() < tensor.dim():
+            index = index.unsqueeze(-1)
+        return torch.take_along_dim(tensor, index, dim=1)

@@ -1,0 +1,93 @@
+"""Teacher forced: a variant reads given tokens, and its raw logits at each of them come out, one batch at a time.
+
+Readings that share a context (a prompt's continuations under several strategies) read it once: the contexts are
+prefilled as for generation, and the continuations follow as rows over copies of that cache. Whatever else there is to
+read is read whole, right-padded: under a causal mask nothing to the left sees the padding, so a padded row has the bits
+of an unpadded one (left padding without position ids is wrong by whole logits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from decodedrift.core.records import Reading
+from decodedrift.models.load import Loaded
+from decodedrift.models.steps import Cached, read_whole, reading
+
+CHUNK_BYTES = 256 * 2**20  # of one forward's kept logits; a batch above it is read in parts, the same for every variant
+
+
+def force(
+    loaded: Loaded, sequences: Sequence[Reading], batch_size: int, pad: int, window: int | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """(index, logits) of every sequence, batch by batch.
+
+    logits[t]: the raw logits, in the variant's own dtype, [len(continuation), vocab], that predict continuation[t]
+    from everything before it. A batch is `batch_size` contexts with all their continuations. With batch_size 1, on
+    another path than `shared`, or where filler would pass `window`, a sequence is read whole. The layout is a function
+    of the lengths alone, the same for every variant of a model.
+    """
+    families: dict[tuple[int, ...], list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        families.setdefault(sequence.context, []).append(index)
+    order = list(families.values())
+    vocab = loaded.model.config.get_text_config(decoder=True).vocab_size
+    for start in range(0, len(order), batch_size):
+        left = [index for family in order[start : start + batch_size] for index in family]
+        longest = max(len(sequences[i].context) for i in left) + max(len(sequences[i].continuation) for i in left)
+        several = batch_size > 1 and len(left) > len(order[start : start + batch_size])
+        shared = several and loaded.path == "shared" and (window is None or longest <= window)
+        while left:
+            batch = [sequences[i] for i in (left if shared else left[:batch_size])]
+            part = _part(batch, vocab, shared)
+            logits = _after_contexts(loaded, part, pad) if shared else _whole(loaded, part, pad)
+            yield from zip(left, logits, strict=False)
+            left = left[len(part) :]
+
+
+def _part(batch: Sequence[Reading], vocab: int, shared: bool) -> Sequence[Reading]:
+    """As many leading sequences as keep the logits within CHUNK_BYTES; at least one. Depends on lengths alone."""
+    for count in range(len(batch), 1, -1):
+        first, last = (0, max(len(s.continuation) for s in batch[:count])) if shared else _kept_range(batch[:count])
+        if count * (last - first) * vocab * 4 <= CHUNK_BYTES:
+            return batch[:count]
+    return batch[:1]
+
+
+def _kept_range(batch: Sequence[Reading]) -> tuple[int, int]:
+    """The positions whose logits anybody needs: the last context token to the last token but one."""
+    return (
+        min(len(s.context) - 1 for s in batch),
+        max(len(s.context) + len(s.continuation) - 1 for s in batch),
+    )
+
+
+def _whole(loaded: Loaded, batch: Sequence[Reading], pad: int) -> list[Tensor]:
+    """Every sequence from its beginning; the last token predicts nothing that is scored."""
+    texts = [(s.context + s.continuation)[: max(1, len(s.context) + len(s.continuation) - 1)] for s in batch]
+    kept = [(len(s.context) - 1, len(s.context) + len(s.continuation) - 1) for s in batch]
+    with reading(loaded):
+        return read_whole(loaded, texts, kept, pad=pad)
+
+
+def _after_contexts(loaded: Loaded, batch: Sequence[Reading], pad: int) -> list[Tensor]:
+    """The batch over one prefill of its distinct contexts."""
+    contexts = list(dict.fromkeys(s.context for s in batch))
+    rows = torch.tensor([contexts.index(s.context) for s in batch])
+    width = max(len(s.continuation) for s in batch) - 1
+    with reading(loaded):
+        steps = Cached(loaded, contexts, rows, room=width, pad=pad, ahead=max(1, width))
+        first = steps.logits[:, None]
+        if width < 1:
+            return [first[row, : len(s.continuation)] for row, s in enumerate(batch)]
+        tokens = torch.full((len(batch), width), pad, dtype=torch.long)
+        mask = torch.zeros_like(tokens)
+        for row, sequence in enumerate(batch):
+            length = len(sequence.continuation) - 1
+            tokens[row, :length] = torch.tensor(sequence.continuation[:-1], dtype=torch.long)
+            mask[row, :length] = 1
+        rest = steps.read(tokens, mask)
+        return [torch.cat([first[row], rest[row, : len(s.continuation) - 1]]) for row, s in enumerate(batch)]

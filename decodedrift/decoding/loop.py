@@ -1,0 +1,152 @@
+"""Free running: one batch of prompts, decoded by several strategies at once as rows of one mixed batch.
+
+The prompts are prefilled once; each (strategy, seed) then owns `width` rows per prompt, whose caches are copies of the
+prefilled ones. Rows are never dropped or regrouped by what they generate: the layout is a function of the plan alone,
+so that the reference and every candidate meet in the same one. How a model is called is known to `steps.py` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decodedrift.core.records import Cell, Key, Trace
+from decodedrift.decoding.beams import Beams
+from decodedrift.decoding.choosers import Chooser, ScoreLog, Single
+from decodedrift.decoding.scripted import Injecting
+from decodedrift.decoding.tops import Tops
+from decodedrift.models.load import Loaded
+from decodedrift.models.steps import begin, reading
+from decodedrift.models.text.vocabulary import Vocabulary
+
+
+@dataclass
+class Generated:
+    """What one batch produced. Keys are (strategy label, seed, prompt id).
+
+    scores[key]: this variant's scores of the chosen and of the watched token at each position (not for beams).
+    logs: every score of the pass, if kept. tops: the top tokens at each position (not for beams).
+    """
+
+    traces: dict[Key, Trace] = field(default_factory=dict)
+    scores: dict[Key, tuple[list[float], list[float]]] = field(default_factory=dict)
+    logs: dict[Key, ScoreLog] = field(default_factory=dict)
+    tops: dict[Key, Tops] = field(default_factory=dict)
+
+
+def generate(
+    loaded: Loaded,
+    vocab: Vocabulary,
+    prompts: Mapping[str, Sequence[int]],
+    cells: Sequence[Cell],
+    max_new_tokens: int,
+    *,
+    watch: Mapping[Key, Sequence[int]] | None = None,
+    keep_scores: bool = False,
+    inject: Mapping[Key, tuple[int, int]] | None = None,
+    tick: Callable[[int], None] = lambda tokens: None,
+) -> Generated:
+    """Decodes one batch of prompts with every (strategy, seed) of `cells` in one mixed batch.
+
+    Args:
+        prompts: prompt id -> token ids; together one batch, left-padded.
+        watch: (strategy, seed, prompt id) -> token ids whose scores are noted (the reference's, for a candidate).
+        keep_scores: keep every score of the pass (for the reference).
+        inject: (strategy, seed, prompt id) -> (position, token id) that is taken there in place of the choice. Layout
+            and every other row stay what they are without it. Not for beams.
+        tick: told the number of rows advanced, at every step.
+    """
+    choosers = [
+        _chooser(loaded, vocab, list(prompts), cell, max_new_tokens, watch or {}, keep_scores, inject or {})
+        for cell in cells
+    ]
+    decode(loaded, vocab, prompts, choosers, max_new_tokens, tick=tick)
+    return _collected(choosers, cells)
+
+
+def decode(
+    loaded: Loaded,
+    vocab: Vocabulary,
+    prompts: Mapping[str, Sequence[int]],
+    choosers: Sequence[Chooser],
+    steps: int,
+    *,
+    before: Callable[[Any], None] = lambda cache: None,
+    tick: Callable[[int], None] = lambda tokens: None,
+) -> None:
+    """Runs choosers over one batch of prompts.
+
+    Args:
+        prompts: prompt id -> token ids, left-padded.
+        before: shown the cache (None without one) before every forward pass but the prompts' own; it may write to it.
+    """
+
+    rows = torch.cat([torch.arange(len(prompts)).repeat_interleave(c.width) for c in choosers])
+    with reading(loaded):
+        batch = begin(loaded, list(prompts.values()), rows, room=steps, pad=vocab.pad)
+        for position in range(steps):
+            tokens, parents = _step(choosers, len(prompts), batch.logits, position)
+            tick(len(prompts) * len(choosers))
+            if all(c.done for c in choosers) or position + 1 == steps:
+                break
+            before(batch.cache)
+            batch.advance(tokens, parents)
+
+
+def _step(choosers: Sequence[Chooser], prompts: int, logits: Tensor, position: int) -> tuple[Tensor, Tensor | None]:
+    """Every chooser's choice for its own slice of rows; parents as absolute rows, None where every row goes on."""
+    tokens, parents, start, moved = [], [], 0, False
+    for chooser in choosers:
+        part = slice(start, start + chooser.width * prompts)
+        own = torch.arange(start, part.stop)
+        if chooser.done:
+            tokens.append(torch.zeros(len(own), dtype=torch.long))
+            parents.append(own)
+        else:
+            choice = chooser.step(logits[part], position)
+            tokens.append(choice.tokens)
+            parents.append(own if choice.parents is None else choice.parents + start)
+            moved = moved or not torch.equal(parents[-1], own)
+        start = part.stop
+    return torch.cat(tokens), torch.cat(parents) if moved else None
+
+
+def _chooser(
+    loaded: Loaded,
+    vocab: Vocabulary,
+    prompt_ids: list[str],
+    cell: Cell,
+    max_new_tokens: int,
+    watch: Mapping[Key, Sequence[int]],
+    keep_scores: bool,
+    inject: Mapping[Key, tuple[int, int]],
+) -> Chooser:
+    strategy, seed = cell
+    device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device
+    if strategy.searches:
+        dtype = torch.float64 if loaded.variant.compute == "fp64" else torch.float32
+        return Beams(strategy, prompt_ids, eos=vocab.eos, max_new_tokens=max_new_tokens, device=device, dtype=dtype)
+    own = {p: watch[key] for p in prompt_ids if (key := Key(strategy.label, seed, p)) in watch}
+    forced = {p: inject[key] for p in prompt_ids if (key := Key(strategy.label, seed, p)) in inject}
+    settings: dict[str, Any] = {
+        "eos": vocab.eos, "pad": vocab.pad, "max_new_tokens": max_new_tokens, "device": device, "watch": own,
+        "keep_scores": keep_scores,
+    }  # fmt: skip
+    if forced:
+        return Injecting(strategy, seed, prompt_ids, inject=forced, **settings)
+    return Single(strategy, seed, prompt_ids, **settings)
+
+
+def _collected(choosers: Sequence[Chooser], cells: Sequence[Cell]) -> Generated:
+    result = Generated()
+    for chooser, (strategy, seed) in zip(choosers, cells, strict=True):
+        result.traces |= {trace.key: trace for trace in chooser.traces()}
+        if isinstance(chooser, Single):
+            result.scores |= {Key(strategy.label, seed, p): found for p, found in chooser.scores().items()}
+            result.tops |= {Key(strategy.label, seed, p): found for p, found in chooser.tops().items()}
+            result.logs |= {Key(strategy.label, seed, p): log for p, log in chooser.logs().items()}
+    return result

@@ -1,0 +1,86 @@
+"""Which cases the page carries: all of a small run; of a large one the worst, the typical, some that stayed equal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import pandas as pd
+
+from decodedrift.report.numbers import absent
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+
+MOST = 300
+TYPICAL = 48
+# The order is how much each says about the candidate: a broken number, a changed mind, a cut-off, a search, a tie.
+CAUSES = {
+    "nonfinite": "NaN or infinite logits ended a trace.",
+    "shift": "The reference clearly preferred its token; the candidate's error turned it.",
+    "truncation": "A token fell out of the top-k or top-p set of one of the two.",
+    "search": "Beam search: whole hypotheses were exchanged. Gap and swing are theirs; a negative gap says that the "
+    "reference itself scores the candidate's text higher.",
+    "near_tie": "The reference all but tied between the two tokens.",
+    "uncoupled": "The draws were independent: chance alone parts such traces.",
+}  # fmt: skip
+
+
+def chosen(study: Study, most: int = MOST) -> pd.DataFrame:
+    """Up to `most` rows of divergences.csv with `kl` at t*: the clearest first, those that stayed equal last."""
+    compared = study.divergences[study.divergences["role"] == "candidate"].reset_index(drop=True)
+    parted = compared[(compared["diverged"] == 1) & compared["first_divergence"].notna()]
+    equal = compared[compared["diverged"] == 0]
+    kept_equal = equal.head(max(most - len(parted), most // 10 if len(equal) else 0))
+    room = most - len(kept_equal)
+    if len(parted) > room:
+        typical = spread(parted, min(TYPICAL, room // 4))
+        worst = telling(parted.drop(index=typical), room - len(typical)).index
+        parted = parted.loc[[*worst, *typical]]
+    rows = pd.concat([telling(parted, len(parted)), kept_equal], ignore_index=True)
+    kl = kl_at(study.positions, rows)
+    return rows.assign(kl=pd.Series([kl.get(key_of(row)) for row in rows.itertuples()], dtype="float64"))
+
+
+def telling(parted: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most `most` rows: by cause, then the largest gap; every candidate has its turn, or the worst would fill it."""
+    order = parted.assign(
+        _cause=parted["cause"].map({name: i for i, name in enumerate(CAUSES)}).fillna(len(CAUSES)),
+        _gap=-parted["reference_gap"].astype(float),
+    ).sort_values(["_cause", "_gap", "first_divergence"], kind="stable", na_position="last")
+    turn = order.groupby("candidate", sort=False).cumcount()
+    kept = order.loc[turn.sort_values(kind="stable").index[:most]]
+    kept = kept.sort_values(["_cause", "_gap", "first_divergence"], kind="stable", na_position="last")
+    return kept.drop(columns=["_cause", "_gap"])
+
+
+def spread(parted: pd.DataFrame, most: int) -> list[Any]:
+    """Labels of up to `most` typical rows: around the median t* of each candidate and strategy, which take turns."""
+    ranked: dict[Any, int] = {}
+    for _, cell in parted.groupby(["candidate", "strategy"], sort=False):
+        order = cell.sort_values("first_divergence", kind="stable").index
+        middle = (len(order) - 1) // 2
+        for rank, at in enumerate(sorted(range(len(order)), key=lambda i: abs(i - middle))):
+            ranked[order[at]] = rank
+    return sorted(ranked, key=lambda label: ranked[label])[:most]
+
+
+def key_of(row: Any) -> tuple[str, str, int, str]:
+    """(candidate, strategy, seed, prompt id) of a row of divergences or positions."""
+    return (row.candidate, row.strategy, 0 if absent(row.seed) else int(row.seed), row.prompt_id)
+
+
+def case_link(row: Any) -> str:
+    """The fragment that opens a case in the page."""
+    names = ("candidate", "strategy", "seed", "prompt")
+    return urlencode(dict(zip(names, key_of(row), strict=True)), errors="replace")
+
+
+def kl_at(positions: pd.DataFrame, rows: pd.DataFrame) -> Mapping[tuple[str, str, int, str], float]:
+    """Forced KL at the first divergence of each of the rows."""
+    keys = ["candidate", "strategy", "seed", "prompt_id"]
+    wanted = rows[[*keys, "first_divergence"]].rename(columns={"first_divergence": "position"}).dropna()
+    forced = positions[(positions["role"] == "candidate") & positions["prompt_id"].isin(set(rows["prompt_id"]))]
+    found = forced[[*keys, "position", "kl"]].merge(wanted, on=[*keys, "position"])
+    return {key_of(row): row.kl for row in found.itertuples()}

@@ -1,0 +1,277 @@
+"""The folds that say whether an error compounds: survival, growth, what follows t*, and a row of figures a cell.
+
+Pandas in, pandas out; the statistics are `survival`'s and `weibull`'s (METRICS.md, "Compounding"). Every figure that
+does not exist is empty, and a note beside it says why.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decodedrift.core.records import InputError
+from decodedrift.measure.tables import CELL, CONTROLS, TEXTS, fold
+from decodedrift.numerics import survival as sv
+from decodedrift.numerics import weibull
+
+SURVIVAL = ["at_risk", "events", "survival", "survival_low", "survival_high", "hazard"]
+GROWTH = ["logit_gap_rms_median", "logit_gap_rms_p10", "logit_gap_rms_p90", "kl_mean", "n"]
+INDEX = ("compounding_index", "compounding_index_low", "compounding_index_high", "compounding_index_p")
+IN_SUMMARY = ("half_life", *INDEX, "compounding_note")
+PER = 100  # positions, the unit of a growth slope
+
+
+def cells(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """(keys, rows) of each compared variant x strategy; texts have no compounding."""
+    for key, cell in frame[frame["strategy"] != "text"].groupby(CELL, sort=False):
+        yield dict(zip(CELL, key, strict=True)), cell
+
+
+def observed(cell: pd.DataFrame) -> sv.Observed:
+    """The traces of a cell as censored times, clustered by prompt."""
+    return sv.Observed.of(
+        cell["compared"].to_numpy(dtype=np.int64), (cell["diverged"] == 1).to_numpy(dtype=bool, na_value=False),
+        cell["prompt_id"].to_numpy(dtype=str),
+    )  # fmt: skip
+
+
+def stacked(parts: list[tuple[dict[str, Any], dict[str, Any]]], columns: list[str]) -> pd.DataFrame:
+    """Curves below each other, keys first."""
+    if not parts:
+        return fold([], [*CELL, *columns])
+    frames = []
+    for keys, values in parts:
+        frame = pd.DataFrame(values, columns=columns)
+        for place, (name, value) in enumerate(keys.items()):
+            frame.insert(place, name, pd.Series([value] * len(frame), dtype=TEXTS))
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def survival(divergences: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+    """survival.csv: the Kaplan-Meier curve of each cell, a row per position, and the flip law's beside it.
+
+    Args:
+        predicted: keys, position, survival_predicted (`prediction.survival`).
+    """
+    parts = []
+    for keys, cell in cells(divergences):
+        curve = sv.kaplan_meier(observed(cell))
+        values = (curve.at_risk, curve.events, curve.survival, curve.low, curve.high, curve.hazard)
+        parts.append((keys, {"position": np.arange(len(curve.survival)), **dict(zip(SURVIVAL, values, strict=True))}))
+    found = stacked(parts, ["position", *SURVIVAL])
+    return found.merge(predicted, on=[*CELL, "position"], how="left", validate="one_to_one")
+
+
+def growth(positions: pd.DataFrame) -> pd.DataFrame:
+    """growth.csv: the forced logit error against position, a row per position of each cell."""
+    parts = []
+    for keys, cell in cells(positions):
+        finite = cell[["position", "logit_gap_rms", "kl"]].astype(float).replace([np.inf, -np.inf], np.nan)
+        by = finite.groupby("position")
+        gap = by["logit_gap_rms"].quantile([0.5, 0.1, 0.9]).unstack()
+        values = (gap[0.5], gap[0.1], gap[0.9], by["kl"].mean(), by["logit_gap_rms"].count())
+        columns = {name: v.to_numpy() for name, v in zip(GROWTH, values, strict=True)}
+        parts.append((keys, {"position": gap.index.to_numpy(dtype=np.int64), **columns}))
+    return stacked(parts, ["position", *GROWTH])
+
+
+def slope(cell: pd.DataFrame) -> sv.Slope:
+    """Decades of forced logit error per 100 positions, each trace with its own level, clustered by prompt."""
+    gap = cell["logit_gap_rms"].to_numpy(dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        decades = np.log10(gap)
+    prompt = cell["prompt_id"].to_numpy(dtype=str)
+    trace = np.char.add(np.char.add(prompt, "\x00"), cell["seed"].to_numpy(dtype=str))
+    return sv.slope_within(cell["position"].to_numpy(dtype=float) / PER, decades, trace, prompt)
+
+
+class Remainders:
+    """What followed t* in each diverged trace of a cell: equality by lag, per prompt, and the tokens themselves."""
+
+    def __init__(self, cell: pd.DataFrame, tokens: Mapping[tuple[Any, ...], np.ndarray]) -> None:
+        parted = cell[cell["diverged"] == 1]
+        _, cluster = np.unique(parted["prompt_id"].to_numpy(dtype=str), return_inverse=True)
+        rows: list[np.ndarray] = []
+        sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        for row in parted.itertuples():
+            both = [
+                tokens[(name, control, row.strategy, row.seed, row.prompt_id)][int(row.first_divergence) + 1 :]
+                for name, control in ((row.reference, ""), (row.candidate, row.role if row.role in CONTROLS else ""))
+            ]
+            n = min(map(len, both))
+            rows.append(both[0][:n] == both[1][:n])
+            for side, ids in zip(sides, both, strict=True):
+                side.append(ids[:n])
+        self.clusters = int(cluster.max()) + 1 if len(cluster) else 0
+        longest = max(map(len, rows), default=0)
+        self.total, self.equal = np.zeros((2, self.clusters, longest), dtype=np.int64)
+        for group, same in zip(cluster, rows, strict=True):
+            self.total[group, : len(same)] += 1
+            self.equal[group, : len(same)] += same
+        self.tokens = [np.concatenate(side) if side else np.zeros(0, dtype=np.int64) for side in sides]
+
+    def by_lag(self) -> dict[str, np.ndarray]:
+        """Columns of after.csv; lag 1 is the first token after t*."""
+        n, equal = self.total.sum(0), self.equal.sum(0)
+        return {"lag": np.arange(1, len(n) + 1), "n": n, "agreement": equal / n}
+
+    def pooled(self) -> dict[str, float]:
+        """Agreement over all lags with its interval over prompts, and what two shuffled texts would have."""
+        total, equal = self.total.sum(1), self.equal.sum(1)
+        if not total.sum():
+            empty = ("agreement_after", "agreement_after_low", "agreement_after_high", "agreement_chance")
+            return dict.fromkeys(empty, math.nan)
+        share, error = sv.ratio(equal, total)
+        half = sv.t95(self.clusters) * error
+        ids, index = np.unique(np.concatenate(self.tokens), return_inverse=True)
+        counts = [np.bincount(part, minlength=len(ids)) / len(part) for part in np.split(index, 2)]
+        return {
+            "agreement_after": share,
+            "agreement_after_low": max(0.0, share - half) if half == half else half,
+            "agreement_after_high": min(1.0, share + half) if half == half else half,
+            "agreement_chance": float(counts[0] @ counts[1]),
+        }
+
+
+def token_ids(traces: pd.DataFrame) -> dict[tuple[Any, ...], np.ndarray]:
+    """Generated ids, int64 arrays, by (variant, control, strategy, seed, prompt_id); a control may share a name."""
+    control = traces["role"].where(traces["role"].isin(CONTROLS), "")
+    names = ("strategy", "seed", "prompt_id")
+    keys = zip(traces["variant"], control, *(traces[n] for n in names), strict=True)
+    found: dict[tuple[Any, ...], np.ndarray] = {}
+    for key, ids in zip(keys, traces["token_ids"], strict=True):
+        found[tuple(key)] = np.array(ids.split(), dtype=np.int64)
+    return found
+
+
+def after(divergences: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """after.csv: agreement by lag after t*, pooled over the traces that reach that lag on both sides."""
+    tokens = token_ids(traces)
+    parts = [(keys, Remainders(cell, tokens).by_lag()) for keys, cell in cells(divergences)]
+    return stacked(parts, ["lag", "n", "agreement"])
+
+
+def risk(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """risk.csv: a row per cell, every scalar of the three curves with its interval."""
+    forced = {tuple(keys.values()): cell for keys, cell in cells(positions)}
+    longest = divergences.groupby(["model", "reference", "role", "strategy"])["compared"].max()
+    tokens = token_ids(traces)
+    rows = []
+    for keys, cell in cells(divergences):
+        horizon = int(longest[keys["model"], keys["reference"], keys["role"], keys["strategy"]])
+        row = keys | _survival(observed(cell), horizon)
+        row |= _growth(forced.get(tuple(keys.values()), positions.iloc[:0]))
+        row |= Remainders(cell, tokens).pooled()
+        for name in ("edit_similarity", "chrf_after", "reconverged"):
+            row[name] = _mean(cell[name])
+        row["reconvergence_lag_median"] = _median(cell["reconvergence_lag"])
+        rows.append(row)
+    return fold(rows)
+
+
+def _survival(seen: sv.Observed, horizon: int) -> dict[str, Any]:
+    curve, shape = sv.kaplan_meier(seen), weibull.fit(seen)
+    half, half_low, half_high = curve.median()
+    rate, rate_low, rate_high = sv.hazard_rate(seen)
+    token, prompt = sv.stayed(seen)
+    return {
+        "prompts": seen.clusters,
+        "traces": len(seen.tokens),
+        "diverged": int(seen.event.sum()),
+        "exposure": seen.exposure,
+        "horizon": horizon,
+        "hazard": rate,
+        "hazard_low": rate_low,
+        "hazard_high": rate_high,
+        "certified_per_token": token,
+        "certified_per_prompt": prompt,
+        "half_life": half,
+        "half_life_low": half_low,
+        "half_life_high": half_high,
+        "restricted_mean": curve.restricted_mean(horizon),
+        **dict(zip(INDEX, (shape.value, shape.low, shape.high, shape.p_value), strict=True)),
+        "compounding_note": shape.why,
+    }
+
+
+def _growth(cell: pd.DataFrame) -> dict[str, Any]:
+    found = slope(cell)
+    return {
+        "growth_slope": found.value,
+        "growth_slope_low": found.low,
+        "growth_slope_high": found.high,
+        "growth_note": found.why,
+    }
+
+
+def comparisons(divergences: pd.DataFrame) -> pd.DataFrame:
+    """comparisons.csv: which of two candidates of one run leaves the reference first, stratified by prompt."""
+    rows = []
+    part = divergences[divergences["role"] == "candidate"]
+    for (model, reference, strategy), cell in part.groupby(["model", "reference", "strategy"], sort=False):
+        sides = {name: rows.set_index(["seed", "prompt_id"]) for name, rows in cell.groupby("candidate", sort=False)}
+        for first, second in itertools.combinations(sides, 2):
+            both = sides[first].index.intersection(sides[second].index)  # a job of one of them may have failed
+            pair = [sides[name].loc[both].reset_index() for name in (first, second)]
+            usable = (pair[0]["compared"] > 0) & (pair[1]["compared"] > 0)
+            found = sv.paired_test(*(observed(p[usable]) for p in pair))
+            rows.append({"model": model, "reference": reference, "strategy": strategy, "candidate": first,
+                         "other": second, "pairs": found.pairs, "candidate_earlier": found.first_earlier,
+                         "other_earlier": found.second_earlier, "p_value": found.p_value})  # fmt: skip
+    columns = ["model", "reference", "strategy", "candidate", "other", "pairs", "candidate_earlier", "other_earlier",
+               "p_value"]  # fmt: skip
+    return fold(rows, columns)
+
+
+def between(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Unpaired log-rank test of two runs over different prompts, one seed each: a row per cell that both have.
+
+    Args:
+        first, second: the runs' divergences.
+
+    Raises:
+        InputError: a prompt is in both (then one run of both candidates, and `comparisons`, is the better test), or a
+            run has several seeds.
+    """
+    shared = set(first["prompt_id"]) & set(second["prompt_id"])
+    if shared:
+        raise InputError(f"prompt {min(shared)!r} is in both runs ({len(shared)} are): compare them in one run, paired")
+    rows = []
+    others = {tuple(keys.values())[1:]: cell for keys, cell in cells(second)}  # runs of two models may be compared
+    for keys, cell in cells(first):
+        if (other := others.get(tuple(keys.values())[1:])) is None:
+            continue
+        pair = [observed(side) for side in (cell, other)]
+        try:
+            p_value = sv.log_rank(*pair) if any(s.event.any() for s in pair) else math.nan
+        except ValueError as error:
+            raise InputError(f"{keys['candidate']} {keys['strategy']}: {error}") from None
+        rates = [sv.hazard_rate(side)[0] for side in pair]
+        rows.append(keys | {"hazard": rates[0], "other_hazard": rates[1], "p_value": p_value})
+    return fold(rows, [*CELL, "hazard", "other_hazard", "p_value"])
+
+
+def in_summary(summary: pd.DataFrame, risk: pd.DataFrame) -> pd.DataFrame:
+    """The summary with the half-life and the compounding index of each row, after the median of divergences."""
+    if not len(summary):
+        return summary
+    table = summary.merge(risk[[*CELL, *IN_SUMMARY]], on=CELL, how="left", validate="one_to_one")
+    place = list(summary.columns).index("first_divergence_median") + 1
+    order = [*summary.columns[:place], *IN_SUMMARY, *summary.columns[place:]]
+    return table[order]
+
+
+def _mean(values: pd.Series) -> float:
+    known = values.dropna().to_numpy(dtype=float)
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _median(values: pd.Series) -> float:
+    known = values.dropna().to_numpy(dtype=float)
+    return float(np.median(known)) if len(known) else math.nan

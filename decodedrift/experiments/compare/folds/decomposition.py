@@ -1,0 +1,113 @@
+"""decomposition.csv: local, state and path error by position, from `steps/` (METRICS.md, "Compounding")."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from decodedrift.core.untrusted import visible
+from decodedrift.measure.tables import CELL, fold
+from decodedrift.numerics.bootstrap import ratios
+from decodedrift.report.phrases import listed, telling
+
+PATHS = ("path_compounding_before", "path_compounding_after")
+COLUMNS = [
+    *CELL, "position", "n", "e0_mean", "e1_mean",
+    *(f"state_compounding{end}" for end in ("", "_low", "_high")),
+    "n_before", *(f"{PATHS[0]}{end}" for end in ("", "_low", "_high")),
+    "n_after", *(f"{PATHS[1]}{end}" for end in ("", "_low", "_high")),
+]  # fmt: skip
+SUMMARY = [f"{name}{end}" for name in ("state_compounding", "path_compounding") for end in ("", "_low", "_high")]
+
+
+def fold_positions(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per candidate, strategy and position; intervals at 95 % by bootstrap over prompts, seeds inside them.
+
+    state_compounding: mean e1 / mean e0 over the `n` traces that have both. path_compounding_before, _after: mean KL on
+    the candidate's text / mean KL on the reference's, over the traces alive there in both, t <= t* and t > t* apart.
+    Empty where no trace is left or the denominator is 0.
+    """
+    found = []
+    for key, cell in rows.groupby(CELL, sort=False):
+        at = cell["position"].to_numpy(int)
+        positions = np.unique(at)
+        folded = _folded(cell, np.searchsorted(positions, at), len(positions)) | {"position": positions}
+        keys = dict(zip(CELL, key, strict=True))
+        found += [keys | {c: v[i] for c, v in folded.items()} for i in range(len(positions))]
+    return fold(found, COLUMNS)
+
+
+def pooled(cell: pd.DataFrame) -> dict[str, float]:
+    """What summary.csv says of a candidate and strategy: both ratios over all positions, the path's after t*."""
+    if not len(cell):
+        return dict.fromkeys(SUMMARY, math.nan)
+    folded = _folded(cell, np.zeros(len(cell), dtype=int), 1)
+    return {c: float(folded[c.replace("path_compounding", PATHS[1])][0]) for c in SUMMARY}
+
+
+def _folded(cell: pd.DataFrame, columns: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    """The figures of each group of rows, [count] each."""
+    after = cell["after"].to_numpy() == 1
+    n, e1, e0, found = _ratios(cell, "e1", "e0", np.ones(len(cell), dtype=bool), columns, count)
+    row = {"n": n, "e0_mean": e0, "e1_mean": e1} | _named("state_compounding", found)
+    for path, part in zip(PATHS, (~after, after), strict=True):
+        n, _, _, found = _ratios(cell, "kl_candidate_text", "kl_reference_text", part, columns, count)
+        row |= {f"n_{path.removeprefix('path_compounding_')}": n} | _named(path, found)
+    return row
+
+
+def _ratios(
+    cell: pd.DataFrame, top: str, bottom: str, part: np.ndarray, columns: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
+    """(rows, mean top, mean bottom, their ratio with its interval) by group, over the rows finite in both."""
+    pair = cell[[top, bottom]].to_numpy(float)
+    kept = part & np.isfinite(pair).all(1)
+    pair, columns = pair[kept], columns[kept]
+    n = np.bincount(columns, minlength=count)
+    means = []
+    for values in pair.T:
+        with np.errstate(invalid="ignore"):
+            means.append(np.bincount(columns, weights=values, minlength=count) / n)
+    prompts = cell["prompt_id"].to_numpy(dtype=str)[kept]
+    return n, means[0], means[1], ratios(pair[:, 0], pair[:, 1], prompts, columns, count)
+
+
+def _named(name: str, values: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+
+
+def said(rows: pd.DataFrame) -> list[str]:
+    """The verdict's sentence on `--decompose`: what cache and text add to the error of a single position."""
+    state, path, size = {}, {}, {}
+    for name, cell in rows.groupby("candidate", sort=False):
+        whole = pooled(cell)
+        size[name] = float(np.nan_to_num(whole["state_compounding"]))
+        if not math.isnan(whole["state_compounding"]):
+            early, late = _quarters(cell)
+            state[name] = f"{early:.3g} to {late:.3g} for {visible(str(name))}"
+        if not math.isnan(whole["path_compounding"]):
+            path[name] = f"{_interval(whole, 'path_compounding')} for {visible(str(name))}"
+    found = []
+    if state:
+        found.append(
+            "Its own KV cache multiplies a candidate's logit error of one step by "
+            f"{listed(telling(state, size))} (first to last quarter of positions)"
+        )
+    if path:
+        found.append(f"its own text after the split multiplies its KL by {listed(telling(path, size))}")
+    text = "; ".join(found)
+    return [f"{text[0].upper()}{text[1:]}."] if text else []
+
+
+def _quarters(cell: pd.DataFrame) -> tuple[float, float]:
+    """state_compounding over the first and the last quarter of the positions."""
+    last = int(cell["position"].max()) + 1
+    parts = (cell[cell["position"] < last / 4], cell[cell["position"] >= last * 3 / 4])
+    return pooled(parts[0])["state_compounding"], pooled(parts[1])["state_compounding"]
+
+
+def _interval(row: dict[str, float], name: str) -> str:
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.3g}" + ("" if math.isnan(low) else f" ({low:.3g} to {high:.3g})")

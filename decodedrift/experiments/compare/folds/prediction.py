@@ -1,0 +1,158 @@
+"""The flip law held against what generation then did: scores, calibration and predicted survival, in pandas.
+
+Candidates only: a floor's forced positions are on another text than the one it generated.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decodedrift.experiments.compare.folds.compounding import cells, observed, stacked
+from decodedrift.experiments.compare.folds.summary import effective_size, wilson
+from decodedrift.measure.tables import CELL, fold
+from decodedrift.numerics import flips
+from decodedrift.numerics.survival import Curve, kaplan_meier
+
+LAW = "empirical"  # draws `survival_predicted`: the best held-out log score over two models (docs/compounding.md)
+FORCED = "forced"  # the candidate's own forced choices, which need its pass over every position: no law, a bound
+COLUMNS = [*CELL, "law", "positions", "flips", "flips_predicted", "sigma", "brier", "log_score", "km_distance",
+           "expected_predicted", "expected_observed", "flip_note"]  # fmt: skip
+CALIBRATION = ["bin_low", "bin_high", "n", "predicted", "observed", "observed_low", "observed_high"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One cell: its forced positions in order, and what generation did at those that were at risk."""
+
+    seen: flips.Forced
+    trace: np.ndarray
+    position: np.ndarray
+    at_risk: np.ndarray
+    happened: np.ndarray
+    prompt: np.ndarray
+    curve: Curve
+    why: str
+    known: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def chances(self, law: str) -> np.ndarray:
+        """Chance of a flip at each position; the `forced` ones are 0 or 1."""
+        if law not in self.known:
+            own = self.seen.flipped.astype(float) if law == FORCED else flips.held_out(law, self.seen)
+            self.known[law] = own
+        return self.known[law]
+
+    def predicted(self, law: str) -> np.ndarray:
+        """The survival curve a law predicts."""
+        return flips.predicted_curve(self.chances(law), self.trace, self.position)
+
+
+Cells = list[tuple[dict[str, Any], "Judged"]]
+
+
+def judged(divergences: pd.DataFrame, positions: pd.DataFrame) -> Cells:
+    """(keys, Judged) of each candidate and strategy: what the folds below are made of."""
+    forced = {tuple(keys.values()): cell for keys, cell in cells(positions[positions["role"] == "candidate"])}
+    return [
+        (keys, _judged(cell, forced.get(tuple(keys.values()), positions.iloc[:0])))
+        for keys, cell in cells(divergences[divergences["role"] == "candidate"])
+    ]
+
+
+def _judged(cell: pd.DataFrame, forced: pd.DataFrame) -> Judged:
+    names = ["seed", "prompt_id"]
+    ends = cell[[*names, "compared", "first_divergence"]]
+    rows = forced[forced["choice_agree"].notna()].merge(ends, on=names, how="inner", validate="many_to_one")
+    rows = rows.sort_values([*names, "position"], ignore_index=True)
+    known = rows[["choice_margin", "choice_error", "logit_gap_rms", "significant_digits"]].to_numpy(dtype=float).T
+    margin, error, gap, digits = known
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = np.where(gap > 0, gap * 10.0**digits, math.nan)
+    prompt = rows["prompt_id"].to_numpy(dtype=str)
+    _, cluster = np.unique(prompt, return_inverse=True)
+    position = rows["position"].to_numpy(dtype=np.int64)
+    seen = flips.Forced(
+        np.where(np.isnan(margin), math.inf, margin), error,
+        np.where(np.isnan(scale), np.nanmedian(scale) if (scale > 0).any() else math.nan, scale),
+        rows["choice_agree"].to_numpy(dtype=float) == 0, cluster,
+    )  # fmt: skip
+    why = ""
+    if not len(rows):
+        why = "no choice is made a position (beam search, uncoupled sampling) or none was read"
+    elif not seen.finite.any():
+        why = "no position has a finite error"
+    elif len(np.unique(cluster)) < 2:
+        why = "one prompt: nothing to hold out"
+    trace = pd.factorize(pd.MultiIndex.from_frame(rows[names]))[0] if len(rows) else np.empty(0, dtype=np.int64)
+    t = rows["first_divergence"].astype("float64").to_numpy()
+    at_risk = position < rows["compared"].to_numpy(dtype=np.int64)
+    return Judged(seen, trace, position, at_risk, position == t, prompt, kaplan_meier(observed(cell)), why)
+
+
+def survival(judged: Cells) -> pd.DataFrame:
+    """Keys, position and `survival_predicted`, for the curve beside Kaplan-Meier's."""
+    parts = []
+    for keys, found in judged:
+        if not found.why:
+            curve = found.predicted(LAW)
+            parts.append((keys, {"position": np.arange(len(curve)), "survival_predicted": curve}))
+    return stacked(parts, ["position", "survival_predicted"])
+
+
+def flip_law(judged: Cells) -> pd.DataFrame:
+    """flip_law.csv: a row per candidate, strategy and law."""
+    rows = []
+    for keys, found in judged:
+        for law in (*flips.LAWS, FORCED):
+            row = keys | dict.fromkeys(COLUMNS[len(CELL) :]) | {"law": law, "flip_note": found.why}
+            rows.append(row if found.why else row | _scores(found, law))
+    return fold(rows, COLUMNS)
+
+
+def _scores(found: Judged, law: str) -> dict[str, Any]:
+    chance = found.chances(law)
+    used = found.at_risk & ~np.isnan(chance)
+    happened = found.happened[used]
+    drawn, seen = flips.predicted_curve(chance, found.trace, found.position), found.curve.survival
+    n = min(len(drawn), len(seen))
+    return {
+        "positions": int(used.sum()),
+        "flips": int(happened.sum()),
+        "flips_predicted": float(chance[used].sum()),
+        "sigma": flips.rms(found.seen.error[found.seen.finite]),
+        "brier": flips.brier(chance[used], happened),
+        "log_score": math.nan if law == FORCED else flips.log_score(chance[used], happened),
+        "km_distance": float(np.abs(drawn[:n] - seen[:n]).max()) if n else math.nan,
+        "expected_predicted": float(drawn[:n].sum()),
+        "expected_observed": float(seen[:n].sum()),
+    }
+
+
+def calibration(judged: Cells) -> pd.DataFrame:
+    """flip_calibration.csv: positions at risk by the chance a law gave them, and how many flipped."""
+    parts = []
+    for keys, found in judged:
+        if found.why:
+            continue
+        for law in flips.LAWS:
+            if law != "constant":
+                parts.append(({**keys, "law": law}, _calibrated(found, found.chances(law))))
+    return stacked(parts, CALIBRATION) if parts else fold([], [*CELL, "law", *CALIBRATION])
+
+
+def _calibrated(found: Judged, chance: np.ndarray) -> dict[str, list[float]]:
+    used = found.at_risk & ~np.isnan(chance)
+    chance, happened, prompt = chance[used], found.happened[used].astype(float), found.prompt[used]
+    index = flips.bins(chance)
+    columns: dict[str, list[float]] = {name: [] for name in CALIBRATION}
+    for b in np.unique(index):
+        here = index == b
+        share, size = float(happened[here].mean()), effective_size(happened[here], prompt[here])
+        values = (flips.EDGES[b], flips.EDGES[b + 1], int(here.sum()), float(chance[here].mean()), share)
+        for name, value in zip(CALIBRATION, (*values, *wilson(share * size, size)), strict=True):
+            columns[name].append(value)
+    return columns

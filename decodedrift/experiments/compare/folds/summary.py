@@ -1,0 +1,260 @@
+"""The folds: distribution.csv, summary.csv and perplexity.csv from positions, divergences and traces, in pandas.
+
+Every number here can be recomputed from the tables in a few lines. Non-finite values are left out of means and
+percentiles and counted in `nonfinite`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from decodedrift.measure.tables import CELL, CONTROLS, fold
+from decodedrift.numerics.logits import exp
+
+PERCENTILES = (0.1, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
+BUCKETS = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
+Z95 = 1.959963984540054  # normal quantile of a 95 % interval
+
+
+def clustered_se(values: np.ndarray, clusters: np.ndarray) -> float:
+    """Standard error of a mean whose errors are shared within clusters (prompts, or windows of a text).
+
+    sqrt(G/(G-1) sum_g (sum_i (x_gi - m))^2) / N, the CR1 sandwich of a mean. NaN for a single cluster.
+    """
+    _, index = np.unique(clusters, return_inverse=True)
+    groups = int(index.max()) + 1 if len(index) else 0
+    if groups < 2:
+        return math.nan
+    sums = np.bincount(index, weights=values - values.mean())
+    return math.sqrt(groups / (groups - 1) * float(np.sum(sums**2))) / len(values)
+
+
+def iid_se(values: np.ndarray) -> float:
+    """Standard error of a mean of independent values (ddof = 1); NaN for fewer than two."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def wilson(successes: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share; `n` may be an effective sample size. (Wilson 1927.)"""
+    if n <= 0:
+        return math.nan, math.nan
+    p, z2 = successes / n, Z95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
+    return (0.0 if successes == 0 else max(0.0, centre - half)), (1.0 if successes == n else min(1.0, centre + half))
+
+
+def effective_size(flags: np.ndarray, prompts: np.ndarray) -> float:
+    """Traces over the design effect by prompt: several seeds of one prompt are not several prompts.
+
+    The prompts themselves where a share of 0 or 1 leaves the effect undefined.
+    """
+    n, clusters = len(flags), len(np.unique(prompts))
+    share = _mean(flags)
+    if n == clusters or not 0 < share < 1 or clusters < 2:
+        return float(clusters)
+    effect = clustered_se(flags.astype(float), prompts) ** 2 / (share * (1 - share) / n)
+    return n / max(1.0, effect)
+
+
+def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """summary.csv: a row per compared variant x strategy, controls included (`role`)."""
+    forced = dict(iter(positions.groupby(CELL, sort=False)))
+    control = traces["role"].where(traces["role"].isin(CONTROLS), "").rename("control")  # may share a variant's name
+    lengths = traces.groupby(["variant", control, "strategy", "seed", "prompt_id"])["n_tokens"].first()
+    rows = []
+    for key, cell in divergences.groupby(CELL, sort=False):
+        row = dict(zip(CELL, key, strict=True)) | _divergence_fold(cell)
+        row |= _forced_fold(forced.get(key, positions.iloc[:0]))
+        row["agreement_after"] = _agreement_after(cell, lengths)
+        known = cell["reconverged"].dropna().to_numpy(dtype=float)
+        row["reconverged_share"] = _mean(known)
+        row["nonfinite"] = int(cell["nonfinite"].sum()) + int(forced[key]["nonfinite"].sum() if key in forced else 0)
+        rows.append(row)
+    return fold(rows)
+
+
+def widened(
+    table: pd.DataFrame, extra: list[tuple[list[str], Callable[[pd.DataFrame], dict[str, float]], pd.DataFrame]]
+) -> pd.DataFrame:
+    """A summary with more columns: each (names, fold of a cell's rows, rows); empty where a cell has no such rows."""
+    for names, fold_cell, rows in extra:
+        cells = dict(iter(rows.groupby(CELL, sort=False)))
+        keys = list(zip(*(table[c] for c in CELL), strict=True))
+        values = [fold_cell(cells.get(key, rows.iloc[:0])) for key in keys]
+        table = table.assign(**{name: [v[name] for v in values] for name in names})
+    return table
+
+
+def _divergence_fold(cell: pd.DataFrame) -> dict[str, float]:
+    cell = cell[cell["compared"] > 0]  # a pair whose reference broke at once is no pair
+    flags = cell["diverged"].to_numpy(dtype=float)
+    prompts = cell["prompt_id"].to_numpy(dtype=str)
+    n, share = effective_size(flags, prompts), _mean(flags)
+    low, high = wilson(share * n, n)
+    parted = cell[cell["diverged"] == 1]
+    single = parted[~parted["cause"].isin(["search", "uncoupled", "nonfinite"])]  # no gap of two tokens to be near
+    return {
+        "prompts": len(np.unique(prompts)),
+        "traces": len(cell),
+        "diverged": int(flags.sum()),
+        "divergence_rate": share,
+        "divergence_rate_low": low,
+        "divergence_rate_high": high,
+        "first_divergence_median": _median(parted["first_divergence"]),
+        "reference_gap_median": _median(parted["reference_gap"]),
+        "swing_median": _median(parted["swing"]),
+        "near_tie_share": float((single["cause"] == "near_tie").mean()) if len(single) else math.nan,
+    }
+
+
+def _forced_fold(cell: pd.DataFrame) -> dict[str, float]:
+    kl, clusters = _finite(cell, "kl")
+    ratio, _ = _finite(cell, "nll_candidate", minus="nll_reference")
+    gap = cell["logit_gap_max"].to_numpy(float)
+    return {
+        "kl_mean": _mean(kl),
+        "kl_se": clustered_se(kl, clusters),
+        "kl_median": _quantile(kl, 50),
+        "kl_p99": _quantile(kl, 99),
+        "kl_max": float(kl.max()) if len(kl) else math.nan,
+        "logit_gap_max": float(np.nanmax(gap)) if np.isfinite(gap).any() else math.nan,
+        "significant_digits": pooled_digits(cell["significant_digits"].to_numpy(float)),
+        "top1_agreement": float(cell["top1_agree"].mean()) if len(cell) else math.nan,
+        "perplexity_reference": _perplexity(cell["nll_reference"]),
+        "perplexity_candidate": _perplexity(cell["nll_candidate"]),
+        "ln_ppl_ratio": _mean(ratio),
+    }
+
+
+def pooled_digits(digits: np.ndarray) -> float:
+    """Digits in common over many positions: -log10 of the rms relative error, sqrt(mean(10^(-2 digits)))."""
+    known = digits[~np.isnan(digits)]
+    if not len(known):
+        return math.nan
+    relative = float(np.sqrt(np.mean(10.0 ** (-2 * known))))
+    return -math.log10(relative) if relative > 0 else math.inf
+
+
+def _agreement_after(cell: pd.DataFrame, lengths: pd.Series) -> float:
+    """Pooled over traces: equal indices after t* over indices compared after t*."""
+    parted = cell[(cell["diverged"] == 1) & cell["agreement_after"].notna()]
+    equal = total = 0.0
+    for row in parted.itertuples():
+        sides = ((row.reference, ""), (row.candidate, row.role if row.role in CONTROLS else ""))
+        r, c = (int(lengths[(*side, row.strategy, row.seed, row.prompt_id)]) for side in sides)
+        n = min(r, c) - int(row.first_divergence) - 1
+        equal, total = equal + row.agreement_after * n, total + n
+    return equal / total if total else math.nan
+
+
+def distribution(positions: pd.DataFrame) -> pd.DataFrame:
+    """distribution.csv: llama.cpp's figures per compared variant x strategy, whole and by confidence."""
+    rows = []
+    for key, cell in positions.groupby(CELL, sort=False):
+        p_top = cell["p_top_reference"].to_numpy(float)
+        edges = np.clip(np.searchsorted(BUCKETS, p_top, side="right") - 1, 0, len(BUCKETS) - 2)
+        broken = np.isnan(p_top) & (cell["nonfinite"].to_numpy(float) > 0)  # the reference's: held against nothing
+        for index, name in enumerate(["all", *_bucket_names()]):
+            part = cell[~broken] if index == 0 else cell[(edges == index - 1) & ~np.isnan(p_top)]
+            rows.append(dict(zip(CELL, key, strict=True)) | {"bucket": name} | _distribution_fold(part))
+    return fold(rows)
+
+
+def _bucket_names() -> list[str]:
+    pairs = itertools.pairwise(BUCKETS)
+    return [f"[{low:g},{high:g}{']' if high == 1.0 else ')'}" for low, high in pairs]
+
+
+def _distribution_fold(part: pd.DataFrame) -> dict[str, float]:
+    row: dict[str, float] = {"n": len(part)}
+    for name in ("kl", "delta_p"):
+        values, _ = _finite(part, name)
+        row |= {f"{name}_mean": _mean(values), f"{name}_min": float(values.min()) if len(values) else math.nan}
+        row |= {f"{name}_p{q:g}": _quantile(values, q) for q in PERCENTILES}
+        row[f"{name}_max"] = float(values.max()) if len(values) else math.nan
+    kl, clusters = _finite(part, "kl")
+    delta, _ = _finite(part, "delta_p")
+    ratio, ratio_clusters = _finite(part, "nll_candidate", minus="nll_reference")
+    both = part[["nll_reference", "nll_candidate"]].to_numpy(float)
+    both = both[np.isfinite(both).all(1)]
+    varies = len(both) > 1 and bool((both.std(0) > 0).all())
+    return row | {
+        "kl_se": clustered_se(kl, clusters),
+        "kl_se_iid": iid_se(kl),
+        "delta_p_rms": float(np.sqrt(np.mean(delta**2))) if len(delta) else math.nan,
+        "same_top1": float(part["top1_agree"].mean()) if len(part) else math.nan,
+        "ln_ppl_ratio": _mean(ratio),
+        "ln_ppl_ratio_se": clustered_se(ratio, ratio_clusters),
+        "nll_correlation": float(np.corrcoef(both.T)[0, 1]) if varies else math.nan,
+    }
+
+
+def perplexity(positions: pd.DataFrame, scored_bytes: Mapping[str, int | None]) -> pd.DataFrame:
+    """perplexity.csv: a row per variant x text. The reference's rows come first; its ratio columns are empty."""
+    part = positions[(positions["strategy"] == "text") & (positions["role"] == "candidate")]
+    names = part["prompt_id"].str.rsplit("#", n=1).str[0]
+    rows: list[dict[str, object]] = []
+    for text in scored_bytes:
+        here = part[names == text]
+        for index, ((model, reference, candidate), cell) in enumerate(
+            here.groupby(["model", "reference", "candidate"], sort=False)
+        ):
+            if index == 0:
+                rows.append({"model": model, "variant": reference, "text": text}
+                            | _text_fold(cell, "nll_reference", scored_bytes[text]))  # fmt: skip
+            ratio, clusters = _finite(cell, "nll_candidate", minus="nll_reference")
+            rows.append(
+                {"model": model, "variant": candidate, "text": text}
+                | _text_fold(cell, "nll_candidate", scored_bytes[text])
+                | {"ln_ppl_ratio": _mean(ratio), "ln_ppl_ratio_se": clustered_se(ratio, clusters),
+                   "kl_mean": _mean(_finite(cell, "kl")[0]), "same_top1": float(cell["top1_agree"].mean())}
+            )  # fmt: skip
+    columns = ["model", "variant", "text", "tokens", "bytes", "perplexity", "bits_per_byte", "nll_mean",
+               "ln_ppl_ratio", "ln_ppl_ratio_se", "kl_mean", "same_top1"]  # fmt: skip
+    return fold(rows, columns)
+
+
+def _text_fold(cell: pd.DataFrame, column: str, size: int | None) -> dict[str, float | int | None]:
+    values = cell[column].to_numpy(float)
+    total = float(np.sum(values))
+    return {
+        "tokens": len(values),
+        "bytes": size,
+        "perplexity": exp(total / len(values)) if len(values) else math.nan,
+        "bits_per_byte": total / (math.log(2) * size) if size else None,
+        "nll_mean": total / len(values),
+    }
+
+
+def _finite(frame: pd.DataFrame, column: str, minus: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Finite values of a column (or of a difference) with their clusters."""
+    values = frame[column].to_numpy(float)
+    if minus is not None:
+        values = values - frame[minus].to_numpy(float)
+    kept = np.isfinite(values)
+    return values[kept], frame["prompt_id"].to_numpy(dtype=str)[kept]
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _quantile(values: np.ndarray, q: float) -> float:
+    return float(np.percentile(values, q)) if len(values) else math.nan
+
+
+def _median(series: pd.Series) -> float:
+    values = pd.to_numeric(series).dropna().to_numpy(float)
+    return float(np.median(values)) if len(values) else math.nan
+
+
+def _perplexity(series: pd.Series) -> float:
+    values = series.to_numpy(float)
+    values = values[np.isfinite(values)]
+    return exp(float(values.mean())) if len(values) else math.nan

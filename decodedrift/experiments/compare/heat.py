@@ -1,0 +1,151 @@
+"""The summary as heat tables, candidate x strategy: one for each quantity, the controls below the candidates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from decodedrift.report.numbers import absent, exactly, percentage, place, significant, with_error
+from decodedrift.report.texts import brief
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+
+LEVELS = 8
+MOST_ROWS, MOST_COLUMNS = 40, 12
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A cell: text, what stands below it, the exact values, and how hot from 0 to LEVELS."""
+
+    text: str
+    below: str = ""
+    exact: str = ""
+    level: int = 0
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One quantity over all cells. rows: (name, note, cells)."""
+
+    name: str
+    label: str
+    meaning: str
+    columns: list[str]
+    rows: list[tuple[str, str, list[Spot | None]]] = field(default_factory=list)
+    controls: list[tuple[str, str, list[Spot | None]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """How one column of summary.csv becomes a cell."""
+
+    name: str
+    label: str
+    meaning: str
+    spot: Callable[[Any], Spot]
+
+
+def heat_maps(study: Study) -> list[HeatMap]:
+    """A map for every quantity that the summary has."""
+    table = study.summary
+    if not len(table):
+        return []
+    if len(study.distribution):
+        errors = study.distribution[study.distribution["bucket"] == "all"]
+        keys = ["reference", "candidate", "role", "strategy"]
+        table = table.merge(errors[[*keys, "ln_ppl_ratio_se"]], on=keys, how="left")
+    risk = getattr(study, "risk", None)
+    if risk is not None and len(risk) and "half_life" in table:
+        keys = ["reference", "candidate", "role", "strategy"]
+        table = table.merge(risk[[*keys, "half_life_low", "half_life_high"]], on=keys, how="left")
+    horizon = float(study.plan.get("max_new_tokens") or 1)
+    known = [q for q in quantities(horizon) if q.name in table]
+    columns = list(dict.fromkeys(table["strategy"]))[:MOST_COLUMNS]
+    return [_map(table, quantity, columns) for quantity in known]
+
+
+def quantities(horizon: float) -> list[Quantity]:
+    """What the switch chooses between."""
+    return [
+        Quantity("divergence_rate", "Divergence rate", "Share of traces whose tokens differ from the reference's, with "
+                 "its 95 % interval.", _rate),
+        Quantity("half_life", "Half-life", "Position by which half of the traces have left the reference "
+                 "(Kaplan-Meier).", lambda row: _half_life(row, horizon)),
+        Quantity("kl_mean", "Mean KL", "KL(reference ‖ candidate) per token in nats, on the reference's tokens, ± 1.96 "
+                 "standard errors. Colour: logarithmic, 10⁻⁷ to 0.1.", _kl),
+        Quantity("top1_agreement", "Same top token", "Share of positions at which both rank the same token first, on "
+                 "the reference's tokens.", _top1),
+        Quantity("ln_ppl_ratio", "ln PPL ratio", "ln of the candidate's perplexity over the reference's, on the "
+                 "reference's tokens, ± 1.96 standard errors.", _ratio),
+    ]  # fmt: skip
+
+
+def _map(table: pd.DataFrame, quantity: Quantity, columns: list[str]) -> HeatMap:
+    made = HeatMap(quantity.name, quantity.label, quantity.meaning, [brief(c, 28) for c in columns])
+    for (role, candidate), part in table.groupby(["role", "candidate"], sort=False):
+        held = {row.strategy: quantity.spot(row) for row in part.itertuples()}
+        rows = made.rows if role == "candidate" else made.controls
+        note = {"self": "the reference again", "floor": "noise floor"}.get(role, "")
+        if len(rows) < MOST_ROWS:
+            rows.append((brief(candidate, 40), note, [held.get(c) for c in columns]))
+    return made
+
+
+def _rate(row: Any) -> Spot:
+    share, low, high = row.divergence_rate, row.divergence_rate_low, row.divergence_rate_high
+    values = {"diverged": row.diverged, "traces": row.traces, "divergence_rate": share, "divergence_rate_low": low,
+              "divergence_rate_high": high}  # fmt: skip
+    below = "" if absent(low) else f"{percentage(low).removesuffix(' %')} – {percentage(high)}"
+    return Spot(percentage(share), below, exactly(values), _level(share))
+
+
+def _half_life(row: Any, horizon: float) -> Spot:
+    value = row.half_life
+    if absent(value):
+        return Spot("n/a" if not row.traces else "never" if not row.diverged else "not reached", "", "", 0)
+    low, high = getattr(row, "half_life_low", math.nan), getattr(row, "half_life_high", math.nan)
+    ends = [place(end, "").text if not absent(end) else "…" for end in (low, high)]
+    below = "" if absent(low) and absent(high) else " – ".join(ends)
+    exact = exactly({"half_life": value, "half_life_low": low, "half_life_high": high})
+    return Spot(place(value, "half_life").text, below, exact, _level(1 - value / horizon))
+
+
+def _kl(row: Any) -> Spot:
+    made = with_error(row.kl_mean, row.kl_se, "kl_mean", "kl_se")
+    return Spot(significant(row.kl_mean), _plus(row.kl_mean, row.kl_se), made.exact, _log_level(row.kl_mean, 1e-7, 0.1))
+
+
+def _top1(row: Any) -> Spot:
+    value = row.top1_agreement
+    differing = math.nan if absent(value) else 1 - value
+    return Spot(percentage(value), "", exactly({"top1_agreement": value}), _log_level(differing, 1e-4, 0.3))
+
+
+def _ratio(row: Any) -> Spot:
+    value, error = row.ln_ppl_ratio, getattr(row, "ln_ppl_ratio_se", math.nan)
+    exact = exactly({"ln_ppl_ratio": value, "ln_ppl_ratio_se": error})
+    return Spot(significant(value, signed=True), _plus(value, error), exact, _log_level(abs(value), 1e-5, 0.1))
+
+
+def _plus(value: Any, error: Any) -> str:
+    if absent(value) or absent(error) or not error > 0:
+        return ""
+    return f"± {significant(1.96 * float(error))}"
+
+
+def _level(share: Any) -> int:
+    return 0 if absent(share) or not math.isfinite(share) else round(LEVELS * min(1.0, max(0.0, float(share))))
+
+
+def _log_level(value: Any, low: float, high: float) -> int:
+    if absent(value) or value <= 0:
+        return 0
+    if math.isinf(value):
+        return LEVELS
+    return _level((math.log10(value) - math.log10(low)) / (math.log10(high) - math.log10(low)))

@@ -1,0 +1,148 @@
+"""Screening: a candidate reads the reference's text once, and its first other choice is the predicted first divergence.
+
+Up to there both have the same context, so a reading asks the same question as generating does; but it asks it in
+another layout (many positions at once, without a growing cache), and the two round differently. A near tie may
+therefore turn out otherwise. The reference screened against itself shows how often: its rows have the role `floor`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decodedrift.core.records import Cell, Trace
+from decodedrift.decoding.choosers import Single, nonfinite_counts
+from decodedrift.decoding.loop import decode
+from decodedrift.decoding.preferences import Choices
+from decodedrift.decoding.tops import Tops
+from decodedrift.measure.passes import Pass, Passage, See, nll
+from decodedrift.models.load import Loaded
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.compare.job import JobRun
+
+
+def of_reference(run: JobRun) -> See:
+    """Predicts what the reference itself would be taken to do, as it reads its own text."""
+    floor = Pass(f"{run.reference.name} (read)", run.reference.variant, "floor", against=run.reference)
+    run.passes[("floor", floor.name)] = floor
+    return predicting(floor)
+
+
+def predicting(into: Pass) -> See:
+    """Predicts the traces of whoever reads, one passage at a time."""
+
+    def see(passage: Passage, logits: Tensor, choices: Choices | None) -> None:
+        if passage.strategy is not None and choices is not None:
+            predict(into, passage, logits, choices)
+
+    return see
+
+
+def predict(into: Pass, passage: Passage, logits: Tensor, choices: Choices) -> None:
+    """One trace: the text as far as the reader would have written it, and the first token that it would not.
+
+    Args:
+        logits: raw, [T, vocab]. choices: of the reader, asked last for the text's own tokens.
+    """
+    text = passage.reading.continuation
+    broken = nonfinite_counts(logits)
+    end = next((t for t, count in enumerate(broken) if count), len(text))
+    other = next((t for t, token in enumerate(choices.tokens.tolist()) if token != text[t]), len(text))
+    stopped = end <= other and end < len(text)
+    known = end if stopped else min(other + 1, len(text))
+    tokens = (*text[:other], *choices.tokens[other : other + 1].tolist())[:known]
+    margins = (choices.scores[:known, 0] - choices.scores[:known, 1]).tolist()
+    margins = [m if math.isfinite(m) else math.nan for m in margins]
+    label, seed, prompt_id = passage.key
+    into.traces[passage.key] = Trace(
+        prompt_id,
+        label,
+        seed,
+        tokens,
+        (),
+        tuple(margins),
+        "nonfinite" if stopped else "screened",
+        broken[end] if stopped else 0,
+        min((m for m in margins if not math.isnan(m)), default=math.nan),
+    )
+    watched = choices.asked[:known, -1].tolist()
+    into.generated.scores[passage.key] = (
+        choices.scores[:known, 0].tolist(),
+        [w if math.isfinite(w) else math.nan for w in watched],
+    )
+    into.last_nll[passage.key] = nll(logits[known - 1 : known], tokens[-1:]) if known else np.empty(0)
+
+
+def carry_on(run: JobRun, model: Loaded, done: Pass) -> None:
+    """`--continue`: the candidate writes on behind each predicted divergence, over the prefix that it has read.
+
+    Its rows are batched as they come, as many as a batch of the plan holds: unlike in the exact mode, the layout is
+    not the reference's.
+    """
+    done.traces = {key: done.traces[key] for key in run.reference.traces if key in done.traces}
+    if not run.plan.continued:
+        return
+    begin, made = time.perf_counter(), 0
+    rows = run.size(model.variant) * run.world.rows_per_prompt()
+    for key, trace in done.traces.items():
+        done.traces[key] = _as_generated(run, done, trace)
+    for cell in run.plan.cells:
+        waiting = [t for k, t in done.traces.items() if k[:2] == (cell[0].label, cell[1]) and t.finish == "screened"]
+        waiting.sort(key=lambda trace: len(trace.token_ids))  # rows of a batch end together
+        for start in range(0, len(waiting), rows):
+            made += _write_on(run, model, done, cell, {t.prompt_id: t for t in waiting[start : start + rows]})
+    run.result.timed(done.name, "", "generate", begin, made)
+
+
+def _as_generated(run: JobRun, done: Pass, trace: Trace) -> Trace:
+    """A predicted trace with its tokens' log-probabilities, finished where nothing is to follow."""
+    reference, tokens = run.reference.traces[trace.key], trace.token_ids
+    read = -done.positions[trace.key]["nll_candidate"].to_numpy()[: max(0, len(tokens) - 1)]
+    logprobs = tuple(np.concatenate([read, -done.last_nll[trace.key]]).tolist())
+    finish = trace.finish
+    if finish == "screened":
+        if tokens == reference.token_ids and reference.finish != "nonfinite":
+            finish = reference.finish
+        elif tokens[-1] in run.world.vocab.eos:
+            finish = "eos"
+        elif len(tokens) == run.plan.max_new_tokens:
+            finish = "length"
+    if (read_tops := done.forced_tops.get(trace.key)) is not None:
+        done.generated.tops[trace.key] = Tops(read_tops.ids[: len(tokens)], read_tops.log_p[: len(tokens)])
+    return replace(trace, logprobs=logprobs, finish=finish)
+
+
+def _write_on(run: JobRun, model: Loaded, done: Pass, cell: Cell, begun: Mapping[str, Trace]) -> int:
+    """One batch of prefixes, continued; returns how many tokens were written."""
+    strategy, seed = cell
+    vocab, steps = run.world.vocab, run.plan.max_new_tokens - min(len(t.token_ids) for t in begun.values())
+    contexts = {p: [*run.world.prompts[p], *trace.token_ids] for p, trace in begun.items()}
+    chooser = Single(
+        strategy, seed, list(begun), eos=vocab.eos, pad=vocab.pad, max_new_tokens=run.plan.max_new_tokens,
+        device=torch.device("cpu") if model.device.type == "mps" else model.device, begun=begun,
+    )  # fmt: skip
+    run.progress.start(done.name, strategy.label, len(begun) * steps)
+    run.progress.batch()
+    decode(model, vocab, contexts, [chooser], steps, tick=run.progress.tick)
+    run.progress.stop()
+    made, scores, seen = 0, chooser.scores(), chooser.tops()
+    for trace in chooser.traces():
+        read, (chosen, watched) = len(begun[trace.prompt_id].token_ids), done.generated.scores[trace.key]
+        done.traces[trace.key] = trace
+        done.generated.scores[trace.key] = (chosen + scores[trace.prompt_id][0], watched)
+        if trace.key in done.generated.tops:
+            done.generated.tops[trace.key] = _both(done.generated.tops[trace.key], seen[trace.prompt_id])
+        made += len(trace.token_ids) - read
+    return made
+
+
+def _both(first: Tops, rest: Tops) -> Tops:
+    return Tops(np.concatenate([first.ids, rest.ids]), np.concatenate([first.log_p, rest.log_p]))

@@ -1,0 +1,82 @@
+"""Case by case: the list of compared traces, and the token view that opens any of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from decodedrift.experiments.compare.chosen import CAUSES, MOST, case_link, chosen, key_of
+from decodedrift.report.numbers import absent, as_in_csv, number, place
+from decodedrift.report.tables import cause, num, text, token
+from decodedrift.report.texts import brief, said
+from decodedrift.report.tokenview import token_view
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+    from decodedrift.report.html import Options
+
+
+def cases(study: Study, options: Options) -> dict[str, Any] | None:
+    """The chosen cases as a list, and their tokens as an island."""
+    rows = study.divergences[study.divergences["role"] == "candidate"]
+    compared = rows[rows["compared"] > 0]
+    if not len(compared):
+        return None
+    parted = compared[compared["diverged"] == 1]
+    found = chosen(study, options.top or MOST)
+    readable = options.texts and bool(study.traces["token_ids"].notna().any())
+    counts = parted["cause"].value_counts()
+    tags = {str(p["id"]): [str(t) for t in p.get("tags", ())] for p in study.plan.get("prompts", ())}
+    seeded = found["seed"].nunique() > 1
+    return {
+        "heading": "Case by case",
+        "total": len(compared),
+        "parted": len(parted),
+        "causes": [(name, int(counts[name]), meaning) for name, meaning in CAUSES.items() if name in counts.index],
+        "columns": _columns(seeded, options.texts),
+        "rows": [_row(i, row, seeded, options.texts, tags) for i, row in enumerate(found.itertuples())],
+        "tags": sorted({tag for row in found["prompt_id"].unique() for tag in tags.get(row, ())})[:40],
+        "found_causes": [name for name in CAUSES if name in set(found["cause"])],
+        "island": (lambda room: token_view(study, found, room)) if readable else None,
+        "readable": readable,
+    }
+
+
+def _columns(seeded: bool, texts: bool) -> list[dict[str, Any]]:
+    """Headings; `sort` names what a click sorts by."""
+    found = [
+        ("Prompt", "prompt", False, ""),
+        ("Candidate", "candidate", False, ""),
+        ("Strategy", "strategy", False, ""),
+    ]
+    found += [("Seed", "seed", True, "The seed of sampled strategies.")] if seeded else []
+    found += [("t*", "at", True, "Position of the first differing token, counted from 0.")]
+    found += [("Reference → candidate", "", False, "The two tokens at t*.")] if texts else []
+    found += [
+        ("Cause", "cause", False, ""),
+        ("Gap", "gap", True, "The reference's score of its token minus that of the candidate's token."),
+        ("Swing", "swing", True, "The score error that turned the choice: the sum of both sides' gaps."),
+        ("KL at t*", "kl", True, "KL(reference ‖ candidate) at this position, nats."),
+        ("Equal after", "after", True, "Share of equal tokens, index by index, after the first difference."),
+    ]
+    return [{"label": a, "sort": b, "numeric": c, "help": d} for a, b, c, d in found]
+
+
+def _row(index: int, row: Any, seeded: bool, texts: bool, tags: dict[str, list[str]]) -> dict[str, Any]:
+    candidate, strategy, _, prompt = key_of(row)
+    cells = [text(candidate, 32), text(strategy, 36)]
+    cells += [num(number(row.seed, "seed"))] if seeded else []
+    cells += [num(place(row.first_divergence, "first_divergence"))]
+    pair = (token(row.reference_token, row.reference_token_id), token(row.candidate_token, row.candidate_token_id))
+    values = {"at": row.first_divergence, "gap": row.reference_gap, "swing": row.swing, "kl": row.kl,
+              "after": row.agreement_after, "seed": row.seed}  # fmt: skip
+    after = [number(row.reference_gap, "reference_gap"), number(row.swing, "swing"), number(row.kl, "kl"),
+             number(row.agreement_after, "agreement_after")]  # fmt: skip
+    return {
+        "index": str(index), "link": case_link(row), "prompt": brief(said(prompt), 36), "cells": cells,
+        "pair": pair if texts and not absent(row.first_divergence) else None, "texts": texts,
+        "cause": cause(row.cause if not absent(row.cause) else "equal"), "numbers": [num(n) for n in after],
+        "sort": {k: "" if pd.isna(v) else as_in_csv(v) for k, v in values.items()},
+        "tags": " ".join(brief(t, 30) for t in tags.get(prompt, ())[:8]),
+    }  # fmt: skip

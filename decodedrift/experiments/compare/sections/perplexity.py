@@ -1,0 +1,53 @@
+"""perplexity.csv: every variant on the same windows of the given texts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from decodedrift.experiments.compare import figures
+from decodedrift.experiments.compare.sections.pictures import group
+from decodedrift.report.numbers import number, percent, with_error
+from decodedrift.report.tables import Column, Table, merged, num, text
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+    from decodedrift.report.html import Options
+
+MOST = 300
+COLUMNS = (
+    Column("Text", numeric=False),
+    Column("Variant", numeric=False),
+    Column("Tokens", "Tokens scored, the same for every variant."),
+    Column("Perplexity", "exp of the mean negative log-likelihood per token."),
+    Column("Bits per byte", "Independent of the tokenizer."),
+    Column("ln PPL ratio", "Paired with the reference, token by token; ± 1.96 standard errors, clustered by window."),
+    Column("Mean KL", "KL(reference ‖ candidate) per token, nats."),
+    Column("Same top token", "Share of positions at which both rank the same token first."),
+)
+
+
+def perplexity(study: Study, options: Options) -> dict[str, Any] | None:
+    """The ratios as a figure, and a row per text and variant, the reference first."""
+    table = study.perplexity
+    drawn = group("Perplexity", f"How much likelier or less likely the candidate finds the same tokens than "
+                  f"{study.plan['reference']['name']} does: given texts, and the reference's own continuations.", {
+                      "perplexity": ("Right of 0 the candidate is the worse reader", figures.perplexity(study)),
+                  })  # fmt: skip
+    if drawn is None and not len(table):
+        return None
+    found = drawn or {"heading": "Perplexity", "lead": "", "figures": {}, "choices": [], "entries": []}
+    return found | {"template": "perplexity.html.j2", "table": _table(study) if len(table) else None}
+
+
+def _table(study: Study) -> Table:
+    rows = [
+        [
+            text(row.text, 60, head=True), text(row.variant, 48),
+            num(number(row.tokens, "tokens")), num(number(row.perplexity, "perplexity", digits=5)),
+            num(number(row.bits_per_byte, "bits_per_byte", digits=4)),
+            num(with_error(row.ln_ppl_ratio, row.ln_ppl_ratio_se, "ln_ppl_ratio", "ln_ppl_ratio_se")),
+            num(number(row.kl_mean, "kl_mean")), num(percent(row.same_top1, "same_top1")),
+        ]
+        for row in study.perplexity.head(MOST).itertuples()
+    ]  # fmt: skip
+    return Table(COLUMNS, merged(rows), max(0, len(study.perplexity) - MOST), "perplexity.csv")

@@ -1,0 +1,162 @@
+"""What was run, and on what: the plan, what was read back of every variant, versions and time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from decodedrift.report.numbers import Number, exactly, number, percent, significant
+from decodedrift.report.tables import Cell, Column, Table, num, text
+from decodedrift.report.texts import brief
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+    from decodedrift.report.html import Options
+
+MOST = 100
+PHASES = ("load", "generate", "score", "judge", "write")
+LAYOUTS = {"mixed": "all strategies in one batch", "per-strategy": "one strategy a batch"}
+VARIANT_COLUMNS = (
+    Column("Variant", numeric=False), Column("Precision", numeric=False), Column("Arithmetic", numeric=False),
+    Column("Weights, read back", "The types of the loaded weights, as found in the model.", numeric=False),
+    Column("Quantized", "Share of the parameters that were quantized."),
+    Column("Rounded", "Share of the weights that the precision changed."),
+    Column("Attention", numeric=False), Column("Asked for besides", numeric=False),
+)  # fmt: skip
+DEFAULTS = {"device": None, "batch_size": None, "threads": None, "use_cache": True, "model": None, "revision": None}
+
+
+def provenance(study: Study, options: Options) -> dict[str, Any] | None:
+    """The facts that one needs to repeat the run, or to say why two runs differ."""
+    plan, environment = study.plan, study.environment
+    return {
+        "heading": "What was run",
+        "asked": _asked(plan, environment),
+        "ran_on": _ran_on(environment),
+        "variants": _variants(plan, environment.get("variants", {})),
+        "strategies": _strategies(plan),
+        "timings": _timings(study),
+        "version": str(environment.get("versions", {}).get("decodedrift", "")),
+    }
+
+
+def _facts(pairs: list[tuple[str, Any]]) -> list[tuple[str, str]]:
+    """Labels with their values as text; what is empty is left out."""
+    return [(label, brief(str(value), 300)) for label, value in pairs if value not in (None, "", (), [])]
+
+
+def _asked(plan: Mapping[str, Any], environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    model, made = environment.get("model", {}), environment.get("generation", {})
+    kind = ", ".join(str(v) for v in (model.get("type"), model.get("kind")) if v)
+    given, used = made.get("batch_size_asked", plan.get("batch_size")), made.get("batch_size", plan.get("batch_size"))
+    prompts, left_out = len(plan.get("prompts", ())), plan.get("left_out", 0)
+    source = f"{prompts} from {plan.get('prompt_source', 'given')}" + (f", {left_out} left out" if left_out else "")
+    return _facts([
+        ("Model", f"{plan.get('model', '')}{f' ({kind})' if kind else ''}"),
+        ("Revision", model.get("commit") or plan.get("revision")),
+        ("Stored as", _counts(model.get("stored_dtypes", {}))),
+        ("Reference", plan["reference"]["name"]),
+        ("Prompts", source if prompts else "none"),
+        ("Texts", ", ".join(str(t["name"]) for t in plan.get("texts", ())[:MOST])),
+        ("Window of texts", _window(plan) if plan.get("texts") else None),
+        ("New tokens", plan.get("max_new_tokens")),
+        ("Mode", _mode(plan)),
+        ("End of text", "ignored" if plan.get("ignore_eos") else None),
+        ("Seeds", ", ".join(map(str, plan.get("seeds", ())[:40]))),
+        ("Sampling noise", {"gumbel": "coupled: the same for every variant", "none": "not coupled"}.get(
+            str(plan.get("coupling")), plan.get("coupling"))),
+        ("Batch size", f"{used}" + (f" ({given} asked, lowered to fit)" if given != used else "")),
+        ("Layout", LAYOUTS.get(str(plan.get("layout")), plan.get("layout"))),
+        ("Read on the path", made.get("path")),
+        ("Chat template", "applied" if plan.get("chat_template") else None),
+        ("Near tie below", f"{plan['near_tie_below']:g} nats" if "near_tie_below" in plan else None),
+        *(("Warning", said) for said in environment.get("warnings", ())[:MOST]),
+    ])  # fmt: skip
+
+
+def _mode(plan: Mapping[str, Any]) -> str | None:
+    if plan.get("mode") != "screen":
+        return None
+    return "screening: candidates read" + (", and write on from where they part" if plan.get("continued") else "")
+
+
+def _window(plan: Mapping[str, Any]) -> str:
+    context, stride = plan.get("context"), plan.get("stride")
+    return f"context {context or 'default'}, stride {stride or 'default'}"
+
+
+def _ran_on(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    ran, versions = environment.get("numerical", {}), dict(environment.get("versions", {}))
+    python = environment.get("python")
+    said = [f"{name} {version}" for name, version in versions.items()] + ([f"Python {python}"] if python else [])
+    cuda = ", ".join(f"{name} {ran[key]}" for name, key in (("CUDA", "cuda"), ("cuDNN", "cudnn")) if ran.get(key))
+    cores = environment.get("cores")
+    return _facts([
+        ("Device", ran.get("gpu") or ran.get("device")),
+        ("CUDA", cuda),
+        ("CPU", ", ".join(str(v) for v in (
+            environment.get("cpu"), ran.get("cpu_capability"), f"{cores} cores" if cores else None) if v)),
+        ("Threads", ran.get("threads")),
+        ("System", environment.get("system")),
+        ("Versions", ", ".join(said)),
+    ])  # fmt: skip
+
+
+def _variants(plan: Mapping[str, Any], facts: Mapping[str, Any]) -> Table:
+    asked = [plan["reference"], *plan.get("candidates", ())]
+    rows = []
+    for index, variant in enumerate(asked[:MOST]):
+        found = facts.get(variant["name"], {})
+        name = text(variant["name"], 48, head=True)
+        rows.append([
+            Cell("text", name.text, name.title, note="" if index else "reference", head=True),
+            text(variant.get("precision"), 40), text(variant.get("compute"), 20),
+            Cell("text", _counts(found.get("weight_dtypes", {})) or ("not loaded" if not found else "")),
+            num(percent(found.get("quantized_share"), "quantized_share")),
+            num(percent(found.get("rounded_share"), "rounded_share")),
+            text(found.get("attention") or variant.get("attention"), 30),
+            Cell("text", _besides(variant, plan, found)),
+        ])  # fmt: skip
+    return Table(VARIANT_COLUMNS, rows, max(0, len(asked) - MOST), "plan.json")
+
+
+def _besides(variant: Mapping[str, Any], plan: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """What sets a variant apart besides its precision, and the scheme that a quantized one was rounded by."""
+    options = {k: v for k, v in (variant.get("options") or {}).items() if v not in (None, False)}
+    fields = {k: variant.get(k, default) for k, default in DEFAULTS.items()}
+    apart = {k: v for k, v in fields.items() if v != DEFAULTS[k] and not (k == "device" and v == plan.get("device"))}
+    said = [str(found["scheme"])] if found.get("scheme") else []
+    return brief(", ".join(said + [f"{k}={v}" for k, v in (options | apart).items()]), 200)
+
+
+def _strategies(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    for strategy in plan.get("strategies", ())[:MOST]:
+        params = ", ".join(f"{k} {v}" for k, v in (strategy.get("params") or {}).items())
+        found.append((brief(str(strategy["label"]), 60), brief(params, 200)))
+    return found
+
+
+def _timings(study: Study) -> Table | None:
+    """Seconds by variant and phase, as they went by."""
+    part = study.timings
+    if not len(part):
+        return None
+    seconds = part.groupby(["variant", "phase"], sort=False)["seconds"].sum()
+    names, met = list(dict.fromkeys(part["variant"])), set(part["phase"])
+    phases = [p for p in PHASES if p in met] + sorted(met - set(PHASES))
+    rows = []
+    for name in names[:MOST]:
+        cells = [num(number(seconds.get((name, phase)), "seconds")) for phase in phases]
+        own = part.loc[part["variant"] == name, "seconds"].sum()
+        rows.append([text(name, 48, head=True), *cells, num(number(own, "sum"))])
+    totals = [part.loc[part["phase"] == phase, "seconds"].sum() for phase in phases]
+    whole = part["seconds"].sum()
+    last = [num(Number(significant(v), exactly({"sum": v}))) for v in (*totals, whole)]
+    rows.append([text("all", head=True), *last])
+    columns = (Column("Seconds", numeric=False), *(Column(p.capitalize()) for p in phases), Column("Sum"))
+    return Table(columns, rows, max(0, len(names) - MOST), "timings.csv")
+
+
+def _counts(counts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{kind} {significant(count, digits=3)}" for kind, count in list(counts.items())[:12])

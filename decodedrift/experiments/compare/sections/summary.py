@@ -1,0 +1,101 @@
+"""summary.csv: candidates first, the controls in a table of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from decodedrift.experiments.compare.heat import heat_maps
+from decodedrift.report.numbers import first, number, percent, with_error
+from decodedrift.report.tables import Cell, Column, Table, merged, num, rate, text
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+    from decodedrift.report.html import Options
+
+MOST = 300  # rows of a table
+CONTROLS = {"self": "the reference again", "floor": "another layout"}
+
+
+def summary(study: Study, options: Options) -> dict[str, Any] | None:
+    """Candidates x strategies, and below them what the controls measured."""
+    table = study.summary
+    if not len(table):
+        return None
+    controls = table[table["role"] != "candidate"]
+    return {
+        "heading": "Summary",
+        "maps": heat_maps(study),
+        "reference": str(study.plan["reference"]["name"]),
+        "below": study.plan.get("near_tie_below", 0.1),
+        "candidates": _candidates(table[table["role"] == "candidate"]),
+        "controls": _controls(controls) if len(controls) else None,
+        "columns": [c for c in COLUMNS[2:] if c.help],
+    }
+
+
+COLUMNS = (
+    Column("Candidate", numeric=False),
+    Column("Strategy", numeric=False),
+    Column("Traces", "Continuations compared: prompts × seeds."),
+    Column("Diverged", "Traces whose tokens differ from the reference's, with the 95 % Wilson interval."),
+    Column("Median t*", "Position of the first differing token, counted from 0; the median over diverged traces."),
+    Column("Near ties", "Share of the divergences at which the reference itself all but tied."),
+    Column("Median gap", "How far the reference held its token above the candidate's at t*, in nats."),
+    Column("Mean KL", "KL(reference ‖ candidate) per token in nats, both reading the reference's tokens; ± 1.96 "
+           "standard errors, clustered by prompt."),
+    Column("Same top token", "Share of positions at which both rank the same token first, on the reference's tokens."),
+    Column("ln PPL ratio", "Mean rise of the negative log-likelihood per token on the reference's own text; below 0 "
+           "the candidate finds it likelier."),
+    Column("Agreement after", "Share of equal tokens, index by index, after the first difference."),
+    Column("Non-finite", "NaN and infinite logits met."),
+)  # fmt: skip
+
+
+def _candidates(part: pd.DataFrame) -> Table:
+    rows = [
+        [
+            text(row.candidate, 48, head=True), text(row.strategy, 60),
+            num(number(row.traces, "traces")),
+            *_shared(row),
+            num(percent(row.near_tie_share, "near_tie_share")),
+            num(number(row.reference_gap_median, "reference_gap_median")),
+            *_distance(row),
+            num(number(row.ln_ppl_ratio, "ln_ppl_ratio", signed=True)),
+            num(percent(row.agreement_after, "agreement_after")),
+            num(number(row.nonfinite, "nonfinite")),
+        ]
+        for row in part.head(MOST).itertuples()
+    ]  # fmt: skip
+    return Table(COLUMNS, merged(rows), max(0, len(part) - MOST), "summary.csv")
+
+
+def _controls(part: pd.DataFrame) -> Table:
+    columns = (
+        Column("Control", numeric=False), Column("Held against", numeric=False), Column("Strategy", numeric=False),
+        *(COLUMNS[i] for i in (2, 3, 4, 7, 8)), Column("Largest logit gap"), COLUMNS[11],
+    )  # fmt: skip
+    rows = [
+        [
+            _control(row), text(row.reference, 48), text(row.strategy, 60),
+            num(number(row.traces, "traces")), *_shared(row), *_distance(row),
+            num(number(row.logit_gap_max, "logit_gap_max")), num(number(row.nonfinite, "nonfinite")),
+        ]
+        for row in part.head(MOST).itertuples()
+    ]  # fmt: skip
+    return Table(columns, merged(rows, 2), max(0, len(part) - MOST), "summary.csv")
+
+
+def _control(row: Any) -> Cell:
+    cell = text(row.candidate, 48, head=True)
+    return Cell("text", cell.text, cell.title, note=CONTROLS.get(row.role, str(row.role)), head=True)
+
+
+def _shared(row: Any) -> list[Cell]:
+    return [rate(row), num(first(row))]
+
+
+def _distance(row: Any) -> list[Cell]:
+    kl = with_error(row.kl_mean, row.kl_se, "kl_mean", "kl_se")
+    return [num(kl), num(percent(row.top1_agreement, "top1_agreement"))]

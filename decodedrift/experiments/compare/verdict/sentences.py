@@ -1,0 +1,291 @@
+"""The verdict: three to eight plain sentences with numbers, computed from the tables and from nothing else."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.folds import decomposition
+from decodedrift.experiments.compare.verdict import failures, risk
+from decodedrift.measure import nonfinite, trajectory
+from decodedrift.report.phrases import change as _change
+from decodedrift.report.phrases import listed as _listed
+from decodedrift.report.phrases import number as _number
+from decodedrift.report.phrases import percent as _percent
+from decodedrift.report.phrases import telling as _telling
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+
+
+FIRST = 3  # sentences that are read at once
+VANISHING = 1e-20  # nats; a float64 floor is nothing to speak of
+
+
+def verdict(study: Study) -> list[str]:
+    """What the run says, most important first: what broke, a broken control, divergence, causes, floor, quality."""
+    table = study.summary
+    candidates = table[table["role"] == "candidate"] if len(table) else table
+    sentences = [*_screening(study)]
+    if len(candidates):
+        sentences += _divergence(study, candidates)
+        sentences += _causes(study)
+        sentences += _floor(table, candidates)
+        sentences += _forced(candidates)
+    sentences += risk.said(study.risk, study.flip_law)
+    sentences += [*trajectory.said(study.injection), *decomposition.said(study.steps)]
+    sentences += _texts(study)
+    sentences += _cut_ids(study)
+    sentences += _rounds_nothing(study)
+    sentences += _path(study)
+    if not len(candidates) and not len(study.perplexity):
+        return [*_alarms(study), *failures.said(study.failures), _nothing(study)]
+    return [*_alarms(study), *sentences, *failures.said(study.failures)]
+
+
+def folded(study: Study) -> tuple[list[str], list[str]]:
+    """The verdict in two: what a reader sees at once, in which every alarm is, and what a disclosure may hold."""
+    alarms = {*_alarms(study), *failures.said(study.failures)}
+    said = study.verdict
+    rest = [s for s in said if s not in alarms][FIRST:]
+    if len(rest) < 2:
+        return said, []
+    return [s for s in said if s not in rest], rest
+
+
+def _alarms(study: Study) -> list[str]:
+    return [*nonfinite.said(study.traces, study.divergences, study.positions), *_self_control(study)]
+
+
+def _path(study: Study) -> list[str]:
+    """How sequences were read, where that was not the first choice, and who needed it."""
+    made = study.environment.get("generation", {})
+    how = {"stock": "over the model's own kind of cache", "plain": "without a cache, each text whole at every step"}
+    if made.get("path") not in how:
+        return []
+    why = "; ".join(f"{name}, {reason}" for name, reason in made["path_reasons"].items())
+    return [f"All variants were read {how[made['path']]}. The faster way does not fit {visible(why)}."]
+
+
+def _nothing(study: Study) -> str:
+    """Why there is no row to speak of."""
+    own = study.traces[study.traces["role"] == "reference"]
+    if len(own) and (own["n_tokens"] == 0).all():
+        return "Nothing was compared: the reference broke before its first token in every trace."
+    return "Nothing was compared: no candidate finished."
+
+
+def self_control_broken(study: Study) -> bool:
+    """Whether the reference differed from itself in any number."""
+    rows = study.divergences[study.divergences["role"] == "self"]
+    forced = study.positions[study.positions["role"] == "self"]
+    differs = (forced[["logit_gap_max", "kl"]].fillna(0.0) != 0).any(axis=None)
+    return bool((rows["diverged"] == 1).any() or differs)
+
+
+def _self_control(study: Study) -> list[str]:
+    if not self_control_broken(study):
+        return []
+    rows = study.divergences[study.divergences["role"] == "self"]
+    forced = study.positions[study.positions["role"] == "self"]
+    device = str(study.environment.get("numerical", {}).get("device", "cpu"))
+    meaning = (
+        "this CPU run is not reproducible and its figures are not to be trusted"
+        if device.startswith("cpu")
+        else "its kernels do not repeat, and every figure below stands on this floor"
+    )
+    return [
+        f"The reference differs from itself: {int(rows['diverged'].sum())} of {len(rows)} repeated traces diverged and "
+        f"the largest logit difference is {_number(forced['logit_gap_max'].max())}; {meaning}."
+    ]
+
+
+def _screening(study: Study) -> list[str]:
+    """That nothing was generated, and how far what was predicted instead can be off."""
+    if study.plan.get("mode") != "screen":
+        return []
+    rows = study.divergences
+    own = rows[(rows["role"] == "floor") & (rows["reference"] == study.plan["reference"]["name"])]
+    own = own[own["compared"] > 0]
+    said = "Screened, not generated: a first divergence is the first token of the reference's text that a candidate, "
+    said += "reading it, would not have chosen" + ("; behind it, it wrote on" if study.plan.get("continued") else "")
+    if not len(own):
+        return [f"{said}."]
+    off = int(own["diverged"].sum())
+    return [
+        f"{said}. The reference, reading, leaves its own text in {off} of {len(own)} traces; types that round more are "
+        "off more often."
+    ]
+
+
+def _divergence(study: Study, table: pd.DataFrame) -> list[str]:
+    """Which candidates diverged, on how many traces, and where."""
+    reference = visible(str(study.plan["reference"]["name"]))
+    strategies = table[table["traces"] > 0]["strategy"].nunique()
+    head = f"Against {reference} over {study.plan['max_new_tokens']} new tokens"
+    head += f" and {strategies} strategies" if strategies > 1 else ""
+    parts: dict[Any, str] = {}
+    none: list[str] = []
+    unread: list[str] = []
+    left = "is predicted to leave" if study.plan.get("mode") == "screen" else "left"
+    for name, cells in table.groupby("candidate", sort=False):
+        diverged, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
+        if not diverged:
+            (none if traces else unread).append(f"{visible(str(name))}{f' (0 of {traces})' if traces else ''}")
+            continue
+        low, high = float(cells["divergence_rate"].min()), float(cells["divergence_rate"].max())
+        spread = f"; {_percent(low)} to {_percent(high)} by strategy" if low != high else ""
+        at = _diverged(study, str(name))["first_divergence"].astype(float)
+        parts[name] = (
+            f"{visible(str(name))} {left} it in {diverged} of {traces} traces ({_percent(diverged / traces)}{spread}), "
+            f"first at position {at.median():.0f} in the median"
+        )
+    tail = f"; nothing of {_listed(unread)} could be compared" if unread else ""
+    if not parts and not none:
+        return [f"{head} nothing could be compared."]
+    if not parts:
+        prompts = int(table["prompts"].max())
+        return [
+            f"{head} nothing diverged: {_listed(none)}; {prompts} prompt{'s' if prompts > 1 else ''} cannot exclude a "
+            f"true rate of up to {_percent(min(1.0, 3 / prompts))} of prompts (95 %, rule of three){tail}."
+        ]
+    rates = {n: c["diverged"].sum() / max(1, c["traces"].sum()) for n, c in table.groupby("candidate", sort=False)}
+    tail = (f"; {_listed(none)} never did" if none else "") + tail
+    tail += _censored(study)
+    return [f"{head}, {'; '.join(_telling(parts, rates))}{tail}."]
+
+
+def _censored(study: Study) -> str:
+    """How many pairs that stayed together did so only until a stop token that both chose, or until a break."""
+    rows, own = study.divergences, study.traces[study.traces["role"] == "reference"]
+    stayed = rows[(rows["role"] == "candidate") & (rows["diverged"] == 0)]
+    early = stayed[stayed["compared"] < study.plan["max_new_tokens"]]
+    ends = early.merge(own[[*nonfinite.TRACE, "finish"]], on=nonfinite.TRACE, how="left")["finish"] == "nonfinite"
+    broken, stopped = int(ends.sum()), int((~ends).sum())
+    parts = [f"{stopped} stopped early at the same end"] if stopped else []
+    parts += [f"{broken} ended where the reference broke"] if broken else []
+    return f"; of the {len(stayed)} pairs that stayed together {_listed(parts)}" if parts else ""
+
+
+def _causes(study: Study) -> list[str]:
+    """How close the reference itself was between the two tokens: per candidate, single tokens only."""
+    parts, shares = {}, {}
+    ties = 0
+    for name in study.summary[study.summary["role"] == "candidate"]["candidate"].unique():
+        rows = _diverged(study, str(name))
+        rows = rows[rows["cause"].isin(["near_tie", "shift", "truncation"])]
+        if len(rows):
+            near = int((rows["cause"] == "near_tie").sum())
+            parts[name] = (
+                f"{near} of {len(rows)} for {visible(str(name))} (median gap {_number(rows['reference_gap'].median())})"
+            )
+            shares[name] = -near / len(rows)
+            ties += int((rows["candidate_gap"] == 0).sum())
+    sentences = []
+    if parts:
+        tied = f"; {ties} turned on an exact tie of the candidate's logits" if ties else ""
+        below = study.plan["near_tie_below"]
+        sentences.append(
+            f"Near ties, where the reference itself held the two tokens within {below:g} nats, make up "
+            f"{', '.join(_telling(parts, shares))} of the divergences of single tokens{tied}."
+        )
+    if (study.divergences["cause"] == "uncoupled").any():
+        sentences.append("Sampling was not coupled, so sampled traces may part by the luck of the draw alone.")
+    return sentences
+
+
+def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
+    floor = table[table["role"] == "floor"]
+    parts = {}
+    for name, cells in floor.groupby("reference", sort=False):
+        mine = candidates[candidates["candidate"] == name]
+        if not (cells["kl_mean"] > VANISHING).any():
+            continue
+        own, shift = _pooled(cells, "kl_mean"), _pooled(mine, "kl_mean") if len(mine) else math.nan
+        share = f", {_percent(own / shift)} of the KL to the reference" if shift > 0 else ""
+        parted, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
+        parts[name] = (
+            f"{visible(str(name))} leaves its own text in {parted} of {traces} traces (mean KL {_number(own)}{share})"
+        )
+    return (
+        [f"Noise floor, a type against itself in another batch layout: {'; '.join(parts.values())}."] if parts else []
+    )
+
+
+def _forced(table: pd.DataFrame) -> list[str]:
+    """What the distributions say along the reference's own tokens, with the caveat that belongs to them."""
+    parts, damage = {}, {}
+    measured = table[table["kl_mean"].notna() | table["top1_agreement"].notna()]
+    for name, cells in measured.groupby("candidate", sort=False):
+        damage[name] = _pooled(cells, "kl_mean")
+        same, change = _percent(_pooled(cells, "top1_agreement")), _change(_pooled(cells, "ln_ppl_ratio"))
+        parts[name] = (
+            f"{visible(str(name))} is at mean KL {_number(damage[name])} nats, the same top token at {same} of "
+            f"positions, perplexity {change}"
+        )
+    if not parts:
+        return []
+    return [f"Reading the reference's own text, {'; '.join(_telling(parts, damage))}. KL ranks damage, not quality."]
+
+
+def _texts(study: Study) -> list[str]:
+    """Perplexity on the given texts, paired, with its error."""
+    table, sentences = study.perplexity, []
+    for text, rows in table.groupby("text", sort=False):
+        reference = rows.iloc[0]  # its own row is the first of a text
+        parts, damage = {}, {}
+        for row in rows.iloc[1:].itertuples():
+            error = f" ± {1.96 * row.ln_ppl_ratio_se * 100:.2g}" if pd.notna(row.ln_ppl_ratio_se) else ""
+            parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)[:-2]}{error} %"
+            damage[row.variant] = math.inf if pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
+        base = f" (reference {_number(reference['perplexity'], 4)})"
+        sentences.append(f"Perplexity on {visible(str(text))}{base}: {', '.join(_telling(parts, damage))}.")
+    return sentences
+
+
+def _cut_ids(study: Study) -> list[str]:
+    """Heads of two widths: how many ids no distance sees, and what probability they hold at most."""
+    facts: dict[str, Any] = dict(study.environment.get("variants", {}))
+    reference = str(study.plan["reference"]["name"])
+    sentences = []
+    for name in (str(v["name"]) for v in study.plan.get("candidates", ())):
+        known = facts.get(name, {})
+        if not known.get("cut_ids"):
+            continue
+        masses = {reference: known.get("cut_reference_mass", 0.0), name: known.get("cut_candidate_mass", 0.0)}
+        wider = max(masses, key=lambda side: masses[side])
+        sentences.append(
+            f"The heads of {visible(name)} and {visible(reference)} differ by {known['cut_ids']} ids, which are cut "
+            f"from every distance; {visible(wider)} gives them up to {_percent(masses[wider])} of the probability at a "
+            "position."
+        )
+    return sentences
+
+
+def _rounds_nothing(study: Study) -> list[str]:
+    """A bf16 checkpoint under bf16 rounds no weight: what differs is arithmetic alone."""
+    facts: dict[str, Any] = dict(study.environment.get("variants", {}))
+    names = [
+        visible(str(v["name"]))
+        for v in study.plan["candidates"]
+        if v["precision"] == v["compute"] and not v["model"] and facts.get(v["name"], {}).get("rounded_share") == 0.0
+        and v["compute"] in ("bf16", "fp16") and v["compute"] != study.plan["reference"]["compute"]
+    ]  # fmt: skip
+    if not names:
+        return []
+    return [f"No weight of this checkpoint is rounded under {_listed(names)}; what differs there is the arithmetic."]
+
+
+def _diverged(study: Study, name: str) -> pd.DataFrame:
+    rows = study.divergences
+    return rows[(rows["role"] == "candidate") & (rows["candidate"] == name) & (rows["diverged"] == 1)]
+
+
+def _pooled(cells: pd.DataFrame, column: str) -> float:
+    """The mean over strategies, each weighted by its traces."""
+    known = cells[cells[column].notna()]
+    weights = known["traces"] if known["traces"].any() else known["traces"] + 1
+    return float((known[column] * weights).sum() / weights.sum()) if len(known) else math.nan

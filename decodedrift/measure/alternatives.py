@@ -1,0 +1,57 @@
+"""The top tokens that a variant saw at a position: what a reader of two diverging texts asks for. Bounded.
+
+All positions around a first divergence are kept, the others while the job's budget lasts, in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decodedrift.decoding.tops import COUNT, Tops
+
+AROUND = 8  # positions before and after a divergence that are always kept
+BUDGET = 200_000  # rows of a job beyond those
+
+
+class Ledger:
+    """The alternatives of one job, within its budget."""
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self.left = budget
+
+    def rows(
+        self, keys: Mapping[str, Any], sides: Mapping[tuple[str, str], Tops], divergence: int | None
+    ) -> Iterator[pd.DataFrame]:
+        """The kept rows of one compared trace.
+
+        Args:
+            sides: (variant, pass: `generated` or `forced`) -> its top tokens by position.
+            divergence: t*, or None.
+        """
+        for (variant, pass_name), found in sides.items():
+            kept = np.zeros(len(found), dtype=bool)
+            if divergence is not None:
+                kept[max(0, divergence - AROUND) : divergence + AROUND + 1] = True
+            rest = np.flatnonzero(~kept)[: max(0, self.left) // COUNT]
+            self.left -= len(rest) * COUNT
+            kept[rest] = True
+            if kept.any():
+                yield _frame(keys, variant, pass_name, found, np.flatnonzero(kept))
+
+
+def _frame(keys: Mapping[str, Any], variant: str, pass_name: str, found: Tops, positions: np.ndarray) -> pd.DataFrame:
+    width = found.ids.shape[1]
+    columns: dict[str, Any] = {k: [v] * (len(positions) * width) for k, v in keys.items()}
+    columns |= {
+        "position": np.repeat(positions, width),
+        "variant": [variant] * (len(positions) * width),
+        "pass": [pass_name] * (len(positions) * width),
+        "rank": np.tile(np.arange(1, width + 1), len(positions)),
+        "token_id": found.ids[positions].reshape(-1),
+        "logprob": found.log_p[positions].reshape(-1),
+    }
+    return pd.DataFrame(columns)

@@ -1,0 +1,154 @@
+"""One row of divergences.csv: where two traces part, by how much, and why (METRICS.md, "Margins and logit gaps")."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from decodedrift.core.records import Strategy, Trace
+from decodedrift.decoding.choosers import ScoreLog
+from decodedrift.measure.metrics import NEED_TEXTS, TRACE_METRICS, TracePair
+from decodedrift.models.text.vocabulary import Vocabulary
+from decodedrift.numerics.sequences import remainders
+
+ERROR_POSITIONS = 8  # fewer forced positions before t* say too little about the error's size
+
+
+@dataclass
+class Side:
+    """One variant's trace with what its generating pass knows: scores of the chosen and of the watched tokens."""
+
+    trace: Trace
+    chosen: Sequence[float] = ()
+    watched: Sequence[float] = ()
+    log: ScoreLog = field(default_factory=ScoreLog)
+
+
+@dataclass(frozen=True)
+class BeamScores:
+    """Length-normalised forced scores, nats: `rc` is the reference reading the candidate's hypothesis, and so on."""
+
+    rr: float
+    rc: float
+    cr: float
+    cc: float
+
+
+def divergence(
+    reference: Side,
+    candidate: Side,
+    strategy: Strategy,
+    vocab: Vocabulary,
+    *,
+    near_tie_below: float,
+    directional_error: np.ndarray | None = None,
+    beams: BeamScores | None = None,
+) -> dict[str, Any]:
+    """Every column of divergences.csv after the keys. Missing values are None.
+
+    Args:
+        directional_error: forced d[top1] - d[top2] at the reference's positions, float64 [T_R].
+        beams: the four forced scores of whole hypotheses; beam search only.
+    """
+    r, c = reference.trace, candidate.trace
+    if (ids := comparable(r, c, strategy)) is None:
+        return dict.fromkeys(TRACE_METRICS) | {"compared": 0, "nonfinite": r.nonfinite + c.nonfinite}
+    rest = remainders(r.token_ids, ids) or ((), ())
+    texts = [vocab.decode(tuple(tokens)) for tokens in (r.token_ids, ids, *rest)]
+    pair = TracePair(r.token_ids, ids, *texts)
+    unknown = NEED_TEXTS if c.finish == "screened" else ()
+    row: dict[str, Any] = {name: None if name in unknown else metric(pair) for name, metric in TRACE_METRICS.items()}
+    row["nonfinite"] = r.nonfinite + c.nonfinite
+    t = row["first_divergence"]
+    if t is None:
+        return row
+    a, b = _token(r, t), _token(c, t)
+    row |= {"reference_token_id": a, "candidate_token_id": b}
+    row |= {"reference_token": _shown(vocab, a), "candidate_token": _shown(vocab, b)}
+    row["at_end"] = int(a in vocab.eos or b in vocab.eos)
+    row["reference_margin"], row["candidate_margin"] = _number(r.margins, t), _number(c.margins, t)
+    broken = c.finish == "nonfinite" and (strategy.searches or len(c.token_ids) == t)
+    gaps = _beam_gaps(None if broken else beams) if strategy.searches else _gaps(reference, candidate, t, b)
+    row |= gaps
+    if strategy.searches and gaps["reference_gap"] is not None:
+        row["search_error"] = int(gaps["reference_gap"] < 0)
+    elif not strategy.searches:
+        row["gap_over_error"] = _over_error(gaps["reference_gap"], directional_error, t, strategy)
+    row["cause"] = "nonfinite" if broken else _cause(strategy, gaps, near_tie_below)
+    return row
+
+
+def comparable(reference: Trace, candidate: Trace, strategy: Strategy) -> tuple[int, ...] | None:
+    """The candidate's ids as far as the reference says what they should be; None where it says nothing.
+
+    A reference that breaks (NaN, +inf) at t says nothing from there on: what the candidate wrote behind it is nobody's
+    divergence. Of a search it says nothing at all, since the hypothesis that led then need not have won; unless the
+    candidate had broken before it.
+    """
+    ids = candidate.token_ids
+    if reference.finish != "nonfinite":
+        return ids
+    end = len(reference.token_ids)
+    first = candidate.finish == "nonfinite" and len(ids) < end
+    if end == 0 or (strategy.searches and not first):
+        return None
+    return ids[:end]
+
+
+def _gaps(reference: Side, candidate: Side, t: int, b: int | None) -> dict[str, float | None]:
+    """reference_gap = s_R[a] - s_R[b], candidate_gap = s_C[b] - s_C[a], swing = their sum; None where undefined."""
+    s_ra, s_ca = _number(reference.chosen, t), _number(candidate.watched, t)
+    s_rb = _finite(reference.log.at(t, b)) if b is not None else None
+    s_cb = _number(candidate.chosen, t)
+    reference_gap = None if s_ra is None or s_rb is None else s_ra - s_rb
+    candidate_gap = None if s_ca is None or s_cb is None else s_cb - s_ca
+    swing = None if reference_gap is None or candidate_gap is None else reference_gap + candidate_gap
+    return {"reference_gap": reference_gap, "candidate_gap": candidate_gap, "swing": swing}
+
+
+def _beam_gaps(beams: BeamScores | None) -> dict[str, float | None]:
+    if beams is None or not all(math.isfinite(v) for v in (beams.rr, beams.rc, beams.cr, beams.cc)):
+        return {"reference_gap": None, "candidate_gap": None, "swing": None}
+    reference_gap, candidate_gap = beams.rr - beams.rc, beams.cc - beams.cr
+    return {"reference_gap": reference_gap, "candidate_gap": candidate_gap, "swing": reference_gap + candidate_gap}
+
+
+def _cause(strategy: Strategy, gaps: dict[str, float | None], near_tie_below: float) -> str:
+    """The first that is true, of two tokens that were both chosen; METRICS.md fixes the order."""
+    if strategy.samples and not strategy.coupled:
+        return "uncoupled"
+    if strategy.searches:
+        return "search"
+    if gaps["swing"] is None:
+        return "truncation"
+    gap = gaps["reference_gap"]
+    return "near_tie" if gap is not None and gap < near_tie_below else "shift"
+
+
+def _over_error(gap: float | None, error: np.ndarray | None, t: int, strategy: Strategy) -> float | None:
+    if gap is None or error is None or t < ERROR_POSITIONS:
+        return None
+    before = error[:t] / strategy.params.get("temperature", 1.0)
+    before = before[np.isfinite(before)]
+    rms = float(np.sqrt(np.mean(before**2))) if len(before) else 0.0
+    return gap / rms if rms > 0 else None
+
+
+def _token(trace: Trace, t: int) -> int | None:
+    return trace.token_ids[t] if t < len(trace.token_ids) else None
+
+
+def _shown(vocab: Vocabulary, token: int | None) -> str | None:
+    return None if token is None else vocab.token(token)
+
+
+def _number(values: Sequence[float], t: int) -> float | None:
+    return _finite(values[t]) if t < len(values) else None
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,100 @@
+"""One token of the reference's text replaced, within an ordinary pass of the same layout, and what it goes on to say.
+
+Every row that nothing is put into, and every other row up to its replaced token, must come out as the reference wrote
+it: that is checked in each pass, and a pass that fails it counts for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from decodedrift.core.records import Key, Trace, VariantError
+from decodedrift.measure.passes import Pass
+from decodedrift.measure.trajectory import injection_row
+from decodedrift.models.load import Loaded
+from decodedrift.numerics import sequences
+
+if TYPE_CHECKING:
+    from decodedrift.decoding.choosers import ScoreLog
+    from decodedrift.experiments.compare.job import JobRun
+
+Put = tuple[int, int]  # (position, token id)
+
+
+def divergence_tokens(run: JobRun, done: Pass) -> dict[Key, Put]:
+    """Where a candidate parted from the reference, and with which token; without pairs of which one has none there."""
+    able = {s.label for s, _ in run.plan.cells if s.injectable}
+    found = {}
+    for key, trace in done.traces.items():
+        ours, its = run.reference.traces[key].token_ids, trace.token_ids
+        t = sequences.first_divergence(ours, its)
+        if key.strategy in able and t is not None and t < min(len(ours), len(its)):
+            found[key] = (t, its[t])
+    return found
+
+
+def ranked(log: ScoreLog, position: int, rank: int) -> int | None:
+    """The token that a strategy's own score puts at a rank (1 is its choice); None where it allows no such token."""
+    if len(log.logits):
+        scores, ids = log.logits[position], None
+    elif position < len(log.allowed):
+        ids, scores = log.allowed[position]
+    else:
+        return None
+    if rank > len(scores):
+        return None
+    order = scores.sort(descending=True, stable=True)
+    if not math.isfinite(float(order.values[rank - 1])):
+        return None
+    place = order.indices[rank - 1]
+    return int(place if ids is None else ids[place])
+
+
+def injected(run: JobRun, model: Loaded, name: str, wanted: Mapping[Key, Put]) -> dict[Key, Trace]:
+    """The reference's texts with the wanted tokens in place, by key.
+
+    Raises:
+        VariantError: a row changed that nothing was put into.
+    """
+    into = Pass(name, run.plan.reference, "injected")
+    run.free_run(model, into, batch_size=run.size(run.plan.reference), inject=wanted)
+    for key, trace in into.traces.items():
+        if not _kept(run.reference.traces[key].token_ids, trace.token_ids, wanted.get(key)):
+            raise VariantError(
+                f"injection: {key.strategy}, prompt {key.prompt_id} changed without or before its replaced token; rows "
+                "of this model depend on their neighbours, so what this pass shows cannot be told from that"
+            )
+    return {key: into.traces[key] for key in wanted}
+
+
+def _kept(ours: tuple[int, ...], got: tuple[int, ...], put: Put | None) -> bool:
+    """Whether a text is the reference's where it must be: all of it, or all before the token that was put in."""
+    if put is None or ours[put[0]] == put[1]:
+        return got == ours
+    return got[: put[0] + 1] == (*ours[: put[0]], put[1])
+
+
+def of_candidate(run: JobRun, model: Loaded, done: Pass) -> None:
+    """At each observed divergence the candidate's token is put into the reference's text; rows of injection.csv.
+
+    Of the controls nothing is made; what goes wrong is a failure of this part alone.
+    """
+    wanted = divergence_tokens(run, done) if done.role == "candidate" else {}
+    if not wanted:
+        return
+    with run.guarded(done.variant.name, "inject"):
+        for key, trace in injected(run, model, done.name, wanted).items():
+            at, token = wanted[key]
+            sides = run.reference.traces[key].token_ids, trace.token_ids
+            own = done.traces[key]
+            broken = any(t.finish == "nonfinite" for t in (run.reference.traces[key], trace, own))
+            row = injection_row(*sides, at, own.token_ids, ended=token in run.world.vocab.eos, broken=broken)
+            run.result.injection.append(keys(run, done.name, done.role, key) | row)
+
+
+def keys(run: JobRun, candidate: str, role: str, key: Key) -> dict[str, Any]:
+    """The key columns of a row."""
+    pair = {"model": run.plan.model, "reference": run.reference.name, "candidate": candidate, "role": role}
+    return pair | key._asdict()

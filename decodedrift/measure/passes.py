@@ -1,0 +1,290 @@
+"""Two passes held against each other: position rows, divergence rows, trace rows. No model is run here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from decodedrift.core.records import Key, Plan, Prompt, Reading, Strategy, Trace, Variant
+from decodedrift.decoding.batches import filed
+from decodedrift.decoding.loop import Generated
+from decodedrift.decoding.preferences import Choices
+from decodedrift.decoding.preferences import choices as strategy_choices
+from decodedrift.decoding.tops import Tops, log_totals, tops
+from decodedrift.measure.alternatives import BUDGET, Ledger
+from decodedrift.measure.divergence import BeamScores, Side, divergence
+from decodedrift.measure.metrics.token import LogitPair, token_metrics
+from decodedrift.measure.nonfinite import reasons
+from decodedrift.measure.tables import JobResult
+from decodedrift.models.text.vocabulary import Vocabulary
+from decodedrift.numerics.logits import exp
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A sequence that is teacher forced. key: (strategy label or `text`, seed, prompt id or window).
+
+    whole: whether the continuation is all that was written (`longrope`).
+    """
+
+    key: Key
+    reading: Reading
+    strategy: Strategy | None
+    start: int = 0
+    whole: bool = True
+
+
+@dataclass
+class Pass:
+    """What one variant did in one job, in one layout.
+
+    against: the pass it is held against, None for the job's reference. own_nll: NLL of its own forced continuations;
+    judged: the same continuations under the reference; float64 [T], nats. last_nll: of a screening's predicted token
+    alone, float64 [1].
+    """
+
+    name: str
+    variant: Variant
+    role: str
+    against: Pass | None = None
+    batch_size: int | None = None
+    keep_logits: str = ""
+    traces: dict[Key, Trace] = field(default_factory=dict)
+    generated: Generated = field(default_factory=Generated)
+    choices: dict[Key, Choices | None] = field(default_factory=dict)
+    own_nll: dict[Key, np.ndarray] = field(default_factory=dict)
+    judged: dict[Key, np.ndarray] = field(default_factory=dict)
+    positions: dict[Key, pd.DataFrame] = field(default_factory=dict)
+    forced_tops: dict[Key, Tops] = field(default_factory=dict)
+    last_nll: dict[Key, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether its texts were written to the end: a screening's are not."""
+        return all(trace.finish != "screened" for trace in self.traces.values())
+
+    def add(self, done: Generated) -> None:
+        """Takes in a finished batch."""
+        self.traces |= done.traces
+        self.generated.scores |= done.scores
+        self.generated.logs |= done.logs
+        self.generated.tops |= done.tops
+
+    def wrote(self, passage: Passage) -> bool:
+        """Whether the passage's continuation is this pass's own text, token by token."""
+        trace = self.traces.get(passage.key)
+        return trace is not None and trace.token_ids == passage.reading.continuation
+
+    def side(self, key: Key) -> Side:
+        """One trace with the scores of its generating pass."""
+        chosen, watched = self.generated.scores.get(key, ((), ()))
+        side = Side(self.traces[key], chosen, watched)
+        if (log := self.generated.logs.get(key)) is not None:
+            side.log = log
+        return side
+
+
+See = Callable[[Passage, Tensor, Choices | None], None]
+
+
+def unseen(passage: Passage, logits: Tensor, choices: Choices | None) -> None:
+    """Nobody looks on while a variant reads."""
+
+
+def choices(passage: Passage, logits: Tensor, ids: Tensor | None = None) -> Choices | None:
+    """What the strategy does at each forced position; None for beams, uncoupled draws and texts."""
+    if passage.strategy is None:
+        return None
+    _, seed, prompt_id = passage.key
+    return strategy_choices(passage.strategy, seed, prompt_id, logits, ids)
+
+
+def asked_of(reference: Choices, passage: Passage) -> Tensor:
+    """The ids whose scores a candidate is asked for at each position: the reference's two best, and the text's own."""
+    return torch.cat([reference.best, torch.tensor(passage.reading.continuation)[:, None]], dim=1)
+
+
+def positions(
+    passage: Passage,
+    reference: Tensor,
+    candidate: Tensor,
+    compute: str,
+    chosen: tuple[Choices, Choices] | None,
+    vocab: Vocabulary,
+) -> pd.DataFrame:
+    """The rows of positions/ for one passage, without keys; one column per registered token metric.
+
+    Args:
+        reference, candidate: raw logits [T, vocab] in each variant's own dtype.
+        compute: the candidate's floating type, whose spacing `logit_margin_ulps` is in.
+        chosen: the strategy's choices under the reference, and under the candidate, asked first of the reference's
+            two best; None where it has none a position.
+    """
+    tokens = torch.tensor(passage.reading.continuation)
+    sides: dict[str, Tensor] = {}
+    if chosen is not None:
+        ours, theirs = chosen
+        sides = {"choice_reference": ours.tokens, "choice_candidate": theirs.tokens}
+        sides |= {"best_reference": ours.scores, "best_candidate": theirs.asked[:, :2]}
+    pair = LogitPair(
+        reference=reference.to(candidate.device),
+        candidate=candidate,
+        token_ids=tokens.to(candidate.device),
+        candidate_dtype=compute,
+        **{name: values.to(candidate.device) for name, values in sides.items()},
+    )
+    frame = pd.DataFrame(token_metrics(pair))
+    frame.insert(0, "position", np.arange(passage.start, passage.start + len(frame)))
+    frame.insert(1, "token_id", tokens.numpy())
+    frame.insert(2, "token", [vocab.token(int(t)) for t in tokens])
+    return frame
+
+
+def nll(logits: Tensor, tokens: tuple[int, ...]) -> np.ndarray:
+    """Negative log-likelihood of each token, nats, float64 [T], from raw logits upcast exactly."""
+    return np.asarray((log_totals(logits) - _at(logits, tokens)).cpu())
+
+
+def readable(group: Sequence[Passage], width: int) -> list[Passage]:
+    """The passages whose ids a variant with `width` embeddings can read."""
+    return [p for p in group if max(p.reading.context + p.reading.continuation) < width]
+
+
+def note_cut(facts: dict[str, Any], reference: Tensor, candidate: Tensor) -> None:
+    """Heads of two widths are compared over the ids that both have; what that leaves out is recorded.
+
+    cut_ids: how many; cut_reference_mass, cut_candidate_mass: the largest probability that a side put on them at any
+    position where it has a distribution.
+    """
+    width = min(reference.shape[-1], candidate.shape[-1])
+    facts["cut_ids"] = max(reference.shape[-1], candidate.shape[-1]) - width
+    for side, logits in (("reference", reference), ("candidate", candidate)):
+        masses = (torch.logsumexp(logits[:, width:].double(), dim=-1) - log_totals(logits)).exp()
+        most = max(masses[masses.isfinite()].tolist(), default=0.0)
+        facts[f"cut_{side}_mass"] = max(most, facts.get(f"cut_{side}_mass", 0.0))
+
+
+def tops_of(logits: Tensor, tokens: tuple[int, ...], losses: np.ndarray) -> Tops:
+    """The top tokens at forced positions whose losses are known: the log-sum-exp is loss + logit."""
+    log_total = torch.tensor(losses, device=logits.device) + _at(logits, tokens)
+    return tops(logits, log_total if bool(log_total.isfinite().all()) else None)
+
+
+def _at(logits: Tensor, tokens: tuple[int, ...]) -> Tensor:
+    """Each position's logit at its token, float64 [T]."""
+    ids = torch.tensor(tokens, dtype=torch.long, device=logits.device)
+    return logits.gather(-1, ids[:, None]).squeeze(-1).double()
+
+
+def divergence_row(
+    reference: Pass, candidate: Pass, key: Key, strategy: Strategy, vocab: Vocabulary, near_tie_below: float
+) -> dict[str, Any]:
+    """One row of divergences.csv, without keys."""
+    frame = candidate.positions.get(key)
+    error = None if frame is None or reference.role != "reference" else frame["directional_error"].to_numpy()
+    return divergence(
+        reference.side(key),
+        candidate.side(key),
+        strategy,
+        vocab,
+        near_tie_below=near_tie_below,
+        directional_error=error,
+        beams=_beam_scores(reference, candidate, key, strategy) if strategy.searches else None,
+    )
+
+
+def _beam_scores(reference: Pass, candidate: Pass, key: Key, strategy: Strategy) -> BeamScores | None:
+    """The four forced scores of METRICS.md; None where a pass did not read them (the controls)."""
+    frame, own, judged = candidate.positions.get(key), candidate.own_nll.get(key), candidate.judged.get(key)
+    if frame is None or own is None or judged is None or not len(own):
+        return None
+    penalty = strategy.params["length_penalty"]
+
+    def score(losses: np.ndarray) -> float:
+        return float(-np.sum(losses) / len(losses) ** penalty)
+
+    return BeamScores(
+        score(frame["nll_reference"].to_numpy()), score(judged), score(frame["nll_candidate"].to_numpy()), score(own)
+    )
+
+
+def trace_row(trace: Trace, prompt: Prompt, vocab: Vocabulary, judged: np.ndarray | None) -> dict[str, Any]:
+    """One row of traces.csv, without keys."""
+    n, scored = len(trace.token_ids), len(trace.logprobs) == len(trace.token_ids)  # what is screened was not generated
+    total = float(np.sum(trace.logprobs)) if scored else math.nan
+    return {
+        "prompt": prompt.text,
+        "tags": " ".join(prompt.tags),
+        "text": vocab.decode(trace.token_ids),
+        "token_ids": " ".join(map(str, trace.token_ids)),
+        "n_tokens": n,
+        "finish": trace.finish,
+        "logprob_sum": total,
+        "perplexity_self": exp(-total / n) if n and scored else None,
+        "perplexity_judge": exp(float(np.mean(judged))) if judged is not None and len(judged) else None,
+        "min_margin": trace.min_margin,
+        "nonfinite": trace.nonfinite,
+    }
+
+
+def keyed(keys: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame with constant key columns in front."""
+    return pd.concat([pd.DataFrame({k: [v] * len(frame) for k, v in keys.items()}), frame], axis=1)
+
+
+def write(
+    done: Pass, job_reference: Pass, plan: Plan, prompts: Sequence[Prompt], vocab: Vocabulary, result: JobResult
+) -> None:
+    """A finished pass as rows of a job's result: its traces, and what it was held against the other side."""
+    by_id = {p.id: p for p in prompts}
+    done.traces = filed(done.traces, prompts)
+    for key, trace in done.traces.items():
+        keys = {"model": plan.model, "variant": done.name, "role": done.role} | key._asdict()
+        result.traces.append(keys | trace_row(trace, by_id[trace.prompt_id], vocab, done.judged.get(key)))
+    if done is job_reference:
+        return
+    against = done.against or job_reference
+    pair = {"model": plan.model, "reference": against.name, "candidate": done.name, "role": done.role}
+    strategies = {s.label: s for s, _ in plan.cells}
+    ledger = Ledger(BUDGET // max(1, len(plan.candidates)))
+    for key in done.traces:
+        row = divergence_row(against, done, key, strategies[key.strategy], vocab, plan.near_tie_below)
+        named = pair | key._asdict()
+        result.divergences.append(named | row)
+        if done.role == "candidate":
+            result.alternatives.extend(ledger.rows(named, _tops(against, done, key), row["first_divergence"]))
+    for key, frame in done.positions.items():
+        result.positions.append(keyed(pair | key._asdict(), frame))
+
+
+def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], Tops]:
+    """Both sides' top tokens: along the reference's text, and each along its own as it was generated."""
+    sides = {}
+    for side in (reference, candidate):
+        for name, held in (("generated", side.generated.tops), ("forced", side.forced_tops)):
+            if key in held:
+                sides[side.name, name] = held[key]
+    return sides
+
+
+def token_rows(result: JobResult, vocab: Vocabulary) -> list[dict[str, Any]]:
+    """Text and bytes of every token id in a job's traces and alternatives, for readers without the tokenizer."""
+    met = {int(i) for trace in result.traces for i in trace["token_ids"].split()}
+    for part in result.alternatives:
+        met.update(part["token_id"].tolist())
+    return [{"token_id": i, "token": vocab.token(i), "bytes": vocab.token_bytes(i).hex(" ")} for i in sorted(met)]
+
+
+def note_nonfinite(done: Pass, model: str, reference: str, result: JobResult) -> None:
+    """Logits that are no numbers are a failure of the side that has them, recorded once per strategy."""
+    ended = [trace.strategy for trace in done.traces.values() if trace.finish == "nonfinite"]
+    frames = [(strategy, frame) for (strategy, _, _), frame in done.positions.items()]
+    for (name, strategy), reason in reasons(reference, done.name, ended, frames).items():
+        result.fail(model, name, "score" if strategy == "text" else "generate", "nonfinite", reason, strategy)

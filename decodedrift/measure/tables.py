@@ -1,0 +1,204 @@
+"""What a job leaves: tidy rows, with one explicit column order and type per table (METRICS.md, "Columns")."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from decodedrift.measure.metrics import TOKEN_METRICS
+
+LARGEST = ("cut_ids", "cut_reference_mass", "cut_candidate_mass")  # facts of which the largest of all jobs counts
+CELL = ["model", "reference", "candidate", "role", "strategy"]
+KEYS = [*CELL, "seed", "prompt_id"]
+CONTROLS = ("self", "floor")  # roles of what is held against itself
+TEXTS = pd.StringDtype("python", na_value=np.nan)  # pandas' default, Arrow, cannot hold a lone surrogate
+INTEGERS = "Int64"  # nullable: an empty first_divergence is not 0 and not NaN
+
+WORDS = {  # columns from which a text could be read; what --no-text leaves empty
+    "prompt", "text", "token_ids", "token_id", "token", "reference_token_id", "candidate_token_id",
+    "reference_token", "candidate_token", "original_token_id", "injected_token_id",
+}  # fmt: skip
+
+TABLES: dict[str, dict[str, str]] = {
+    "traces": {
+        **dict.fromkeys(["model", "variant", "role", "strategy"], "str"), "seed": INTEGERS, "prompt_id": "str",
+        "prompt": "str", "tags": "str", "text": "str", "token_ids": "str", "n_tokens": INTEGERS, "finish": "str",
+        "logprob_sum": "float64", "perplexity_self": "float64", "perplexity_judge": "float64",
+        "min_margin": "float64", "nonfinite": INTEGERS,
+    },
+    "divergences": {
+        **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "diverged": INTEGERS,
+        "first_divergence": INTEGERS, "first_divergence_char": INTEGERS, "compared": INTEGERS,
+        "prefix_fraction": "float64", "reference_token_id": INTEGERS, "candidate_token_id": INTEGERS,
+        "reference_token": "str", "candidate_token": "str", "reference_margin": "float64",
+        "candidate_margin": "float64", "reference_gap": "float64", "candidate_gap": "float64", "swing": "float64",
+        "gap_over_error": "float64", "cause": "str", "at_end": INTEGERS, "search_error": INTEGERS,
+        "agreement_after": "float64", "edit_similarity": "float64", "chrf_after": "float64",
+        "reconverged": INTEGERS, "reconvergence_lag": INTEGERS, "nonfinite": INTEGERS,
+    },
+    "positions": {
+        **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
+        "token_id": INTEGERS, "token": "str",
+        **{name: INTEGERS if name in ("rank", "nonfinite") else "float64" for name in TOKEN_METRICS},
+    },
+    "alternatives": {
+        **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS, "variant": "str",
+        "pass": "str", "rank": INTEGERS, "token_id": INTEGERS, "logprob": "float64",
+    },
+    "injection": {
+        **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
+        "original_token_id": INTEGERS, "injected_token_id": INTEGERS, "recovered": INTEGERS,
+        "recovery_lag": INTEGERS, "agreement": "float64", "trajectory_share": "float64",
+        "distance_injected": INTEGERS, "distance_reference": INTEGERS, "token_ids": "str",
+    },
+    "steps": {
+        **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
+        "e0": "float64", "e1": "float64", "kl_reference_text": "float64", "kl_candidate_text": "float64",
+        "after": INTEGERS,
+    },
+    "tokens": {"token_id": INTEGERS, "token": "str", "bytes": "str"},
+    "timings": {
+        "job": "str", "variant": "str", "strategy": "str", "phase": "str", "seconds": "float64", "tokens": INTEGERS,
+    },
+    "failures": {
+        **dict.fromkeys(["model", "variant", "strategy"], "str"), "seed": INTEGERS, "prompt_id": "str",
+        "stage": "str", "status": "str", "error": "str",
+    },
+}  # fmt: skip
+
+
+@dataclass
+class JobResult:
+    """The rows of one finished job: lists of dicts, and position rows as ready frames (there are many).
+
+    batch_size: the plan's batch size as it had to be lowered for this job, None where it was not. path: how sequences
+    were read, and why (`probe.Route.said`).
+    """
+
+    key: str
+    traces: list[dict[str, Any]] = field(default_factory=list)
+    divergences: list[dict[str, Any]] = field(default_factory=list)
+    positions: list[pd.DataFrame] = field(default_factory=list)
+    alternatives: list[pd.DataFrame] = field(default_factory=list)
+    injection: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[pd.DataFrame] = field(default_factory=list)
+    tokens: list[dict[str, Any]] = field(default_factory=list)
+    timings: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    batch_size: int | None = None
+    path: dict[str, Any] = field(default_factory=dict)
+    spilled_bytes: int = 0
+
+    def timed(self, variant: str, strategy: str, phase: str, begin: float, tokens: int) -> None:
+        """One row of timings, from a `time.perf_counter()` taken at the beginning."""
+        seconds = time.perf_counter() - begin
+        row = {"variant": variant, "strategy": strategy, "phase": phase, "seconds": seconds, "tokens": tokens}
+        self.timings.append({"job": self.key} | row)
+
+    def fail(
+        self, model: str, variant: str, stage: str, status: str, error: str, strategy: str = "", prompt_id: str = ""
+    ) -> None:
+        """One row of failures."""
+        row = {"model": model, "variant": variant, "strategy": strategy, "prompt_id": prompt_id or None}
+        self.failures.append(row | {"stage": stage, "status": status, "error": error})
+
+    def frame(self, table: str) -> pd.DataFrame:
+        """One table of this job, typed."""
+        held = getattr(self, table)
+        if held and isinstance(held[0], pd.DataFrame):
+            return typed(pd.concat(held, ignore_index=True), table)
+        columns = {c: pd.Series([row.get(c) for row in held], dtype="object") for c in TABLES[table]}
+        return typed(pd.DataFrame(columns), table)
+
+
+@dataclass
+class Gathered:
+    """The jobs of a run put together: every table, and what was read back of each variant.
+
+    batch_sizes: by job, where one was lowered. path: how all jobs read their sequences. spilled_bytes: of logits that
+    waited in files, over all jobs.
+    """
+
+    frames: dict[str, pd.DataFrame]
+    facts: dict[str, Any] = field(default_factory=dict)
+    batch_sizes: dict[str, int] = field(default_factory=dict)
+    path: dict[str, Any] = field(default_factory=dict)
+    spilled_bytes: int = 0
+
+    def note(
+        self, key: str, facts: Mapping[str, Any], batch_size: int | None, path: Mapping[str, Any], spilled_bytes: int
+    ) -> None:
+        """Takes in what one job says beside its rows."""
+        for name, known in facts.items():
+            held = self.facts.get(name, {})
+            self.facts[name] = known | {c: max(held[c], known.get(c, 0.0)) for c in LARGEST if c in held}
+        self.path |= path
+        self.spilled_bytes += spilled_bytes
+        if batch_size is not None:
+            self.batch_sizes[key] = batch_size
+
+    def variants(self) -> dict[str, Any]:
+        """The facts by variant, each with how many times its weights were loaded in these jobs, and in what time."""
+        rows = self.frames["timings"]
+        loads = rows[rows["phase"] == "load"].groupby("variant")["seconds"]
+        count, seconds = loads.count().to_dict(), loads.sum().to_dict()
+        return {
+            name: facts | {"loads": count.get(name, 0), "load_seconds": seconds.get(name, 0.0)}
+            for name, facts in self.facts.items()
+        }
+
+
+def gathered(results: Sequence[JobResult]) -> Gathered:
+    """Jobs that were kept in memory."""
+    found = Gathered({t: joined((r.frame(t) for r in results), t) for t in TABLES})
+    for result in results:
+        found.note(result.key, result.facts, result.batch_size, result.path, result.spilled_bytes)
+    return found
+
+
+def without_words(frame: pd.DataFrame, table: str) -> pd.DataFrame:
+    """A table without what spells out a prompt or a continuation; of tokens and alternatives nothing is left."""
+    if table in ("tokens", "alternatives"):
+        return frame.iloc[:0]
+    return typed(frame.drop(columns=[c for c in frame.columns if c in WORDS]), table) if table in TABLES else frame
+
+
+def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
+    """Parts as one table; empty ones are left out, whose columns would only unsettle the types."""
+    filled = [p for p in parts if len(p)]
+    return pd.concat(filled, ignore_index=True) if filled else typed(pd.DataFrame(), table)
+
+
+FOLD_TEXTS = (
+    "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
+    "growth_note", "law", "flip_note",
+)  # fmt: skip
+
+
+def fold(rows: list[dict[str, Any]], columns: list[str] | None = None) -> pd.DataFrame:
+    """The rows of summary, distribution or perplexity as a frame: texts are texts, the rest numbers."""
+    frame = pd.DataFrame({c: [row.get(c) for row in rows] for c in columns or (rows[0] if rows else FOLD_TEXTS[:5])})
+    for name in frame.columns:
+        if name in FOLD_TEXTS:
+            frame[name] = frame[name].astype(TEXTS)
+        elif frame[name].dtype == "object":
+            frame[name] = frame[name].astype("float64")
+    return frame
+
+
+def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
+    """The table's columns in order with their types; absent ones are made empty."""
+    columns = TABLES[table]
+    made = {}
+    for name, kind in columns.items():
+        values = frame[name] if name in frame else pd.Series([None] * len(frame), dtype="object")
+        if kind == INTEGERS:
+            values = pd.to_numeric(values)
+        made[name] = values.astype({"str": TEXTS}.get(kind, kind))
+    return pd.DataFrame(made, columns=list(columns))

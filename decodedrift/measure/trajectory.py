@@ -1,0 +1,173 @@
+"""What one replaced token does to a text: the rows of injection.csv and their folds (METRICS.md, "Compounding")."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from rapidfuzz.distance import Levenshtein
+
+from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.folds.summary import effective_size, wilson
+from decodedrift.measure.tables import CELL, fold
+from decodedrift.numerics import sequences
+from decodedrift.numerics.bootstrap import ratio
+from decodedrift.report.phrases import listed, percent, telling
+
+SUMMARY = ["injected", "recovered_share", "trajectory_share", "trajectory_share_low", "trajectory_share_high"]
+LAGS = [*CELL, "lag", "n", "agreement"]
+ROLE = "injected"
+SHOWN_LAGS = (1, 5, 20)
+BY_POSITION = [
+    "strategy", "position", "texts", "long_enough", "recovered", "recovered_low", "recovered_high", "in_step",
+    "unchanged", "agreement", *(f"agreement_lag_{lag}" for lag in SHOWN_LAGS),
+]  # fmt: skip
+
+
+def injection_row(
+    reference: Sequence[int],
+    injected: Sequence[int],
+    position: int,
+    candidate: Sequence[int] | None = None,
+    ended: bool = False,
+    broken: bool = False,
+) -> dict[str, Any]:
+    """One row of injection.csv, without keys; missing values are None.
+
+    Args:
+        reference, injected: token ids of the text as it was and as it went on from the token replaced at `position`.
+        candidate: the text that the token was taken from, None where it was not taken from one.
+        ended: whether the replaced token is a stop: then nothing follows by construction, and nothing is explained.
+        broken: whether NaN ended one of the texts: how far they are apart, and whether they meet, is then not known.
+    """
+    rest = injected[position + 1 :]
+    same = [a == b for a, b in zip(reference[position + 1 :], rest, strict=False)]
+    again = None if broken else sequences.reconverged(reference, injected)
+    row: dict[str, Any] = {
+        "position": position,
+        "original_token_id": reference[position],
+        "injected_token_id": injected[position],
+        "recovered": None if again is None else int(again),
+        "recovery_lag": sequences.reconvergence_lag(reference, injected) if again else None,
+        "agreement": sum(same) / len(same) if same else None,
+        "token_ids": " ".join(map(str, injected)),
+    }
+    if candidate is not None and not ended and not broken:
+        own, whole = (
+            Levenshtein.distance(text, candidate[position + 1 :]) for text in (rest, reference[position + 1 :])
+        )
+        row |= {"distance_injected": own, "distance_reference": whole}
+        row["trajectory_share"] = 1 - own / whole if whole else None
+    return row
+
+
+def pooled(cell: pd.DataFrame) -> dict[str, float]:
+    """What summary.csv says of a candidate and strategy; the share's interval is a bootstrap over prompts."""
+    if not len(cell):
+        return dict.fromkeys(SUMMARY, math.nan)
+    known = cell[cell["distance_reference"].notna()]
+    own, whole = (known[c].to_numpy(float) for c in ("distance_injected", "distance_reference"))
+    value, low, high = ratio(own, whole, known["prompt_id"].to_numpy(dtype=str))
+    recovered = cell["recovered"].dropna().to_numpy(float)
+    return {
+        "injected": len(cell),
+        "recovered_share": float(recovered.mean()) if len(recovered) else math.nan,
+        "trajectory_share": 1 - value,
+        "trajectory_share_low": 1 - high,
+        "trajectory_share_high": 1 - low,
+    }
+
+
+def by_lag(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """The columns of after.csv, under the role `injected`: agreement of the injected text with the reference's by lag.
+
+    lag 1 is the token after the replaced one; `n` pairs in which both go on that far.
+    """
+    found = []
+    for key, cell in _compared(injection, traces).groupby([*CELL, "lag"], sort=True):
+        named = dict(zip([*CELL, "lag"], key, strict=True)) | {"role": ROLE}
+        found.append(named | {"n": len(cell), "agreement": float(cell["same"].mean())})
+    return fold(found, LAGS)
+
+
+def by_position(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """A row per strategy and replaced position: how many texts came back, and what agrees afterwards, by lag.
+
+    recovered_low, recovered_high: Wilson's 95 % interval with seeds clustered inside prompts.
+    """
+    found = []
+    pairs = _compared(injection, traces)
+    for (strategy, position), cell in injection.groupby(["strategy", "position"], sort=False):
+        known = cell[cell["recovered"].notna()]
+        back = known["recovered"].to_numpy(float)
+        n = effective_size(back, known["prompt_id"].to_numpy(dtype=str)) if len(known) else 0.0
+        low, high = wilson(float(back.mean()) * n if len(known) else 0.0, n)
+        own = pairs[(pairs["strategy"] == strategy) & (pairs["position"] == position)]
+        row = {
+            "strategy": strategy, "position": position, "texts": len(cell), "long_enough": len(known),
+            "recovered": int(back.sum()), "recovered_low": low, "recovered_high": high,
+            "in_step": int((known["recovery_lag"] == 0).sum()),
+            "unchanged": int((cell["original_token_id"] == cell["injected_token_id"]).sum()),
+            "agreement": float(own["same"].mean()) if len(own) else math.nan,
+        }  # fmt: skip
+        at = own.groupby("lag")["same"].mean()
+        found.append(row | {f"agreement_lag_{lag}": float(at.get(lag, math.nan)) for lag in SHOWN_LAGS})
+    return fold(found, BY_POSITION)
+
+
+def _compared(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """A row per pair of tokens after a replaced one: the row's keys and position, lag, same (0/1)."""
+    names = ["strategy", "seed", "prompt_id"]
+    reference = traces[traces["role"] == "reference"].set_index(["variant", *names])["token_ids"].to_dict()
+    parts = []
+    for row in injection.to_dict("records"):
+        texts = (row["token_ids"], reference[(row["reference"], *(row[c] for c in names))])
+        mine, its = (text.split()[row["position"] + 1 :] for text in texts)
+        n = min(len(mine), len(its))
+        kept = {c: [row[c]] * n for c in (*CELL, "position")}
+        same = [a == b for a, b in zip(mine, its, strict=False)]
+        parts.append(pd.DataFrame(kept | {"lag": range(1, n + 1), "same": same}))
+    empty = pd.DataFrame(columns=[*CELL, "position", "lag", "same"])
+    return pd.concat(parts, ignore_index=True) if parts else empty
+
+
+def said(injection: pd.DataFrame) -> list[str]:
+    """The verdict's sentence on `--inject`: how much of the split texts' difference one forced token explains."""
+    parts, shares = {}, {}
+    for name, cell in injection.groupby("candidate", sort=False):
+        found = pooled(cell)
+        if not math.isnan(share := found["trajectory_share"]):
+            low, high = found["trajectory_share_low"], found["trajectory_share_high"]
+            spread = "" if math.isnan(low) else f" ({percent(low).removesuffix(' %')} to {percent(high)})"
+            parts[name] = f"{percent(share)}{spread} for {visible(str(name))}"
+            shares[name] = share
+    if not parts:
+        return []
+    known = injection["recovered"].dropna()
+    back = f"; {int(known.sum())} of {len(known)} such texts come back to the reference's" if len(known) else ""
+    return [
+        "Of the difference after the split, the candidate's one token, put into the reference's text, explains "
+        f"{listed(telling(parts, shares))}: that part is trajectory, not growing arithmetic error{back}."
+    ]
+
+
+def said_of_run(table: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
+    """The verdict of `decodedrift inject`, a sentence per strategy and position."""
+    which = "by itself" if plan["rank"] == 1 else f"by the one ranked {plan['rank']}"
+    sentences = []
+    for row in table.itertuples():
+        head = f"{visible(str(row.strategy))}, the token at position {row.position} replaced {which}, {row.texts} texts"
+        agree = f"{percent(row.agreement)} of the tokens after it are the reference's"
+        if plan["rank"] == 1:
+            sentences.append(f"{head}: {agree}, as they must be.")
+            continue
+        back = "all are too short to say whether they come back"
+        if row.long_enough:
+            spread = f"{percent(row.recovered_low)} to {percent(row.recovered_high)}"
+            back = f"{int(row.recovered)} of {row.long_enough} come back ({spread}), {row.in_step} of them in step"
+        sentences.append(f"{head}: {agree}; {back}.")
+    if not len(table):
+        sentences.append("Nothing was replaced: no text reaches the position, or its strategy allows no such token.")
+    return sentences

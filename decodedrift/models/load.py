@@ -1,0 +1,284 @@
+"""The only place that loads weights: `loaded(checkpoint, variant)`, a context manager that reads back what it got."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from decodedrift.core.records import InputError, Variant, VariantError
+from decodedrift.core.secrecy import excerpt
+from decodedrift.models.compilation import compiled, compiler_failed, compiling
+from decodedrift.models.precisions import PRECISIONS, Rounded
+from decodedrift.models.precisions.floating import DTYPES, NAMES, KeepDouble, cast
+from decodedrift.models.rewrites import align, block_head, conv1d_to_linear, forget_generation_settings
+from decodedrift.models.sources.checkpoints import Checkpoint, quiet
+from decodedrift.models.sources.copies import copied
+from decodedrift.models.sources.copycontrol import control
+from decodedrift.models.sources.donor import copied_from
+from decodedrift.models.sources.weightfiles import pickled, tensors
+
+STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@dataclass
+class Loaded:
+    """A model ready to run as one variant, with what was read back from it.
+
+    facts: weights' real dtypes, quantized and rounded shares, attention kernel; all JSON-ready. path: how sequences are
+    read, one of `steps.PATHS`.
+    """
+
+    model: Any
+    variant: Variant
+    device: torch.device
+    facts: dict[str, Any] = field(default_factory=dict)
+    path: str = "shared"
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Inference mode, exact float32 matmuls, no autocast, the variant's threads; the caller's state is put back."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(self.device.type, enabled=False))
+            stack.enter_context(torch_state(self.variant.threads))
+            stack.enter_context(torch.inference_mode())
+            if self.variant.compute == "fp64":
+                stack.enter_context(KeepDouble())
+            if compiled(self.model):
+                stack.enter_context(compiling())
+            try:
+                yield
+            except RuntimeError as error:
+                if not compiler_failed(error):
+                    raise
+                raise VariantError(f"{self.variant.name}: cannot be compiled ({excerpt(error, 180)})") from error
+
+    def probe(self) -> torch.Tensor:
+        """Logits [1, 4, vocab] of four tokens, by the model's plain forward.
+
+        Raises:
+            VariantError: the model cannot run.
+        """
+        try:
+            with self.running(), quiet():
+                ids = torch.arange(1, 5, device=self.device) % self.model.get_input_embeddings().weight.shape[0]
+                return measurable(self.model(input_ids=ids[None], use_cache=False).logits)
+        except Exception as error:  # the caller's own model: its code raises anything
+            if isinstance(error, VariantError) or out_of_memory(error):
+                raise
+            raise VariantError(f"{self.variant.name}: {type(error).__name__}: {excerpt(error, 180)}") from error
+
+
+@contextmanager
+def torch_state(threads: int | None = None) -> Iterator[None]:
+    """Pins what changes numbers behind one's back, and restores the caller's settings."""
+    precision, before = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    torch.set_float32_matmul_precision("highest")
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None) -> Iterator[Loaded]:
+    """Loads one variant, checks that it got what was asked for, and frees it afterwards.
+
+    Args:
+        donor: the same checkpoint, loaded: its weights are copied instead of read again where that is exact.
+
+    Raises:
+        VariantError: the variant cannot run here.
+        InputError: the checkpoint itself is broken (missing, unexpected or mismatched tensors).
+    """
+    device = torch.device(variant.device or "cpu")
+    held = Loaded(None, variant, device)
+    try:
+        held.model = _ready(checkpoint, variant, device, donor)
+        held.facts = read_back(held.model, checkpoint, variant)
+        if checkpoint.module is not None:
+            given = [checkpoint.module] if donor is None else [checkpoint.module, donor.model]
+            held.facts["copy_control"] = control(held.model, variant.name, held.probe, given)
+        yield held
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, VariantError) or not out_of_memory(error):
+            raise
+        raise VariantError(f"{variant.name}: out of memory ({excerpt(error, 120)})") from error
+    finally:
+        held.model = None  # whoever still holds the record does not hold the weights
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def measurable(logits: torch.Tensor) -> torch.Tensor:
+    """Logits where float64 exists: Apple's GPU has none, so there they are measured on the CPU."""
+    return logits.cpu() if logits.device.type == "mps" else logits
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; on CPU torch raises a plain RuntimeError."""
+    if isinstance(error, VariantError) and error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def told(error: Exception) -> tuple[str, str]:
+    """(status, one line of at most 300 characters) for a row of failures."""
+    known = isinstance(error, (VariantError, InputError))
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    return "out_of_memory" if out_of_memory(error) else "failed", excerpt(text, 300)
+
+
+def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str, Any]:
+    """What the loaded model really is; asked for but not got is an error.
+
+    Raises:
+        VariantError: the weights are not in the type that was asked for.
+    """
+    dtypes: dict[str, int] = {}
+    total = 0
+    for parameter in model.parameters():
+        name = NAMES.get(parameter.dtype, str(parameter.dtype).removeprefix("torch."))
+        dtypes[name] = dtypes.get(name, 0) + parameter.numel()
+        total += parameter.numel()
+    rounded: Rounded = getattr(model, "_decodedrift_rounded", Rounded())
+    asked = variant.compute or "fp32"
+    kept = getattr(model, "_keep_in_fp32_modules", None) or getattr(model, "_keep_in_fp32_modules_strict", None)
+    if variant.precision != "int8-bnb" and set(dtypes) - {asked} and not (kept and set(dtypes) <= {asked, "fp32"}):
+        raise VariantError(f"{variant.name}: asked for {asked} weights, got {dtypes}")
+    return {
+        "variant": variant.name,
+        "precision": variant.precision,
+        "compute": asked,
+        "device": str(next(model.parameters()).device),
+        "weight_dtypes": dtypes,
+        "parameters": total,
+        "stored_dtypes": dict(checkpoint.stored),
+        "quantized_parameters": rounded.quantized_parameters,
+        "quantized_modules": rounded.quantized_modules,
+        "quantized_share": rounded.quantized_parameters / total if total else 0.0,
+        "rounded_share": rounded_share(checkpoint, asked) if not rounded.quantized_parameters else None,
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "experts": _experts(model),
+    } | dict(rounded.details)
+
+
+def rounded_share(checkpoint: Checkpoint, compute: str) -> float:
+    """Share of the checkpoint's elements that a floating type cannot represent: 0 where the variant rounds nothing."""
+    dtype = DTYPES[compute]
+    if all(name in STORED and torch.promote_types(STORED[name], dtype) == dtype for name in checkpoint.stored):
+        return 0.0  # every stored value exists in the wider type; no need to read them
+    if checkpoint.module is not None:
+        return _changed((p.detach() for p in checkpoint.module.parameters()), dtype)
+    return _changed_in_files(checkpoint.files, checkpoint.seen, dtype)
+
+
+@lru_cache(maxsize=64)
+def _changed_in_files(files: tuple[str, ...], seen: tuple[tuple[int, int], ...], dtype: torch.dtype) -> float:
+    """Read once in a process: it is most of the time that loading a 16-bit variant from a resident one takes."""
+    return _changed(tensors(files), dtype)
+
+
+def _changed(stored: Iterable[torch.Tensor], dtype: torch.dtype) -> float:
+    changed = total = 0
+    for tensor in stored:
+        if tensor.is_floating_point():
+            changed += int((tensor.to(dtype).to(tensor.dtype) != tensor).sum()) - int(tensor.isnan().sum())
+            total += tensor.numel()
+    return changed / total if total else 0.0
+
+
+def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor: Loaded | None = None) -> Any:
+    """The model in the variant's precision, on its device, in eval mode."""
+    precision = PRECISIONS[variant.precision]
+    compute = DTYPES[variant.compute or "fp32"]
+    if reason := precision.unavailable(device.type):
+        raise VariantError(reason)
+    if precision.load is not None:
+        model = _from_pretrained(checkpoint, variant, compute, **precision.load(variant.options))
+    else:
+        read_as = DTYPES[precision.read_as] if precision.read_as else compute
+        lent = copied_from(donor.model, donor.variant, variant, read_as) if donor is not None else None
+        model = _read(checkpoint, variant, read_as) if lent is None else lent
+        conv1d_to_linear(model)
+    rounded = Rounded()
+    if precision.apply is not None:
+        rounded = precision.apply(model, variant.options)
+    if precision.read_back is not None:
+        rounded = precision.read_back(model)
+    if precision.load is None:
+        if precision.read_as or compute == torch.float64:
+            cast(model, compute)
+        model.to(device)
+    align(model)
+    block_head(model)
+    forget_generation_settings(model)
+    if compute == torch.float64 and _experts(model):
+        model.set_experts_implementation("eager")  # the grouped kernels have no float64
+    model._decodedrift_rounded = rounded
+    return model.eval()
+
+
+def _read(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtype) -> Any:
+    if checkpoint.module is None:
+        return _from_pretrained(checkpoint, variant, dtype)
+    model = copied(checkpoint.module)
+    if variant.attention:
+        model.set_attn_implementation(variant.attention)
+    cast(model, dtype)
+    return model
+
+
+def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtype, **more: Any) -> Any:
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    if checkpoint.module is not None:
+        raise VariantError(f"{variant.name}: bitsandbytes converts while loading; give a folder or hub id, not a model")
+    checkpoint.check_unchanged()
+    list(checkpoint.headers())  # names a broken file, which the loader does not
+    if variant.attention:
+        more["attn_implementation"] = variant.attention
+    if "quantization_config" in more and variant.device:
+        more["device_map"] = {"": variant.device}
+    try:
+        with quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                checkpoint.source,
+                dtype=dtype,
+                use_safetensors=not pickled(checkpoint.files),
+                ignore_mismatched_sizes=True,  # reported, and refused below by name
+                output_loading_info=True,
+                generation_config=GenerationConfig(),  # its own is read for stop ids alone (`stops`), and may be broken
+                **checkpoint.arguments,
+                **more,
+            )
+    except (ImportError, ValueError, OSError, RuntimeError) as error:
+        if out_of_memory(error):
+            raise
+        text = excerpt(error, 180)
+        if "size mismatch" in text.lower() or "mismatch" in text.lower():
+            raise InputError(f"{checkpoint.name}: its weights do not fit its config.json ({text})") from None
+        raise VariantError(f"{variant.name}: cannot be loaded ({text})") from error
+    for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if found := sorted(str(k) for k in report.get(what) or ()):
+            raise InputError(
+                f"{checkpoint.name}: {len(found)} {what.removesuffix('_keys')} tensors in its weight files, "
+                f"for example {found[0]}; the checkpoint is incomplete or does not fit its config.json"
+            )
+    return model
+
+
+def _experts(model: Any) -> str | None:
+    """The kernel that a mixture-of-experts model uses, None for a dense one."""
+    if not any(hasattr(m, "is_transposed") and hasattr(m, "has_gate") for m in model.modules()):
+        return None
+    return str(getattr(model.config, "_experts_implementation", None))

@@ -1,0 +1,45 @@
+"""int8-bnb: LLM.int8() (Dettmers et al. 2022) through bitsandbytes, what users of `load_in_8bit` deploy."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import Any
+
+import torch
+
+from decodedrift.core.records import InputError
+from decodedrift.models.precisions import Rounded
+
+
+def unavailable() -> str | None:
+    """A reason where bitsandbytes (or accelerate, which its loader needs) is not installed."""
+    for package in ("bitsandbytes", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            return f"int8-bnb needs {package}: pip install 'decodedrift[bnb]'"
+    return None
+
+
+def load_arguments() -> dict[str, Any]:
+    """Keyword arguments that make `from_pretrained` convert while it loads."""
+    from transformers import BitsAndBytesConfig
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+
+
+def read_back(model: torch.nn.Module) -> Rounded:
+    """Counts what bitsandbytes really converted.
+
+    Raises:
+        InputError: nothing was converted (the library says nothing about it).
+    """
+    import bitsandbytes
+
+    found = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear8bitLt)]
+    if not found:
+        raise InputError("int8-bnb: bitsandbytes converted no module of this model; use int8")
+    count = sum(m.weight.numel() for m in found)
+    return Rounded(
+        count, len(found), {"scheme": "LLM.int8(), weights and activations", "version": bitsandbytes.__version__}
+    )

@@ -1,0 +1,46 @@
+"""A variant from weights that are in memory already: the same bits as reading the files again, without the reading.
+
+Weights in the donor's own type are shared with it, unless the precision converts them in place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from decodedrift.core.records import Variant
+from decodedrift.models.precisions import PRECISIONS
+from decodedrift.models.precisions.floating import cast
+from decodedrift.models.sources.copies import copied
+
+NARROWER = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def copied_from(model: Any, lent: Variant, variant: Variant, dtype: torch.dtype) -> Any | None:
+    """A loaded model once more, in another type; None where the copy might differ from what the files give.
+
+    It is exact from unquantized float32 on the CPU: every stored value is in it as it is, and narrowing it is what the
+    loader does. Models that keep some modules in float32 whatever is asked are left to the loader, as are kernels of
+    attention that it would have to check.
+
+    Args:
+        model: the donor, loaded as `lent`.
+        variant: what is wanted; of the same checkpoint.
+        dtype: the type to read the weights as.
+    """
+    if lent.precision != "fp32" or dtype not in NARROWER or variant.attention not in (None, "eager", "sdpa"):
+        return None
+    if lent.attention is not None or next(model.parameters()).device.type != "cpu":
+        return None
+    if any(getattr(model, name, None) for name in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")):
+        return None
+    own = PRECISIONS[variant.precision].apply is not None
+    made = {id(p): torch.nn.Parameter(p.detach().to(dtype, copy=own), requires_grad=False) for p in model.parameters()}
+    twin = copied(model, made)
+    cast(twin, dtype)
+    if variant.attention is not None:
+        twin.set_attn_implementation(variant.attention)
+        if twin.config._attn_implementation != variant.attention:
+            return None
+    return twin

@@ -1,0 +1,74 @@
+"""What a checkpoint and its tokenizer are, as hashes: equal here, equal logits and equal ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from decodedrift.core.records import Plan
+from decodedrift.core.secrecy import home_shortened
+from decodedrift.models.sources.checkpoints import Checkpoint
+
+
+def described(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A checkpoint for environment.json: what it is and the hashes of its weights and config; no path."""
+    return {
+        "name": home_shortened(checkpoint.name),
+        "kind": checkpoint.kind,
+        "commit": checkpoint.commit,
+        "type": checkpoint.config.model_type,
+        "stored_dtypes": checkpoint.stored,
+        "config": config_hash(checkpoint.config),
+        "files": weight_hashes(checkpoint),
+    }
+
+
+def weight_hashes(checkpoint: Checkpoint) -> dict[str, str]:
+    """SHA-256 of each weight file by file name, or of a model in memory as a whole: what the run was really made on.
+
+    The model's own code counts with its weights where it is trusted; on the hub the commit holds it.
+    """
+    if checkpoint.module is not None:
+        digest = hashlib.sha256()
+        for name, tensor in checkpoint.module.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return {"in memory": digest.hexdigest()}
+    found = {}
+    own = checkpoint.kind == "folder" and checkpoint.trust_remote_code
+    code = sorted(str(p) for p in Path(checkpoint.source).glob("*.py")) if own else []
+    for path in (*checkpoint.files, *code):
+        with open(path, "rb") as handle:
+            found[os.path.basename(path)] = hashlib.file_digest(handle, "sha256").hexdigest()
+    return found
+
+
+def config_hash(config: Any) -> str:
+    """SHA-256 of a model's configuration, less what changes no logit: where it came from and who wrote it."""
+    said = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    return _hash(said)
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """SHA-256 of all that a fast tokenizer does; of the vocabulary, the special tokens and the template of another."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    does = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    if backend is not None:
+        does = {k: v for k, v in does.items() if k not in ("padding", "truncation")}  # the state of the last call
+    return _hash([does, tokenizer.special_tokens_map, str(getattr(tokenizer, "chat_template", None))])
+
+
+def without_home(plan: Plan) -> Plan:
+    """The plan with the home folder shortened in every path that its tables and files would carry."""
+    candidates = tuple(replace(c, model=c.model and home_shortened(c.model)) for c in plan.candidates)
+    return replace(plan, model=home_shortened(plan.model), candidates=candidates)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,300 @@
+"""How transformers calls a model: prefill, step, cache, output. This file may break with its next release.
+
+Nothing goes by its name where it can go by what it does: a cache is what has `update` and `get_seq_length`. What a
+release must go on doing is checked where it is used; a breach is a VariantError that names the version.
+
+A run reads its sequences on one of three *paths*, the same for all its variants (`probe.py` decides):
+
+- `shared`: prompts are prefilled once, each row goes on over a copy of its prompt's cache, written in place; given
+  texts that share a prompt are read over one prefill of it;
+- `stock`: the same over the model's own kind of cache, given texts whole; `plain`: no cache, all whole at every step.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from decodedrift.core.records import VariantError
+from decodedrift.core.secrecy import excerpt
+from decodedrift.core.versions import versions
+from decodedrift.models.compilation import compiler_failed
+from decodedrift.models.kvcache import expand, kinds, plain
+from decodedrift.models.load import Loaded, measurable, out_of_memory
+from decodedrift.models.longrope import switch
+from decodedrift.models.sources.checkpoints import quiet
+
+PATHS = ("shared", "stock", "plain")  # the first is the fastest, the last needs least of transformers
+
+
+class Steps(Protocol):
+    """A batch of rows being read. logits: raw, [rows, vocab], what each row's next token is chosen from."""
+
+    logits: Tensor
+
+    @property
+    def cache(self) -> Any | None:
+        """The rows' KV cache, None without one."""
+        ...
+
+    def advance(self, tokens: Tensor, parents: Tensor | None = None) -> None:
+        """One token further. tokens: int64 [rows]; parents: int64 [rows], the row of its prompt that each continues."""
+        ...
+
+
+@contextmanager
+def reading(loaded: Loaded) -> Iterator[None]:
+    """The state in which a model is called: its own arithmetic, and transformers' chatter held back."""
+    with loaded.running(), quiet():
+        yield
+
+
+def begin(loaded: Loaded, prompts: Sequence[Sequence[int]], rows: Tensor, *, room: int, pad: int) -> Steps:
+    """Reads a batch of prompts on the model's path; within `reading`.
+
+    Args:
+        prompts: token ids. rows: int64 [rows], the prompt that each row continues. room: tokens that a row may take.
+
+    Raises:
+        VariantError: transformers does not do here what this path rests on.
+    """
+    if loaded.path == "plain":
+        return Whole(loaded, prompts, rows, pad=pad)
+    return Cached(loaded, prompts, rows, room=room, pad=pad, use_cache=loaded.variant.use_cache)
+
+
+class Cached:
+    """Rows over one left-padded prefill of their prompts.
+
+    Args:
+        ahead: tokens that the first call after the prefill reads: 1 for `advance`, more for `read`. use_cache: whether
+            a KV cache is kept; without one every step reads all again, left-padded.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        prompts: Sequence[Sequence[int]],
+        rows: Tensor,
+        *,
+        room: int,
+        pad: int,
+        ahead: int = 1,
+        use_cache: bool = True,
+    ) -> None:
+        self.loaded, self.model, self.use_cache, self.counts = loaded, loaded.model, use_cache, None
+        with calls(loaded, "prefill"):
+            ids, self.arguments = _prepared(loaded, prompts, pad, use_cache)
+            rows = rows.to(ids.device)
+            self.ids = ids
+            if (positions := getattr(self.model, "_get_initial_cache_position", None)) is not None:  # of early releases
+                self.arguments = positions(ids.shape[1], ids.device, self.arguments)
+            outputs = self.model(**self._inputs(ids.shape[1], is_first_iteration=True), return_dict=True)
+            self._take(outputs, ids.shape[1], ahead)
+            self.logits = measurable(outputs.logits[:, -1])[rows]
+            self.ids = ids[rows]
+            self.arguments = {k: _per_row(k, v, rows, len(prompts)) for k, v in self.arguments.items()}
+            cache = self.cache
+            loaded.facts["cache"] = kinds(cache)
+            check(loaded, cache is not None or not use_cache, "keeps its state where no KV cache is found")
+            inside = loaded.path != "shared" or cache is None or plain(cache)
+            check(loaded, inside, f"caches more than the keys and values of every token ({kinds(cache)})")
+            if cache is not None:
+                expand(cache, rows, room, in_place=loaded.path == "shared")
+
+    @property
+    def cache(self) -> Any | None:
+        """The KV cache as it is now: some models drop theirs on the way and begin another."""
+        return cache_of(self.loaded, self.arguments)
+
+    def advance(self, tokens: Tensor, parents: Tensor | None = None) -> None:
+        """One token further, each row on its own cache or on that of the row it continues."""
+        with calls(self.loaded, "step"):
+            if parents is not None:
+                parents = parents.to(self.ids.device)
+                self.ids = self.ids[parents]
+                if (cache := self.cache) is not None:
+                    cache.reorder_cache(parents)
+            self.ids = torch.cat([self.ids, tokens[:, None].to(self.ids.device)], dim=-1)
+            outputs = self.model(**self._inputs(1), return_dict=True)
+            self._take(outputs, self.ids.shape[1], 1)
+            self.logits = measurable(outputs.logits[:, -1])
+
+    def read(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Logits [rows, n, vocab] after each of n given tokens, int64 [rows, n]; mask is 0 at right padding."""
+        with calls(self.loaded, "reading"):
+            if (whole := self.arguments.get("attention_mask")) is not None:
+                whole[:, -mask.shape[1] :] = mask.to(whole.device)
+            before, at = self.ids.shape[1], switch(self.model.config)
+            across = at is not None and before <= at.length < before + tokens.shape[1]
+            check(self.loaded, not across, "changes its rotary factors within what is read at once")
+            self.ids = torch.cat([self.ids, tokens.to(self.ids.device)], dim=-1)
+            self.arguments.pop("logits_to_keep", None)  # it was the prefill's last one; here all are wanted
+            logits = self.model(**self._inputs(tokens.shape[1]), return_dict=True).logits
+            check(self.loaded, logits.shape[:2] == tokens.shape, "does not give logits of every token that it reads")
+            return measurable(logits)
+
+    def _inputs(self, count: int, **more: Any) -> Mapping[str, Any]:
+        """The arguments of a forward pass over the last `count` tokens."""
+        prepare = self.model.prepare_inputs_for_generation
+        check(self.loaded, _takes(prepare, "next_sequence_length"), "takes no next_sequence_length")
+        inputs: dict[str, Any] = prepare(
+            self.ids, next_sequence_length=count if self.use_cache else None, **more, **self.arguments
+        )
+        if self.use_cache and cache_of(self.loaded, inputs) is not None:
+            check(self.loaded, inputs["input_ids"].shape[1] == count, f"does not read the last {count} tokens alone")
+        return {name: value for name, value in inputs.items() if value is not None}  # None is not always the default
+
+    def _take(self, outputs: Any, width: int, ahead: int) -> None:
+        """Takes over what a forward pass over `width` tokens leaves for the next, which reads `ahead` more."""
+        self.arguments = self.model._update_model_kwargs_for_generation(outputs, self.arguments, num_new_tokens=ahead)
+        mask, cache = self.arguments.get("attention_mask"), self.cache
+        check(self.loaded, mask is None or mask.shape[1] == width + ahead, "does not lengthen its attention mask")
+        if cache is not None:
+            known = cache.get_seq_length() == width
+            self.counts = known if self.counts is None else self.counts  # a cache of states alone has no length
+            check(self.loaded, known or not (self.counts or plain(cache)), "does not cache every token that it reads")
+
+
+class Whole:
+    """Rows that are read from their beginning at every step, right-padded: nothing is kept from step to step."""
+
+    cache = None
+
+    def __init__(self, loaded: Loaded, prompts: Sequence[Sequence[int]], rows: Tensor, *, pad: int) -> None:
+        self.loaded, self.pad = loaded, pad
+        self.texts = [tuple(prompts[row]) for row in rows.tolist()]
+        loaded.facts["cache"] = kinds(None)
+        self.logits = self._last([tuple(ids) for ids in prompts])[rows.to(loaded.device)]
+
+    def advance(self, tokens: Tensor, parents: Tensor | None = None) -> None:
+        """One token further; all rows are read again."""
+        before = self.texts if parents is None else [self.texts[row] for row in parents.tolist()]
+        self.texts = [(*text, token) for text, token in zip(before, tokens.tolist(), strict=True)]
+        self.logits = self._last(self.texts)
+
+    def _last(self, texts: Sequence[tuple[int, ...]]) -> Tensor:
+        kept = read_whole(self.loaded, texts, [(len(text) - 1, len(text)) for text in texts], pad=self.pad)
+        return torch.cat(kept)
+
+
+def read_whole(
+    loaded: Loaded, texts: Sequence[Sequence[int]], kept: Sequence[tuple[int, int]], *, pad: int
+) -> list[Tensor]:
+    """Texts from their beginning, right-padded and without a cache; within `reading`.
+
+    Args:
+        texts: token ids of at least one token each. kept: of each text the positions [first, end) whose logits are
+            wanted.
+
+    Returns:
+        raw logits [end - first, vocab] of each text.
+    """
+    width, at = max(map(len, texts)), switch(loaded.model.config)
+    if at is not None and len(texts) > 1 and width > at.length:  # its factors follow the longest text of a batch
+        return [read_whole(loaded, [t], [k], pad=pad)[0] for t, k in zip(texts, kept, strict=True)]
+    ids = torch.full((len(texts), width), pad, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text, dtype=torch.long)
+        mask[row, : len(text)] = 1
+    begin, end = min(first for first, _ in kept), max(last for _, last in kept)
+    arguments = {} if bool(mask.all()) else {"attention_mask": mask.to(loaded.device)}
+    sliced = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
+    if sliced:
+        arguments["logits_to_keep"] = torch.arange(begin, max(end, begin + 1), device=loaded.device)
+    with calls(loaded, "reading"):
+        logits = loaded.model(input_ids=ids.to(loaded.device), use_cache=False, return_dict=True, **arguments).logits
+        expected = (len(texts), max(end - begin, 1) if sliced else width)
+        check(loaded, logits.shape[:2] == expected, "does not give logits of every token that it reads")
+    logits = measurable(logits)
+    offset = begin if sliced else 0
+    return [logits[row, first - offset : last - offset] for row, (first, last) in enumerate(kept)]
+
+
+def cache_of(loaded: Loaded, arguments: Mapping[str, Any]) -> Any | None:
+    """The KV cache among a model's arguments, by what it can do.
+
+    Raises:
+        VariantError: more than one object could be it.
+    """
+    able = [v for v in arguments.values() if hasattr(v, "update") and hasattr(v, "get_seq_length")]
+    check(loaded, len({id(v) for v in able}) < 2, "carries several KV caches; which is its own cannot be told")
+    return able[0] if able else None
+
+
+def check(loaded: Loaded, kept: bool, breach: str) -> None:
+    """What a release of transformers must go on doing.
+
+    Raises:
+        VariantError: it does not.
+    """
+    if not kept:
+        kind, version = type(loaded.model).__name__, versions()["transformers"]
+        raise VariantError(f"{loaded.variant.name}: {kind} {breach} (transformers {version})")
+
+
+@contextmanager
+def calls(loaded: Loaded, what: str) -> Iterator[None]:
+    """Foreign code at work: whatever it raises is this variant's failure, with the version in it; memory aside."""
+    try:
+        yield
+    except VariantError:
+        raise
+    except Exception as error:
+        if out_of_memory(error) or compiler_failed(error):
+            raise
+        kind, version = type(loaded.model).__name__, versions()["transformers"]
+        said = f"{type(error).__name__}: {excerpt(error, 160)}"
+        raise VariantError(f"{loaded.variant.name}: {kind}, {what} with transformers {version}: {said}") from error
+
+
+def _prepared(
+    loaded: Loaded, prompts: Sequence[Sequence[int]], pad: int, use_cache: bool
+) -> tuple[Tensor, dict[str, Any]]:
+    """(ids, arguments) of one left-padded batch, as `generate` prepares them for each family."""
+    from transformers import GenerationConfig
+
+    width = max(len(ids) for ids in prompts)
+    input_ids = torch.full((len(prompts), width), pad, dtype=torch.long)
+    mask = torch.zeros_like(input_ids)
+    for row, ids in enumerate(prompts):
+        input_ids[row, width - len(ids) :] = torch.tensor(ids)
+        mask[row, width - len(ids) :] = 1
+    asked = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, pad_token_id=pad, use_cache=use_cache)
+    prepared: list[Any] = []
+
+    def keep(model: Any, input_ids: Tensor, **arguments: Any) -> Tensor:
+        prepared[:] = input_ids, arguments
+        return input_ids
+
+    loaded.model.generate(
+        input_ids.to(loaded.device),
+        attention_mask=mask.to(loaded.device),
+        generation_config=asked,
+        custom_generate=keep,
+    )
+    check(loaded, len(prepared) == 2, "does not hand its prepared inputs to custom_generate")
+    ids, arguments = prepared
+    for unused in ("generation_config", "logits_processor", "stopping_criteria"):  # the plan says everything
+        arguments.pop(unused, None)
+    return ids, arguments
+
+
+def _per_row(name: str, value: Any, rows: Tensor, prompts: int) -> Any:
+    """An argument of a batch of prompts, each row taking its prompt's; the cache, and vectors of positions, aside."""
+    if not isinstance(value, Tensor) or value.dim() < 2:
+        return value
+    if name == "position_ids" and value.dim() == 3:  # [kinds of position, batch, tokens]
+        return value[:, rows]
+    return value[rows] if value.shape[0] == prompts else value
+
+
+def _takes(function: Any, name: str) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == name or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)

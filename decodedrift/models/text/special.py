@@ -1,0 +1,57 @@
+"""Special tokens in prompts where one does not expect them: they run, and whoever reads the figures should know.
+
+A second BOS comes of a text that spells it (`<s>hi`) under a tokenizer that adds one, or of a chat template; models
+were not trained on two. A stop token within a prompt is where a text of the model's would have ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from decodedrift.core.records import Prompt
+from decodedrift.models.sources.checkpoints import quiet
+from decodedrift.models.text.vocabulary import Vocabulary
+
+NAMED = 3  # prompts that one line names
+
+
+def warnings(
+    vocab: Vocabulary, prompts: Sequence[Prompt], encoded: Mapping[str, Sequence[int]], chat: bool, words: bool
+) -> list[str]:
+    """A sentence for each kind of oddity, with the ids of its prompts; with `words` also the token's text."""
+    names: dict[str, list[str]] = {}
+    with quiet():
+        first = list(vocab.tokenizer("")["input_ids"])[:1]
+        for prompt in prompts:
+            own = vocab.ids(prompt.text, special=False) if chat else list(encoded[prompt.id])
+            if not chat and first == [vocab.bos]:
+                own = own[1:]  # the tokenizer's
+            for said in _odd(vocab, encoded[prompt.id], own, words):
+                names.setdefault(said, []).append(prompt.id)
+    return [f"{_listed(ids)}: {said}" for said, ids in names.items()]
+
+
+def _odd(vocab: Vocabulary, ids: Sequence[int], own: Sequence[int], words: bool) -> Iterator[str]:
+    """What is odd about a prompt's ids, of which `own` are its text's."""
+
+    def told(token_id: int) -> str:
+        return f" ({vocab.token(token_id)})" if words else ""
+
+    bos = vocab.bos
+    if bos is not None and list(ids[:2]) == [bos, bos]:
+        spelt = "the text spells one: take it out" if bos in own else "the chat template writes both"
+        yield f"two BOS tokens{told(bos)} at the beginning; {spelt}"
+    elif bos is not None and bos in own and bos not in vocab.eos:
+        yield f"the text spells the BOS token{told(bos)}, which is read as that token"
+    else:
+        bos = None
+    stop = next((i for i in own if i in vocab.eos and i != bos), None)
+    if stop is not None:
+        yield f"the text holds a stop token{told(stop)}, where a text ends; take it out unless that is meant"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`prompt a`, or `prompts a, b, c and 13 more`."""
+    shown = ", ".join(name[:40] for name in names[:NAMED])
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"prompt{'s' * (len(names) > 1)} {shown}{more}"

@@ -1,0 +1,165 @@
+"""The compounding index: shape k of a discrete Weibull of first divergences, S(t) = exp(-((t + 1) / scale)^k).
+
+k = 1 is a constant risk per token, the geometric (1 - e)^n; above 1 the risk grows with length, below 1 it lies in
+front, or the prompts are of unequal risk, which looks the same (Nakagawa and Osaki 1975).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy import optimize, stats
+
+from decodedrift.numerics.survival import Observed
+
+SHAPES = (0.02, 50.0)  # a shape beyond either is no shape: all risk at the first token, or all at one length
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The fit. low may be 0 and high inf where the traces do not bound k on that side.
+
+    value, low, high, p_value, scale are NaN where there is no fit, and `why` says the reason. p_value: likelihood
+    ratio against k = 1. scale: tokens; S is 1/e there.
+    """
+
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    p_value: float = math.nan
+    scale: float = math.nan
+    why: str = ""
+
+
+def fit(seen: Observed) -> Shape:
+    """Maximum likelihood with right censoring, and the profile-likelihood interval.
+
+    An event at t contributes S(t-1) - S(t) with S(-1) = 1, a censored trace S(compared - 1). Where prompts have
+    several traces the likelihood ratio is divided by the design effect of k, its clustered over its plain variance and
+    at least 1 (Kent 1982), and referred to F(1, prompts - 1), so that seeds do not pass for prompts.
+    """
+    count = int(seen.event.sum())
+    if not count:
+        return Shape(why="nothing diverged" if len(seen.tokens) else "nothing was compared")
+    times = np.unique(seen.tokens[seen.event])
+    if len(times) == 1 and count == len(seen.tokens):
+        return Shape(why=f"all diverged at position {times[0] - 1}")
+    likelihood = _Likelihood(seen)
+    ends = [math.log(k) for k in SHAPES]
+    if likelihood.slope(ends[0]) <= 0:
+        return Shape(why="the risk lies in the first token alone (k runs to 0)")
+    if likelihood.slope(ends[1]) >= 0:
+        return Shape(why="the risk lies at one length alone (k has no bound)")
+    best, info = optimize.brentq(likelihood.slope, *ends, xtol=1e-10, full_output=True)
+    top = likelihood.value(best)
+    elsewhere = max(likelihood.value(u) for u in np.linspace(ends[0], ends[1], 9))
+    if not info.converged or not math.isfinite(top) or elsewhere > top + 1e-6:
+        return Shape(why="the fit did not converge")
+    effect = likelihood.design_effect(best)
+    if not math.isfinite(effect):
+        return Shape(why="one prompt with several seeds: no interval") if seen.clusters < 2 else Shape(why="no spread")
+
+    several = seen.clusters < len(seen.tokens)
+    ratios = stats.f(1, seen.clusters - 1) if several else stats.chi2(1)
+    level = float(ratios.ppf(0.95))
+
+    def short(u: float) -> float:
+        return 2 * (top - likelihood.value(u)) / effect - level
+
+    low = math.exp(optimize.brentq(short, ends[0], best)) if short(ends[0]) > 0 else 0.0
+    high = math.exp(optimize.brentq(short, best, ends[1])) if short(ends[1]) > 0 else math.inf
+    ratio = max(0.0, 2 * (top - likelihood.value(0.0)) / effect)
+    k = math.exp(best)
+    scale = likelihood.unit * math.exp(-likelihood.level(best) / k)
+    return Shape(k, low, high, float(ratios.sf(ratio)), scale)
+
+
+class _Likelihood:
+    """Log-likelihood in u = ln k with the scale profiled out; H(n) = exp(a) (n / unit)^k is the cumulative hazard."""
+
+    def __init__(self, seen: Observed) -> None:
+        self.seen = seen
+        keys, self.index, self.times = np.unique(
+            np.stack([seen.tokens, seen.event]), axis=1, return_inverse=True, return_counts=True
+        )
+        self.index = self.index.reshape(-1)
+        self.tokens, self.event = keys[0].astype(float), keys[1].astype(bool)
+        self.unit = float(np.median(seen.tokens))
+        self.near = 0.0  # the last root: the next is not far
+        self.level = cache(self._level)
+        with np.errstate(divide="ignore"):
+            self.log_end = np.log(self.tokens / self.unit)
+            self.log_begin = np.log((self.tokens - 1) / self.unit)
+
+    def _hazards(self, a: float, u: float) -> tuple[np.ndarray, np.ndarray]:
+        """H before and after the last token at risk, each kind of trace."""
+        k = math.exp(u)
+        return np.exp(a + k * self.log_begin), np.exp(a + k * self.log_end)
+
+    def _terms(self, a: float, u: float) -> np.ndarray:
+        before, after = self._hazards(a, u)
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.where(self.event, -before + np.log(-np.expm1(before - after)), -after))
+
+    def _by_a(self, a: float, u: float) -> np.ndarray:
+        """d/da of each kind's term."""
+        before, after = self._hazards(a, u)
+        return np.asarray(np.where(self.event, -before + _over_expm1(after - before, after - before), -after))
+
+    def _by_u(self, a: float, u: float) -> np.ndarray:
+        """d/du of each kind's term."""
+        before, after = self._hazards(a, u)
+        k = math.exp(u)
+        d_before = before * k * np.where(before > 0, self.log_begin, 0.0)
+        d_after = after * k * self.log_end
+        return np.asarray(np.where(self.event, -d_before + _over_expm1(d_after - d_before, after - before), -d_after))
+
+    def _level(self, u: float) -> float:
+        """The a that is best for this u: the gradient falls in a, so it has one root."""
+
+        def falling(a: float) -> float:
+            return float(self.times @ self._by_a(a, u))
+
+        width = 1.0
+        while falling(self.near - width) < 0 or falling(self.near + width) > 0:
+            width *= 4
+        self.near = float(optimize.brentq(falling, self.near - width, self.near + width, xtol=1e-11))
+        return self.near
+
+    def value(self, u: float) -> float:
+        """Profile log-likelihood."""
+        return float(self.times @ self._terms(self.level(u), u))
+
+    def slope(self, u: float) -> float:
+        """Its derivative; by the envelope theorem the partial one."""
+        return float(self.times @ self._by_u(self.level(u), u))
+
+    def design_effect(self, u: float) -> float:
+        """Clustered over plain variance of ln k, at least 1; 1 for one trace a prompt, NaN for one cluster."""
+        groups = self.seen.clusters
+        if groups == len(self.seen.tokens):
+            return 1.0
+        if groups < 2:
+            return math.nan
+        a, step = self.level(u), 1e-5
+
+        def gradient(da: float, du: float) -> np.ndarray:
+            return np.array([float(self.times @ part(a + da, u + du)) for part in (self._by_a, self._by_u)])
+
+        information = np.stack([gradient(-step, 0) - gradient(step, 0), gradient(0, -step) - gradient(0, step)])
+        information /= 2 * step
+        plain = np.linalg.inv((information + information.T) / 2)
+        scores = np.stack([self._by_a(a, u), self._by_u(a, u)])[:, self.index]
+        sums = np.stack([np.bincount(self.seen.cluster, weights=s) for s in scores])
+        clustered = plain @ (groups / (groups - 1) * sums @ sums.T) @ plain
+        effect = float(clustered[1, 1] / plain[1, 1])
+        return max(1.0, effect) if plain[1, 1] > 0 and math.isfinite(effect) else math.nan
+
+
+def _over_expm1(x: np.ndarray, hazard: np.ndarray) -> np.ndarray:
+    """x / (e^hazard - 1), 0 where that overflows."""
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(hazard < 700, x / np.expm1(hazard), 0.0))

@@ -1,0 +1,87 @@
+"""`--dry-run`: what a run would do, in what memory, and about how long, without loading a weight."""
+
+from __future__ import annotations
+
+from decodedrift.models.loading import SHARE, floors, flops, loading, waiting_bytes
+from decodedrift.models.machine import flops_per_second
+from decodedrift.runs.prepare import Prepared
+
+GIB = 2**30
+
+
+def forecast(ready: Prepared) -> str:
+    """A few lines: jobs, rows, memory, estimated time."""
+    plan, world = ready.plan, ready.world
+    variants = [plan.reference, *plan.candidates]
+    traces = len(plan.prompts) * len(plan.cells)
+    scored = sum(t.tokens for t in world.texts.values())
+    rows = (traces * plan.max_new_tokens) * (len(plan.candidates) + len(floors(world))) + scored * len(plan.candidates)
+    weights = world.weight_bytes(plan.reference) + max(world.weight_bytes(c) for c in plan.candidates)
+    low, high = _seconds(ready)
+    loads = loading(world, ready.jobs)
+    extra = _extra(ready)
+    return "\n".join([
+        ready.announcement(),
+        f"jobs      {len(ready.jobs)} ({plan.prompts_per_job} prompts each; texts in jobs of their own)",
+        f"variants  {', '.join(v.name for v in variants)}",
+        f"cells     {len(plan.cells)} strategy x seed: {', '.join(f'{s.label} (seed {n})' for s, n in plan.cells)}",
+        f"rows      up to {traces * len(variants)} traces, {rows} positions, {scored} text tokens per variant",
+        *([f"extra     {'; '.join(extra)}"] if extra else []),
+        f"memory    about {(weights + world.batch_bytes()) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
+        f" ({world.resident} resident, batch size {plan.batch_size})",
+        f"logits    {_waiting(ready)}",
+        f"loading   weights {loads.loads} times ({_kept(ready, loads.share)}),"
+        f" about {_percent(loads.share)} of the time",
+        f"time      roughly {_span(low)} to {_span(high)} on {plan.device}, after loading",
+    ])  # fmt: skip
+
+
+def _kept(ready: Prepared, share: float) -> str:
+    """Why weights are loaded as often as they are."""
+    if ready.world.keeps or len(ready.jobs) == 1:
+        return "each variant once" if ready.world.both_fit else "each variant once, the reference again to judge"
+    more = "; fewer with more --prompts-per-job or --memory" if share > SHARE else ""
+    return f"in each job anew: together they do not fit the memory{more}"
+
+
+def _waiting(ready: Prepared) -> str:
+    """How much of the reference's logits waits in a job, and where."""
+    world = ready.world
+    size, budget = waiting_bytes(world), world.spool_bytes
+    where = "in memory" if size <= budget else f"{_size(budget)} in memory, the rest in files"
+    return f"up to {_size(size)} of the reference's wait for the candidates in a job, {where}"
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
+
+
+def _percent(share: float) -> str:
+    return "less than 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")
+
+
+def _extra(ready: Prepared) -> list[str]:
+    """The passes that --inject and --decompose ask for, beside the run's own."""
+    plan, said = ready.plan, []
+    if plan.inject:
+        said.append(f"{len(plan.candidates)} passes of the reference with tokens put in")
+    if plan.decompose:
+        said.append(f"{1 + 2 * len(plan.candidates)} readings token by token, {len(plan.candidates)} of own texts")
+    return said
+
+
+def _seconds(ready: Prepared) -> tuple[float, float]:
+    """From a measured matrix product: decoding reaches between a tenth and a half of its speed."""
+    speed = flops_per_second(ready.plan.device)
+    work = flops(ready.world, len(ready.plan.prompts))
+    return work / speed * 2, work / speed * 10
+
+
+def _span(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,0 +1,141 @@
+"""Going on with a run: what its folder holds, and whether what is asked now is the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from decodedrift.core.formats import path_of
+from decodedrift.core.records import InputError, Plan, plain
+from decodedrift.core.secrecy import home_shortened
+from decodedrift.runs.plan import IDENTITY, NO_NUMBERS
+from decodedrift.runs.runfolder import RunFolder, Stored
+from decodedrift.runs.settings import NOTHING, Settings, Settled, make_settings, shortened
+
+MOST = 3  # differences that one line names
+# by the memory that was free when the run began, or found out under way
+SETTLED = (
+    "batch_size_asked",
+    "batch_size",
+    "memory_bytes",
+    "resident",
+    "spilled_bytes",
+    "lowered",
+    "path",
+    "path_reasons",
+)
+
+
+def begun(folder: str | Path) -> Stored:
+    """What the folder of a run says of itself.
+
+    Raises:
+        InputError: no run was begun there.
+    """
+    path = path_of(folder)
+    stored = RunFolder(path).stored()
+    if stored is None:
+        raise InputError(f"{path}: no run was begun here (no plan.json in it); name the folder of a run")
+    return stored
+
+
+def unfinished(plan: Plan) -> dict[str, Any]:
+    """What a resume needs beside the plan: where relative paths begin, texts kept off it."""
+    found: dict[str, Any] = {"folder": home_shortened(os.getcwd())}
+    if plan.no_text:
+        found |= {"prompts": plain(plan.prompts), "texts": plain(plan.texts)}
+    return found
+
+
+def asked_again(stored: Stored) -> Settings:
+    """The settings of a stored run, so that its folder alone is enough to go on.
+
+    Raises:
+        InputError: it died before its texts were on disk, or ran a model in memory.
+    """
+    kept = {k: stored.unfinished[k] for k in ("prompts", "texts") if k in stored.unfinished}
+    if stored.plan.get("no_text") and not kept:
+        raise InputError("this run died before its prompts were on disk; give the whole command again with --resume")
+    if stored.environment.get("model", {}).get("kind") == "memory":
+        raise InputError(
+            "this run's model was in memory; go on where it is: compare(model, tokenizer=..., out=..., resume=True)"
+        )
+    made = stored.environment.get("generation", {})
+    asked = {"batch_size": made["batch_size_asked"]} if "batch_size_asked" in made else {}
+    return make_settings(stored.plan | kept | asked)
+
+
+def settled(stored: Stored | None, asked: Settings) -> Settled:
+    """The sizes that a run was settled at, where the same was asked: memory that is free now changes nothing."""
+    if stored is None:
+        return NOTHING
+    made = stored.environment.get("generation", {})
+    same = made.get("batch_size_asked") == asked.batch_size
+    return Settled(made["batch_size"] if same else None, stored.plan.get("prompts_per_job"))
+
+
+def refuse_another(stored: Stored, plan: Plan, environment: Mapping[str, Any], where: str) -> None:
+    """Rows of two runs never mix.
+
+    Raises:
+        InputError: the plan, the weights, the tokenizer or the environment differ; names what.
+    """
+    kept, asked = dict(stored.plan), json.loads(json.dumps(plan.as_dict()))
+    if kept.get("no_text") != asked["no_text"]:  # one side has no texts to compare
+        kept, asked = ({k: v for k, v in side.items() if k not in ("prompts", "texts")} for side in (kept, asked))
+    for key in NO_NUMBERS:
+        kept.pop(key, None)
+        asked.pop(key, None)
+    found = list(_differences("", kept, asked))
+    if stored.environment:
+        for key in IDENTITY:
+            now = json.loads(json.dumps(environment[key], default=str))
+            then = stored.environment.get(key)
+            if key == "generation":
+                then, now = ({k: v for k, v in side.items() if k not in SETTLED} for side in (then or {}, now))
+            found += _differences("" if key == "numerical" else key, then, now)
+    if found:
+        more = f" and {len(found) - MOST} more" if len(found) > MOST else ""
+        raise InputError(
+            f"{where} holds another run: {'; '.join(found[:MOST])}{more}; ask for the same, or name a new folder"
+        )
+
+
+def _differences(place: str, then: Any, now: Any) -> Iterator[str]:
+    """`place: before there, after here` for every leaf that differs; hashes and long texts are only said to differ."""
+    if then == now:
+        return
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*then, *now]):
+            yield from _differences(f"{place} {key}".strip(), then.get(key), now.get(key))
+    elif isinstance(then, list) and isinstance(now, list):
+        yield from _lists(place, then, now)
+    elif _hash(then) and _hash(now):
+        yield f"{place} differs"
+    else:
+        yield f"{place} {shortened(then, 30)} there, {shortened(now, 30)} here"
+
+
+def _lists(place: str, then: list[Any], now: list[Any]) -> Iterator[str]:
+    named = [{_name(i): i for i in side} for side in (then, now)]
+    for name in dict.fromkeys([*named[0], *named[1]]):
+        if name not in named[0] or name not in named[1]:
+            yield f"{place} {name} only {'there' if name in named[0] else 'here'}"
+        else:
+            yield from _differences(f"{place} {name}", named[0][name], named[1][name])
+    if list(named[0]) != list(named[1]) and set(named[0]) == set(named[1]):
+        yield f"{place} are in another order"
+
+
+def _name(item: Any) -> str:
+    """What an entry of a list is called: a variant, a strategy, a prompt, a seed."""
+    if isinstance(item, Mapping):
+        return str(item.get("label") or item.get("name") or item.get("id"))
+    return str(item)
+
+
+def _hash(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")

@@ -1,0 +1,85 @@
+"""Jobs run one by one; where memory runs out the batch is halved, for all variants of the job alike.
+
+Where a variant needs a plainer path than the run is on, its first job is run again on that path, for all of them too.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+from decodedrift.core.files import disk_failed
+from decodedrift.core.progress import Progress
+from decodedrift.core.records import InputError, Job, VariantError
+from decodedrift.experiments.compare.job import execute
+from decodedrift.measure.tables import JobResult
+from decodedrift.models.load import out_of_memory
+from decodedrift.models.probe import AnotherPath
+from decodedrift.models.world import World
+
+
+@dataclass
+class Worker:
+    """Runs jobs of one world.
+
+    size: the batch size to begin with; once lowered it stays so, as the next job would only run out again. Rows are
+    made of a whole job in one size, and the result says which.
+    """
+
+    world: World
+    progress: Progress
+    spill: str | None
+    size: int
+
+    def __call__(self, job: Job) -> JobResult:
+        """One job's rows.
+
+        Raises:
+            InputError: the reference cannot run, or the disk failed.
+        """
+        asked = self.world.plan.batch_size
+        while (result := self._tried(job)) is None:
+            self.progress.stop()
+            self.world.close()
+            self.size //= 2
+        result.batch_size = self.size if self.size != asked else None
+        result.path, self.world.route.fixed = self.world.route.said(), True
+        return result
+
+    def _tried(self, job: Job) -> JobResult | None:
+        """A job in the present batch size; None where half of it may help."""
+        world = replace(self.world, plan=replace(self.world.plan, batch_size=self.size))
+        try:
+            result = execute(job, world, self.progress, self.spill)
+        except AnotherPath:
+            self.progress.stop()
+            return self._tried(job)
+        except (VariantError, RuntimeError, MemoryError) as error:
+            self._still_there(error)
+            if not (isinstance(error, VariantError) or out_of_memory(error)):
+                raise
+            if out_of_memory(error) and self.size > 1 and world.plan.reference.batch_size is None:
+                return None
+            said = " ".join(str(error).split())
+            name = world.plan.reference.name
+            said = said if isinstance(error, VariantError) else f"{name}: out of memory ({said[:120]})"
+            raise InputError(f"the reference cannot run: {said}") from error
+        except OSError as error:
+            self._still_there(error)
+            if disk_failed(error):
+                where = self.spill or "the folder for temporary files"
+                raise InputError(f"{where}: cannot be written ({error.strerror}); finished jobs are kept") from error
+            raise
+        return None if self.size > 1 and self._too_large(result) else result
+
+    def _still_there(self, error: Exception) -> None:
+        """The folder in which logits wait may have gone, and they with it."""
+        if self.spill is not None and not os.path.isdir(self.spill):
+            raise InputError(f"{self.spill}: the run folder has been moved or deleted; start again") from error
+
+    def _too_large(self, result: JobResult) -> bool:
+        """Whether a variant ran out of memory in the plan's batch size; weights that do not fit are no matter of it."""
+        own = {v.name for v in self.world.plan.candidates if v.batch_size}
+        return any(
+            f["status"] == "out_of_memory" and f["stage"] != "load" and f["variant"] not in own for f in result.failures
+        )

@@ -1,0 +1,299 @@
+"""The run folder: finished jobs written atomically, the tables made of them, and both read back.
+
+plan.json is written before anything else and environment.json next. `unfinished.json` holds what a resume needs and a
+finished run does not (where it was started, with --no-text the texts); that it goes is what finishes a run. The tables
+are CSV; positions and alternatives are Parquet, a part a job, under one explicit schema.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+
+from decodedrift.core import untrusted
+from decodedrift.core.files import LOCK, atomic, linked, locked, sync, writable, writing
+from decodedrift.core.formats import path_of, read_json
+from decodedrift.core.records import InputError
+from decodedrift.measure.tables import TABLES, Gathered, JobResult, joined, typed, without_words
+from decodedrift.runs.tablefiles import read_csv, read_parquet, write_csv, write_parquet
+
+PART_TABLES = ("positions", "alternatives", "steps")  # too long for CSV: a folder of Parquet parts
+UNFOLDED = ("alternatives",)  # no mean is made of it and it is the longest: read only by who asks
+JOB_TABLES = ("traces", "divergences", *PART_TABLES, "injection", "tokens", "timings", "failures")
+ROW_TABLES = ("traces", "divergences", "injection", "perplexity", "tokens", "timings", "failures")
+FOLDS = (  # made of the rows, and made again of them when a run is opened
+    "distribution", "summary", "survival", "growth", "after", "risk", "comparisons", "flip_law",
+    "flip_calibration", "decomposition",
+)  # fmt: skip
+CSV_TABLES = (*ROW_TABLES, *FOLDS)
+FOLDED = tuple(t for t in JOB_TABLES if t not in UNFOLDED)
+MARK, RAN_ON, UNFINISHED = "plan.json", "environment.json", "unfinished.json"
+WAITING = "decodedrift-"  # how the folders begin in which logits wait; a kill leaves them
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a run folder says of itself. unfinished: empty once the run has finished."""
+
+    plan: dict[str, Any]
+    environment: dict[str, Any]
+    unfinished: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is complete: tables, report and all."""
+        return bool(self.environment) and not self.unfinished
+
+
+class RunFolder:
+    """One run's folder, locked while it is entered. `create` wants a new one, `reopen` also one that was begun."""
+
+    def __init__(self, path: str | Path, fresh: bool = True) -> None:
+        self.path = Path(path)
+        self.fresh = fresh
+        self._held = ExitStack()
+
+    @classmethod
+    def create(cls, path: str | Path) -> RunFolder:
+        """A new folder (or an empty one).
+
+        Raises:
+            InputError: it holds something already, or cannot be written.
+        """
+        folder = writable(path, "--out")
+        if _foreign(folder):
+            resumable = "; --resume goes on with the run in it" if (folder / MARK).exists() else ""
+            raise InputError(
+                f"--out {folder}: the folder is not empty{resumable}; nothing is overwritten, name a new one"
+            )
+        return cls(folder)
+
+    @classmethod
+    def reopen(cls, path: str | Path) -> RunFolder:
+        """The folder of a run that was begun; one that is absent, empty, or died before its plan.json is begun anew.
+
+        Raises:
+            InputError: it holds something else, or cannot be written.
+        """
+        folder = writable(path, "--resume")
+        if not (folder / MARK).exists() and (other := _foreign(folder)):
+            raise InputError(f"--resume {folder}: not a run folder (it holds {other[0]} and no {MARK}); name another")
+        return cls(folder, fresh=not (folder / MARK).exists())
+
+    def __enter__(self) -> RunFolder:
+        self._held.enter_context(locked(self.path))
+        if self.fresh and (self.path / MARK).exists():
+            self._held.close()
+            raise InputError(f"{self.path}: another run has just begun in this folder; name a new one")
+        for left in [*self.path.glob(f"{WAITING}*"), *self.path.glob("jobs/*.part")]:
+            shutil.rmtree(left, ignore_errors=True)
+        for left in self.path.glob("**/*.part"):
+            left.unlink()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
+        if kind is not None and self.fresh:
+            with suppress(OSError):  # a run that was refused leaves no empty folder
+                self.path.rmdir()
+
+    def begin(self, plan: Mapping[str, Any], environment: Mapping[str, Any], unfinished: Mapping[str, Any]) -> None:
+        """Writes what a resume goes by, the plan before anything else."""
+        self.write_json(MARK, plan)
+        self.write_json(UNFINISHED, unfinished)
+        self.write_json(RAN_ON, environment)
+
+    def finish(self, environment: Mapping[str, Any]) -> None:
+        """The last step: from here on the run counts as finished."""
+        self.write_json(RAN_ON, environment)
+        with writing(self.path):
+            (self.path / UNFINISHED).unlink(missing_ok=True)
+            sync(self.path)
+
+    def stored(self) -> Stored | None:
+        """What the folder says of itself; None where not even the plan was written.
+
+        Raises:
+            InputError: a file of it cannot be read.
+        """
+        if not (self.path / MARK).is_file():
+            return None
+        found = [_json(p) if (p := self.path / name).is_file() else {} for name in (MARK, RAN_ON, UNFINISHED)]
+        return Stored(*found)
+
+    def discard(self) -> None:
+        """Takes away a folder in which no job finished: a run that was refused leaves nothing."""
+        if self.fresh and not any((self.path / "jobs").glob("*")):
+            for name in (MARK, RAN_ON, UNFINISHED):
+                with suppress(OSError):  # on a disk that has become read-only the refusal is the error to tell
+                    (self.path / name).unlink(missing_ok=True)
+            for folder in (self.path / "jobs", self.path):
+                with suppress(OSError):  # someone else's file is in it: it stays
+                    folder.rmdir()
+
+    def write_json(self, name: str, value: Any) -> None:
+        """A JSON file, whole or not at all."""
+        self.write_text(name, untrusted.to_json(value) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """A text file, whole or not at all."""
+        with atomic(self.path / name) as part:
+            part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+    def write_job(self, result: JobResult) -> None:
+        """A finished job under jobs/<key>/, whole or not at all.
+
+        Raises:
+            InputError: the disk is full, or the folder has gone (it is not made again: earlier jobs went with it).
+        """
+        final = self.path / "jobs" / result.key
+        part = final.with_name(final.name + ".part")
+        if not (self.path / MARK).is_file():
+            raise InputError(f"{self.path}: the run folder has been moved or deleted; start again")
+        shutil.rmtree(part, ignore_errors=True)
+        with writing(final):
+            part.mkdir(parents=True)
+            for table in JOB_TABLES:
+                write_parquet(result.frame(table), part / f"{table}.parquet", table)
+            facts = {"variants": result.facts, "spilled_bytes": result.spilled_bytes}
+            facts |= {"batch_size": result.batch_size, "path": result.path}
+            (part / "facts.json").write_text(untrusted.to_json(facts) + "\n", encoding="utf-8")
+            for file in part.iterdir():
+                sync(file)
+            sync(part)
+            os.replace(part, final)
+            sync(final.parent)
+
+    def finished_jobs(self) -> list[str]:
+        """The keys of the jobs on disk."""
+        return sorted(p.name for p in (self.path / "jobs").glob("*") if p.suffix != ".part")
+
+    def written_jobs(self) -> list[str]:
+        """The keys of the jobs that the tables are made of; a run that keeps no texts has no jobs/ any more."""
+        return self.finished_jobs() or sorted(p.stem for p in (self.path / "positions").glob("*.parquet"))
+
+    def job_facts(self, key: str) -> dict[str, Any]:
+        """What a finished job says beside its rows: the batch size where it had to be lowered, the path it took."""
+        return _json(self.path / "jobs" / key / "facts.json")
+
+    def read_jobs(self, keys: Sequence[str]) -> Gathered:
+        """The finished jobs, in the order of their keys.
+
+        Raises:
+            InputError: a job is missing or cannot be read.
+        """
+        folders = {key: self.path / "jobs" / key for key in keys}
+        frames = {t: joined((_part(f / f"{t}.parquet", t) for f in folders.values()), t) for t in FOLDED}
+        found = Gathered(frames)
+        for key, folder in folders.items():
+            said = _json(folder / "facts.json")
+            found.note(key, said["variants"], said["batch_size"], said.get("path", {}), said.get("spilled_bytes", 0))
+        return found
+
+    def write_csv(self, table: str, frame: pd.DataFrame, spreadsheet: bool = False) -> None:
+        """One table as CSV, whole or not at all; `spreadsheet`: as TABLE.spreadsheet.csv, in which no cell is run."""
+        name = f"{table}.spreadsheet.csv" if spreadsheet else f"{table}.csv"
+        with atomic(self.path / name) as part:
+            write_csv(frame, part, spreadsheet)
+
+    def write_tables(self, frames: Mapping[str, pd.DataFrame], words: bool = True) -> None:
+        """The run's CSV tables, and the long ones as Parquet; `words`: with all that spells out a text."""
+        for table in CSV_TABLES:
+            self.write_csv(table, frames[table] if words else without_words(frames[table], table))
+        for table in PART_TABLES:
+            self._write_parts(table, frames.get(table), words)
+
+    def _write_parts(self, table: str, frame: pd.DataFrame | None, words: bool) -> None:
+        """A folder of Parquet parts: the finished jobs' own, or one part for a study that was never on disk."""
+        folder = self.path / table
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+        jobs = self.finished_jobs()
+        for key in jobs:
+            source = self.path / "jobs" / key / f"{table}.parquet"
+            with atomic(folder / f"{key}.parquet") as part:
+                if words:
+                    linked(source, part)
+                else:
+                    write_parquet(without_words(_part(source, table), table), part, table)
+        if not jobs and frame is not None:
+            with atomic(folder / "part-00000.parquet") as part:
+                write_parquet(frame if words else without_words(frame, table), part, table)
+
+    def drop_jobs(self) -> None:
+        """Takes the finished jobs away: their rows hold texts that this run was asked not to keep."""
+        with writing(self.path):
+            if (self.path / "jobs").is_dir():
+                shutil.rmtree(self.path / "jobs")
+
+
+def open_folder(path: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any], dict[str, Any]]:
+    """(frames, plan, environment) of a finished run's folder.
+
+    Raises:
+        InputError: not a run folder, or not finished.
+    """
+    folder = path_of(path)
+    stored = open_stored(folder)
+    names = CSV_TABLES if stored.plan.get("no_text") else ROW_TABLES  # without its tokens a fold cannot be made again
+    found = [t for t in names if (folder / f"{t}.csv").is_file()]
+    frames = {t: read_csv(folder / f"{t}.csv", t) if t in found else typed(pd.DataFrame(), t) for t in names}
+    frames |= {t: typed(frame, t) for t, frame in frames.items() if t in TABLES}  # a column that came later is empty
+    frames |= {t: read_parts(folder, t) for t in PART_TABLES if t not in UNFOLDED}
+    return frames, stored.plan, stored.environment
+
+
+def read_parts(folder: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
+    """A table that is a folder of Parquet parts, whole or of a few prompts only."""
+    return joined((_part(p, table, prompt_ids) for p in sorted((folder / table).glob("*.parquet"))), table)
+
+
+def open_stored(path: str | Path) -> Stored:
+    """Plan and environment of a finished run's folder.
+
+    Raises:
+        InputError: not a run folder, or not finished.
+    """
+    folder = path_of(path)
+    stored = RunFolder(folder).stored()
+    if stored is None:
+        raise InputError(f"{folder}: not a run folder (no {MARK} in it)")
+    missing = [name for name in (*(f"{t}.csv" for t in ROW_TABLES), RAN_ON) if not (folder / name).is_file()]
+    missing = [name for name in missing if name != "tokens.csv"]  # a run from before that table is whole without it
+    if missing or not stored.finished:
+        said = f" ({missing[0]} is missing)" if missing else ""
+        raise InputError(f"{folder}: this run did not finish{said}; go on with: decodedrift resume {folder}")
+    return stored
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Names in a folder beside what a run leaves that was killed before its plan was written."""
+    return sorted(p.name for p in folder.iterdir() if p.name not in (LOCK, f"{MARK}.part"))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = read_json(path.read_text("utf-8"), "line")
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds no table but a {type(found).__name__}")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({str(error)[:120]})") from None
+    return found
+
+
+def _part(path: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
+    try:
+        return read_parquet(path, table, prompt_ids)
+    except Exception as error:  # pyarrow raises OSError, ArrowInvalid, KeyError and more for a file that is damaged
+        mend = "delete its folder and resume" if path.parent.parent.name == "jobs" else "delete it, then resume"
+        raise InputError(f"{path}: cannot be read ({str(error)[:80]}); {mend}") from None

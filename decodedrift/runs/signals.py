@@ -1,0 +1,109 @@
+"""SIGINT, SIGTERM and SIGHUP while a run is under way: stop after the batch in hand; a second one stops at once.
+
+A terminal that is closed may send SIGHUP twice, by its shell and by the system, and takes no more words. A signal that
+is ignored when the command begins stays ignored: SIGHUP under `nohup`, SIGINT of a script's `command &`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from decodedrift.core.progress import Progress
+
+ENDING = ("SIGTERM", "SIGHUP")  # Windows knows no SIGHUP
+
+
+class Stopped(BaseException):
+    """A signal ended the run; not an Exception, so that no candidate is blamed for it. code: 128 + the signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.code = 128 + signum
+
+
+class Stoppable:
+    """Progress that passes everything on, and raises `Stopped` at the next batch once a signal has come."""
+
+    def __init__(self, inner: Progress) -> None:
+        self.inner = inner
+        self.signum: int | None = None
+
+    def start(self, variant: str, what: str, tokens: int) -> None:
+        """Passed on."""
+        self.inner.start(variant, what, tokens)
+
+    def tick(self, tokens: int) -> None:
+        """Passed on."""
+        self.inner.tick(tokens)
+
+    def batch(self) -> None:
+        """The place to stop: nothing is half done."""
+        self.inner.batch()
+        if self.signum is not None:
+            raise Stopped(self.signum)
+
+    def stop(self) -> None:
+        """Passed on."""
+        self.inner.stop()
+
+    def received(self, signum: int, frame: FrameType | None) -> None:
+        """A signal handler."""
+        _taken(signum)
+        if self.signum is not None:
+            raise Stopped(signum)
+        self.signum = signum
+
+
+@contextmanager
+def stoppable(inner: Progress) -> Iterator[Stoppable]:
+    """Progress through which a signal stops a run; the handlers that were there come back afterwards.
+
+    Outside the main thread, where Python delivers no signals, it is plain progress.
+    """
+    progress = Stoppable(inner)
+    with _handled(("SIGINT", *ENDING), progress.received):
+        yield progress
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM and SIGHUP as exceptions, so that a command that has nothing to finish still cleans up behind itself."""
+
+    def received(signum: int, frame: FrameType | None) -> None:
+        _taken(signum)
+        raise Stopped(signum)
+
+    with _handled(ENDING, received):
+        yield
+
+
+def _taken(signum: int) -> None:
+    """A second SIGHUP is ignored; what is said to a terminal that is closed goes nowhere: writing there is an error."""
+    if signal.Signals(signum).name == "SIGHUP":
+        signal.signal(signum, signal.SIG_IGN)
+    for handle in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(handle).st_mode) and not os.isatty(handle):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, handle)
+                os.close(nowhere)
+
+
+@contextmanager
+def _handled(names: tuple[str, ...], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """The handler for these signals, but for those that are ignored already and those that this system has not."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        before = {n: signal.signal(n, handler) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for signum, previous in before.items():
+            signal.signal(signum, previous)

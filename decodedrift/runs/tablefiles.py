@@ -1,0 +1,131 @@
+"""Tables as files: CSV, texts quoted and escaped by `untrusted.csv_text`, and typed Parquet; read back exactly."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from decodedrift.core import untrusted
+from decodedrift.core.records import InputError
+from decodedrift.measure.tables import FOLD_TEXTS, INTEGERS, TABLES, TEXTS, typed
+
+_CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n|\Z)')
+
+
+def write_csv(frame: pd.DataFrame, path: Path, spreadsheet: bool = False) -> None:
+    """A table: one header line, all text quoted, missing values empty, floats in their shortest exact form.
+
+    spreadsheet: texts that a spreadsheet would run get a leading apostrophe.
+    """
+    change = (lambda text: untrusted.spreadsheet(untrusted.csv_text(text))) if spreadsheet else untrusted.csv_text
+    with open(path, "w", encoding="utf-8", newline="") as handle:
+        handle.write(",".join(_quoted(str(c)) for c in frame.columns) + "\n")
+        for row in zip(*(_cells(frame[c], change) for c in frame.columns), strict=True):
+            handle.write(",".join(row) + "\n")
+
+
+def read_csv(path: Path, table: str) -> pd.DataFrame:
+    """A table as it was: texts unescaped, types restored; `NA` and the empty text are texts, an empty cell is none.
+
+    pandas reads `""` and an empty cell as the same thing, so the cells are told apart here: a text is quoted.
+
+    Raises:
+        InputError: no table of ours.
+    """
+    header, *rows = _rows(path)
+    known = TABLES.get(table, {})
+    columns = [[row[n] for row in rows] for n in range(len(header))]
+    names = [str(name) for name in header]
+    kinds = [known.get(name, "fold" if name in FOLD_TEXTS else None) for name in names]
+    try:
+        made = {name: _column(cells, kind) for name, kind, cells in zip(names, kinds, columns, strict=True)}
+    except ValueError as error:
+        raise InputError(f"{path}: not a table that decodedrift wrote ({error})") from None
+    return pd.DataFrame(made, columns=names)
+
+
+def _rows(path: Path) -> list[list[str | None]]:
+    """The cells of a CSV file, None where one is empty and not quoted."""
+    content = path.read_bytes().decode("utf-8-sig", "replace")  # not read_text: it would rewrite CRs within a text
+    rows: list[list[str | None]] = [[]]
+    at = 0
+    while at < len(content) and (cell := _CELL.match(content, at)):
+        quoted, bare, end = cell.groups()
+        rows[-1].append(bare or None if quoted is None else quoted.replace('""', '"'))
+        at = cell.end()
+        if end != ",":
+            rows.append([])
+    rows = [row for row in rows if row]
+    if not rows or at < len(content) or any(len(row) != len(rows[0]) for row in rows):
+        raise InputError(f"{path}: not a table that decodedrift wrote; it may have been edited or cut short")
+    return rows
+
+
+def _column(cells: list[str | None], kind: str | None) -> pd.Series:
+    """One column in its declared type; a number of a fold is an integer where every cell is one."""
+    if kind in ("str", "fold"):
+        texts = [None if c is None else untrusted.csv_text_back(c) for c in cells]
+        return pd.Series(texts, dtype=TEXTS)
+    if kind is None:
+        whole = cells and all(c is not None and re.fullmatch(r"-?[0-9]+", c) for c in cells)
+        kind = "int64" if whole else "float64"
+    if kind == "float64":
+        return pd.Series([math.nan if c is None else float(c) for c in cells], dtype=kind)
+    # int, not by way of a float: seeds are long
+    return pd.Series([None if c is None else int(c) for c in cells], dtype=kind)
+
+
+def write_parquet(frame: pd.DataFrame, path: Path, table: str) -> None:
+    """A typed Parquet file; lone surrogates, which Parquet's UTF-8 cannot hold, are escaped as in the CSV."""
+    columns = TABLES[table]
+    kinds = {"str": pa.string(), INTEGERS: pa.int64(), "float64": pa.float64()}
+    arrays = []
+    for name, kind in columns.items():
+        if kind == "str":
+            texts = frame[name].tolist()  # not pd.factorize, to which "" and "\0" were one text until pandas 3
+            escaped = {t: untrusted.csv_text(t) if isinstance(t, str) else None for t in dict.fromkeys(texts)}
+            arrays.append(pa.array([escaped[t] for t in texts], type=pa.string()))
+        else:
+            arrays.append(pa.Array.from_pandas(frame[name], type=kinds[kind]))
+    schema = pa.schema([pa.field(name, kinds[kind]) for name, kind in columns.items()])
+    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, compression="zstd")
+
+
+def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
+    """Reads back what `write_parquet` wrote. Equal texts of a column are one object: a million rows name few things.
+
+    prompt_ids: only the rows of these prompts.
+    """
+    wanted = None if prompt_ids is None else [("prompt_id", "in", [untrusted.csv_text(i) for i in prompt_ids])]
+    names = [name for name, kind in TABLES[table].items() if kind == "str"]
+    frame = pq.read_table(path, read_dictionary=names, filters=wanted).to_pandas()
+    for name in names:
+        known = frame[name].cat
+        distinct = np.array([*(untrusted.csv_text_back(t) for t in known.categories), None], dtype=object)
+        frame[name] = pd.Series(distinct[known.codes], dtype=TEXTS)  # a code of -1 is the None at the end
+    return typed(frame, table)
+
+
+def _cells(series: pd.Series, change: Callable[[str], str]) -> list[str]:
+    """CSV cells: texts escaped and quoted, floats by repr, nothing where a value is missing."""
+    floats = pd.api.types.is_float_dtype(series.dtype)
+    cells = []
+    for value, missing in zip(series.tolist(), series.isna().tolist(), strict=True):
+        if missing:
+            cells.append("")
+        elif isinstance(value, str):
+            cells.append(_quoted(change(value)))
+        else:
+            cells.append(repr(float(value)) if floats else str(int(value)))
+    return cells
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
