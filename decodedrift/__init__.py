@@ -11,20 +11,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from decodedrift.core.records import InputError, Plan, Prompt, Strategy, Text, Trace, Variant
+    from decodedrift.core.records import InputError, Prompt, Strategy, Text, Trace, Variant
     from decodedrift.decoding.strategies import strategy
-    from decodedrift.experiments.inject.job import inject
+    from decodedrift.experiments.compare.face import compare
+    from decodedrift.experiments.inject.face import inject
     from decodedrift.experiments.study import Study, open_study
-    from decodedrift.runs.carry_out import compare
 
 __all__ = [
-    "InputError", "Plan", "Prompt", "Strategy", "Study", "Text", "Trace", "Variant",
+    "InputError", "Prompt", "Strategy", "Study", "Text", "Trace", "Variant",
     "compare", "inject", "open_study", "strategy",
 ]  # fmt: skip
 
 _HOMES = {
-    "compare": "decodedrift.runs.carry_out",
-    "inject": "decodedrift.experiments.inject.job",
+    "compare": "decodedrift.experiments.compare.face",
+    "inject": "decodedrift.experiments.inject.face",
     "Study": "decodedrift.experiments.study",
     "open_study": "decodedrift.experiments.study",
     "strategy": "decodedrift.decoding.strategies",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
+from decodedrift.runs.settings import make_settings
 from test_resume import content
 
 import decodedrift as dd
@@ -17,7 +18,6 @@ from decodedrift.runs.forecast import forecast
 from decodedrift.runs.prepare import Prepared, prepare
 from decodedrift.runs.resume import asked_again
 from decodedrift.runs.runfolder import RunFolder
-from decodedrift.runs.settings import make_settings
 
 PROMPTS = [f"w{1 + i} w{1 + 2 * i}" for i in range(40)]
 ASKED: dict[str, Any] = {

@@ -81,9 +81,10 @@ def test_spilled_to_files_the_rows_are_the_same(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_declared_memory_decides(tmp_path: Path) -> None:
+    from decodedrift.runs.settings import make_settings
+
     from decodedrift.runs.forecast import forecast
     from decodedrift.runs.prepare import prepare
-    from decodedrift.runs.settings import make_settings
 
     def prepared(memory: int) -> Any:
         asked = {"model": tiny_model("gpt2"), "prompts": ["w1"] * 8, "max_new_tokens": 64, "memory_bytes": memory}

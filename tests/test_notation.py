@@ -195,8 +195,9 @@ def test_variants_survive_a_plan(given: str) -> None:
 
 
 def test_plans_come_back() -> None:
-    from decodedrift.runs.prepare import draft
     from decodedrift.runs.settings import make_settings
+
+    from decodedrift.runs.prepare import draft
 
     made = draft(make_settings({"prompts": ["a", "b"], "candidates": "bf16,int8:head=true", "seeds": [1, 2]}))
     assert plan.plan_from_dict(made.as_dict()) == made

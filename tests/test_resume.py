@@ -223,8 +223,9 @@ def test_another_environment_is_refused(
 
 
 def test_the_key_covers_what_decides_a_row(saved: Callable[..., Path], tmp_path: Path) -> None:
-    from decodedrift.runs.prepare import prepare
     from decodedrift.runs.settings import make_settings
+
+    from decodedrift.runs.prepare import prepare
 
     def keys(**more: Any) -> list[str]:
         return [job.key for job in prepare(make_settings({"model": saved(), **ASKED, **more})).jobs]

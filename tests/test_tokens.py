@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import tiny_model, tiny_tokenizer
+from decodedrift.runs.settings import make_settings
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -24,7 +25,6 @@ from decodedrift.models.sources.checkpoints import Checkpoint, find, in_memory
 from decodedrift.models.text.fewest import NFC, byte_level, bytes_per_token
 from decodedrift.models.text.vocabulary import Vocabulary, encode_prompts, fewest_tokens, vocabulary
 from decodedrift.runs.prepare import prepare
-from decodedrift.runs.settings import make_settings
 
 SMALL: dict[str, Any] = {"candidates": ["fp16"], "strategies": ["greedy"], "max_new_tokens": 5}
 

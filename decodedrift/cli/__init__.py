@@ -1,7 +1,10 @@
-"""The command line. Starts without torch; a file a command, which registers itself with the app."""
+"""The command line: one command per experiment, made from its settings, and those that read a run folder.
 
-from decodedrift.cli import check, compare, inject, listed, report, resume
+Starts without torch. What a command does beside asking, showing and exit codes belongs below.
+"""
+
+from decodedrift.cli import experiment, resume, report, check, names  # isort: skip - the order of the help
 from decodedrift.cli.app import app
 from decodedrift.cli.entry import main
 
-__all__ = ["app", "check", "compare", "inject", "listed", "main", "report", "resume"]
+__all__ = ["app", "check", "experiment", "main", "names", "report", "resume"]

@@ -1,10 +1,13 @@
-"""The typer app that every command registers with, and what commands share: option types and exit codes."""
+"""The typer app that every command registers with, and what commands share: exit codes, help in groups."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from decodedrift.core.settings import GROUPS
 
 app = typer.Typer(
     name="decodedrift",
@@ -13,12 +16,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-option = typer.Option
-
 DONE, BUG, INPUT, FAILED, GATE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
-Text = str | None  # numbers too: `settings` reads them, and says what is wrong in words of its own
+Text = str | None  # numbers too: the settings read them, and say what is wrong in words of their own
 Items = list[str] | None
+
+
+class Grouped(TyperCommand):
+    """A command whose help lists its options in GROUPS."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments and general options last."""
+        groups: dict[str, list[Any]] = {group: [] for group in (*GROUPS, "General")}
+        for param in self.get_params(ctx):
+            if (record := param.get_help_record(ctx)) is not None:
+                groups[getattr(param, "rich_help_panel", None) or "General"].append(record)
+        for group, records in groups.items():
+            if records:
+                with formatter.section(group):
+                    formatter.write_dl(records)
 
 
 def _said(asked: bool) -> None:
@@ -29,8 +45,10 @@ def _said(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _common(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_said, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(context.get_help())

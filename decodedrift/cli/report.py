@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from decodedrift.cli.app import Text, app, option
+from decodedrift.cli.app import Text, app
 from decodedrift.core.formats import path_of
 from decodedrift.core.records import InputError
 from decodedrift.core.untrusted import terminal
-
-if TYPE_CHECKING:
-    from decodedrift.experiments.study import Study
 
 
 @app.command()
@@ -23,11 +20,13 @@ def report(
     other: Annotated[
         Text, typer.Argument(metavar="[DIR]", help="A second run of the same plan, to hold beside it.")
     ] = None,
-    title: Annotated[Text, option(metavar="TEXT", help="What stands at the top. [default: what was compared]")] = None,
-    top: Annotated[Text, option(metavar="N", help="Cases in the page. [default: 300]")] = None,
-    no_text: Annotated[bool, option("--no-text", help="No prompt, continuation or token in the page.")] = False,
+    title: Annotated[
+        Text, typer.Option(metavar="TEXT", help="What stands at the top. [default: what was compared]")
+    ] = None,
+    top: Annotated[Text, typer.Option(metavar="N", help="Cases in the page. [default: 300]")] = None,
+    no_text: Annotated[bool, typer.Option("--no-text", help="No prompt, continuation or token in the page.")] = False,
     out: Annotated[
-        Text, option(metavar="FILE", help="[default: DIR/report.html; for two runs DIR/beside-OTHER.html]")
+        Text, typer.Option(metavar="FILE", help="[default: DIR/report.html; for two runs DIR/beside-OTHER.html]")
     ] = None,
 ) -> None:
     """Render a finished run's page again, or hold two runs of one plan side by side."""
@@ -36,7 +35,7 @@ def report(
     first = open_study(run)
     count = _count(top)
     if other is None:
-        page = _page(first, title, count, first.words and not no_text)
+        page = first.to_html(title, top=count, texts=not no_text)
         path = path_of(out or os.path.join(run, "report.html"), "--out")
     else:
         if top is not None or no_text:
@@ -48,12 +47,6 @@ def report(
         path = path_of(out or os.path.join(run, beside_it), "--out")
     _write(path, page)
     print(f"report: {terminal(str(path))}")
-
-
-def _page(study: Study, title: str | None, top: int | None, texts: bool) -> str:
-    from decodedrift.report import render
-
-    return render(study, title, top=top, texts=texts)
 
 
 def _count(top: str | None) -> int | None:

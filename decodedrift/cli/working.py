@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +13,57 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from decodedrift.cli.app import DONE, FAILED, GATE
-from decodedrift.cli.shown import show
-from decodedrift.core.records import InputError
+from decodedrift.core.records import InputError, nearest
 from decodedrift.core.untrusted import terminal
+from decodedrift.experiments.base import Experiment
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
     from decodedrift.runs.gates import Gate
 
+LEVELS = ("debug", "info", "warning")
 
-def work(ready: Any, folder: str, resume: bool, quiet: bool) -> Study:
+
+def log_to_stderr(level: str | None) -> None:
+    """Sends what is logged from this level on to stderr.
+
+    Raises:
+        InputError: no such level.
+    """
+    import logging
+
+    if level is None:
+        return
+    if level not in LEVELS:
+        raise InputError(f"--log-level {level}: unknown; {nearest(level, LEVELS)}")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(_escaped)
+    logger = logging.getLogger("decodedrift")
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+
+
+def _escaped(record: Any) -> bool:
+    record.msg, record.args = terminal(record.getMessage(), 300), ()
+    return True
+
+
+def read_gates(kind: Experiment, given: list[str] | None, interval: bool, plan: Mapping[str, Any]) -> list[Gate]:
+    """The gates, refused before a run begins if they name what it will not have.
+
+    Raises:
+        InputError: not a gate; a column, candidate or strategy that there is not.
+    """
+    if not given:
+        return []
+    from decodedrift.runs.gates import parse_gate
+
+    gating = kind.gating(plan)
+    return [parse_gate(text, interval, gating) for text in given]
+
+
+def work(kind: Experiment, ready: Any, folder: str, resume: bool, quiet: bool) -> Study:
     """Carries a prepared run out in its folder.
 
     Raises:
@@ -29,21 +71,21 @@ def work(ready: Any, folder: str, resume: bool, quiet: bool) -> Study:
         Stopped: a signal came; how to go on is said.
     """
     from decodedrift.core.progress import Bars
-    from decodedrift.runs.carry_out import carry_out
+    from decodedrift.experiments.running import carried_out
     from decodedrift.runs.runfolder import RunFolder
     from decodedrift.runs.signals import Stopped, stoppable
 
     bars = Bars(False if quiet else None, opening="" if quiet else terminal(ready.announcement()))
-    held = RunFolder.reopen(folder) if resume else RunFolder.create(folder)
-    with held, stoppable(bars) as progress:
+    run = RunFolder.reopen(folder) if resume else RunFolder.create(folder)
+    with run, stoppable(bars) as progress:
         try:
-            study = carry_out(ready, held, progress)
+            study = carried_out(kind, ready, run, progress)
         except InputError:
-            held.discard()
+            run.discard()
             raise
         except Stopped as stopped:
             bars.stop()
-            done = len(held.finished_jobs())
+            done = len(run.finished_jobs())
             print(
                 f"stopped by {stopped}; {done} of {len(ready.jobs)} jobs are finished and kept. "
                 f"Go on with: decodedrift resume {terminal(folder)}",
@@ -60,32 +102,47 @@ def work(ready: Any, folder: str, resume: bool, quiet: bool) -> Study:
 
 def conclude(study: Study, gates: Sequence[Gate], as_json: bool) -> None:
     """Shows a finished run and exits: 3 where something failed, 4 where a gate is exceeded, 0 otherwise."""
-    exceeded = []
-    if gates:
-        from decodedrift.runs.gates import faults
-
-        spoilt = faults(study)
-        exceeded = [said for gate in gates for said in gate.exceeded(study.summary, study.plan, spoilt)]
+    gating = study.experiment.gating(study.plan) if gates else None
+    exceeded = [sentence for gate in gates if gating for sentence in gate.exceeded(study, gating)]
     with suppress(BrokenPipeError):  # whoever reads may have gone: what was found counts all the same
         show(study, as_json, sys.stderr if as_json else sys.stdout, exceeded)
-    for said in exceeded:
-        print(terminal(f"gate exceeded: {said}", 300), file=sys.stderr)
+    for sentence in exceeded:
+        print(terminal(f"gate exceeded: {sentence}", 300), file=sys.stderr)
     raise typer.Exit(FAILED if study.failed else GATE if exceeded else DONE)
+
+
+def show(study: Study, as_json: bool, say: Any, exceeded: Sequence[str] = ()) -> None:
+    """The result, the verdict and the paths to open on `say`; with `as_json` also JSON on stdout."""
+    from decodedrift.core.untrusted import to_json
+
+    if as_json:
+        rows = study.summary.astype(object).where(study.summary.notna(), None).to_dict("records")
+        print(to_json({"summary": rows, "verdict": study.verdict, "gates_exceeded": exceeded, "run": str(study.path)}))
+    print(study.experiment.shown(study, 80), file=say)
+    print(file=say)
+    for sentence in study.verdict:
+        print(wrapped(sentence), file=say)
+    print(f"\ntables: {terminal(str(study.path))}", file=say)
+    print(f"report: {terminal(str(Path(study.path or '.') / 'report.html'))}", file=say)
+
+
+def wrapped(sentence: str, width: int = 80) -> str:
+    """A sentence of the verdict as an item of a list."""
+    return textwrap.fill(terminal(sentence), width, initial_indent="- ", subsequent_indent="  ", break_long_words=True)
 
 
 def more_files(study: Study, positions_csv: bool, spreadsheet_safe: bool) -> None:
     """Files that are written on request beside the run's own."""
-    from decodedrift.measure.tables import without_words
-    from decodedrift.runs.runfolder import CSV_TABLES, RunFolder
+    from decodedrift.measure.tables import PARTS, without_words
+    from decodedrift.runs.runfolder import RunFolder
 
     folder = RunFolder(Path(study.path or os.curdir))
-
-    def write(name: str, spreadsheet: bool) -> None:
-        frame = getattr(study, name)
-        folder.write_csv(name, frame if study.words else without_words(frame, name), spreadsheet)
-
-    if positions_csv:
-        write("positions", False)
-    if spreadsheet_safe:
-        for name in (*CSV_TABLES, "positions") if positions_csv else CSV_TABLES:
-            write(name, True)
+    long = [name for name in study.tables if name == "positions" and positions_csv]
+    for name in [*(long if positions_csv else ()), *(study.tables if spreadsheet_safe else ())]:
+        if name in PARTS and name not in long:
+            continue
+        frame = getattr(study, name) if study.words else without_words(getattr(study, name), name)
+        if name in long:
+            folder.write_csv(name, frame)
+        if spreadsheet_safe:
+            folder.write_csv(name, frame, spreadsheet=True)

@@ -115,6 +115,12 @@ def text(value: Any) -> str:
     return value
 
 
+def split(items: Iterable[Any]) -> list[Any]:
+    """Items, and those that a comma separates within a text."""
+    parts = [item.split(",") if isinstance(item, str) else [item] for item in items]
+    return [part.strip() if isinstance(part, str) else part for piece in parts for part in piece if part != ""]
+
+
 def read_params(owner: str, given: Mapping[str, Any], declared: Mapping[str, Param]) -> dict[str, Any]:
     """Every declared parameter with its checked value; unknown ones are refused with the choices.
 

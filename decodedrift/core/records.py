@@ -115,85 +115,6 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that decides what a run computes. Resolved: no name is left to look up, no default left open."""
-
-    model: str
-    reference: Variant
-    candidates: tuple[Variant, ...]
-    strategies: tuple[Strategy, ...]
-    prompts: tuple[Prompt, ...]
-    texts: tuple[Text, ...] = ()
-    revision: str | None = None
-    max_new_tokens: int = 64
-    seeds: tuple[int, ...] = (0,)
-    batch_size: int = 8
-    prompts_per_job: int = 16
-    layout: str = "mixed"
-    coupling: str = "gumbel"
-    context: int | None = None
-    stride: int | None = None
-    chat_template: bool = False
-    ignore_eos: bool = False
-    noise_floor: bool = False
-    inject: bool = False
-    decompose: bool = False
-    mode: str = "exact"
-    continued: bool = False
-    near_tie_below: float = 0.1
-    device: str = "cpu"
-    threads: int | None = None
-    memory_bytes: int | None = None
-    trust_remote_code: bool = False
-    allow_pickle: bool = False
-    no_text: bool = False
-    prompt_source: str = "given"
-    left_out: int = 0
-    refused: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _whole(self.max_new_tokens, "max-new-tokens", 1)
-        _whole(self.batch_size, "batch-size", 1)
-        _whole(self.prompts_per_job, "prompts-per-job", 1)
-        for seed in self.seeds:
-            _whole(seed, "seeds", 0, 2**63 - 1)
-        if not self.seeds:
-            raise InputError("seeds: give at least one")
-        for name, items in (("seeds", self.seeds), ("prompts", [p.id for p in self.prompts])):
-            _distinct(name, [str(i) for i in items])
-        _distinct("strategies", [s.label for s in self.strategies])
-        _distinct("texts", [t.name for t in self.texts])
-        names = [v.name for v in self.candidates]
-        _distinct("candidates", names)
-        if self.reference.name in names:
-            raise InputError(
-                f"{self.reference.name!r} is the reference and cannot be a candidate too: "
-                "leave it out of --candidates (the self control compares the reference with itself in every run)"
-            )
-        if self.context is not None:
-            _whole(self.context, "context", 2)
-        if self.stride is not None:
-            _whole(self.stride, "stride", 1)
-        if self.context is not None and self.stride is not None and self.stride > self.context:
-            raise InputError(f"stride {self.stride} is larger than context {self.context}: tokens would be skipped")
-        if not (isinstance(self.near_tie_below, (int, float)) and 0 <= self.near_tie_below < math.inf):
-            raise InputError(f"near-tie-below must be a number >= 0, not {self.near_tie_below!r}")
-
-    @property
-    def cells(self) -> list[tuple[Strategy, int]]:
-        """(strategy, seed) pairs in order; deterministic strategies run once, under seed 0."""
-        return [(s, seed) for s in self.strategies for seed in (self.seeds if s.samples else (0,))]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for plan.json; `plan.plan_from_dict` reads it back. With `no_text` the texts are None."""
-        found = dict(plain(self))
-        if self.no_text:
-            for entry in (*found["prompts"], *found["texts"]):
-                entry["text"] = None
-        return found
-
-
-@dataclass(frozen=True)
 class Job:
     """One shard of prompts, or of one text's windows, run through every variant on one machine in one batch layout."""
 
@@ -273,11 +194,6 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "run"
 
 
-def _whole(value: Any, name: str, low: int, high: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        raise InputError(f"{name} must be a whole number >= {low}, not {value!r}")
-
-
 def _writable(what: str, name: str) -> None:
     """Names key the tables: one that no file can hold is refused (half a character, bytes that are no UTF-8)."""
     try:
@@ -286,7 +202,18 @@ def _writable(what: str, name: str) -> None:
         raise InputError(f"{what} {name!a}: it holds an unpaired surrogate, which no file takes; rename it") from None
 
 
-def _distinct(name: str, items: list[str]) -> None:
+def shortened(value: Any, width: int = 60) -> str:
+    """A value as an error message shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= width else shown[: width - 1] + "…"
+
+
+def distinct(name: str, items: list[str]) -> None:
+    """Refuses an item that is given twice.
+
+    Raises:
+        InputError: names it.
+    """
     seen: set[str] = set()
     for item in items:
         if item in seen:

@@ -120,3 +120,11 @@ def _strategy(item: Item, coupling: str) -> Strategy:
         raise InputError(f"unknown strategy {item.head!r}; {nearest(item.head, tuple(STRATEGIES))}")
     params = read_params(f"strategy {item.head}", item.params, kind.params)
     return Strategy(item.head, item.label, params, coupling)
+
+
+def not_injectable(where: str) -> str:
+    """Why none of the strategies asked for can take a replaced token."""
+    return (
+        f"{where}: a beam search, or sampling without shared noise, cannot go on from a replaced token; "
+        "add greedy, or top-k or top-p with --coupling gumbel"
+    )

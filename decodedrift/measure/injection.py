@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from decodedrift.core.records import Key, Trace, VariantError
+from decodedrift.decoding.choosers import ScoreLog
+from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.trajectory import injection_row
 from decodedrift.models.load import Loaded
 from decodedrift.numerics import sequences
 
-if TYPE_CHECKING:
-    from decodedrift.decoding.choosers import ScoreLog
-    from decodedrift.experiments.compare.job import JobRun
-
 Put = tuple[int, int]  # (position, token id)
 
 
-def divergence_tokens(run: JobRun, done: Pass) -> dict[Key, Put]:
+def divergence_tokens(bench: Bench, done: Pass, reference: Pass) -> dict[Key, Put]:
     """Where a candidate parted from the reference, and with which token; without pairs of which one has none there."""
-    able = {s.label for s, _ in run.plan.cells if s.injectable}
+    able = {s.label for s, _ in bench.plan.cells if s.injectable}
     found = {}
     for key, trace in done.traces.items():
-        ours, its = run.reference.traces[key].token_ids, trace.token_ids
+        ours, its = reference.traces[key].token_ids, trace.token_ids
         t = sequences.first_divergence(ours, its)
         if key.strategy in able and t is not None and t < min(len(ours), len(its)):
             found[key] = (t, its[t])
@@ -52,16 +50,16 @@ def ranked(log: ScoreLog, position: int, rank: int) -> int | None:
     return int(place if ids is None else ids[place])
 
 
-def injected(run: JobRun, model: Loaded, name: str, wanted: Mapping[Key, Put]) -> dict[Key, Trace]:
+def injected(bench: Bench, model: Loaded, name: str, wanted: Mapping[Key, Put], reference: Pass) -> dict[Key, Trace]:
     """The reference's texts with the wanted tokens in place, by key.
 
     Raises:
         VariantError: a row changed that nothing was put into.
     """
-    into = Pass(name, run.plan.reference, "injected")
-    run.free_run(model, into, batch_size=run.size(run.plan.reference), inject=wanted)
+    into = Pass(name, bench.plan.reference, "injected")
+    bench.free_run(model, into, batch_size=bench.size(bench.plan.reference), inject=wanted)
     for key, trace in into.traces.items():
-        if not _kept(run.reference.traces[key].token_ids, trace.token_ids, wanted.get(key)):
+        if not _kept(reference.traces[key].token_ids, trace.token_ids, wanted.get(key)):
             raise VariantError(
                 f"injection: {key.strategy}, prompt {key.prompt_id} changed without or before its replaced token; rows "
                 "of this model depend on their neighbours, so what this pass shows cannot be told from that"
@@ -76,25 +74,25 @@ def _kept(ours: tuple[int, ...], got: tuple[int, ...], put: Put | None) -> bool:
     return got[: put[0] + 1] == (*ours[: put[0]], put[1])
 
 
-def of_candidate(run: JobRun, model: Loaded, done: Pass) -> None:
+def of_candidate(bench: Bench, model: Loaded, done: Pass, reference: Pass) -> None:
     """At each observed divergence the candidate's token is put into the reference's text; rows of injection.csv.
 
     Of the controls nothing is made; what goes wrong is a failure of this part alone.
     """
-    wanted = divergence_tokens(run, done) if done.role == "candidate" else {}
+    wanted = divergence_tokens(bench, done, reference) if done.role == "candidate" else {}
     if not wanted:
         return
-    with run.guarded(done.variant.name, "inject"):
-        for key, trace in injected(run, model, done.name, wanted).items():
+    with bench.guarded(done.variant.name, "inject"):
+        for key, trace in injected(bench, model, done.name, wanted, reference).items():
             at, token = wanted[key]
-            sides = run.reference.traces[key].token_ids, trace.token_ids
+            sides = reference.traces[key].token_ids, trace.token_ids
             own = done.traces[key]
-            broken = any(t.finish == "nonfinite" for t in (run.reference.traces[key], trace, own))
-            row = injection_row(*sides, at, own.token_ids, ended=token in run.world.vocab.eos, broken=broken)
-            run.result.injection.append(keys(run, done.name, done.role, key) | row)
+            broken = any(t.finish == "nonfinite" for t in (reference.traces[key], trace, own))
+            row = injection_row(*sides, at, own.token_ids, ended=token in bench.world.vocab.eos, broken=broken)
+            bench.result.injection.append(keys(bench.plan.model, reference, done.name, done.role, key) | row)
 
 
-def keys(run: JobRun, candidate: str, role: str, key: Key) -> dict[str, Any]:
+def keys(model: str, reference: Pass, candidate: str, role: str, key: Key) -> dict[str, Any]:
     """The key columns of a row."""
-    pair = {"model": run.plan.model, "reference": run.reference.name, "candidate": candidate, "role": role}
+    pair = {"model": model, "reference": reference.name, "candidate": candidate, "role": role}
     return pair | key._asdict()

@@ -6,15 +6,12 @@ the other allows it. Both are read off `traces.csv` and `positions/`, so that ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
-from decodedrift.core.untrusted import visible
 from decodedrift.measure.tables import KEYS
-from decodedrift.report.phrases import listed
 
 TRACE = ["strategy", "seed", "prompt_id"]
 SIDES = ["reference_breaks", "candidate_breaks", "reference_forbids", "candidate_forbids"]
@@ -52,16 +49,18 @@ def faults(traces: pd.DataFrame, positions: pd.DataFrame) -> dict[tuple[str, str
     """(candidate, strategy) of what broke, with the reason in words: no gate passes there."""
     found = {}
     for (name, strategy), rows in broken_traces(traces).groupby(["variant", "strategy"], sort=False):
-        found[str(name), str(strategy)] = f"{MEETS} ended {_count(rows, 'trace')}"
-    read = _at_fault(positions, "candidate_breaks")
+        found[str(name), str(strategy)] = f"{MEETS} ended {plural(len(rows), 'trace')}"
+    read = at_fault(positions, "candidate_breaks")
     for (name, strategy), rows in read.groupby(["candidate", "strategy"], sort=False):
-        found.setdefault((str(name), str(strategy)), f"{MEETS} at {_count(rows, 'position')} of the reference's text")
+        found.setdefault(
+            (str(name), str(strategy)), f"{MEETS} at {plural(len(rows), 'position')} of the reference's text"
+        )
     return found
 
 
 def infinite(positions: pd.DataFrame) -> dict[tuple[str, str], int]:
     """(candidate, strategy) -> at how many positions the KL is infinite, which its mean and percentiles leave out."""
-    found = _at_fault(positions, "candidate_forbids").groupby(["candidate", "strategy"], sort=False).size()
+    found = at_fault(positions, "candidate_forbids").groupby(["candidate", "strategy"], sort=False).size()
     return {(str(name), str(strategy)): int(n) for (name, strategy), n in found.items()}
 
 
@@ -92,105 +91,13 @@ def reasons(
     return found
 
 
-def said(traces: pd.DataFrame, divergences: pd.DataFrame, positions: pd.DataFrame) -> list[str]:
-    """The verdict's first sentences: candidates that broke, a reference that did, ids that one side forbids."""
-    broken = [*_candidates(traces, positions), *_reference(traces, divergences, positions)]
-    return [*broken, *_forbidden(positions)]
-
-
-def _candidates(traces: pd.DataFrame, positions: pd.DataFrame) -> Iterator[str]:
-    broken, read = broken_traces(traces), _at_fault(positions, "candidate_breaks")
-    for name in dict.fromkeys((*broken["variant"], *read["candidate"])):
-        own = broken[broken["variant"] == name]
-        total = int(((traces["role"] == "candidate") & (traces["variant"] == name)).sum())
-        parts = []
-        if len(own):
-            parts.append(
-                f"{MEETS} ended {len(own)} of its {_plural(total, 'trace')}, the earliest at {_earliest(own)}; what "
-                "ended so has diverged"
-            )
-        mine = read[read["candidate"] == name]
-        parts += _readings(mine[~mine["strategy"].isin(set(own["strategy"]))], "the reference's text")
-        yield f"{visible(str(name))} broke: {'; '.join(parts)}. No gate passes where it did."
-
-
-def _reference(traces: pd.DataFrame, divergences: pd.DataFrame, positions: pd.DataFrame) -> Iterator[str]:
-    own = traces[traces["role"] == "reference"]
-    broken = own[own["finish"] == "nonfinite"]
-    read = _at_fault(positions, "reference_breaks")
-    read = read.drop_duplicates([*TRACE, "position"])  # every candidate's rows say it
-    if not len(broken) and not len(read):
-        return
-    parts = []
-    if len(broken):
-        part = f"{MEETS} ended {len(broken)} of its {_plural(len(own), 'trace')}, the earliest at {_earliest(broken)}"
-        parts.append(f"{part}; candidates are held against it up to there")
-        if nothing := _not_compared(broken, divergences):
-            parts.append(f"{nothing} of these could not be compared at all and count nowhere")
-    parts += _readings(read[~read["strategy"].isin(set(broken["strategy"]))], "its text")
-    name = own["variant"].iloc[0] if len(own) else read["reference"].iloc[0]
-    yield f"The reference {visible(str(name))} broke: {'; '.join(parts)}."
-
-
-def _not_compared(broken: pd.DataFrame, divergences: pd.DataFrame) -> int:
-    """How many of the reference's broken traces no candidate could be held against."""
-    rows = divergences[divergences["role"] == "candidate"]
-    met, held = (set(map(tuple, part[TRACE].to_numpy())) for part in (rows, rows[rows["compared"] > 0]))
-    keys = [*zip(*(broken[c] for c in TRACE), strict=True)]
-    return sum(k not in held and (k in met or not n) for k, n in zip(keys, broken["n_tokens"], strict=True))
-
-
-def _readings(rows: pd.DataFrame, whose: str) -> list[str]:
-    """Where forced positions were met, texts by name."""
-    names = rows["prompt_id"].str.rsplit("#", n=1).str[0].where(rows["strategy"] == "text", "")
-    parts = []
-    for text, part in rows.groupby(names, sort=False):
-        where = f"text {visible(str(text))}" if text else whose
-        place = (
-            f"position {part['position'].min()}" if text else _earliest(part.rename(columns={"position": "n_tokens"}))
-        )
-        parts.append(f"{MEETS} at {_count(part, 'position')} of {where}, the first at {place}")
-    return parts
-
-
-def _forbidden(positions: pd.DataFrame) -> Iterator[str]:
-    marked = sides(positions[positions["role"] == "candidate"])
-    total = positions[positions["role"] == "candidate"].groupby("candidate", sort=False).size()
-    for name, rows in marked[marked["candidate_forbids"]].groupby("candidate", sort=False):
-        yield (
-            f"{visible(str(name))} gives -inf to ids that {visible(str(rows['reference'].iloc[0]))} allows, at "
-            f"{len(rows)} of {total[name]} positions: there the KL is infinite and left out of its means, and the "
-            "ids are left out of the logit error."
-        )
-    rows = marked[marked["reference_forbids"]]
-    if len(rows):
-        names = [visible(str(n)) for n in dict.fromkeys(rows["candidate"])]
-        most = int(rows.groupby("candidate").size().max())
-        yield (
-            f"The reference {visible(str(rows['reference'].iloc[0]))} gives -inf to ids that {listed(names)} "
-            f"{'allows' if len(names) == 1 else 'allow'}, at {'' if len(names) == 1 else 'up to '}{most} positions: "
-            "the KL counts them, the logit error leaves the ids out."
-        )
-
-
-def _at_fault(positions: pd.DataFrame, flag: str) -> pd.DataFrame:
+def at_fault(positions: pd.DataFrame, flag: str) -> pd.DataFrame:
     """The candidates' forced positions with a fault; a candidate's only where the reference has none there."""
     rows = sides(positions[positions["role"] == "candidate"])
     mine = rows[flag] & ~rows["reference_breaks"] if flag == "candidate_breaks" else rows[flag]
     return rows[mine.to_numpy(dtype=bool)]
 
 
-def _earliest(rows: pd.DataFrame) -> str:
-    """Position, prompt and strategy of the earliest of some traces."""
-    first: Any = rows.sort_values("n_tokens", kind="stable").iloc[0]
-    return (
-        f"position {first['n_tokens']} (prompt {visible(str(first['prompt_id']))}, {visible(str(first['strategy']))})"
-    )
-
-
-def _count(rows: pd.DataFrame, noun: str) -> str:
-    return _plural(len(rows), noun)
-
-
-def _plural(n: int, noun: str) -> str:
+def plural(n: int, noun: str) -> str:
+    """`1 trace`, `2 traces`."""
     return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from decodedrift.core.records import Key, Plan, Prompt, Reading, Strategy, Trace, Variant
+from decodedrift.core.records import Key, Prompt, Reading, Strategy, Trace, Variant
+from decodedrift.core.settings import Settings
 from decodedrift.decoding.batches import filed
 from decodedrift.decoding.loop import Generated
 from decodedrift.decoding.preferences import Choices
@@ -240,7 +241,13 @@ def keyed(keys: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(
-    done: Pass, job_reference: Pass, plan: Plan, prompts: Sequence[Prompt], vocab: Vocabulary, result: JobResult
+    done: Pass,
+    job_reference: Pass,
+    plan: Settings,
+    prompts: Sequence[Prompt],
+    vocab: Vocabulary,
+    result: JobResult,
+    near_tie_below: float = 0.1,
 ) -> None:
     """A finished pass as rows of a job's result: its traces, and what it was held against the other side."""
     by_id = {p.id: p for p in prompts}
@@ -255,7 +262,7 @@ def write(
     strategies = {s.label: s for s, _ in plan.cells}
     ledger = Ledger(BUDGET // max(1, len(plan.candidates)))
     for key in done.traces:
-        row = divergence_row(against, done, key, strategies[key.strategy], vocab, plan.near_tie_below)
+        row = divergence_row(against, done, key, strategies[key.strategy], vocab, near_tie_below)
         named = pair | key._asdict()
         result.divergences.append(named | row)
         if done.role == "candidate":
@@ -274,9 +281,13 @@ def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], T
     return sides
 
 
-def token_rows(result: JobResult, vocab: Vocabulary) -> list[dict[str, Any]]:
-    """Text and bytes of every token id in a job's traces and alternatives, for readers without the tokenizer."""
-    met = {int(i) for trace in result.traces for i in trace["token_ids"].split()}
+def token_rows(result: JobResult, vocab: Vocabulary, injected: bool = False) -> list[dict[str, Any]]:
+    """Text and bytes of every token id in a job's traces and alternatives, for readers without the tokenizer.
+
+    injected: those of the texts that went on from a replaced token too.
+    """
+    rows = [*result.traces, *(result.injection if injected else ())]
+    met = {int(i) for row in rows for i in row["token_ids"].split()}
     for part in result.alternatives:
         met.update(part["token_id"].tolist())
     return [{"token_id": i, "token": vocab.token(i), "bytes": vocab.token_bytes(i).hex(" ")} for i in sorted(met)]

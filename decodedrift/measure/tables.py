@@ -16,6 +16,8 @@ LARGEST = ("cut_ids", "cut_reference_mass", "cut_candidate_mass")  # facts of wh
 CELL = ["model", "reference", "candidate", "role", "strategy"]
 KEYS = [*CELL, "seed", "prompt_id"]
 CONTROLS = ("self", "floor")  # roles of what is held against itself
+PARTS = ("positions", "alternatives", "steps")  # too long for CSV: a folder of Parquet parts
+UNFOLDED = ("alternatives",)  # no mean is made of it and it is the longest: read only by who asks
 TEXTS = pd.StringDtype("python", na_value=np.nan)  # pandas' default, Arrow, cannot hold a lone surrogate
 INTEGERS = "Int64"  # nullable: an empty first_divergence is not 0 and not NaN
 

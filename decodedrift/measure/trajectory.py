@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
-from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.folds.summary import effective_size, wilson
 from decodedrift.measure.tables import CELL, fold
 from decodedrift.numerics import sequences
 from decodedrift.numerics.bootstrap import ratio
-from decodedrift.report.phrases import listed, percent, telling
 
 SUMMARY = ["injected", "recovered_share", "trajectory_share", "trajectory_share_low", "trajectory_share_high"]
 LAGS = [*CELL, "lag", "n", "agreement"]
@@ -131,43 +129,3 @@ def _compared(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
         parts.append(pd.DataFrame(kept | {"lag": range(1, n + 1), "same": same}))
     empty = pd.DataFrame(columns=[*CELL, "position", "lag", "same"])
     return pd.concat(parts, ignore_index=True) if parts else empty
-
-
-def said(injection: pd.DataFrame) -> list[str]:
-    """The verdict's sentence on `--inject`: how much of the split texts' difference one forced token explains."""
-    parts, shares = {}, {}
-    for name, cell in injection.groupby("candidate", sort=False):
-        found = pooled(cell)
-        if not math.isnan(share := found["trajectory_share"]):
-            low, high = found["trajectory_share_low"], found["trajectory_share_high"]
-            spread = "" if math.isnan(low) else f" ({percent(low).removesuffix(' %')} to {percent(high)})"
-            parts[name] = f"{percent(share)}{spread} for {visible(str(name))}"
-            shares[name] = share
-    if not parts:
-        return []
-    known = injection["recovered"].dropna()
-    back = f"; {int(known.sum())} of {len(known)} such texts come back to the reference's" if len(known) else ""
-    return [
-        "Of the difference after the split, the candidate's one token, put into the reference's text, explains "
-        f"{listed(telling(parts, shares))}: that part is trajectory, not growing arithmetic error{back}."
-    ]
-
-
-def said_of_run(table: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
-    """The verdict of `decodedrift inject`, a sentence per strategy and position."""
-    which = "by itself" if plan["rank"] == 1 else f"by the one ranked {plan['rank']}"
-    sentences = []
-    for row in table.itertuples():
-        head = f"{visible(str(row.strategy))}, the token at position {row.position} replaced {which}, {row.texts} texts"
-        agree = f"{percent(row.agreement)} of the tokens after it are the reference's"
-        if plan["rank"] == 1:
-            sentences.append(f"{head}: {agree}, as they must be.")
-            continue
-        back = "all are too short to say whether they come back"
-        if row.long_enough:
-            spread = f"{percent(row.recovered_low)} to {percent(row.recovered_high)}"
-            back = f"{int(row.recovered)} of {row.long_enough} come back ({spread}), {row.in_step} of them in step"
-        sentences.append(f"{head}: {agree}; {back}.")
-    if not len(table):
-        sentences.append("Nothing was replaced: no text reaches the position, or its strategy allows no such token.")
-    return sentences

@@ -60,22 +60,14 @@ def prompts_per_job(world: World, least: int) -> int:
 
 def flops(world: World, prompts: int, texts: bool = True) -> float:
     """Floating point operations of the forward passes for so many prompts, and for the texts, of every variant."""
-    plan = world.plan
-    variants = 1 + len(plan.candidates) + len(floors(world))
-    writing = 1 if plan.mode == "screen" and not plan.continued else variants
-    steps = prompts * plan.max_new_tokens
-    tokens: float = writing * steps * world.rows_per_prompt() * (1 if plan.layout == "mixed" else 2)
-    tokens += variants * (2 * steps * len(plan.cells) + (sum(t.tokens for t in world.texts.values()) if texts else 0))
-    if plan.inject:  # beside what every variant does: a pass a candidate
-        tokens += steps * world.rows_per_prompt() * len(plan.candidates)
-    if plan.decompose:  # two readings a candidate and one of the reference, and each candidate's own text
-        tokens += steps * len(plan.cells) * (1 + 3 * len(plan.candidates))
+    plan, effort = world.plan, world.plan.effort
+    steps, rows = prompts * plan.max_new_tokens, world.rows_per_prompt()
+    scored = sum(t.tokens for t in world.texts.values()) if texts else 0
+    tokens: float = (
+        effort.writing * steps * rows * (1 if plan.layout == "mixed" else 2) + effort.injecting * steps * rows
+    )
+    tokens += effort.reading * (2 * steps * len(plan.cells) + scored) + effort.stepwise * steps * len(plan.cells)
     return 2.0 * world.checkpoint.parameters * tokens
-
-
-def floors(world: World) -> list[Variant]:
-    """The candidates that also run against themselves in another layout."""
-    return [c for c in world.plan.candidates if world.plan.noise_floor and c.precision == c.compute]
 
 
 def waiting_bytes(world: World) -> int:
@@ -85,7 +77,7 @@ def waiting_bytes(world: World) -> int:
     itemsize = DTYPES[plan.reference.compute or "fp32"].itemsize
     most = max((len(t.windows) for t in world.texts.values()), default=0)
     windows = min(world.windows_per_job(), most) * longest * world.width * itemsize
-    return max(windows, min(len(plan.prompts), plan.prompts_per_job) * _waiting(world))
+    return max(windows, min(len(plan.prompts), int(plan.prompts_per_job)) * _waiting(world))
 
 
 def _loaded(world: World) -> list[Variant]:
@@ -108,9 +100,8 @@ def _speed(world: World) -> float:
 def _waiting(world: World) -> int:
     """Bytes of one prompt's logits that wait in a job: forced and greedy's own, those of floors and of the parts."""
     plan = world.plan
-    kept = 2 + len(floors(world)) + (1 + len(plan.candidates) if plan.decompose else 0)
-    itemsize = max(DTYPES[v.compute or "fp32"].itemsize for v in (plan.reference, *plan.candidates))
-    return len(plan.cells) * plan.max_new_tokens * world.width * itemsize * kept
+    itemsize = max(DTYPES[v.compute or "fp32"].itemsize for v in plan.variants)
+    return len(plan.cells) * plan.max_new_tokens * world.width * itemsize * plan.effort.kept
 
 
 def _scores(world: World) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
-from decodedrift.core.records import InputError, Plan, Variant
+from decodedrift.core.records import InputError, Variant
+from decodedrift.core.settings import Settings
 from decodedrift.models.footprint import NOTHING, Footprint
 from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.longrope import readable, switch
@@ -26,7 +27,7 @@ WINDOW_BYTES = 2 * 2**30  # of reference logits that one job of text windows mak
 class World:
     """Everything that was found and read before the first weight is loaded."""
 
-    plan: Plan
+    plan: Settings
     checkpoint: Checkpoint
     vocab: Vocabulary
     prompts: Mapping[str, Sequence[int]]
@@ -81,7 +82,7 @@ class World:
     @property
     def all_fit(self) -> bool:
         """Whether every variant's weights can stay in memory at once."""
-        every = sum(self.weight_bytes(v) for v in (self.plan.reference, *self.plan.candidates))
+        every = sum(self.weight_bytes(v) for v in self.plan.variants)
         return every + self.batch_bytes() <= self.memory * (1 - SPOOL_SHARE)
 
     @property
@@ -104,14 +105,13 @@ class World:
     def batch_bytes(self, batch_size: int | None = None) -> int:
         """A generous estimate of one generating batch: KV cache (twice: it is copied as it grows), float64 logits."""
         longest = max((len(ids) for ids in self.prompts.values()), default=0) + self.plan.max_new_tokens
-        itemsize = max(DTYPES[v.compute or "fp32"].itemsize for v in (self.plan.reference, *self.plan.candidates))
+        itemsize = max(DTYPES[v.compute or "fp32"].itemsize for v in self.plan.variants)
         cache = 2 * self.footprint.elements(longest) * itemsize
         return int((batch_size or self.plan.batch_size) * self.rows_per_prompt() * (cache + self.width * 8 * 4))
 
     def readable(self, order: Sequence[str]) -> dict[str, int]:
         """How many new tokens can be read again, of the prompts where not all can; ids in the order of the batches."""
-        variants = (self.plan.reference, *self.plan.candidates)
-        most = max(v.batch_size or self.plan.batch_size for v in variants)
+        most = max(v.batch_size or self.plan.batch_size for v in self.plan.variants)
         return readable({p: len(self.prompts[p]) for p in order}, most, switch(self.checkpoint.config))
 
     def windows_per_job(self) -> int:
@@ -121,7 +121,7 @@ class World:
         return max(1, WINDOW_BYTES // max(1, longest * self.width * itemsize))
 
 
-def memory_budget(plan: Plan) -> int:
+def memory_budget(plan: Settings) -> int:
     """Bytes that may be used: what the plan declares, else 80 % of what is free."""
     return plan.memory_bytes or int(available_memory(plan.device) * 0.8)
 
@@ -132,9 +132,7 @@ def fitting_batch(world: World) -> int:
     Raises:
         InputError: not even one prompt fits.
     """
-    room = world.memory * (1 - SPOOL_SHARE) - max(
-        world.weight_bytes(v) for v in (world.plan.reference, *world.plan.candidates)
-    )
+    room = world.memory * (1 - SPOOL_SHARE) - max(world.weight_bytes(v) for v in world.plan.variants)
     size = world.plan.batch_size
     while size > 1 and world.batch_bytes(size) > room:
         size //= 2
@@ -147,7 +145,7 @@ def fitting_batch(world: World) -> int:
     return size
 
 
-def other_checkpoints(plan: Plan, vocab: Vocabulary) -> dict[str, Checkpoint]:
+def other_checkpoints(plan: Settings, vocab: Vocabulary) -> dict[str, Checkpoint]:
     """The checkpoints of variants that bring their own, each found to share the reference's vocabulary."""
     found: dict[str, Checkpoint] = {}
     for variant in plan.candidates:

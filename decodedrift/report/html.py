@@ -8,20 +8,17 @@ title is the value exactly as in the CSV; and data for scripts are islands of es
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from decodedrift.report import inline
 from decodedrift.report.palette import DARK, LIGHT, css
-from decodedrift.report.texts import brief, shown
-
-if TYPE_CHECKING:
-    from decodedrift.experiments.study import Study
+from decodedrift.report.texts import shown
 
 MOST = 4_950_000  # bytes of a page; the token view takes what all else leaves of them
 SHELL = 10_000  # bytes of the page's frame
@@ -39,31 +36,46 @@ class Options:
     texts: bool = True
 
 
-def render(study: Study, title: str | None = None, *, top: int | None = None, texts: bool = True) -> str:
+class StudyLike(Protocol):
+    """What a page is made of; every table is an attribute too."""
+
+    plan: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    experiment: Any
+
+    @property
+    def verdict(self) -> list[str]:
+        """Plain sentences."""
+        ...
+
+    def __getattr__(self, name: str) -> Any: ...
+
+
+Section = Callable[[Any, Options], dict[str, Any] | None]
+
+
+def render(study: StudyLike, sections: Mapping[str, Section], title: str, options: Options) -> str:
     """The report as one self-contained page that opens from disk.
 
     Args:
-        title: what stands at the top; None says what was held against what.
-        top: how many cases the page carries; None takes as many as fit.
-        texts: False leaves out every prompt, continuation and token.
+        sections: in order; each gives what its template needs, or None where it has nothing to show. `heading`, where
+            given, is its title and its place in the page's list of contents; `template` names another template than
+            the section's own; `figures` are drawn by the page's script.
     """
-    from decodedrift.experiments.compare.sections import SECTIONS
-
-    options = Options(top, texts)
     parts: list[dict[str, Any]] = []
     figures: dict[str, Any] = {}
     groups: list[dict[str, Any]] = []
     island: Island | None = None
-    for name, section in SECTIONS.items():
+    for name, section in sections.items():
         context = section(study, options)
         if context is not None:
             body = _template(context.get("template", f"{name}.html.j2")).render(**context)
             parts.append({"name": name, "heading": context.get("heading"), "body": Markup(body)})
             island = context.get("island") or island
-            if found := context.get("figures"):
-                figures |= {key: figure.model for key, (_, figure) in found.items()}
+            if drawings := context.get("figures"):
+                figures |= {key: figure.model for key, (_, figure) in drawings.items()}
                 groups.append({"choices": context["choices"], "series": [entry[3] for entry in context["entries"]]})
-    return page(title or _title(study), parts, figures, groups, island)
+    return page(title, parts, figures, groups, island)
 
 
 def page(
@@ -113,13 +125,3 @@ def _finalize(value: Any) -> Any:
     if not isinstance(value, str):
         raise TypeError(f"a template puts out {value!r}: give it text or a Number")
     return shown(value if len(value) <= LONGEST else value[:LONGEST] + "…")
-
-
-def _title(study: Study) -> str:
-    """What was held against what: `bf16 and int8 against fp32`."""
-    names = [brief(str(v["name"]), 40) for v in study.plan.get("candidates", ())]
-    if not names:
-        return "decodedrift report"
-    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-    said = f"{len(names)} variants" if len(names) > 4 else listed
-    return f"{said} against {brief(str(study.plan['reference']['name']), 40)}"

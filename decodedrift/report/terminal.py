@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from decodedrift.core.untrusted import terminal
+from decodedrift.report.html import StudyLike
 from decodedrift.report.numbers import absent, first, percentage, significant
 
-if TYPE_CHECKING:
-    from decodedrift.experiments.study import Study
 
-
-def summary_table(study: Study, width: int = 80) -> str:
+def summary_table(study: StudyLike, width: int = 80) -> str:
     """Candidates x strategies, and below them perplexity by text; no line is wider than `width` cells.
 
     What does not fit goes from the right, column by column; names are shortened first.
@@ -23,7 +21,7 @@ def summary_table(study: Study, width: int = 80) -> str:
     return "\n\n".join(parts) if parts else _cut("Nothing was compared.", width)
 
 
-def _summary(study: Study, width: int) -> str:
+def _summary(study: StudyLike, width: int) -> str:
     table = study.summary
     rows = table[table["role"] == "candidate"] if len(table) else table
     head = ["candidate", "strategy", "diverged", "median t*", "near ties", "mean KL", "same top", "ppl ratio"]
@@ -38,7 +36,7 @@ def _summary(study: Study, width: int) -> str:
     return drawn(head, body, width, names=2)
 
 
-def _perplexity(study: Study, width: int) -> str:
+def _perplexity(study: StudyLike, width: int) -> str:
     head = ["text", "variant", "perplexity", "ppl ratio", "mean KL", "same top", "tokens"]
     body = [
         [

@@ -10,19 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 import pandas as pd
 from rapidfuzz.distance import LCSseq
 
-from decodedrift.experiments.compare.chosen import key_of
+from decodedrift.report.html import StudyLike
 from decodedrift.report.inline import compressed
 from decodedrift.report.numbers import absent
 from decodedrift.report.texts import brief, shown
-
-if TYPE_CHECKING:
-    from decodedrift.experiments.study import Study
 
 AROUND = 8
 ENTRIES = 100_000  # positions with alternatives, of either side, to begin with
@@ -38,7 +36,7 @@ PROMPT = 1500  # characters of a prompt
 Tops = dict[int, list[tuple[int, int]]]  # position -> (token, -ln p in 1e-4 nats) by rank
 
 
-def token_view(study: Study, cases: pd.DataFrame, room: int | None = None) -> str:
+def token_view(study: StudyLike, cases: pd.DataFrame, room: int | None = None) -> str:
     """The island of these cases in `room` characters at most: alternatives give way first, then the last cases."""
     limit = LIMIT if room is None else max(LEAST, min(LIMIT, room))
     held = _Frames.of(study, cases)
@@ -75,7 +73,7 @@ class _Frames:
     alternatives: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
     @classmethod
-    def of(cls, study: Study, cases: pd.DataFrame) -> _Frames:
+    def of(cls, study: StudyLike, cases: pd.DataFrame) -> _Frames:
         """What the cases need of a study's tables, by key."""
         prompts = set(cases["prompt_id"])
         part = study.traces[study.traces["role"].isin(["reference", "candidate"])]
@@ -102,7 +100,7 @@ def _grouped(frame: pd.DataFrame, wanted: pd.DataFrame, keys: list[str]) -> dict
 class _Island:
     """One attempt at the island; `entries`: how many positions with alternatives it may hold away from t*."""
 
-    study: Study
+    study: StudyLike
     held: _Frames
     entries: int
     vocabulary: dict[int, int] = field(default_factory=dict)
@@ -202,6 +200,17 @@ class _Island:
         return found
 
 
+def key_of(row: Any) -> tuple[str, str, int, str]:
+    """(candidate, strategy, seed, prompt id) of a row of divergences or positions."""
+    return (row.candidate, row.strategy, 0 if absent(row.seed) else int(row.seed), row.prompt_id)
+
+
+def case_link(row: Any) -> str:
+    """The fragment that opens a case in the page."""
+    names = ("candidate", "strategy", "seed", "prompt")
+    return urlencode(dict(zip(names, key_of(row), strict=True)), errors="replace")
+
+
 def meetings(ours: list[int], theirs: list[int], at: int) -> list[list[int]]:
     """[start in ours, start in theirs, length] of the common runs after t*, in order: a longest common subsequence."""
     left, right = ours[at + 1 :], theirs[at + 1 :]
@@ -233,7 +242,7 @@ def _padded(entries: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
     return [token for token, _ in held], [bits for _, bits in held]
 
 
-def _vocabulary(study: Study, ids: Mapping[int, int]) -> tuple[list[str], dict[str, str]]:
+def _vocabulary(study: StudyLike, ids: Mapping[int, int]) -> tuple[list[str], dict[str, str]]:
     """Each token's text, made visible; and by index the bytes of those that are no text or cannot be seen."""
     known: dict[int, tuple[str, str]] = {}
     for frame, number, text in (

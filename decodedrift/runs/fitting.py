@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from typing import TypeVar
 
 from decodedrift.core.prompts import BALANCED, balanced, bundled_sets
-from decodedrift.core.records import InputError, Plan, Prompt
+from decodedrift.core.records import InputError, Prompt
+from decodedrift.core.settings import Settings
 from decodedrift.models.text.vocabulary import SURROGATE, Vocabulary, encode_prompts, strange
 from decodedrift.models.text.windows import WindowedText, cut, sizes
-from decodedrift.runs.settings import Settings
 
+S = TypeVar("S", bound=Settings)
 TOKEN_ID = re.compile(r"token id \d+")
 
 
-def fitting_prompts(plan: Plan, asked: Settings, vocab: Vocabulary) -> tuple[Plan, dict[str, Sequence[int]]]:
+def fitting_prompts(plan: S, asked: Settings, vocab: Vocabulary) -> tuple[S, dict[str, Sequence[int]]]:
     """Prompts that can run. Bundled ones that do not fit are left out and counted; the user's own are refused by name.
 
     Raises:
@@ -35,12 +36,12 @@ def fitting_prompts(plan: Plan, asked: Settings, vocab: Vocabulary) -> tuple[Pla
     if plan.prompt_source in bundled_sets() and (asked.prompts is None or isinstance(asked.prompts, str)):
         count = len(encoded) if asked.prompt_ids and not asked.limit else asked.limit or BALANCED
         kept = balanced(list(kept), count)
-        plan, refused = replace(plan, left_out=len(refused)), {}
-    plan = replace(plan, prompts=tuple(kept), refused=asked.refused | refused)
+        plan, refused = plan.having(left_out=len(refused)), {}
+    plan = plan.having(prompts=tuple(kept), refused=asked.refused | refused)
     return plan, {p.id: encoded[p.id] for p in plan.prompts}
 
 
-def windowed(plan: Plan, vocab: Vocabulary) -> tuple[Plan, dict[str, WindowedText]]:
+def windowed(plan: S, vocab: Vocabulary) -> tuple[S, dict[str, WindowedText]]:
     """Texts cut into windows that every variant reads, and the plan with the windows' sizes.
 
     Raises:
@@ -48,8 +49,8 @@ def windowed(plan: Plan, vocab: Vocabulary) -> tuple[Plan, dict[str, WindowedTex
     """
     if not plan.texts:
         return plan, {}
-    context, stride = sizes(plan.context, plan.stride, vocab)
-    plan = replace(plan, context=context, stride=stride)
+    context, stride = sizes(plan.context, plan.stride, vocab)  # type: ignore[attr-defined]
+    plan = plan.having(context=context, stride=stride)
     cuts = {}
     for text in plan.texts:
         if SURROGATE.search(text.text):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decodedrift.models.loading import SHARE, floors, flops, loading, waiting_bytes
+from decodedrift.models.loading import SHARE, flops, loading, waiting_bytes
 from decodedrift.models.machine import flops_per_second
 from decodedrift.runs.prepare import Prepared
 
@@ -12,11 +12,11 @@ GIB = 2**30
 def forecast(ready: Prepared) -> str:
     """A few lines: jobs, rows, memory, estimated time."""
     plan, world = ready.plan, ready.world
-    variants = [plan.reference, *plan.candidates]
+    variants, effort = plan.variants, plan.effort
     traces = len(plan.prompts) * len(plan.cells)
     scored = sum(t.tokens for t in world.texts.values())
-    rows = (traces * plan.max_new_tokens) * (len(plan.candidates) + len(floors(world))) + scored * len(plan.candidates)
-    weights = world.weight_bytes(plan.reference) + max(world.weight_bytes(c) for c in plan.candidates)
+    rows = (traces * plan.max_new_tokens) * (len(plan.candidates) + effort.floors) + scored * len(plan.candidates)
+    weights = world.weight_bytes(plan.reference) + max((world.weight_bytes(c) for c in plan.candidates), default=0)
     low, high = _seconds(ready)
     loads = loading(world, ready.jobs)
     extra = _extra(ready)
@@ -61,13 +61,14 @@ def _percent(share: float) -> str:
 
 
 def _extra(ready: Prepared) -> list[str]:
-    """The passes that --inject and --decompose ask for, beside the run's own."""
-    plan, said = ready.plan, []
-    if plan.inject:
-        said.append(f"{len(plan.candidates)} passes of the reference with tokens put in")
-    if plan.decompose:
-        said.append(f"{1 + 2 * len(plan.candidates)} readings token by token, {len(plan.candidates)} of own texts")
-    return said
+    """The passes beside the run's own."""
+    many, effort = len(ready.plan.candidates), ready.plan.effort
+    lines = []
+    if effort.injecting:
+        lines.append(f"{effort.injecting} passes of the reference with tokens put in")
+    if effort.stepwise:
+        lines.append(f"{effort.stepwise - many} readings token by token, {many} of own texts")
+    return lines
 
 
 def _seconds(ready: Prepared) -> tuple[float, float]:

@@ -4,84 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from decodedrift.core.records import InputError, nearest
-from decodedrift.experiments.compare.folds.summary import Z95
-from decodedrift.experiments.study import Study
-from decodedrift.measure import nonfinite
-from decodedrift.measure.tables import FOLD_TEXTS, KEYS, TABLES, typed
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, "==": eq, "!=": ne, ">": gt, "<": lt}
-# Columns of the summary that hold a value only where something diverged (docs/runs.md lists them)
-IF_DIVERGED = (
-    "first_divergence_median", "half_life", "compounding_index", "compounding_index_low", "compounding_index_high",
-    "compounding_index_p", "reference_gap_median", "swing_median", "near_tie_share", "agreement_after",
-    "reconverged_share", "injected", "recovered_share", "trajectory_share", "trajectory_share_low",
-    "trajectory_share_high", "path_compounding", "path_compounding_low", "path_compounding_high",
-)  # fmt: skip
-# and those of them that exist only where the run was asked for them
-ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "path_": "decompose"}
 _GATE = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([^:]+?)\s*(?::(.*))?", re.S)
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Exceeded where `column operator bound` holds for a candidate's row of the summary, or its value is missing.
-
-    A column that exists only where something diverged is no missing value where pairs were compared and none diverged:
-    what never happened passes.
-
-    only: a candidate or a strategy, empty for all. interval: the end of the 95 % interval that is nearer to passing
-    takes the place of the estimate, so that the gate is exceeded only where the whole interval is.
-    """
-
-    text: str
-    column: str
-    operator: str
-    bound: float
-    only: str = ""
-    interval: bool = False
-
-    def exceeded(
-        self, summary: pd.DataFrame, plan: Mapping[str, Any], faults: Mapping[tuple[str, str], Fault] | None = None
-    ) -> list[str]:
-        """A sentence for each row that does not pass: which one, the value measured, and the bound.
-
-        Args:
-            faults: of (candidate, strategy), see `faults`; there the gate is exceeded whatever the value is.
-        """
-        rows = {(r["candidate"], r["strategy"]): r for r in summary.to_dict("records") if r["role"] == "candidate"}
-        said = []
-        for candidate, strategy in self._cells(plan):
-            row = rows.get((candidate, strategy))
-            if (fault := (faults or {}).get((candidate, strategy))) and fault.spoils(self.column):
-                said.append(f"{self.text}: {candidate} {strategy}: {fault.reason}")
-                continue
-            if row is not None and never(row, self.column, plan):
-                continue
-            value = _number(row, self.column)
-            shown = f"{self.column} is {value:.6g}" if row is not None else "there is no result"
-            if self.interval and row is not None:
-                low, high = _interval(row, self.column)
-                shown += f" ({low:.6g} to {high:.6g})"
-                value = low if self.operator[0] == ">" else high
-            if math.isnan(value) or OPERATORS[self.operator](value, self.bound):
-                said.append(f"{self.text}: {candidate} {strategy}: {shown}")
-        return said
-
-    def _cells(self, plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        for candidate in plan["candidates"]:
-            for strategy in plan["strategies"]:
-                if self.only in ("", candidate["name"], strategy["label"]):
-                    yield candidate["name"], strategy["label"]
 
 
 @dataclass(frozen=True)
@@ -96,26 +29,72 @@ class Fault:
         return not self.columns or column.startswith(self.columns)
 
 
-def faults(study: Study) -> dict[tuple[str, str], Fault]:
-    """(candidate, strategy) -> what no gate there may pass: a candidate that broke, a KL that is infinite somewhere."""
-    found = {
-        key: Fault(f"the KL is infinite at {n} positions, which its figures leave out", ("kl_",))
-        for key, n in nonfinite.infinite(study.positions).items()
-    }
-    return found | {key: Fault(why) for key, why in nonfinite.faults(study.traces, study.positions).items()}
+@dataclass(frozen=True)
+class Gating:
+    """What of a run can be gated.
+
+    keys: the columns of its summary that name a row; cells: all rows that there should be, whether they are or not.
+    columns: of numbers. never: (row, column) -> whether a cell is empty because what it tells of never happened, not
+    because nothing was measured. faults: study -> cell -> why no gate there may pass.
+    """
+
+    keys: tuple[str, ...]
+    cells: Sequence[tuple[str, ...]]
+    columns: tuple[str, ...]
+    never: Callable[[Mapping[str, Any], str], bool] = lambda row, column: False
+    faults: Callable[[Any], Mapping[tuple[str, ...], Fault]] = lambda study: {}
 
 
-def never(row: Mapping[str, Any], column: str, plan: Mapping[str, Any]) -> bool:
-    """Whether a cell is empty because nothing diverged, and not because nothing was compared or measured."""
-    asked = all(plan.get(option) for prefix, option in ASKED.items() if column.startswith(prefix))
-    return column in IF_DIVERGED and asked and (row.get("traces") or 0) > 0 and row.get("diverged") == 0
+@dataclass(frozen=True)
+class Gate:
+    """Exceeded where `column operator bound` holds for a candidate's row of the summary, or its value is missing.
+
+    A column that exists only where something diverged is no missing value where pairs were compared and none diverged:
+    what never happened passes.
+
+    only: a candidate, a strategy or what else names a row, empty for all. interval: the end of the 95 % interval that
+    is nearer to passing takes the place of the estimate, so that the gate is exceeded only where the whole interval is.
+    """
+
+    text: str
+    column: str
+    operator: str
+    bound: float
+    only: str = ""
+    interval: bool = False
+
+    def exceeded(self, study: Any, gating: Gating) -> list[str]:
+        """A sentence for each row that does not pass: which one, the value measured, and the bound."""
+        table = study.summary
+        if "role" in table:
+            table = table[table["role"] == "candidate"]
+        rows = {tuple(str(row[k]) for k in gating.keys): row for row in table.to_dict("records")}
+        faults, sentences = gating.faults(study), []
+        for cell in gating.cells:
+            if self.only and self.only not in cell:
+                continue
+            row, where = rows.get(cell), f"{self.text}: {' '.join(cell)}"
+            if (fault := faults.get(cell)) and fault.spoils(self.column):
+                sentences.append(f"{where}: {fault.reason}")
+                continue
+            if row is not None and gating.never(row, self.column):
+                continue
+            value = _number(row, self.column)
+            shown = f"{self.column} is {value:.6g}" if row is not None else "there is no result"
+            if self.interval and row is not None:
+                low, high = _interval(row, self.column)
+                shown += f" ({low:.6g} to {high:.6g})"
+                value = low if self.operator[0] == ">" else high
+            if math.isnan(value) or OPERATORS[self.operator](value, self.bound):
+                sentences.append(f"{where}: {shown}")
+        return sentences
 
 
-def parse_gate(text: str, interval: bool, plan: Mapping[str, Any]) -> Gate:
+def parse_gate(text: str, interval: bool, gating: Gating) -> Gate:
     """A gate as it is typed, `COLUMN OPERATOR NUMBER[:CANDIDATE or STRATEGY]`.
 
     Args:
-        plan: as plan.json has it; its candidates and strategies are what may be named.
+        gating: its columns, and what its cells are made of, are what may be named.
 
     Raises:
         InputError: not a gate; an unknown column, candidate or strategy, with the choices.
@@ -130,33 +109,18 @@ def parse_gate(text: str, interval: bool, plan: Mapping[str, Any]) -> Gate:
             f"--fail-on {text!r}: a gate is written COLUMN>NUMBER or COLUMN>NUMBER:CANDIDATE, with > >= < <= == !="
         )
     column, operator, only = found[1], found[2], (found[4] or "").strip()
-    choices = columns()
+    choices = gating.columns
     if column not in choices:
         listed, _, hint = nearest(column, choices).partition("; ")  # the hint first: the list is long
         raise InputError(
             f"--fail-on {text!r}: no column {column!r} in summary.csv; {f'{hint}; ' if hint else ''}{listed}"
         )
-    names = [*(c["name"] for c in plan["candidates"]), *(s["label"] for s in plan["strategies"])]
+    names = list(dict.fromkeys(cell[n] for n in range(len(gating.keys)) for cell in gating.cells))
     if (found[4] is not None or only) and only not in names:
-        raise InputError(f"--fail-on {text!r}: no candidate or strategy {only!r}; {nearest(only, names)}")
+        raise InputError(f"--fail-on {text!r}: no {' or '.join(gating.keys)} {only!r}; {nearest(only, names)}")
     if interval:
         _check_interval(text, column, operator, choices)
     return Gate(text.strip(), column, operator, bound, only, interval)
-
-
-@cache
-def columns() -> tuple[str, ...]:
-    """The summary's columns of numbers, read off a summary of one empty row: the folds alone know what they make."""
-    keys = dict.fromkeys(KEYS, "x") | {"seed": 0, "role": "candidate"}
-    row = {"divergences": {"diverged": 0, "compared": 1, "nonfinite": 0}, "positions": {"nonfinite": 0}, "traces": {}}
-    made = {}
-    for table, more in row.items():
-        values = keys | more | ({"variant": "x", "n_tokens": 1, "token_ids": "0"} if table == "traces" else {})
-        made[table] = typed(pd.DataFrame({c: pd.Series([values.get(c)], dtype="object") for c in TABLES[table]}), table)
-    empty = {t: typed(pd.DataFrame(), t) for t in ("timings", "failures")}
-    with np.errstate(all="ignore"):
-        found = Study(**made, **empty, perplexity=pd.DataFrame(), plan={}).summary
-    return tuple(name for name in found.columns if name not in FOLD_TEXTS)
 
 
 def _check_interval(text: str, column: str, operator: str, choices: tuple[str, ...]) -> None:
@@ -180,6 +144,8 @@ def _interval(row: Mapping[str, Any], column: str) -> tuple[float, float]:
     if len(ends) == 2:
         return ends[0], ends[1]
     value = _number(row, column)
+    from decodedrift.numerics.survival import Z95
+
     return value - Z95 * ends[0], value + Z95 * ends[0]
 
 

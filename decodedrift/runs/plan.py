@@ -9,12 +9,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 from decodedrift.core.notation import Item, Param, boolean, count, read_params, split_items, text, thread_count
-from decodedrift.core.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant, nearest, plain
+from decodedrift.core.records import InputError, Job, Variant, nearest, plain
+from decodedrift.core.settings import Settings, no_rows
 from decodedrift.models.precisions import PRECISIONS
 
 METRICS_VERSION = 3
 IDENTITY = ("model", "checkpoints", "tokenizer", "generation", "numerical", "metrics_version")  # of an environment
-NO_NUMBERS = ("prompt_source", "left_out", "refused", "memory_bytes")  # of a plan: they change no row
 DEFAULT_CANDIDATES = ("bf16", "fp16", "int8")
 
 KNOBS: dict[str, Param] = {
@@ -121,7 +121,7 @@ def on_device(plan_device: str, variant: Variant, *, reference: bool = False) ->
     return replace(variant, device=device)
 
 
-def jobs(plan: Plan, identity: Mapping[str, Any], windows: Mapping[str, int], windows_per_job: int) -> list[Job]:
+def jobs(plan: Settings, identity: Mapping[str, Any], windows: Mapping[str, int], windows_per_job: int) -> list[Job]:
     """The plan cut into shards of prompts, in file order, then shards of text windows; each under its content key.
 
     Args:
@@ -136,9 +136,9 @@ def jobs(plan: Plan, identity: Mapping[str, Any], windows: Mapping[str, int], wi
     return [_keyed(plan, identity, replace(job, index=i, first=i == 0)) for i, job in enumerate(found)]
 
 
-def _keyed(plan: Plan, identity: Mapping[str, Any], job: Job) -> Job:
+def _keyed(plan: Settings, identity: Mapping[str, Any], job: Job) -> Job:
     settings = plan.as_dict()
-    for key in ("prompts", "texts", *NO_NUMBERS):
+    for key in ("prompts", "texts", *no_rows(type(plan))):
         settings.pop(key)
     texts = [plain(t) for t in plan.texts if t.name == job.text]
     content = {
@@ -178,15 +178,3 @@ def variant_from_dict(data: Mapping[str, Any]) -> Variant:
         known = [f.name for f in fields(Variant)]
         unknown = next(k for k in values if k not in known)
         raise InputError(f"{owner}: unknown field {unknown!r}; {nearest(str(unknown), known)}") from None
-
-
-def plan_from_dict(data: Mapping[str, Any]) -> Plan:
-    """Reads back what `Plan.as_dict` wrote."""
-    values = dict(data)
-    values["reference"] = variant_from_dict(values["reference"])
-    values["candidates"] = tuple(variant_from_dict(v) for v in values["candidates"])
-    values["strategies"] = tuple(Strategy(**s) for s in values["strategies"])
-    values["prompts"] = tuple(Prompt(p["id"], p["text"], tuple(p["tags"])) for p in values["prompts"])
-    values["texts"] = tuple(Text(**t) for t in values["texts"])
-    values["seeds"] = tuple(values["seeds"])
-    return Plan(**values)

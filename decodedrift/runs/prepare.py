@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from decodedrift.core import prompts as prompt_files
-from decodedrift.core.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant
-from decodedrift.decoding.strategies import parse_strategies, screened
+from decodedrift.core.records import InputError, Job, Prompt, Strategy, Text, Variant, nearest
+from decodedrift.core.settings import Settings
+from decodedrift.core.versions import untested
+from decodedrift.decoding.strategies import parse_strategies
+from decodedrift.runs.executors import EXECUTORS
 from decodedrift.runs.plan import (
     IDENTITY,
     METRICS_VERSION,
@@ -19,9 +22,20 @@ from decodedrift.runs.plan import (
     parse_variants,
     variant_from_dict,
 )
-from decodedrift.runs.settings import NOTHING, Settings, Settled
 
 PROMPTS_PER_JOB = 16  # what a kill can lose, where the weights are loaded once
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a run fitted to the memory when it began, None where it did not. prompts_per_job: unless one is asked."""
+
+    batch_size: int | None = None
+    prompts_per_job: int | None = None
+
+
+NOTHING = Settled()
 
 
 @dataclass
@@ -34,99 +48,75 @@ class Prepared:
     enlarged: bool = False
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> Settings:
         """The resolved plan."""
         return self.world.plan  # type: ignore[no-any-return]
 
-    @property
-    def refused(self) -> Mapping[str, str]:
-        """Prompt id -> why it cannot run; the prompts of a plan that is asked again included."""
-        return self.plan.refused
-
     def doubts(self) -> list[str]:
         """What of the prompts did not run or is odd, a line each; none of it is a failure of the run as asked."""
-        refused = [f"refused prompt {name}: {reason}" for name, reason in self.refused.items()]
-        return refused + [f"warning: {said}" for said in self.environment["warnings"]]
+        refused = [f"refused prompt {name}: {reason}" for name, reason in self.plan.refused.items()]
+        return refused + [f"warning: {warning}" for warning in self.environment["warnings"]]
 
     def announcement(self) -> str:
         """One line on what is about to run, with what was left out or lowered."""
         plan = self.plan
         names = ", ".join(c.name for c in plan.candidates)
-        said = "screening " if plan.mode == "screen" else ""
-        said += f"{plan.model}: {plan.reference.name}{' against ' if names else ''}{names}; "
-        said += f"{len(plan.prompts)} prompt{'s' * (len(plan.prompts) != 1)}"
-        said += f" ({plan.prompt_source})" if plan.prompt_source not in ("given", "file") else ""
-        said += f", {len(plan.cells)} strategies x seeds, {plan.max_new_tokens} new tokens, {plan.device}"
+        line = f"{plan.manner}{plan.model}: {plan.reference.name}{' against ' if names else ''}{names}; "
+        line += f"{len(plan.prompts)} prompt{'s' * (len(plan.prompts) != 1)}"
+        line += f" ({plan.prompt_source})" if plan.prompt_source not in ("given", "file") else ""
+        line += f", {len(plan.cells)} strategies x seeds, {plan.max_new_tokens} new tokens, {plan.device}"
         if plan.left_out:
-            said += f"; {plan.left_out} bundled prompts do not fit the window and are left out"
+            line += f"; {plan.left_out} bundled prompts do not fit the window and are left out"
         asked = self.environment["generation"]["batch_size_asked"]
         if plan.batch_size != asked:
-            said += f"; batch size lowered from {asked} to {plan.batch_size} to fit the memory"
+            line += f"; batch size lowered from {asked} to {plan.batch_size} to fit the memory"
         if self.enlarged:
-            said += f"; jobs of {plan.prompts_per_job} prompts, as each loads the weights anew"
-        return said
+            line += f"; jobs of {plan.prompts_per_job} prompts, as each loads the weights anew"
+        return line
 
 
-def not_injectable(where: str) -> str:
-    """Why none of the strategies asked for can take a replaced token."""
-    return (
-        f"{where}: a beam search, or sampling without shared noise, cannot go on from a replaced token; "
-        "add greedy, or top-k or top-p with --coupling gumbel"
-    )
-
-
-def draft(asked: Settings, alone: bool = False) -> Plan:
-    """The plan as far as it can be checked without torch, a tokenizer or the model; `alone`: without candidates.
+def draft(asked: S) -> S:
+    """The plan as far as it can be checked without torch, a tokenizer or the model.
 
     Raises:
         InputError: whatever is wrong with names, parameters, prompt or text files.
     """
-    strategies = _strategies(asked.strategies, asked.coupling)
-    if asked.mode == "screen":
-        strategies = screened(strategies, named="strategies" in asked.model_fields_set)
-    if asked.inject and not any(s.injectable for s in strategies):
-        raise InputError(not_injectable("--inject"))
+    if asked.executor not in EXECUTORS:
+        raise InputError(f"--executor {asked.executor}: unknown; {nearest(asked.executor, tuple(EXECUTORS))}")
     reference = _variants(asked.reference, None)
     if len(reference) != 1 or reference[0].model:
         raise InputError(f"--reference takes one variant of --model, not {asked.reference!r}")
-    candidates = (
-        default_candidates(reference[0]) if asked.candidates is None else _variants(asked.candidates, reference[0])
-    )
-    if alone:
-        candidates = ()
-    elif not candidates:
-        raise InputError("--candidates: give at least one")
+    default = asked.candidates is None
+    candidates = default_candidates(reference[0]) if default else _variants(asked.candidates, reference[0])
     model = asked.model if isinstance(asked.model, str) else "in memory"
-    found, source = _prompts(asked, model)
-    return Plan(
-        model=model, reference=reference[0], candidates=candidates, strategies=strategies, prompts=found,
-        texts=_texts(asked.texts), revision=asked.revision, max_new_tokens=asked.max_new_tokens,
-        seeds=tuple(asked.seeds), batch_size=asked.batch_size, prompts_per_job=asked.prompts_per_job or PROMPTS_PER_JOB,
-        layout=asked.layout, coupling=asked.coupling, context=asked.context, stride=asked.stride,
-        chat_template=asked.chat_template, ignore_eos=asked.ignore_eos, noise_floor=asked.noise_floor,
-        inject=asked.inject, decompose=asked.decompose, mode=asked.mode, continued=asked.continued,
-        near_tie_below=asked.near_tie_below, device=asked.device, threads=asked.threads,
-        memory_bytes=asked.memory_bytes, trust_remote_code=asked.trust_remote_code, allow_pickle=asked.allow_pickle,
-        no_text=asked.no_text, prompt_source=source, left_out=asked.left_out,
+    prompts, source = _prompts(asked, model)
+    plan = asked.having(
+        model=model, reference=reference[0], candidates=candidates,
+        strategies=asked.allowed(_strategies(asked.strategies, asked.coupling)), prompts=prompts,
+        texts=_texts(asked.texts), prompts_per_job=asked.prompts_per_job or PROMPTS_PER_JOB, prompt_source=source,
+        prompt_ids=[], limit=None,
     )  # fmt: skip
+    plan.check_resolved()
+    return plan
 
 
-def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, alone: bool = False) -> Prepared:
+def prepare(
+    asked: S, tokenizer: Any = None, settled: Settled = NOTHING, check: Callable[[Any], None] = lambda world: None
+) -> Prepared:
     """Finds the model, tokenizes, and settles device, windows, batch size and size of the jobs. Loads no weights.
 
     Args:
         settled: the sizes of a run that goes on; those at None are fitted to the memory.
+        check: the experiment's own refusals, of a World.
 
     Raises:
         InputError: the run cannot be made as asked.
     """
-    plan = draft(asked, alone)
-    from decodedrift.core.versions import untested
+    plan = draft(asked)
     from decodedrift.models import footprint, loading, world
-    from decodedrift.models.longrope import switch
-    from decodedrift.models.machine import check_device, environment
+    from decodedrift.models.machine import check_device
     from decodedrift.models.sources import checkpoints, identity
-    from decodedrift.models.text import special, vocabulary
+    from decodedrift.models.text import vocabulary
     from decodedrift.runs import fitting
 
     plan = _placed(plan, check_device(plan.device))
@@ -134,48 +124,59 @@ def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, 
         checkpoint = checkpoints.find(asked.model, asked.revision, asked.trust_remote_code, asked.allow_pickle)
     else:
         checkpoint = checkpoints.in_memory(asked.model, tokenizer)
-    plan = identity.without_home(replace(plan, model=checkpoint.name))
+    plan = identity.without_home(plan.having(model=checkpoint.name))
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
     others = world.other_checkpoints(plan, vocab)
     vocab = vocabulary.narrowed(vocab, others)
     plan, encoded = fitting.fitting_prompts(plan, asked, vocab)
     plan, texts = fitting.windowed(plan, vocab)
     rows = footprint.footprint(checkpoint)
-    made = world.World(plan, checkpoint, vocab, encoded, texts, others, world.memory_budget(plan), rows)
-    _check_beams(plan, made.width)
-    _check_screening(plan, encoded, switch(checkpoint.config))
-    made.plan = replace(plan, batch_size=settled.batch_size or world.fitting_batch(made))
+    place = world.World(plan, checkpoint, vocab, encoded, texts, others, world.memory_budget(plan), rows)
+    _check_beams(plan, place.width)
+    check(place)
+    place.plan = plan.having(batch_size=settled.batch_size or world.fitting_batch(place))
     if asked.prompts_per_job is None:
-        each = settled.prompts_per_job or loading.prompts_per_job(made, plan.prompts_per_job)
-        made.plan = replace(made.plan, prompts_per_job=each)
-    found = environment(plan.device, plan.threads)
-    found["model"] = identity.described(checkpoint)
-    found["checkpoints"] = {name: identity.described(c) for name, c in made.others.items()}
-    found["tokenizer"] = identity.tokenizer_hash(vocab.tokenizer)
-    found["generation"] = {
+        each = settled.prompts_per_job or loading.prompts_per_job(place, plan.prompts_per_job)
+        place.plan = place.plan.having(prompts_per_job=each)
+    facts = _environment(place)
+    windows = {name: len(t.windows) for name, t in texts.items()}
+    todo = jobs(place.plan, {key: facts[key] for key in IDENTITY}, windows, place.windows_per_job())
+    place.keeps = len(todo) > 1 and place.all_fit
+    facts["generation"] = facts["generation"] | {
+        "batch_size_asked": asked.batch_size, "batch_size": place.plan.batch_size, "memory_bytes": place.memory,
+        "resident": place.resident,
+    }  # fmt: skip
+    enlarged = settled.prompts_per_job is None and place.plan.prompts_per_job != plan.prompts_per_job
+    return Prepared(place, todo, facts, enlarged)
+
+
+def _environment(world: Any) -> dict[str, Any]:
+    """environment.json as far as it is known before anything runs; what is in it under IDENTITY decides the numbers."""
+    from decodedrift.models.machine import environment
+    from decodedrift.models.sources import identity
+    from decodedrift.models.text import special
+
+    plan, vocab = world.plan, world.vocab
+    facts = environment(plan.device, plan.threads)
+    facts["model"] = identity.described(world.checkpoint)
+    facts["checkpoints"] = {name: identity.described(c) for name, c in world.others.items()}
+    facts["tokenizer"] = identity.tokenizer_hash(vocab.tokenizer)
+    facts["generation"] = {
         "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window,
     }  # fmt: skip
-    found["warnings"] = special.warnings(vocab, plan.prompts, encoded, plan.chat_template, not plan.no_text)
-    if said := untested(found["versions"]["transformers"]):
-        found["warnings"].append(said)
-    found["metrics_version"] = METRICS_VERSION
-    decides = {key: found[key] for key in IDENTITY}
-    found["generation"] = found["generation"] | {
-        "batch_size_asked": asked.batch_size, "batch_size": made.plan.batch_size, "memory_bytes": made.memory,
-    }  # fmt: skip
-    windows = {name: len(t.windows) for name, t in texts.items()}
-    todo = jobs(made.plan, decides, windows, made.windows_per_job())
-    made.keeps = len(todo) > 1 and made.all_fit
-    found["generation"]["resident"] = made.resident
-    enlarged = settled.prompts_per_job is None and made.plan.prompts_per_job != plan.prompts_per_job
-    return Prepared(made, todo, found, enlarged)
+    facts["scored_bytes"] = {name: text.scored_bytes for name, text in world.texts.items()}
+    facts["warnings"] = special.warnings(vocab, plan.prompts, world.prompts, plan.chat_template, not plan.no_text)
+    if warning := untested(facts["versions"]["transformers"]):
+        facts["warnings"].append(warning)
+    facts["metrics_version"] = METRICS_VERSION
+    return facts
 
 
-def _placed(plan: Plan, device: str) -> Plan:
+def _placed(plan: S, device: str) -> S:
     """The plan with every variant's device resolved."""
     candidates = tuple(on_device(device, c) for c in plan.candidates)
-    return replace(
-        plan, device=device, reference=on_device(device, plan.reference, reference=True), candidates=candidates
+    return plan.having(
+        device=device, reference=on_device(device, plan.reference, reference=True), candidates=candidates
     )
 
 
@@ -259,18 +260,7 @@ def _texts(given: Any) -> tuple[Text, ...]:
     return tuple(found)
 
 
-def _check_screening(plan: Plan, prompts: Mapping[str, Sequence[int]], at: Any) -> None:
-    """Screening rests on one reading of each text being what generates it."""
-    if plan.mode == "screen" and at is not None:
-        past = [p for p, ids in prompts.items() if len(ids) + plan.max_new_tokens > at.length]
-        if past:
-            raise InputError(
-                f"--mode screen: prompt {past[0]} and its new tokens pass {at.length} tokens, where the model's rotary "
-                "factors change, and one reading is another function; lower --max-new-tokens or leave --mode screen out"
-            )
-
-
-def _check_beams(plan: Plan, vocab: int) -> None:
+def _check_beams(plan: Settings, vocab: int) -> None:
     for strategy in plan.strategies:
         if strategy.searches and strategy.params["num_beams"] > vocab:
             raise InputError(f"strategy {strategy.label}: more beams than the vocabulary has tokens ({vocab})")

@@ -6,15 +6,17 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from decodedrift.core.formats import path_of
-from decodedrift.core.records import InputError, Plan, plain
+from decodedrift.core.records import InputError, plain, shortened
 from decodedrift.core.secrecy import home_shortened
-from decodedrift.runs.plan import IDENTITY, NO_NUMBERS
+from decodedrift.core.settings import Settings, make_settings, no_rows
+from decodedrift.runs.plan import IDENTITY
+from decodedrift.runs.prepare import NOTHING, Settled
 from decodedrift.runs.runfolder import RunFolder, Stored
-from decodedrift.runs.settings import NOTHING, Settings, Settled, make_settings, shortened
 
+S = TypeVar("S", bound=Settings)
 MOST = 3  # differences that one line names
 # by the memory that was free when the run began, or found out under way
 SETTLED = (
@@ -42,7 +44,7 @@ def begun(folder: str | Path) -> Stored:
     return stored
 
 
-def unfinished(plan: Plan) -> dict[str, Any]:
+def unfinished(plan: Settings) -> dict[str, Any]:
     """What a resume needs beside the plan: where relative paths begin, texts kept off it."""
     found: dict[str, Any] = {"folder": home_shortened(os.getcwd())}
     if plan.no_text:
@@ -50,7 +52,7 @@ def unfinished(plan: Plan) -> dict[str, Any]:
     return found
 
 
-def asked_again(stored: Stored) -> Settings:
+def asked_again(kind: type[S], stored: Stored) -> S:
     """The settings of a stored run, so that its folder alone is enough to go on.
 
     Raises:
@@ -65,7 +67,8 @@ def asked_again(stored: Stored) -> Settings:
         )
     made = stored.environment.get("generation", {})
     asked = {"batch_size": made["batch_size_asked"]} if "batch_size_asked" in made else {}
-    return make_settings(stored.plan | kept | asked)
+    values = {k: v for k, v in (stored.plan | kept | asked).items() if k != "experiment"}
+    return make_settings(kind, values)
 
 
 def settled(stored: Stored | None, asked: Settings) -> Settled:
@@ -77,16 +80,16 @@ def settled(stored: Stored | None, asked: Settings) -> Settled:
     return Settled(made["batch_size"] if same else None, stored.plan.get("prompts_per_job"))
 
 
-def refuse_another(stored: Stored, plan: Plan, environment: Mapping[str, Any], where: str) -> None:
+def refuse_another(stored: Stored, plan: Settings, environment: Mapping[str, Any], where: str) -> None:
     """Rows of two runs never mix.
 
     Raises:
         InputError: the plan, the weights, the tokenizer or the environment differ; names what.
     """
-    kept, asked = dict(stored.plan), json.loads(json.dumps(plan.as_dict()))
+    kept, asked = {"experiment": "compare"} | stored.plan, json.loads(json.dumps(plan.as_dict()))
     if kept.get("no_text") != asked["no_text"]:  # one side has no texts to compare
         kept, asked = ({k: v for k, v in side.items() if k not in ("prompts", "texts")} for side in (kept, asked))
-    for key in NO_NUMBERS:
+    for key in no_rows(type(plan)):
         kept.pop(key, None)
         asked.pop(key, None)
     found = list(_differences("", kept, asked))

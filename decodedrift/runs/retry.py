@@ -5,27 +5,33 @@ Where a variant needs a plainer path than the run is on, its first job is run ag
 
 from __future__ import annotations
 
+import logging
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from decodedrift.core.files import disk_failed
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError, Job, VariantError
-from decodedrift.experiments.compare.job import execute
 from decodedrift.measure.tables import JobResult
 from decodedrift.models.load import out_of_memory
 from decodedrift.models.probe import AnotherPath
 from decodedrift.models.world import World
+
+LOG = logging.getLogger("decodedrift")
 
 
 @dataclass
 class Worker:
     """Runs jobs of one world.
 
-    size: the batch size to begin with; once lowered it stays so, as the next job would only run out again. Rows are
-    made of a whole job in one size, and the result says which.
+    execute: (job, world, progress, folder for waiting logits) -> rows. size: the batch size to begin with; once lowered
+    it stays so, as the next job would only run out again. Rows are made of a whole job in one size, and the result says
+    which.
     """
 
+    execute: Callable[[Job, World, Progress, str | None], JobResult]
     world: World
     progress: Progress
     spill: str | None
@@ -38,19 +44,22 @@ class Worker:
             InputError: the reference cannot run, or the disk failed.
         """
         asked = self.world.plan.batch_size
+        begin = time.perf_counter()
+        LOG.info("job %s begins", job.key)
         while (result := self._tried(job)) is None:
             self.progress.stop()
             self.world.close()
             self.size //= 2
         result.batch_size = self.size if self.size != asked else None
         result.path, self.world.route.fixed = self.world.route.said(), True
+        LOG.info("job %s ended after %.1f s, %d failures", job.key, time.perf_counter() - begin, len(result.failures))
         return result
 
     def _tried(self, job: Job) -> JobResult | None:
         """A job in the present batch size; None where half of it may help."""
-        world = replace(self.world, plan=replace(self.world.plan, batch_size=self.size))
+        world = replace(self.world, plan=self.world.plan.having(batch_size=self.size))
         try:
-            result = execute(job, world, self.progress, self.spill)
+            result = self.execute(job, world, self.progress, self.spill)
         except AnotherPath:
             self.progress.stop()
             return self._tried(job)

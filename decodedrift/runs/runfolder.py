@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,19 +22,9 @@ from decodedrift.core import untrusted
 from decodedrift.core.files import LOCK, atomic, linked, locked, sync, writable, writing
 from decodedrift.core.formats import path_of, read_json
 from decodedrift.core.records import InputError
-from decodedrift.measure.tables import TABLES, Gathered, JobResult, joined, typed, without_words
+from decodedrift.measure.tables import PARTS, TABLES, UNFOLDED, Gathered, JobResult, joined, typed, without_words
 from decodedrift.runs.tablefiles import read_csv, read_parquet, write_csv, write_parquet
 
-PART_TABLES = ("positions", "alternatives", "steps")  # too long for CSV: a folder of Parquet parts
-UNFOLDED = ("alternatives",)  # no mean is made of it and it is the longest: read only by who asks
-JOB_TABLES = ("traces", "divergences", *PART_TABLES, "injection", "tokens", "timings", "failures")
-ROW_TABLES = ("traces", "divergences", "injection", "perplexity", "tokens", "timings", "failures")
-FOLDS = (  # made of the rows, and made again of them when a run is opened
-    "distribution", "summary", "survival", "growth", "after", "risk", "comparisons", "flip_law",
-    "flip_calibration", "decomposition",
-)  # fmt: skip
-CSV_TABLES = (*ROW_TABLES, *FOLDS)
-FOLDED = tuple(t for t in JOB_TABLES if t not in UNFOLDED)
 MARK, RAN_ON, UNFINISHED = "plan.json", "environment.json", "unfinished.json"
 WAITING = "decodedrift-"  # how the folders begin in which logits wait; a kill leaves them
 
@@ -163,7 +153,7 @@ class RunFolder:
         shutil.rmtree(part, ignore_errors=True)
         with writing(final):
             part.mkdir(parents=True)
-            for table in JOB_TABLES:
+            for table in TABLES:
                 write_parquet(result.frame(table), part / f"{table}.parquet", table)
             facts = {"variants": result.facts, "spilled_bytes": result.spilled_bytes}
             facts |= {"batch_size": result.batch_size, "path": result.path}
@@ -193,7 +183,9 @@ class RunFolder:
             InputError: a job is missing or cannot be read.
         """
         folders = {key: self.path / "jobs" / key for key in keys}
-        frames = {t: joined((_part(f / f"{t}.parquet", t) for f in folders.values()), t) for t in FOLDED}
+        frames = {
+            t: joined((_part(f / f"{t}.parquet", t) for f in folders.values()), t) for t in TABLES if t not in UNFOLDED
+        }
         found = Gathered(frames)
         for key, folder in folders.items():
             said = _json(folder / "facts.json")
@@ -206,12 +198,16 @@ class RunFolder:
         with atomic(self.path / name) as part:
             write_csv(frame, part, spreadsheet)
 
-    def write_tables(self, frames: Mapping[str, pd.DataFrame], words: bool = True) -> None:
-        """The run's CSV tables, and the long ones as Parquet; `words`: with all that spells out a text."""
-        for table in CSV_TABLES:
-            self.write_csv(table, frames[table] if words else without_words(frames[table], table))
-        for table in PART_TABLES:
-            self._write_parts(table, frames.get(table), words)
+    def write_tables(self, frames: Mapping[str, pd.DataFrame | None], words: bool = True) -> None:
+        """A run's tables as CSV, and the long ones as Parquet; `words`: with all that spells out a text.
+
+        None stands for a table that the finished jobs have and nobody read.
+        """
+        for table, frame in frames.items():
+            if table in PARTS:
+                self._write_parts(table, frame, words)
+            elif frame is not None:
+                self.write_csv(table, frame if words else without_words(frame, table))
 
     def _write_parts(self, table: str, frame: pd.DataFrame | None, words: bool) -> None:
         """A folder of Parquet parts: the finished jobs' own, or one part for a study that was never on disk."""
@@ -237,20 +233,17 @@ class RunFolder:
                 shutil.rmtree(self.path / "jobs")
 
 
-def open_folder(path: str | Path) -> tuple[dict[str, pd.DataFrame], dict[str, Any], dict[str, Any]]:
-    """(frames, plan, environment) of a finished run's folder.
-
-    Raises:
-        InputError: not a run folder, or not finished.
-    """
-    folder = path_of(path)
-    stored = open_stored(folder)
-    names = CSV_TABLES if stored.plan.get("no_text") else ROW_TABLES  # without its tokens a fold cannot be made again
-    found = [t for t in names if (folder / f"{t}.csv").is_file()]
-    frames = {t: read_csv(folder / f"{t}.csv", t) if t in found else typed(pd.DataFrame(), t) for t in names}
-    frames |= {t: typed(frame, t) for t, frame in frames.items() if t in TABLES}  # a column that came later is empty
-    frames |= {t: read_parts(folder, t) for t in PART_TABLES if t not in UNFOLDED}
-    return frames, stored.plan, stored.environment
+def read_tables(folder: Path, tables: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """Tables of a finished run by name; one that came with a later version is empty, a fold that did is left out."""
+    frames = {}
+    for table in tables:
+        if table in PARTS:
+            frames[table] = read_parts(folder, table)
+        elif (file := folder / f"{table}.csv").is_file():
+            frames[table] = read_csv(file, table)
+        elif table in TABLES:
+            frames[table] = pd.DataFrame()
+    return {name: typed(frame, name) if name in TABLES else frame for name, frame in frames.items()}
 
 
 def read_parts(folder: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
@@ -268,8 +261,7 @@ def open_stored(path: str | Path) -> Stored:
     stored = RunFolder(folder).stored()
     if stored is None:
         raise InputError(f"{folder}: not a run folder (no {MARK} in it)")
-    missing = [name for name in (*(f"{t}.csv" for t in ROW_TABLES), RAN_ON) if not (folder / name).is_file()]
-    missing = [name for name in missing if name != "tokens.csv"]  # a run from before that table is whole without it
+    missing = [name for name in ("failures.csv", "traces.csv", RAN_ON) if not (folder / name).is_file()]
     if missing or not stored.finished:
         said = f" ({missing[0]} is missing)" if missing else ""
         raise InputError(f"{folder}: this run did not finish{said}; go on with: decodedrift resume {folder}")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 import pandas as pd
 
-from decodedrift.report.numbers import absent
+from decodedrift.report.tokenview import key_of
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
@@ -64,17 +63,6 @@ def spread(parted: pd.DataFrame, most: int) -> list[Any]:
         for rank, at in enumerate(sorted(range(len(order)), key=lambda i: abs(i - middle))):
             ranked[order[at]] = rank
     return sorted(ranked, key=lambda label: ranked[label])[:most]
-
-
-def key_of(row: Any) -> tuple[str, str, int, str]:
-    """(candidate, strategy, seed, prompt id) of a row of divergences or positions."""
-    return (row.candidate, row.strategy, 0 if absent(row.seed) else int(row.seed), row.prompt_id)
-
-
-def case_link(row: Any) -> str:
-    """The fragment that opens a case in the page."""
-    names = ("candidate", "strategy", "seed", "prompt")
-    return urlencode(dict(zip(names, key_of(row), strict=True)), errors="replace")
 
 
 def kl_at(positions: pd.DataFrame, rows: pd.DataFrame) -> Mapping[tuple[str, str, int, str], float]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,15 +16,12 @@ from torch import Tensor
 from decodedrift.core.records import Key
 from decodedrift.decoding.tops import CHUNK
 from decodedrift.experiments.compare.handover import Handover
-from decodedrift.experiments.compare.judging import parts
+from decodedrift.measure.bench import Bench
 from decodedrift.measure.divergence import comparable
 from decodedrift.measure.metrics.token import LogitPair, kl
 from decodedrift.measure.passes import Pass, Passage, keyed
 from decodedrift.models.load import Loaded
 from decodedrift.numerics import sequences
-
-if TYPE_CHECKING:
-    from decodedrift.experiments.compare.job import JobRun
 
 
 @dataclass
@@ -34,7 +31,8 @@ class Decomposition:
     handover: None where the reference's KV cache cannot be handed over; the path is measured all the same.
     """
 
-    run: JobRun
+    bench: Bench
+    reference: Pass
     handover: Handover | None = None
     errors: dict[str, dict[Key, dict[str, np.ndarray]]] = field(default_factory=dict)
     read_own: set[tuple[str, Key]] = field(default_factory=set)
@@ -42,11 +40,17 @@ class Decomposition:
 
     def record(self, reference: Loaded) -> None:
         """The reference reads its texts step by step."""
-        run = self.run
-        texts = {key: trace.token_ids for key, trace in run.reference.traces.items()}
-        prompts = {p.id: run.world.prompts[p.id] for p in run.order}
+        bench = self.bench
+        texts = {key: trace.token_ids for key, trace in self.reference.traces.items()}
+        prompts = {p.id: bench.world.prompts[p.id] for p in bench.order}
         made = Handover(
-            run.spool, run.world.vocab, prompts, run.groups(), texts, run.size(run.plan.reference), run.progress.tick
+            bench.spool,
+            bench.world.vocab,
+            prompts,
+            bench.groups(),
+            texts,
+            bench.size(self.reference.variant),
+            bench.progress.tick,
         )
         with self.timed(reference.variant.name, 1):
             made.record(reference)
@@ -54,11 +58,11 @@ class Decomposition:
 
     def read(self, model: Loaded, done: Pass) -> None:
         """A candidate reads its own text, for the path, and the reference's on either cache."""
-        size = self.run.size(self.run.plan.reference)
-        for group in parts(self.run, done):
-            if not all(self.run.reference.wrote(p) for p in group):
-                for passage, logits in self.run.forced(model, group, size):
-                    self.run.spool.put(("own", done.name, passage.key), logits)
+        size = self.bench.size(self.reference.variant)
+        for group in self.bench.written(done):
+            if not all(self.reference.wrote(p) for p in group):
+                for passage, logits in self.bench.forced(model, group, size):
+                    self.bench.spool.put(("own", done.name, passage.key), logits)
                     self.read_own.add((done.name, passage.key))
         if self.handover is not None:
             with self.timed(done.name, 2):
@@ -67,18 +71,18 @@ class Decomposition:
     @contextmanager
     def timed(self, name: str, passes: int) -> Iterator[None]:
         """Passes over the reference's texts, step by step, as one phase."""
-        begin, texts = time.perf_counter(), self.run.reference.traces.values()
+        begin, texts = time.perf_counter(), self.reference.traces.values()
         tokens = passes * sum(len(t.token_ids) for t in texts)
-        self.run.progress.start(name, "step by step", tokens)
+        self.bench.progress.start(name, "step by step", tokens)
         yield
-        self.run.progress.stop()
-        self.run.result.timed(name, "", "decompose", begin, tokens)
+        self.bench.progress.stop()
+        self.bench.result.timed(name, "", "decompose", begin, tokens)
 
     def judged(self, done: Pass, passage: Passage, logits: Tensor) -> None:
         """KL(p_R||p_C) of both reading the candidate's text; `logits` are the reference's."""
         if done.role != "candidate" or (done.name, passage.key) not in self.read_own:
             return
-        own = self.run.spool.get(("own", done.name, passage.key)).to(logits.device)
+        own = self.bench.spool.get(("own", done.name, passage.key)).to(logits.device)
         tokens = torch.tensor(passage.reading.continuation, device=logits.device)
         pair = LogitPair(logits, own, tokens, done.variant.compute or "fp32")
         parts = [kl(pair.rows(t, min(t + CHUNK, len(tokens)))).cpu() for t in range(0, len(tokens), CHUNK)]
@@ -88,12 +92,12 @@ class Decomposition:
         """Adds a finished candidate's rows to the job's result; a part that failed leaves its columns empty."""
         if done.role != "candidate":
             return
-        strategies = {s.label: s for s, _ in self.run.plan.cells}
-        pair = {"model": self.run.plan.model, "reference": self.run.reference.name, "candidate": done.name}
+        strategies = {s.label: s for s, _ in self.bench.plan.cells}
+        pair = {"model": self.bench.plan.model, "reference": self.reference.name, "candidate": done.name}
         for key, frame in done.positions.items():
             if key not in done.traces:
                 continue
-            reference, own = self.run.reference.traces[key], done.traces[key]
+            reference, own = self.reference.traces[key], done.traces[key]
             ours, its = reference.token_ids, own.token_ids
             kl_shared = frame["kl"].to_numpy(float)
             kl_own = kl_shared if ours == its else self.path.get((done.name, key), np.empty(0))
@@ -106,15 +110,7 @@ class Decomposition:
             columns |= {"kl_reference_text": _padded(kl_shared, n), "kl_candidate_text": _padded(kl_own, n)}
             columns["after"] = (np.arange(n) > (n if parted is None else parted)).astype(int)
             named = pair | {"role": done.role} | key._asdict()
-            self.run.result.steps.append(keyed(named, pd.DataFrame(columns)))
-
-
-def begun(run: JobRun, reference: Loaded) -> Decomposition:
-    """The reference's part; where its cache cannot be handed over that is a failure of this part alone."""
-    made = Decomposition(run)
-    with run.guarded(reference.variant.name, "decompose"):
-        made.record(reference)
-    return made
+            self.bench.result.steps.append(keyed(named, pd.DataFrame(columns)))
 
 
 def _padded(values: np.ndarray, n: int) -> np.ndarray:

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,18 +21,14 @@ from decodedrift.decoding.choosers import Single, nonfinite_counts
 from decodedrift.decoding.loop import decode
 from decodedrift.decoding.preferences import Choices
 from decodedrift.decoding.tops import Tops
+from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass, Passage, See, nll
 from decodedrift.models.load import Loaded
 
-if TYPE_CHECKING:
-    from decodedrift.experiments.compare.job import JobRun
 
-
-def of_reference(run: JobRun) -> See:
-    """Predicts what the reference itself would be taken to do, as it reads its own text."""
-    floor = Pass(f"{run.reference.name} (read)", run.reference.variant, "floor", against=run.reference)
-    run.passes[("floor", floor.name)] = floor
-    return predicting(floor)
+def floor_of(reference: Pass) -> Pass:
+    """What the reference itself would be taken to do, as it reads its own text."""
+    return Pass(f"{reference.name} (read)", reference.variant, "floor", against=reference)
 
 
 def predicting(into: Pass) -> See:
@@ -81,58 +76,58 @@ def predict(into: Pass, passage: Passage, logits: Tensor, choices: Choices) -> N
     into.last_nll[passage.key] = nll(logits[known - 1 : known], tokens[-1:]) if known else np.empty(0)
 
 
-def carry_on(run: JobRun, model: Loaded, done: Pass) -> None:
+def carry_on(bench: Bench, model: Loaded, done: Pass, reference: Pass, continued: bool) -> None:
     """`--continue`: the candidate writes on behind each predicted divergence, over the prefix that it has read.
 
     Its rows are batched as they come, as many as a batch of the plan holds: unlike in the exact mode, the layout is
     not the reference's.
     """
-    done.traces = {key: done.traces[key] for key in run.reference.traces if key in done.traces}
-    if not run.plan.continued:
+    done.traces = {key: done.traces[key] for key in reference.traces if key in done.traces}
+    if not continued:
         return
     begin, made = time.perf_counter(), 0
-    rows = run.size(model.variant) * run.world.rows_per_prompt()
+    rows = bench.size(model.variant) * bench.world.rows_per_prompt()
     for key, trace in done.traces.items():
-        done.traces[key] = _as_generated(run, done, trace)
-    for cell in run.plan.cells:
+        done.traces[key] = _as_generated(bench, done, reference, trace)
+    for cell in bench.plan.cells:
         waiting = [t for k, t in done.traces.items() if k[:2] == (cell[0].label, cell[1]) and t.finish == "screened"]
         waiting.sort(key=lambda trace: len(trace.token_ids))  # rows of a batch end together
         for start in range(0, len(waiting), rows):
-            made += _write_on(run, model, done, cell, {t.prompt_id: t for t in waiting[start : start + rows]})
-    run.result.timed(done.name, "", "generate", begin, made)
+            made += _write_on(bench, model, done, cell, {t.prompt_id: t for t in waiting[start : start + rows]})
+    bench.result.timed(done.name, "", "generate", begin, made)
 
 
-def _as_generated(run: JobRun, done: Pass, trace: Trace) -> Trace:
+def _as_generated(bench: Bench, done: Pass, side: Pass, trace: Trace) -> Trace:
     """A predicted trace with its tokens' log-probabilities, finished where nothing is to follow."""
-    reference, tokens = run.reference.traces[trace.key], trace.token_ids
+    reference, tokens = side.traces[trace.key], trace.token_ids
     read = -done.positions[trace.key]["nll_candidate"].to_numpy()[: max(0, len(tokens) - 1)]
     logprobs = tuple(np.concatenate([read, -done.last_nll[trace.key]]).tolist())
     finish = trace.finish
     if finish == "screened":
         if tokens == reference.token_ids and reference.finish != "nonfinite":
             finish = reference.finish
-        elif tokens[-1] in run.world.vocab.eos:
+        elif tokens[-1] in bench.world.vocab.eos:
             finish = "eos"
-        elif len(tokens) == run.plan.max_new_tokens:
+        elif len(tokens) == bench.plan.max_new_tokens:
             finish = "length"
     if (read_tops := done.forced_tops.get(trace.key)) is not None:
         done.generated.tops[trace.key] = Tops(read_tops.ids[: len(tokens)], read_tops.log_p[: len(tokens)])
     return replace(trace, logprobs=logprobs, finish=finish)
 
 
-def _write_on(run: JobRun, model: Loaded, done: Pass, cell: Cell, begun: Mapping[str, Trace]) -> int:
+def _write_on(bench: Bench, model: Loaded, done: Pass, cell: Cell, begun: Mapping[str, Trace]) -> int:
     """One batch of prefixes, continued; returns how many tokens were written."""
     strategy, seed = cell
-    vocab, steps = run.world.vocab, run.plan.max_new_tokens - min(len(t.token_ids) for t in begun.values())
-    contexts = {p: [*run.world.prompts[p], *trace.token_ids] for p, trace in begun.items()}
+    vocab, steps = bench.world.vocab, bench.plan.max_new_tokens - min(len(t.token_ids) for t in begun.values())
+    contexts = {p: [*bench.world.prompts[p], *trace.token_ids] for p, trace in begun.items()}
     chooser = Single(
-        strategy, seed, list(begun), eos=vocab.eos, pad=vocab.pad, max_new_tokens=run.plan.max_new_tokens,
+        strategy, seed, list(begun), eos=vocab.eos, pad=vocab.pad, max_new_tokens=bench.plan.max_new_tokens,
         device=torch.device("cpu") if model.device.type == "mps" else model.device, begun=begun,
     )  # fmt: skip
-    run.progress.start(done.name, strategy.label, len(begun) * steps)
-    run.progress.batch()
-    decode(model, vocab, contexts, [chooser], steps, tick=run.progress.tick)
-    run.progress.stop()
+    bench.progress.start(done.name, strategy.label, len(begun) * steps)
+    bench.progress.batch()
+    decode(model, vocab, contexts, [chooser], steps, tick=bench.progress.tick)
+    bench.progress.stop()
     made, scores, seen = 0, chooser.scores(), chooser.tops()
     for trace in chooser.traces():
         read, (chosen, watched) = len(begun[trace.prompt_id].token_ids), done.generated.scores[trace.key]

@@ -1,168 +1,59 @@
-"""`decodedrift inject`: one token of the reference's own text replaced by its runner-up, and where the text goes then.
+"""One Job -> its rows: the reference's texts, and each of them again with one token replaced.
 
 No candidate and no numerical error takes part: what follows is the drift that a single wrong token causes by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
-import pandas as pd
-
 from decodedrift.core.progress import Progress, Silent
-from decodedrift.core.records import InputError
+from decodedrift.core.records import Job
 from decodedrift.decoding.spool import Spool
-from decodedrift.experiments.compare.job import JobRun
-from decodedrift.experiments.compare.verdict import failures
 from decodedrift.measure import passes, trajectory
-from decodedrift.measure.injection import injected, keys, ranked
+from decodedrift.measure.bench import Bench
+from decodedrift.measure.injection import Put, injected, keys, ranked
 from decodedrift.measure.passes import Pass
-from decodedrift.measure.tables import JobResult, typed
+from decodedrift.measure.tables import JobResult
 from decodedrift.models.load import Loaded
-from decodedrift.runs.prepare import Prepared, not_injectable, prepare
-from decodedrift.runs.runfolder import MARK, RunFolder
-from decodedrift.runs.settings import make_settings
-
-TABLES = ("injection", "traces", "failures")
-STRATEGIES = ("greedy", "top-p")
+from decodedrift.models.world import World
 
 
-@dataclass
-class Injections:
-    """What an injection run found.
-
-    injection: a row per text and position. traces: the texts as they were. after: agreement by lag. table: the fold by
-    strategy and position. verdict: the same in sentences.
-    """
-
-    injection: pd.DataFrame
-    traces: pd.DataFrame
-    failures: pd.DataFrame
-    plan: dict[str, Any]
-    environment: dict[str, Any]
-    path: Path | None = None
-
-    @property
-    def after(self) -> pd.DataFrame:
-        """Agreement with the text as it was, by lag."""
-        return trajectory.by_lag(self.injection, self.traces)
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """A row per strategy and position."""
-        return trajectory.by_position(self.injection, self.traces)
-
-    @property
-    def verdict(self) -> list[str]:
-        """Plain sentences with numbers."""
-        return [*trajectory.said_of_run(self.table, self.plan), *failures.said(self.failures)]
-
-
-def inject(
-    model: Any = "demo",
-    *,
-    at: Sequence[int] = (20,),
-    rank: int = 2,
-    tokenizer: Any = None,
-    out: str | Path | None = None,
-    progress: Progress | None = None,
-    **settings: Any,
-) -> Injections:
-    """Replaces the token at each position of `at` by the one that the strategy ranks `rank`, and goes on from it.
-
-    Args:
-        at: positions, 0-based; each is a pass of its own.
-        rank: 2 is the runner-up; 1 the reference's own token, which must change nothing.
-        settings: as of `compare`: strategies (greedy and coupled sampling), prompts, reference, max_new_tokens, ...
+def execute(job: Job, world: World, progress: Progress | None = None, spill: str | None = None) -> JobResult:
+    """Runs one job.
 
     Raises:
-        InputError: it cannot be done as asked.
+        InputError: the model cannot run.
     """
-    settings = {"strategies": STRATEGIES} | settings
-    ready = ready_to_inject({"model": model, **settings}, at, rank, tokenizer)
-    return carry_out(ready, at, rank, RunFolder.create(out) if out is not None else None, progress)
+    plan: Any = world.plan
+    with Spool(world.spool_bytes, spill) as spool, ExitStack() as resident:
+        bench = Bench(job, world, progress or Silent(), spool)
+        model = bench.open_reference(resident)
+        reference = Pass(plan.reference.name, plan.reference, "reference")
+        bench.free_run(model, reference, batch_size=bench.size(plan.reference), keep_scores=True)
+        passes.note_nonfinite(reference, plan.model, reference.name, bench.result)
+        passes.write(reference, reference, plan, job.prompts, world.vocab, bench.result)
+        for position in plan.at:
+            with bench.guarded(reference.name, "inject"):
+                _replaced(bench, model, reference, position, plan.rank)
+        bench.result.tokens = passes.token_rows(bench.result, world.vocab, injected=True)
+        bench.result.spilled_bytes = spool.spilled_bytes
+    return bench.result
 
 
-def ready_to_inject(settings: dict[str, Any], at: Sequence[int], rank: int, tokenizer: Any = None) -> Prepared:
-    """A prepared run without candidates; what is wrong is refused before a weight is loaded."""
-    asked = make_settings(settings)
-    for position in at:
-        if position >= asked.max_new_tokens:
-            raise InputError(
-                f"--at {position}: positions count from 0 and {asked.max_new_tokens} tokens are generated; "
-                "raise --max-new-tokens"
-            )
-    ready = prepare(asked, tokenizer, alone=True)
-    if not any(s.injectable for s in ready.plan.strategies):
-        raise InputError(not_injectable("inject"))
-    if rank > ready.world.width:
-        raise InputError(f"--rank {rank}: the vocabulary has {ready.world.width} tokens")
-    return ready
-
-
-def carry_out(
-    ready: Prepared, at: Sequence[int], rank: int, folder: RunFolder | None = None, progress: Progress | None = None
-) -> Injections:
-    """Runs a prepared injection; writes its folder where one is given."""
-    spill = str(folder.path) if folder is not None else None
-    results = [JobResult("")]
-    for prompt_id, reason in ready.refused.items():
-        results[0].fail(ready.plan.model, "", "prompt", "refused", reason, prompt_id=prompt_id)
-    with closing(ready.world), ExitStack() as resident:
-        runs = [JobRun(job, ready.world, progress or Silent()) for job in ready.jobs if job.prompts]
-        model = runs[0].open_reference(resident)
-        for run in runs:
-            with Spool(ready.world.spool_bytes, spill) as run.spool:
-                _one_job(run, model, at, rank)
-            results.append(run.result)
-    frames = {t: pd.concat([r.frame(t) for r in results], ignore_index=True) for t in TABLES}
-    plan = ready.plan.as_dict() | {"at": list(at), "rank": rank}
-    facts = {ready.plan.reference.name: model.facts}
-    generation = ready.environment["generation"] | ready.world.route.said()
-    done = Injections(
-        **{t: typed(frame, t) for t, frame in frames.items()}, plan=plan,
-        environment=ready.environment | {"variants": facts, "generation": generation},
-    )  # fmt: skip
-    if folder is not None:
-        write(done, folder)
-    return done
-
-
-def _one_job(run: JobRun, model: Loaded, at: Sequence[int], rank: int) -> None:
-    reference = run.reference = Pass(run.plan.reference.name, run.plan.reference, "reference")
-    run.free_run(model, reference, batch_size=run.size(run.plan.reference), keep_scores=True)
-    passes.note_nonfinite(reference, run.plan.model, reference.name, run.result)
-    passes.write(reference, reference, run.plan, run.job.prompts, run.world.vocab, run.result)
-    able = {s.label for s, _ in run.plan.cells if s.injectable}
+def _replaced(bench: Bench, model: Loaded, reference: Pass, position: int, rank: int) -> None:
+    """Rows of the texts whose token at a position is replaced by the one that their strategy ranks `rank`."""
+    able = {s.label for s, _ in bench.plan.cells if s.injectable}
+    wanted: dict[Any, Put] = {}
+    for key, trace in reference.traces.items():
+        if key.strategy in able and position < len(trace.token_ids):
+            token = ranked(reference.generated.logs[key], position, rank)
+            if token is not None:
+                wanted[key] = (position, token)
     name = f"rank={rank}"
-    for position in at:
-        wanted = {}
-        for key, trace in reference.traces.items():
-            if key.strategy in able and position < len(trace.token_ids):
-                token = ranked(reference.generated.logs[key], position, rank)
-                if token is not None:
-                    wanted[key] = (position, token)
-        if not wanted:
-            continue
-        with run.guarded(reference.name, "inject"):
-            for key, trace in injected(run, model, name, wanted).items():
-                ours = reference.traces[key]
-                broken = "nonfinite" in (ours.finish, trace.finish)
-                row = trajectory.injection_row(ours.token_ids, trace.token_ids, position, broken=broken)
-                run.result.injection.append(keys(run, name, trajectory.ROLE, key) | row)
-
-
-def write(done: Injections, folder: RunFolder) -> None:
-    """The folder of an injection run: its tables, plan, environment and verdict."""
-    folder.write_json(MARK, done.plan)
-    folder.write_json("environment.json", done.environment)
-    for name in TABLES:
-        folder.write_csv(name, getattr(done, name))
-    folder.write_csv("after", done.after)
-    folder.write_csv("summary", done.table)
-    folder.write_text("verdict.txt", "\n".join(done.verdict) + "\n")
-    done.path = folder.path
+    for key, trace in injected(bench, model, name, wanted, reference).items() if wanted else ():
+        ours = reference.traces[key]
+        broken = "nonfinite" in (ours.finish, trace.finish)
+        row = trajectory.injection_row(ours.token_ids, trace.token_ids, position, broken=broken)
+        bench.result.injection.append(keys(bench.plan.model, reference, name, trajectory.ROLE, key) | row)

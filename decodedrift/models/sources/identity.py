@@ -7,13 +7,15 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from decodedrift.core.records import Plan
 from decodedrift.core.secrecy import home_shortened
+from decodedrift.core.settings import Settings
 from decodedrift.models.sources.checkpoints import Checkpoint
+
+S = TypeVar("S", bound=Settings)
 
 
 def described(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -64,10 +66,10 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return _hash([does, tokenizer.special_tokens_map, str(getattr(tokenizer, "chat_template", None))])
 
 
-def without_home(plan: Plan) -> Plan:
+def without_home(plan: S) -> S:
     """The plan with the home folder shortened in every path that its tables and files would carry."""
     candidates = tuple(replace(c, model=c.model and home_shortened(c.model)) for c in plan.candidates)
-    return replace(plan, model=home_shortened(plan.model), candidates=candidates)
+    return plan.having(model=home_shortened(plan.model), candidates=candidates)
 
 
 def _hash(value: Any) -> str:

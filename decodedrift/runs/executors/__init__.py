@@ -1,4 +1,4 @@
-"""Engines: (function, jobs) -> results. They import nothing of ours, so that any way of mapping will do."""
+"""Executors run jobs: (function, jobs) -> results. They import nothing of ours, so that any way of mapping will do."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ from decodedrift.runs.executors.local import run as local
 J = TypeVar("J")
 R = TypeVar("R")
 
-ENGINES: dict[str, Callable[[Callable[[J], R], Iterable[J]], Iterator[R]]] = {"local": local}
+EXECUTORS: dict[str, Callable[[Callable[[J], R], Iterable[J]], Iterator[R]]] = {"local": local}

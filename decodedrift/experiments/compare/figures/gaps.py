@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from bokeh.models import Slope, Span, TapTool
 
-from decodedrift.experiments.compare.chosen import case_link
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Figure, Keys
+from decodedrift.report.tokenview import case_link
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study

@@ -1,1 +1,74 @@
-"""Functions from tables to tables: every figure of a run's CSV files that is not a row. No words, no torch."""
+"""Functions from tables to tables: every figure of a run's CSV files that is not a row. No words, no torch.
+
+A fold is a function of a Study and a line in FOLDS; `compounding` and `prediction` are imported when they are asked
+for, as their statistics take most of a second to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from decodedrift.experiments.compare.folds import decomposition, summary
+from decodedrift.measure import trajectory
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+
+
+def _compounding() -> Any:
+    from decodedrift.experiments.compare.folds import compounding
+
+    return compounding
+
+
+def _prediction() -> Any:
+    from decodedrift.experiments.compare.folds import prediction
+
+    return prediction
+
+
+def _summary(study: Study) -> pd.DataFrame:
+    """A row per compared variant x strategy."""
+    table = summary.summarize(study.divergences, study.positions, study.traces)
+    table = _compounding().in_summary(table, study.risk)
+    extra = ((trajectory, study.injection), (decomposition, study.steps))
+    return summary.widened(table, [(module.SUMMARY, module.pooled, rows) for module, rows in extra])
+
+
+def _after(study: Study) -> pd.DataFrame:
+    """Agreement by lag after the first divergence, and after a replaced token (role `injected`)."""
+    parts = [_compounding().after(study.divergences, study.traces), trajectory.by_lag(study.injection, study.traces)]
+    filled = [part for part in parts if len(part)]
+    return pd.concat(filled, ignore_index=True) if filled else parts[0]
+
+
+def _judged(study: Study) -> Any:
+    """The flip law's view of each candidate and strategy, made once for three folds."""
+    known: dict[str, Any] = study.__dict__
+    if "_judged" not in known:
+        known["_judged"] = _prediction().judged(study.divergences, study.positions)
+    return known["_judged"]
+
+
+def _survival(study: Study) -> pd.DataFrame:
+    """Kaplan-Meier: the share of traces still with the reference, a row per position of each cell."""
+    table: pd.DataFrame = _compounding().survival(study.divergences, _prediction().survival(_judged(study)))
+    return table
+
+
+FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
+    "perplexity": lambda study: summary.perplexity(study.positions, study.environment.get("scored_bytes", {})),
+    "distribution": lambda study: summary.distribution(study.positions),
+    "summary": _summary,
+    "survival": _survival,
+    "growth": lambda study: _compounding().growth(study.positions),
+    "after": _after,
+    "risk": lambda study: _compounding().risk(study.divergences, study.positions, study.traces),
+    "comparisons": lambda study: _compounding().comparisons(study.divergences),
+    "flip_law": lambda study: _prediction().flip_law(_judged(study)),
+    "flip_calibration": lambda study: _prediction().calibration(_judged(study)),
+    "decomposition": lambda study: decomposition.fold_positions(study.steps),
+}

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from decodedrift.experiments.compare.chosen import CAUSES, MOST, case_link, chosen, key_of
+from decodedrift.experiments.compare.chosen import CAUSES, MOST, chosen
 from decodedrift.report.numbers import absent, as_in_csv, number, place
 from decodedrift.report.tables import cause, num, text, token
 from decodedrift.report.texts import brief, said
-from decodedrift.report.tokenview import token_view
+from decodedrift.report.tokenview import case_link, key_of, token_view
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.compare.folds import decomposition
-from decodedrift.experiments.compare.verdict import failures, risk
-from decodedrift.measure import nonfinite, trajectory
+from decodedrift.experiments.compare.verdict import decomposition, injection, nonfinite, risk
+from decodedrift.measure.nonfinite import TRACE
+from decodedrift.report import failures
 from decodedrift.report.phrases import change as _change
 from decodedrift.report.phrases import listed as _listed
 from decodedrift.report.phrases import number as _number
@@ -36,7 +36,7 @@ def verdict(study: Study) -> list[str]:
         sentences += _floor(table, candidates)
         sentences += _forced(candidates)
     sentences += risk.said(study.risk, study.flip_law)
-    sentences += [*trajectory.said(study.injection), *decomposition.said(study.steps)]
+    sentences += [*injection.said(study.injection), *decomposition.said(study.steps)]
     sentences += _texts(study)
     sentences += _cut_ids(study)
     sentences += _rounds_nothing(study)
@@ -163,7 +163,7 @@ def _censored(study: Study) -> str:
     rows, own = study.divergences, study.traces[study.traces["role"] == "reference"]
     stayed = rows[(rows["role"] == "candidate") & (rows["diverged"] == 0)]
     early = stayed[stayed["compared"] < study.plan["max_new_tokens"]]
-    ends = early.merge(own[[*nonfinite.TRACE, "finish"]], on=nonfinite.TRACE, how="left")["finish"] == "nonfinite"
+    ends = early.merge(own[[*TRACE, "finish"]], on=TRACE, how="left")["finish"] == "nonfinite"
     broken, stopped = int(ends.sum()), int((~ends).sum())
     parts = [f"{stopped} stopped early at the same end"] if stopped else []
     parts += [f"{broken} ended where the reference broke"] if broken else []

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from decodedrift.report.html import Options, StudyLike
 from decodedrift.report.numbers import number
 from decodedrift.report.tables import Column, Table, num, text
 from decodedrift.report.texts import said
-
-if TYPE_CHECKING:
-    from decodedrift.experiments.study import Study
-    from decodedrift.report.html import Options
 
 MOST = 100
 KEYS = ["variant", "strategy", "prompt_id", "stage", "status", "error"]
@@ -20,7 +17,7 @@ COLUMNS = (
 )
 
 
-def failures(study: Study, options: Options) -> dict[str, Any] | None:
+def failures(study: StudyLike, options: Options) -> dict[str, Any] | None:
     """A row per failure; one that every job met is shown once, with how often."""
     if not len(study.failures):
         return None

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from decodedrift.report.html import Options, StudyLike
 from decodedrift.report.numbers import Number, exactly, number, percent, significant
 from decodedrift.report.tables import Cell, Column, Table, num, text
 from decodedrift.report.texts import brief
-
-if TYPE_CHECKING:
-    from decodedrift.experiments.study import Study
-    from decodedrift.report.html import Options
 
 MOST = 100
 PHASES = ("load", "generate", "score", "judge", "write")
@@ -26,7 +23,7 @@ VARIANT_COLUMNS = (
 DEFAULTS = {"device": None, "batch_size": None, "threads": None, "use_cache": True, "model": None, "revision": None}
 
 
-def provenance(study: Study, options: Options) -> dict[str, Any] | None:
+def provenance(study: StudyLike, options: Options) -> dict[str, Any] | None:
     """The facts that one needs to repeat the run, or to say why two runs differ."""
     plan, environment = study.plan, study.environment
     return {
@@ -137,7 +134,7 @@ def _strategies(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def _timings(study: Study) -> Table | None:
+def _timings(study: StudyLike) -> Table | None:
     """Seconds by variant and phase, as they went by."""
     part = study.timings
     if not len(part):

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
-from decodedrift.experiments.compare.heat import heat_maps
-from decodedrift.experiments.compare.sections.verdict import sentences
-from decodedrift.report.html import environment
+from decodedrift.report.html import StudyLike, environment
 from decodedrift.report.palette import LIGHT
-
-if TYPE_CHECKING:
-    from decodedrift.experiments.study import Study
+from decodedrift.report.sections.verdict import sentences
 
 
-def snippet(study: Study) -> str:
+def snippet(study: StudyLike, maps: Sequence[Any]) -> str:
     """HTML with inline styles alone: a notebook keeps no style sheet and no script of an output it does not trust."""
-    maps = [m for m in heat_maps(study) if m.name in ("divergence_rate", "kl_mean")]
     red, green, blue = (int(LIGHT["heat"][i : i + 2], 16) for i in (1, 3, 5))
     first, rest = sentences(study)
     return environment().get_template("notebook.html.j2").render(

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.compare.verdict.sentences import folded
+from decodedrift.decoding.strategies import STRATEGIES
+from decodedrift.report.html import Options, StudyLike
 from decodedrift.report.texts import brief, isolated
 
-if TYPE_CHECKING:
-    from decodedrift.experiments.study import Study
-    from decodedrift.report.html import Options
 
-
-def verdict(study: Study, options: Options) -> dict[str, Any] | None:
+def verdict(study: StudyLike, options: Options) -> dict[str, Any] | None:
     """The verdict's sentences under a line of facts without a date: equal runs give equal pages."""
     first, rest = sentences(study)
     return {"facts": _facts(study), "first": first, "rest": rest}
 
 
-def sentences(study: Study) -> tuple[list[list[tuple[str, bool]]], list[list[tuple[str, bool]]]]:
+def sentences(study: StudyLike) -> tuple[list[list[tuple[str, bool]]], list[list[tuple[str, bool]]]]:
     """The verdict's sentences, those to see at once and those to fold away, each in pieces with its names apart."""
     names = [visible(str(v["name"])) for v in (study.plan["reference"], *study.plan.get("candidates", ()))]
-    first, rest = folded(study)
+    first, rest = study.experiment.folded(study)
     return [isolated(s, names) for s in first], [isolated(s, names) for s in rest]
 
 
-def _facts(study: Study) -> list[tuple[str, str]]:
+def _facts(study: StudyLike) -> list[tuple[str, str]]:
     plan, ran = study.plan, study.environment.get("numerical", {})
     found = study.environment.get("model", {})
     commit = str(found.get("commit") or plan.get("revision") or "")
@@ -35,7 +32,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
     facts.append(("reference", brief(str(plan["reference"]["name"]), 60)))
     if prompts:
         seeds = len(plan.get("seeds", (0,)))
-        sampled = any(s["name"] in ("top-k", "top-p") for s in plan.get("strategies", ()))
+        sampled = any(STRATEGIES[s["name"]].samples for s in plan.get("strategies", ()))
         count = f"{prompts} × {seeds} seeds" if seeds > 1 and sampled else str(prompts)
         facts.append(("prompts", count))
         facts.append(("new tokens", str(plan.get("max_new_tokens", ""))))

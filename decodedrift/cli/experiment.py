@@ -1,0 +1,79 @@
+"""A command for every experiment, made from its settings: `decodedrift compare`, `decodedrift inject`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from decodedrift.cli.app import Grouped, app
+from decodedrift.cli.options import FRAME, given_settings, with_options
+from decodedrift.cli.place import place
+from decodedrift.cli.working import conclude, log_to_stderr, more_files, read_gates, work
+from decodedrift.core.records import InputError
+from decodedrift.core.settings import Settings, make_settings
+from decodedrift.core.untrusted import terminal
+from decodedrift.experiments import EXPERIMENTS, experiment
+from decodedrift.experiments.base import Experiment
+
+
+def register(kind: Experiment) -> None:
+    """Adds the experiment's command to the app."""
+
+    def command(**flags: Any) -> None:
+        _command(kind, {name: flags.pop(name) for name in FRAME}, flags)
+
+    examples = "\n".join(["\b", "Examples:", *(f"  {line}" for line in kind.examples)])
+    app.command(kind.name, cls=Grouped, epilog=examples)(with_options(command, kind.settings, kind.name, kind.about))
+
+
+def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> None:
+    """What a command does, from flags to an exit code."""
+    log_to_stderr(frame["log_level"])
+    asked = _asked(kind, frame, flags)
+    from decodedrift.runs.prepare import draft, prepare
+
+    plan = draft(asked)  # everything that can be refused without torch is refused before it is imported
+    gates = read_gates(kind, frame["fail_on"], frame["fail_on_interval"], plan.as_dict())
+    from decodedrift.runs.resume import settled
+
+    prefix = "" if kind.name == "compare" else f"{kind.name}-"
+    folder, stored = place(frame["out"], frame["resume"], asked.model, prefix, frame["dry_run"])
+    ready = prepare(asked, settled=settled(stored, asked), check=kind.check)
+    for doubt in ready.doubts():
+        print(terminal(doubt, 300), file=sys.stderr)
+    if frame["dry_run"]:
+        from decodedrift.runs.forecast import forecast
+
+        print(forecast(ready), file=sys.stderr if frame["as_json"] else sys.stdout)
+        return
+    study = work(kind, ready, folder, frame["resume"] is not None, frame["quiet"])
+    more_files(study, frame["positions_csv"], frame["spreadsheet_safe"])
+    conclude(study, gates, frame["as_json"])
+
+
+def _asked(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> Settings:
+    """The flags over the file: what is given as a flag wins."""
+    from decodedrift.runs.config import over, read_config
+
+    given = given_settings(kind.settings, flags)
+    if frame["prompt"]:
+        given["prompts"] = _typed(given.get("prompts"), frame["prompt"])
+    stored = read_config(frame["config"]) if frame["config"] is not None else {}
+    asked = make_settings(kind.settings, over(given, stored))
+    if not isinstance(asked.model, str):
+        raise InputError(f"--model: must be a text, not {asked.model!r}")
+    return asked
+
+
+def _typed(source: str | None, texts: list[str]) -> Any:
+    """--prompts and --prompt together: the file's first, then the typed ones; of a bundled set a balanced few."""
+    if source is None:
+        return texts
+    from decodedrift.core.prompts import BALANCED, balanced, bundled_sets, load_prompts
+
+    prompts = load_prompts(source)
+    return [*(balanced(prompts, BALANCED) if source in bundled_sets() else prompts), *texts]
+
+
+for name in EXPERIMENTS:
+    register(experiment(name))

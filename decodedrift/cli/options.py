@@ -1,0 +1,85 @@
+"""The options of a command: an experiment's settings, and those of the frame that every experiment has."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from decodedrift.cli.app import Items, Text
+from decodedrift.core.records import InputError
+from decodedrift.core.settings import GATES, GROUPS, MACHINE, OUTPUT, PROMPTS, Option, Settings
+
+FAIL_ON = Option(
+    'Exit code 4 where it holds: "divergence_rate>0.1", "kl_p99>=0.05:bf16"; repeatable.', GATES, "GATE", many=True
+)
+FAIL_ON_INTERVAL = Option("Gates hold only where the whole 95 % interval is beyond the bound.", GATES)
+AS_JSON = Option("The summary as JSON on stdout, all else on stderr.", OUTPUT, flag="json")
+QUIET = Option("No progress; only the result.", OUTPUT)
+FRAME = {  # beside an experiment's settings
+    "prompt": Option("A prompt; repeatable.", PROMPTS, "TEXT", many=True),
+    "config": Option("Settings from a plan.json or YAML file; flags win.", OUTPUT, "FILE"),
+    "out": Option("A new folder.", OUTPUT, "DIR", default="reports/MODEL-DATE-TIME"),
+    "resume": Option("Go on with the run in DIR, or begin it there.", OUTPUT, "DIR"),
+    "dry_run": Option("Say what would run, how long and in what memory.", MACHINE),
+    "positions_csv": Option("positions/ as one CSV file too.", OUTPUT, rare=True),
+    "spreadsheet_safe": Option("Each CSV a second time, so that no spreadsheet runs a cell.", OUTPUT, rare=True),
+    "as_json": AS_JSON,
+    "quiet": QUIET,
+    "log_level": Option(
+        "What is logged on stderr: debug, info, warning.", OUTPUT, "NAME", default="warning", rare=True
+    ),
+    "fail_on": FAIL_ON,
+    "fail_on_interval": FAIL_ON_INTERVAL,
+}
+
+
+def parameter(name: str, option: Option, default: Any = None) -> inspect.Parameter:
+    """An option as typer takes it. default: the setting's own, for its help."""
+    words = option.default or (",".join(map(str, default)) if isinstance(default, (tuple, list)) else default)
+    ending = f" [default: {words}]" if option.metavar and words not in (None, "") else ""
+    flag = f"--{option.flag or name.replace('_', '-')}"
+    asked = typer.Option(
+        flag, metavar=option.metavar or None, help=option.help + ending, rich_help_panel=option.group,
+        show_default=False,
+    )  # fmt: skip
+    kind: Any = bool if not option.metavar else Items if option.many else Text
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None if option.metavar else False,
+        annotation=Annotated[kind, asked],
+    )
+
+
+def with_options(function: Callable[..., None], kind: type[Settings], name: str, about: str) -> Callable[..., None]:
+    """A function of keywords with the signature that typer reads: the settings and the frame, rare ones last."""
+    fields = kind.model_fields
+    asked = [(n, o, parameter(n, o, fields[n].default)) for n, o in kind.options().items()]
+    asked += [(n, o, parameter(n, o)) for n, o in FRAME.items()]
+    asked.sort(key=lambda entry: (GROUPS.index(entry[1].group), entry[1].rare))
+    parameters = [entry[2] for entry in asked]
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in parameters}
+    function.__name__, function.__doc__ = name, about
+    return function
+
+
+def given_settings(kind: type[Settings], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that flags were given for, read.
+
+    Raises:
+        InputError: a value that its flag does not take.
+    """
+    values = {}
+    for name, option in kind.options().items():
+        value = flags[name]
+        if value is None or value is False:
+            continue
+        try:
+            values[name] = option.read(value) if option.read else value
+        except ValueError as error:
+            raise InputError(f"{kind.flag(name)}: {error}") from None
+    return values

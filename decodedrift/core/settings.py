@@ -1,0 +1,290 @@
+"""What an experiment can be asked: a field an option, checked as one.
+
+Command line, `--config`, the Python signature's test, plan.json, what a resume compares and the page's account of what
+was run are all made of these fields. Once every name in it is resolved, a Settings is a run's *plan*.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from decodedrift.core.notation import count, number, one_of, split, thread_count, whole
+from decodedrift.core.records import Cell, InputError, Strategy, Variant, distinct, plain, shortened
+
+GROUPS = ("What to compare", "Prompts", "Decoding", "Measuring", "Machine", "Output", "Gates")
+WHAT, PROMPTS, DECODING, MEASURING, MACHINE, OUTPUT, GATES = GROUPS
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field is asked for and told of.
+
+    metavar: of its value; empty for a switch. flag: without dashes, where it is not the field's name. default: in
+    words, where the value does not say it. many: may be given several times. read: from the flag's text to the value.
+    rare: listed last. label, words: on the page, of the field and of its values. changes_rows: whether a run that goes
+    on must ask for the same.
+    """
+
+    help: str
+    group: str
+    metavar: str = ""
+    flag: str = ""
+    default: str = ""
+    many: bool = False
+    rare: bool = False
+    read: Callable[[Any], Any] | None = None
+    label: str = ""
+    words: Mapping[Any, str] = field(default_factory=dict)
+    changes_rows: bool = True
+
+
+def option(default: Any, help: str, group: str, metavar: str = "", *, says: str = "", **more: Any) -> Any:
+    """A field that can be asked for; says: its default in words."""
+    return Field(default, json_schema_extra={"option": Option(help, group, metavar, default=says, **more)})  # type: ignore[dict-item]
+
+
+def gib(value: object) -> int:
+    """GiB, as `--memory` takes it, in bytes."""
+    try:
+        return max(1, int(number(0, 1e6, open_low=True)(value) * 2**30))
+    except ValueError as error:
+        raise ValueError(f"{error} (GiB)") from None
+
+
+def files(items: list[str]) -> list[str]:
+    """File names; a comma separates two of them unless a file has it in its name."""
+    return [part for item in items for part in ([item] if os.path.exists(item) else item.split(","))]
+
+
+Whole = Annotated[int, BeforeValidator(count)]
+Seed = Annotated[int, BeforeValidator(whole(0, 2**63 - 1))]
+LAYOUTS = {"mixed": "all strategies in one batch", "per-strategy": "one strategy a batch"}
+SPENT = ("prompt_ids", "limit")  # a plan has the prompts themselves
+COUPLINGS = {"gumbel": "coupled: the same for every variant", "none": "not coupled"}
+
+
+class Effort(NamedTuple):
+    """How much a run does, in passes over its prompts, beside loading: what time and memory are estimated from.
+
+    writing, reading: passes that generate, and that read what the reference wrote; floors: those of them that hold a
+    type against itself. injecting: passes of the reference with tokens put in. stepwise: readings token by token.
+    kept: logits of one token that wait in a job.
+    """
+
+    writing: int = 1
+    reading: int = 0
+    floors: int = 0
+    injecting: int = 0
+    stepwise: int = 0
+    kept: int = 1
+
+
+class Settings(BaseModel):
+    """What every experiment that decodes prompts can be asked.
+
+    prompts: a bundled set's name, a file, or a list of texts, Prompts or {id, text, tags}. reference, strategies: the
+    command line's notation, objects, or their plain form.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
+    experiment: ClassVar[str] = ""
+
+    model: Any = option("demo", "demo, a local folder or a hub id.", WHAT, "NAME")
+    revision: str | None = option(None, "Hub revision of the model.", WHAT, "REV")
+    reference: Any = option("fp32", "The variant held against.", WHAT, "VARIANT")
+    candidates: Any = ()
+    strategies: Any = ()
+    prompts: Any = option(None, "A .txt, .jsonl or .csv file, or a bundled set.", PROMPTS, "FILE")
+    texts: Any = ()
+    prompt_ids: list[str] = option([], "Only the prompts of these ids.", PROMPTS, "LIST", flag="prompt-id", many=True)
+    limit: Whole | None = option(None, "Prompts at most.", PROMPTS, "N", says="bundled sets: a balanced 16")
+    max_new_tokens: Whole = option(64, "Tokens to generate.", DECODING, "N", label="New tokens")
+    seeds: list[Seed] = option([0], "Seeds of sampled strategies: 0,1,2.", DECODING, "LIST", many=True)
+    batch_size: Whole = option(8, "Prompts per batch.", DECODING, "N")
+    prompts_per_job: Annotated[Any, BeforeValidator(lambda v: v if v is None else count(v))] = option(
+        None, "What a kill can lose.", MACHINE, "N", says="16, or more", rare=True, label="Prompts in a job"
+    )
+    layout: Annotated[str, BeforeValidator(one_of(*LAYOUTS))] = option(
+        "mixed", "mixed (one pass for all strategies) or per-strategy.", DECODING, "HOW", words=LAYOUTS
+    )
+    coupling: Annotated[str, BeforeValidator(one_of(*COUPLINGS))] = option(
+        "gumbel", "gumbel (shared noise) or none.", DECODING, "HOW", label="Sampling noise", words=COUPLINGS
+    )
+    chat_template: bool = option(False, "Prompts as user turns of a chat model.", PROMPTS)
+    ignore_eos: bool = option(False, "Go on past stop tokens: full horizons.", DECODING, label="End of text ignored")
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.", MACHINE, "NAME")
+    threads: Annotated[int, BeforeValidator(thread_count)] | None = option(
+        None, "CPU threads.", MACHINE, "N", says="torch's"
+    )
+    memory_bytes: Annotated[int, BeforeValidator(whole(1))] | None = option(
+        None, "GiB that may be used.", MACHINE, "GIB", says="80 % of what is free", flag="memory", read=gib,
+        changes_rows=False, label="Bytes of memory that may be used",
+    )  # fmt: skip
+    executor: str = option("local", "What runs the jobs: local.", MACHINE, "NAME", rare=True, changes_rows=False)
+    trust_remote_code: bool = option(False, "Run the model's own code.", WHAT, rare=True)
+    allow_pickle: bool = option(False, "Load .bin weights where no safetensors are.", WHAT, rare=True)
+    no_text: bool = option(False, "Keep no prompt, text, token or alternative.", OUTPUT)
+    prompt_source: str | None = None
+    left_out: int = 0
+    refused: dict[str, str] = {}
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model(cls, value: Any) -> Any:
+        value = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if value in ("", None):
+            raise ValueError("name a local folder, a hub id or demo")
+        return value
+
+    @field_validator("seeds", "prompt_ids", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if isinstance(value, (int, str)):
+            return [value]
+        if isinstance(value, Sized) and len(value) == 0:
+            raise ValueError("give at least one")
+        return list(value) if isinstance(value, (tuple, range)) else value
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return split(value) if isinstance(value, list) else value
+
+    def having(self, **changes: Any) -> Self:
+        """The same with other values, which are not checked again."""
+        return self.model_copy(update=changes)
+
+    def check(self) -> None:
+        """Refuses what cannot be asked together; an experiment adds its own.
+
+        Raises:
+            InputError: names the culprit.
+        """
+
+    def allowed(self, strategies: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
+        """The strategies that the experiment can run, of those asked for.
+
+        Raises:
+            InputError: one that was named cannot run, or none can.
+        """
+        return strategies
+
+    def check_resolved(self) -> None:
+        """Refuses what is given twice, once names are resolved.
+
+        Raises:
+            InputError: names it.
+        """
+        for name, items in (("seeds", self.seeds), ("prompts", [p.id for p in self.prompts])):
+            distinct(name, [str(i) for i in items])
+        distinct("strategies", [s.label for s in self.strategies])
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The reference and its candidates, resolved."""
+        return (self.reference, *self.candidates)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """(strategy, seed) pairs in order; deterministic strategies run once, under seed 0."""
+        strategies: tuple[Strategy, ...] = self.strategies
+        return [(s, seed) for s in strategies for seed in (self.seeds if s.samples else (0,))]
+
+    @property
+    def manner(self) -> str:
+        """What comes before the model's name where a run is announced."""
+        return ""
+
+    @property
+    def effort(self) -> Effort:
+        """What a run comes to."""
+        return Effort()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for plan.json, which can be asked again. With `no_text` the texts are None."""
+        values: dict[str, Any] = {n: plain(getattr(self, n)) for n in type(self).model_fields if n not in SPENT}
+        if self.no_text:
+            for entry in (*values["prompts"], *values["texts"]):
+                entry["text"] = None
+        return {"experiment": self.experiment} | values
+
+    @classmethod
+    def options(cls) -> dict[str, Option]:
+        """Every field that can be asked for, by name."""
+        extras = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
+        return {name: extra["option"] for name, extra in extras.items() if isinstance(extra, dict)}  # type: ignore[misc]
+
+    @classmethod
+    def flag(cls, name: str) -> str:
+        """A field's flag, with its dashes."""
+        known = cls.options().get(name)
+        return f"--{(known and known.flag) or name.replace('_', '-')}"
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def make_settings(kind: type[S], values: Mapping[str, Any]) -> S:
+    """Checked settings of an experiment.
+
+    Raises:
+        InputError: the first wrong value, by its flag; unknown names with the nearest one.
+    """
+    for key in values:
+        if key not in kind.model_fields:
+            close = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.6)
+            where = f"`decodedrift {kind.experiment} --help` lists them, with - for _"
+            hint = f"did you mean {close[0]!r}?" if close else where
+            raise InputError(f"unknown setting {key!r}; {hint}")
+    try:
+        settings = kind(**values)
+    except ValidationError as error:
+        raise InputError(_first(kind, error)) from None
+    settings.check()
+    return settings
+
+
+def _first(kind: type[Settings], error: ValidationError) -> str:
+    """The first of a validation's errors in words, under the name of its flag."""
+    first = error.errors()[0]
+    flag = kind.flag(str(first["loc"][0]))
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if "error" in first.get("ctx", {}):  # our own readers say the value themselves
+        return f"{flag}: {first['ctx']['error']}{more}"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{flag}: {message.removeprefix('input ')}, not {shortened(first['input'])}{more}"
+
+
+def shown_settings(kind: type[Settings], plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(label, value) of every option of a stored plan in words; what is empty or off is left out.
+
+    Variants, strategies and prompts are told of elsewhere, where there is room.
+    """
+    for name, known in kind.options().items():
+        value = plan.get(name)
+        if value in (None, False, "", [], ()) or (isinstance(value, (list, dict)) and not _simple(value)):
+            continue
+        label = known.label or name.replace("_", " ").capitalize()
+        shown = ", ".join(map(str, value[:40])) if isinstance(value, list) else known.words.get(value, value)
+        yield label, "yes" if shown is True else f"{shown:g}" if isinstance(shown, float) else str(shown)
+
+
+def _simple(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(v, (str, int, float)) for v in value)
+
+
+def no_rows(kind: type[Settings]) -> set[str]:
+    """Fields that change no row: a run that goes on need not ask for the same."""
+    asked = {name for name, known in kind.options().items() if not known.changes_rows}
+    return {"prompt_source", "left_out", "refused", *asked}
+
+
+__all__ = [
+    "GROUPS", "Effort", "Option", "Settings", "make_settings", "no_rows", "option", "shown_settings",
+]  # fmt: skip

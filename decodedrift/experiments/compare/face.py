@@ -1,0 +1,76 @@
+"""`compare` as Python calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+from decodedrift.core.progress import Progress
+from decodedrift.core.records import Prompt, Strategy, Text, Variant
+from decodedrift.experiments.running import given, run
+from decodedrift.experiments.study import Study
+
+Path = str | PathLike[str]
+
+
+def compare(
+    model: Any = "demo",
+    *,
+    tokenizer: Any = None,
+    revision: str | None = None,
+    reference: str | Variant = "fp32",
+    candidates: str | Variant | Sequence[str | Variant] | None = None,
+    strategies: str | Strategy | Sequence[str | Strategy] = ("greedy", "beam", "top-k", "top-p"),
+    prompts: Path | Sequence[str | Prompt | dict[str, Any]] | None = None,
+    texts: Path | Text | Sequence[Path | Text | dict[str, Any]] = (),
+    prompt_ids: str | Sequence[str] | None = None,
+    limit: int | None = None,
+    context: int | None = None,
+    stride: int | None = None,
+    max_new_tokens: int = 64,
+    seeds: int | Sequence[int] = (0,),
+    coupling: str = "gumbel",
+    batch_size: int = 8,
+    prompts_per_job: int | None = None,
+    layout: str = "mixed",
+    chat_template: bool = False,
+    ignore_eos: bool = False,
+    noise_floor: bool = False,
+    inject: bool = False,
+    decompose: bool = False,
+    mode: str = "exact",
+    continued: bool = False,
+    near_tie_below: float = 0.1,
+    device: str = "auto",
+    threads: int | None = None,
+    memory_bytes: int | None = None,
+    executor: str = "local",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    no_text: bool = False,
+    out: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Study:
+    """Runs the same prompts through a reference and its candidates, and measures where and how far they part.
+
+    Every keyword but the last four is an option of `decodedrift compare`, whose help says what it does.
+
+    Args:
+        model: `demo`, a folder, a hub id, or a model in memory (with `tokenizer`); a model in memory is copied before
+            any conversion and left as it was, as is torch's global state.
+        out: a new folder for the run; None keeps everything in memory (`study.save(folder)` writes it later).
+        resume: go on with the run in `out` if one was begun there: its finished jobs are not run again.
+        progress: told how far the run is.
+
+    Raises:
+        InputError: the run cannot be made as asked; the message is one line with the culprit and the mend.
+
+    Example:
+        >>> import decodedrift as dd
+        >>> study = dd.compare("demo", candidates=["bf16"], strategies=["greedy"], limit=2, max_new_tokens=4)
+        >>> list(study.summary["candidate"])[-1]
+        'bf16'
+    """
+    return run("compare", given(compare, locals()), tokenizer, out, resume, progress)  # type: ignore[arg-type]

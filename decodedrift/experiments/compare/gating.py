@@ -1,0 +1,64 @@
+"""What of a run can be gated: the summary's numbers, by candidate and strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from decodedrift.measure import nonfinite
+from decodedrift.measure.tables import FOLD_TEXTS, KEYS, TABLES, typed
+from decodedrift.runs.gates import Fault, Gating
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+
+# Columns of the summary that hold a value only where something diverged (docs/runs.md lists them)
+IF_DIVERGED = (
+    "first_divergence_median", "half_life", "compounding_index", "compounding_index_low", "compounding_index_high",
+    "compounding_index_p", "reference_gap_median", "swing_median", "near_tie_share", "agreement_after",
+    "reconverged_share", "injected", "recovered_share", "trajectory_share", "trajectory_share_low",
+    "trajectory_share_high", "path_compounding", "path_compounding_low", "path_compounding_high",
+)  # fmt: skip
+# and those of them that exist only where the run was asked for them
+ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "path_": "decompose"}
+
+
+def gating(plan: Mapping[str, Any]) -> Gating:
+    """Every candidate under every strategy, whether it left a row or not."""
+    cells = [(c["name"], s["label"]) for c in plan["candidates"] for s in plan["strategies"]]
+    return Gating(("candidate", "strategy"), cells, columns(), lambda row, column: never(row, column, plan), faults)
+
+
+def faults(study: Study) -> dict[tuple[str, ...], Fault]:
+    """(candidate, strategy) -> what no gate there may pass: a candidate that broke, a KL that is infinite somewhere."""
+    found: dict[tuple[str, ...], Fault] = {
+        key: Fault(f"the KL is infinite at {n} positions, which its figures leave out", ("kl_",))
+        for key, n in nonfinite.infinite(study.positions).items()
+    }
+    return found | {key: Fault(why) for key, why in nonfinite.faults(study.traces, study.positions).items()}
+
+
+def never(row: Mapping[str, Any], column: str, plan: Mapping[str, Any]) -> bool:
+    """Whether a cell is empty because nothing diverged, and not because nothing was compared or measured."""
+    asked = all(plan.get(option) for prefix, option in ASKED.items() if column.startswith(prefix))
+    return column in IF_DIVERGED and asked and (row.get("traces") or 0) > 0 and row.get("diverged") == 0
+
+
+@cache
+def columns() -> tuple[str, ...]:
+    """The summary's columns of numbers, read off a summary of one empty row: the folds alone know what they make."""
+    from decodedrift.experiments.study import Study
+
+    keys = dict.fromkeys(KEYS, "x") | {"seed": 0, "role": "candidate"}
+    row = {"divergences": {"diverged": 0, "compared": 1, "nonfinite": 0}, "positions": {"nonfinite": 0}, "traces": {}}
+    made = {}
+    for table, more in row.items():
+        values = keys | more | ({"variant": "x", "n_tokens": 1, "token_ids": "0"} if table == "traces" else {})
+        made[table] = typed(pd.DataFrame({c: pd.Series([values.get(c)], dtype="object") for c in TABLES[table]}), table)
+    with np.errstate(all="ignore"):
+        summary = Study(made, {}).summary
+    return tuple(name for name in summary.columns if name not in FOLD_TEXTS)

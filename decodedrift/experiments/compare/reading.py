@@ -1,0 +1,85 @@
+"""Both sides read the reference's text: its logits wait in the spool, a candidate's become rows against them."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from decodedrift.core.records import Key
+from decodedrift.decoding.batches import filed
+from decodedrift.measure import passes
+from decodedrift.measure.bench import Bench
+from decodedrift.measure.passes import Pass, Passage, See, unseen
+from decodedrift.models.load import Loaded
+from decodedrift.models.longrope import left_out
+
+
+def read_by_all(bench: Bench, reference: Pass) -> list[list[Passage]]:
+    """What every variant reads: the reference's tokens, or the job's windows of a text."""
+    if bench.job.text is None:
+        return bench.passages(reference.traces)
+    windows = bench.world.texts[bench.job.text].windows[slice(*bench.job.windows)]
+    return [[Passage(Key("text", 0, w.key), w.reading, None, w.start) for w in windows]]
+
+
+def read_reference(bench: Bench, model: Loaded, reference: Pass, see: See = unseen) -> None:
+    """The reference generates, reads its own tokens, and leaves its scores and logits in the spool.
+
+    see: shown each passage with its logits and choices.
+    """
+    if bench.job.prompts:
+        bench.free_run(model, reference, batch_size=bench.size(reference.variant), keep_scores=True)
+    passes.note_nonfinite(reference, bench.plan.model, reference.name, bench.result)
+    for label, text in left_out(reference.traces.values(), bench.limits).items():
+        bench.result.fail(bench.plan.model, reference.name, "score", "skipped", text, label)
+    begin, count = time.perf_counter(), 0
+    for group in read_by_all(bench, reference):
+        for passage, logits in bench.forced(model, group):
+            bench.spool.put(("logits", passage.key), logits)
+            tokens = passage.reading.continuation
+            own = reference.choices[passage.key] = passes.choices(passage, logits, torch.tensor([tokens]).T)
+            see(passage, logits, own)
+            losses = passes.nll(logits, tokens)
+            if passage.whole:
+                reference.own_nll[passage.key] = losses
+            if passage.strategy is not None:
+                reference.forced_tops[passage.key] = passes.tops_of(logits, tokens, losses)
+            count += len(tokens)
+    bench.result.timed(reference.name, "", "score", begin, count)
+
+
+def read_against(
+    bench: Bench,
+    model: Loaded,
+    into: Pass,
+    reference: Pass,
+    groups: list[list[Passage]],
+    stored: str = "logits",
+    see: See = unseen,
+) -> None:
+    """A variant reads the reference's tokens and is reduced to position rows against what waits in the spool.
+
+    see: shown each passage with the variant's logits and choices, asked last of the passage's own tokens.
+    """
+    begin, count = time.perf_counter(), 0
+    for group in groups:
+        for passage, logits in bench.forced(model, group, into.batch_size):
+            if into.keep_logits:
+                bench.spool.put((into.keep_logits, passage.key), logits)
+            waiting = bench.spool.get((stored, passage.key))
+            own = reference.choices[passage.key] if stored == "logits" else passes.choices(passage, waiting)
+            compute = model.variant.compute or "fp32"
+            mine = own and passes.choices(passage, logits, passes.asked_of(own, passage))
+            chosen = (own, mine) if own and mine else None
+            frame = passes.positions(passage, waiting, logits, compute, chosen, bench.world.vocab)
+            into.positions[passage.key] = frame
+            see(passage, logits, mine)
+            if waiting.shape[-1] != logits.shape[-1]:
+                passes.note_cut(bench.result.facts[model.variant.name], waiting, logits)
+            if into.role == "candidate" and passage.strategy is not None:
+                losses = frame["nll_candidate"].to_numpy()
+                into.forced_tops[passage.key] = passes.tops_of(logits, passage.reading.continuation, losses)
+            count += len(frame)
+    into.positions = filed(into.positions, bench.job.prompts)
+    bench.result.timed(into.name, "", "score", begin, count)

@@ -1,0 +1,84 @@
+"""Both texts of a replaced token: as it was, and as it went on; for the page and for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import pandas as pd
+
+from decodedrift.core.untrusted import terminal
+from decodedrift.report.numbers import percentage
+from decodedrift.report.terminal import drawn
+
+KEYS = ["strategy", "seed", "prompt_id"]
+LAGS = (1, 5, 20)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One replaced token. before: the text up to it, which both share; the token and what follows, on either side."""
+
+    strategy: str
+    seed: int
+    prompt_id: str
+    prompt: str
+    position: int
+    agreement: float
+    before: str
+    original: str
+    original_rest: str
+    injected: str
+    injected_rest: str
+
+
+def pairs(study: Any) -> Iterator[Pair]:
+    """Every row of injection.csv whose token was replaced by another; none where no texts were kept."""
+    octets = {int(i): bytes.fromhex(b) for i, b in zip(study.tokens["token_id"], study.tokens["bytes"], strict=True)}
+    own = study.traces[study.traces["role"] == "reference"].set_index(KEYS)
+    for row in study.injection.itertuples() if octets else ():
+        trace = own.loc[(row.strategy, row.seed, row.prompt_id)]
+        ours, its = ([int(i) for i in text.split()] for text in (trace["token_ids"], row.token_ids))
+        at = int(row.position)
+        if ours[at] != its[at]:
+            parts = (ours[:at], ours[at : at + 1], ours[at + 1 :], its[at : at + 1], its[at + 1 :])
+            yield Pair(
+                row.strategy, int(row.seed), row.prompt_id, str(trace["prompt"]), at, row.agreement,
+                *(_decoded(part, octets) for part in parts),
+            )  # fmt: skip
+
+
+def _decoded(ids: list[int], octets: Mapping[int, bytes]) -> str:
+    return b"".join(octets.get(i, b"") for i in ids).decode("utf-8", "replace")
+
+
+def table(summary: pd.DataFrame, width: int) -> str:
+    """A row per strategy and position."""
+    head = ["strategy", "at", "texts", "come back", "in step", "agree after", *(f"lag {lag}" for lag in LAGS)]
+    body = [
+        [
+            str(row.strategy), str(row.position), str(row.texts), f"{int(row.recovered)}/{row.long_enough}",
+            str(row.in_step), percentage(row.agreement),
+            *(percentage(getattr(row, f"agreement_lag_{lag}")) for lag in LAGS),
+        ]
+        for row in summary.itertuples()
+    ]  # fmt: skip
+    return drawn(head, body, width, names=1)
+
+
+def one(study: Any, width: int) -> str:
+    """One of the texts beside what became of it: of those that agree least afterwards the first."""
+    known = sorted(pairs(study), key=lambda pair: pair.agreement if pair.agreement == pair.agreement else 2.0)
+    if not known:
+        return ""
+    pair, column = known[0], (width - 3) // 2
+    left, right = (
+        textwrap.wrap(terminal(f"{pair.before}[{token}]{rest}"), column, break_long_words=True)
+        for token, rest in ((pair.original, pair.original_rest), (pair.injected, pair.injected_rest))
+    )
+    head = f"{pair.strategy}, prompt {pair.prompt_id}, position {pair.position}: as it was, and with another token"
+    lines = (f"{a:<{column}} | {b}" for a, b in zip_longest(left, right, fillvalue=""))
+    return "\n".join([terminal(head, width), *lines])

@@ -1,0 +1,105 @@
+"""From a question to a Study, for Python and for the command line alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from decodedrift.core.progress import Progress
+from decodedrift.core.records import InputError
+from decodedrift.core.settings import Settings, make_settings
+from decodedrift.experiments import experiment
+from decodedrift.experiments.base import Experiment
+from decodedrift.experiments.study import Study, experiment_of, open_study
+from decodedrift.runs.carry_out import carry_out, finished
+from decodedrift.runs.prepare import Prepared, prepare
+from decodedrift.runs.resume import asked_again, begun, settled
+from decodedrift.runs.runfolder import RunFolder, Stored
+
+WORD = r"(?:auto|cpu|cuda|mps|exact|screen|gumbel|none|mixed|per-strategy)\b"
+
+
+def given(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among a call's arguments that are not the function's own defaults."""
+    defaults = function.__kwdefaults__ or {}
+    beside = ("tokenizer", "out", "resume", "progress")
+    return {n: v for n, v in arguments.items() if n not in beside and (n not in defaults or v is not defaults[n])}
+
+
+def run(
+    name: str,
+    values: Mapping[str, Any],
+    tokenizer: Any = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Study:
+    """Asks an experiment as Python does.
+
+    Raises:
+        InputError: it cannot be run as asked; the message is one line, in which options are keywords.
+    """
+    kind = experiment(name)
+    try:
+        asked = make_settings(kind.settings, values)
+        if out is None:
+            return carried_out(kind, prepare(asked, tokenizer, check=kind.check), None, progress)
+        with RunFolder.reopen(out) if resume else RunFolder.create(out) as folder:
+            ready = prepare(asked, tokenizer, settled(folder.stored(), asked), kind.check)
+            return carried_out(kind, ready, folder, progress)
+    except InputError as error:
+        raise InputError(in_keywords(str(error), kind.settings)) from error.__cause__
+
+
+def carried_out(
+    kind: Experiment, ready: Prepared, folder: RunFolder | None = None, progress: Progress | None = None
+) -> Study:
+    """A prepared run as a Study; one that its folder holds complete is only read.
+
+    Raises:
+        InputError: it cannot run, or the folder holds another run.
+    """
+    if folder is not None and finished(ready, folder):
+        return open_study(folder.path)
+    return carry_out(kind.execute, Study, ready, folder, progress)
+
+
+def prepared_again(stored: Stored) -> tuple[Experiment, Prepared]:
+    """A stored run, ready to go on: in the sizes it was settled at."""
+    kind = experiment(experiment_of(stored.plan))
+    asked = asked_again(kind.settings, stored)
+    return kind, prepare(asked, settled=settled(stored, asked), check=kind.check)
+
+
+def resume(folder: str | Path, progress: Progress | None = None) -> Study:
+    """Goes on with the run in a folder, which is all that is needed; a finished one is only read, without torch.
+
+    Raises:
+        InputError: no run was begun there, or this is no longer the place where its rows would come out the same.
+    """
+    stored = begun(folder)
+    if stored.finished:
+        return open_study(folder)
+    kind, ready = prepared_again(stored)
+    with RunFolder.reopen(folder) as run_folder:
+        return carried_out(kind, ready, run_folder, progress)
+
+
+def in_keywords(message: str, kind: type[Settings]) -> str:
+    """A message about flags as one about keyword arguments: `--candidates` becomes `candidates=`."""
+    names = {kind.flag(name).removeprefix("--"): name for name in kind.options()}
+    switches = {name for name, known in kind.options().items() if not known.metavar} | {"resume"}
+    names |= {"resume": "resume", "out": "out"}
+
+    def keyword(match: re.Match[str]) -> str:
+        name = names.get(match[1])
+        if name is None:
+            return match[0]
+        if name in switches:
+            return f"{name}=True{match[2] or ''}"
+        return f"{name}={match[2].strip()!r}" if match[2] else f"{name}="
+
+    message = re.sub(rf"--([a-z][a-z-]*)( {WORD})?", keyword, message)
+    return re.sub(r"^(\w+=) (\S)", r"\1\2", message)

@@ -1,0 +1,175 @@
+"""The place where a job's variants run: loaded, let write, let read, in batches that are the same for all of them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from decodedrift.core.files import disk_failed
+from decodedrift.core.progress import Progress
+from decodedrift.core.records import Cell, InputError, Job, Key, Prompt, Reading, Trace, Variant, VariantError
+from decodedrift.core.settings import Settings
+from decodedrift.decoding.batches import by_length, filed
+from decodedrift.decoding.loop import generate
+from decodedrift.decoding.spoilt import force
+from decodedrift.decoding.spool import Spool
+from decodedrift.measure import passes
+from decodedrift.measure.passes import Pass, Passage
+from decodedrift.measure.tables import JobResult
+from decodedrift.models.load import Loaded, told
+from decodedrift.models.probe import AnotherPath
+from decodedrift.models.world import World
+
+
+@dataclass
+class Bench:
+    """One job while it runs.
+
+    batched: whether rows share forward passes even where a batch is one prompt. order: the job's prompts as they enter
+    all batches. limits: see `World.readable`. result: the rows so far.
+    """
+
+    job: Job
+    world: World
+    progress: Progress
+    spool: Spool
+    batched: bool = False
+    plan: Settings = field(init=False)
+    order: list[Prompt] = field(init=False)
+    limits: dict[str, int] = field(init=False)
+    result: JobResult = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.result = JobResult(self.job.key)
+        self.plan = self.world.plan
+        self.order = by_length(self.job.prompts, lambda p: len(self.world.prompts[p.id]), self.plan.batch_size)
+        self.limits = self.world.readable([p.id for p in self.order])
+
+    def open_reference(self, stack: ExitStack) -> Loaded:
+        """Loads the reference; what fails here fails the run."""
+        try:
+            return stack.enter_context(self.opened(self.plan.reference))
+        except VariantError as error:
+            raise InputError(f"the reference cannot run: {error}") from error
+
+    @contextmanager
+    def opened(self, variant: Variant) -> Iterator[Loaded]:
+        """A loaded variant, its loading timed and its facts recorded."""
+        begin, held = time.perf_counter(), variant.name in self.world.kept
+        with self.world.load(variant) as model:
+            if not held:
+                self.result.timed(variant.name, "", "load", begin, 0)
+            batched = self.size(variant) > 1 or self.batched
+            self.world.route.admit(model, self.world.vocab, batched=batched, first=not self.result.facts)
+            self.result.facts[variant.name] = model.facts
+            yield model
+
+    def groups(self) -> list[list[Cell]]:
+        """The (strategy, seed) cells that share one decoding pass."""
+        cells = self.plan.cells
+        return [cells] if self.plan.layout == "mixed" else [[cell] for cell in cells]
+
+    def free_run(
+        self,
+        model: Loaded,
+        into: Pass,
+        *,
+        batch_size: int,
+        watch: Mapping[Key, Trace] | None = None,
+        keep_scores: bool = False,
+        batches: int | None = None,
+        inject: Mapping[Key, tuple[int, int]] | None = None,
+    ) -> None:
+        """Generates with every strategy, batch by batch, into a Pass; with `inject` only the batches it concerns."""
+        prompts = [(p.id, self.world.prompts[p.id]) for p in self.order]
+        watched = {key: trace.token_ids for key, trace in (watch or {}).items()}
+        for cells in self.groups():
+            label = cells[0][0].label if len(cells) == 1 else "all strategies"
+            chunks = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)][:batches]
+            if inject is not None:
+                chunks = [c for c in chunks if any((s.label, n, p) in inject for s, n in cells for p, _ in c)]
+            total = sum(map(len, chunks)) * len(cells) * self.plan.max_new_tokens
+            self.progress.start(into.name, label, total)
+            begin, made = time.perf_counter(), 0
+            for chunk in chunks:
+                self.progress.batch()
+                done = generate(
+                    model, self.world.vocab, dict(chunk), cells, self.plan.max_new_tokens,
+                    watch=watched, keep_scores=keep_scores, inject=inject, tick=self.progress.tick,
+                )  # fmt: skip
+                for key, log in done.logs.items():
+                    if log.logits:  # greedy scores are whole rows of logits: they wait in the spool, not in memory
+                        self.spool.put(("scores", into.name, key), torch.stack(list(log.logits)))
+                        log.logits = self.spool.get(("scores", into.name, key))
+                into.add(done)
+                made += sum(len(t.token_ids) for t in done.traces.values())
+            self.progress.stop()
+            self.result.timed(into.name, label, "generate" if inject is None else "inject", begin, made)
+        into.traces = filed(into.traces, self.job.prompts)
+
+    def passages(self, traces: Mapping[Key, Trace], only: Collection[Key] | None = None) -> list[list[Passage]]:
+        """Traces (or some of them) as sequences to be read; the cells of a group read each prompt once, together.
+
+        Beams keep to themselves: their gaps hold four readings against each other, which must share one layout.
+        """
+        found = []
+        for group in self.groups():
+            for cells in ([c for c in group if not c[0].searches], *([c] for c in group if c[0].searches)):
+                found.append([p for cell in cells for p in self.read_of(cell, traces) if only is None or p.key in only])
+        return [group for group in found if group]
+
+    def written(self, done: Pass) -> Iterator[list[Passage]]:
+        """A pass's own continuations, in batches of the size that the reference has."""
+        size = self.size(self.plan.reference)
+        for start in range(0, len(self.order), size):
+            batch = {p.id for p in self.order[start : start + size]}
+            yield from self.passages(done.traces, only={key for key in done.traces if key.prompt_id in batch})
+
+    def read_of(self, cell: Cell, traces: Mapping[Key, Trace]) -> Iterator[Passage]:
+        """One cell's traces as passages, in the order of the batches."""
+        for prompt in self.order:
+            key = Key(cell[0].label, cell[1], prompt.id)
+            ids = traces[key].token_ids if key in traces else ()
+            if cut := ids[: self.limits.get(prompt.id)]:
+                context = tuple(self.world.prompts[prompt.id])
+                yield Passage(key, Reading(context, cut), cell[0], whole=cut == ids)
+
+    def size(self, variant: Variant) -> int:
+        """A variant's batch size: its own, or the plan's."""
+        return variant.batch_size or self.plan.batch_size
+
+    def forced(
+        self, model: Loaded, group: list[Passage], batch_size: int | None = None
+    ) -> Iterator[tuple[Passage, Tensor]]:
+        """(passage, logits) for one group of passages, batched like the variant's generation."""
+        width = model.model.get_input_embeddings().weight.shape[0]
+        kept = passes.readable(group, width)
+        for label, count in (Counter(p.key.strategy for p in group) - Counter(p.key.strategy for p in kept)).items():
+            text = f"{count} sequences hold ids beyond this variant's {width} embeddings; not read"
+            self.result.fail(self.plan.model, model.variant.name, "score", "skipped", text, label)
+        readings = [p.reading for p in kept]
+        self.progress.start(model.variant.name, "reading", sum(len(r.continuation) for r in readings))
+        size, vocab = batch_size or self.size(model.variant), self.world.vocab
+        for index, logits in force(model, readings, size, vocab.pad, vocab.window):
+            self.progress.tick(len(readings[index].continuation))
+            self.progress.batch()
+            yield kept[index], logits
+        self.progress.stop()
+
+    @contextmanager
+    def guarded(self, variant: str, stage: str, lose: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """What goes wrong inside is this variant's failure and nobody else's. `lose` takes away what it spoils."""
+        try:
+            yield
+        except Exception as error:  # model code and backends raise anything, IndexError and KeyError included
+            self.progress.stop()
+            if disk_failed(error) or isinstance(error, AnotherPath):
+                raise
+            lose()
+            self.result.fail(self.plan.model, variant, stage, *told(error))
