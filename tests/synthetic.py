@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decodedrift.experiments.compare.folds.summary import perplexity
 from decodedrift.experiments.study import Study
 from decodedrift.measure.tables import TABLES, typed
 
@@ -49,7 +48,7 @@ def synthetic(*, prompts: int, tokens: int, candidates: int, strategies: int = 1
         "prompts": [{"id": i, "text": "Once upon a time " * 20, "tags": ["a"]} for i in ids], "texts": [],
         "max_new_tokens": tokens, "near_tie_below": 0.1,
     }  # fmt: skip
-    return Study(**frames, perplexity=perplexity(frames["positions"], {}), plan=plan, environment={"python": "3"})
+    return Study(frames, plan, {"python": "3"})
 
 
 def _trace(variant: str, role: str, strategy: str, prompt: str, ids: np.ndarray) -> dict[str, Any]:

@@ -20,7 +20,10 @@ from conftest import tiny_model, tiny_tokenizer
 
 from decodedrift import cli
 from decodedrift.core.records import InputError
-from decodedrift.runs import prepare, settings
+from decodedrift.core.settings import make_settings
+from decodedrift.experiments.compare.settings import CompareSettings
+from decodedrift.runs import prepare
+from decodedrift.runs.config import read_config
 
 PROMPT = ("--prompt", "w1 w2")
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
@@ -341,13 +344,13 @@ def test_a_scalar_of_yaml_is_what_was_written(tmp_path: Path) -> None:
         "y",
     ]
     path.write_text("revision: 0123456\nprompt-ids: [" + ", ".join(written) + "]\n")
-    assert settings.read_config(path) == {"revision": "0123456", "prompt_ids": written}
+    assert read_config(path) == {"revision": "0123456", "prompt_ids": written}
     path.write_text("ignore_eos: no\nlimit: 3\nnear_tie_below: 1e-3\nseeds: [0, 1]\nchat_template: yes\nrevision:\n")
-    asked = settings.make_settings(settings.read_config(path))
+    asked = make_settings(CompareSettings, read_config(path))
     assert (asked.ignore_eos, asked.chat_template, asked.limit, asked.revision) == (False, True, 3, None)
     assert (asked.near_tie_below, asked.seeds) == (0.001, [0, 1])
     path.write_text("prompts: [{id: 010, prompt: no}, 1:30]\nno_text: true\ncontext: -0.5\nstride: null\n")
-    found = settings.read_config(path)
+    found = read_config(path)
     assert found == {
         "prompts": [{"id": "010", "prompt": "no"}, "1:30"],
         "no_text": True,
@@ -360,7 +363,7 @@ def test_tables_of_yaml_may_be_merged(tmp_path: Path) -> None:
     """A key that a table takes from another and has itself is not given twice."""
     path = tmp_path / "c.yaml"
     path.write_text("candidates:\n- &a {name: a, precision: bf16}\n- &b {<<: *a, name: b}\n- {<<: *b, name: c}\n- *b\n")
-    assert [c["name"] for c in settings.read_config(path)["candidates"]] == ["a", "b", "c", "b"]
+    assert [c["name"] for c in read_config(path)["candidates"]] == ["a", "b", "c", "b"]
 
 
 @pytest.mark.parametrize("option", ["--prompts", "--text", "--config"])
@@ -711,9 +714,9 @@ def test_bundled_prompts_beyond_a_candidates_window_are_left_out(tmp_path: Path)
 
     narrow = narrowed(DEMO, tmp_path / "narrow", 80)
     asked: dict[str, Any] = {"candidates": [f"mine={narrow}"], "limit": 100, "max_new_tokens": 64}
-    ready = prepare.prepare(settings.make_settings(asked))
+    ready = prepare.prepare(make_settings(CompareSettings, asked))
     assert 0 < ready.plan.left_out < 200
-    assert not ready.refused
+    assert not ready.plan.refused
     assert max(len(ids) for ids in ready.world.prompts.values()) == 16
     assert f"{ready.plan.left_out} bundled prompts do not fit the window" in ready.announcement()
 
@@ -845,13 +848,13 @@ def test_a_broken_checkpoint_as_candidate_fails_alone(
 )
 def test_refused_in_a_notebook(values: dict[str, Any], word: str) -> None:
     with pytest.raises(InputError) as refused:
-        prepare.draft(settings.make_settings(values))
+        prepare.draft(make_settings(CompareSettings, values))
     assert word in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
 
 
 def test_what_is_no_model_in_a_notebook() -> None:
-    from decodedrift.runs.carry_out import compare
+    from decodedrift.experiments.compare.face import compare
 
     with pytest.raises(InputError, match="not '<object"):
         compare(object(), tokenizer=tiny_tokenizer())
@@ -862,7 +865,7 @@ def test_what_is_no_model_in_a_notebook() -> None:
 def test_numbers_of_numpy_and_paths_are_taken(saved: Callable[..., Path]) -> None:
     import numpy as np
 
-    asked = settings.make_settings({"model": saved(), "max_new_tokens": np.int64(3), "seeds": range(2)})
+    asked = make_settings(CompareSettings, {"model": saved(), "max_new_tokens": np.int64(3), "seeds": range(2)})
     assert (asked.model, asked.max_new_tokens, asked.seeds) == (str(saved()), 3, [0, 1])
 
 

@@ -17,9 +17,12 @@ from test_report import HOSTILE, ODD, parted, study
 
 import decodedrift as dd
 from decodedrift.experiments.study import Study
-from decodedrift.report import render
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+def render(study: Study, title: str | None = None, **options: Any) -> str:
+    return study.to_html(title, **options)
 
 
 class Opened:

@@ -15,11 +15,13 @@ import pandas as pd
 import pytest
 
 from decodedrift import cli
-from decodedrift.measure.tables import TABLES
-from decodedrift.runs import runfolder, tablefiles
+from decodedrift.experiments.compare import EXPERIMENT as COMPARE
+from decodedrift.experiments.study import open_study
+from decodedrift.measure.tables import PARTS, TABLES
+from decodedrift.runs import tablefiles
 
-FOLDER = {"plan.json", "environment.json", "report.html", "verdict.txt", "jobs", *runfolder.PART_TABLES} | {
-    f"{table}.csv" for table in runfolder.CSV_TABLES
+FOLDER = {"plan.json", "environment.json", "report.html", "verdict.txt", "jobs", *PARTS} | {
+    f"{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds) if table not in PARTS
 }
 SMALL = ("--max-new-tokens", "4", "--candidates", "bf16")
 
@@ -177,7 +179,7 @@ def test_a_run_leaves_its_folder(ran: Ran) -> None:
     assert {p.name for p in run.iterdir()} == FOLDER
     jobs = sorted(p.name for p in (run / "jobs").iterdir())
     assert len(jobs) == 3  # two shards of prompts and one of text
-    for table in runfolder.PART_TABLES:
+    for table in PARTS:
         assert sorted(p.stem for p in (run / table).iterdir()) == jobs
     assert not list(run.rglob("*.part"))
     plan = json.loads((run / "plan.json").read_text())
@@ -200,7 +202,7 @@ def test_columns_are_the_declared_ones(ran: Ran) -> None:
     run, _ = ran
     for table in ("traces", "divergences", "timings", "failures"):
         assert list(pd.read_csv(run / f"{table}.csv").columns) == list(TABLES[table])
-    for table in runfolder.PART_TABLES:
+    for table in PARTS:
         assert list(pd.read_parquet(run / table).columns) == list(TABLES[table])
 
 
@@ -211,9 +213,9 @@ def test_a_plan_runs_again(ran: Ran, here: Callable[..., tuple[int, str, str]], 
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "report: again/report.html"
     again = tmp_path / "again"
-    for name in sorted(FOLDER - {"jobs", *runfolder.PART_TABLES, "timings.csv", "report.html", "environment.json"}):
+    for name in sorted(FOLDER - {"jobs", *PARTS, "timings.csv", "report.html", "environment.json"}):
         assert (again / name).read_bytes() == (run / name).read_bytes(), name
-    for table in runfolder.PART_TABLES:
+    for table in PARTS:
         assert [p.name for p in sorted((again / table).iterdir())] == [p.name for p in sorted((run / table).iterdir())]
         pd.testing.assert_frame_equal(pd.read_parquet(again / table), pd.read_parquet(run / table), check_exact=True)
 
@@ -258,11 +260,11 @@ def test_quiet(here: Callable[..., tuple[int, str, str]], saved: Callable[..., P
 
 def test_two_runs_in_one_second(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli.compare.time, "strftime", lambda form: "20260101-000000")
-    first = cli.compare.default_folder("owner/some model")
+    monkeypatch.setattr(cli.place.time, "strftime", lambda form: "20260101-000000")
+    first = cli.place.default_folder("owner/some model")
     assert first == "reports/some-model-20260101-000000"
     Path(first).mkdir(parents=True)
-    assert cli.compare.default_folder("owner/some model") == f"{first}-2"
+    assert cli.place.default_folder("owner/some model") == f"{first}-2"
 
 
 def test_dry_run_writes_nothing(
@@ -426,7 +428,7 @@ def test_positions_as_csv_too(saved: Callable[..., Path], tmp_path: Path, monkey
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
-    frames, _, _ = runfolder.open_folder(tmp_path / "run")
+    frames = open_study(tmp_path / "run").frames
     pd.testing.assert_frame_equal(
         tablefiles.read_csv(tmp_path / "run" / "positions.csv", "positions"), frames["positions"]
     )

@@ -60,7 +60,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["decodedrift", "decodedrift.runs.carry_out", "decodedrift.numerics.logits", "decodedrift.numerics.chrf"]
+    "module",
+    ["decodedrift", "decodedrift.experiments.compare.face", "decodedrift.numerics.logits", "decodedrift.numerics.chrf"],
 )
 def test_examples_in_docstrings_hold(module: str) -> None:
     import importlib

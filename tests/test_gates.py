@@ -19,9 +19,10 @@ import decodedrift as dd
 from decodedrift import cli
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.folds.summary import Z95
+from decodedrift.experiments.compare.gating import IF_DIVERGED, columns, gating
 from decodedrift.report.terminal import summary_table
 from decodedrift.runs import runfolder
-from decodedrift.runs.gates import IF_DIVERGED, OPERATORS, Gate, columns, parse_gate
+from decodedrift.runs.gates import OPERATORS, Gate, parse_gate
 
 PLAN = {
     "candidates": [{"name": "bf16"}, {"name": "fp32:batch_size=1"}],
@@ -49,18 +50,18 @@ def table(**values: Any) -> pd.DataFrame:
     ],
 )  # fmt: skip
 def test_what_is_exceeded(text: str, value: float, exceeded: int) -> None:
-    said = parse_gate(text, False, PLAN).exceeded(table(kl_mean=value), PLAN)
+    said = parse_gate(text, False, gating(PLAN)).exceeded(table(kl_mean=value), gating(PLAN))
     assert len(said) == exceeded
     assert all(text.strip() in line and f"{value:.6g}" in line for line in said)
 
 
 def test_a_candidate_without_a_result_does_not_pass() -> None:
     short = table(kl_mean=0.0)[lambda t: t["candidate"] != "bf16"]
-    said = parse_gate("kl_mean>0.1", False, PLAN).exceeded(short, PLAN)
+    said = parse_gate("kl_mean>0.1", False, gating(PLAN)).exceeded(short, gating(PLAN))
     assert [line.split(": ")[1:] for line in said] == [
         ["bf16 greedy", "there is no result"], ["bf16 top-k:k=5", "there is no result"],
     ]  # fmt: skip
-    assert len(parse_gate("kl_p99>0.1", False, PLAN).exceeded(table(kl_mean=0.0), PLAN)) == 4
+    assert len(parse_gate("kl_p99>0.1", False, gating(PLAN)).exceeded(table(kl_mean=0.0), gating(PLAN))) == 4
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_a_candidate_without_a_result_does_not_pass() -> None:
     ],
 )  # fmt: skip
 def test_intervals(text: str, values: dict[str, float], exceeded: int) -> None:
-    said = parse_gate(text, True, PLAN).exceeded(table(**values), PLAN)
+    said = parse_gate(text, True, gating(PLAN)).exceeded(table(**values), gating(PLAN))
     assert len(said) == exceeded
     if exceeded and "kl_se" in values and not math.isnan(values["kl_se"]):
         assert f"{values['kl_mean'] - Z95 * values['kl_se']:.6g} to" in said[0]
@@ -90,7 +91,7 @@ def test_what_never_happened_passes_every_gate(column: str, operator: str) -> No
     def exceeded(interval: bool = False, asked: dict[str, Any] = plan, **values: Any) -> int:
         empty = dict.fromkeys((column, f"{column}_low", f"{column}_high"), math.nan)
         gate = Gate(f"{column}{operator}5", column, operator, 5.0, "", interval)
-        return len(gate.exceeded(table(**empty | values), asked))
+        return len(gate.exceeded(table(**empty | values), gating(asked)))
 
     assert exceeded(traces=4, diverged=0) == 0
     assert exceeded(traces=4, diverged=0, interval=f"{column}_low" in columns()) == 0
@@ -103,11 +104,18 @@ def test_what_never_happened_passes_every_gate(column: str, operator: str) -> No
 
 def test_a_candidate_that_is_missing_fails_where_the_others_never_diverged() -> None:
     short = table(traces=4, diverged=0, half_life=math.nan)[lambda t: t["candidate"] != "bf16"]
-    said = parse_gate("half_life<5", False, PLAN).exceeded(short, PLAN)
+    said = parse_gate("half_life<5", False, gating(PLAN)).exceeded(short, gating(PLAN))
     assert [line.split(": ")[1:] for line in said] == [
         ["bf16 greedy", "there is no result"], ["bf16 top-k:k=5", "there is no result"],
     ]  # fmt: skip
-    assert len(parse_gate("kl_mean>1", False, PLAN).exceeded(table(traces=4, diverged=0, kl_mean=math.nan), PLAN)) == 4
+    assert (
+        len(
+            parse_gate("kl_mean>1", False, gating(PLAN)).exceeded(
+                table(traces=4, diverged=0, kl_mean=math.nan), gating(PLAN)
+            )
+        )
+        == 4
+    )
 
 
 def test_the_columns_that_exist_only_where_something_diverged(tmp_path: Path) -> None:
@@ -148,15 +156,15 @@ def test_the_columns_that_exist_only_where_something_diverged(tmp_path: Path) ->
 )  # fmt: skip
 def test_what_is_no_gate(text: str, words: tuple[str, ...]) -> None:
     with pytest.raises(InputError) as refused:
-        parse_gate(text, False, PLAN)
+        parse_gate(text, False, gating(PLAN))
     assert all(word in str(refused.value) for word in words)
 
 
 def test_a_column_without_an_interval() -> None:
     with pytest.raises(InputError, match=r"kl_p99 has no interval; choices: .*divergence_rate.*kl_mean"):
-        parse_gate("kl_p99>1", True, PLAN)
+        parse_gate("kl_p99>1", True, gating(PLAN))
     with pytest.raises(InputError, match="compared with"):
-        parse_gate("kl_mean==1", True, PLAN)
+        parse_gate("kl_mean==1", True, gating(PLAN))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ import decodedrift as dd
 from decodedrift.core.records import InputError
 from decodedrift.decoding import scripted
 from decodedrift.decoding.warping import warp
-from decodedrift.experiments.inject.job import inject
+from decodedrift.experiments.inject.face import inject
 from decodedrift.measure import trajectory
 from decodedrift.measure.tables import typed
 from decodedrift.numerics import bootstrap

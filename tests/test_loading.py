@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
-from decodedrift.runs.settings import make_settings
 from test_resume import content
 
 import decodedrift as dd
 from decodedrift.core.progress import Silent
+from decodedrift.core.settings import make_settings
+from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.models import load, loading, world
 from decodedrift.runs.forecast import forecast
 from decodedrift.runs.prepare import Prepared, prepare
@@ -32,7 +33,7 @@ def _one_thread() -> None:
 
 
 def ready(**more: Any) -> Prepared:
-    return prepare(make_settings({"model": tiny_model("llama")} | ASKED | more), tiny_tokenizer())
+    return prepare(make_settings(CompareSettings, {"model": tiny_model("llama")} | ASKED | more), tiny_tokenizer())
 
 
 def run(**more: Any) -> dd.Study:
@@ -139,7 +140,9 @@ def test_a_resumed_run_keeps_the_size_of_its_jobs(saved: Any, tmp_path: Path, mo
         with pytest.raises(KeyboardInterrupt):
             dd.compare(saved(), out=tmp_path / "run", progress=Dying(2), **ASKED)
     assert len(RunFolder(tmp_path / "run").finished_jobs()) == 1
-    assert prepare(make_settings({"model": str(saved())} | ASKED)).plan.prompts_per_job == 16, "asked anew, all fits"
+    assert prepare(make_settings(CompareSettings, {"model": str(saved())} | ASKED)).plan.prompts_per_job == 16, (
+        "asked anew, all fits"
+    )
     with pytest.raises(dd.InputError, match="prompts_per_job 24 there, 16 here"):
         dd.compare(saved(), out=tmp_path / "run", resume=True, **ASKED | {"prompts_per_job": 16})
     stored = RunFolder(tmp_path / "run").stored()

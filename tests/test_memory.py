@@ -81,14 +81,14 @@ def test_spilled_to_files_the_rows_are_the_same(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_declared_memory_decides(tmp_path: Path) -> None:
-    from decodedrift.runs.settings import make_settings
-
+    from decodedrift.core.settings import make_settings
+    from decodedrift.experiments.compare.settings import CompareSettings
     from decodedrift.runs.forecast import forecast
     from decodedrift.runs.prepare import prepare
 
     def prepared(memory: int) -> Any:
         asked = {"model": tiny_model("gpt2"), "prompts": ["w1"] * 8, "max_new_tokens": 64, "memory_bytes": memory}
-        return prepare(make_settings(asked), tiny_tokenizer())
+        return prepare(make_settings(CompareSettings, asked), tiny_tokenizer())
 
     roomy = prepared(2**30)
     assert roomy.world.both_fit

@@ -16,13 +16,14 @@ from conftest import tiny_model, tiny_tokenizer
 from synthetic import synthetic
 
 import decodedrift as dd
+from decodedrift.experiments.compare.gating import faults, gating
 from decodedrift.experiments.compare.verdict.sentences import folded
 from decodedrift.measure import nonfinite
 from decodedrift.measure.metrics.token import LogitPair, token_metrics
 from decodedrift.measure.passes import note_cut
 from decodedrift.measure.tables import Gathered
 from decodedrift.report.terminal import summary_table
-from decodedrift.runs.gates import faults, parse_gate
+from decodedrift.runs.gates import parse_gate
 
 PLACES = ["first_divergence", "compared", "cause"]
 
@@ -137,13 +138,15 @@ def test_gates_of_what_broke_fail_and_those_of_the_others_do_not(broken_referenc
     study, known = broken_reference, faults(broken_reference)
 
     def fails(gate: str) -> set[str]:
-        found = parse_gate(gate, False, study.plan).exceeded(study.summary, study.plan, known)
+        found = parse_gate(gate, False, gating(study.plan)).exceeded(study.summary, gating(study.plan), known)
         return {line.split(": ")[1] for line in found}
 
     assert {"breaks greedy"} <= fails("kl_mean>100:greedy")
     assert not {"good greedy", "fp64 greedy", "parts greedy"} & fails("kl_mean>100:greedy")
     assert {"parts greedy", "breaks greedy"} == fails("divergence_rate>0.1:greedy")
-    reason = parse_gate("kl_mean>100:breaks", False, study.plan).exceeded(study.summary, study.plan, known)[0]
+    reason = parse_gate("kl_mean>100:breaks", False, gating(study.plan)).exceeded(
+        study.summary, gating(study.plan), known
+    )[0]
     assert "NaN or infinite logits ended" in reason
 
 
@@ -154,7 +157,10 @@ def test_no_pair_at_all_gives_empty_rates_and_gates_that_fail() -> None:
     assert row[["divergence_rate", "divergence_rate_low", "half_life", "kl_mean"]].isna().all()
     assert study.risk["compounding_note"].iloc[-1] == "nothing was compared"
     for gate in ("divergence_rate>0.1", "divergence_rate<0.1", "half_life<5", "first_divergence_median<5"):
-        assert len(parse_gate(gate, False, study.plan).exceeded(study.summary, study.plan, faults(study))) == 1, gate
+        assert (
+            len(parse_gate(gate, False, gating(study.plan)).exceeded(study.summary, gating(study.plan), faults(study)))
+            == 1
+        ), gate
     assert any(s.endswith("nothing could be compared.") for s in study.verdict)
     assert "nothing diverged" not in " ".join(study.verdict)
     assert "0/0" in summary_table(study)
@@ -249,10 +255,12 @@ def test_a_gate_on_a_kl_that_is_infinite_somewhere_fails() -> None:
     study.positions.loc[study.positions.query("candidate == 'v0'").index[0], ["kl", "nonfinite"]] = [math.inf, 1]
     study.positions["p_top_reference"] = 0.5
     known = faults(study)
-    (said,) = parse_gate("kl_mean>5", False, study.plan).exceeded(study.summary, study.plan, known)
+    (said,) = parse_gate("kl_mean>5", False, gating(study.plan)).exceeded(study.summary, gating(study.plan), known)
     assert "v0" in said
     assert "infinite at 1 positions" in said
-    assert not parse_gate("top1_agreement<0.5", False, study.plan).exceeded(study.summary, study.plan, known)
+    assert not parse_gate("top1_agreement<0.5", False, gating(study.plan)).exceeded(
+        study.summary, gating(study.plan), known
+    )
 
 
 def test_positions_where_the_reference_broke_leave_the_distributions_n() -> None:

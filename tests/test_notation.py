@@ -195,13 +195,15 @@ def test_variants_survive_a_plan(given: str) -> None:
 
 
 def test_plans_come_back() -> None:
-    from decodedrift.runs.settings import make_settings
-
+    from decodedrift.core.settings import make_settings
+    from decodedrift.experiments.compare.settings import CompareSettings
     from decodedrift.runs.prepare import draft
 
-    made = draft(make_settings({"prompts": ["a", "b"], "candidates": "bf16,int8:head=true", "seeds": [1, 2]}))
-    assert plan.plan_from_dict(made.as_dict()) == made
-    assert draft(make_settings(made.as_dict())) == made
+    made = draft(
+        make_settings(CompareSettings, {"prompts": ["a", "b"], "candidates": "bf16,int8:head=true", "seeds": [1, 2]})
+    )
+    values = {name: value for name, value in made.as_dict().items() if name != "experiment"}
+    assert draft(make_settings(CompareSettings, values)) == made
 
 
 def test_default_candidates_leave_the_reference_out() -> None:

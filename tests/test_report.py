@@ -26,7 +26,7 @@ from decodedrift.experiments.compare.folds.summary import perplexity
 from decodedrift.experiments.compare.verdict.sentences import folded
 from decodedrift.experiments.study import Study
 from decodedrift.measure.tables import TABLES, typed
-from decodedrift.report import html, render, summary_table, tokenview
+from decodedrift.report import html, summary_table, tokenview
 from decodedrift.report.inline import library
 from decodedrift.report.numbers import Number, number, percentage, significant, with_error
 from decodedrift.report.phrases import percent
@@ -47,6 +47,10 @@ TAGS += (
 )
 ATTRIBUTES = "lang dir http-equiv content charset name id class title href aria-label aria-hidden tabindex role scope "
 ATTRIBUTES += "rowspan open viewbox x1 x2 y1 y2 cx cy r type aria-pressed aria-live hidden value"
+
+
+def render(study: Study, title: str | None = None, **options: Any) -> str:
+    return study.to_html(title, **options)
 
 
 def study(
@@ -78,10 +82,8 @@ def study(
         )
     rows["failures"] = failures or []
     frames = {name: typed(pd.DataFrame(rows[name]), name) for name in TABLES}
-    return Study(
-        **frames, perplexity=perplexity(frames["positions"], {"book": 40} if texts else {}),
-        plan=plan(list(candidates or {}), strategy, says), environment=environment or {},
-    )  # fmt: skip
+    frames["perplexity"] = perplexity(frames["positions"], {"book": 40} if texts else {})
+    return Study(frames, plan(list(candidates or {}), strategy, says), environment)
 
 
 def trace(variant: str, role: str, index: int, strategy: str, says: str) -> dict[str, Any]:

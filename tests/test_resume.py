@@ -23,9 +23,10 @@ import decodedrift as dd
 from decodedrift.core import files
 from decodedrift.core.progress import Silent
 from decodedrift.core.records import InputError
+from decodedrift.experiments import running
 from decodedrift.experiments.compare import job as executing
 from decodedrift.models import load
-from decodedrift.runs import carry_out, retry, runfolder
+from decodedrift.runs import retry, runfolder
 from decodedrift.runs.resume import asked_again
 from decodedrift.runs.runfolder import RunFolder
 from decodedrift.runs.signals import Stopped, stoppable, terminable
@@ -133,7 +134,7 @@ def test_only_what_is_missing_runs(
     ran: list[str] = []
     real = executing.execute
     monkeypatch.setattr(retry, "execute", lambda job, *more: (ran.append(job.key), real(job, *more))[1])
-    study = carry_out.resume(tmp_path / "run")
+    study = running.resume(tmp_path / "run")
     assert ran == RunFolder(whole).finished_jobs()[2:]
     assert content(tmp_path / "run") == content(whole)
     assert study.summary.equals(dd.open_study(whole).summary)
@@ -145,7 +146,7 @@ def test_a_finished_run_loads_no_weights(
     before = content(whole)
     monkeypatch.setattr(load, "_ready", lambda *a: pytest.fail("weights were loaded"))
     assert dd.compare(saved(), out=whole, resume=True, **ASKED).path == whole
-    assert carry_out.resume(whole).path == whole
+    assert running.resume(whole).path == whole
     assert content(whole) == before
 
 
@@ -194,12 +195,12 @@ def test_other_weights_are_refused(saved: Callable[..., Path], tmp_path: Path) -
     weights["transformer.ln_f.bias"][0] += 1e-3
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match=r"model files model.safetensors differs"):
-        carry_out.resume(tmp_path / "run")
+        running.resume(tmp_path / "run")
     shutil.copy(saved() / "model.safetensors", model)
     settings = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(settings | {"layer_norm_epsilon": 1e-3}))
     with pytest.raises(InputError, match="model config differs"):
-        carry_out.resume(tmp_path / "run")
+        running.resume(tmp_path / "run")
 
 
 def test_other_code_of_a_trusted_model_is_refused(saved: Callable[..., Path], tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_other_code_of_a_trusted_model_is_refused(saved: Callable[..., Path], tm
     interrupted(tmp_path / "run", 1, model, trust_remote_code=True)
     (model / "modeling_own.py").write_text("scale = 2\n")
     with pytest.raises(InputError, match=r"model files modeling_own.py differs"):
-        carry_out.resume(tmp_path / "run")
+        running.resume(tmp_path / "run")
 
 
 def test_another_environment_is_refused(
@@ -219,16 +220,16 @@ def test_another_environment_is_refused(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(torch, "__version__", "9.9")
     with pytest.raises(InputError, match=r"torch '.*' there, '9.9' here; cpu_capability '.*' there, 'AVX2' here"):
-        carry_out.resume(tmp_path / "run")
+        running.resume(tmp_path / "run")
 
 
 def test_the_key_covers_what_decides_a_row(saved: Callable[..., Path], tmp_path: Path) -> None:
-    from decodedrift.runs.settings import make_settings
-
+    from decodedrift.core.settings import make_settings
+    from decodedrift.experiments.compare.settings import CompareSettings
     from decodedrift.runs.prepare import prepare
 
     def keys(**more: Any) -> list[str]:
-        return [job.key for job in prepare(make_settings({"model": saved(), **ASKED, **more})).jobs]
+        return [job.key for job in prepare(make_settings(CompareSettings, {"model": saved(), **ASKED, **more})).jobs]
 
     base = keys()
     assert keys(memory_bytes=2**31) == base
@@ -247,7 +248,7 @@ def test_a_model_in_memory_is_known_by_its_weights(tmp_path: Path) -> None:
     more = {"tokenizer": tiny_tokenizer()}
     interrupted(tmp_path / "run", 1, model, **more)
     with pytest.raises(InputError, match="was in memory"):
-        carry_out.resume(tmp_path / "run")
+        running.resume(tmp_path / "run")
     with torch.no_grad():
         model.transformer.ln_f.bias[0] += 1
     with pytest.raises(InputError, match="model files in memory differs"):
@@ -265,7 +266,7 @@ def test_memory_that_is_free_later_changes_no_batch(saved: Callable[..., Path], 
     }
     (tmp_path / "run" / "environment.json").write_text(json.dumps(environment))  # as if 16 had not fitted
     assert asked_again(RunFolder(tmp_path / "run").stored()).batch_size == 16  # type: ignore[arg-type]
-    assert carry_out.resume(tmp_path / "run").plan["batch_size"] == 2
+    assert running.resume(tmp_path / "run").plan["batch_size"] == 2
     assert content(tmp_path / "run") == content(whole)
 
 
@@ -278,7 +279,7 @@ def test_a_folder_that_died_before_its_plan_is_begun(saved: Callable[..., Path],
     (early / "plan.json.part").write_text("{")
     (early / ".lock").write_text("1")
     with pytest.raises(InputError, match=r"no run was begun here"):
-        carry_out.resume(early)
+        running.resume(early)
     dd.compare(saved(), out=early, resume=True, **ASKED)
     assert content(early) == content(whole)
     dd.compare(saved(), out=tmp_path / "absent", resume=True, **ASKED)
@@ -294,7 +295,7 @@ def test_a_folder_that_died_within_its_first_files(saved: Callable[..., Path], t
     for file in (tmp_path / "run").iterdir():
         if file.name not in left:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
-    carry_out.resume(tmp_path / "run")
+    running.resume(tmp_path / "run")
     assert content(tmp_path / "run") == content(whole)
 
 
@@ -405,7 +406,7 @@ def test_a_disk_that_fails_under_way_keeps_what_is_finished(
         patched.setattr(Spool, "put", failing)
         with pytest.raises(InputError, match=f"cannot be written .{os.strerror(number)}"):
             dd.compare(saved(), out=tmp_path / "run", **ASKED)
-    carry_out.resume(tmp_path / "run")
+    running.resume(tmp_path / "run")
     assert content(tmp_path / "run") == content(whole)
 
 
@@ -429,9 +430,9 @@ def test_a_damaged_job_is_named(saved: Callable[..., Path], tmp_path: Path, whol
     job = tmp_path / "run" / "jobs" / RunFolder(tmp_path / "run").finished_jobs()[0]
     (job / "traces.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match=r"traces\.parquet: cannot be read .*delete its folder and resume"):
-        carry_out.resume(tmp_path / "run")
+        running.resume(tmp_path / "run")
     shutil.rmtree(job)
-    carry_out.resume(tmp_path / "run")
+    running.resume(tmp_path / "run")
     assert content(tmp_path / "run") == content(whole)
 
 
@@ -498,7 +499,7 @@ def test_a_terminal_that_is_closed(saved: Callable[..., Path], tmp_path: Path) -
     kept = RunFolder(out).finished_jobs()
     assert 0 < len(kept) < 24
     assert not (out / ".lock").exists(), "it ended in good order"
-    carry_out.resume(out)
+    running.resume(out)
     assert len(RunFolder(out).finished_jobs()) == 24
 
 
@@ -511,7 +512,7 @@ def test_a_signal_is_no_candidates_failure(saved: Callable[..., Path], tmp_path:
     with pytest.raises(Stopped), stoppable(Signalled()) as progress:
         dd.compare(saved(), out=tmp_path / "run", progress=progress, **ASKED)
     assert len(RunFolder(tmp_path / "run").finished_jobs()) == 1
-    carry_out.resume(tmp_path / "run")
+    running.resume(tmp_path / "run")
     assert content(tmp_path / "run") == content(whole)
 
 

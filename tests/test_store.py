@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 
 from decodedrift.core import files
 from decodedrift.core.records import InputError
-from decodedrift.measure.tables import TABLES, JobResult, typed
+from decodedrift.experiments.compare import EXPERIMENT as COMPARE
+from decodedrift.experiments.study import open_study
+from decodedrift.measure.tables import TABLES, UNFOLDED, JobResult, typed
 from decodedrift.runs import runfolder
-from decodedrift.runs.runfolder import RunFolder, open_folder
+from decodedrift.runs.runfolder import RunFolder
 from decodedrift.runs.tablefiles import read_csv, read_parquet, write_csv, write_parquet
 
 # METRICS.md, "Columns"
@@ -217,7 +219,7 @@ def test_a_job_is_finished_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyP
             folder.write_job(JobResult("00001-b"))
     found = folder.read_jobs(folder.finished_jobs())
     assert found.facts == {"bf16": {"x": 1}}
-    assert set(found.frames) == set(runfolder.FOLDED)
+    assert set(found.frames) == {t for t in TABLES if t not in UNFOLDED}
     folder.write_job(JobResult("00001-b"))  # what was left half-written is no hindrance
     assert sorted(p.name for p in (folder.path / "jobs").iterdir()) == ["00000-a", "00001-b"]
 
@@ -236,23 +238,24 @@ def finished(folder: RunFolder) -> None:
     frames = {t: typed(pd.DataFrame(), t) for t in TABLES}
     folder.write_json(runfolder.MARK, {"model": "demo"})
     folder.write_json("environment.json", {"python": "3"})
-    folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in ("perplexity", *runfolder.FOLDS)})
+    folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in COMPARE.folds})
 
 
 def test_only_a_finished_run_opens(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run folder"):
-        open_folder(tmp_path / "nothing")
+        open_study(tmp_path / "nothing")
     folder = RunFolder.create(tmp_path / "run")
     folder.write_json(runfolder.MARK, {"model": "demo"})
     with pytest.raises(InputError, match=r"did not finish \(traces\.csv is missing\)"):
-        open_folder(folder.path)
+        open_study(folder.path)
     finished(RunFolder.create(tmp_path / "done"))
-    frames, plan, _ = open_folder(tmp_path / "done")
-    assert plan == {"model": "demo"}
-    assert set(frames) == {*runfolder.ROW_TABLES, "positions", "steps"}, "folds are made again of the rows"
+    study = open_study(tmp_path / "done")
+    assert study.plan == {"model": "demo"}
+    read = {name for name in study.tables if name in study.__dict__}
+    assert read == {*COMPARE.tables, "perplexity"} - {"alternatives"}, "folds are made again of the rows"
     (tmp_path / "done" / runfolder.MARK).write_text("{")
     with pytest.raises(InputError, match=r"plan\.json: cannot be read"):
-        open_folder(tmp_path / "done")
+        open_study(tmp_path / "done")
 
 
 def test_json_holds_no_nan(tmp_path: Path) -> None:

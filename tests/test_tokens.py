@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 from conftest import tiny_model, tiny_tokenizer
-from decodedrift.runs.settings import make_settings
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 import decodedrift as dd
+from decodedrift.core.settings import make_settings
+from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.models.sources.checkpoints import Checkpoint, find, in_memory
 from decodedrift.models.text.fewest import NFC, byte_level, bytes_per_token
 from decodedrift.models.text.vocabulary import Vocabulary, encode_prompts, fewest_tokens, vocabulary
@@ -138,10 +139,10 @@ def warned(tokenizer: Any, prompts: dict[str, str], **more: Any) -> list[str]:
     model = tiny_model("gpt2")
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     given = [dd.Prompt(name, text) for name, text in prompts.items()]
-    ready = prepare(make_settings({"model": model, "prompts": given, **SMALL, **more}), tokenizer)
+    ready = prepare(make_settings(CompareSettings, {"model": model, "prompts": given, **SMALL, **more}), tokenizer)
     said: list[str] = ready.environment["warnings"]
     assert ready.doubts() == [f"warning: {line}" for line in said]
-    assert ready.refused == {}
+    assert ready.plan.refused == {}
     return said
 
 
@@ -208,11 +209,11 @@ def test_ten_megabytes_are_refused_before_they_are_tokenized() -> None:
     asked = {"prompts": [{"id": "big", "prompt": "once upon a time " * 600_000}, "once"], **SMALL}
     vocabulary(find("demo"))  # imports are not what is timed
     begin = time.process_time()
-    ready = prepare(make_settings(asked))
+    ready = prepare(make_settings(CompareSettings, asked))
     assert time.process_time() - begin < 5
-    assert list(ready.refused) == ["big"]
-    assert ready.refused["big"].startswith("at least ")
-    assert "prompt tokens + 5 new ones exceed the model's window of 256" in ready.refused["big"]
+    assert list(ready.plan.refused) == ["big"]
+    assert ready.plan.refused["big"].startswith("at least ")
+    assert "prompt tokens + 5 new ones exceed the model's window of 256" in ready.plan.refused["big"]
 
 
 def fast(tokenizer: Tokenizer, **more: Any) -> Any:

@@ -27,9 +27,9 @@ from decodedrift.core.progress import Silent
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import HIDDEN, excerpt, home_shortened, redacted
 from decodedrift.core.untrusted import csv_text, csv_text_back, spreadsheet, terminal
+from decodedrift.experiments import running
 from decodedrift.measure.tables import WORDS
 from decodedrift.models.text import vocabulary
-from decodedrift.runs import carry_out as running
 
 HOSTILE = {
     "script": "</script><script>alert(1)</script>", "style": "</style><script>alert(1)</script>", "handler": "<img src=x onerror=alert(1)>",
@@ -353,10 +353,12 @@ def test_no_text_holds_for_every_file_that_can_be_asked_for(saved: Callable[...,
 
 
 def test_a_plan_without_texts_says_so(saved: Callable[..., Path], tmp_path: Path) -> None:
-    from decodedrift.runs.settings import make_settings, read_config
+    from decodedrift.core.settings import make_settings
+    from decodedrift.experiments.compare.settings import CompareSettings
+    from decodedrift.runs.config import read_config
 
     dd.compare(saved(), out=tmp_path / "run", no_text=True, **SMALL)
     from decodedrift.runs.prepare import draft
 
     with pytest.raises(InputError, match="kept without texts"):
-        draft(make_settings(read_config(tmp_path / "run" / "plan.json")))
+        draft(make_settings(CompareSettings, read_config(tmp_path / "run" / "plan.json")))

@@ -102,8 +102,11 @@ def work(kind: Experiment, ready: Any, folder: str, resume: bool, quiet: bool) -
 
 def conclude(study: Study, gates: Sequence[Gate], as_json: bool) -> None:
     """Shows a finished run and exits: 3 where something failed, 4 where a gate is exceeded, 0 otherwise."""
-    gating = study.experiment.gating(study.plan) if gates else None
-    exceeded = [sentence for gate in gates if gating for sentence in gate.exceeded(study, gating)]
+    exceeded: list[str] = []
+    if gates:
+        gating = study.experiment.gating(study.plan)
+        faults = gating.faults(study)
+        exceeded = [sentence for gate in gates for sentence in gate.exceeded(study.summary, gating, faults)]
     with suppress(BrokenPipeError):  # whoever reads may have gone: what was found counts all the same
         show(study, as_json, sys.stderr if as_json else sys.stdout, exceeded)
     for sentence in exceeded:

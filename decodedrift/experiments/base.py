@@ -1,6 +1,7 @@
 """What an experiment is. One is a class here, a folder, and a line in EXPERIMENTS; the frame of `runs` does the rest.
 
-Its methods import what they need when they are called: naming an experiment costs neither torch nor pandas.
+Its methods import what they need when they are called: naming an experiment costs neither torch nor pandas. The study
+that they take is `study.Study`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from decodedrift.core.settings import Settings
 if TYPE_CHECKING:
     import pandas as pd
 
-    from decodedrift.experiments.study import Study
     from decodedrift.measure.tables import JobResult
     from decodedrift.runs.gates import Gating
 
@@ -53,11 +53,11 @@ class Experiment(ABC):
         """
 
     @abstractmethod
-    def fold(self, name: str, study: Study) -> pd.DataFrame:
+    def fold(self, name: str, study: Any) -> pd.DataFrame:
         """One of `folds`, from a study's tables alone."""
 
     @abstractmethod
-    def verdict(self, study: Study) -> list[str]:
+    def verdict(self, study: Any) -> list[str]:
         """What the run says, in plain sentences with numbers, most important first."""
 
     @abstractmethod
@@ -65,22 +65,22 @@ class Experiment(ABC):
         """The page's sections, name -> function of (study, options) to what its template needs, in order."""
 
     @abstractmethod
-    def shown(self, study: Study, width: int) -> str:
+    def shown(self, study: Any, width: int) -> str:
         """The result as a terminal shows it, at most `width` cells wide."""
 
     @abstractmethod
     def gating(self, plan: Mapping[str, Any]) -> Gating:
         """What of a run of this plan can be gated."""
 
-    def folded(self, study: Study) -> tuple[list[str], list[str]]:
+    def folded(self, study: Any) -> tuple[list[str], list[str]]:
         """The verdict in two: what a reader sees at once, in which every alarm is, and what a disclosure may hold."""
         return study.verdict, []
 
-    def heat(self, study: Study) -> Sequence[Any]:
+    def heat(self, study: Any) -> Sequence[Any]:
         """The tables of a notebook's cell (`report.heat.HeatMap`)."""
         return ()
 
-    def broken(self, study: Study) -> bool:
+    def broken(self, study: Any) -> bool:
         """Whether a control failed, so that the run counts as failed."""
         return False
 
@@ -88,7 +88,7 @@ class Experiment(ABC):
         """What stands at the top of the page."""
         return f"decodedrift {self.name}"
 
-    def plots(self, study: Study) -> Any:
+    def plots(self, study: Any) -> Any:
         """The figures as Bokeh models.
 
         Raises:

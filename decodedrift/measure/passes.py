@@ -281,18 +281,6 @@ def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], T
     return sides
 
 
-def token_rows(result: JobResult, vocab: Vocabulary, injected: bool = False) -> list[dict[str, Any]]:
-    """Text and bytes of every token id in a job's traces and alternatives, for readers without the tokenizer.
-
-    injected: those of the texts that went on from a replaced token too.
-    """
-    rows = [*result.traces, *(result.injection if injected else ())]
-    met = {int(i) for row in rows for i in row["token_ids"].split()}
-    for part in result.alternatives:
-        met.update(part["token_id"].tolist())
-    return [{"token_id": i, "token": vocab.token(i), "bytes": vocab.token_bytes(i).hex(" ")} for i in sorted(met)]
-
-
 def note_nonfinite(done: Pass, model: str, reference: str, result: JobResult) -> None:
     """Logits that are no numbers are a failure of the side that has them, recorded once per strategy."""
     ended = [trace.strategy for trace in done.traces.values() if trace.finish == "nonfinite"]

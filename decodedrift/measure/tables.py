@@ -119,6 +119,18 @@ class JobResult:
         return typed(pd.DataFrame(columns), table)
 
 
+def token_rows(result: JobResult, vocab: Any, injected: bool = False) -> list[dict[str, Any]]:
+    """Text and bytes of every token id in a job's traces and alternatives, for readers without the tokenizer.
+
+    injected: those of the texts that went on from a replaced token too.
+    """
+    rows = [*result.traces, *(result.injection if injected else ())]
+    met = {int(i) for row in rows for i in row["token_ids"].split()}
+    for part in result.alternatives:
+        met.update(part["token_id"].tolist())
+    return [{"token_id": i, "token": vocab.token(i), "bytes": vocab.token_bytes(i).hex(" ")} for i in sorted(met)]
+
+
 @dataclass
 class Gathered:
     """The jobs of a run put together: every table, and what was read back of each variant.

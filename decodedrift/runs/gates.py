@@ -63,13 +63,18 @@ class Gate:
     only: str = ""
     interval: bool = False
 
-    def exceeded(self, study: Any, gating: Gating) -> list[str]:
-        """A sentence for each row that does not pass: which one, the value measured, and the bound."""
-        table = study.summary
+    def exceeded(
+        self, table: pd.DataFrame, gating: Gating, faults: Mapping[tuple[str, ...], Fault] | None = None
+    ) -> list[str]:
+        """A sentence for each row of the summary that does not pass: which one, the value measured, and the bound.
+
+        Args:
+            faults: by cell, see `Gating`; there the gate is exceeded whatever the value is.
+        """
         if "role" in table:
             table = table[table["role"] == "candidate"]
         rows = {tuple(str(row[k]) for k in gating.keys): row for row in table.to_dict("records")}
-        faults, sentences = gating.faults(study), []
+        faults, sentences = faults or {}, []
         for cell in gating.cells:
             if self.only and self.only not in cell:
                 continue

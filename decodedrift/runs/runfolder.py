@@ -261,7 +261,7 @@ def open_stored(path: str | Path) -> Stored:
     stored = RunFolder(folder).stored()
     if stored is None:
         raise InputError(f"{folder}: not a run folder (no {MARK} in it)")
-    missing = [name for name in ("failures.csv", "traces.csv", RAN_ON) if not (folder / name).is_file()]
+    missing = [name for name in ("traces.csv", "failures.csv", RAN_ON) if not (folder / name).is_file()]
     if missing or not stored.finished:
         said = f" ({missing[0]} is missing)" if missing else ""
         raise InputError(f"{folder}: this run did not finish{said}; go on with: decodedrift resume {folder}")

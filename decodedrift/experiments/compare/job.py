@@ -21,7 +21,7 @@ from decodedrift.experiments.compare.reading import read_against, read_by_all, r
 from decodedrift.measure import injection, passes
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
-from decodedrift.measure.tables import JobResult
+from decodedrift.measure.tables import JobResult, token_rows
 from decodedrift.models.load import Loaded
 from decodedrift.models.world import World
 
@@ -132,7 +132,7 @@ class Comparison:
             passes.write(done, self.reference, self.plan, bench.job.prompts, vocab, result, self.plan.near_tie_below)
             if self.decomposition:
                 self.decomposition.rows(done)
-        result.tokens = passes.token_rows(result, vocab)
+        result.tokens = token_rows(result, vocab)
         result.timed("", "", "write", begin, sum(len(f) for f in result.positions))
         result.spilled_bytes = bench.spool.spilled_bytes
         return result

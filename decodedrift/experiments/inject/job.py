@@ -15,7 +15,7 @@ from decodedrift.measure import passes, trajectory
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.injection import Put, injected, keys, ranked
 from decodedrift.measure.passes import Pass
-from decodedrift.measure.tables import JobResult
+from decodedrift.measure.tables import JobResult, token_rows
 from decodedrift.models.load import Loaded
 from decodedrift.models.world import World
 
@@ -37,7 +37,7 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
         for position in plan.at:
             with bench.guarded(reference.name, "inject"):
                 _replaced(bench, model, reference, position, plan.rank)
-        bench.result.tokens = passes.token_rows(bench.result, world.vocab, injected=True)
+        bench.result.tokens = token_rows(bench.result, world.vocab, injected=True)
         bench.result.spilled_bytes = spool.spilled_bytes
     return bench.result
 
