@@ -16,6 +16,7 @@ import pandas as pd
 
 from decodedrift import survival as sv
 from decodedrift import weibull
+from decodedrift.intervals import ratio_half_width
 from decodedrift.records import InputError
 from decodedrift.rows import TEXTS, fold
 from decodedrift.summary import CELL, CONTROLS
@@ -128,8 +129,7 @@ class Remainders:
         if not total.sum():
             empty = ("agreement_after", "agreement_after_low", "agreement_after_high", "agreement_chance")
             return dict.fromkeys(empty, math.nan)
-        share, error = sv.ratio(equal, total)
-        half = sv.t95(self.clusters) * error
+        share, half = ratio_half_width(equal, total, np.arange(self.clusters))
         ids, index = np.unique(np.concatenate(self.tokens), return_inverse=True)
         counts = [np.bincount(part, minlength=len(ids)) / len(part) for part in np.split(index, 2)]
         return {
@@ -180,7 +180,7 @@ def _survival(seen: sv.Observed, horizon: int) -> dict[str, Any]:
     curve, shape = sv.kaplan_meier(seen), weibull.fit(seen)
     half, half_low, half_high = curve.median()
     rate, rate_low, rate_high = sv.hazard_rate(seen)
-    token, prompt = sv.stayed(seen)
+    token, prompt = sv.certified(seen)
     return {
         "prompts": seen.clusters,
         "traces": len(seen.tokens),

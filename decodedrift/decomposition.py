@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from decodedrift.bootstrap import ratios
+from decodedrift.intervals import bootstrap_ratio
 from decodedrift.phrases import listed, telling
 from decodedrift.rows import fold
 from decodedrift.sinks import visible
@@ -72,7 +72,7 @@ def _ratios(
         with np.errstate(invalid="ignore"):
             means.append(np.bincount(columns, weights=values, minlength=count) / n)
     prompts = cell["prompt_id"].to_numpy(dtype=str)[kept]
-    return n, means[0], means[1], ratios(pair[:, 0], pair[:, 1], prompts, columns, count)
+    return n, means[0], means[1], bootstrap_ratio(pair[:, 0], pair[:, 1], prompts, columns, count)
 
 
 def _named(name: str, values: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:

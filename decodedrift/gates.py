@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from decodedrift import nonfinite
+from decodedrift.intervals import Z95
 from decodedrift.records import InputError, nearest
 from decodedrift.rows import FOLD_TEXTS, KEYS, TABLES, typed
 from decodedrift.study import Study
-from decodedrift.summary import Z95
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, "==": eq, "!=": ne, ">": gt, "<": lt}
 # Columns of the summary that hold a value only where something diverged (docs/runs.md lists them)

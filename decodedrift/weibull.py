@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 from scipy import optimize, stats
 
+from decodedrift.intervals import design_effect, sandwich
 from decodedrift.survival import Observed
 
 SHAPES = (0.02, 50.0)  # a shape beyond either is no shape: all risk at the first token, or all at one length
@@ -34,20 +35,18 @@ class Shape:
     why: str = ""
 
 
-def fit(seen: Observed) -> Shape:
+def fit(traces: Observed) -> Shape:
     """Maximum likelihood with right censoring, and the profile-likelihood interval.
 
     An event at t contributes S(t-1) - S(t) with S(-1) = 1, a censored trace S(compared - 1). Where prompts have
     several traces the likelihood ratio is divided by the design effect of k, its clustered over its plain variance and
     at least 1 (Kent 1982), and referred to F(1, prompts - 1), so that seeds do not pass for prompts.
     """
-    count = int(seen.event.sum())
-    if not count:
-        return Shape(why="nothing diverged" if len(seen.tokens) else "nothing was compared")
-    times = np.unique(seen.tokens[seen.event])
-    if len(times) == 1 and count == len(seen.tokens):
-        return Shape(why=f"all diverged at position {times[0] - 1}")
-    likelihood = _Likelihood(seen)
+    if not traces.event.any():
+        return Shape(why="nothing diverged" if len(traces.tokens) else "nothing was compared")
+    if traces.event.all() and traces.tokens.min() == traces.horizon:
+        return Shape(why=f"all diverged at position {traces.horizon - 1}")
+    likelihood = _Likelihood(traces)
     ends = [math.log(k) for k in SHAPES]
     if likelihood.slope(ends[0]) <= 0:
         return Shape(why="the risk lies in the first token alone (k runs to 0)")
@@ -60,10 +59,10 @@ def fit(seen: Observed) -> Shape:
         return Shape(why="the fit did not converge")
     effect = likelihood.design_effect(best)
     if not math.isfinite(effect):
-        return Shape(why="one prompt with several seeds: no interval") if seen.clusters < 2 else Shape(why="no spread")
+        return Shape(why="no spread" if traces.clusters > 1 else "one prompt with several seeds: no interval")
 
-    several = seen.clusters < len(seen.tokens)
-    ratios = stats.f(1, seen.clusters - 1) if several else stats.chi2(1)
+    several = traces.clusters < len(traces.tokens)
+    ratios = stats.f(1, traces.clusters - 1) if several else stats.chi2(1)
     level = float(ratios.ppf(0.95))
 
     def short(u: float) -> float:
@@ -80,14 +79,14 @@ def fit(seen: Observed) -> Shape:
 class _Likelihood:
     """Log-likelihood in u = ln k with the scale profiled out; H(n) = exp(a) (n / unit)^k is the cumulative hazard."""
 
-    def __init__(self, seen: Observed) -> None:
-        self.seen = seen
+    def __init__(self, traces: Observed) -> None:
+        self.traces = traces
         keys, self.index, self.times = np.unique(
-            np.stack([seen.tokens, seen.event]), axis=1, return_inverse=True, return_counts=True
+            np.stack([traces.tokens, traces.event]), axis=1, return_inverse=True, return_counts=True
         )
         self.index = self.index.reshape(-1)
         self.tokens, self.event = keys[0].astype(float), keys[1].astype(bool)
-        self.unit = float(np.median(seen.tokens))
+        self.unit = float(np.median(traces.tokens))
         self.near = 0.0  # the last root: the next is not far
         self.level = cache(self._level)
         with np.errstate(divide="ignore"):
@@ -139,11 +138,8 @@ class _Likelihood:
 
     def design_effect(self, u: float) -> float:
         """Clustered over plain variance of ln k, at least 1; 1 for one trace a prompt, NaN for one cluster."""
-        groups = self.seen.clusters
-        if groups == len(self.seen.tokens):
+        if self.traces.clusters == len(self.traces.tokens):
             return 1.0
-        if groups < 2:
-            return math.nan
         a, step = self.level(u), 1e-5
 
         def gradient(da: float, du: float) -> np.ndarray:
@@ -152,11 +148,8 @@ class _Likelihood:
         information = np.stack([gradient(-step, 0) - gradient(step, 0), gradient(0, -step) - gradient(0, step)])
         information /= 2 * step
         plain = np.linalg.inv((information + information.T) / 2)
-        scores = np.stack([self._by_a(a, u), self._by_u(a, u)])[:, self.index]
-        sums = np.stack([np.bincount(self.seen.cluster, weights=s) for s in scores])
-        clustered = plain @ (groups / (groups - 1) * sums @ sums.T) @ plain
-        effect = float(clustered[1, 1] / plain[1, 1])
-        return max(1.0, effect) if plain[1, 1] > 0 and math.isfinite(effect) else math.nan
+        influence = plain[1] @ np.stack([self._by_a(a, u), self._by_u(a, u)])
+        return design_effect(sandwich(influence[self.index], self.traces.cluster), float(plain[1, 1]))
 
 
 def _over_expm1(x: np.ndarray, hazard: np.ndarray) -> np.ndarray:

@@ -18,9 +18,9 @@ from conftest import tiny_model, tiny_tokenizer
 import decodedrift as dd
 from decodedrift import cli, store
 from decodedrift.gates import IF_DIVERGED, OPERATORS, Gate, columns, parse_gate
+from decodedrift.intervals import Z95
 from decodedrift.records import InputError
 from decodedrift.report.terminal import summary_table
-from decodedrift.summary import Z95
 
 PLAN = {
     "candidates": [{"name": "bf16"}, {"name": "fp32:batch_size=1"}],

@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "decodedrift"
 
 # lowest first; a module imports from its own row's predecessors only (or from a row of its own, where listed together)
 LAYERS = [
-    {"secrecy", "compilation", "records", "numerics", "sequences", "noise", "sinks", "spool", "rewrites", "survival"},
-    {"formats"},
+    {"secrecy", "compilation", "records", "numerics", "sequences", "noise", "sinks", "spool", "rewrites", "intervals"},
+    {"formats", "survival"},
     {
         "notation",
         "environment",
@@ -34,7 +34,7 @@ LAYERS = [
     {"special", "beams", "kvcache", "forcing", "choices"},
     {"steps"},
     {"generate", "score", "probe", "plan", "rows"},
-    {"spoilt", "nonfinite", "failures", "windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
+    {"spoilt", "nonfinite", "failures", "windows", "divergence", "summary", "handover", "tablefiles"},
     {"fitting", "passes", "world", "store", "decomposition", "trajectory", "compounding", "risk"},
     {"judging", "loading"},
     {"injection", "decompose", "controls", "screening", "resume"},
@@ -101,7 +101,7 @@ ONLY_IN = {
         "prediction",
         "risk",
     },
-    "scipy": {"survival", "weibull", "flips"},
+    "scipy": {"intervals", "survival", "weibull", "flips"},
     "jinja2": {"report"},
     "bokeh": {"report"},
     "typer": {"cli"},

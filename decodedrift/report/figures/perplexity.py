@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from bokeh.models import FixedTicker, PlainText, Span
 
+from decodedrift.intervals import Z95
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Figure, Keys
-from decodedrift.summary import Z95
 
 if TYPE_CHECKING:
     from decodedrift.study import Study
