@@ -180,7 +180,7 @@ def _survival(seen: sv.Observed, horizon: int) -> dict[str, Any]:
     curve, shape = sv.kaplan_meier(seen), weibull.fit(seen)
     half, half_low, half_high = curve.median()
     rate, rate_low, rate_high = sv.hazard_rate(seen)
-    token, prompt = sv.certified(seen)
+    token, prompt = sv.rule_of_three(seen)
     return {
         "prompts": seen.clusters,
         "traces": len(seen.tokens),

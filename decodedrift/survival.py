@@ -147,7 +147,7 @@ def hazard_rate(traces: Observed) -> tuple[float, float, float]:
     return rate, rate / factor, min(1.0, rate * factor) if factor == factor else math.nan
 
 
-def certified(traces: Observed) -> tuple[float, float]:
+def rule_of_three(traces: Observed) -> tuple[float, float]:
     """What a run in which nothing diverged certifies at 95 %: risk per token, and share of prompts, both below.
 
     3 / exposure holds if tokens were independent, 3 / prompts if prompts were (rule of three). NaN if any diverged.

@@ -81,46 +81,32 @@ class _Likelihood:
 
     def __init__(self, traces: Observed) -> None:
         self.traces = traces
-        keys, self.index, self.times = np.unique(
-            np.stack([traces.tokens, traces.event]), axis=1, return_inverse=True, return_counts=True
-        )
-        self.index = self.index.reshape(-1)
-        self.tokens, self.event = keys[0].astype(float), keys[1].astype(bool)
         self.unit = float(np.median(traces.tokens))
         self.near = 0.0  # the last root: the next is not far
         self.level = cache(self._level)
-        with np.errstate(divide="ignore"):
-            self.log_end = np.log(self.tokens / self.unit)
-            self.log_begin = np.log((self.tokens - 1) / self.unit)
-
-    def _hazards(self, a: float, u: float) -> tuple[np.ndarray, np.ndarray]:
-        """H before and after the last token at risk, each kind of trace."""
-        k = math.exp(u)
-        return np.exp(a + k * self.log_begin), np.exp(a + k * self.log_end)
+        with np.errstate(divide="ignore"):  # before the first token H is 0
+            self.logs = np.log(np.stack([traces.tokens - 1, traces.tokens]) / self.unit)
 
     def _terms(self, a: float, u: float) -> np.ndarray:
-        before, after = self._hazards(a, u)
+        """Each trace's term, from H before and after its last token at risk."""
+        before, after = np.exp(a + math.exp(u) * self.logs)
         with np.errstate(divide="ignore"):
-            return np.asarray(np.where(self.event, -before + np.log(-np.expm1(before - after)), -after))
+            return np.asarray(np.where(self.traces.event, -before + np.log(-np.expm1(before - after)), -after))
 
-    def _by_a(self, a: float, u: float) -> np.ndarray:
-        """d/da of each kind's term."""
-        before, after = self._hazards(a, u)
-        return np.asarray(np.where(self.event, -before + _over_expm1(after - before, after - before), -after))
-
-    def _by_u(self, a: float, u: float) -> np.ndarray:
-        """d/du of each kind's term."""
-        before, after = self._hazards(a, u)
-        k = math.exp(u)
-        d_before = before * k * np.where(before > 0, self.log_begin, 0.0)
-        d_after = after * k * self.log_end
-        return np.asarray(np.where(self.event, -d_before + _over_expm1(d_after - d_before, after - before), -d_after))
+    def _scores(self, a: float, u: float, *, by_u: bool) -> np.ndarray:
+        """d/du of each trace's term, or d/da."""
+        hazards = np.exp(a + math.exp(u) * self.logs)
+        before, after = hazards * math.exp(u) * np.where(hazards > 0, self.logs, 0.0) if by_u else hazards
+        hazard = hazards[1] - hazards[0]
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            rise = np.where(hazard < 700, (after - before) / np.expm1(hazard), 0.0)
+        return np.asarray(np.where(self.traces.event, rise - before, -after))
 
     def _level(self, u: float) -> float:
         """The a that is best for this u: the gradient falls in a, so it has one root."""
 
         def falling(a: float) -> float:
-            return float(self.times @ self._by_a(a, u))
+            return float(self._scores(a, u, by_u=False).sum())
 
         width = 1.0
         while falling(self.near - width) < 0 or falling(self.near + width) > 0:
@@ -130,29 +116,18 @@ class _Likelihood:
 
     def value(self, u: float) -> float:
         """Profile log-likelihood."""
-        return float(self.times @ self._terms(self.level(u), u))
+        return float(self._terms(self.level(u), u).sum())
 
     def slope(self, u: float) -> float:
         """Its derivative; by the envelope theorem the partial one."""
-        return float(self.times @ self._by_u(self.level(u), u))
+        return float(self._scores(self.level(u), u, by_u=True).sum())
 
     def design_effect(self, u: float) -> float:
         """Clustered over plain variance of ln k, at least 1; 1 for one trace a prompt, NaN for one cluster."""
         if self.traces.clusters == len(self.traces.tokens):
             return 1.0
-        a, step = self.level(u), 1e-5
-
-        def gradient(da: float, du: float) -> np.ndarray:
-            return np.array([float(self.times @ part(a + da, u + du)) for part in (self._by_a, self._by_u)])
-
-        information = np.stack([gradient(-step, 0) - gradient(step, 0), gradient(0, -step) - gradient(0, step)])
-        information /= 2 * step
-        plain = np.linalg.inv((information + information.T) / 2)
-        influence = plain[1] @ np.stack([self._by_a(a, u), self._by_u(a, u)])
-        return design_effect(sandwich(influence[self.index], self.traces.cluster), float(plain[1, 1]))
-
-
-def _over_expm1(x: np.ndarray, hazard: np.ndarray) -> np.ndarray:
-    """x / (e^hazard - 1), 0 where that overflows."""
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(hazard < 700, x / np.expm1(hazard), 0.0))
+        a, step = self.level(u), 1e-4
+        information = (self.slope(u - step) - self.slope(u + step)) / (2 * step)
+        bend = (self.level(u + step) - self.level(u - step)) / (2 * step)
+        scores = self._scores(a, u, by_u=True) + bend * self._scores(a, u, by_u=False)  # along the profile
+        return design_effect(sandwich(scores, self.traces.cluster), information)

@@ -212,10 +212,10 @@ def test_seeds_do_not_pass_for_prompts() -> None:
 
 def test_nothing_diverged_is_certified_by_the_rule_of_three() -> None:
     found = seen([50, 100, 150], [0, 0, 0])
-    assert sv.certified(found) == (3 / 300, 1.0)
+    assert sv.rule_of_three(found) == (3 / 300, 1.0)
     assert sv.hazard_rate(found) == (0.0, 0.0, 3 / 300)
     assert (1 - 3 / 300) ** 300 < 0.05, "a greater risk would have shown itself in 95 % of runs"
-    assert np.isnan(sv.certified(seen([5, 6], [1, 0]))).all()
+    assert np.isnan(sv.rule_of_three(seen([5, 6], [1, 0]))).all()
 
 
 def test_paired_candidates_by_the_sign_of_who_left_first() -> None:
