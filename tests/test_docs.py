@@ -61,7 +61,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["decodedrift", "decodedrift.experiments.compare.face", "decodedrift.numerics.logits", "decodedrift.numerics.chrf"],
+    [
+        "decodedrift",
+        "decodedrift.experiments.compare.face",
+        "decodedrift.numerics.logits.logits",
+        "decodedrift.numerics.logits.chrf",
+    ],
 )
 def test_examples_in_docstrings_hold(module: str) -> None:
     import importlib

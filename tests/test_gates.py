@@ -18,8 +18,8 @@ from conftest import tiny_model, tiny_tokenizer
 import decodedrift as dd
 from decodedrift import cli
 from decodedrift.core.records import InputError
-from decodedrift.experiments.compare.folds.summary import Z95
 from decodedrift.experiments.compare.gating import IF_DIVERGED, columns, gating
+from decodedrift.numerics.intervals import Z95
 from decodedrift.report.terminal import summary_table
 from decodedrift.runs import runfolder
 from decodedrift.runs.gates import OPERATORS, Gate, parse_gate

@@ -28,7 +28,6 @@ from decodedrift.decoding.warping import warp
 from decodedrift.experiments.inject.face import inject
 from decodedrift.measure import trajectory
 from decodedrift.measure.tables import typed
-from decodedrift.numerics import bootstrap
 
 MIXED = "greedy,beam:num_beams=3,top-p:p=0.9"
 NAMES = ["strategy", "seed", "prompt_id"]
@@ -275,27 +274,6 @@ def test_folds_by_hand() -> None:
     none = trajectory.pooled(injection.iloc[:0])
     assert all(math.isnan(v) for v in none.values())
     assert not len(trajectory.by_lag(injection.iloc[:0], traces))
-
-
-def test_the_bootstrap_draws_prompts() -> None:
-    rng = np.random.default_rng(5)
-    prompts = np.repeat(np.arange(30), 7)
-    effect = rng.normal(size=30)[prompts]
-    bottom = rng.uniform(1, 2, size=210)
-    top = 0.8 * bottom + 0.1 * effect
-    value, low, high = bootstrap.ratio(top, bottom, prompts.astype(str))
-    assert value == pytest.approx(top.sum() / bottom.sum())
-    drawn = []
-    for _ in range(1500):  # the same by hand: whole prompts, with replacement
-        picked = np.concatenate([np.flatnonzero(prompts == p) for p in rng.integers(0, 30, size=30)])
-        drawn.append(top[picked].sum() / bottom[picked].sum())
-    spread = np.subtract(*np.percentile(drawn, [97.5, 2.5]))
-    assert high - low == pytest.approx(spread, rel=0.1)
-    alone = bootstrap.ratio(top, bottom, np.arange(210).astype(str))
-    assert alone[2] - alone[1] < 0.6 * spread  # as if every row were a prompt: far too sure
-    assert bootstrap.ratio(top, bottom, prompts.astype(str)) == (value, low, high)
-    assert math.isnan(bootstrap.ratio(top[:7], bottom[:7], prompts[:7])[1])
-    assert math.isnan(bootstrap.ratio(top * 0, bottom * 0, prompts)[0])
 
 
 # ---- the command

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import optimize, stats
+from scipy import stats
 
 from decodedrift.numerics import survival as sv
 from decodedrift.numerics import weibull
@@ -108,30 +108,69 @@ def test_a_shape_that_cannot_be_told_says_why(tokens: list[int], event: list[int
 
 
 def test_the_shape_is_the_maximum_of_the_stated_likelihood() -> None:
-    """Against a general optimizer on the likelihood written out from its definition."""
-    rng = np.random.default_rng(3)
-    found = simulate().simulated(rng, 1.4, 120)
-
-    def loss(x: np.ndarray) -> float:
-        k, scale = np.exp(x)
-        s = lambda t: np.exp(-(((np.maximum(t, -1) + 1) / scale) ** k))  # noqa: E731
-        t = found.tokens - 1
-        return -float(np.sum(np.where(found.event, np.log(s(t - 1) - s(t)), np.log(s(t)))))
-
-    best = optimize.minimize(
-        loss, [0.0, 5.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 2000}
-    )
-    shape = weibull.fit(found)
-    assert shape.value == pytest.approx(math.exp(best.x[0]), rel=1e-5)
-    assert shape.scale == pytest.approx(math.exp(best.x[1]), rel=1e-5)
+    """Against scipy's fit of interval-censored data, and the likelihood written out from its definition."""
+    traces = simulate().simulated(np.random.default_rng(3), 1.4, 120)
+    best = library_fit(traces)
+    shape = weibull.fit(traces)
+    assert (shape.value, shape.scale) == pytest.approx(tuple(np.exp(best)), rel=1e-5)
+    top = terms(best, traces).sum()
     for end in (shape.low, shape.high):
-        at = min(loss(np.array([math.log(end), u])) for u in np.linspace(4, 6, 4001))
-        assert 2 * (at - best.fun) == pytest.approx(stats.chi2.ppf(0.95, 1), abs=1e-3)
-    constant = found.event.sum() / found.exposure
-    flat = -float(
-        np.sum(np.where(found.event, np.log(constant), 0) + (found.tokens - found.event) * np.log1p(-constant))
-    )
-    assert shape.p_value == pytest.approx(stats.chi2.sf(2 * (flat - best.fun), 1), rel=1e-4), "k = 1 is the geometric"
+        at = max(terms(np.array([math.log(end), u]), traces).sum() for u in np.linspace(4, 6, 4001))
+        assert 2 * (top - at) == pytest.approx(stats.chi2.ppf(0.95, 1), abs=1e-3)
+    assert shape.p_value == pytest.approx(stats.chi2.sf(2 * (top - geometric(traces)), 1), rel=1e-4)
+
+
+def test_with_seeds_the_likelihood_ratio_is_divided_by_the_design_effect_of_the_shape() -> None:
+    """The clustered over the plain variance of ln k at the maximum, from numerical derivatives of every trace's term."""
+    traces = simulate().simulated(np.random.default_rng(8), 1.3, 150, prompts=30, seeds=4, alike=0.7)
+    best = library_fit(traces)
+
+    def scores(x: np.ndarray) -> np.ndarray:
+        return np.stack([terms(x + h, traces) - terms(x - h, traces) for h in np.eye(2) * 1e-4], axis=1) / 2e-4
+
+    hessian = np.stack([(scores(best + h) - scores(best - h)).sum(0) for h in np.eye(2) * 1e-3]) / 2e-3
+    plain = np.linalg.inv(-hessian)
+    by_prompt = np.stack([scores(best)[traces.cluster == c].sum(0) for c in range(30)])
+    effect = (plain @ (30 / 29 * by_prompt.T @ by_prompt) @ plain)[0, 0] / plain[0, 0]
+    assert effect > 1.3, "or the division would not show"
+    ratio = 2 * (terms(best, traces).sum() - geometric(traces))
+    assert weibull.fit(traces).p_value == pytest.approx(stats.f.sf(ratio / effect, 1, 29), rel=1e-3)
+
+
+def library_fit(traces: sv.Observed) -> np.ndarray:
+    """(ln k, ln scale) by scipy: an event at token t is known to lie between t - 1 and t."""
+    tokens, event = traces.tokens.astype(float), traces.event
+    ends = np.stack([tokens - 1, tokens], axis=1)
+    shape, _, scale = stats.weibull_min.fit(stats.CensoredData(right=tokens[~event], interval=ends[event]), floc=0)
+    return np.log([shape, scale])
+
+
+def terms(x: np.ndarray, traces: sv.Observed) -> np.ndarray:
+    """Each trace's log-likelihood at (ln k, ln scale), from the definition of S."""
+    k, scale = np.exp(x)
+    before, after = (np.exp(-(((traces.tokens - back) / scale) ** k)) for back in (1, 0))
+    return np.asarray(np.where(traces.event, np.log(before - after), np.log(after)))
+
+
+def geometric(traces: sv.Observed) -> float:
+    """The best log-likelihood of a constant risk, which is k = 1."""
+    events, stays = traces.event.sum(), traces.exposure - traces.event.sum()
+    return float(events * np.log(events / traces.exposure) + stays * np.log(stays / traces.exposure))
+
+
+def test_the_hazards_interval_is_students_on_the_log_scale() -> None:
+    """Four prompts, one with two seeds: 4 events in 100 tokens."""
+    traces = seen([10, 20, 30, 25, 15], [1, 1, 0, 1, 1], np.array([0, 1, 2, 3, 3]))
+    off = np.array([1 - 0.04 * 10, 1 - 0.04 * 20, 0 - 0.04 * 30, 2 - 0.04 * 40])
+    half = 3.182446305284263 * math.sqrt(4 / 3 * off @ off) / 100 / 0.04  # t of 3 degrees of freedom
+    assert sv.hazard_rate(traces) == pytest.approx((0.04, 0.04 * math.exp(-half), 0.04 * math.exp(half)))
+
+
+def test_a_hazard_of_prompts_that_do_not_differ_has_no_interval() -> None:
+    for tokens in (2, 49):  # 49 x (1/49) is not 1 in float64
+        assert sv.hazard_rate(seen([tokens] * 3, [1] * 3)) == pytest.approx(
+            (1 / tokens, math.nan, math.nan), nan_ok=True
+        )
 
 
 def simulate() -> Any:
@@ -173,10 +212,10 @@ def test_seeds_do_not_pass_for_prompts() -> None:
 
 def test_nothing_diverged_is_certified_by_the_rule_of_three() -> None:
     found = seen([50, 100, 150], [0, 0, 0])
-    assert sv.stayed(found) == (3 / 300, 1.0)
+    assert sv.rule_of_three(found) == (3 / 300, 1.0)
     assert sv.hazard_rate(found) == (0.0, 0.0, 3 / 300)
     assert (1 - 3 / 300) ** 300 < 0.05, "a greater risk would have shown itself in 95 % of runs"
-    assert np.isnan(sv.stayed(seen([5, 6], [1, 0]))).all()
+    assert np.isnan(sv.rule_of_three(seen([5, 6], [1, 0]))).all()
 
 
 def test_paired_candidates_by_the_sign_of_who_left_first() -> None:
@@ -238,16 +277,3 @@ def test_the_slope_is_within_traces_and_clustered() -> None:
     assert sv.slope_within(x[:1], y[:1], trace[:1], trace[:1]).why == "no trace has two positions"
     short = sv.slope_within(x[:4], y[:4], trace[:4], trace[:4])
     assert short.value == pytest.approx(0.5) and "too short" in short.why
-
-
-def test_a_ratios_error_is_the_clustered_one() -> None:
-    from decodedrift.experiments.compare.folds.summary import clustered_se
-
-    rng = np.random.default_rng(0)
-    clusters = np.repeat(np.arange(12), 5)
-    values = rng.normal(size=60) + clusters
-    sums, sizes = (np.bincount(clusters, weights=w) for w in (values, np.ones(60)))
-    value, error = sv.ratio(sums, sizes)
-    assert value == pytest.approx(values.mean()) and error == pytest.approx(clustered_se(values, clusters))
-    assert math.isnan(sv.ratio(np.array([1.0, 1.0]), np.array([2.0, 2.0]))[1]), "no difference is no certainty"
-    assert np.isnan(sv.ratio(np.zeros(0), np.zeros(0))).all()

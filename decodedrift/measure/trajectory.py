@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
-from decodedrift.experiments.compare.folds.summary import effective_size, wilson
 from decodedrift.measure.tables import CELL, fold
 from decodedrift.numerics import sequences
-from decodedrift.numerics.bootstrap import ratio
+from decodedrift.numerics.intervals import bootstrap_ratio, share_interval
 
 SUMMARY = ["injected", "recovered_share", "trajectory_share", "trajectory_share_low", "trajectory_share_high"]
 LAGS = [*CELL, "lag", "n", "agreement"]
@@ -67,7 +66,7 @@ def pooled(cell: pd.DataFrame) -> dict[str, float]:
         return dict.fromkeys(SUMMARY, math.nan)
     known = cell[cell["distance_reference"].notna()]
     own, whole = (known[c].to_numpy(float) for c in ("distance_injected", "distance_reference"))
-    value, low, high = ratio(own, whole, known["prompt_id"].to_numpy(dtype=str))
+    value, low, high = (float(v[0]) for v in bootstrap_ratio(own, whole, known["prompt_id"].to_numpy(dtype=str)))
     recovered = cell["recovered"].dropna().to_numpy(float)
     return {
         "injected": len(cell),
@@ -100,8 +99,7 @@ def by_position(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     for (strategy, position), cell in injection.groupby(["strategy", "position"], sort=False):
         known = cell[cell["recovered"].notna()]
         back = known["recovered"].to_numpy(float)
-        n = effective_size(back, known["prompt_id"].to_numpy(dtype=str)) if len(known) else 0.0
-        low, high = wilson(float(back.mean()) * n if len(known) else 0.0, n)
+        _, low, high = share_interval(back, known["prompt_id"].to_numpy(dtype=str))
         own = pairs[(pairs["strategy"] == strategy) & (pairs["position"] == position)]
         row = {
             "strategy": strategy, "position": position, "texts": len(cell), "long_enough": len(known),

@@ -46,35 +46,34 @@ class Forced:
 Chance = Callable[[Forced], np.ndarray]  # reads margin and scale; must not look at error or flipped
 
 
-def constant(seen: Forced) -> Chance:
+def constant(forced: Forced) -> Chance:
     """No law at all: one risk for every position. What the others have to beat."""
-    rate = (seen.flipped.sum() + 0.5) / (len(seen.flipped) + 1)
+    rate = (forced.flipped.sum() + 0.5) / (len(forced.flipped) + 1)
     return lambda new: np.full(len(new.margin), rate)
 
 
-def normal(seen: Forced) -> Chance:
+def normal(forced: Forced) -> Chance:
     """Phi(-margin / sigma), sigma the rms of all finite errors."""
-    sigma = rms(seen.error[seen.finite])
+    sigma = rms(forced.error[forced.finite])
     return lambda new: _below(-new.margin, sigma)
 
 
-def scaled(seen: Forced) -> Chance:
+def scaled(forced: Forced) -> Chance:
     """Phi(-margin / (c scale)): errors in proportion to the size of the reference's logits."""
-    known = seen.finite & (seen.scale > 0)
-    factor = rms(seen.error[known] / seen.scale[known])
+    sized = forced.at(forced.finite & (forced.scale > 0))
+    factor = rms(sized.error / sized.scale)
     return lambda new: _below(-new.margin, factor * new.scale)
 
 
-def empirical(seen: Forced) -> Chance:
+def empirical(forced: Forced) -> Chance:
     """The errors themselves: the share that is below -margin, one that meets it exactly counting half.
 
     Finite errors are taken from the less decided half of the positions, where choices turn. The share at which the
     candidate forbids the reference's token stands beside them: truncation turns a choice whatever its margin.
     """
-    known = ~np.isnan(seen.error)
-    forbidden = (np.isneginf(seen.error).sum() + 0.5) / (known.sum() + 1)
-    near = seen.finite & (seen.margin <= np.median(seen.margin[seen.finite]))
-    errors = np.sort(seen.error[near])
+    forbidden = (np.isneginf(forced.error).sum() + 0.5) / ((~np.isnan(forced.error)).sum() + 1)
+    near = forced.finite & (forced.margin <= np.median(forced.margin[forced.finite]))
+    errors = np.sort(forced.error[near])
 
     def chance(new: Forced) -> np.ndarray:
         counts = (np.searchsorted(errors, -new.margin, side) for side in ("left", "right"))
@@ -91,7 +90,7 @@ LAWS: dict[str, Callable[[Forced], Chance]] = {
 }
 
 
-def held_out(law: str, seen: Forced) -> np.ndarray:
+def held_out(law: str, forced: Forced) -> np.ndarray:
     """Chance of a flip at every position, from the errors of other prompts only, float64 [n].
 
     Prompts are dealt to five folds in order. NaN where the other folds hold no finite error.
@@ -99,15 +98,16 @@ def held_out(law: str, seen: Forced) -> np.ndarray:
     Raises:
         ValueError: fewer than two prompts, so that there is nothing to hold out.
     """
-    clusters = np.unique(seen.cluster)
+    clusters = np.unique(forced.cluster)
     if len(clusters) < 2:
         raise ValueError("one prompt: nothing to hold out")
-    fold = np.searchsorted(clusters, seen.cluster) % min(FOLDS, len(clusters))
-    out = np.full(len(seen.margin), math.nan)
+    fold = np.searchsorted(clusters, forced.cluster) % min(FOLDS, len(clusters))
+    out = np.full(len(forced.margin), math.nan)
     for index in np.unique(fold):
-        rest, own = seen.at(fold != index), fold == index
-        if rest.finite.any():
-            out[own] = LAWS[law](rest)(seen.at(own))
+        here = fold == index
+        others = forced.at(~here)
+        if others.finite.any():
+            out[here] = LAWS[law](others)(forced.at(here))
     return out
 
 

@@ -15,8 +15,7 @@ from functools import cached_property
 import numpy as np
 from scipy import stats
 
-Z95 = float(stats.norm.ppf(0.975))
-RESAMPLES = 2000
+from decodedrift.numerics.intervals import bootstrap, ratio_half_width, t95
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ class Curve:
 
         NaN where the curve does not reach 1/2; an upper end that is not reached is inf.
         """
-        found = [np.flatnonzero(values <= 0.5) for values in (self.survival, self.low, self.high)]
-        middle, low, high = (float(f[0]) if len(f) else math.inf for f in found)
+        below = [np.flatnonzero(values <= 0.5) for values in (self.survival, self.low, self.high)]
+        middle, low, high = (float(at[0]) if len(at) else math.inf for at in below)
         if math.isinf(middle):
             return math.nan, math.nan, math.nan
         return (middle, low, high) if np.isfinite(self.low).any() else (middle, math.nan, math.nan)
@@ -91,31 +90,30 @@ class Curve:
         return float(shown.sum() + (horizon - len(shown)) * (shown[-1] if len(shown) else math.nan))
 
 
-def kaplan_meier(seen: Observed) -> Curve:
+def kaplan_meier(traces: Observed) -> Curve:
     """The product-limit curve with a 95 % band.
 
     One trace a cluster: Greenwood on the log-log scale (Kalbfleisch and Prentice 1980). Several: bootstrap over
     clusters. Both are undefined where S is 1 or 0; there the band is what the traces at risk alone allow: if all of n
     stayed, S > 0.025^(1/n), and if all left, S < 1 - 0.025^(1/n) (Clopper and Pearson 1934; n counts clusters).
     """
-    at_risk, events = seen.counts()
+    at_risk, events = traces.counts()
     total, parted = at_risk.sum(0), events.sum(0)
-    if not len(seen.tokens):
+    if not len(traces.tokens):
         return Curve(total, parted, *np.empty((3, 0)))
-    positions = np.arange(seen.horizon)
-    data = stats.CensoredData.right_censored(seen.tokens - 1, ~seen.event)
-    found = stats.ecdf(data).sf
-    survival = found.evaluate(positions)
+    positions = np.arange(traces.horizon)
+    steps = stats.ecdf(stats.CensoredData.right_censored(traces.tokens - 1, ~traces.event)).sf
+    survival = steps.evaluate(positions)
     survival[survival < 1e-12] = 0.0  # scipy's product leaves dust
-    if seen.clusters == len(seen.tokens):
+    if traces.clusters == len(traces.tokens):
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore", RuntimeWarning)  # "undefined at some observations": filled in below
-            band = found.confidence_interval(0.95, method="log-log")
+            band = steps.confidence_interval(0.95, method="log-log")
             low, high = band.low.evaluate(positions), band.high.evaluate(positions)
-    elif seen.clusters > 1:
-        low, high = _bootstrap(at_risk, events)
+    elif traces.clusters > 1:
+        low, high = bootstrap(_product_limit, at_risk, events)
     else:
-        low = high = np.full(seen.horizon, math.nan)
+        low = high = np.full(traces.horizon, math.nan)
         return Curve(total, parted, survival, low, high)
     alone = (at_risk > 0).sum(0)
     sure = 0.025 ** (1 / alone)
@@ -129,39 +127,34 @@ def kaplan_meier(seen: Observed) -> Curve:
     return Curve(total, parted, survival, low, high)
 
 
-def _bootstrap(at_risk: np.ndarray, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile band of the curve over resampled clusters; seeded, so that a table is the same each time."""
-    groups = len(at_risk)
-    times = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), RESAMPLES)
-    risk, parted = times @ at_risk, times @ events
-    curves = np.cumprod(1 - np.divide(parted, risk, out=np.zeros(risk.shape), where=risk > 0), axis=1)
-    low, high = np.quantile(curves, [0.025, 0.975], axis=0)
-    return low, high
+def _product_limit(at_risk: np.ndarray, events: np.ndarray) -> np.ndarray:
+    """The curve, [..., positions]; it stays as it is where no trace is at risk."""
+    hazard = np.divide(events, at_risk, out=np.zeros(at_risk.shape), where=at_risk > 0)
+    return np.asarray(np.cumprod(1 - hazard, axis=-1))
 
 
-def hazard_rate(seen: Observed) -> tuple[float, float, float]:
+def hazard_rate(traces: Observed) -> tuple[float, float, float]:
     """Divergences per token at risk, with its 95 % interval clustered by prompt, on the log scale.
 
     Nothing diverged: 0 to 3 / exposure, the rule of three. One prompt, or prompts that do not differ: no interval.
     """
-    if not seen.exposure:
+    if not traces.exposure:
         return math.nan, math.nan, math.nan
-    if not seen.event.any():
-        return 0.0, 0.0, min(1.0, 3 / seen.exposure)
-    events, tokens = (np.bincount(seen.cluster, weights=w) for w in (seen.event, seen.tokens))
-    rate, error = ratio(events, tokens)
-    factor = math.exp(t95(seen.clusters) * error / rate)
+    if not traces.event.any():
+        return 0.0, 0.0, min(1.0, 3 / traces.exposure)
+    rate, half = ratio_half_width(traces.event, traces.tokens, traces.cluster)
+    factor = math.exp(half / rate)
     return rate, rate / factor, min(1.0, rate * factor) if factor == factor else math.nan
 
 
-def stayed(seen: Observed) -> tuple[float, float]:
+def rule_of_three(traces: Observed) -> tuple[float, float]:
     """What a run in which nothing diverged certifies at 95 %: risk per token, and share of prompts, both below.
 
     3 / exposure holds if tokens were independent, 3 / prompts if prompts were (rule of three). NaN if any diverged.
     """
-    if seen.event.any() or not seen.exposure:
+    if traces.event.any() or not traces.exposure:
         return math.nan, math.nan
-    return min(1.0, 3 / seen.exposure), min(1.0, 3 / seen.clusters)
+    return min(1.0, 3 / traces.exposure), min(1.0, 3 / traces.clusters)
 
 
 @dataclass(frozen=True)
@@ -204,8 +197,8 @@ def log_rank(first: Observed, second: Observed) -> float:
     Raises:
         ValueError: several traces a prompt, which are not independent, or nothing diverged on either side.
     """
-    for seen in (first, second):
-        if seen.clusters != len(seen.tokens):
+    for side in (first, second):
+        if side.clusters != len(side.tokens):
             raise ValueError("log-rank takes traces as independent: give one seed")
     if not (first.event.any() or second.event.any()):
         raise ValueError("nothing diverged on either side: there is nothing to test")
@@ -247,30 +240,10 @@ def slope_within(x: np.ndarray, y: np.ndarray, trace: np.ndarray, cluster: np.nd
     groups = int(cluster.max()) + 1
     if groups < 2:
         return Slope(value, math.nan, math.nan, "one prompt: no interval")
-    own = np.bincount(cluster, weights=x * x)
-    without, effective = spread - own, spread**2 / float(own @ own)
+    weight = np.bincount(cluster, weights=x * x)
+    without, effective = spread - weight, spread**2 / float(weight @ weight)
     if (without <= 0).any():
         return Slope(value, math.nan, math.nan, "all but one prompt are too short: no interval")
     others = (float(x @ y) - np.bincount(cluster, weights=x * y)) / without
     half = t95(effective) * math.sqrt((groups - 1) / groups * float(np.sum((others - value) ** 2)))
     return Slope(value, value - half, value + half)
-
-
-def ratio(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
-    """(ratio of sums, its standard error) over clusters, by linearisation; NaN where there is none.
-
-    sqrt(G/(G-1) sum_g (n_g - r d_g)^2) / D. No error for one cluster, nor where the clusters do not differ: that is no
-    certainty.
-    """
-    total, groups = float(denominators.sum()), len(denominators)
-    if not total:
-        return math.nan, math.nan
-    value = float(numerators.sum()) / total
-    off = numerators - value * denominators
-    squares = float(off @ off)
-    return value, math.sqrt(groups / (groups - 1) * squares) / total if groups > 1 and squares > 0 else math.nan
-
-
-def t95(clusters: float) -> float:
-    """Student's factor of a 95 % interval whose error was estimated from that many (effective) clusters."""
-    return float(stats.t.ppf(0.975, clusters - 1)) if clusters > 1 else math.nan

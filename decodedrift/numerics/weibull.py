@@ -13,6 +13,7 @@ from functools import cache
 import numpy as np
 from scipy import optimize, stats
 
+from decodedrift.numerics.intervals import design_effect, sandwich
 from decodedrift.numerics.survival import Observed
 
 SHAPES = (0.02, 50.0)  # a shape beyond either is no shape: all risk at the first token, or all at one length
@@ -34,20 +35,18 @@ class Shape:
     why: str = ""
 
 
-def fit(seen: Observed) -> Shape:
+def fit(traces: Observed) -> Shape:
     """Maximum likelihood with right censoring, and the profile-likelihood interval.
 
     An event at t contributes S(t-1) - S(t) with S(-1) = 1, a censored trace S(compared - 1). Where prompts have
     several traces the likelihood ratio is divided by the design effect of k, its clustered over its plain variance and
     at least 1 (Kent 1982), and referred to F(1, prompts - 1), so that seeds do not pass for prompts.
     """
-    count = int(seen.event.sum())
-    if not count:
-        return Shape(why="nothing diverged" if len(seen.tokens) else "nothing was compared")
-    times = np.unique(seen.tokens[seen.event])
-    if len(times) == 1 and count == len(seen.tokens):
-        return Shape(why=f"all diverged at position {times[0] - 1}")
-    likelihood = _Likelihood(seen)
+    if not traces.event.any():
+        return Shape(why="nothing diverged" if len(traces.tokens) else "nothing was compared")
+    if traces.event.all() and traces.tokens.min() == traces.horizon:
+        return Shape(why=f"all diverged at position {traces.horizon - 1}")
+    likelihood = _Likelihood(traces)
     ends = [math.log(k) for k in SHAPES]
     if likelihood.slope(ends[0]) <= 0:
         return Shape(why="the risk lies in the first token alone (k runs to 0)")
@@ -60,10 +59,10 @@ def fit(seen: Observed) -> Shape:
         return Shape(why="the fit did not converge")
     effect = likelihood.design_effect(best)
     if not math.isfinite(effect):
-        return Shape(why="one prompt with several seeds: no interval") if seen.clusters < 2 else Shape(why="no spread")
+        return Shape(why="no spread" if traces.clusters > 1 else "one prompt with several seeds: no interval")
 
-    several = seen.clusters < len(seen.tokens)
-    ratios = stats.f(1, seen.clusters - 1) if several else stats.chi2(1)
+    several = traces.clusters < len(traces.tokens)
+    ratios = stats.f(1, traces.clusters - 1) if several else stats.chi2(1)
     level = float(ratios.ppf(0.95))
 
     def short(u: float) -> float:
@@ -80,48 +79,34 @@ def fit(seen: Observed) -> Shape:
 class _Likelihood:
     """Log-likelihood in u = ln k with the scale profiled out; H(n) = exp(a) (n / unit)^k is the cumulative hazard."""
 
-    def __init__(self, seen: Observed) -> None:
-        self.seen = seen
-        keys, self.index, self.times = np.unique(
-            np.stack([seen.tokens, seen.event]), axis=1, return_inverse=True, return_counts=True
-        )
-        self.index = self.index.reshape(-1)
-        self.tokens, self.event = keys[0].astype(float), keys[1].astype(bool)
-        self.unit = float(np.median(seen.tokens))
+    def __init__(self, traces: Observed) -> None:
+        self.traces = traces
+        self.unit = float(np.median(traces.tokens))
         self.near = 0.0  # the last root: the next is not far
         self.level = cache(self._level)
-        with np.errstate(divide="ignore"):
-            self.log_end = np.log(self.tokens / self.unit)
-            self.log_begin = np.log((self.tokens - 1) / self.unit)
-
-    def _hazards(self, a: float, u: float) -> tuple[np.ndarray, np.ndarray]:
-        """H before and after the last token at risk, each kind of trace."""
-        k = math.exp(u)
-        return np.exp(a + k * self.log_begin), np.exp(a + k * self.log_end)
+        with np.errstate(divide="ignore"):  # before the first token H is 0
+            self.logs = np.log(np.stack([traces.tokens - 1, traces.tokens]) / self.unit)
 
     def _terms(self, a: float, u: float) -> np.ndarray:
-        before, after = self._hazards(a, u)
+        """Each trace's term, from H before and after its last token at risk."""
+        before, after = np.exp(a + math.exp(u) * self.logs)
         with np.errstate(divide="ignore"):
-            return np.asarray(np.where(self.event, -before + np.log(-np.expm1(before - after)), -after))
+            return np.asarray(np.where(self.traces.event, -before + np.log(-np.expm1(before - after)), -after))
 
-    def _by_a(self, a: float, u: float) -> np.ndarray:
-        """d/da of each kind's term."""
-        before, after = self._hazards(a, u)
-        return np.asarray(np.where(self.event, -before + _over_expm1(after - before, after - before), -after))
-
-    def _by_u(self, a: float, u: float) -> np.ndarray:
-        """d/du of each kind's term."""
-        before, after = self._hazards(a, u)
-        k = math.exp(u)
-        d_before = before * k * np.where(before > 0, self.log_begin, 0.0)
-        d_after = after * k * self.log_end
-        return np.asarray(np.where(self.event, -d_before + _over_expm1(d_after - d_before, after - before), -d_after))
+    def _scores(self, a: float, u: float, *, by_u: bool) -> np.ndarray:
+        """d/du of each trace's term, or d/da."""
+        hazards = np.exp(a + math.exp(u) * self.logs)
+        before, after = hazards * math.exp(u) * np.where(hazards > 0, self.logs, 0.0) if by_u else hazards
+        hazard = hazards[1] - hazards[0]
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            rise = np.where(hazard < 700, (after - before) / np.expm1(hazard), 0.0)
+        return np.asarray(np.where(self.traces.event, rise - before, -after))
 
     def _level(self, u: float) -> float:
         """The a that is best for this u: the gradient falls in a, so it has one root."""
 
         def falling(a: float) -> float:
-            return float(self.times @ self._by_a(a, u))
+            return float(self._scores(a, u, by_u=False).sum())
 
         width = 1.0
         while falling(self.near - width) < 0 or falling(self.near + width) > 0:
@@ -131,35 +116,18 @@ class _Likelihood:
 
     def value(self, u: float) -> float:
         """Profile log-likelihood."""
-        return float(self.times @ self._terms(self.level(u), u))
+        return float(self._terms(self.level(u), u).sum())
 
     def slope(self, u: float) -> float:
         """Its derivative; by the envelope theorem the partial one."""
-        return float(self.times @ self._by_u(self.level(u), u))
+        return float(self._scores(self.level(u), u, by_u=True).sum())
 
     def design_effect(self, u: float) -> float:
         """Clustered over plain variance of ln k, at least 1; 1 for one trace a prompt, NaN for one cluster."""
-        groups = self.seen.clusters
-        if groups == len(self.seen.tokens):
+        if self.traces.clusters == len(self.traces.tokens):
             return 1.0
-        if groups < 2:
-            return math.nan
-        a, step = self.level(u), 1e-5
-
-        def gradient(da: float, du: float) -> np.ndarray:
-            return np.array([float(self.times @ part(a + da, u + du)) for part in (self._by_a, self._by_u)])
-
-        information = np.stack([gradient(-step, 0) - gradient(step, 0), gradient(0, -step) - gradient(0, step)])
-        information /= 2 * step
-        plain = np.linalg.inv((information + information.T) / 2)
-        scores = np.stack([self._by_a(a, u), self._by_u(a, u)])[:, self.index]
-        sums = np.stack([np.bincount(self.seen.cluster, weights=s) for s in scores])
-        clustered = plain @ (groups / (groups - 1) * sums @ sums.T) @ plain
-        effect = float(clustered[1, 1] / plain[1, 1])
-        return max(1.0, effect) if plain[1, 1] > 0 and math.isfinite(effect) else math.nan
-
-
-def _over_expm1(x: np.ndarray, hazard: np.ndarray) -> np.ndarray:
-    """x / (e^hazard - 1), 0 where that overflows."""
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(hazard < 700, x / np.expm1(hazard), 0.0))
+        a, step = self.level(u), 1e-4
+        information = (self.slope(u - step) - self.slope(u + step)) / (2 * step)
+        bend = (self.level(u + step) - self.level(u - step)) / (2 * step)
+        scores = self._scores(a, u, by_u=True) + bend * self._scores(a, u, by_u=False)  # along the profile
+        return design_effect(sandwich(scores, self.traces.cluster), information)

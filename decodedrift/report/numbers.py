@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from decodedrift.numerics.intervals import Z95
+
 MISSING = "n/a"
 FIXED = range(-3, 6)  # decimal exponents that are written without a power of ten
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -48,7 +50,7 @@ def with_error(value: Any, error: Any, column: str, error_column: str) -> Number
     """A mean with its 95 % half-width, 1.96 standard errors, both in the same power of ten."""
     text = significant(value)
     if not absent(value) and not absent(error) and math.isfinite(value) and math.isfinite(error) and error > 0:
-        half = 1.96 * float(error)
+        half = Z95 * float(error)
         power = exponent(max(abs(float(value)), half))
         scale = 1.0 if power in FIXED else 10.0**power
         decimals = 2 if power not in FIXED else max(0, 2 - power)

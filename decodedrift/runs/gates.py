@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from decodedrift.core.records import InputError, nearest
+from decodedrift.numerics.intervals import Z95
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, "==": eq, "!=": ne, ">": gt, "<": lt}
 _GATE = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([^:]+?)\s*(?::(.*))?", re.S)
@@ -149,8 +150,6 @@ def _interval(row: Mapping[str, Any], column: str) -> tuple[float, float]:
     if len(ends) == 2:
         return ends[0], ends[1]
     value = _number(row, column)
-    from decodedrift.numerics.survival import Z95
-
     return value - Z95 * ends[0], value + Z95 * ends[0]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from decodedrift.numerics.intervals import Z95
 from decodedrift.report.numbers import absent, exactly, percentage, place, significant, with_error
 from decodedrift.report.texts import brief
 
@@ -136,7 +137,7 @@ def _ratio(row: Any) -> Spot:
 def _plus(value: Any, error: Any) -> str:
     if absent(value) or absent(error) or not error > 0:
         return ""
-    return f"± {significant(1.96 * float(error))}"
+    return f"± {significant(Z95 * float(error))}"
 
 
 def _level(share: Any) -> int:

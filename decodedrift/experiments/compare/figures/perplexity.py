@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from bokeh.models import FixedTicker, PlainText, Span
 
-from decodedrift.experiments.compare.folds.summary import Z95
+from decodedrift.numerics.intervals import Z95
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Figure, Keys
 

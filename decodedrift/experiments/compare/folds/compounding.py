@@ -18,6 +18,7 @@ from decodedrift.core.records import InputError
 from decodedrift.measure.tables import CELL, CONTROLS, TEXTS, fold
 from decodedrift.numerics import survival as sv
 from decodedrift.numerics import weibull
+from decodedrift.numerics.intervals import ratio_half_width
 
 SURVIVAL = ["at_risk", "events", "survival", "survival_low", "survival_high", "hazard"]
 GROWTH = ["logit_gap_rms_median", "logit_gap_rms_p10", "logit_gap_rms_p90", "kl_mean", "n"]
@@ -127,8 +128,7 @@ class Remainders:
         if not total.sum():
             empty = ("agreement_after", "agreement_after_low", "agreement_after_high", "agreement_chance")
             return dict.fromkeys(empty, math.nan)
-        share, error = sv.ratio(equal, total)
-        half = sv.t95(self.clusters) * error
+        share, half = ratio_half_width(equal, total, np.arange(self.clusters))
         ids, index = np.unique(np.concatenate(self.tokens), return_inverse=True)
         counts = [np.bincount(part, minlength=len(ids)) / len(part) for part in np.split(index, 2)]
         return {
@@ -179,7 +179,7 @@ def _survival(seen: sv.Observed, horizon: int) -> dict[str, Any]:
     curve, shape = sv.kaplan_meier(seen), weibull.fit(seen)
     half, half_low, half_high = curve.median()
     rate, rate_low, rate_high = sv.hazard_rate(seen)
-    token, prompt = sv.stayed(seen)
+    token, prompt = sv.rule_of_three(seen)
     return {
         "prompts": seen.clusters,
         "traces": len(seen.tokens),

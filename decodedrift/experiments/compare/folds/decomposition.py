@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from decodedrift.measure.tables import CELL, fold
-from decodedrift.numerics.bootstrap import ratios
+from decodedrift.numerics.intervals import bootstrap_ratio
 
 PATHS = ("path_compounding_before", "path_compounding_after")
 COLUMNS = [
@@ -69,7 +69,7 @@ def _ratios(
         with np.errstate(invalid="ignore"):
             means.append(np.bincount(columns, weights=values, minlength=count) / n)
     prompts = cell["prompt_id"].to_numpy(dtype=str)[kept]
-    return n, means[0], means[1], ratios(pair[:, 0], pair[:, 1], prompts, columns, count)
+    return n, means[0], means[1], bootstrap_ratio(pair[:, 0], pair[:, 1], prompts, columns, count)
 
 
 def _named(name: str, values: tuple[np.ndarray, ...]) -> dict[str, np.ndarray]:

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from decodedrift.experiments.compare.folds.compounding import cells, observed, stacked
-from decodedrift.experiments.compare.folds.summary import effective_size, wilson
 from decodedrift.measure.tables import CELL, fold
 from decodedrift.numerics import flips
+from decodedrift.numerics.intervals import share_interval
 from decodedrift.numerics.survival import Curve, kaplan_meier
 
 LAW = "empirical"  # draws `survival_predicted`: the best held-out log score over two models (docs/compounding.md)
@@ -151,8 +151,7 @@ def _calibrated(found: Judged, chance: np.ndarray) -> dict[str, list[float]]:
     columns: dict[str, list[float]] = {name: [] for name in CALIBRATION}
     for b in np.unique(index):
         here = index == b
-        share, size = float(happened[here].mean()), effective_size(happened[here], prompt[here])
-        values = (flips.EDGES[b], flips.EDGES[b + 1], int(here.sum()), float(chance[here].mean()), share)
-        for name, value in zip(CALIBRATION, (*values, *wilson(share * size, size)), strict=True):
+        values = (flips.EDGES[b], flips.EDGES[b + 1], int(here.sum()), float(chance[here].mean()))
+        for name, value in zip(CALIBRATION, (*values, *share_interval(happened[here], prompt[here])), strict=True):
             columns[name].append(value)
     return columns

@@ -14,52 +14,11 @@ import numpy as np
 import pandas as pd
 
 from decodedrift.measure.tables import CELL, CONTROLS, fold
+from decodedrift.numerics.intervals import clustered_se, iid_se, share_interval
 from decodedrift.numerics.logits import exp
 
 PERCENTILES = (0.1, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
 BUCKETS = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
-Z95 = 1.959963984540054  # normal quantile of a 95 % interval
-
-
-def clustered_se(values: np.ndarray, clusters: np.ndarray) -> float:
-    """Standard error of a mean whose errors are shared within clusters (prompts, or windows of a text).
-
-    sqrt(G/(G-1) sum_g (sum_i (x_gi - m))^2) / N, the CR1 sandwich of a mean. NaN for a single cluster.
-    """
-    _, index = np.unique(clusters, return_inverse=True)
-    groups = int(index.max()) + 1 if len(index) else 0
-    if groups < 2:
-        return math.nan
-    sums = np.bincount(index, weights=values - values.mean())
-    return math.sqrt(groups / (groups - 1) * float(np.sum(sums**2))) / len(values)
-
-
-def iid_se(values: np.ndarray) -> float:
-    """Standard error of a mean of independent values (ddof = 1); NaN for fewer than two."""
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-
-
-def wilson(successes: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share; `n` may be an effective sample size. (Wilson 1927.)"""
-    if n <= 0:
-        return math.nan, math.nan
-    p, z2 = successes / n, Z95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
-    return (0.0 if successes == 0 else max(0.0, centre - half)), (1.0 if successes == n else min(1.0, centre + half))
-
-
-def effective_size(flags: np.ndarray, prompts: np.ndarray) -> float:
-    """Traces over the design effect by prompt: several seeds of one prompt are not several prompts.
-
-    The prompts themselves where a share of 0 or 1 leaves the effect undefined.
-    """
-    n, clusters = len(flags), len(np.unique(prompts))
-    share = _mean(flags)
-    if n == clusters or not 0 < share < 1 or clusters < 2:
-        return float(clusters)
-    effect = clustered_se(flags.astype(float), prompts) ** 2 / (share * (1 - share) / n)
-    return n / max(1.0, effect)
 
 
 def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
@@ -95,8 +54,7 @@ def _divergence_fold(cell: pd.DataFrame) -> dict[str, float]:
     cell = cell[cell["compared"] > 0]  # a pair whose reference broke at once is no pair
     flags = cell["diverged"].to_numpy(dtype=float)
     prompts = cell["prompt_id"].to_numpy(dtype=str)
-    n, share = effective_size(flags, prompts), _mean(flags)
-    low, high = wilson(share * n, n)
+    share, low, high = share_interval(flags, prompts)
     parted = cell[cell["diverged"] == 1]
     single = parted[~parted["cause"].isin(["search", "uncoupled", "nonfinite"])]  # no gap of two tokens to be near
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from decodedrift.experiments.compare.sections.cases import cases
 from decodedrift.experiments.compare.sections.injection import injection
 from decodedrift.experiments.compare.sections.perplexity import perplexity
-from decodedrift.experiments.compare.sections.pictures import (  # fmt: skip
+from decodedrift.experiments.compare.sections.pictures import (
     after,
     calibration,
     comparisons,

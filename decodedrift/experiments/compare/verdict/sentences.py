@@ -10,6 +10,7 @@ import pandas as pd
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.verdict import decomposition, injection, nonfinite, risk
 from decodedrift.measure.nonfinite import TRACE
+from decodedrift.numerics.intervals import Z95
 from decodedrift.report import failures
 from decodedrift.report.phrases import change as _change
 from decodedrift.report.phrases import listed as _listed
@@ -238,7 +239,7 @@ def _texts(study: Study) -> list[str]:
         reference = rows.iloc[0]  # its own row is the first of a text
         parts, damage = {}, {}
         for row in rows.iloc[1:].itertuples():
-            error = f" ± {1.96 * row.ln_ppl_ratio_se * 100:.2g}" if pd.notna(row.ln_ppl_ratio_se) else ""
+            error = f" ± {Z95 * row.ln_ppl_ratio_se * 100:.2g}" if pd.notna(row.ln_ppl_ratio_se) else ""
             parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)[:-2]}{error} %"
             damage[row.variant] = math.inf if pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
         base = f" (reference {_number(reference['perplexity'], 4)})"

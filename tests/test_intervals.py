@@ -1,0 +1,132 @@
+"""Intervals: closed forms, formulas written out row by row, and drawing by hand."""
+
+from __future__ import annotations
+
+import ast
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from decodedrift.numerics import intervals as iv
+
+PACKAGE = Path(__file__).parent.parent / "decodedrift"
+
+
+def test_quantiles() -> None:
+    assert stats.norm.ppf(0.975) == iv.Z95
+    assert iv.t95(2) == pytest.approx(math.tan(0.475 * math.pi)), "one degree of freedom is Cauchy's"
+    assert iv.t95(3) == pytest.approx(0.95 / math.sqrt(2 * 0.975 * 0.025)), "two have a closed form too"
+    assert iv.t95(1e9) == pytest.approx(iv.Z95) and math.isnan(iv.t95(1))
+
+
+def test_the_normal_quantile_is_spelt_once() -> None:
+    spelt = {
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, float) and 1.95 < node.value < 1.97
+    }
+    assert spelt == {"intervals.py"}
+
+
+def test_what_needs_no_t_starts_without_scipy() -> None:
+    code = "import sys, decodedrift.numerics.intervals, decodedrift.experiments.compare.folds.summary, decodedrift.runs.gates; sys.exit('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_error_over_clusters_written_out() -> None:
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(["a", "b", "c", "d", "e"], [1, 2, 3, 4, 5])
+    top, bottom = rng.normal(size=15), rng.uniform(1, 2, size=15)
+    value, error = iv.ratio(top, bottom, clusters)
+    assert value == pytest.approx(top.sum() / bottom.sum())
+    squares = sum(sum(top[clusters == c] - value * bottom[clusters == c]) ** 2 for c in "abcde")
+    assert error == pytest.approx(math.sqrt(5 / 4 * squares) / bottom.sum())
+    squares = sum(sum(top[clusters == c] - top.mean()) ** 2 for c in "abcde")
+    assert iv.clustered_se(top, clusters) == pytest.approx(math.sqrt(5 / 4 * squares) / 15)
+    assert iv.clustered_se(top, np.arange(15)) == pytest.approx(stats.sem(top)), "a row each: nothing is shared"
+    assert iv.iid_se(top) == pytest.approx(stats.sem(top)) and math.isnan(iv.iid_se(top[:1]))
+    assert iv.clustered_se(np.repeat(top, 3), np.repeat(np.arange(15), 3)) == pytest.approx(stats.sem(top)), "copies"
+    assert iv.clustered_se(np.zeros(15), clusters) == 0
+    assert iv.ratio(top[3:6], bottom[3:6], clusters[3:6])[0] and math.isnan(
+        iv.ratio(top[3:6], bottom[3:6], clusters[3:6])[1]
+    )
+    assert np.isnan(iv.ratio(top[:0], bottom[:0], clusters[:0])).all()
+
+
+def test_half_an_interval_is_students_and_no_difference_is_no_certainty() -> None:
+    top, bottom = np.array([1, 4, 2]), np.array([10, 20, 10])
+    off = top - 7 / 40 * bottom
+    t = 0.95 / math.sqrt(2 * 0.975 * 0.025)
+    assert iv.ratio_half_width(top, bottom, np.arange(3)) == pytest.approx(
+        (7 / 40, t * math.sqrt(1.5 * off @ off) / 40)
+    )
+    for tokens in (2, 49):  # 49 x (1/49) is not 1 in float64
+        assert math.isnan(iv.ratio_half_width(np.ones(3), np.full(3, tokens), np.arange(3))[1])
+    assert math.isnan(iv.ratio_half_width(np.zeros(3), bottom, np.arange(3))[1])
+
+
+def test_copies_of_a_prompt_are_one_prompt() -> None:
+    """m copies in each of G: the effect is m G/(G-1), which leaves G - 1 of the m G rows."""
+    flags = np.array([1.0, 0, 0, 1, 0, 0, 0, 1, 1, 0])
+    for copies in (2, 5):
+        rows = np.repeat(flags, copies), np.repeat(np.arange(10), copies)
+        assert iv.effective_size(*rows) == pytest.approx(9)
+    assert iv.effective_size(flags, np.arange(10)) == 10
+    assert iv.effective_size(np.ones(6), np.repeat([0, 1, 2], 2)) == 3, "no spread: the prompts"
+    assert iv.effective_size(np.array([1.0, 0]), np.zeros(2)) == 1
+    assert iv.effective_size(flags[:0], flags[:0]) == 0
+
+
+def test_seeds_that_differ_more_than_prompts_are_no_more_than_their_number() -> None:
+    """Of two seeds one diverges in 8 of 10 prompts, both in one, none in one: the effect is 4/9 and counts as 1."""
+    flags, prompts = np.array([1.0, 0] * 8 + [1, 1, 0, 0]), np.repeat(np.arange(10), 2)
+    assert iv.clustered_se(flags, prompts) ** 2 / (0.25 / 20) == pytest.approx(4 / 9)
+    assert iv.effective_size(flags, prompts) == 20
+    assert iv.share_interval(flags, prompts) == (0.5, *iv.wilson(10, 20))
+    assert math.isnan(iv.design_effect(1.0, 0.0)) and math.isnan(iv.design_effect(math.nan, 1.0))
+
+
+@pytest.mark.parametrize(("successes", "n"), [(3, 10), (1, 2), (0, 7), (7, 7), (2.5, 6.1)])
+def test_wilsons_ends_are_the_shares_that_z_would_just_refuse(successes: float, n: float) -> None:
+    p = successes / n
+    for end in iv.wilson(successes, n):
+        assert (p - end) ** 2 == pytest.approx(iv.Z95**2 * end * (1 - end) / n, abs=1e-15)
+    assert (iv.wilson(0, 7)[0], iv.wilson(7, 7)[1]) == (0, 1)
+    assert np.isnan(iv.wilson(0, 0)).all() and np.isnan(iv.share_interval(np.empty(0), np.empty(0))).all()
+
+
+def test_the_bootstrap_draws_clusters() -> None:
+    rng = np.random.default_rng(5)
+    prompts = np.repeat(np.arange(30), 7)
+    effect = rng.normal(size=30)[prompts]
+    bottom = rng.uniform(1, 2, size=210)
+    top = 0.8 * bottom + 0.1 * effect
+    value, low, high = np.ravel(iv.bootstrap_ratio(top, bottom, prompts.astype(str)))
+    assert value == pytest.approx(top.sum() / bottom.sum())
+    draws = []
+    for _ in range(1500):  # the same by hand: whole prompts, with replacement
+        rows = np.concatenate([np.flatnonzero(prompts == p) for p in rng.integers(0, 30, size=30)])
+        draws.append(top[rows].sum() / bottom[rows].sum())
+    spread = np.subtract(*np.percentile(draws, [97.5, 2.5]))
+    assert high - low == pytest.approx(spread, rel=0.1)
+    alone = np.ravel(iv.bootstrap_ratio(top, bottom, np.arange(210).astype(str)))
+    assert alone[2] - alone[1] < 0.6 * spread  # as if every row were a prompt: far too sure
+    assert np.ravel(iv.bootstrap_ratio(top, bottom, prompts.astype(str))).tolist() == [value, low, high]
+    assert np.isnan(iv.bootstrap_ratio(top[:7], bottom[:7], prompts[:7])[1:]).all()
+    assert np.isnan(iv.bootstrap_ratio(top * 0, bottom * 0, prompts)).all()
+
+
+def test_groups_share_the_draws_and_one_without_a_bottom_has_no_ratio() -> None:
+    """Two clusters: a quarter of the draws holds one alone, so that the ends are the two ratios themselves."""
+    clusters, columns = np.array([0, 1, 0, 1, 0, 1]), np.array([0, 0, 1, 1, 2, 2])
+    top, bottom = np.array([1.0, 4, 2, 3, 5, 6]), np.array([2.0, 4, 1, 1, 0, 0])
+    value, low, high = iv.bootstrap_ratio(top, bottom, clusters, columns, 3)
+    np.testing.assert_allclose([value, low, high], [[5 / 6, 2.5, math.nan], [0.5, 2, math.nan], [1, 3, math.nan]])
+    ends = iv.bootstrap(lambda total: total / 2, np.array([[1.0, 10], [3.0, 20]]))
+    np.testing.assert_allclose(ends, [[1, 10], [3, 20]])
