@@ -1,19 +1,20 @@
-"""The figures, by the name that the page's sections and `study.plot` call them; each a function of a Study."""
+"""The figures, by the name that the page's sections and `study.plot` call them."""
 
 from __future__ import annotations
 
 from decodedrift.report.figures.base import Figure
-from decodedrift.report.figures.calibration import calibration
-from decodedrift.report.figures.comparisons import comparisons
-from decodedrift.report.figures.decomposition import decomposition
-from decodedrift.report.figures.gaps import gaps
-from decodedrift.report.figures.growth import gap, kl
-from decodedrift.report.figures.lags import after
-from decodedrift.report.figures.margins import margins
-from decodedrift.report.figures.perplexity import perplexity
-from decodedrift.report.figures.survival import survival
+from decodedrift.report.figures.calibration import Calibration
+from decodedrift.report.figures.comparisons import Comparisons
+from decodedrift.report.figures.curves import Curves
+from decodedrift.report.figures.gaps import Gaps
+from decodedrift.report.figures.lines import After, Gap, Kl, Path, State
+from decodedrift.report.figures.margins import Margins
+from decodedrift.report.figures.perplexity import Perplexity
+from decodedrift.report.figures.survival import Survival
 
-__all__ = [
-    "Figure", "after", "calibration", "comparisons", "decomposition", "gap", "gaps", "kl", "margins", "perplexity",
-    "survival",
-]  # fmt: skip
+FIGURES: dict[str, type[Curves]] = {
+    figure.name: figure
+    for figure in (Survival, Comparisons, Kl, Gap, Margins, Gaps, Calibration, Perplexity, After, State, Path)
+}
+
+__all__ = ["FIGURES", "Curves", "Figure"]

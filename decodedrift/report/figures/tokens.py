@@ -38,8 +38,8 @@ def tokens(study: Study, prompt_id: str, candidate: str, strategy: str, seed: in
     sides = [_ids(study, ("reference", row.reference), row), _ids(study, ("candidate", candidate), row)]
     length = min(MOST, max(map(len, sides)))
     lines = length // WIDTH + 1
-    made = base.plot("", "", height=90 + 74 * lines, notebook=True, x_range=base.fixed(-0.05, WIDTH + 0.05),
-                     y_range=base.fixed(3 * lines, -0.5))  # fmt: skip
+    made = base.plot("", "", height=90 + 74 * lines, notebook=True, x_range=(-0.05, WIDTH + 0.05),
+                     y_range=(3 * lines, -0.5))  # fmt: skip
     made.axis.visible = made.grid.visible = False
     made.title.text = shown(brief(f"{prompt_id} · {strategy} · {candidate} below {row.reference}", 90))
     held = [_lane(study, row, side, ids[:MOST], at) for side, ids in enumerate(sides)]
