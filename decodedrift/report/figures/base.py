@@ -144,8 +144,7 @@ def thin(frame: pd.DataFrame, series_count: int, columns: int) -> tuple[pd.DataF
     """Every k-th row and the last, so that all series of a figure keep to its budget; k."""
     room = max(24, CELLS // max(1, series_count * columns))
     step = max(1, math.ceil(len(frame) / room))
-    kept: Any = np.unique(np.append(np.arange(0, len(frame), step), len(frame) - 1)) if len(frame) else []
-    return frame.iloc[kept], step
+    return frame.iloc[np.unique(np.append(np.arange(0, len(frame), step), len(frame) - 1))], step
 
 
 def label(text: str, width: int = 40) -> str:
