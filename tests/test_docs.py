@@ -64,8 +64,8 @@ def test_links_lead_somewhere(page: Path) -> None:
     [
         "decodedrift",
         "decodedrift.experiments.compare.face",
-        "decodedrift.numerics.logits.logits",
-        "decodedrift.numerics.logits.chrf",
+        "decodedrift.numerics.logits",
+        "decodedrift.numerics.chrf",
     ],
 )
 def test_examples_in_docstrings_hold(module: str) -> None:

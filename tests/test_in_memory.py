@@ -274,7 +274,7 @@ def test_the_copy_has_its_weights_back_bit_by_bit(variant: str, monkeypatch: pyt
         seen.append({name: (t.data_ptr(), t.clone()) for name, t in model.state_dict().items()})
         return copycontrol.control(model, *rest)
 
-    monkeypatch.setattr("decodedrift.models.load.load.control", noting)
+    monkeypatch.setattr("decodedrift.models.load.control", noting)
     with opened(with_hooks_and_all(tiny_model("gpt2")), variant) as held:
         after = held.model.state_dict()
         assert all(after[n].data_ptr() == at and torch.equal(after[n], t) for n, (at, t) in seen[0].items())

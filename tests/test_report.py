@@ -16,6 +16,7 @@ from typing import Any
 import hypothesis
 import pandas as pd
 import pytest
+from bokeh.models import ColumnDataSource
 from hypothesis import strategies as st
 from synthetic import synthetic
 
@@ -472,6 +473,37 @@ def test_figures_compose_and_save(tmp_path: Path) -> None:
         made.plot.tokens("x", "v0", "top-k:k=5")
     with pytest.raises(ValueError, match="holds no first divergences"):
         study({"bf16": [{}]}).plot.gaps()
+
+
+def test_every_figure_is_in_the_page_once_and_in_a_notebook() -> None:
+    from decodedrift.experiments.compare.figures import FIGURES
+    from decodedrift.report.sections import SECTIONS, pictures
+
+    made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
+    in_sections = [s for s in (*SECTIONS.values(), pictures.perplexity) if isinstance(s, pictures.Pictures)]
+    assert sorted(name for section in in_sections for name in section.captions) == sorted(FIGURES)
+    assert set(dir(made.plot)) >= {*FIGURES, "decomposition", "tokens"} - {"state", "path"}
+    for name, figure in FIGURES.items():
+        assert figure(made).switch in ("strategy", "candidate", "")
+        assert figure.name == name and figure.__doc__
+    with pytest.raises(AttributeError, match=r"no figure 'nope'; choices: after, .*, gaps, kl, .*, tokens$"):
+        _ = made.plot.nope
+    with pytest.raises(ValueError, match="no decomposition 'nope'; choices: state, path"):
+        made.plot.decomposition("nope")
+    with pytest.raises(TypeError, match="too many positional"):
+        made.plot.perplexity("top-k:k=5")
+
+
+@pytest.mark.parametrize("name", ["survival", "comparisons", "kl", "gap", "margins", "after"])
+def test_a_notebooks_figure_shows_one_strategy(name: str) -> None:
+    made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
+    first, second = (s["label"] for s in made.plan["strategies"])
+    for asked, shown_alone in (({}, first), ({"strategy": second}, second)):
+        sources = [tag for source in getattr(made.plot, name)(**asked).select({"type": ColumnDataSource})
+                   for tag in source.tags]  # fmt: skip
+        assert {tag["choice"] for tag in sources} == {shown_alone}
+    with pytest.raises(ValueError, match="strategy 'nope' has no such figures; choices: top-k:k=5, top-k:k=6"):
+        getattr(made.plot, name)("nope")
 
 
 def test_a_long_verdict_folds_but_never_its_alarms() -> None:

@@ -3,7 +3,7 @@
 Starts without torch. What a command does beside asking, showing and exit codes belongs below.
 """
 
-from decodedrift.cli import check, experiment, names, report, resume
+from decodedrift.cli import experiment, resume, report, check, names  # isort: skip - the order of the help
 from decodedrift.cli.app import app
 from decodedrift.cli.entry import main
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any
 
+from decodedrift.experiments.compare.figures import FIGURES, Curves
+from decodedrift.experiments.compare.figures.tokens import tokens
+
 if TYPE_CHECKING:
-    from decodedrift.experiments.compare.figures import Figure
+    from collections.abc import Callable
+
     from decodedrift.experiments.study import Study
+
+PARTS = ("state", "path")  # of the error, which `decomposition` chooses between
 
 
 class Plots:
@@ -20,77 +26,41 @@ class Plots:
     def __init__(self, study: Study) -> None:
         self._study = study
 
-    def survival(self, strategy: str | None = None) -> Any:
-        """Kaplan-Meier curves of the first divergence, with bands and numbers at risk; default: the first strategy."""
-        return self._one("survival", strategy)
-
-    def comparisons(self, strategy: str | None = None) -> Any:
-        """Which of two candidates leaves the reference first, pair by pair, with p-values."""
-        return self._one("comparisons", strategy)
-
-    def kl(self, strategy: str | None = None) -> Any:
-        """Mean KL in nats by position, log scale, the noise floor dotted."""
-        return self._one("kl", strategy)
-
-    def gap(self, strategy: str | None = None) -> Any:
-        """Median rms logit gap by position with its 10 % to 90 % band, log scale."""
-        return self._one("gap", strategy)
-
-    def margins(self, strategy: str | None = None) -> Any:
-        """Distribution of the reference's margin at all forced positions and at first divergences."""
-        return self._one("margins", strategy)
-
-    def calibration(self, strategy: str | None = None) -> Any:
-        """Observed share of flips against the chance that the flip law gave, log-log, with 95 % intervals."""
-        return self._one("calibration", strategy)
-
-    def after(self, strategy: str | None = None) -> Any:
-        """Agreement by lag after the first divergence."""
-        return self._one("after", strategy)
-
     def decomposition(self, which: str = "state", strategy: str | None = None) -> Any:
         """How the error compounds by position: `state` (its own cache) or `path` (its own text), as a ratio to none."""
-        from decodedrift.experiments.compare import figures
-        from decodedrift.experiments.compare.figures.decomposition import FIGURES
-
-        if which not in FIGURES:
-            raise ValueError(f"no decomposition {which!r}; choices: {', '.join(FIGURES)}")
-        found = figures.decomposition(self._study, which, strategy)
-        chosen = strategy or (found.choices[0] if found else None)
-        return _drawn(figures.decomposition(self._study, which, chosen, notebook=True), "decomposition")
-
-    def gaps(self, candidate: str | None = None) -> Any:
-        """Reference gap against swing at each first divergence, by cause; one candidate or all."""
-        names = [str(v["name"]) for v in self._study.plan.get("candidates", ())]
-        if candidate is not None and candidate not in names:
-            raise ValueError(f"no candidate {candidate!r}; choices: {', '.join(names)}")
-        from decodedrift.experiments.compare import figures
-
-        return _drawn(figures.gaps(self._study, candidate, notebook=True), "first divergences with a gap")
-
-    def perplexity(self) -> Any:
-        """ln of the perplexity ratio with paired 95 % intervals, by text and by strategy."""
-        from decodedrift.experiments.compare import figures
-
-        return _drawn(figures.perplexity(self._study, notebook=True), "perplexities")
+        if which not in PARTS:
+            raise ValueError(f"no decomposition {which!r}; choices: {', '.join(PARTS)}")
+        return _model(FIGURES[which], self._study, strategy)
 
     def tokens(self, prompt_id: str, candidate: str, strategy: str, seed: int = 0) -> Any:
         """Both texts of one case, token by token, coloured by the margin, with the top alternatives on hover."""
-        from decodedrift.experiments.compare.figures.tokens import tokens
-
         return tokens(self._study, prompt_id, candidate, strategy, seed)
 
-    def _one(self, name: str, strategy: str | None) -> Any:
-        from decodedrift.experiments.compare import figures
-
-        draw: Callable[..., Figure | None] = getattr(figures, name)
-        if strategy is None:  # a notebook's figure shows one, and has no switch
-            found = draw(self._study)
-            strategy = found.choices[0] if found else None
-        return _drawn(draw(self._study, strategy, notebook=True), name)
+    def __getattr__(self, name: str) -> Any:
+        figures = [figure for figure in dir(type(self)) if not figure.startswith("_")]
+        raise AttributeError(f"no figure {name!r}; choices: {', '.join(figures)}")
 
 
-def _drawn(figure: Figure | None, what: str) -> Any:
-    if figure is None:
-        raise ValueError(f"this study holds no {what} to draw")
-    return figure.model
+def _model(figure: type[Curves], study: Study, choice: str | None = None) -> Any:
+    drawing = figure(study, choice, notebook=True).figure()
+    if drawing is None:
+        raise ValueError(f"this study holds no {figure.what or figure.name} to draw")
+    return drawing.model
+
+
+def _method(name: str, figure: type[Curves]) -> Callable[..., Any]:
+    """A method of Plots that takes what the figure's switch chooses."""
+    kind = Parameter.POSITIONAL_OR_KEYWORD
+    switch = [Parameter(figure.switch, kind, default=None)] if figure.switch else []
+    signature = Signature([Parameter("self", kind), *switch])
+
+    def draw(*args: Any, **named: Any) -> Any:
+        plots, *choice = signature.bind(*args, **named).args
+        return _model(figure, plots._study, *choice)
+
+    draw.__name__, draw.__doc__, draw.__signature__ = name, figure.__doc__, signature  # type: ignore[attr-defined]
+    return draw
+
+
+for _name in FIGURES.keys() - set(PARTS):
+    setattr(Plots, _name, _method(_name, FIGURES[_name]))

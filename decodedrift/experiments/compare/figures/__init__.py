@@ -1,19 +1,20 @@
-"""The figures, by the name that the page's sections and `study.plot` call them; each a function of a Study."""
+"""The figures, by the name that the page's sections and `study.plot` call them."""
 
 from __future__ import annotations
 
-from decodedrift.experiments.compare.figures.calibration import calibration
-from decodedrift.experiments.compare.figures.comparisons import comparisons
-from decodedrift.experiments.compare.figures.decomposition import decomposition
-from decodedrift.experiments.compare.figures.gaps import gaps
-from decodedrift.experiments.compare.figures.growth import gap, kl
-from decodedrift.experiments.compare.figures.lags import after
-from decodedrift.experiments.compare.figures.margins import margins
-from decodedrift.experiments.compare.figures.perplexity import perplexity
-from decodedrift.experiments.compare.figures.survival import survival
+from decodedrift.experiments.compare.figures.calibration import Calibration
+from decodedrift.experiments.compare.figures.comparisons import Comparisons
+from decodedrift.experiments.compare.figures.gaps import Gaps
+from decodedrift.experiments.compare.figures.lines import After, Gap, Kl, Path, State
+from decodedrift.experiments.compare.figures.margins import Margins
+from decodedrift.experiments.compare.figures.perplexity import Perplexity
+from decodedrift.experiments.compare.figures.survival import Survival
 from decodedrift.report.figures.base import Figure
+from decodedrift.report.figures.curves import Curves
 
-__all__ = [
-    "Figure", "after", "calibration", "comparisons", "decomposition", "gap", "gaps", "kl", "margins", "perplexity",
-    "survival",
-]  # fmt: skip
+FIGURES: dict[str, type[Curves]] = {
+    figure.name: figure
+    for figure in (Survival, Comparisons, Kl, Gap, Margins, Gaps, Calibration, Perplexity, After, State, Path)
+}
+
+__all__ = ["FIGURES", "Curves", "Figure"]

@@ -2,87 +2,79 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 from bokeh.core.properties import value
-from bokeh.models import FixedTicker, PlainText, Span
+from bokeh.models import FixedTicker, PlainText
 
 from decodedrift.report.figures import base
-from decodedrift.report.figures.base import Figure, Keys
+from decodedrift.report.figures.base import Series
+from decodedrift.report.figures.curves import Curves
 from decodedrift.report.numbers import significant
 
-if TYPE_CHECKING:
-    from decodedrift.experiments.study import Study
-
 MOST = 20  # pairs of a strategy
-COLUMNS = ["pairs", "candidate_earlier", "other_earlier", "p_value"]
+EARLIER = ["candidate_earlier", "other_earlier"]
 
 
-def comparisons(study: Study, strategy: str | None = None, *, notebook: bool = False) -> Figure | None:
-    """A row a pair: to the left how often the first left earlier, to the right the second; with the p-value."""
-    table = study.comparisons
-    if not len(table) or not (table[["candidate_earlier", "other_earlier"]] > 0).any(axis=None):
-        return None
-    choices = base.strategies(study, table["strategy"], strategy)
-    table = table[table["strategy"].isin(choices)]
-    names = list(dict.fromkeys(zip(table["candidate"], table["other"], strict=True)))
-    places = {name: i for i, name in enumerate(names[:MOST])}
-    most = max(1, int(table[["candidate_earlier", "other_earlier"]].max(axis=None)))
-    made = base.plot("texts that the one, or the other, left first", "", notebook=notebook,
-                     height=74 + 30 * len(places), x_range=base.fixed(-1.05 * most, 1.9 * most),
-                     y_range=base.fixed(len(places), 0))  # fmt: skip
-    made.add_layout(base.paint(Span(location=0, dimension="height", line_width=1), line_color="soft"))
-    colours = base.colours(study)
-    bars = []
-    for row in table.itertuples():
-        if (row.candidate, row.other) in places:
-            where = (places[row.candidate, row.other] + 0.5, 1.85 * most)
-            bars += _row(made, pd.DataFrame([row._asdict()]), where, colours, choices[0])
-    base.hover(made, bars, [
-        ("", "$name"), ("left first", "@candidate_earlier against @other_earlier of @pairs texts"),
-        ("p", "@p_value{%.3g}"),
-    ])  # fmt: skip
-    _label(made, places, most)
-    thinned = f"{MOST} of {len(names)} pairs are drawn." if len(names) > MOST else ""
-    return Figure(made, choices, [], "comparisons.csv", thinned)
+class Comparisons(Curves):
+    """Which of two candidates leaves the reference first, pair by pair, with p-values.
 
+    The bar to the left counts how often the first left earlier, to the right the second.
+    """
 
-def _row(
-    made: Any, part: pd.DataFrame, where: tuple[float, float], colours: dict[str, tuple[str, str]], first: str
-) -> list[Any]:
-    """The two bars and the p-value of one pair under one strategy; the bars."""
-    row = part.iloc[0]
-    y, right = where
-    keys = Keys(row["strategy"], "", {c: row[c] for c in ("strategy", "candidate", "other")})
-    p = row["p_value"]
-    said = "no p" if pd.isna(p) else f"p = {significant(p)}"
-    held = base.source(part, keys, COLUMNS, y=[y], left=[-int(row["candidate_earlier"])], x=[right], said=[said])
-    bars = [
-        made.hbar(y="_y", left=left, right=end, height=0.55, source=held, fill_alpha=0.75, line_alpha=0.0)
-        for left, end in (("_left", value(0)), (value(0), "other_earlier"))
-    ]
-    for bar, name in zip(bars, (row["candidate"], row["other"]), strict=True):
-        base.paint(bar.glyph, fill_color=colours.get(name, ("soft", ""))[0])
-        bar.name = base.label(f"{row['candidate']} and {row['other']}", 60)
-    text = made.text("_x", "_y", "_said", source=held, text_align="right", text_baseline="middle",
-                     text_font_size="11.5px",
-                     text_font=value(base.FONT))  # fmt: skip
-    base.paint(text.glyph, text_color="soft")
-    for each in (*bars, text):
-        base.belongs(each, keys, first)
-    return bars
+    name = table = "comparisons"
+    file = "comparisons.csv"
+    named, keys = "", ("strategy", "candidate", "other")
+    labels = ("texts that the one, or the other, left first", "")
+    columns = ("pairs", *EARLIER, "p_value")
+    hover = (("", "$name"), ("left first", "@candidate_earlier against @other_earlier of @pairs texts"),
+             ("p", "@p_value{%.3g}"))  # fmt: skip
 
+    def _read(self) -> pd.DataFrame:
+        rows = self.study.comparisons
+        return rows if (rows[EARLIER] > 0).any(axis=None) else rows.head(0)
 
-def _label(made: Any, places: dict[tuple[str, str], int], most: int) -> None:
-    """The pairs' names, and counts without a sign to either side of 0."""
-    made.yaxis.ticker = FixedTicker(ticks=[i + 0.5 for i in places.values()])
-    made.yaxis.major_label_overrides = {
-        i + 0.5: PlainText(text=f"{base.label(a, 16)} | {base.label(b, 16)}") for (a, b), i in places.items()
-    }
-    made.yaxis.major_tick_line_color = made.yaxis.axis_line_color = None
-    made.ygrid.visible = False
-    step = -(-most // 4)
-    ticks = [sign * n for n in range(0, most + 1, step) for sign in (-1, 1) if n or sign > 0]
-    made.xaxis.ticker = FixedTicker(ticks=ticks)
-    made.xaxis.major_label_overrides = {n: PlainText(text=str(abs(n))) for n in ticks}
+    def _choose(self, rows: pd.DataFrame) -> pd.DataFrame:
+        rows = super()._choose(rows)
+        self.most = max(1, int(rows[EARLIER].max(axis=None)))
+        pairs = rows.drop_duplicates(["candidate", "other"])[["candidate", "other"]]
+        self.pairs = list(pairs.head(MOST).itertuples(index=False, name=None))
+        if len(pairs) > MOST:
+            self.thinned = f"{MOST} of {len(pairs)} pairs are drawn."
+        return rows.merge(pairs.head(MOST))
+
+    def _frame(self, rows: pd.DataFrame) -> dict[str, Any]:
+        count, most = len(self.pairs), self.most  # there is room to the right for p
+        return {"height": 74 + 30 * count, "x_range": (-1.05 * most, 1.9 * most), "y_range": (count, 0)}
+
+    def _furnish(self, rows: pd.DataFrame) -> None:
+        """The pairs' names, and counts without a sign to either side of 0."""
+        base.rule(self.plot, 0, "height", line_width=1)
+        base.names(self.plot, [f"{base.label(a, 16)} | {base.label(b, 16)}" for a, b in self.pairs])
+        self.plot.ygrid.visible = False
+        ticks = [sign * n for n in range(0, self.most + 1, -(-self.most // 4)) for sign in (-1, 1) if n or sign > 0]
+        self.plot.xaxis.ticker = FixedTicker(ticks=ticks)
+        self.plot.xaxis.major_label_overrides = {n: PlainText(text=str(abs(n))) for n in ticks}
+
+    def _series(self, row: Any) -> Series:
+        return replace(super()._series(row), label=base.label(f"{row['candidate']} and {row['other']}", 60))
+
+    def _drawn(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
+        [row] = part.itertuples()
+        text = "no p" if pd.isna(row.p_value) else f"p = {significant(row.p_value)}"
+        return {"y": [self.pairs.index((row.candidate, row.other)) + 0.5], "left": [-int(row.candidate_earlier)],
+                "x": [1.85 * self.most], "said": [text]}  # fmt: skip
+
+    def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
+        """The two bars and the p-value."""
+        for name, left, right in (("candidate", "_left", value(0)), ("other", value(0), "other_earlier")):
+            bar = self.plot.hbar(y="_y", left=left, right=right, height=0.55, source=source, fill_alpha=0.75,
+                                 line_alpha=0.0)  # fmt: skip
+            base.paint(bar.glyph, fill_color=self._look(series.keys[name])[0])
+            self._add(series, bar, series.label)
+        text = self.plot.text("_x", "_y", "_said", source=source, text_align="right", text_baseline="middle",
+                              text_font_size="11.5px", text_font=value(base.FONT))  # fmt: skip
+        base.paint(text.glyph, text_color="soft")
+        self._add(series, text)

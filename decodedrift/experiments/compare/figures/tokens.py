@@ -28,38 +28,39 @@ def tokens(study: Study, prompt_id: str, candidate: str, strategy: str, seed: in
         ValueError: no such case; the message names what there is.
     """
     rows = study.divergences[study.divergences["role"] == "candidate"]
-    for column, asked in (("prompt_id", prompt_id), ("candidate", candidate), ("strategy", strategy), ("seed", seed)):
-        known = list(dict.fromkeys(rows[column]))
-        rows = rows[rows[column] == asked]
+    for column, wanted in (("prompt_id", prompt_id), ("candidate", candidate), ("strategy", strategy), ("seed", seed)):
+        choices = list(dict.fromkeys(rows[column]))
+        rows = rows[rows[column] == wanted]
         if not len(rows):
-            raise ValueError(f"no compared trace with {column} {asked!r}; choices: {', '.join(map(str, known[:20]))}")
+            listed = ", ".join(map(str, choices[:20]))
+            raise ValueError(f"no compared trace with {column} {wanted!r}; choices: {listed}")
     row = next(rows.itertuples())
     at = None if pd.isna(row.first_divergence) else int(row.first_divergence)
     sides = [_ids(study, ("reference", row.reference), row), _ids(study, ("candidate", candidate), row)]
     length = min(MOST, max(map(len, sides)))
     lines = length // WIDTH + 1
-    made = base.plot("", "", height=90 + 74 * lines, notebook=True, x_range=base.fixed(-0.05, WIDTH + 0.05),
-                     y_range=base.fixed(3 * lines, -0.5))  # fmt: skip
-    made.axis.visible = made.grid.visible = False
-    made.title.text = shown(brief(f"{prompt_id} · {strategy} · {candidate} below {row.reference}", 90))
-    held = [_lane(study, row, side, ids[:MOST], at) for side, ids in enumerate(sides)]
-    drawn = ColumnDataSource(pd.concat(held, ignore_index=True).to_dict("list"))
-    boxes = made.rect("x", "y", 0.97, 0.86, source=drawn, fill_color=LIGHT["heat"], fill_alpha="heat",
+    plot = base.plot("", "", height=90 + 74 * lines, notebook=True, x_range=(-0.05, WIDTH + 0.05),
+                     y_range=(3 * lines, -0.5))  # fmt: skip
+    plot.axis.visible = plot.grid.visible = False
+    plot.title.text = shown(brief(f"{prompt_id} · {strategy} · {candidate} below {row.reference}", 90))
+    lanes = [_lane(study, row, side, ids[:MOST], at) for side, ids in enumerate(sides)]
+    source = ColumnDataSource(pd.concat(lanes, ignore_index=True).to_dict("list"))
+    boxes = plot.rect("x", "y", 0.97, 0.86, source=source, fill_color=LIGHT["heat"], fill_alpha="heat",
                       line_color="edge", line_width="width")  # fmt: skip
-    made.text("left", "y", "label", source=drawn, text_font=value(base.FONT), text_font_size="11.5px",
+    plot.text("left", "y", "label", source=source, text_font=value(base.FONT), text_font_size="11.5px",
               text_baseline="middle", text_color=LIGHT["ink"], text_alpha="ink")  # fmt: skip
-    base.hover(made, [boxes], [
+    base.hover(plot, [boxes], [
         ("", "@variant, position @position"), ("token", "@token (id @token_id)"), ("margin", "@margin{%.4g}"),
         ("KL", "@kl{%.4g}"), ("top", "@top"),
     ])  # fmt: skip
-    return made
+    return plot
 
 
 def _ids(study: Study, who: tuple[str, str], row: Any) -> list[int]:
     traces = study.traces
-    found = traces[(traces["role"] == who[0]) & (traces["variant"] == who[1]) & (traces["strategy"] == row.strategy)
+    trace = traces[(traces["role"] == who[0]) & (traces["variant"] == who[1]) & (traces["strategy"] == row.strategy)
                    & (traces["seed"] == row.seed) & (traces["prompt_id"] == row.prompt_id)]  # fmt: skip
-    return [int(i) for text in found["token_ids"].head(1) if isinstance(text, str) for i in text.split()]
+    return [int(i) for text in trace["token_ids"].head(1) if isinstance(text, str) for i in text.split()]
 
 
 def _lane(study: Study, row: Any, side: int, ids: list[int], at: int | None) -> pd.DataFrame:
@@ -70,34 +71,33 @@ def _lane(study: Study, row: Any, side: int, ids: list[int], at: int | None) -> 
     forced = forced.set_index("position")
     variant = row.candidate if side else row.reference
     tops = tops[(tops["variant"] == variant) & (tops["pass"] == "generated")]
-    made = []
+    boxes = []
     for i, token_id in enumerate(ids):
         shared = i in forced.index and (side == 0 or at is None or i <= at)
         text = shown(names.get(token_id, f"⟨{token_id}⟩")).replace("\n", "⏎")
         margin = forced.at[i, f"logit_margin_{'candidate' if side else 'reference'}"] if shared else np.nan
         hot = sum(margin < bound for bound in MARGINS)
-        made.append({
+        boxes.append({
             "x": i % WIDTH + 0.5, "left": i % WIDTH + 0.06, "y": i // WIDTH * 3 + side + 0.3, "position": i,
             "label": brief(text, 10), "token": brief(text, 60), "token_id": token_id, "variant": base.label(variant),
             "margin": margin, "kl": forced.at[i, "kl"] if shared else np.nan, "heat": 0.1 * hot,
             "ink": 0.5 if at is not None and i < at else 1.0, "edge": LIGHT["ink"] if i == at else LIGHT["line"],
-            "width": 2 if i == at else 1, "top": _told(tops[tops["position"] == i], study),
+            "width": 2 if i == at else 1, "top": _listed(tops[tops["position"] == i], study),
         })  # fmt: skip
     columns = ["x", "left", "y", "position", "label", "token", "token_id", "variant", "margin", "kl", "heat", "ink",
                "edge", "width", "top"]  # fmt: skip
-    return pd.DataFrame(made, columns=columns)
+    return pd.DataFrame(boxes, columns=columns)
 
 
 def _case(frame: pd.DataFrame, keys: dict[str, Any]) -> pd.DataFrame:
-    kept = frame["role"] == "candidate"
-    for column, asked in keys.items():
-        kept &= frame[column] == asked
-    return frame[kept]
+    case = frame["role"] == "candidate"
+    for column, key in keys.items():
+        case &= frame[column] == key
+    return frame[case]
 
 
-def _told(found: pd.DataFrame, study: Study) -> str:
+def _listed(tops: pd.DataFrame, study: Study) -> str:
     names = dict(zip(study.tokens["token_id"], study.tokens["token"], strict=True))
-    said = [
-        f"{shown(brief(str(names.get(t, t)), 20))} {np.exp(p):.1%}" for t, p in zip(found["token_id"], found["logprob"])
-    ]
-    return "  ".join(said).replace("\n", "⏎")
+    shares = zip(tops["token_id"], tops["logprob"])
+    texts = [f"{shown(brief(str(names.get(t, t)), 20))} {np.exp(p):.1%}" for t, p in shares]
+    return "  ".join(texts).replace("\n", "⏎")

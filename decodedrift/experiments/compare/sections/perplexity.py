@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from decodedrift.experiments.compare import figures
-from decodedrift.experiments.compare.sections.pictures import group
+from decodedrift.experiments.compare.sections import pictures
 from decodedrift.report.numbers import number, percent, with_error
 from decodedrift.report.tables import Column, Table, merged, num, text
 
@@ -28,15 +27,12 @@ COLUMNS = (
 
 def perplexity(study: Study, options: Options) -> dict[str, Any] | None:
     """The ratios as a figure, and a row per text and variant, the reference first."""
-    table = study.perplexity
-    drawn = group("Perplexity", f"How much likelier or less likely the candidate finds the same tokens than "
-                  f"{study.plan['reference']['name']} does: given texts, and the reference's own continuations.", {
-                      "perplexity": ("Right of 0 the candidate is the worse reader", figures.perplexity(study)),
-                  })  # fmt: skip
-    if drawn is None and not len(table):
+    table = _table(study) if len(study.perplexity) else None
+    drawn = pictures.perplexity(study, options)
+    if drawn is None and table is None:
         return None
-    found = drawn or {"heading": "Perplexity", "lead": "", "figures": {}, "choices": [], "entries": []}
-    return found | {"template": "perplexity.html.j2", "table": _table(study) if len(table) else None}
+    empty = {"heading": "Perplexity", "lead": "", "figures": {}, "choices": [], "entries": []}
+    return (drawn or empty) | {"template": "perplexity.html.j2", "table": table}
 
 
 def _table(study: Study) -> Table:
