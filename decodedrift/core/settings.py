@@ -283,8 +283,3 @@ def no_rows(kind: type[Settings]) -> set[str]:
     """Fields that change no row: a run that goes on need not ask for the same."""
     asked = {name for name, known in kind.options().items() if not known.changes_rows}
     return {"prompt_source", "left_out", "refused", *asked}
-
-
-__all__ = [
-    "GROUPS", "Effort", "Option", "Settings", "make_settings", "no_rows", "option", "shown_settings",
-]  # fmt: skip

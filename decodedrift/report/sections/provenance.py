@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from decodedrift.core.settings import shown_settings
 from decodedrift.report.html import Options, StudyLike
 from decodedrift.report.numbers import Number, exactly, number, percent, significant
 from decodedrift.report.tables import Cell, Column, Table, num, text
@@ -12,7 +13,6 @@ from decodedrift.report.texts import brief
 
 MOST = 100
 PHASES = ("load", "generate", "score", "judge", "write")
-LAYOUTS = {"mixed": "all strategies in one batch", "per-strategy": "one strategy a batch"}
 VARIANT_COLUMNS = (
     Column("Variant", numeric=False), Column("Precision", numeric=False), Column("Arithmetic", numeric=False),
     Column("Weights, read back", "The types of the loaded weights, as found in the model.", numeric=False),
@@ -28,7 +28,7 @@ def provenance(study: StudyLike, options: Options) -> dict[str, Any] | None:
     plan, environment = study.plan, study.environment
     return {
         "heading": "What was run",
-        "asked": _asked(plan, environment),
+        "asked": _asked(study),
         "ran_on": _ran_on(environment),
         "variants": _variants(plan, environment.get("variants", {})),
         "strategies": _strategies(plan),
@@ -42,44 +42,27 @@ def _facts(pairs: list[tuple[str, Any]]) -> list[tuple[str, str]]:
     return [(label, brief(str(value), 300)) for label, value in pairs if value not in (None, "", (), [])]
 
 
-def _asked(plan: Mapping[str, Any], environment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    model, made = environment.get("model", {}), environment.get("generation", {})
+def _asked(study: StudyLike) -> list[tuple[str, str]]:
+    """Every option that was given or has a value, as its field says it; then what it came to."""
+    plan, environment = study.plan, study.environment
+    model, way = environment.get("model", {}), environment.get("generation", {})
     kind = ", ".join(str(v) for v in (model.get("type"), model.get("kind")) if v)
-    given, used = made.get("batch_size_asked", plan.get("batch_size")), made.get("batch_size", plan.get("batch_size"))
     prompts, left_out = len(plan.get("prompts", ())), plan.get("left_out", 0)
     source = f"{prompts} from {plan.get('prompt_source', 'given')}" + (f", {left_out} left out" if left_out else "")
+    used = way.get("batch_size", plan.get("batch_size"))
+    lowered = used != way.get("batch_size_asked", used)
     return _facts([
-        ("Model", f"{plan.get('model', '')}{f' ({kind})' if kind else ''}"),
-        ("Revision", model.get("commit") or plan.get("revision")),
+        ("Kind of model", kind),
         ("Stored as", _counts(model.get("stored_dtypes", {}))),
+        ("Commit", model.get("commit")),
         ("Reference", plan["reference"]["name"]),
         ("Prompts", source if prompts else "none"),
         ("Texts", ", ".join(str(t["name"]) for t in plan.get("texts", ())[:MOST])),
-        ("Window of texts", _window(plan) if plan.get("texts") else None),
-        ("New tokens", plan.get("max_new_tokens")),
-        ("Mode", _mode(plan)),
-        ("End of text", "ignored" if plan.get("ignore_eos") else None),
-        ("Seeds", ", ".join(map(str, plan.get("seeds", ())[:40]))),
-        ("Sampling noise", {"gumbel": "coupled: the same for every variant", "none": "not coupled"}.get(
-            str(plan.get("coupling")), plan.get("coupling"))),
-        ("Batch size", f"{used}" + (f" ({given} asked, lowered to fit)" if given != used else "")),
-        ("Layout", LAYOUTS.get(str(plan.get("layout")), plan.get("layout"))),
-        ("Read on the path", made.get("path")),
-        ("Chat template", "applied" if plan.get("chat_template") else None),
-        ("Near tie below", f"{plan['near_tie_below']:g} nats" if "near_tie_below" in plan else None),
-        *(("Warning", said) for said in environment.get("warnings", ())[:MOST]),
+        *shown_settings(study.experiment.settings, plan),
+        ("Batch size asked", way["batch_size_asked"] if lowered else None),
+        ("Read on the path", way.get("path")),
+        *(("Warning", warning) for warning in environment.get("warnings", ())[:MOST]),
     ])  # fmt: skip
-
-
-def _mode(plan: Mapping[str, Any]) -> str | None:
-    if plan.get("mode") != "screen":
-        return None
-    return "screening: candidates read" + (", and write on from where they part" if plan.get("continued") else "")
-
-
-def _window(plan: Mapping[str, Any]) -> str:
-    context, stride = plan.get("context"), plan.get("stride")
-    return f"context {context or 'default'}, stride {stride or 'default'}"
 
 
 def _ran_on(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
