@@ -375,7 +375,7 @@ def test_a_full_disk_keeps_no_one_from_a_lock(tmp_path: Path, monkeypatch: pytes
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with files.locked(tmp_path):
         assert (tmp_path / ".lock").exists()
         with pytest.raises(InputError, match="another decodedrift is at work"), files.locked(tmp_path):
@@ -567,10 +567,31 @@ def test_a_reference_without_memory_ends_the_run_in_one_line(
         dd.compare(saved(), **ASKED)
 
 
-def test_a_lock_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(handle: int) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EROFS])
+def test_a_lock_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Refused in one line: no soft lock, which a killed process would leave behind, takes its place."""
 
-    monkeypatch.setattr(files, "_locker", lambda: none)
-    with pytest.raises(InputError, match="gives no locks"), files.locked(tmp_path):
+    def none(*arguments: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with pytest.raises(InputError, match=rf"gives no lock \(.*{os.strerror(number)}"), files.locked(tmp_path):
         pass
+
+
+def test_a_lock_whose_file_went_while_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last holder took the file away between opening and locking: a lock on no name would keep nobody out."""
+    import fcntl
+
+    real = fcntl.flock
+
+    def gone(handle: int, what: int) -> None:
+        (tmp_path / ".lock").unlink(missing_ok=True)
+        real(handle, what)
+
+    monkeypatch.setattr(fcntl, "flock", gone)
+    with pytest.raises(InputError, match="another decodedrift is at work"), files.locked(tmp_path):
+        pass
+    monkeypatch.setattr(fcntl, "flock", real)
+    with files.locked(tmp_path):
+        assert (tmp_path / ".lock").exists()
