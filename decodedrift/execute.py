@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from decodedrift import controls, injection, passes, screening
+from decodedrift import budget, controls, injection, passes, screening
 from decodedrift.batches import by_length, filed
 from decodedrift.decompose import Decomposition, begun
 from decodedrift.files import disk_failed
@@ -41,7 +41,7 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
         InputError: the reference itself cannot run; nothing can be held against it.
     """
     run = JobRun(job, world, progress or Silent())
-    with Spool(world.spool_bytes, spill) as spool, ExitStack() as resident:
+    with Spool(budget.spool_bytes(world), spill) as spool, ExitStack() as resident:
         run.spool = spool
         reference = run.open_reference(resident)
         run.read_reference(reference)
@@ -49,12 +49,12 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
             controls.self_control(run, reference)
         if world.plan.decompose and job.prompts:
             run.decomposition = begun(run, reference)
-        if not world.both_fit:
+        if not budget.both_fit(world):
             resident.close()
         for variant in world.plan.candidates:
             run.attempt(variant)
         if any(done.whole for done in run.passes.values()):
-            if not world.both_fit:
+            if not budget.both_fit(world):
                 reference = run.open_reference(resident)
             for key, done in [(key, done) for key, done in run.passes.items() if done.whole]:
                 with run.guarded(done.variant.name, "judge", lose=key):

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from decodedrift.loading import SHARE, floors, flops, loading, waiting_bytes
+from decodedrift import budget
 from decodedrift.prepare import Prepared
 
 GIB = 2**30
@@ -15,23 +15,23 @@ GIB = 2**30
 def forecast(ready: Prepared) -> str:
     """A few lines: jobs, rows, memory, estimated time."""
     plan, world = ready.plan, ready.world
-    variants = [plan.reference, *plan.candidates]
     traces = len(plan.prompts) * len(plan.cells)
     scored = sum(t.tokens for t in world.texts.values())
-    rows = (traces * plan.max_new_tokens) * (len(plan.candidates) + len(floors(world))) + scored * len(plan.candidates)
-    weights = world.weight_bytes(plan.reference) + max(world.weight_bytes(c) for c in plan.candidates)
+    rows = (traces * plan.max_new_tokens) * (len(plan.candidates) + len(budget.floors(world))) + scored * len(
+        plan.candidates
+    )
     low, high = _seconds(ready)
-    loads = loading(world, ready.jobs)
+    loads = budget.loading(world, ready.jobs)
     extra = _extra(ready)
     return "\n".join([
         ready.announcement(),
         f"jobs      {len(ready.jobs)} ({plan.prompts_per_job} prompts each; texts in jobs of their own)",
-        f"variants  {', '.join(v.name for v in variants)}",
+        f"variants  {', '.join(v.name for v in plan.variants)}",
         f"cells     {len(plan.cells)} strategy x seed: {', '.join(f'{s.label} (seed {n})' for s, n in plan.cells)}",
-        f"rows      up to {traces * len(variants)} traces, {rows} positions, {scored} text tokens per variant",
+        f"rows      up to {traces * len(plan.variants)} traces, {rows} positions, {scored} text tokens per variant",
         *([f"extra     {'; '.join(extra)}"] if extra else []),
-        f"memory    about {(weights + world.batch_bytes()) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
-        f" ({world.resident} resident, batch size {plan.batch_size})",
+        f"memory    about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
+        f" ({budget.resident(world)} resident, batch size {plan.batch_size})",
         f"logits    {_waiting(ready)}",
         f"loading   weights {loads.loads} times ({_kept(ready, loads.share)}),"
         f" about {_percent(loads.share)} of the time",
@@ -42,16 +42,17 @@ def forecast(ready: Prepared) -> str:
 def _kept(ready: Prepared, share: float) -> str:
     """Why weights are loaded as often as they are."""
     if ready.world.keeps or len(ready.jobs) == 1:
-        return "each variant once" if ready.world.both_fit else "each variant once, the reference again to judge"
-    more = "; fewer with more --prompts-per-job or --memory" if share > SHARE else ""
+        return (
+            "each variant once" if budget.both_fit(ready.world) else "each variant once, the reference again to judge"
+        )
+    more = "; fewer with more --prompts-per-job or --memory" if share > budget.SHARE else ""
     return f"in each job anew: together they do not fit the memory{more}"
 
 
 def _waiting(ready: Prepared) -> str:
     """How much of the reference's logits waits in a job, and where."""
-    world = ready.world
-    size, budget = waiting_bytes(world), world.spool_bytes
-    where = "in memory" if size <= budget else f"{_size(budget)} in memory, the rest in files"
+    size, room = budget.waiting_bytes(ready.world), budget.spool_bytes(ready.world)
+    where = "in memory" if size <= room else f"{_size(room)} in memory, the rest in files"
     return f"up to {_size(size)} of the reference's wait for the candidates in a job, {where}"
 
 
@@ -83,7 +84,7 @@ def _seconds(ready: Prepared) -> tuple[float, float]:
         b = a @ a
     float(b[0, 0])
     speed = 4 * 2 * size**3 / (time.perf_counter() - begin)
-    work = flops(ready.world, len(ready.plan.prompts))
+    work = budget.flops(ready.world, len(ready.plan.prompts))
     return work / speed * 2, work / speed * 10
 
 

@@ -121,7 +121,7 @@ def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, 
         InputError: the run cannot be made as asked.
     """
     plan = draft(asked, alone)
-    from decodedrift import checkpoints, fitting, footprint, identity, loading, special, tokens, world
+    from decodedrift import budget, checkpoints, fitting, footprint, identity, special, tokens, world
     from decodedrift.environment import check_device, environment, untested
     from decodedrift.longrope import switch
 
@@ -142,12 +142,12 @@ def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, 
     plan, encoded = fitting.fitting_prompts(plan, asked, vocab)
     plan, texts = fitting.windowed(plan, vocab)
     rows = footprint.footprint(checkpoint)
-    made = world.World(plan, checkpoint, vocab, encoded, texts, others, world.memory_budget(plan), rows)
+    made = world.World(plan, checkpoint, vocab, encoded, texts, others, budget.usable_memory(plan), rows)
     _check_beams(plan, made.width)
     _check_screening(plan, encoded, switch(checkpoint.config))
-    made.plan = replace(plan, batch_size=settled.batch_size or world.fitting_batch(made))
+    made.plan = replace(plan, batch_size=settled.batch_size or budget.fitting_batch(made))
     if asked.prompts_per_job is None:
-        each = settled.prompts_per_job or loading.prompts_per_job(made, plan.prompts_per_job)
+        each = settled.prompts_per_job or budget.prompts_per_job(made, plan.prompts_per_job)
         made.plan = replace(made.plan, prompts_per_job=each)
     found = environment(plan.device, plan.threads)
     found["model"] = identity.described(checkpoint)
@@ -165,9 +165,9 @@ def prepare(asked: Settings, tokenizer: Any = None, settled: Settled = NOTHING, 
         "batch_size_asked": asked.batch_size, "batch_size": made.plan.batch_size, "memory_bytes": made.memory,
     }  # fmt: skip
     windows = {name: len(t.windows) for name, t in texts.items()}
-    todo = jobs(made.plan, decides, windows, made.windows_per_job())
-    made.keeps = len(todo) > 1 and made.all_fit
-    found["generation"]["resident"] = made.resident
+    todo = jobs(made.plan, decides, windows, budget.windows_per_job(made))
+    made.keeps = len(todo) > 1 and budget.all_fit(made)
+    found["generation"]["resident"] = budget.resident(made)
     enlarged = settled.prompts_per_job is None and made.plan.prompts_per_job != plan.prompts_per_job
     return Prepared(made, todo, found, enlarged)
 

@@ -177,6 +177,11 @@ class Plan:
             raise InputError(f"near-tie-below must be a number >= 0, not {self.near_tie_below!r}")
 
     @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The reference, then the candidates."""
+        return (self.reference, *self.candidates)
+
+    @property
     def cells(self) -> list[tuple[Strategy, int]]:
         """(strategy, seed) pairs in order; deterministic strategies run once, under seed 0."""
         return [(s, seed) for s in self.strategies for seed in (self.seeds if s.samples else (0,))]

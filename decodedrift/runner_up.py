@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from decodedrift import failures, passes, trajectory
+from decodedrift import budget, failures, passes, trajectory
 from decodedrift.execute import JobRun
 from decodedrift.injection import injected, keys, ranked
 from decodedrift.models import Loaded
@@ -115,7 +115,7 @@ def carry_out(
         runs = [JobRun(job, ready.world, progress or Silent()) for job in ready.jobs if job.prompts]
         model = runs[0].open_reference(resident)
         for run in runs:
-            with Spool(ready.world.spool_bytes, spill) as run.spool:
+            with Spool(budget.spool_bytes(ready.world), spill) as run.spool:
                 _one_job(run, model, at, rank)
             results.append(run.result)
     frames = {t: pd.concat([r.frame(t) for r in results], ignore_index=True) for t in TABLES}

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from decodedrift import budget
 from decodedrift.alternatives import Tops
 from decodedrift.choices import Choices
 from decodedrift.choosers import Single, nonfinite_counts
@@ -91,7 +92,7 @@ def carry_on(run: JobRun, model: Loaded, done: Pass) -> None:
     if not run.plan.continued:
         return
     begin, made = time.perf_counter(), 0
-    rows = run.size(model.variant) * run.world.rows_per_prompt()
+    rows = run.size(model.variant) * budget.rows_per_prompt(run.world)
     for key, trace in done.traces.items():
         done.traces[key] = _as_generated(run, done, trace)
     for cell in run.plan.cells:

@@ -36,7 +36,7 @@ LAYERS = [
     {"generate", "score", "probe", "plan", "rows"},
     {"spoilt", "nonfinite", "failures", "windows", "divergence", "summary", "bootstrap", "handover", "tablefiles"},
     {"fitting", "passes", "world", "store", "decomposition", "trajectory", "compounding", "risk"},
-    {"judging", "loading"},
+    {"judging", "budget"},
     {"injection", "decompose", "controls", "screening", "resume"},
     {"execute", "verdict", "engines", "prediction"},
     {"study", "listing", "retry"},

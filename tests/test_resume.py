@@ -20,8 +20,8 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 import decodedrift as dd
+from decodedrift import budget, files, models, retry, run, store
 from decodedrift import execute as executing
-from decodedrift import files, models, retry, run, store
 from decodedrift.progress import Silent
 from decodedrift.records import InputError
 from decodedrift.resume import asked_again
@@ -344,14 +344,12 @@ def test_a_folder_that_vanishes_is_not_made_again(saved: Callable[..., Path], tm
 def test_logits_that_vanish_with_the_folder_are_no_bug(
     saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, phase: str
 ) -> None:
-    from decodedrift.world import World
-
     class Vanishing(Silent):
         def start(self, name: str, what: str, tokens: int) -> None:
             if (name, what) == (variant, phase):
                 shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
-    monkeypatch.setattr(World, "spool_bytes", property(lambda world: 0))  # everything waits in files
+    monkeypatch.setattr(budget, "spool_bytes", lambda world: 0)  # everything waits in files
     with pytest.raises(InputError, match="moved or deleted"):
         dd.compare(saved(), out=tmp_path / "run", progress=Vanishing(), **ASKED)
     assert not (tmp_path / "run").exists()
