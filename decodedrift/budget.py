@@ -25,9 +25,6 @@ SHARE = 0.1  # of the time, what loading should stay under
 DISK = 8 * 2**30  # of waiting logits that an enlarged job may leave on the disk
 
 
-# ---- memory
-
-
 def usable_memory(plan: Plan) -> int:
     """Bytes that may be used: what the plan declares, else 80 % of what is free."""
     return plan.memory_bytes or int(available_memory(plan.device) * 0.8)
@@ -97,9 +94,6 @@ def fitting_batch(world: World) -> int:
     return size
 
 
-# ---- what waits in a job
-
-
 def windows_per_job(world: World) -> int:
     """Text windows per job, so that their reference logits stay within a bound."""
     return max(1, WINDOW_BYTES // max(1, _window_bytes(world)))
@@ -128,9 +122,6 @@ def _prompt_bytes(world: World) -> int:
     plan = world.plan
     passes = 2 + len(floors(world)) + (len(plan.variants) if plan.decompose else 0)
     return len(plan.cells) * plan.max_new_tokens * world.width * _itemsize(*plan.variants) * passes
-
-
-# ---- loads and arithmetic
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from decodedrift.notation import Item, Param, boolean, count, read_params, split_items, text, thread_count
 from decodedrift.precisions import PRECISIONS
-from decodedrift.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant, nearest, plain
+from decodedrift.records import InputError, Job, Plan, Variant, nearest, plain
 
 METRICS_VERSION = 3
 IDENTITY = ("model", "checkpoints", "tokenizer", "generation", "numerical", "metrics_version")  # of an environment
@@ -31,12 +31,12 @@ KNOBS: dict[str, Param] = {
 def params_of(head: str) -> Collection[str]:
     """Parameter names that a variant's item may carry: the knobs and its precision's own."""
     name, named, _ = head.strip().partition("=")
-    own = {k for p in PRECISIONS.values() for k in p.params} if named else set()
+    options = {k for p in PRECISIONS.values() for k in p.params} if named else set()
     if name in PRECISIONS:
-        own |= set(PRECISIONS[name].params)
+        options |= set(PRECISIONS[name].params)
     elif not named:
         return ()
-    return [*KNOBS, *sorted(own)]
+    return [*KNOBS, *sorted(options)]
 
 
 def parse_variants(
@@ -50,13 +50,13 @@ def parse_variants(
         InputError: an unknown precision, parameter or source.
     """
     pieces = [given] if isinstance(given, (str, Variant)) else list(given)
-    found: list[Variant] = []
+    variants: list[Variant] = []
     for piece in pieces:
         if isinstance(piece, Variant):
-            found.append(_completed(piece, reference))
+            variants.append(_completed(piece, reference))
         else:
-            found.extend(_variant(item, reference) for item in split_items(piece, params_of, sources=True))
-    return tuple(found)
+            variants.extend(_variant(item, reference) for item in split_items(piece, params_of, sources=True))
+    return tuple(variants)
 
 
 def _variant(item: Item, reference: Variant | None) -> Variant:
@@ -93,7 +93,7 @@ def _completed(variant: Variant, reference: Variant | None) -> Variant:
     options = {k: variant.options.get(k, p.default) for k, p in precision.params.items()}
     inherited = reference.compute if reference else "fp32"
     compute = precision.compute or variant.compute or options.get("compute") or inherited
-    floats = tuple(name for name, known in PRECISIONS.items() if known.compute == name)
+    floats = tuple(name for name, kind in PRECISIONS.items() if kind.compute == name)
     if compute not in floats:
         raise InputError(f"variant {variant.name}: unknown compute type {compute!r}; {nearest(str(compute), floats)}")
     return replace(variant, options=options, compute=compute)
@@ -129,11 +129,11 @@ def jobs(plan: Plan, identity: Mapping[str, Any], windows: Mapping[str, int], wi
         windows: text name -> how many windows it has.
     """
     size = plan.prompts_per_job
-    found = [Job("", 0, plan.prompts[i : i + size]) for i in range(0, len(plan.prompts), size)]
+    shards = [Job("", 0, plan.prompts[i : i + size]) for i in range(0, len(plan.prompts), size)]
     for name, total in windows.items():
         for start in range(0, total, windows_per_job):
-            found.append(Job("", 0, (), name, (start, min(total, start + windows_per_job))))
-    return [_keyed(plan, identity, replace(job, index=i, first=i == 0)) for i, job in enumerate(found)]
+            shards.append(Job("", 0, (), name, (start, min(total, start + windows_per_job))))
+    return [_keyed(plan, identity, replace(job, index=i, first=i == 0)) for i, job in enumerate(shards)]
 
 
 def _keyed(plan: Plan, identity: Mapping[str, Any], job: Job) -> Job:
@@ -141,12 +141,7 @@ def _keyed(plan: Plan, identity: Mapping[str, Any], job: Job) -> Job:
     for key in ("prompts", "texts", *NO_NUMBERS):
         settings.pop(key)
     texts = [plain(t) for t in plan.texts if t.name == job.text]
-    content = {
-        "plan": settings,
-        "job": plain(job),
-        "texts": texts,
-        "identity": plain(identity),
-    }
+    content = {"plan": settings, "job": plain(job), "texts": texts, "identity": plain(identity)}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return replace(job, key=f"{job.index:05d}-{digest[:16]}")
 
@@ -175,18 +170,6 @@ def variant_from_dict(data: Mapping[str, Any]) -> Variant:
     try:
         return Variant(**values)
     except TypeError:
-        known = [f.name for f in fields(Variant)]
-        unknown = next(k for k in values if k not in known)
-        raise InputError(f"{owner}: unknown field {unknown!r}; {nearest(str(unknown), known)}") from None
-
-
-def plan_from_dict(data: Mapping[str, Any]) -> Plan:
-    """Reads back what `Plan.as_dict` wrote."""
-    values = dict(data)
-    values["reference"] = variant_from_dict(values["reference"])
-    values["candidates"] = tuple(variant_from_dict(v) for v in values["candidates"])
-    values["strategies"] = tuple(Strategy(**s) for s in values["strategies"])
-    values["prompts"] = tuple(Prompt(p["id"], p["text"], tuple(p["tags"])) for p in values["prompts"])
-    values["texts"] = tuple(Text(**t) for t in values["texts"])
-    values["seeds"] = tuple(values["seeds"])
-    return Plan(**values)
+        names = [f.name for f in fields(Variant)]
+        unknown = next(k for k in values if k not in names)
+        raise InputError(f"{owner}: unknown field {unknown!r}; {nearest(str(unknown), names)}") from None

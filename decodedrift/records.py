@@ -113,7 +113,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides what a run computes. Resolved: no name is left to look up, no default left open."""
+    """Everything that decides what a run computes. Resolved: no name is left to look up, no default left open.
+
+    The ranges of single values are `settings.Settings`' to check; here stands what two of them must not do together.
+    """
 
     model: str
     reference: Variant
@@ -149,13 +152,8 @@ class Plan:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _whole(self.max_new_tokens, "max-new-tokens", 1)
-        _whole(self.batch_size, "batch-size", 1)
-        _whole(self.prompts_per_job, "prompts-per-job", 1)
-        for seed in self.seeds:
-            _whole(seed, "seeds", 0, 2**63 - 1)
-        if not self.seeds:
-            raise InputError("seeds: give at least one")
+        for name in ("batch_size", "prompts_per_job"):  # a resumed run has them from its folder
+            _whole(getattr(self, name), name.replace("_", "-"))
         for name, items in (("seeds", self.seeds), ("prompts", [p.id for p in self.prompts])):
             _distinct(name, [str(i) for i in items])
         _distinct("strategies", [s.label for s in self.strategies])
@@ -167,14 +165,8 @@ class Plan:
                 f"{self.reference.name!r} is the reference and cannot be a candidate too: "
                 "leave it out of --candidates (the self control compares the reference with itself in every run)"
             )
-        if self.context is not None:
-            _whole(self.context, "context", 2)
-        if self.stride is not None:
-            _whole(self.stride, "stride", 1)
         if self.context is not None and self.stride is not None and self.stride > self.context:
             raise InputError(f"stride {self.stride} is larger than context {self.context}: tokens would be skipped")
-        if not (isinstance(self.near_tie_below, (int, float)) and 0 <= self.near_tie_below < math.inf):
-            raise InputError(f"near-tie-below must be a number >= 0, not {self.near_tie_below!r}")
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -187,12 +179,12 @@ class Plan:
         return [(s, seed) for s in self.strategies for seed in (self.seeds if s.samples else (0,))]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for plan.json; `plan.plan_from_dict` reads it back. With `no_text` the texts are None."""
-        found = dict(plain(self))
+        """Plain data for plan.json: settings that ask for this plan again. With `no_text` the texts are None."""
+        data = dict(plain(self))
         if self.no_text:
-            for entry in (*found["prompts"], *found["texts"]):
+            for entry in (*data["prompts"], *data["texts"]):
                 entry["text"] = None
-        return found
+        return data
 
 
 @dataclass(frozen=True)
@@ -259,9 +251,9 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "run"
 
 
-def _whole(value: Any, name: str, low: int, high: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
-        raise InputError(f"{name} must be a whole number >= {low}, not {value!r}")
+def _whole(value: Any, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} must be a whole number >= 1, not {value!r}")
 
 
 def _writable(what: str, name: str) -> None:

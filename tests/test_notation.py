@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -198,8 +200,18 @@ def test_plans_come_back() -> None:
     from decodedrift.settings import make_settings
 
     made = draft(make_settings({"prompts": ["a", "b"], "candidates": "bf16,int8:head=true", "seeds": [1, 2]}))
-    assert plan.plan_from_dict(made.as_dict()) == made
-    assert draft(make_settings(made.as_dict())) == made
+    assert draft(make_settings(json.loads(json.dumps(made.as_dict())))) == made
+
+
+@pytest.mark.parametrize("name", ["batch_size", "prompts_per_job"])
+@pytest.mark.parametrize("value", [0, -1, True, "8", 2.0, None])
+def test_sizes_that_a_folder_holds_are_checked(name: str, value: object) -> None:
+    from decodedrift.prepare import draft
+    from decodedrift.settings import make_settings
+
+    made = draft(make_settings({"prompts": ["a"]}))
+    with pytest.raises(InputError, match=f"{name.replace('_', '-')} must be a whole number >= 1, not {value!r}"):
+        replace(made, **{name: value})
 
 
 def test_default_candidates_leave_the_reference_out() -> None:
