@@ -20,7 +20,7 @@ from decodedrift.precisions import PRECISIONS, Rounded
 from decodedrift.precisions.floating import DTYPES, NAMES, KeepDouble, cast
 from decodedrift.records import InputError, Variant
 from decodedrift.records import VariantError as VariantError
-from decodedrift.rewrites import align, block_head, conv1d_to_linear, forget_generation_settings
+from decodedrift.rewrites import align, conv1d_to_linear, forget_generation_settings
 from decodedrift.secrecy import excerpt
 from decodedrift.weightfiles import pickled, tensors
 
@@ -221,7 +221,6 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
             cast(model, compute)
         model.to(device)
     align(model)
-    block_head(model)
     forget_generation_settings(model)
     if compute == torch.float64 and _experts(model):
         model.set_experts_implementation("eager")  # the grouped kernels have no float64
