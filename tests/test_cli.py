@@ -89,23 +89,6 @@ def test_starts_without_torch(arguments: list[str], code: int) -> None:
     assert len(done.stderr.splitlines()) <= 2
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "confstr") or "glibc" not in (os.confstr("CS_GNU_LIBC_VERSION") or ""), reason="no glibc"
-)
-@pytest.mark.parametrize(("keeps", "environment"), [(True, {}), (False, {}), (False, {"MALLOC_ARENA_MAX": "4"})])
-def test_freed_memory_is_kept_for_the_next_tensor(keeps: bool, environment: dict[str, str]) -> None:
-    code = (
-        "import resource\nfrom decodedrift.cli.entry import keep_freed_memory\n"
-        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        f"if {keeps or bool(environment)}: keep_freed_memory()\n"
-        "for _ in range(3): before = faults(); blocks = [b'x' * (12 << 20) for _ in range(8)]; del blocks\n"
-        "print(faults() - before)"
-    )
-    own = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | environment
-    done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True)
-    assert (int(done.stdout) < 100) == keeps, done.stdout
-
-
 def test_help_is_plain(tmp_path: Path) -> None:
     done = command("compare", "--help", cwd=tmp_path, COLUMNS="80")
     assert "<" not in re.sub(r"<=", "", done.stdout)  # no <list[str]>

@@ -11,7 +11,7 @@ from conftest import FAMILIES, tiny_model, tiny_tokenizer
 from test_laws import same_rows, saved_as
 
 import decodedrift as dd
-from decodedrift.models import load, world
+from decodedrift.models import budget, load
 from decodedrift.models.load import loaded
 from decodedrift.models.sources import checkpoints
 from decodedrift.runs.plan import parse_variants
@@ -63,7 +63,7 @@ def run(**more: Any) -> dd.Study:
 def test_kept_weights_change_no_row_and_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = run()
     assert (kept.timings[kept.timings["phase"] == "load"].groupby("variant").size() == 1).all()
-    monkeypatch.setattr(world.World, "all_fit", property(lambda self: False))
+    monkeypatch.setattr(budget, "all_fit", lambda world: False)
     swapped = run()
     assert (swapped.timings[swapped.timings["phase"] == "load"].groupby("variant").size() == 3).all()
     for table in ("traces", "divergences", "positions"):

@@ -14,7 +14,7 @@ import decodedrift as dd
 from decodedrift.core.progress import Silent
 from decodedrift.core.settings import make_settings
 from decodedrift.experiments.compare.settings import CompareSettings
-from decodedrift.models import load, loading, world
+from decodedrift.models import budget, load
 from decodedrift.runs.forecast import forecast
 from decodedrift.runs.prepare import Prepared, prepare
 from decodedrift.runs.resume import asked_again
@@ -43,7 +43,7 @@ def run(**more: Any) -> dd.Study:
 def apart(patch: pytest.MonkeyPatch, *names: str) -> None:
     """As if the memory were too small for this."""
     for name in names:
-        patch.setattr(world.World, name, property(lambda self: False))
+        patch.setattr(budget, name, lambda world: False)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_loads_are_counted_and_foretold(
     timed = study.timings[study.timings["phase"] == "load"].groupby("variant")["seconds"].sum()
     assert {name: facts[name]["load_seconds"] for name in facts} == pytest.approx(timed.to_dict())
     foretold = ready(**SHORT | more)
-    times = loading.loading(foretold.world, foretold.jobs).loads
+    times = budget.loading(foretold.world, foretold.jobs).loads
     unread = 2 if more.get("mode") == "screen" and "continued" not in more else 0  # only the self control is judged
     assert times == sum(loads) + unread
     assert f"loading   weights {times} times (" in forecast(foretold)
@@ -100,17 +100,17 @@ def test_jobs_are_enlarged_where_weights_are_swapped(monkeypatch: pytest.MonkeyP
     roomy = ready(prompts=many)
     assert roomy.plan.prompts_per_job == 16
     assert not roomy.enlarged
-    weights = [roomy.world.weight_bytes(v) for v in (roomy.plan.reference, *roomy.plan.candidates)]
-    small = ready(prompts=many, memory_bytes=int((max(weights) + roomy.world.batch_bytes()) / 0.75) + 1)
+    weights = [budget.weight_bytes(roomy.world, v) for v in roomy.plan.variants]
+    small = ready(prompts=many, memory_bytes=int((max(weights) + budget.batch_bytes(roomy.world)) / 0.75) + 1)
     assert small.plan.batch_size == roomy.plan.batch_size
-    assert not small.world.all_fit
+    assert not budget.all_fit(small.world)
     assert [len(job.prompts) for job in small.jobs] == [56, 44], "43 would do; 43, 43 and 14 load once more"
     assert "jobs of 56 prompts" in small.announcement()
     asked = ready(prompts=many, memory_bytes=small.world.memory, prompts_per_job=16)
     assert asked.plan.prompts_per_job == 16, "what is asked is done"
     assert not asked.enlarged
-    shares = [loading.loading(r.world, r.jobs).share for r in (small, asked)]
-    assert shares[0] < loading.SHARE < shares[1]
+    shares = [budget.loading(r.world, r.jobs).share for r in (small, asked)]
+    assert shares[0] < budget.SHARE < shares[1]
     assert "more --prompts-per-job" in forecast(asked)
     assert "more --prompts-per-job" not in forecast(small)
 
@@ -119,9 +119,9 @@ def test_enlarged_jobs_keep_to_their_bounds(monkeypatch: pytest.MonkeyPatch) -> 
     apart(monkeypatch, "all_fit")
     assert ready().plan.prompts_per_job == 40, "all of them: two jobs of 32 would not be worth it"
     each = 40 * 96 * 4 * 2  # tokens, vocabulary, float32; forced logits and greedy's own
-    monkeypatch.setattr(loading, "DISK", 25 * each)
+    monkeypatch.setattr(budget, "DISK", 25 * each)
     assert ready().plan.prompts_per_job == 24, "whole batches within the disk"
-    monkeypatch.setattr(loading, "DISK", each)
+    monkeypatch.setattr(budget, "DISK", each)
     assert ready().plan.prompts_per_job == 16
     assert ready(prompts=PROMPTS[:16]).plan.prompts_per_job == 16, "one job it is already"
 
@@ -132,7 +132,7 @@ def test_longer_texts_need_no_larger_jobs(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_resumed_run_keeps_the_size_of_its_jobs(saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "SHARE", 0.16)
+    monkeypatch.setattr(budget, "SHARE", 0.16)
     with monkeypatch.context() as patch:
         apart(patch, "all_fit")
         whole = dd.compare(saved(), out=tmp_path / "whole", **ASKED)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import decodedrift as dd
 from decodedrift.decoding.spool import Spool
-from decodedrift.models import load, world
+from decodedrift.models import budget, load
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_two_are_resident_at_most(residents: list[int]) -> None:
 def test_one_is_resident_where_both_do_not_fit(residents: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     apart_of = run()
     residents.clear()
-    monkeypatch.setattr(world.World, "both_fit", property(lambda self: False))
+    monkeypatch.setattr(budget, "both_fit", lambda world: False)
     apart = run()
     assert len(residents) == 5, "the reference loads a second time, to judge"
     assert max(residents) == 1
@@ -72,7 +72,7 @@ def test_one_is_resident_where_both_do_not_fit(residents: list[int], monkeypatch
 
 def test_spilled_to_files_the_rows_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     held = run()
-    monkeypatch.setattr(world.World, "spool_bytes", property(lambda self: 0))
+    monkeypatch.setattr(budget, "spool_bytes", lambda world: 0)
     spilled = run()
     assert spilled.positions.equals(held.positions)
     made = [study.environment["generation"] for study in (held, spilled)]
@@ -91,13 +91,13 @@ def test_declared_memory_decides(tmp_path: Path) -> None:
         return prepare(make_settings(CompareSettings, asked), tiny_tokenizer())
 
     roomy = prepared(2**30)
-    assert roomy.world.both_fit
+    assert budget.both_fit(roomy.world)
     assert roomy.plan.batch_size == 8
-    weights = roomy.world.weight_bytes(roomy.plan.reference)
-    tight = prepared(int((weights + roomy.world.batch_bytes(2)) / 0.75) + 1)
+    weights = budget.weight_bytes(roomy.world, roomy.plan.reference)
+    tight = prepared(int((weights + budget.batch_bytes(roomy.world, 2)) / 0.75) + 1)
     assert tight.plan.batch_size == 2
     assert "lowered from 8 to 2" in tight.announcement()
-    assert not tight.world.both_fit
+    assert not budget.both_fit(tight.world)
     assert "(both variants resident, batch size 8)" in forecast(roomy)
     assert "(one variant resident, batch size 2)" in forecast(tight)
     assert "wait for the candidates in a job, in memory" in forecast(roomy)

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 from bokeh.models import ColumnDataSource
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from synthetic import synthetic
 
 from decodedrift.core.records import InputError
@@ -31,7 +32,7 @@ from decodedrift.report import html, summary_table, tokenview
 from decodedrift.report.inline import library
 from decodedrift.report.numbers import Number, number, percentage, significant, with_error
 from decodedrift.report.phrases import percent
-from decodedrift.report.terminal import cells
+from decodedrift.report.terminal import _cut, drawn
 from decodedrift.report.texts import shown
 from decodedrift.report.tokenview import meetings
 
@@ -186,7 +187,7 @@ def test_every_odd_study_renders(name: str) -> None:
     odd = ODD[name]()
     found = only_ours(render(odd))
     assert all(sentence in found.text for sentence in odd.verdict)
-    assert all(cells(line) <= 80 for line in summary_table(odd).split("\n"))
+    assert all(cell_len(line) <= 80 for line in summary_table(odd).split("\n"))
 
 
 def test_the_policy_comes_first_and_knows_every_script() -> None:
@@ -351,8 +352,28 @@ def test_the_terminal_table_keeps_to_its_width(width: int) -> None:
     names = {"n" * 60: [parted(), {}], "从前有一只兔子" * 6: [{}, {}]}
     made = study(names, strategy="top-k:k=50,temperature=0.8", texts=True)
     table = summary_table(made, width)
-    assert all(cells(line) <= width for line in table.split("\n"))
+    assert all(cell_len(line) <= width for line in table.split("\n"))
     assert "1/2" in table or width == 40
+
+
+@pytest.mark.parametrize("name", ["[red]x[/]", "กั่น", "क्षि", "한글", "é"])
+def test_the_terminal_table_stays_aligned_whatever_the_letters(name: str) -> None:
+    """Marks that take no column of their own, letters that take two; markup of a library that draws is text."""
+    lines = drawn(["name", "n"], [[name, "1"], ["plain", "22"]], 80, names=1).split("\n")
+    assert {cell_len(line) for line in lines} == {max(5, cell_len(name)) + 4}
+    assert lines[2].startswith(name)
+
+
+@pytest.mark.parametrize("width", range(12))
+@pytest.mark.parametrize(
+    "name", ["top-k:k=50,temperature=0.8", "从前有一只兔子在森林里", "กั่นกั่นกั่นกั่นกั่น", "a b c d e f g h"]
+)
+def test_a_cut_name_keeps_both_ends(name: str, width: int) -> None:
+    cut = _cut(name, width)
+    assert cell_len(cut) <= width
+    assert ("…" in cut) == (0 < width < cell_len(name))
+    if width > 5:
+        assert (cut[0], cut[-1]) == (name[0], name[-1])
 
 
 @pytest.mark.parametrize(("shape", "limit"), [

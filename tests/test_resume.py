@@ -23,11 +23,13 @@ import decodedrift as dd
 from decodedrift.core import files
 from decodedrift.core.progress import Silent
 from decodedrift.core.records import InputError
+from decodedrift.core.settings import make_settings
 from decodedrift.experiments import running
 from decodedrift.experiments.compare import job as executing
-from decodedrift.models import load
+from decodedrift.experiments.compare.settings import CompareSettings
+from decodedrift.models import budget, load
 from decodedrift.runs import retry, runfolder
-from decodedrift.runs.resume import asked_again
+from decodedrift.runs.resume import asked_again, settled
 from decodedrift.runs.runfolder import RunFolder
 from decodedrift.runs.signals import Stopped, stoppable, terminable
 
@@ -348,14 +350,13 @@ def test_a_folder_that_vanishes_is_not_made_again(saved: Callable[..., Path], tm
 def test_logits_that_vanish_with_the_folder_are_no_bug(
     saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, phase: str
 ) -> None:
-    from decodedrift.models.world import World
 
     class Vanishing(Silent):
         def start(self, name: str, what: str, tokens: int) -> None:
             if (name, what) == (variant, phase):
                 shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
-    monkeypatch.setattr(World, "spool_bytes", property(lambda world: 0))  # everything waits in files
+    monkeypatch.setattr(budget, "spool_bytes", lambda world: 0)  # everything waits in files
     with pytest.raises(InputError, match="moved or deleted"):
         dd.compare(saved(), out=tmp_path / "run", progress=Vanishing(), **ASKED)
     assert not (tmp_path / "run").exists()
@@ -379,7 +380,7 @@ def test_a_full_disk_keeps_no_one_from_a_lock(tmp_path: Path, monkeypatch: pytes
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(Path, "write_text", full)
     with files.locked(tmp_path):
         assert (tmp_path / ".lock").exists()
         with pytest.raises(InputError, match="another decodedrift is at work"), files.locked(tmp_path):
@@ -571,10 +572,41 @@ def test_a_reference_without_memory_ends_the_run_in_one_line(
         dd.compare(saved(), **ASKED)
 
 
-def test_a_lock_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(handle: int) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EROFS])
+def test_a_lock_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Refused in one line: no soft lock, which a killed process would leave behind, takes its place."""
 
-    monkeypatch.setattr(files, "_locker", lambda: none)
-    with pytest.raises(InputError, match="gives no locks"), files.locked(tmp_path):
+    def none(*arguments: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with pytest.raises(InputError, match=rf"gives no lock \(.*{os.strerror(number)}"), files.locked(tmp_path):
         pass
+
+
+def test_a_lock_whose_file_went_while_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last holder took the file away between opening and locking: a lock on no name would keep nobody out."""
+    import fcntl
+
+    real = fcntl.flock
+
+    def gone(handle: int, what: int) -> None:
+        (tmp_path / ".lock").unlink(missing_ok=True)
+        real(handle, what)
+
+    monkeypatch.setattr(fcntl, "flock", gone)
+    with pytest.raises(InputError, match="another decodedrift is at work"), files.locked(tmp_path):
+        pass
+    monkeypatch.setattr(fcntl, "flock", real)
+    with files.locked(tmp_path):
+        assert (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize("value", [0, -1, True, "8", 2.0])
+def test_sizes_that_a_folder_holds_are_checked(value: object) -> None:
+    asked = make_settings(CompareSettings, {"batch_size": 4})
+    stored = runfolder.Stored({"prompts_per_job": 16}, {"generation": {"batch_size_asked": 4, "batch_size": value}})
+    with pytest.raises(InputError, match=f"batch-size must be a whole number >= 1, not {value!r}"):
+        settled(stored, asked)
+    with pytest.raises(InputError, match="prompts-per-job"):
+        settled(runfolder.Stored({"prompts_per_job": value}, {}), asked)

@@ -14,7 +14,6 @@ from test_laws import saved_as
 from decodedrift.core.records import Reading, Variant
 from decodedrift.decoding import forcing
 from decodedrift.decoding.forcing import force
-from decodedrift.models import rewrites
 from decodedrift.models.load import loaded
 from decodedrift.models.sources import checkpoints
 
@@ -77,25 +76,3 @@ def test_where_a_files_weights_lie_changes_no_bit(tmp_path: Path) -> None:
             assert all(p.data_ptr() % 64 == 0 for p in held.model.parameters())
             found.append(dict(force(held, READINGS, batch_size=1, pad=0)))
     assert all(torch.equal(other[i], found[0][i]) for other in found for i in range(len(READINGS)))
-
-
-@pytest.mark.parametrize("vocab", [12_288, 12_345])
-def test_a_blocked_head_has_the_bits_of_a_whole_one(vocab: int) -> None:
-    model = tiny_model("gpt2", vocab=vocab)
-    whole = model.lm_head
-    with loaded(checkpoints.in_memory(model, tiny_tokenizer()), Variant("fp32", "fp32", compute="fp32")) as held:
-        blocked = held.model.lm_head
-        assert type(blocked) is rewrites.BlockedHead and type(whole) is torch.nn.Linear
-        assert blocked.weight is held.model.get_input_embeddings().weight  # still tied
-        for rows in (1, 2, 7, 56, 300):
-            states = torch.randn(rows, 32)
-            assert torch.equal(blocked(states), whole(states))
-    with loaded(checkpoints.in_memory(model, tiny_tokenizer()), Variant("bf16", "bf16", compute="bf16")) as held:
-        assert type(held.model.lm_head) is torch.nn.Linear
-
-
-def test_a_head_that_would_change_a_bit_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model("gpt2", vocab=12_345)
-    monkeypatch.setattr(rewrites, "_in_blocks", lambda own, x: torch.nn.functional.linear(x, own.weight) * (1 + 2e-7))
-    rewrites.block_head(model)
-    assert type(model.lm_head) is torch.nn.Linear

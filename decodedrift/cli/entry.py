@@ -11,8 +11,6 @@ from decodedrift.core.secrecy import excerpt, redacted
 from decodedrift.core.untrusted import terminal
 from decodedrift.runs.signals import Stopped, terminable
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-
 
 def main() -> None:
     """The console script: typer's own errors and ours, each as one line on stderr."""
@@ -30,7 +28,6 @@ def _main() -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 gets escapes, not a traceback
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge pages: 6 % of a run on Linux
-    keep_freed_memory()
     try:
         with terminable():
             code = app(prog_name="decodedrift", standalone_mode=False)
@@ -54,21 +51,6 @@ def _main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code if isinstance(code, int) else DONE)
-
-
-def keep_freed_memory() -> None:
-    """Lets glibc keep what is freed for the next tensor, instead of new pages each time: 5 % of a run on a CPU.
-
-    Blocks above 32 MiB, the most that glibc can be told, still go back at once. What the environment says comes first.
-    """
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
-        mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def _command(error: Exception) -> str:

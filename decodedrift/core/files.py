@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -83,61 +83,38 @@ def linked(source: Path, part: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Holds `folder/.lock` as long as the context; the system frees it when the process ends, however it ends.
 
-    flock where there is one, on Windows `msvcrt.locking`. The file goes when the lock does: it names who held it.
+    The file goes when the lock does; it names who holds it, where the system lets another read it.
 
     Raises:
         InputError: another process holds it, or the file system knows no locks.
     """
+    from filelock import FileLock, Timeout
+
     path = folder / LOCK
-    while True:
-        handle = _opened(path)
-        try:
-            _take(handle, path)
-            if os.path.samestat(os.fstat(handle), os.stat(path)):  # else its holder has just taken the file away
-                break
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)  # a soft lock would outlive a kill
+    try:
+        lock.acquire()
+    except Timeout:
+        holder = _holder(path)
+        raise InputError(
+            f"{folder}: another decodedrift{holder} is at work in this folder; wait for it, or name another folder"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder}: gives no lock ({reason}); name a folder on another file system") from None
     try:
         with suppress(OSError):  # a full disk: the lock holds all the same, only its holder has no name
-            os.ftruncate(handle, 0)
-            os.write(handle, f"{os.getpid()}\n".encode())
+            path.write_text(f"{os.getpid()}\n")
         yield
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # before the lock is let go: after it, the file could be the next one's
             path.unlink(missing_ok=True)
-        os.close(handle)
+        lock.release()
 
 
-def _opened(path: Path) -> int:
-    with writing(path):
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-
-
-def _take(handle: int, path: Path) -> None:
+def _holder(path: Path) -> str:
     try:
-        _locker()(handle)
-    except (BlockingIOError, PermissionError):
-        holder = os.pread(handle, 20, 0).decode("ascii", "replace").strip() if hasattr(os, "pread") else ""
-        said = f" (process {holder})" if holder.isdigit() else ""
-        raise InputError(
-            f"{path.parent}: another decodedrift{said} is at work in this folder; wait for it, or name another folder"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"{path.parent}: its file system gives no locks ({error.strerror}); name a folder on another one"
-        ) from None
-
-
-def _locker() -> Callable[[int], None]:
-    """Takes a lock on an open file at once, or raises BlockingIOError or PermissionError."""
-    try:
-        import fcntl
-    except ImportError:
-        import msvcrt  # Windows
-
-        return lambda handle: msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, no-any-return]
-    return lambda handle: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        number = path.read_text("ascii").strip()
+    except (OSError, ValueError):
+        return ""
+    return f" (process {number})" if number.isdigit() else ""

@@ -6,7 +6,6 @@ the boundary stay in (as top-k of transformers does), which makes the set a func
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,6 @@ from decodedrift.decoding.tops import log_totals
 from decodedrift.numerics import gumbel
 
 LOOK = 512  # tokens sorted at first: a trained model's nucleus is seldom larger, and a full sort is 45 % of a step
-BIN, BINS = 0.25, 128  # nats below the top: what is deeper than 32 shares the last
 
 
 @dataclass
@@ -66,8 +64,9 @@ def _top_k(logits: Tensor, temperature: float, k: int) -> Allowed:
 
 
 def _top_p(logits: Tensor, temperature: float, p: float) -> Allowed:
-    log_total = log_totals(logits, temperature)[:, None]
-    for values, ids in _growing(logits, log_total, temperature, p):  # noqa: B007 - the last ones stand
+    log_total, vocab = log_totals(logits, temperature)[:, None], logits.shape[-1]
+    for count in sorted({min(LOOK, vocab), vocab}):
+        values, ids = torch.topk(logits, count, dim=-1) if count < vocab else logits.sort(dim=-1, descending=True)
         warped = values.double() / temperature
         mass_before = torch.cumsum((warped - log_total).exp(), dim=-1)
         mass_before = torch.cat([torch.zeros_like(mass_before[:, :1]), mass_before[:, :-1]], dim=-1)
@@ -77,38 +76,6 @@ def _top_p(logits: Tensor, temperature: float, p: float) -> Allowed:
         if bool((values[:, -1:] < last).all()):  # the nucleus ends within these, ties and all
             break
     return _renormalised(warped, ids, values >= last)
-
-
-def _growing(logits: Tensor, log_total: Tensor, temperature: float, p: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """The largest logits and their ids, sorted: a few, then as many as the nucleus may need, then all."""
-    if logits.shape[-1] > LOOK:
-        yield torch.topk(logits, LOOK, dim=-1)
-        yield _sorted_down_to(logits, _floor(logits, log_total, temperature, p))
-    yield torch.sort(logits, dim=-1, descending=True)
-
-
-def _floor(logits: Tensor, log_total: Tensor, temperature: float, p: float) -> Tensor:
-    """Float64 [n, 1]: a logit above which at least `p` of the mass lies, by a histogram; near the nucleus's edge."""
-    warped = logits.double() / temperature
-    top = warped.amax(-1, keepdim=True)
-    bins = ((top - warped) / BIN).clamp(max=BINS - 1).long()
-    mass = warped.new_zeros(len(warped), BINS).scatter_add_(1, bins, (warped - log_total).exp())
-    enough = (mass.cumsum(-1) < p + 1e-9).sum(-1, keepdim=True).clamp(max=BINS - 1)
-    below = (top - (enough + 1.01) * BIN) * temperature  # the bin's lower edge, with room for rounding
-    return torch.where(enough >= BINS - 2, -torch.inf, below)
-
-
-def _sorted_down_to(logits: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """The logits of each row that are not below its floor, descending, -inf behind them; and their ids."""
-    inside = logits >= floor
-    counts = inside.sum(-1)
-    rows, kept = inside.nonzero(as_tuple=True)
-    place = torch.arange(len(kept), device=kept.device) - (counts.cumsum(0) - counts)[rows]
-    values = logits.new_full((len(logits), int(counts.max()) + 1), -torch.inf)
-    ids = torch.zeros_like(values, dtype=torch.long)
-    values[rows, place], ids[rows, place] = logits[rows, kept], kept
-    values, order = values.sort(dim=-1, descending=True)
-    return values, ids.gather(-1, order)
 
 
 def _renormalised(values: Tensor, ids: Tensor, inside: Tensor) -> Allowed:

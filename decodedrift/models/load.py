@@ -16,7 +16,7 @@ from decodedrift.core.secrecy import excerpt
 from decodedrift.models.compilation import compiled, compiler_failed, compiling
 from decodedrift.models.precisions import PRECISIONS, Rounded
 from decodedrift.models.precisions.floating import DTYPES, NAMES, KeepDouble, cast
-from decodedrift.models.rewrites import align, block_head, conv1d_to_linear, forget_generation_settings
+from decodedrift.models.rewrites import align, conv1d_to_linear, forget_generation_settings
 from decodedrift.models.sources.checkpoints import Checkpoint, quiet
 from decodedrift.models.sources.copies import copied
 from decodedrift.models.sources.copycontrol import control
@@ -220,7 +220,6 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
             cast(model, compute)
         model.to(device)
     align(model)
-    block_head(model)
     forget_generation_settings(model)
     if compute == torch.float64 and _experts(model):
         model.set_experts_implementation("eager")  # the grouped kernels have no float64

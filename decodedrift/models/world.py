@@ -6,21 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
-from decodedrift.core.records import InputError, Variant
+from decodedrift.core.records import Variant
 from decodedrift.core.settings import Settings
 from decodedrift.models.footprint import NOTHING, Footprint
 from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.longrope import readable, switch
-from decodedrift.models.machine import available_memory
-from decodedrift.models.precisions.floating import DTYPES
 from decodedrift.models.probe import Route
 from decodedrift.models.sources.checkpoints import Checkpoint, find
 from decodedrift.models.text.tokenizer import check_same_vocabulary
 from decodedrift.models.text.vocabulary import Vocabulary
 from decodedrift.models.text.windows import WindowedText
-
-SPOOL_SHARE = 0.25  # of the memory budget, for the reference's waiting logits; what exceeds it goes to files
-WINDOW_BYTES = 2 * 2**30  # of reference logits that one job of text windows makes
 
 
 @dataclass
@@ -68,81 +63,10 @@ class World:
         """Vocabulary width of the logits."""
         return int(self.checkpoint.config.get_text_config(decoder=True).vocab_size)
 
-    def weight_bytes(self, variant: Variant) -> int:
-        """Memory of one variant's weights, from the file headers."""
-        size = self.others.get(variant.name, self.checkpoint).parameters
-        return size * DTYPES[variant.compute or "fp32"].itemsize
-
-    @property
-    def both_fit(self) -> bool:
-        """Whether the reference can stay resident beside the largest candidate."""
-        largest = max((self.weight_bytes(c) for c in self.plan.candidates), default=0)
-        return self.weight_bytes(self.plan.reference) + largest + self.batch_bytes() <= self.memory * (1 - SPOOL_SHARE)
-
-    @property
-    def all_fit(self) -> bool:
-        """Whether every variant's weights can stay in memory at once."""
-        every = sum(self.weight_bytes(v) for v in self.plan.variants)
-        return every + self.batch_bytes() <= self.memory * (1 - SPOOL_SHARE)
-
-    @property
-    def resident(self) -> str:
-        """Whose weights are in memory at once."""
-        if self.keeps:
-            return "every variant"
-        return "both variants" if self.both_fit else "one variant"
-
-    @property
-    def spool_bytes(self) -> int:
-        """Memory for the reference's waiting logits."""
-        return int(self.memory * SPOOL_SHARE)
-
-    def rows_per_prompt(self) -> int:
-        """Rows that one prompt takes in a generating batch."""
-        widths = [s.params["num_beams"] if s.searches else 1 for s, _ in self.plan.cells]
-        return sum(widths) if self.plan.layout == "mixed" else max(widths, default=1)
-
-    def batch_bytes(self, batch_size: int | None = None) -> int:
-        """A generous estimate of one generating batch: KV cache (twice: it is copied as it grows), float64 logits."""
-        longest = max((len(ids) for ids in self.prompts.values()), default=0) + self.plan.max_new_tokens
-        itemsize = max(DTYPES[v.compute or "fp32"].itemsize for v in self.plan.variants)
-        cache = 2 * self.footprint.elements(longest) * itemsize
-        return int((batch_size or self.plan.batch_size) * self.rows_per_prompt() * (cache + self.width * 8 * 4))
-
     def readable(self, order: Sequence[str]) -> dict[str, int]:
         """How many new tokens can be read again, of the prompts where not all can; ids in the order of the batches."""
         most = max(v.batch_size or self.plan.batch_size for v in self.plan.variants)
         return readable({p: len(self.prompts[p]) for p in order}, most, switch(self.checkpoint.config))
-
-    def windows_per_job(self) -> int:
-        """Text windows per job, so that their reference logits stay within a bound."""
-        longest = max((len(w.reading.continuation) for t in self.texts.values() for w in t.windows), default=1)
-        itemsize = DTYPES[self.plan.reference.compute or "fp32"].itemsize
-        return max(1, WINDOW_BYTES // max(1, longest * self.width * itemsize))
-
-
-def memory_budget(plan: Settings) -> int:
-    """Bytes that may be used: what the plan declares, else 80 % of what is free."""
-    return plan.memory_bytes or int(available_memory(plan.device) * 0.8)
-
-
-def fitting_batch(world: World) -> int:
-    """The plan's batch size, halved until a batch fits beside the weights. Decided before anything runs.
-
-    Raises:
-        InputError: not even one prompt fits.
-    """
-    room = world.memory * (1 - SPOOL_SHARE) - max(world.weight_bytes(v) for v in world.plan.variants)
-    size = world.plan.batch_size
-    while size > 1 and world.batch_bytes(size) > room:
-        size //= 2
-    if world.batch_bytes(size) > room:
-        need = (world.memory - room + world.batch_bytes(1)) / 2**20
-        raise InputError(
-            f"--memory {world.memory / 2**20:.0f} MiB is too little: about {need:.0f} MiB are needed even with one "
-            "prompt at a time; raise it, or lower --max-new-tokens or the number of beams"
-        )
-    return size
 
 
 def other_checkpoints(plan: Settings, vocab: Vocabulary) -> dict[str, Checkpoint]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
+
+from rich.cells import cell_len, set_cell_size
 
 from decodedrift.core.untrusted import terminal
 from decodedrift.report.html import StudyLike
@@ -60,9 +61,9 @@ def drawn(head: Sequence[str], body: list[list[str]], width: int, names: int) ->
     if not body:
         return ""
     rows = [[terminal(cell) for cell in row] for row in [list(head), *body]]
-    least = sum(map(cells, rows[0][:names]))  # a column of numbers goes before the headings of the names do
+    least = sum(map(cell_len, rows[0][:names]))  # a column of numbers goes before the headings of the names do
     while True:
-        widths = [max(cells(row[i]) for row in rows) for i in range(len(rows[0]))]
+        widths = [max(cell_len(row[i]) for row in rows) for i in range(len(rows[0]))]
         numbers = sum(w + 2 for w in widths[names:])
         room = width - numbers - 2 * (names - 1)
         if room >= least or len(rows[0]) == names:
@@ -70,7 +71,7 @@ def drawn(head: Sequence[str], body: list[list[str]], width: int, names: int) ->
         rows = [row[:-1] for row in rows]
     widths[:names] = _shares(widths[:names], max(0, room))
     lines = [_line(row, widths, names) for row in rows]
-    rule = "─" * min(width, max(map(cells, lines)))
+    rule = "─" * min(width, max(map(cell_len, lines)))
     return "\n".join(_cut(line, width) for line in [lines[0], rule, *lines[1:]])
 
 
@@ -85,29 +86,15 @@ def _line(row: list[str], widths: list[int], names: int) -> str:
     parts = []
     for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
         fitted = _cut(cell, width)
-        space = " " * (width - cells(fitted))
+        space = " " * (width - cell_len(fitted))
         parts.append(fitted + space if index < names else space + fitted)
     return "  ".join(parts).rstrip()
 
 
-def cells(text: str) -> int:
-    """Columns that a text takes in a terminal: two for wide characters, none for combining ones."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
 def _cut(text: str, width: int) -> str:
     """At most `width` terminal columns, with an ellipsis in the middle: the ends tell names apart."""
-    if cells(text) <= width:
-        return text
-    head: list[str] = []
-    tail: list[str] = []
-    room = width - 1
-    for char in text:
-        if cells("".join(head)) + cells(char) > room * 2 // 3:
-            break
-        head.append(char)
-    for char in reversed(text):
-        if cells("".join(head)) + cells("".join(tail)) + cells(char) > room:
-            break
-        tail.append(char)
-    return ("".join(head) + "…" + "".join(reversed(tail))) if width > 0 else ""
+    if cell_len(text) <= width or width <= 0:
+        return text if width > 0 else ""
+    head = set_cell_size(text, (width - 1) * 2 // 3).rstrip()
+    tail = set_cell_size(text[::-1], width - 1 - cell_len(head)).rstrip()[::-1]
+    return f"{head}…{tail}"

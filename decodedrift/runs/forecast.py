@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decodedrift.models.loading import SHARE, flops, loading, waiting_bytes
+from decodedrift.models import budget
 from decodedrift.models.machine import flops_per_second
 from decodedrift.runs.prepare import Prepared
 
@@ -16,9 +16,8 @@ def forecast(ready: Prepared) -> str:
     traces = len(plan.prompts) * len(plan.cells)
     scored = sum(t.tokens for t in world.texts.values())
     rows = (traces * plan.max_new_tokens) * (len(plan.candidates) + effort.floors) + scored * len(plan.candidates)
-    weights = world.weight_bytes(plan.reference) + max((world.weight_bytes(c) for c in plan.candidates), default=0)
     low, high = _seconds(ready)
-    loads = loading(world, ready.jobs)
+    loads = budget.loading(world, ready.jobs)
     extra = _extra(ready)
     return "\n".join([
         ready.announcement(),
@@ -27,8 +26,8 @@ def forecast(ready: Prepared) -> str:
         f"cells     {len(plan.cells)} strategy x seed: {', '.join(f'{s.label} (seed {n})' for s, n in plan.cells)}",
         f"rows      up to {traces * len(variants)} traces, {rows} positions, {scored} text tokens per variant",
         *([f"extra     {'; '.join(extra)}"] if extra else []),
-        f"memory    about {(weights + world.batch_bytes()) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
-        f" ({world.resident} resident, batch size {plan.batch_size})",
+        f"memory    about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
+        f" ({budget.resident(world)} resident, batch size {plan.batch_size})",
         f"logits    {_waiting(ready)}",
         f"loading   weights {loads.loads} times ({_kept(ready, loads.share)}),"
         f" about {_percent(loads.share)} of the time",
@@ -39,16 +38,18 @@ def forecast(ready: Prepared) -> str:
 def _kept(ready: Prepared, share: float) -> str:
     """Why weights are loaded as often as they are."""
     if ready.world.keeps or len(ready.jobs) == 1:
-        return "each variant once" if ready.world.both_fit else "each variant once, the reference again to judge"
-    more = "; fewer with more --prompts-per-job or --memory" if share > SHARE else ""
+        return (
+            "each variant once" if budget.both_fit(ready.world) else "each variant once, the reference again to judge"
+        )
+    more = "; fewer with more --prompts-per-job or --memory" if share > budget.SHARE else ""
     return f"in each job anew: together they do not fit the memory{more}"
 
 
 def _waiting(ready: Prepared) -> str:
     """How much of the reference's logits waits in a job, and where."""
     world = ready.world
-    size, budget = waiting_bytes(world), world.spool_bytes
-    where = "in memory" if size <= budget else f"{_size(budget)} in memory, the rest in files"
+    size, room = budget.waiting_bytes(world), budget.spool_bytes(world)
+    where = "in memory" if size <= room else f"{_size(room)} in memory, the rest in files"
     return f"up to {_size(size)} of the reference's wait for the candidates in a job, {where}"
 
 
@@ -74,7 +75,7 @@ def _extra(ready: Prepared) -> list[str]:
 def _seconds(ready: Prepared) -> tuple[float, float]:
     """From a measured matrix product: decoding reaches between a tenth and a half of its speed."""
     speed = flops_per_second(ready.plan.device)
-    work = flops(ready.world, len(ready.plan.prompts))
+    work = budget.flops(ready.world, len(ready.plan.prompts))
     return work / speed * 2, work / speed * 10
 
 

@@ -113,7 +113,7 @@ def prepare(
         InputError: the run cannot be made as asked.
     """
     plan = draft(asked)
-    from decodedrift.models import footprint, loading, world
+    from decodedrift.models import budget, footprint, world
     from decodedrift.models.machine import check_device
     from decodedrift.models.sources import checkpoints, identity
     from decodedrift.models.text import vocabulary
@@ -131,20 +131,20 @@ def prepare(
     plan, encoded = fitting.fitting_prompts(plan, asked, vocab)
     plan, texts = fitting.windowed(plan, vocab)
     rows = footprint.footprint(checkpoint)
-    place = world.World(plan, checkpoint, vocab, encoded, texts, others, world.memory_budget(plan), rows)
+    place = world.World(plan, checkpoint, vocab, encoded, texts, others, budget.usable_memory(plan), rows)
     _check_beams(plan, place.width)
     check(place)
-    place.plan = plan.having(batch_size=settled.batch_size or world.fitting_batch(place))
+    place.plan = plan.having(batch_size=settled.batch_size or budget.fitting_batch(place))
     if asked.prompts_per_job is None:
-        each = settled.prompts_per_job or loading.prompts_per_job(place, plan.prompts_per_job)
+        each = settled.prompts_per_job or budget.prompts_per_job(place, plan.prompts_per_job)
         place.plan = place.plan.having(prompts_per_job=each)
     facts = _environment(place)
     windows = {name: len(t.windows) for name, t in texts.items()}
-    todo = jobs(place.plan, {key: facts[key] for key in IDENTITY}, windows, place.windows_per_job())
-    place.keeps = len(todo) > 1 and place.all_fit
+    todo = jobs(place.plan, {key: facts[key] for key in IDENTITY}, windows, budget.windows_per_job(place))
+    place.keeps = len(todo) > 1 and budget.all_fit(place)
     facts["generation"] = facts["generation"] | {
         "batch_size_asked": asked.batch_size, "batch_size": place.plan.batch_size, "memory_bytes": place.memory,
-        "resident": place.resident,
+        "resident": budget.resident(place),
     }  # fmt: skip
     enlarged = settled.prompts_per_job is None and place.plan.prompts_per_job != plan.prompts_per_job
     return Prepared(place, todo, facts, enlarged)

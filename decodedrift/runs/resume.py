@@ -72,12 +72,20 @@ def asked_again(kind: type[S], stored: Stored) -> S:
 
 
 def settled(stored: Stored | None, asked: Settings) -> Settled:
-    """The sizes that a run was settled at, where the same was asked: memory that is free now changes nothing."""
+    """The sizes that a run was settled at, where the same was asked: memory that is free now changes nothing.
+
+    Raises:
+        InputError: the folder's are no sizes.
+    """
     if stored is None:
         return NOTHING
-    made = stored.environment.get("generation", {})
-    same = made.get("batch_size_asked") == asked.batch_size
-    return Settled(made["batch_size"] if same else None, stored.plan.get("prompts_per_job"))
+    way = stored.environment.get("generation", {})
+    same = way.get("batch_size_asked") == asked.batch_size
+    sizes = {"batch-size": way["batch_size"] if same else None, "prompts-per-job": stored.plan.get("prompts_per_job")}
+    for name, size in sizes.items():
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise InputError(f"{name} must be a whole number >= 1, not {size!r}")
+    return Settled(*sizes.values())
 
 
 def refuse_another(stored: Stored, plan: Settings, environment: Mapping[str, Any], where: str) -> None:

@@ -22,6 +22,7 @@ from decodedrift.measure import injection, passes
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import JobResult, token_rows
+from decodedrift.models import budget
 from decodedrift.models.load import Loaded
 from decodedrift.models.world import World
 
@@ -33,17 +34,17 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
         InputError: the reference itself cannot run; nothing can be held against it.
     """
     plan: Any = world.plan
-    with Spool(world.spool_bytes, spill) as spool, ExitStack() as resident:
+    with Spool(budget.spool_bytes(world), spill) as spool, ExitStack() as resident:
         bench = Bench(job, world, progress or Silent(), spool, batched=plan.noise_floor or plan.continued)
         run = Comparison(bench, Pass(plan.reference.name, plan.reference, "reference"))
         model = bench.open_reference(resident)
         run.begin(model)
-        if not world.both_fit:
+        if not budget.both_fit(world):
             resident.close()
         for variant in plan.candidates:
             run.attempt(variant)
         if any(done.whole for done in run.passes.values()):
-            if not world.both_fit:
+            if not budget.both_fit(world):
                 model = bench.open_reference(resident)
             run.judge(model)
         return run.rows()

@@ -23,6 +23,7 @@ from decodedrift.decoding.preferences import Choices
 from decodedrift.decoding.tops import Tops
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass, Passage, See, nll
+from decodedrift.models import budget
 from decodedrift.models.load import Loaded
 
 
@@ -86,7 +87,7 @@ def carry_on(bench: Bench, model: Loaded, done: Pass, reference: Pass, continued
     if not continued:
         return
     begin, made = time.perf_counter(), 0
-    rows = bench.size(model.variant) * bench.world.rows_per_prompt()
+    rows = bench.size(model.variant) * budget.rows_per_prompt(bench.world)
     for key, trace in done.traces.items():
         done.traces[key] = _as_generated(bench, done, reference, trace)
     for cell in bench.plan.cells:

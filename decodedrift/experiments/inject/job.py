@@ -16,6 +16,7 @@ from decodedrift.measure.bench import Bench
 from decodedrift.measure.injection import Put, injected, keys, ranked
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import JobResult, token_rows
+from decodedrift.models import budget
 from decodedrift.models.load import Loaded
 from decodedrift.models.world import World
 
@@ -27,7 +28,7 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
         InputError: the model cannot run.
     """
     plan: Any = world.plan
-    with Spool(world.spool_bytes, spill) as spool, ExitStack() as resident:
+    with Spool(budget.spool_bytes(world), spill) as spool, ExitStack() as resident:
         bench = Bench(job, world, progress or Silent(), spool)
         model = bench.open_reference(resident)
         reference = Pass(plan.reference.name, plan.reference, "reference")

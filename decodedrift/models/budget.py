@@ -1,0 +1,193 @@
+"""What a run needs, estimated before a weight is loaded: memory, loads, arithmetic; and the batches and jobs that fit.
+
+Nothing is timed here: jobs that depended on how busy the machine was could not be asked for again. The speeds are
+those of two cores with AVX512, and of a GPU a guess; where weights are copied, not read, loading is overestimated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from decodedrift.core.records import InputError, Job, Variant
+from decodedrift.core.settings import Settings
+from decodedrift.models.machine import available_memory
+from decodedrift.models.precisions.floating import DTYPES
+from decodedrift.models.world import World
+
+SPOOL_SHARE = 0.25  # of the memory, for the reference's waiting logits; what exceeds it goes to files
+WINDOW_BYTES = 2 * 2**30  # of reference logits that one job of text windows makes
+PARAMETERS = 60e6  # loaded in a second: 124M take 1.3 to 2.5 s, read from files or copied
+SPEED = {"cpu": 50e9, "cuda": 10e12, "mps": 1e12}  # FLOP/s that decoding reaches; on a CPU per thread
+SHARE = 0.1  # of the time, what loading should stay under
+DISK = 8 * 2**30  # of waiting logits that an enlarged job may leave on the disk
+
+
+def usable_memory(plan: Settings) -> int:
+    """Bytes that may be used: what the plan declares, else 80 % of what is free."""
+    return plan.memory_bytes or int(available_memory(plan.device) * 0.8)
+
+
+def spool_bytes(world: World) -> int:
+    """Memory for the reference's waiting logits; the rest is for weights and batches."""
+    return int(world.memory * SPOOL_SHARE)
+
+
+def weight_bytes(world: World, variant: Variant) -> int:
+    """Memory of one variant's weights, from the file headers."""
+    return _parameters(world, variant) * _itemsize(variant)
+
+
+def pair_bytes(world: World) -> int:
+    """The reference, the largest candidate and a batch."""
+    largest = max((weight_bytes(world, c) for c in world.plan.candidates), default=0)
+    return weight_bytes(world, world.plan.reference) + largest + batch_bytes(world)
+
+
+def both_fit(world: World) -> bool:
+    """Whether the reference can stay resident beside the largest candidate."""
+    return pair_bytes(world) <= world.memory * (1 - SPOOL_SHARE)
+
+
+def all_fit(world: World) -> bool:
+    """Whether every variant's weights can stay in memory at once."""
+    every = sum(weight_bytes(world, v) for v in world.plan.variants)
+    return every + batch_bytes(world) <= world.memory * (1 - SPOOL_SHARE)
+
+
+def resident(world: World) -> str:
+    """Whose weights are in memory at once."""
+    return "every variant" if world.keeps else "both variants" if both_fit(world) else "one variant"
+
+
+def rows_per_prompt(world: World) -> int:
+    """Rows that one prompt takes in a generating batch."""
+    widths = [s.params["num_beams"] if s.searches else 1 for s, _ in world.plan.cells]
+    return sum(widths) if world.plan.layout == "mixed" else max(widths, default=1)
+
+
+def batch_bytes(world: World, size: int | None = None) -> int:
+    """A generous estimate of one generating batch: KV cache (twice: it is copied as it grows), float64 logits."""
+    longest = max((len(ids) for ids in world.prompts.values()), default=0) + world.plan.max_new_tokens
+    cache = 2 * world.footprint.elements(longest) * _itemsize(*world.plan.variants)
+    return int((size or world.plan.batch_size) * rows_per_prompt(world) * (cache + world.width * 8 * 4))
+
+
+def fitting_batch(world: World) -> int:
+    """The plan's batch size, halved until a batch fits beside the weights. Decided before anything runs.
+
+    Raises:
+        InputError: not even one prompt fits.
+    """
+    room = world.memory * (1 - SPOOL_SHARE) - max(weight_bytes(world, v) for v in world.plan.variants)
+    size = world.plan.batch_size
+    while size > 1 and batch_bytes(world, size) > room:
+        size //= 2
+    if batch_bytes(world, size) > room:
+        need = (world.memory - room + batch_bytes(world, 1)) / 2**20
+        raise InputError(
+            f"--memory {world.memory / 2**20:.0f} MiB is too little: about {need:.0f} MiB are needed even with one "
+            "prompt at a time; raise it, or lower --max-new-tokens or the number of beams"
+        )
+    return size
+
+
+def windows_per_job(world: World) -> int:
+    """Text windows per job, so that their reference logits stay within a bound."""
+    return max(1, WINDOW_BYTES // max(1, _window_bytes(world)))
+
+
+def waiting_bytes(world: World) -> int:
+    """Bytes of logits that wait in the largest job."""
+    windows = min(windows_per_job(world), max((len(t.windows) for t in world.texts.values()), default=0))
+    prompts = min(len(world.plan.prompts), int(world.plan.prompts_per_job))
+    return max(windows * _window_bytes(world), prompts * _prompt_bytes(world))
+
+
+def _window_bytes(world: World) -> int:
+    """Of the reference's logits at the longest window."""
+    longest = max((len(w.reading.continuation) for t in world.texts.values() for w in t.windows), default=1)
+    return longest * world.width * _itemsize(world.plan.reference)
+
+
+def _prompt_bytes(world: World) -> int:
+    """Of one prompt's logits: forced and greedy's own, those of floors and of the parts."""
+    plan = world.plan
+    return len(plan.cells) * plan.max_new_tokens * world.width * _itemsize(*plan.variants) * plan.effort.kept
+
+
+@dataclass(frozen=True)
+class Loading:
+    """loads: how many times a run loads weights, at most (a screening may leave the reference nothing to judge).
+
+    share: of the run's estimated time.
+    """
+
+    loads: int
+    share: float
+
+
+def loading(world: World, jobs: Sequence[Job]) -> Loading:
+    """What the loading of a run comes to."""
+    times = 1 if world.keeps else len(jobs)
+    seconds = times * _loading_seconds(world)
+    work = flops(world, len(world.plan.prompts)) / _speed(world)
+    return Loading(times * len(_loads(world)), seconds / (seconds + work))
+
+
+def prompts_per_job(world: World, least: int) -> int:
+    """Prompts per job with which loading stays under SHARE of the time, in whole batches.
+
+    `least` where that does, or where weights are kept. Bounded by what waits in a job: reference logits on the disk,
+    the scores of top-p in memory (an id and a float64 each, if every token were allowed).
+    """
+    plan = world.plan
+    total = len(plan.prompts)
+    if all_fit(world) or not plan.candidates or total <= least:
+        return least
+    each = flops(world, 1, texts=False) / _speed(world)
+    wanted = math.ceil(_loading_seconds(world) * (1 / SHARE - 1) / each)
+    size = plan.batch_size
+    evenly = math.ceil(total / max(1, total // wanted) / size) * size  # a short last job would load for little
+    scores = sum(s.name == "top-p" for s, _ in plan.cells) * plan.max_new_tokens * world.width * 16
+    bound = min(DISK // _prompt_bytes(world), spool_bytes(world) // max(1, scores))
+    return least if wanted <= least else max(least, min(evenly, bound // size * size))
+
+
+def flops(world: World, prompts: int, texts: bool = True) -> float:
+    """Floating point operations of the forward passes for so many prompts, and for the texts, of every variant."""
+    plan, effort = world.plan, world.plan.effort
+    steps, rows = prompts * plan.max_new_tokens, rows_per_prompt(world)
+    scored = sum(t.tokens for t in world.texts.values()) if texts else 0
+    tokens: float = effort.writing * steps * rows * (1 if plan.layout == "mixed" else 2)
+    tokens += effort.injecting * steps * rows + effort.stepwise * steps * len(plan.cells)
+    tokens += effort.reading * (2 * steps * len(plan.cells) + scored)
+    return 2.0 * world.checkpoint.parameters * tokens
+
+
+def _loads(world: World) -> list[Variant]:
+    """The variants that a job loads, as often as it does: a reference that cannot stay comes back to judge."""
+    plan = world.plan
+    return [*plan.variants, *([] if both_fit(world) or not plan.candidates else [plan.reference])]
+
+
+def _loading_seconds(world: World) -> float:
+    """Loading in one job."""
+    return sum(_parameters(world, v) for v in _loads(world)) / PARAMETERS
+
+
+def _speed(world: World) -> float:
+    kind = torch.device(world.plan.device).type
+    return SPEED[kind] * ((world.plan.threads or torch.get_num_threads()) if kind == "cpu" else 1)
+
+
+def _parameters(world: World, variant: Variant) -> int:
+    return world.others.get(variant.name, world.checkpoint).parameters
+
+
+def _itemsize(*variants: Variant) -> int:
+    """Bytes of a number, in the widest compute type."""
+    return max(DTYPES[v.compute or "fp32"].itemsize for v in variants)
