@@ -472,7 +472,7 @@ def ring(gap: float) -> np.ndarray:
     return table
 
 
-@pytest.mark.parametrize(("gap", "cause"), [(0.0625, "near_tie"), (0.5, "shift")])
+@pytest.mark.parametrize(("gap", "cause"), [(0.0625, "near_tie"), (0.125, "shift"), (0.5, "shift")])
 def test_one_changed_entry_shows_where_the_walk_meets_it_and_nowhere_else(
     tmp_path: Any, gap: float, cause: str
 ) -> None:
@@ -482,6 +482,7 @@ def test_one_changed_entry_shows_where_the_walk_meets_it_and_nowhere_else(
     study = dd.compare(
         bigram_model(r, torch.float32), tokenizer=tiny_tokenizer(VOCAB), candidates=[f"other={other}"],
         strategies=["greedy"], prompts=[dd.Prompt("three", "w3"), dd.Prompt("nine", "w9")], max_new_tokens=10,
+        near_tie_below=0.125,
     )  # fmt: skip
     rows = candidates(study.divergences).set_index("prompt_id")
     assert rows.loc["nine", "diverged"] == 0  # 10 .. 15, 1 .. 4: it never reads a 7

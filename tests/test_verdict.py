@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,7 +17,7 @@ import decodedrift as dd
 from decodedrift import failures
 from decodedrift.cli.shown import show
 from decodedrift.rows import typed
-from decodedrift.verdict import folded
+from decodedrift.verdict import folded, verdict
 
 PROMPTS = ["w1 w2", "w3", "w9 w8 w7", "w20 w21"]
 
@@ -60,6 +61,19 @@ def test_the_numbers_in_the_sentences_are_the_tables() -> None:
         assert float(found[1]) == pytest.approx(kl, rel=0.06)
     assert "KL ranks damage, not quality" in said
     assert 2 <= len(study.verdict) <= 6
+
+
+def test_strategies_are_pooled_by_their_traces() -> None:
+    """Twelve sampled traces weigh three times what four greedy ones do."""
+    study = run(candidates=["bf16"], strategies=["greedy", "top-k"], seeds=[0, 1, 2], max_new_tokens=4)
+    table = study.summary.copy()
+    cells = (table["role"] == "candidate") & (table["candidate"] == "bf16")
+    assert table.loc[cells, ["strategy", "traces"]].to_numpy().tolist() == [["greedy", 4], ["top-k", 12]]
+    table.loc[cells, "kl_mean"], table.loc[cells, "top1_agreement"] = [1.0, 3.0], [0.5, 0.9]
+    table.loc[cells, "ln_ppl_ratio"] = np.log([1.5, 1.1])
+    study.summary = table
+    (said,) = (s for s in verdict(study) if "is at mean KL" in s)
+    assert "bf16 is at mean KL 2.5 nats, the same top token at 80 % of positions, perplexity +19 %" in said
 
 
 def test_a_16_bit_checkpoint_under_its_own_type_rounds_nothing() -> None:
