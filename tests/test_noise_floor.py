@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from bigram import EOS, bigram_model, ids_of, log_softmax, rolled
-from conftest import tiny_tokenizer
+from running import run
 from transformers import LlamaForCausalLM
 
 import decodedrift as dd
@@ -52,10 +52,9 @@ def table() -> np.ndarray:
 def study(kind: type[Crowded], batch_size: int) -> dd.Study:
     model = bigram_model(table() + HEIGHT, torch.float32)
     model.__class__ = kind
-    return dd.compare(
-        model, tokenizer=tiny_tokenizer(VOCAB), candidates=[VARIANT], strategies=["greedy"], noise_floor=True,
-        prompts=[dd.Prompt(name, f"w1 w{last}") for name, last in LAST.items()], max_new_tokens=NEW,
-        batch_size=batch_size,
+    return run(
+        model, candidates=[VARIANT], strategies=["greedy"], noise_floor=True, max_new_tokens=NEW, batch_size=batch_size,
+        prompts={name: f"w1 w{last}" for name, last in LAST.items()},
     )  # fmt: skip
 
 
@@ -72,20 +71,20 @@ def of_floor(frame: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.mark.parametrize(("size", "other"), [(4, 1), (2, 1), (1, 4)])
 def test_the_floor_is_what_the_other_layout_adds(size: int, other: int) -> None:
-    run = study(Crowded, size)
-    assert not run.failed, run.failures.to_string()
-    assert run.environment["generation"]["path"] == "shared"
+    result = study(Crowded, size)
+    assert not result.failed, result.failures.to_string()
+    assert result.environment["generation"]["path"] == "shared"
     walks = {
         rows: {
             p: rolled(lambda before, _, rows=rows: felt(rows)[before].argmax(), last, NEW) for p, last in LAST.items()
         }
         for rows in (size, other)
     }
-    traces = run.traces.set_index(["role", "prompt_id"])["token_ids"]
+    traces = result.traces.set_index(["role", "prompt_id"])["token_ids"]
     for role, rows in (("reference", size), ("candidate", size), ("floor", other)):
         assert {p: ids_of(traces[role, p]) for p in LAST} == walks[rows], role
 
-    positions = of_floor(run.positions)
+    positions = of_floor(result.positions)
     added = EACH * (other - size)
     before = [b for p in positions["prompt_id"].unique() for b in [LAST[p], *walks[size][p][:-1]]]
     p = np.exp(log_softmax(felt(size)))[before, FELT]
@@ -95,29 +94,29 @@ def test_the_floor_is_what_the_other_layout_adds(size: int, other: int) -> None:
     np.testing.assert_allclose(positions["logit_gap_max"], abs(added) * (1 - 1 / VOCAB), rtol=1e-12)
     np.testing.assert_allclose(positions["logit_gap_rms"], abs(added) * np.sqrt((1 - 1 / VOCAB) / VOCAB), rtol=1e-12)
 
-    (row,) = of_floor(run.summary).itertuples()
+    (row,) = of_floor(result.summary).itertuples()
     assert (row.reference, row.candidate) == (VARIANT, f"{VARIANT},batch_size={other}")
     assert row.kl_mean == pytest.approx(kl.mean(), rel=1e-9)
     assert row.kl_max == pytest.approx(kl.max(), rel=1e-9)
     assert row.logit_gap_max == pytest.approx(abs(added) * (1 - 1 / VOCAB), rel=1e-12)
     parted = [name for name in LAST if walks[size][name] != walks[other][name]]
     assert (row.traces, row.diverged) == (len(LAST), len(parted))
-    (said,) = (s for s in run.verdict if s.startswith("Noise floor"))
+    (said,) = (s for s in result.verdict if s.startswith("Noise floor"))
     assert f"leaves its own text in {len(parted)} of 4 traces (mean KL {kl.mean():.2g})" in said
 
-    rows = of_floor(run.divergences).set_index("prompt_id").loc[parted]
+    rows = of_floor(result.divergences).set_index("prompt_id").loc[parted]
     assert len(rows) == (2 if {size, other} == {1, 4} else 0), "the walks that meet the near tie"
     gap = np.diff(np.sort(felt(size)[7])[-2:])[0]
     assert (rows["reference_gap"] == gap).all()
     assert (rows["swing"] == abs(added)).all()
-    candidates = run.positions[run.positions["role"] == "candidate"]
+    candidates = result.positions[result.positions["role"] == "candidate"]
     assert (candidates["kl"] == 0).all(), "two kernels in one layout"
 
 
 def test_without_the_constant_the_floor_is_exactly_nothing() -> None:
-    run = study(Alone, 4)
-    positions, (row,) = of_floor(run.positions), of_floor(run.summary).itertuples()
+    result = study(Alone, 4)
+    positions, (row,) = of_floor(result.positions), of_floor(result.summary).itertuples()
     assert len(positions) == len(LAST) * NEW
     assert (positions[["kl", "logit_gap_max", "logit_gap_rms"]] == 0).all(axis=None)
     assert (row.kl_mean, row.kl_max, row.logit_gap_max, row.diverged) == (0, 0, 0, 0)
-    assert not [s for s in run.verdict if s.startswith("Noise floor")]
+    assert not [s for s in result.verdict if s.startswith("Noise floor")]
