@@ -25,7 +25,7 @@ def run(model: Any = "llama", **asked: Any) -> dd.Study:
 
     Equal runs are the same run, and each caller has a copy of its own. What may differ in more than its arguments is
     made anew: a model or tokenizer that is an object, anything that names a file or has a folder, and every run of a
-    test that patches (`monkeypatch`).
+    test that patches (`monkeypatch`). That a run repeats itself is thus shown by giving a model, never by two names.
 
     Args:
         model: a family of `conftest.FAMILIES`, read with the tiny tokenizer; "demo"; a folder; or a model.

@@ -20,6 +20,7 @@ import decodedrift as dd
 from decodedrift import cli, store
 from decodedrift.gates import IF_DIVERGED, OPERATORS, Gate, columns, parse_gate
 from decodedrift.records import InputError
+from decodedrift.report.heat import heat_maps
 from decodedrift.report.terminal import summary_table
 from decodedrift.summary import Z95
 
@@ -130,7 +131,8 @@ def test_the_columns_that_exist_only_where_something_diverged(tmp_path: Path) ->
     assert tuple(c for c in re.findall(r"`(\w+)`", part) if not c.startswith("--")) == IF_DIVERGED
     shown = summary_table(study, 120)
     assert re.search(r"fp64 .* never ", shown)
-    assert "never" in study.to_html()
+    (half_life,) = (m for m in heat_maps(study) if m.name == "half_life")
+    assert [(name, cells[0].text == "never") for name, _, cells in half_life.rows] == [("fp64", True), ("other", False)]
 
 
 @pytest.mark.parametrize(
