@@ -33,7 +33,7 @@ STRATEGIES = ["greedy", "top-k:k=5", "top-p:p=0.95,temperature=1.3"]
 # coarser weights under float64 arithmetic, where a reading is as exact as generating
 run = functools.partial(
     running.run, reference="fp64", candidates=["int8"], prompts=PROMPTS, strategies=STRATEGIES, seeds=[0, 1],
-    batch_size=3, max_new_tokens=16,
+    batch_size=3, max_new_tokens=24,
 )  # fmt: skip
 
 
