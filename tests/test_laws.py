@@ -580,8 +580,7 @@ def test_a_prompt_that_is_no_text_is_refused_by_name_and_the_others_run() -> Non
     study = run(prompts=[dd.Prompt("bad", "w4 \ud800"), dd.Prompt("good", "w5")])
     assert set(of(study.divergences)["prompt_id"]) == {"good"}
     (failure,) = study.failures.itertuples()
-    assert (failure.stage, failure.status) == ("prompt", "refused")
-    assert failure.error.startswith("bad: "), failure.error
+    assert (failure.prompt_id, failure.stage, failure.status) == ("bad", "prompt", "refused")
 
 
 def test_texts_and_ids_of_any_kind_pass_through(tmp_path: Path) -> None:
