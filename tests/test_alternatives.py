@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from running import run
 
 import decodedrift as dd
 from decodedrift.decoding.tops import COUNT, Tops, tops
@@ -18,7 +18,7 @@ from decodedrift.measure.alternatives import AROUND, Ledger
 
 @pytest.fixture(scope="module")
 def study() -> dd.Study:
-    return dd.compare("demo", candidates=["bf16"], strategies=["greedy", "beam", "top-p"], limit=6, max_new_tokens=40)
+    return run("demo", candidates=["bf16"], strategies=["greedy", "beam", "top-p"], limit=6, max_new_tokens=40)
 
 
 def test_forced_tops_are_the_positions_own_figures(study: dd.Study) -> None:
@@ -57,7 +57,7 @@ def test_every_position_has_its_ranks_in_order(study: dd.Study) -> None:
 
 def test_beyond_the_budget_only_what_surrounds_a_divergence_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "BUDGET", 0)
-    study = dd.compare("demo", candidates=["bf16"], strategies=["greedy"], limit=6, max_new_tokens=40)
+    study = run("demo", candidates=["bf16"], strategies=["greedy"], limit=6, max_new_tokens=40)
     at = study.divergences.query("diverged == 1 and role == 'candidate'").set_index("prompt_id")["first_divergence"]
     assert len(at)
     assert set(study.alternatives["prompt_id"]) == set(at.index)
@@ -85,18 +85,11 @@ def test_tops_are_exact_log_probabilities_of_any_dtype() -> None:
 
 
 def test_of_a_folder_they_are_read_when_asked_for(tmp_path: Path) -> None:
-    asked: dict[str, Any] = {"prompts": ["w1 w2", "w3", "w9 w8 w7"], "candidates": ["bf16"], "strategies": ["greedy"]}
-    held = dd.compare(tiny_model("gpt2"), tokenizer=tiny_tokenizer(), max_new_tokens=8, **asked)
-    on_disk = dd.compare(
-        tiny_model("gpt2"),
-        tokenizer=tiny_tokenizer(),
-        max_new_tokens=8,
-        prompts_per_job=1,
-        out=tmp_path / "run",
-        **asked,
-    )
-    pair = (on_disk, dd.open_study(held.save(tmp_path / "saved")))
-    ids = sorted(set(held.alternatives["prompt_id"]))
+    asked: dict[str, Any] = {"candidates": ["bf16"], "strategies": ["greedy"], "max_new_tokens": 8}
+    asked["prompts"] = ["w1 w2", "w3", "w9 w8 w7"]
+    in_memory, on_disk = run("gpt2", **asked), run("gpt2", prompts_per_job=1, out=tmp_path / "run", **asked)
+    pair = (on_disk, dd.open_study(in_memory.save(tmp_path / "saved")))
+    ids = sorted(set(in_memory.alternatives["prompt_id"]))
     assert ids, "something diverged"
     for study in pair:
         assert "alternatives" not in study.__dict__
@@ -104,5 +97,5 @@ def test_of_a_folder_they_are_read_when_asked_for(tmp_path: Path) -> None:
         assert "alternatives" not in study.__dict__
         assert set(few["prompt_id"]) == set(ids[:1])
         assert study.alternatives_of(ids).equals(study.alternatives)
-    again, few = held.alternatives_of(ids[:1]), pair[1].alternatives_of(ids[:1])
+    again, few = in_memory.alternatives_of(ids[:1]), pair[1].alternatives_of(ids[:1])
     assert again.reset_index(drop=True).equals(few.reset_index(drop=True))

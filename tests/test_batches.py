@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
+import running
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from conftest import tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,10 +29,9 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def run(model: Any = None, **more: Any) -> dd.Study:
-    asked: dict[str, Any] = {"candidates": ["bf16"], "strategies": STRATEGIES, "batch_size": 3, "max_new_tokens": 10}
-    model = model or tiny_model("llama")
-    return dd.compare(model, tokenizer=tiny_tokenizer(), prompts=PROMPTS, **asked | more)
+run = functools.partial(
+    running.run, prompts=PROMPTS, candidates=["bf16"], strategies=STRATEGIES, batch_size=3, max_new_tokens=10
+)
 
 
 @pytest.fixture

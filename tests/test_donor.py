@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
-from typing import Any
 
 import pytest
+import running
 import torch
-from conftest import FAMILIES, tiny_model, tiny_tokenizer
-from test_laws import same_rows, saved_as
+from conftest import FAMILIES, tiny_model
+from running import same_rows, saved_as
 
-import decodedrift as dd
 from decodedrift.models import budget, load
 from decodedrift.models.load import loaded
 from decodedrift.models.sources import checkpoints
@@ -52,15 +52,11 @@ def test_what_cannot_be_copied_exactly_is_read(tmp_path: Path, monkeypatch: pyte
     assert read == ["fp32", "fp64"]
 
 
-def run(**more: Any) -> dd.Study:
-    prompts = [f"w{i} w{i + 3}" for i in range(1, 7)]
-    return dd.compare(
-        tiny_model("llama"), tokenizer=tiny_tokenizer(), prompts=prompts, prompts_per_job=2, max_new_tokens=6,
-        candidates=["bf16", "int8"], strategies=["greedy", "beam"], **more,
-    )  # fmt: skip
-
-
 def test_kept_weights_change_no_row_and_are_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = functools.partial(
+        running.run, prompts=[f"w{i} w{i + 3}" for i in range(1, 7)], prompts_per_job=2, max_new_tokens=6,
+        candidates=["bf16", "int8"], strategies=["greedy", "beam"],
+    )  # fmt: skip
     kept = run()
     assert (kept.timings[kept.timings["phase"] == "load"].groupby("variant").size() == 1).all()
     monkeypatch.setattr(budget, "all_fit", lambda world: False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import running
 import torch
 from conftest import FAMILIES, tiny_model, tiny_tokenizer
 from transformers import AutoTokenizer
@@ -18,9 +20,7 @@ from decodedrift.models.text.vocabulary import vocabulary
 PROMPTS = ["w1 w2 w3", "w9", "w30 w31 w32 w33 w34"]
 
 
-def run(family: str, tokenizer: Any = None, **more: Any) -> dd.Study:
-    asked: dict[str, Any] = {"candidates": ["bf16", "fp16", "int8", "fp64"], "prompts": PROMPTS, "max_new_tokens": 6}
-    return dd.compare(tiny_model(family), tokenizer=tokenizer or tiny_tokenizer(), **asked | more)
+run = functools.partial(running.run, candidates=["bf16", "fp16", "int8", "fp64"], prompts=PROMPTS, max_new_tokens=6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,19 +59,18 @@ def test_a_tokenizer_with_bos_reads_it_once_and_a_chat_template_is_not_given_a_s
     turn = [{"role": "user", "content": "w1 w2"}]
     by_transformers = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"]
     assert vocab.encode("w1 w2", chat=True) == list(by_transformers)
-    plain = run("gpt2", tokenizer, candidates=["fp16"], strategies=["greedy"])
-    turned = run("gpt2", tokenizer, candidates=["fp16"], strategies=["greedy"], chat_template=True)
+    asked: dict[str, Any] = {"tokenizer": tokenizer, "candidates": ["fp16"], "strategies": ["greedy"]}
+    plain, turned = run("gpt2", **asked), run("gpt2", chat_template=True, **asked)
     assert plain.traces["prompt"].tolist() == turned.traces["prompt"].tolist(), "the prompt as given"
     assert plain.traces["token_ids"].tolist() != turned.traces["token_ids"].tolist()
 
 
 def test_a_models_own_generation_settings_do_not_change_what_greedy_means() -> None:
     model = tiny_model("gpt2")
-    plain = dd.compare(model, tokenizer=tiny_tokenizer(), candidates=["fp16"], prompts=PROMPTS, max_new_tokens=12)
     model.generation_config.repetition_penalty = 5.0
     model.generation_config.do_sample = True
     model.generation_config.top_k = 2
-    odd = dd.compare(model, tokenizer=tiny_tokenizer(), candidates=["fp16"], prompts=PROMPTS, max_new_tokens=12)
+    plain, odd = (run(m, candidates=["fp16"], max_new_tokens=12) for m in ("gpt2", model))
     assert plain.traces["token_ids"].tolist() == odd.traces["token_ids"].tolist()
 
 
@@ -89,12 +88,10 @@ ODD = {
 
 @pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
 def test_a_models_own_generation_settings_reach_nothing(odd: dict[str, Any]) -> None:
-    asked: dict[str, Any] = {"candidates": ["fp16"], "prompts": PROMPTS, "max_new_tokens": 6}
     model = tiny_model("llama")
-    plain = dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
     for name, value in odd.items():
         setattr(model.generation_config, name, value)
-    study = dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
+    plain, study = (run(m, candidates=["fp16"]) for m in ("llama", model))
     assert study.traces["token_ids"].tolist() == plain.traces["token_ids"].tolist()
     assert study.environment["generation"]["path"] == "shared"
     assert not study.failed
@@ -115,13 +112,13 @@ def test_a_tokenizer_of_another_class_than_the_models_is_named(saved: Callable[.
     named = run("qwen2", candidates=["fp16"], strategies=["greedy"])
     assert named.failures.empty, "the mend that is named"
     if len(AutoTokenizer.from_pretrained(folder)("w1 w2")["input_ids"]) == 2:  # older transformers: as it was saved
-        read = dd.compare(folder, candidates=["fp16"], strategies=["greedy"], prompts=PROMPTS, max_new_tokens=6)
+        read = run(folder, candidates=["fp16"], strategies=["greedy"])
         assert read.traces["token_ids"].tolist() == named.traces["token_ids"].tolist()
         return
     with pytest.raises(
         dd.InputError, match="read as a Qwen2Tokenizer, which makes no token of 'hello world'; save one of"
     ):
-        dd.compare(folder, candidates=["fp16"], prompts=PROMPTS)
+        run(folder, candidates=["fp16"])
 
 
 @pytest.mark.parametrize(
@@ -135,12 +132,12 @@ def test_settings_that_transformers_refuses_keep_no_folder_from_loading(
     folder = tmp_path / "model"
     shutil.copytree(saved("gpt2"), folder)
     (folder / "generation_config.json").write_text(odd)
-    asked: dict[str, Any] = {"candidates": ["fp16"], "prompts": PROMPTS, "max_new_tokens": 4, "strategies": ["greedy"]}
+    asked: dict[str, Any] = {"candidates": ["fp16"], "max_new_tokens": 4, "strategies": ["greedy"]}
     if odd == "{":
         with pytest.raises(dd.InputError, match=r"generation_config\.json"):
-            dd.compare(str(folder), **asked)
+            run(folder, **asked)
     else:
-        assert not dd.compare(str(folder), **asked).failed
+        assert not run(folder, **asked).failed
 
 
 @pytest.mark.parametrize("words", ["w1 w2 ", "w7 "])

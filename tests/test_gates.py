@@ -13,12 +13,14 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from conftest import tiny_model
+from running import run, saved_as
 
 import decodedrift as dd
 from decodedrift import cli
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.gating import IF_DIVERGED, columns, gating
+from decodedrift.experiments.compare.heat import heat_maps
 from decodedrift.numerics.intervals import Z95
 from decodedrift.report.terminal import summary_table
 from decodedrift.runs import runfolder
@@ -124,12 +126,9 @@ def test_the_columns_that_exist_only_where_something_diverged(tmp_path: Path) ->
     with torch.no_grad():
         noise = torch.randn(other.transformer.wte.weight.shape, generator=torch.Generator().manual_seed(0))
         other.transformer.wte.weight.add_(0.02 * noise)
-    other.save_pretrained(tmp_path / "other")
-    tiny_tokenizer().save_pretrained(tmp_path / "other")
-    study = dd.compare(
-        tiny_model("gpt2"), tokenizer=tiny_tokenizer(), prompts=[f"w{i} w{i + 1}" for i in range(1, 13)],
-        candidates=["fp64", f"other={tmp_path / 'other'}"], strategies=["top-k"], max_new_tokens=48, inject=True,
-        decompose=True,
+    study = run(
+        "gpt2", prompts=[f"w{i} w{i + 1}" for i in range(1, 13)], strategies=["top-k"], max_new_tokens=48, inject=True,
+        decompose=True, candidates=["fp64", f"other={saved_as(other, tmp_path / 'other')}"],
     )  # fmt: skip
     rows = study.summary[study.summary["role"] == "candidate"].set_index("candidate")
     assert rows.loc["fp64", "diverged"] == 0
@@ -141,7 +140,8 @@ def test_the_columns_that_exist_only_where_something_diverged(tmp_path: Path) ->
     assert tuple(c for c in re.findall(r"`(\w+)`", part) if not c.startswith("--")) == IF_DIVERGED
     shown = summary_table(study, 120)
     assert re.search(r"fp64 .* never ", shown)
-    assert "never" in study.to_html()
+    (half_life,) = (m for m in heat_maps(study) if m.name == "half_life")
+    assert [(name, cells[0].text == "never") for name, _, cells in half_life.rows] == [("fp64", True), ("other", False)]
 
 
 @pytest.mark.parametrize(
@@ -170,10 +170,7 @@ def test_a_column_without_an_interval() -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gates") / "run"
-    dd.compare(
-        tiny_model("gpt2"), tokenizer=tiny_tokenizer(), prompts=["w1 w2", "w3"], candidates=["bf16"],
-        strategies=["greedy"], max_new_tokens=8, out=folder,
-    )  # fmt: skip
+    run("gpt2", prompts=["w1 w2", "w3"], candidates=["bf16"], strategies=["greedy"], max_new_tokens=8, out=folder)
     return folder
 
 

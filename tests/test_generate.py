@@ -22,7 +22,7 @@ PROMPTS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33, 34, 35, 36], "d": [8
 NEW = 24
 
 
-def run(
+def free_run(
     family: str,
     strategies: str,
     precision: str = "fp32",
@@ -75,7 +75,7 @@ SAMPLED = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_deterministic_strategies_equal_generate_in_one_mixed_batch(family: str) -> None:
-    result = run(family, ",".join(DETERMINISTIC))
+    result = free_run(family, ",".join(DETERMINISTIC))
     for label, settings in DETERMINISTIC.items():
         expected = by_transformers(family, **settings)
         got = {p: result.traces[(label, 0, p)].token_ids for p in PROMPTS}
@@ -85,7 +85,7 @@ def test_deterministic_strategies_equal_generate_in_one_mixed_batch(family: str)
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("seed", [0, 7])
 def test_uncoupled_sampling_equals_generate_seeded_once_per_batch(family: str, seed: int) -> None:
-    result = run(family, ",".join(SAMPLED), seeds=(seed,))
+    result = free_run(family, ",".join(SAMPLED), seeds=(seed,))
     for label, settings in SAMPLED.items():
         got = {p: result.traces[(label, seed, p)].token_ids for p in PROMPTS}
         assert got == by_transformers(family, seed, **settings), label
@@ -94,7 +94,7 @@ def test_uncoupled_sampling_equals_generate_seeded_once_per_batch(family: str, s
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "mixtral"])
 def test_beam_logprobs_rebuild_the_sequence_scores(family: str) -> None:
     label = "beam:length_penalty=0.7,num_beams=3"
-    result = run(family, label)
+    result = free_run(family, label)
     width = max(map(len, PROMPTS.values()))
     ids = torch.tensor([[0] * (width - len(p)) + p for p in PROMPTS.values()])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in PROMPTS.values()])
@@ -112,19 +112,22 @@ def test_beam_logprobs_rebuild_the_sequence_scores(family: str) -> None:
 
 def test_coupled_draws_do_not_depend_on_batch_order_or_company() -> None:
     label = "top-p:p=0.95"
-    together = run("gpt2", f"greedy,{label}", "fp64", "gumbel")
-    alone = run("gpt2", label, "fp64", "gumbel", prompts={"c": PROMPTS["c"]})
-    reordered = run("gpt2", label, "fp64", "gumbel", prompts=dict(reversed(PROMPTS.items())))
+    together = free_run("gpt2", f"greedy,{label}", "fp64", "gumbel")
+    alone = free_run("gpt2", label, "fp64", "gumbel", prompts={"c": PROMPTS["c"]})
+    reordered = free_run("gpt2", label, "fp64", "gumbel", prompts=dict(reversed(PROMPTS.items())))
     for prompt in PROMPTS:
         key = (label, 0, prompt)
         assert reordered.traces[key].token_ids == together.traces[key].token_ids
     assert alone.traces[(label, 0, "c")].token_ids == together.traces[(label, 0, "c")].token_ids
-    other = run("gpt2", label, "fp64", "gumbel", seeds=(1,))
+    other = free_run("gpt2", label, "fp64", "gumbel", seeds=(1,))
     assert any(other.traces[(label, 1, p)].token_ids != together.traces[(label, 0, p)].token_ids for p in PROMPTS)
 
 
 def test_longer_runs_keep_the_greedy_prefix_and_ignored_stops_fill_the_horizon() -> None:
-    short, long = run("llama", "greedy", ignore_eos=True, new=8), run("llama", "greedy", ignore_eos=True, new=20)
+    short, long = (
+        free_run("llama", "greedy", ignore_eos=True, new=8),
+        free_run("llama", "greedy", ignore_eos=True, new=20),
+    )
     for prompt in PROMPTS:
         ids = long.traces[("greedy", 0, prompt)].token_ids
         assert len(ids) == 20
@@ -133,9 +136,9 @@ def test_longer_runs_keep_the_greedy_prefix_and_ignored_stops_fill_the_horizon()
 
 
 def test_margins_and_watched_scores_are_those_of_the_choice() -> None:
-    reference = run("gpt2", "greedy,top-k:k=5", coupling="gumbel", keep_scores=True)
+    reference = free_run("gpt2", "greedy,top-k:k=5", coupling="gumbel", keep_scores=True)
     watch = {key: trace.token_ids for key, trace in reference.traces.items()}
-    again = run("gpt2", "greedy,top-k:k=5", coupling="gumbel", watch=watch)
+    again = free_run("gpt2", "greedy,top-k:k=5", coupling="gumbel", watch=watch)
     for key, trace in reference.traces.items():
         chosen, watched = again.scores[key]
         assert watched == chosen  # the same model watches its own tokens
@@ -147,7 +150,7 @@ def test_margins_and_watched_scores_are_those_of_the_choice() -> None:
 
 
 def test_top_k_of_one_is_greedy() -> None:
-    result = run("llama", "greedy,top-k:k=1,top-p:p=0.000001", coupling="gumbel")
+    result = free_run("llama", "greedy,top-k:k=1,top-p:p=0.000001", coupling="gumbel")
     for prompt in PROMPTS:
         greedy = result.traces[("greedy", 0, prompt)].token_ids
         assert result.traces[("top-k:k=1", 0, prompt)].token_ids == greedy
@@ -157,15 +160,15 @@ def test_top_k_of_one_is_greedy() -> None:
 
 def test_without_a_cache_the_tokens_are_the_same() -> None:
     strategies = "greedy,beam:num_beams=3"
-    cached, uncached = run("gpt2", strategies), run("gpt2", strategies, "fp32:use_cache=false")
+    cached, uncached = free_run("gpt2", strategies), free_run("gpt2", strategies, "fp32:use_cache=false")
     assert {k: t.token_ids for k, t in cached.traces.items()} == {k: t.token_ids for k, t in uncached.traces.items()}
 
 
 @pytest.mark.parametrize("path", ["stock", "plain"])
 def test_the_paths_agree(path: str) -> None:
     strategies = "greedy,beam:num_beams=4,top-p:p=0.9"
-    roomy = run("llama", strategies, "fp64", "gumbel", path="shared")
-    growing = run("llama", strategies, "fp64", "gumbel", path=path)
+    roomy = free_run("llama", strategies, "fp64", "gumbel", path="shared")
+    growing = free_run("llama", strategies, "fp64", "gumbel", path=path)
     assert roomy.traces.keys() == growing.traces.keys()
     for key, trace in growing.traces.items():
         assert roomy.traces[key].token_ids == trace.token_ids

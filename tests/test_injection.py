@@ -18,7 +18,7 @@ from bigram import bigram_model, ids_of, rolled, saved_bigram
 from conftest import tiny_model, tiny_tokenizer
 from test_generate import NEW as STEPS
 from test_generate import PROMPTS as IDS
-from test_generate import run
+from test_generate import free_run
 from test_oracle import BEAM, EOS, NEW, PROMPTS, SEEDS, SINGLE, VOCAB, C, R, scores, walk
 
 import decodedrift as dd
@@ -38,19 +38,19 @@ NAMES = ["strategy", "seed", "prompt_id"]
 
 @pytest.mark.parametrize(("family", "precision"), [("gpt2", "bf16"), ("llama", "fp32"), ("mixtral", "fp32")])
 def test_its_own_token_changes_nothing_at_all(family: str, precision: str) -> None:
-    plain = run(family, MIXED, precision, "gumbel")
+    plain = free_run(family, MIXED, precision, "gumbel")
     own = {k: (t := len(v.token_ids) // 2, v.token_ids[t]) for k, v in plain.traces.items() if "beam" not in k[0]}
-    again = run(family, MIXED, precision, "gumbel", inject=own)
+    again = free_run(family, MIXED, precision, "gumbel", inject=own)
     assert again.traces == plain.traces  # tokens, log-probabilities and margins, bit for bit
-    other = run(family, MIXED, precision, "gumbel", inject={k: (t, (v + 1) % 96) for k, (t, v) in own.items()})
+    other = free_run(family, MIXED, precision, "gumbel", inject={k: (t, (v + 1) % 96) for k, (t, v) in own.items()})
     assert any(other.traces[key].token_ids != plain.traces[key].token_ids for key in own)
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "top-p:p=0.9", "top-k:k=5,temperature=0.7"])
 def test_the_text_goes_on_as_an_uncached_loop_says(strategy: str) -> None:
-    plain = run("gpt2", MIXED + ",top-k:k=5,temperature=0.7", "fp64", "gumbel", ignore_eos=True)
+    plain = free_run("gpt2", MIXED + ",top-k:k=5,temperature=0.7", "fp64", "gumbel", ignore_eos=True)
     put = {(strategy, 0, p): (6 + i, 40 + i) for i, p in enumerate(IDS)}
-    found = run("gpt2", MIXED + ",top-k:k=5,temperature=0.7", "fp64", "gumbel", ignore_eos=True, inject=put)
+    found = free_run("gpt2", MIXED + ",top-k:k=5,temperature=0.7", "fp64", "gumbel", ignore_eos=True, inject=put)
     model = tiny_model("gpt2").double()
     (chosen,) = (s for s in dd_strategies(strategy))
     for key, (at, token) in put.items():

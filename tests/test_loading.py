@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
-from test_resume import content
+from running import content, run
 
 import decodedrift as dd
 from decodedrift.core.progress import Silent
@@ -36,10 +36,6 @@ def ready(**more: Any) -> Prepared:
     return prepare(make_settings(CompareSettings, {"model": tiny_model("llama")} | ASKED | more), tiny_tokenizer())
 
 
-def run(**more: Any) -> dd.Study:
-    return dd.compare(tiny_model("llama"), tokenizer=tiny_tokenizer(), **SHORT | more)
-
-
 def apart(patch: pytest.MonkeyPatch, *names: str) -> None:
     """As if the memory were too small for this."""
     for name in names:
@@ -62,7 +58,7 @@ def test_loads_are_counted_and_foretold(
     made: list[str] = []
     real = load._ready
     monkeypatch.setattr(load, "_ready", lambda c, v, *rest: made.append(v.name) or real(c, v, *rest))
-    study = run(**more)
+    study = run(**SHORT | more)
     facts = study.environment["variants"]
     assert [facts[name]["loads"] for name in ("fp32", "bf16", "int8")] == list(loads)
     assert [made.count(name) for name in ("fp32", "bf16", "int8")] == list(loads)

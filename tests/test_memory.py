@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import running
 import torch
 from conftest import tiny_model, tiny_tokenizer
 from hypothesis import given, settings
@@ -36,15 +38,10 @@ def residents(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def run(**more: Any) -> dd.Study:
-    asked: dict[str, Any] = {"candidates": ["bf16", "fp16", "fp32:batch_size=1"], "strategies": ["greedy", "beam"]}
-    return dd.compare(
-        tiny_model("gpt2"),
-        tokenizer=tiny_tokenizer(),
-        prompts=["w1 w2", "w3", "w9 w8 w7"],
-        max_new_tokens=6,
-        **asked | more,
-    )
+run = functools.partial(
+    running.run, "gpt2", prompts=["w1 w2", "w3", "w9 w8 w7"], candidates=["bf16", "fp16", "fp32:batch_size=1"],
+    strategies=["greedy", "beam"], max_new_tokens=6,
+)  # fmt: skip
 
 
 def test_two_are_resident_at_most(residents: list[int]) -> None:

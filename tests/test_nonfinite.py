@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import running
 import torch
 from bigram import bigram_model, saved_bigram
-from conftest import tiny_model, tiny_tokenizer
+from conftest import tiny_model
+from running import saved_as
 from synthetic import synthetic
 
 import decodedrift as dd
@@ -45,17 +48,7 @@ def breaking(table: np.ndarray, token: int, value: float = math.nan) -> Any:
     return model
 
 
-def saved(model: Any, folder: Path) -> str:
-    model.save_pretrained(folder)
-    tiny_tokenizer(16).save_pretrained(folder)
-    return str(folder)
-
-
-def run(model: Any, candidates: list[str], prompts: dict[str, str], **more: Any) -> dd.Study:
-    return dd.compare(
-        model, tokenizer=tiny_tokenizer(16), candidates=candidates, max_new_tokens=8,
-        prompts=[dd.Prompt(name, text) for name, text in prompts.items()], **{"strategies": ["greedy"]} | more,
-    )  # fmt: skip
+run = functools.partial(running.run, max_new_tokens=8, strategies=["greedy"])
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +59,10 @@ def broken_reference(tmp_path_factory: pytest.TempPathFactory) -> dd.Study:
     parts[5, 9] += 20
     good = saved_bigram(chain(), folder / "good", torch.float32)
     early = saved_bigram(parts, folder / "parts", torch.float32)
-    breaks = saved(breaking(chain(), 6), folder / "breaks")
+    breaks = saved_as(breaking(chain(), 6), folder / "breaks")
     return run(
-        breaking(chain(), 7), ["fp64", f"good={good}", f"parts={early}", f"breaks={breaks}"],
-        {"meets": "w4", "spared": "w9", "at once": "w7"}, strategies=["greedy", "beam:num_beams=2"],
+        breaking(chain(), 7), candidates=["fp64", f"good={good}", f"parts={early}", f"breaks={breaks}"],
+        prompts={"meets": "w4", "spared": "w9", "at once": "w7"}, strategies=["greedy", "beam:num_beams=2"],
     )  # fmt: skip
 
 
@@ -151,7 +144,7 @@ def test_gates_of_what_broke_fail_and_those_of_the_others_do_not(broken_referenc
 
 
 def test_no_pair_at_all_gives_empty_rates_and_gates_that_fail() -> None:
-    study = run(breaking(chain(), 7, math.inf), ["fp64"], {"a": "w7", "b": "w2 w7"})
+    study = run(breaking(chain(), 7, math.inf), candidates=["fp64"], prompts={"a": "w7", "b": "w2 w7"})
     row = study.summary.query("role == 'candidate'").iloc[0]
     assert row[["prompts", "traces", "diverged"]].tolist() == [0, 0, 0]
     assert row[["divergence_rate", "divergence_rate_low", "half_life", "kl_mean"]].isna().all()
@@ -168,7 +161,7 @@ def test_no_pair_at_all_gives_empty_rates_and_gates_that_fail() -> None:
 
 
 def test_screening_a_reference_that_broke_at_once() -> None:
-    study = run(breaking(chain(), 7), ["fp64"], {"a": "w7"}, mode="screen")
+    study = run(breaking(chain(), 7), candidates=["fp64"], prompts={"a": "w7"}, mode="screen")
     assert not (study.summary["role"] == "candidate").any()
     assert "1 of these could not be compared at all" in study.verdict[0]
     assert study.verdict[-1] == "Nothing was compared: the reference broke before its first token in every trace."
@@ -182,8 +175,8 @@ def test_positions_before_a_nan_keep_their_figures(tmp_path: Path, size: int) ->
     with torch.no_grad():
         broken.model.embed_tokens.weight[13] = math.nan
     study = run(
-        model, [f"broken={saved(broken, tmp_path / 'm')}"], {"p": "w3", "q": "w5", "r": "w2 w6"}, batch_size=size,
-        strategies=["greedy", "top-k:k=3"],
+        model, candidates=[f"broken={saved_as(broken, tmp_path / 'm')}"], prompts={"p": "w3", "q": "w5", "r": "w2 w6"},
+        batch_size=size, strategies=["greedy", "top-k:k=3"],
     )  # fmt: skip
     reference = study.traces.query("role == 'reference'").set_index(["strategy", "prompt_id"])["token_ids"]
     met = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assets, tiny_model, tiny_tokenizer
+from running import run
 
 import decodedrift as dd
 
@@ -23,15 +25,11 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def measured(model: Any, tokenizer: Any, text: str, **settings: Any) -> Any:
-    """A run whose prompt is as short as can be: the text is what matters."""
-    settings = {
-        "candidates": ["bf16"],
-        "strategies": ["greedy"],
-        "max_new_tokens": 1,
-        "prompts": [text[:20]],
-    } | settings
-    return dd.compare(model, tokenizer=tokenizer, texts=[dd.Text("text", text)], **settings)
+# the prompt is as short as can be: the text is what matters
+measured = functools.partial(
+    run, candidates=["bf16"], strategies=["greedy"], max_new_tokens=1, prompts=[TEXT[:20]],
+    texts=[dd.Text("text", TEXT)],
+)  # fmt: skip
 
 
 def sliding(model: Any, ids: list[int], context: int, stride: int) -> list[float]:
@@ -54,9 +52,8 @@ def sliding(model: Any, ids: list[int], context: int, stride: int) -> list[float
 
 @pytest.mark.parametrize(("context", "stride", "family"), [(*sizes, "llama") for sizes in SIZES] + [(16, 8, "gpt2")])
 def test_text_perplexity_is_torchs_cross_entropy_over_sliding_windows(context: int, stride: int, family: str) -> None:
-    model = tiny_model(family)
-    study = measured(model, tiny_tokenizer(), TEXT, context=context, stride=stride, batch_size=4)
-    losses = sliding(model, IDS, context, stride)
+    study = measured(family, context=context, stride=stride, batch_size=4)
+    losses = sliding(tiny_model(family), IDS, context, stride)
     row = study.perplexity.iloc[0]
     assert (row["variant"], row["tokens"]) == ("fp32", len(losses))
     assert row["nll_mean"] == pytest.approx(np.mean(losses), rel=2e-6)
@@ -65,7 +62,7 @@ def test_text_perplexity_is_torchs_cross_entropy_over_sliding_windows(context: i
 
 def test_every_token_is_scored_once_but_each_disjoint_windows_first() -> None:
     for stride, tokens in ((16, LENGTH - 3), (15, LENGTH - 1)):
-        study = measured(tiny_model("llama"), tiny_tokenizer(), TEXT, context=16, stride=stride)
+        study = measured("llama", context=16, stride=stride)
         assert study.perplexity["tokens"].tolist() == [tokens, tokens]
         rows = study.positions[(study.positions["strategy"] == "text")]
         assert rows["position"].is_unique
@@ -73,12 +70,12 @@ def test_every_token_is_scored_once_but_each_disjoint_windows_first() -> None:
 
 
 def test_windows_default_to_the_models_own_and_half_of_it() -> None:
-    study = measured(tiny_model("llama"), tiny_tokenizer(), TEXT)
+    study = measured("llama")
     assert (study.plan["context"], study.plan["stride"]) == (128, 64)
 
 
 def test_the_ratio_is_paired_over_the_same_windows() -> None:
-    study = measured(tiny_model("llama"), tiny_tokenizer(), TEXT, context=16, stride=8)
+    study = measured("llama", context=16, stride=8)
     reference, candidate = (row for _, row in study.perplexity.iterrows())
     assert candidate["tokens"] == reference["tokens"]
     assert candidate["ln_ppl_ratio"] == pytest.approx(
@@ -89,7 +86,7 @@ def test_the_ratio_is_paired_over_the_same_windows() -> None:
 
 def test_a_begin_token_is_context_and_never_scored() -> None:
     model = tiny_model("llama")
-    study = measured(model, tiny_tokenizer(bos=True), TEXT, context=64, stride=32)
+    study = measured(model, tokenizer=tiny_tokenizer(bos=True), context=64, stride=32)
     losses = sliding(model, [0, *IDS], 64, 32)
     assert study.perplexity["tokens"].iloc[0] == LENGTH == len(losses)
     assert study.perplexity["nll_mean"].iloc[0] == pytest.approx(np.mean(losses), rel=2e-6)
@@ -105,7 +102,7 @@ def ending_with_eos() -> Any:
 
 
 def test_an_end_token_that_the_tokenizer_adds_is_not_part_of_the_text() -> None:
-    study = measured(tiny_model("llama"), ending_with_eos(), TEXT, context=64, stride=32)
+    study = measured("llama", tokenizer=ending_with_eos(), context=64, stride=32)
     assert study.traces["token_ids"].str.len().gt(0).all()
     assert study.perplexity["tokens"].iloc[0] == LENGTH - 1
     assert study.perplexity["nll_mean"].iloc[0] == pytest.approx(
@@ -144,7 +141,9 @@ def test_bytes_are_those_of_the_scored_characters(text: str, first: str, size: i
     """The first token is not scored; a character split over tokens counts once, a special token's literal not at all."""
     assert len(text.replace("<|end|>", "").encode()) == size
     tokenizer = byte_tokenizer()
-    study = measured(tiny_model("llama", vocab=259), tokenizer, text, prompts=["a"], context=64)
+    study = measured(
+        tiny_model("llama", vocab=259), tokenizer=tokenizer, texts=[dd.Text("text", text)], prompts=["a"], context=64
+    )
     row = study.perplexity.iloc[0]
     assert row["bytes"] == size - len(first)
     total = row["nll_mean"] * row["tokens"]
@@ -153,7 +152,13 @@ def test_bytes_are_those_of_the_scored_characters(text: str, first: str, size: i
 
 
 def test_a_character_whose_first_byte_is_not_scored_counts_once_with_its_rest() -> None:
-    study = measured(tiny_model("llama", vocab=259), byte_tokenizer(), "😀a", prompts=["a"], context=64)
+    study = measured(
+        tiny_model("llama", vocab=259),
+        tokenizer=byte_tokenizer(),
+        texts=[dd.Text("text", "😀a")],
+        prompts=["a"],
+        context=64,
+    )
     row = study.perplexity.iloc[0]
     assert (row["tokens"], row["bytes"]) == (4, 5)
 

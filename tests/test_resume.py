@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
+from running import content
 
 import decodedrift as dd
 from decodedrift.core import files
@@ -41,13 +42,6 @@ FLAGS = [
     "--candidates", "bf16,int8", "--strategies", "greedy,top-p", "--max-new-tokens", "5", "--prompts-per-job", "1",
     "--prompt", "w1 w2", "--prompt", "w3", "--prompt", "w4 w5 w6", "--prompt", "w7", "--prompt", "", "--batch-size", "2",
 ]  # fmt: skip
-VARYING = {"timings.csv", "report.html", "environment.json", "facts.json", "timings.parquet"}
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a run by its name, but for what tells times and the memory that was free."""
-    found = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-    return {name: data for name, data in found.items() if Path(name).name not in VARYING}
 
 
 def interrupted(out: Path, jobs: int, model: Any, **more: Any) -> None:
@@ -81,8 +75,8 @@ def whole(never_killed: Path, tmp_path: Path) -> Path:
 # ---- killed and resumed
 
 
-def killed(saved: Callable[..., Path], folder: Path, kills: int, seed: int) -> tuple[list[int], Path]:
-    """A run killed often, then left alone: how each process ended, and its folder."""
+def killed(saved: Callable[..., Path], folder: Path, kills: int, seed: int) -> list[int]:
+    """A run killed often, then left alone: how each process ended."""
     out = folder / "run"
     first = ["compare", "--model", str(saved()), *FLAGS, "--resume", str(out), "--quiet"]
     again = ["resume", str(out), "--quiet"] if seed % 2 else first
@@ -97,7 +91,7 @@ def killed(saved: Callable[..., Path], folder: Path, kills: int, seed: int) -> t
         timeout=500,
     )
     assert done.returncode == 0, done.stderr[-1000:]
-    return json.loads(done.stdout), out
+    return json.loads(done.stdout)
 
 
 def uninterrupted(saved: Callable[..., Path], folder: Path) -> Path:
@@ -106,23 +100,18 @@ def uninterrupted(saved: Callable[..., Path], folder: Path) -> Path:
     return folder / "whole"
 
 
-def test_killed_at_random_moments(saved: Callable[..., Path], tmp_path: Path) -> None:
-    compare_killed(saved, tmp_path, 3, 1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3, 23))
-def test_killed_at_many_random_moments(saved: Callable[..., Path], tmp_path: Path, seed: int) -> None:
-    compare_killed(saved, tmp_path, 12, seed)
-
-
-def compare_killed(saved: Callable[..., Path], folder: Path, kills: int, seed: int) -> None:
-    if not hasattr(os, "fork"):
-        pytest.skip("this system cannot fork")
-    ends, out = killed(saved, folder, kills, seed)
-    assert ends[-1] == 3, ends
-    assert set(ends[:-1]) <= {-signal.SIGKILL, 129, 130, 143}, ends
-    assert content(out) == content(uninterrupted(saved, folder))
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize(
+    ("kills", "seed"), [(3, 1), *(pytest.param(12, seed, marks=pytest.mark.slow) for seed in range(3, 23))]
+)
+def test_killed_at_random_moments(saved: Callable[..., Path], tmp_path: Path, kills: int, seed: int) -> None:
+    *early, last = killed(saved, tmp_path, kills, seed)
+    assert early, "no kill met the run"
+    assert set(early) <= {-signal.SIGKILL, 129, 130, 143}
+    assert last == 3, "done, with one prompt refused"
+    files = content(tmp_path / "run")
+    assert {"plan.json", "traces.csv", "verdict.txt"} <= files.keys()
+    assert files == content(uninterrupted(saved, tmp_path))
 
 
 # ---- what is asked again must be the same

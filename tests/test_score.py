@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import FAMILIES, tiny_model, tiny_tokenizer
+from running import saved_as
 from safetensors.torch import load_file, save_file
-from test_laws import saved_as
 
 from decodedrift.core.records import Reading, Variant
 from decodedrift.decoding import forcing
@@ -57,9 +57,16 @@ def test_each_context_is_read_once_where_the_cache_can_be_shared(
 
 
 def test_a_batch_beyond_the_bound_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = read("llama", READINGS, batch_size=3)
+    counts: list[int] = []
+    real = forcing._part
+    monkeypatch.setattr(forcing, "_part", lambda *args: counts.append(len(part := real(*args))) or part)
+    expected, whole = read("llama", READINGS, batch_size=3), counts.copy()
+    counts.clear()
     monkeypatch.setattr(forcing, "CHUNK_BYTES", 2 * 6 * 96 * 4)
     parts = read("llama", READINGS, batch_size=3)
+    assert sum(counts) == sum(whole) == len(READINGS)
+    assert max(counts) < max(whole)
+    assert parts.keys() == expected.keys()
     for index in expected:
         torch.testing.assert_close(parts[index], expected[index], rtol=1e-11, atol=1e-11)
 

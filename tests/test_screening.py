@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import running
 import torch
 from conftest import FAMILIES, tiny_model, tiny_tokenizer
 from hypothesis import given
@@ -27,13 +29,11 @@ PROMPTS = ["w1 w2 w3", "w7", "w9 w11 w13 w15 w17", "w20 w21", "w33 w5 w60 w2"]
 STRATEGIES = ["greedy", "top-k:k=5", "top-p:p=0.95,temperature=1.3"]
 
 
-def run(family: str, other: str = "int8", **asked: Any) -> Any:
-    """The tiny model against coarser weights under float64 arithmetic, where a reading is as exact as generating."""
-    asked = {"strategies": STRATEGIES, "seeds": [0, 1], "batch_size": 3} | asked
-    return dd.compare(
-        tiny_model(family), tokenizer=tiny_tokenizer(), reference="fp64", candidates=[other], prompts=PROMPTS,
-        max_new_tokens=24, **asked,
-    )  # fmt: skip
+# coarser weights under float64 arithmetic, where a reading is as exact as generating
+run = functools.partial(
+    running.run, reference="fp64", candidates=["int8"], prompts=PROMPTS, strategies=STRATEGIES, seeds=[0, 1],
+    batch_size=3, max_new_tokens=24,
+)  # fmt: skip
 
 
 def of_candidate(frame: pd.DataFrame) -> pd.DataFrame:
@@ -140,7 +140,7 @@ def test_nan_ends_a_screened_trace_and_is_a_failure(tmp_path: Path) -> None:
         model.lm_head.weight[5] = math.nan
     model.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    study = run("llama", f"other={tmp_path}", mode="screen", continued=True)
+    study = run("llama", candidates=[f"other={tmp_path}"], mode="screen", continued=True)
     rows = of_candidate(study.divergences)
     assert set(rows["cause"]) == {"nonfinite"}
     assert set(of_candidate(study.traces)["finish"]) == {"nonfinite"}

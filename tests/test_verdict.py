@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import running
 import torch
 from conftest import tiny_model, tiny_tokenizer
 
-import decodedrift as dd
-from decodedrift.cli.shown import show
-from decodedrift.experiments.compare.verdict import failures
-from decodedrift.experiments.compare.verdict.sentences import folded
+from decodedrift.cli.working import show
+from decodedrift.experiments.compare.verdict.sentences import folded, verdict
 from decodedrift.measure.tables import typed
+from decodedrift.report import failures
 
 PROMPTS = ["w1 w2", "w3", "w9 w8 w7", "w20 w21"]
 
 
-def run(model: Any = None, **more: Any) -> dd.Study:
-    asked: dict[str, Any] = {"strategies": ["greedy"], "prompts": PROMPTS, "max_new_tokens": 10}
-    return dd.compare(model or tiny_model("gpt2"), tokenizer=tiny_tokenizer(), **asked | more)
+run = functools.partial(running.run, prompts=PROMPTS, strategies=["greedy"], max_new_tokens=10)
 
 
 def test_nothing_diverged_says_what_that_cannot_exclude() -> None:
-    study = run(candidates=["fp64"])
+    study = run("gpt2", candidates=["fp64"])
     assert study.divergences["diverged"].sum() == 0
     (first, *_) = study.verdict
     assert "nothing diverged: fp64 (0 of 4)" in first
@@ -47,7 +47,7 @@ def test_everything_diverged_is_counted(tmp_path: Path) -> None:
 
 
 def test_the_numbers_in_the_sentences_are_the_tables() -> None:
-    study = dd.compare("demo", candidates=["bf16", "int8"], strategies=["greedy", "top-k"], limit=6, max_new_tokens=40)
+    study = running.run("demo", candidates=["bf16", "int8"], strategies=["greedy", "top-k"], limit=6, max_new_tokens=40)
     rows = study.divergences[study.divergences["role"] == "candidate"]
     for name in ("bf16", "int8"):
         mine = rows[rows["candidate"] == name]
@@ -62,6 +62,19 @@ def test_the_numbers_in_the_sentences_are_the_tables() -> None:
     assert 2 <= len(study.verdict) <= 6
 
 
+def test_strategies_are_pooled_by_their_traces() -> None:
+    """Twelve sampled traces weigh three times what four greedy ones do."""
+    study = run("gpt2", candidates=["bf16"], strategies=["greedy", "top-k"], seeds=[0, 1, 2], max_new_tokens=4)
+    table = study.summary.copy()
+    cells = (table["role"] == "candidate") & (table["candidate"] == "bf16")
+    assert table.loc[cells, ["strategy", "traces"]].to_numpy().tolist() == [["greedy", 4], ["top-k", 12]]
+    table.loc[cells, "kl_mean"], table.loc[cells, "top1_agreement"] = [1.0, 3.0], [0.5, 0.9]
+    table.loc[cells, "ln_ppl_ratio"] = np.log([1.5, 1.1])
+    study.summary = table
+    (said,) = (s for s in verdict(study) if "is at mean KL" in s)
+    assert "bf16 is at mean KL 2.5 nats, the same top token at 80 % of positions, perplexity +19 %" in said
+
+
 def test_a_16_bit_checkpoint_under_its_own_type_rounds_nothing() -> None:
     study = run(tiny_model("llama").to(torch.bfloat16), candidates=["bf16", "fp16"])
     said = " ".join(study.verdict)
@@ -71,17 +84,16 @@ def test_a_16_bit_checkpoint_under_its_own_type_rounds_nothing() -> None:
 
 def test_many_candidates_are_not_all_listed() -> None:
     names = [f"fp32:threads={n}" for n in range(1, 9)]
-    study = run(candidates=["bf16", *names], max_new_tokens=4)
+    study = run("gpt2", candidates=["bf16", *names], max_new_tokens=4)
     assert all(len(s) < 900 for s in study.verdict)
 
 
 def test_uncoupled_draws_are_said_so() -> None:
-    study = run(candidates=["bf16"], strategies=["top-p"], coupling="none", max_new_tokens=40)
+    study = run("gpt2", candidates=["bf16"], strategies=["top-p"], coupling="none", max_new_tokens=40)
     parted = study.divergences[study.divergences["diverged"] == 1]
-    if len(parted):
-        assert set(parted["cause"]) == {"uncoupled"}
-        assert any("not coupled" in s for s in study.verdict)
-        assert parted["swing"].isna().all()
+    assert set(parted["cause"]) == {"uncoupled"}
+    assert any("not coupled" in s for s in study.verdict)
+    assert parted["swing"].isna().all()
 
 
 def test_a_candidate_that_cannot_run_is_named_and_the_rest_stands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,14 +103,14 @@ def test_a_candidate_that_cannot_run_is_named_and_the_rest_stands(monkeypatch: p
         raise MemoryError("can't allocate memory")
 
     monkeypatch.setattr(int8, "quantize", fails)
-    study = run(candidates=["int8", "bf16"])
+    study = run("gpt2", candidates=["int8", "bf16"])
     assert study.failed
     assert study.failures[["variant", "status", "stage"]].to_numpy().tolist() == [["int8", "out_of_memory", "load"]]
     assert any("int8 (out_of_memory)" in s for s in study.verdict)
     assert study.verdict[-1] == "int8 (load): out of memory (can't allocate memory)."
     assert study.verdict[-1] in folded(study)[0]
     assert "bf16" in study.verdict[0]
-    alone = run(candidates=["int8"])
+    alone = run("gpt2", candidates=["int8"])
     assert alone.verdict[-1] == "Nothing was compared: no candidate finished."
     assert "int8 (load): out of memory (can't allocate memory)." in alone.verdict
     show(alone, False, out := io.StringIO())

@@ -93,6 +93,32 @@ def test_ties_at_the_boundary_stay_in_whatever_their_order(values: list[float], 
     assert float(probability[logits[0] > lowest].sum()) < p
 
 
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 2.5]), min_size=3, max_size=40), st.integers(1, 45))
+@settings(max_examples=60, deadline=None)
+def test_all_that_tie_with_the_kth_stay_in(values: list[float], k: int) -> None:
+    logits = torch.tensor([values, values[::-1], sorted(values)], dtype=torch.float64)
+    kept = dense(warping.warp(logits, strategy("top-k", k=k)), len(values))
+    kth = sorted(values, reverse=True)[min(k, len(values)) - 1]
+    assert torch.equal(kept > 0, logits >= kth)
+    assert torch.allclose(kept, by_transformers(logits, "top-k", {"k": k}), atol=1e-15)
+
+
+@pytest.mark.parametrize(("ties", "allowed"), [((3.0, 2.0), 3), ((3.0, 3.0), 4), ((4.0, 3.0), 3)])
+def test_one_tie_just_behind_k_is_seen_in_any_row(ties: tuple[float, float], allowed: int) -> None:
+    """The look-ahead is a single token: no other row, and no second tie, helps to find it."""
+    logits = torch.tensor([[5.0, 4.0, *ties, 1.0], [9.0, 8.0, 7.0, 6.0, 5.0]])
+    kept = dense(warping.warp(logits, strategy("top-k", k=3)), 5) > 0
+    assert kept.sum(-1).tolist() == [allowed, 3]
+
+
+def test_a_nucleus_ends_with_the_token_whose_mass_reaches_p_exactly() -> None:
+    logits = torch.tensor([[math.log(2), 0.0, 0.0]], dtype=torch.float64)  # 1/2, 1/4, 1/4
+    assert float((logits[0, 0] - warping.log_totals(logits, 1.0)[0]).exp()) == 0.5, "not one rounding"
+    exactly, more = (warping.warp(logits, strategy("top-p", p=p)) for p in (0.5, math.nextafter(0.5, 1.0)))
+    assert dense(exactly, 3).tolist() == [[1.0, 0.0, 0.0]] == by_transformers(logits, "top-p", {"p": 0.5}).tolist()
+    assert int((dense(more, 3) > 0).sum()) == 3
+
+
 def test_a_temperature_near_zero_is_greedy_and_masked_tokens_stay_out() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.999, -math.inf]])
     cold = warping.warp(logits, strategy("top-p", p=0.9, temperature=1e-6))
