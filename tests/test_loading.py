@@ -11,7 +11,7 @@ from conftest import tiny_model, tiny_tokenizer
 from running import content, run
 
 import decodedrift as dd
-from decodedrift.core.progress import Silent
+from decodedrift.core.progress import Progress
 from decodedrift.core.settings import make_settings
 from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.models import budget, load
@@ -78,7 +78,7 @@ def test_of_a_resumed_run_the_loads_of_its_finished_jobs_count_too(saved: Any, t
     assert {v["loads"] for v in study.environment["variants"].values()} == {2}
 
 
-class Dying(Silent):
+class Dying(Progress):
     """Ends the process's run when the bf16 variant begins to generate for a job too many."""
 
     def __init__(self, jobs: int) -> None:

@@ -22,7 +22,7 @@ from running import content
 
 import decodedrift as dd
 from decodedrift.core import files
-from decodedrift.core.progress import Silent
+from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError
 from decodedrift.core.settings import make_settings
 from decodedrift.experiments import running
@@ -47,7 +47,7 @@ FLAGS = [
 def interrupted(out: Path, jobs: int, model: Any, **more: Any) -> None:
     """A run that dies when it begins its job number `jobs`."""
 
-    class Dying(Silent):
+    class Dying(Progress):
         count = 0
 
         def start(self, variant: str, what: str, tokens: int) -> None:
@@ -326,7 +326,7 @@ def test_two_processes_in_one_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_vanishes_is_not_made_again(saved: Callable[..., Path], tmp_path: Path) -> None:
-    class Vanishing(Silent):
+    class Vanishing(Progress):
         def start(self, variant: str, what: str, tokens: int) -> None:
             shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
@@ -340,7 +340,7 @@ def test_logits_that_vanish_with_the_folder_are_no_bug(
     saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, phase: str
 ) -> None:
 
-    class Vanishing(Silent):
+    class Vanishing(Progress):
         def start(self, name: str, what: str, tokens: int) -> None:
             if (name, what) == (variant, phase):
                 shutil.rmtree(tmp_path / "run", ignore_errors=True)
@@ -431,14 +431,14 @@ def test_a_damaged_job_is_named(saved: Callable[..., Path], tmp_path: Path, whol
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_stops_at_the_next_batch_and_a_second_at_once(signum: int, code: int) -> None:
-    with pytest.raises(Stopped) as stopped, stoppable(Silent()) as progress:  # noqa: PT012
+    with pytest.raises(Stopped) as stopped, stoppable(Progress()) as progress:  # noqa: PT012
         os.kill(os.getpid(), signum)
         time.sleep(0.01)
         progress.tick(1)  # within a batch nothing happens
         progress.start("bf16", "greedy", 1)
         progress.batch()
     assert stopped.value.code == code
-    with pytest.raises(Stopped), stoppable(Silent()):  # noqa: PT012
+    with pytest.raises(Stopped), stoppable(Progress()):  # noqa: PT012
         os.kill(os.getpid(), signum)
         os.kill(os.getpid(), signal.SIGTERM if signum == signal.SIGHUP else signum)
         time.sleep(1)
@@ -447,7 +447,7 @@ def test_a_signal_stops_at_the_next_batch_and_a_second_at_once(signum: int, code
 
 def test_a_closed_terminal_that_is_told_of_twice_stops_at_the_next_batch() -> None:
     """By the shell that ends, and by the system."""
-    with pytest.raises(Stopped, match="SIGHUP"), stoppable(Silent()) as progress:  # noqa: PT012
+    with pytest.raises(Stopped, match="SIGHUP"), stoppable(Progress()) as progress:  # noqa: PT012
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGHUP)
             time.sleep(0.01)
@@ -460,7 +460,7 @@ def test_a_signal_that_is_ignored_stays_ignored(signum: int) -> None:
     """As SIGHUP is under nohup, and SIGINT in what a script starts in the background."""
     before = signal.signal(signum, signal.SIG_IGN)
     try:
-        with terminable(), stoppable(Silent()) as progress:
+        with terminable(), stoppable(Progress()) as progress:
             os.kill(os.getpid(), signum)
             time.sleep(0.01)
             progress.batch()
@@ -494,7 +494,7 @@ def test_a_terminal_that_is_closed(saved: Callable[..., Path], tmp_path: Path) -
 
 
 def test_a_signal_is_no_candidates_failure(saved: Callable[..., Path], tmp_path: Path, whole: Path) -> None:
-    class Signalled(Silent):
+    class Signalled(Progress):
         def start(self, variant: str, what: str, tokens: int) -> None:
             if variant == "int8" and len(RunFolder(tmp_path / "run").finished_jobs()) == 1:
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -23,7 +23,7 @@ import torch
 from conftest import tiny_tokenizer
 
 import decodedrift as dd
-from decodedrift.core.progress import Silent
+from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import HIDDEN, excerpt, home_shortened, redacted
 from decodedrift.core.untrusted import csv_text, csv_text_back, spreadsheet, terminal
@@ -302,7 +302,7 @@ def test_no_text_leaves_none(saved: Callable[..., Path], tmp_path: Path) -> None
     with_text = dd.compare(saved(), **asked)
     out = tmp_path / "run"
 
-    class Dying(Silent):
+    class Dying(Progress):
         def start(self, variant: str, what: str, tokens: int) -> None:
             if variant == "int8" and (out / "jobs").is_dir():
                 raise KeyboardInterrupt

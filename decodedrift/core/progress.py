@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Protocol
+from typing import Any
 
 
-class Progress(Protocol):
-    """Told what runs and how far it is, in tokens."""
+class Progress:
+    """Told what runs and how far it is, in tokens. This one shows nothing."""
 
     def start(self, variant: str, what: str, tokens: int) -> None:
         """A phase begins that will advance `tokens` tokens at most."""
@@ -22,23 +22,7 @@ class Progress(Protocol):
         """The phase is over."""
 
 
-class Silent:
-    """No progress shown."""
-
-    def start(self, variant: str, what: str, tokens: int) -> None:
-        """Ignored."""
-
-    def tick(self, tokens: int) -> None:
-        """Ignored."""
-
-    def batch(self) -> None:
-        """Ignored."""
-
-    def stop(self) -> None:
-        """Ignored."""
-
-
-class Bars:
+class Bars(Progress):
     """A tqdm bar per variant and phase on stderr, with tokens per second and the time left; none in a pipe.
 
     opening: a line said before the first phase. People who wait at a terminal get it at once; in a pipe it comes when
@@ -73,9 +57,6 @@ class Bars:
         """Advances it."""
         if self._bar is not None:
             self._bar.update(tokens)
-
-    def batch(self) -> None:
-        """Nothing stops it."""
 
     def stop(self) -> None:
         """Closes it."""

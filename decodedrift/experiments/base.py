@@ -1,14 +1,10 @@
-"""What an experiment is. One is a class here, a folder, and a line in EXPERIMENTS; the frame of `runs` does the rest.
-
-Its methods import what they need when they are called: naming an experiment costs neither torch nor pandas. The study
-that they take is `study.Study`.
-"""
+"""What an experiment is: a folder, an Experiment that names its parts, a line in EXPERIMENTS; `runs` does the rest."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import Job
@@ -21,77 +17,52 @@ if TYPE_CHECKING:
     from decodedrift.runs.gates import Gating
 
 
-class Experiment(ABC):
-    """One thing that can be asked of a model.
+def later(where: str) -> Callable[..., Any]:
+    """The function at MODULE:NAME, imported when it is first called: an experiment is named without torch or pandas."""
 
-    name: its command, and its function in Python. settings: every option, once. tables: the rows that its jobs leave,
-    by the names in `measure.tables`. folds: the tables made of them; `summary` is the one that is shown and gated.
-    stored: folds that are read back from a run folder and not made again. examples: command lines for its help.
+    def function(*arguments: Any, **named: Any) -> Any:
+        import importlib
+
+        module, _, name = where.partition(":")
+        return getattr(importlib.import_module(f"decodedrift.{module}"), name)(*arguments, **named)
+
+    return function
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One thing that can be asked of a model. A study is a `study.Study`, a plan what plan.json holds.
+
+    name: its command, and its function in Python. about: in a sentence. settings: every option, once. tables: the rows
+    that its jobs leave, by their names in `measure.tables`; folds: the tables made of them, of which `summary` is shown
+    and gated. stored: folds that are read back from a run folder and not made again. examples: for its help.
+
+    execute: (job, world, progress, folder for waiting logits) -> rows; raises InputError where the reference cannot
+    run, and whatever else fails is a row. fold: (name, study) -> a fold. verdict: study -> plain sentences with numbers, the
+    most important first. sections: () -> the page's, name -> function. shown: (study, width) -> the result on a
+    terminal. gating: plan -> what can be gated.
+
+    check: refuses what a World shows before weights are loaded. title: plan -> what stands at the top of the page.
+    folded: study -> the verdict in two, what a reader sees at once with every alarm in it, and the rest. heat: study ->
+    the tables of a notebook's cell. broken: study -> whether a control failed. plots: study -> figures as Bokeh models.
     """
 
-    name: ClassVar[str]
-    about: ClassVar[str]
-    settings: ClassVar[type[Settings]]
-    tables: ClassVar[tuple[str, ...]]
-    folds: ClassVar[tuple[str, ...]]
-    stored: ClassVar[tuple[str, ...]] = ()
-    examples: ClassVar[tuple[str, ...]] = ()
-
-    def check(self, world: Any) -> None:  # noqa: B027 - most have nothing to refuse
-        """Refuses what can be known of a World before weights are loaded.
-
-        Raises:
-            InputError: it cannot run.
-        """
-
-    @abstractmethod
-    def execute(self, job: Job, world: Any, progress: Progress, spill: str | None) -> JobResult:
-        """Runs one job to its rows; `spill`: the folder in which logits may wait.
-
-        Raises:
-            InputError: the reference cannot run; whatever else fails is a row of `failures`.
-        """
-
-    @abstractmethod
-    def fold(self, name: str, study: Any) -> pd.DataFrame:
-        """One of `folds`, from a study's tables alone."""
-
-    @abstractmethod
-    def verdict(self, study: Any) -> list[str]:
-        """What the run says, in plain sentences with numbers, most important first."""
-
-    @abstractmethod
-    def sections(self) -> Mapping[str, Any]:
-        """The page's sections, name -> function of (study, options) to what its template needs, in order."""
-
-    @abstractmethod
-    def shown(self, study: Any, width: int) -> str:
-        """The result as a terminal shows it, at most `width` cells wide."""
-
-    @abstractmethod
-    def gating(self, plan: Mapping[str, Any]) -> Gating:
-        """What of a run of this plan can be gated."""
-
-    def folded(self, study: Any) -> tuple[list[str], list[str]]:
-        """The verdict in two: what a reader sees at once, in which every alarm is, and what a disclosure may hold."""
-        return study.verdict, []
-
-    def heat(self, study: Any) -> Sequence[Any]:
-        """The tables of a notebook's cell (`report.heat.HeatMap`)."""
-        return ()
-
-    def broken(self, study: Any) -> bool:
-        """Whether a control failed, so that the run counts as failed."""
-        return False
-
-    def title(self, plan: Mapping[str, Any]) -> str:
-        """What stands at the top of the page."""
-        return f"decodedrift {self.name}"
-
-    def plots(self, study: Any) -> Any:
-        """The figures as Bokeh models.
-
-        Raises:
-            AttributeError: it draws none.
-        """
-        raise AttributeError(f"{self.name} has no figures")
+    name: str
+    about: str
+    settings: type[Settings]
+    tables: tuple[str, ...]
+    folds: tuple[str, ...]
+    execute: Callable[[Job, Any, Progress, str | None], JobResult]
+    fold: Callable[[str, Any], pd.DataFrame]
+    verdict: Callable[[Any], list[str]]
+    sections: Callable[[], Mapping[str, Any]]
+    shown: Callable[[Any, int], str]
+    gating: Callable[[Mapping[str, Any]], Gating]
+    title: Callable[[Mapping[str, Any]], str]
+    stored: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    check: Callable[[Any], None] = lambda world: None
+    folded: Callable[[Any], tuple[list[str], list[str]]] = lambda study: (study.verdict, [])
+    heat: Callable[[Any], Sequence[Any]] = lambda study: ()
+    broken: Callable[[Any], bool] = lambda study: False
+    plots: Callable[[Any], Any] = lambda study: None

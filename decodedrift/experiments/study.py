@@ -126,8 +126,14 @@ class Study:
 
     @property
     def plot(self) -> Any:
-        """The report's figures as Bokeh models: `study.plot.margins()`."""
-        return self.experiment.plots(self)
+        """The report's figures as Bokeh models: `study.plot.margins()`.
+
+        Raises:
+            AttributeError: the experiment draws none.
+        """
+        if (plots := self.experiment.plots(self)) is None:
+            raise AttributeError(f"{self.experiment.name} draws no figures")
+        return plots
 
     def _repr_html_(self) -> str:
         """Verdict and the most telling table for a notebook: escaped, no script."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 
-from decodedrift.core.progress import Progress, Silent
+from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError, Job
 from decodedrift.measure.tables import JobResult, gathered, joined
 from decodedrift.runs.executors import EXECUTORS
@@ -46,7 +46,7 @@ def carry_out(
     from decodedrift.models.probe import Route
     from decodedrift.runs.retry import Worker
 
-    progress = progress or Silent()
+    progress = progress or Progress()
     done, environment = ([], ready.environment) if folder is None else _begun(ready, folder)
     last = folder.job_facts(done[-1]) if folder is not None and done else {}
     if path := last.get("path"):

@@ -27,7 +27,7 @@ class Stopped(BaseException):
         self.code = 128 + signum
 
 
-class Stoppable:
+class Stoppable(Progress):
     """Progress that passes everything on, and raises `Stopped` at the next batch once a signal has come."""
 
     def __init__(self, inner: Progress) -> None:

@@ -71,6 +71,11 @@ def heat_maps(study: Study) -> list[HeatMap]:
     return [_map(table, quantity, columns) for quantity in known]
 
 
+def in_a_cell(study: Study) -> list[HeatMap]:
+    """What a notebook shows: divergence rates and mean KL."""
+    return [m for m in heat_maps(study) if m.name in ("divergence_rate", "kl_mean")]
+
+
 def quantities(horizon: float) -> list[Quantity]:
     """What the switch chooses between."""
     return [

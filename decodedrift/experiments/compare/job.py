@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from decodedrift.core.progress import Progress, Silent
-from decodedrift.core.records import Job, Variant
+from decodedrift.core.progress import Progress
+from decodedrift.core.records import InputError, Job, Variant
 from decodedrift.decoding.spool import Spool
 from decodedrift.experiments.compare import controls, screening
 from decodedrift.experiments.compare.decompose import Decomposition
@@ -24,6 +24,7 @@ from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import JobResult, token_rows
 from decodedrift.models import budget
 from decodedrift.models.load import Loaded
+from decodedrift.models.longrope import switch
 from decodedrift.models.world import World
 
 
@@ -35,7 +36,7 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
     """
     plan: Any = world.plan
     with Spool(budget.spool_bytes(world), spill) as spool, ExitStack() as resident:
-        bench = Bench(job, world, progress or Silent(), spool, batched=plan.noise_floor or plan.continued)
+        bench = Bench(job, world, progress or Progress(), spool, batched=plan.noise_floor or plan.continued)
         run = Comparison(bench, Pass(plan.reference.name, plan.reference, "reference"))
         model = bench.open_reference(resident)
         run.begin(model)
@@ -48,6 +49,21 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
                 model = bench.open_reference(resident)
             run.judge(model)
         return run.rows()
+
+
+def check(world: World) -> None:
+    """Screening rests on one reading of each text being what generates it.
+
+    Raises:
+        InputError: a text passes the length at which the model becomes another function.
+    """
+    plan, at = world.plan, switch(world.checkpoint.config)
+    past = [p for p, ids in world.prompts.items() if at is not None and len(ids) + plan.max_new_tokens > at.length]
+    if plan.mode == "screen" and at is not None and past:  # type: ignore[attr-defined]
+        raise InputError(
+            f"--mode screen: prompt {past[0]} and its new tokens pass {at.length} tokens, where the model's rotary "
+            "factors change, and one reading is another function; lower --max-new-tokens or leave --mode screen out"
+        )
 
 
 @dataclass

@@ -8,8 +8,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
-from decodedrift.core.progress import Progress, Silent
-from decodedrift.core.records import Job
+from decodedrift.core.progress import Progress
+from decodedrift.core.records import InputError, Job
 from decodedrift.decoding.spool import Spool
 from decodedrift.measure import passes, trajectory
 from decodedrift.measure.bench import Bench
@@ -29,7 +29,7 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
     """
     plan: Any = world.plan
     with Spool(budget.spool_bytes(world), spill) as spool, ExitStack() as resident:
-        bench = Bench(job, world, progress or Silent(), spool)
+        bench = Bench(job, world, progress or Progress(), spool)
         model = bench.open_reference(resident)
         reference = Pass(plan.reference.name, plan.reference, "reference")
         bench.free_run(model, reference, batch_size=bench.size(plan.reference), keep_scores=True)
@@ -41,6 +41,17 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
         bench.result.tokens = token_rows(bench.result, world.vocab, injected=True)
         bench.result.spilled_bytes = spool.spilled_bytes
     return bench.result
+
+
+def check(world: World) -> None:
+    """The vocabulary has as many tokens as the rank asks for.
+
+    Raises:
+        InputError: it has not.
+    """
+    rank = world.plan.rank  # type: ignore[attr-defined]
+    if rank > world.width:
+        raise InputError(f"--rank {rank}: the vocabulary has {world.width} tokens")
 
 
 def _replaced(bench: Bench, model: Loaded, reference: Pass, position: int, rank: int) -> None:

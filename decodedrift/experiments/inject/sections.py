@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from decodedrift.experiments.inject.texts import LAGS, pairs
@@ -64,3 +65,13 @@ SECTIONS: dict[str, Section] = {
     "failures": failures,
     "provenance": provenance,
 }
+
+
+def sections() -> Mapping[str, Section]:
+    """SECTIONS."""
+    return SECTIONS
+
+
+def title(plan: Mapping[str, Any]) -> str:
+    """What was replaced."""
+    return f"One token replaced at position{'s' * (len(plan['at']) > 1)} {', '.join(map(str, plan['at']))}"

@@ -69,6 +69,11 @@ def table(summary: pd.DataFrame, width: int) -> str:
     return drawn(head, body, width, names=1)
 
 
+def beside(study: Any, width: int) -> str:
+    """The table by strategy and position, and one text beside what became of it."""
+    return "\n\n".join(part for part in (table(study.summary, width), one(study, width)) if part)
+
+
 def one(study: Any, width: int) -> str:
     """One of the texts beside what became of it: of those that agree least afterwards the first."""
     known = sorted(pairs(study), key=lambda pair: pair.agreement if pair.agreement == pair.agreement else 2.0)

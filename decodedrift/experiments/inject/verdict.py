@@ -1,4 +1,4 @@
-"""What an `inject` says: a sentence per strategy and position."""
+"""What an `inject` makes of its rows: two folds, a sentence per strategy and position, and what can be gated."""
 
 from __future__ import annotations
 
@@ -8,7 +8,28 @@ from typing import Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
+from decodedrift.measure.trajectory import BY_POSITION, by_lag, by_position
+from decodedrift.report import failures
 from decodedrift.report.phrases import percent
+from decodedrift.runs.gates import Gating
+
+
+def fold(name: str, study: Any) -> pd.DataFrame:
+    """summary: a row per strategy and position. after: agreement with the text as it was, by lag."""
+    return {"summary": by_position, "after": by_lag}[name](study.injection, study.traces)
+
+
+def gating(plan: Mapping[str, Any]) -> Gating:
+    """Columns of the summary, by strategy and position."""
+    keys = ("strategy", "position")
+    cells = [(s["label"], str(at)) for s in plan["strategies"] for at in plan["at"]]
+    columns = tuple(c for c in BY_POSITION if c not in keys)
+    return Gating(keys, cells, columns, lambda row, column: row.get("long_enough") == 0)
+
+
+def verdict(study: Any) -> list[str]:
+    """What each replacement did, and what failed."""
+    return [*said_of_run(study.summary, study.plan), *failures.said(study.failures)]
 
 
 def said_of_run(table: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:

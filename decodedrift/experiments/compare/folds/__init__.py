@@ -72,3 +72,8 @@ FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "flip_calibration": lambda study: _prediction().calibration(_judged(study)),
     "decomposition": lambda study: decomposition.fold_positions(study.steps),
 }
+
+
+def fold(name: str, study: Study) -> pd.DataFrame:
+    """One of FOLDS."""
+    return FOLDS[name](study)

@@ -5,6 +5,9 @@ What a section returns is said in `report.html.render`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from decodedrift.experiments.compare.sections.cases import cases
 from decodedrift.experiments.compare.sections.injection import injection
 from decodedrift.experiments.compare.sections.perplexity import perplexity
@@ -23,6 +26,7 @@ from decodedrift.report.html import Section
 from decodedrift.report.sections.failures import failures
 from decodedrift.report.sections.provenance import provenance
 from decodedrift.report.sections.verdict import verdict
+from decodedrift.report.texts import brief
 
 SECTIONS: dict[str, Section] = {
     "verdict": verdict,
@@ -41,3 +45,18 @@ SECTIONS: dict[str, Section] = {
     "failures": failures,
     "provenance": provenance,
 }
+
+
+def sections() -> Mapping[str, Section]:
+    """SECTIONS; the charting library loads with them."""
+    return SECTIONS
+
+
+def title(plan: Mapping[str, Any]) -> str:
+    """What was held against what: `bf16 and int8 against fp32`."""
+    names = [brief(str(v["name"]), 40) for v in plan.get("candidates", ())]
+    if not names:
+        return "decodedrift report"
+    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    sides = f"{len(names)} variants" if len(names) > 4 else listed
+    return f"{sides} against {brief(str(plan['reference']['name']), 40)}"

@@ -79,6 +79,12 @@ def _nothing(study: Study) -> str:
     return "Nothing was compared: no candidate finished."
 
 
+def broken(study: Study) -> bool:
+    """Whether the self control failed: on a GPU that it differs is a finding."""
+    device = str(study.environment.get("numerical", {}).get("device", "cpu"))
+    return device.startswith("cpu") and self_control_broken(study)
+
+
 def self_control_broken(study: Study) -> bool:
     """Whether the reference differed from itself in any number."""
     rows = study.divergences[study.divergences["role"] == "self"]
