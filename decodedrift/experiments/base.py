@@ -38,9 +38,9 @@ class Experiment:
     and gated. stored: folds that are read back from a run folder and not made again. examples: for its help.
 
     execute: (job, world, progress, folder for waiting logits) -> rows; raises InputError where the reference cannot
-    run, and whatever else fails is a row. fold: (name, study) -> a fold. verdict: study -> plain sentences with numbers, the
-    most important first. sections: () -> the page's, name -> function. shown: (study, width) -> the result on a
-    terminal. gating: plan -> what can be gated.
+    run, and whatever else fails is a row. fold: (name, study) -> a fold. verdict: study -> plain sentences with
+    numbers, the most important first. sections: () -> the page's, name -> function. shown: (study, width) -> the
+    result on a terminal. gating: plan -> what can be gated.
 
     check: refuses what a World shows before weights are loaded. title: plan -> what stands at the top of the page.
     folded: study -> the verdict in two, what a reader sees at once with every alarm in it, and the rest. heat: study ->
