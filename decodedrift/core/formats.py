@@ -96,10 +96,10 @@ def read_json(content: str, where: str, first: int = 1) -> Any:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    table = dict(pairs)
+    if len(table) < len(pairs):
         raise KeyError
-    return found
+    return table
 
 
 def _repeated(content: str) -> tuple[str, int]:
@@ -134,13 +134,13 @@ def read_yaml(content: str, path: str) -> Any:
 
         def compose_mapping_node(self, anchor: Any) -> Any:
             node = super().compose_mapping_node(anchor)
-            seen: set[str] = set()
+            names: set[str] = set()
             for key, _ in node.value:
                 name = str(key.value)
-                if name in seen and key.tag != MERGE:
+                if name in names and key.tag != MERGE:
                     at = key.start_mark.line + 1
                     raise InputError(f"{path}:{at}: the key {name[:60]!r} is given twice; keep one of them")
-                seen.add(name)
+                names.add(name)
             return node
 
     for name, form, first in SCALARS:
@@ -152,8 +152,8 @@ def read_yaml(content: str, path: str) -> Any:
     except Exception as error:  # yaml's own, nesting without an end, numbers of thousands of digits, tables as keys
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else path
-        said = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise InputError(f"{place}: cannot be read ({said[:120]})") from None
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise InputError(f"{place}: cannot be read ({problem[:120]})") from None
 
 
 def read_csv(content: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:

@@ -121,23 +121,23 @@ def split(items: Iterable[Any]) -> list[Any]:
     return [part.strip() if isinstance(part, str) else part for piece in parts for part in piece if part != ""]
 
 
-def read_params(owner: str, given: Mapping[str, Any], declared: Mapping[str, Param]) -> dict[str, Any]:
+def read_params(owner: str, params: Mapping[str, Any], declared: Mapping[str, Param]) -> dict[str, Any]:
     """Every declared parameter with its checked value; unknown ones are refused with the choices.
 
     Raises:
         InputError: an unknown parameter, or a value out of its range.
     """
-    for key in given:
+    for key in params:
         if key not in declared:
             listed = nearest(key, tuple(declared)) if declared else "it takes none"
             raise InputError(f"{owner}: unknown parameter {key!r}; {listed}")
     values = {}
     for key, param in declared.items():
-        if key not in given:
+        if key not in params:
             values[key] = param.default
             continue
         try:
-            values[key] = param.read(given[key])
+            values[key] = param.read(params[key])
         except ValueError as error:
             raise InputError(f"{owner}: {key} {error}") from None
     return values
@@ -151,9 +151,9 @@ def split_items(
     A piece `key=value` whose key is a parameter of the item before it belongs to that item. With `sources`, any other
     `name=source` begins a new item; without, it is an error that names the nearest parameter.
     """
-    given = [pieces] if isinstance(pieces, str) else list(pieces)
+    texts = [pieces] if isinstance(pieces, str) else list(pieces)
     items: list[Item] = []
-    for piece in (p.strip() for text_ in given for p in text_.split(",")):
+    for piece in (p.strip() for text_ in texts for p in text_.split(",")):
         if not piece:
             continue
         key, sign, value = piece.partition("=")
@@ -187,8 +187,8 @@ def _misplaced(
     if sources and not name:
         return f"{piece!r}: give it a name before the =, as NAME=FOLDER"
     if before is not None:
-        known = tuple(params_of(before))
-        listed = "its " + nearest(name, known).replace("choices", "parameters") if known else "it takes no parameters"
+        names = tuple(params_of(before))
+        listed = "its " + nearest(name, names).replace("choices", "parameters") if names else "it takes no parameters"
         other = "NAME=FOLDER (no such folder) or NAME=OWNER/MODEL" if sources else "an item of its own"
         return f"{piece!r} is neither a parameter of {before!r} nor {other}; {listed}"
     if sources:
@@ -202,12 +202,12 @@ def _cut_params(piece: str) -> tuple[str, list[tuple[str, str]]]:
     A source that exists is kept whole, whatever it holds: of all cuts the longest such head wins.
     """
     cuts = [*(match.start() for match in re.finditer(r":(?=[A-Za-z_]+=)", piece)), len(piece)]
-    kept = 0
+    first = 0
     if "=" in piece[: cuts[0]]:
         sources = [piece[:cut].partition("=")[2] for cut in cuts]
-        kept = max((n for n, source in enumerate(sources) if _is_source(source)), default=0)
-    params = [piece[begin + 1 : end].partition("=") for begin, end in pairwise(cuts[kept:])]
-    return piece[: cuts[kept]], [(key, value) for key, _, value in params]
+        first = max((n for n, source in enumerate(sources) if _is_source(source)), default=0)
+    params = [piece[begin + 1 : end].partition("=") for begin, end in pairwise(cuts[first:])]
+    return piece[: cuts[first]], [(key, value) for key, _, value in params]
 
 
 def _with(item: Item, key: str, value: str) -> dict[str, str]:

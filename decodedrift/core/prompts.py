@@ -47,10 +47,10 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
             raise InputError(f"--prompts {source}: unknown kind {path.suffix!r}; use {', '.join(SUFFIXES)}")
     content = read_utf8(path, "--prompts")
     reader = {".txt": _from_txt, ".jsonl": _from_jsonl, ".csv": _from_csv}[path.suffix.lower()]
-    found = _identified(reader(path, content))
-    if not found:
+    prompts = _identified(reader(path, content))
+    if not prompts:
         raise InputError(f"--prompts {path}: the file holds no prompts")
-    return found
+    return prompts
 
 
 def given_prompts(items: Iterable[str | Prompt | Mapping[str, Any]]) -> tuple[Prompt, ...]:
@@ -70,13 +70,13 @@ def balanced(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:
     by_tag: dict[str, list[Prompt]] = {}
     for prompt in prompts:
         by_tag.setdefault(prompt.tags[0] if prompt.tags else "", []).append(prompt)
-    taken: list[Prompt] = []
+    pick: list[Prompt] = []
     turn = 0
-    while len(taken) < min(count, len(prompts)):
-        taken.extend(group[turn] for group in by_tag.values() if turn < len(group))
+    while len(pick) < min(count, len(prompts)):
+        pick.extend(group[turn] for group in by_tag.values() if turn < len(group))
         turn += 1
-    chosen = {p.id for p in taken[:count]}
-    return tuple(p for p in prompts if p.id in chosen)
+    ids = {p.id for p in pick[:count]}
+    return tuple(p for p in prompts if p.id in ids)
 
 
 def load_texts(sources: Iterable[str | Path]) -> tuple[Text, ...]:
@@ -112,11 +112,11 @@ def _from_txt(path: Path, content: str) -> list[Raw]:
 
 
 def _from_jsonl(path: Path, content: str) -> list[Raw]:
-    found = []
+    entries = []
     for number, line in enumerate(_newlines(path, content).split("\n"), 1):
         if line.strip():
-            found.append(_from_entry(read_json(line, str(path), number), f"{path}:{number}"))
-    return found
+            entries.append(_from_entry(read_json(line, str(path), number), f"{path}:{number}"))
+    return entries
 
 
 def _newlines(path: Path, content: str) -> str:
@@ -148,12 +148,12 @@ def _from_entry(entry: Any, where: str) -> Raw:
 
 
 def _from_csv(path: Path, content: str) -> list[Raw]:
-    found = []
+    entries = []
     for line, cells in read_csv(content, path, COLUMNS):
         where = f"{path}:{line}"
         tags = _tags(cells.get("tags"), where)
-        found.append(Raw(_id(cells.get("id", "").strip() or None, where), cells["prompt"], tags, where))
-    return found
+        entries.append(Raw(_id(cells.get("id", "").strip() or None, where), cells["prompt"], tags, where))
+    return entries
 
 
 def _id(value: Any, where: str) -> str | None:
@@ -176,20 +176,20 @@ def _tags(value: Any, where: str) -> tuple[str, ...]:
 
 def _identified(raw: Iterable[Raw]) -> tuple[Prompt, ...]:
     """Fills in ids: `p` and the first 8 hex digits of the text's SHA-256, `-2` and so on for a repeated text."""
-    used: set[str] = set()
-    found = []
+    names: set[str] = set()
+    prompts = []
     for prompt in raw:
         if prompt.id is not None:
             name = prompt.id
-            if name in used:
+            if name in names:
                 at = f"{prompt.where}: " if prompt.where else ""
                 raise InputError(f"{at}the prompt id {name!r} is given twice; ids key the noise, so each needs its own")
         else:
             base = "p" + hashlib.sha256(prompt.text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
             name, count = base, 1
-            while name in used:
+            while name in names:
                 count += 1
                 name = f"{base}-{count}"
-        used.add(name)
-        found.append(Prompt(name, prompt.text, prompt.tags))
-    return tuple(found)
+        names.add(name)
+        prompts.append(Prompt(name, prompt.text, prompt.tags))
+    return tuple(prompts)

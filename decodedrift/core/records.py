@@ -214,8 +214,8 @@ def distinct(name: str, items: list[str]) -> None:
     Raises:
         InputError: names it.
     """
-    seen: set[str] = set()
+    earlier: set[str] = set()
     for item in items:
-        if item in seen:
+        if item in earlier:
             raise InputError(f"{name}: {item!r} is given twice")
-        seen.add(item)
+        earlier.add(item)

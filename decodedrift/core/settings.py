@@ -223,8 +223,8 @@ class Settings(BaseModel):
     @classmethod
     def flag(cls, name: str) -> str:
         """A field's flag, with its dashes."""
-        known = cls.options().get(name)
-        return f"--{(known and known.flag) or name.replace('_', '-')}"
+        option = cls.options().get(name)
+        return f"--{(option and option.flag) or name.replace('_', '-')}"
 
 
 S = TypeVar("S", bound=Settings)
@@ -266,12 +266,12 @@ def shown_settings(kind: type[Settings], plan: Mapping[str, Any]) -> Iterator[tu
 
     Variants, strategies and prompts are told of elsewhere, where there is room.
     """
-    for name, known in kind.options().items():
+    for name, option in kind.options().items():
         value = plan.get(name)
         if value in (None, False, "", [], ()) or (isinstance(value, (list, dict)) and not _simple(value)):
             continue
-        label = known.label or name.replace("_", " ").capitalize()
-        shown = ", ".join(map(str, value[:40])) if isinstance(value, list) else known.words.get(value, value)
+        label = option.label or name.replace("_", " ").capitalize()
+        shown = ", ".join(map(str, value[:40])) if isinstance(value, list) else option.words.get(value, value)
         yield label, "yes" if shown is True else f"{shown:g}" if isinstance(shown, float) else str(shown)
 
 
@@ -281,5 +281,5 @@ def _simple(value: Any) -> bool:
 
 def no_rows(kind: type[Settings]) -> set[str]:
     """Fields that change no row: a run that goes on need not ask for the same."""
-    asked = {name for name, known in kind.options().items() if not known.changes_rows}
-    return {"prompt_source", "left_out", "refused", *asked}
+    names = {name for name, option in kind.options().items() if not option.changes_rows}
+    return {"prompt_source", "left_out", "refused", *names}

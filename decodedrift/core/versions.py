@@ -20,13 +20,13 @@ def version() -> str:
 
 def versions() -> dict[str, str]:
     """Installed versions of what the numbers stand on."""
-    found = {}
+    table = {}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            table[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return table
 
 
 def untested(version: str) -> str | None:
