@@ -20,9 +20,9 @@ def chrf(reference: str, candidate: str) -> float:
     precision = recall = 0.0
     orders = [n for n in ORDERS if n <= min(map(len, texts))]
     for n in orders:
-        expected, given = (_ngrams(text, n) for text in texts)
-        matches = (expected & given).total()
-        precision += matches / given.total()
+        expected, actual = (_ngrams(text, n) for text in texts)
+        matches = (expected & actual).total()
+        precision += matches / actual.total()
         recall += matches / expected.total()
     if not precision:
         return 0.0

@@ -264,9 +264,9 @@ def nonfinite_count(z_r: Tensor, z_c: Tensor) -> Tensor:
     if bool((z_r.sum(-1) + z_c.sum(-1)).isfinite().all()):  # the everyday case, without a mask in memory
         return z_r.new_zeros(z_r.shape[:-1])
     count = z_r.new_zeros(z_r.shape[:-1])
-    for own, other in ((z_r, z_c), (z_c, z_r)):
-        broken = own.isnan() | (own == INF)
-        count += (broken | ((own == -INF) & other.isfinite())).sum(-1)
+    for one, other in ((z_r, z_c), (z_c, z_r)):
+        broken = one.isnan() | (one == INF)
+        count += (broken | ((one == -INF) & other.isfinite())).sum(-1)
     return count
 
 

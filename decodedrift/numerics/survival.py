@@ -29,9 +29,9 @@ class Observed:
     @classmethod
     def of(cls, tokens: np.ndarray, event: np.ndarray, clusters: np.ndarray) -> Observed:
         """From columns; traces of which no token was at risk say nothing and are left out."""
-        kept = np.asarray(tokens) > 0
-        _, index = np.unique(np.asarray(clusters)[kept], return_inverse=True)
-        return cls(np.asarray(tokens)[kept].astype(np.int64), np.asarray(event)[kept].astype(bool), index)
+        at_risk = np.asarray(tokens) > 0
+        _, index = np.unique(np.asarray(clusters)[at_risk], return_inverse=True)
+        return cls(np.asarray(tokens)[at_risk].astype(np.int64), np.asarray(event)[at_risk].astype(bool), index)
 
     @cached_property
     def clusters(self) -> int:
@@ -179,13 +179,13 @@ def paired_test(first: Observed, second: Observed) -> Paired:
     a = first.event & (second.tokens >= first.tokens) & ~(second.event & (second.tokens == first.tokens))
     b = second.event & (first.tokens >= second.tokens) & ~(first.event & (first.tokens == second.tokens))
     sums = np.bincount(first.cluster, weights=a.astype(float) - b)
-    told = sums[sums != 0]
+    rest = sums[sums != 0]
     p_value = math.nan
-    if len(told) == 1 or (len(told) and np.abs(told).max() == 1):  # scipy permutes no single one, whose p is 1
-        p_value = float(stats.binomtest(int((told > 0).sum()), len(told)).pvalue)
-    elif len(told):
+    if len(rest) == 1 or (len(rest) and np.abs(rest).max() == 1):  # scipy permutes no single one, whose p is 1
+        p_value = float(stats.binomtest(int((rest > 0).sum()), len(rest)).pvalue)
+    elif len(rest):
         exact = stats.permutation_test(
-            (told,), lambda x, axis: x.sum(axis), permutation_type="samples", vectorized=True, n_resamples=9999, rng=0
+            (rest,), lambda x, axis: x.sum(axis), permutation_type="samples", vectorized=True, n_resamples=9999, rng=0
         )
         p_value = float(exact.pvalue)
     return Paired(len(first.tokens), int(a.sum()), int(b.sum()), p_value)
@@ -224,10 +224,10 @@ def slope_within(x: np.ndarray, y: np.ndarray, trace: np.ndarray, cluster: np.nd
     Nielsen and Webb 2023), with t of as many clusters as would weigh equally, (sum w)^2 / sum w^2, less one. NaN values
     of y are left out.
     """
-    kept = np.isfinite(y)
-    x, y = x[kept].astype(float), y[kept]
-    _, trace = np.unique(trace[kept], return_inverse=True)
-    _, cluster = np.unique(cluster[kept], return_inverse=True)
+    finite = np.isfinite(y)
+    x, y = x[finite].astype(float), y[finite]
+    _, trace = np.unique(trace[finite], return_inverse=True)
+    _, cluster = np.unique(cluster[finite], return_inverse=True)
     if not len(x):
         return Slope(math.nan, math.nan, math.nan, "no position has an error above 0")
     sizes = np.bincount(trace)
