@@ -19,8 +19,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         super().__init__()
         self.buffers = []
         self.shared = layer.keys.shape[2]  # the prompt's part: the same in all rows of a prompt, never reordered
-        for held in (layer.keys, layer.values):
-            picked = held.index_select(0, rows)
+        for states in (layer.keys, layer.values):
+            picked = states.index_select(0, rows)
             buffer = picked.new_empty((*picked.shape[:2], picked.shape[2] + room, picked.shape[3]))
             buffer[:, :, : picked.shape[2]] = picked
             self.buffers.append(buffer)

@@ -14,7 +14,7 @@ def numerical(device: str, threads: int | None = None) -> dict[str, Any]:
     """What can change a logit's bits: torch, CPU capability (AVX2 and AVX512 differ), device, threads."""
     import torch
 
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "torch": torch.__version__,
         "transformers": versions()["transformers"],
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -24,10 +24,10 @@ def numerical(device: str, threads: int | None = None) -> dict[str, Any]:
     }
     if device.startswith("cuda"):
         index = torch.device(device).index or 0
-        found["gpu"] = torch.cuda.get_device_name(index)
-        found["cuda"] = torch.version.cuda
-        found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
-    return found
+        facts["gpu"] = torch.cuda.get_device_name(index)
+        facts["cuda"] = torch.version.cuda
+        facts["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return facts
 
 
 def environment(device: str, threads: int | None = None) -> dict[str, Any]:

@@ -227,8 +227,8 @@ def _off(
     for text, logits in pairs:
         if (expected := truth.get(text)) is None:
             continue
-        judged = expected.isfinite()
-        off = (logits[judged].double() - expected[judged].double()).abs()
+        finite = expected.isfinite()
+        off = (logits[finite].double() - expected[finite].double()).abs()
         if not bool((off <= bound).all()):  # NaN is no rounding either
             return f"{how}: after {len(text)} tokens a logit is off by {float(off.max()):.2g} of {largest:.3g} at most"
     return None

@@ -18,8 +18,8 @@ def conv1d_to_linear(model: torch.nn.Module) -> None:
 
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            own = "forward" in vars(child) or child._forward_hooks or child._forward_pre_hooks
-            if isinstance(child, Conv1D) and not own:
+            custom = "forward" in vars(child) or child._forward_hooks or child._forward_pre_hooks
+            if isinstance(child, Conv1D) and not custom:
                 linear = torch.nn.Linear(child.nx, child.nf, device="meta")
                 linear.weight = torch.nn.Parameter(child.weight.data.t().contiguous(), requires_grad=False)
                 linear.bias = torch.nn.Parameter(child.bias.data, requires_grad=False)

@@ -156,9 +156,9 @@ class Cached:
         mask, cache = self.arguments.get("attention_mask"), self.cache
         check(self.loaded, mask is None or mask.shape[1] == width + ahead, "does not lengthen its attention mask")
         if cache is not None:
-            known = cache.get_seq_length() == width
-            self.counts = known if self.counts is None else self.counts  # a cache of states alone has no length
-            check(self.loaded, known or not (self.counts or plain(cache)), "does not cache every token that it reads")
+            whole = cache.get_seq_length() == width
+            self.counts = whole if self.counts is None else self.counts  # a cache of states alone has no length
+            check(self.loaded, whole or not (self.counts or plain(cache)), "does not cache every token that it reads")
 
 
 class Whole:
@@ -179,12 +179,12 @@ class Whole:
         self.logits = self._last(self.texts)
 
     def _last(self, texts: Sequence[tuple[int, ...]]) -> Tensor:
-        kept = read_whole(self.loaded, texts, [(len(text) - 1, len(text)) for text in texts], pad=self.pad)
-        return torch.cat(kept)
+        logits = read_whole(self.loaded, texts, [(len(text) - 1, len(text)) for text in texts], pad=self.pad)
+        return torch.cat(logits)
 
 
 def read_whole(
-    loaded: Loaded, texts: Sequence[Sequence[int]], kept: Sequence[tuple[int, int]], *, pad: int
+    loaded: Loaded, texts: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], *, pad: int
 ) -> list[Tensor]:
     """Texts from their beginning, right-padded and without a cache; within `reading`.
 
@@ -197,13 +197,13 @@ def read_whole(
     """
     width, at = max(map(len, texts)), switch(loaded.model.config)
     if at is not None and len(texts) > 1 and width > at.length:  # its factors follow the longest text of a batch
-        return [read_whole(loaded, [t], [k], pad=pad)[0] for t, k in zip(texts, kept, strict=True)]
+        return [read_whole(loaded, [t], [k], pad=pad)[0] for t, k in zip(texts, spans, strict=True)]
     ids = torch.full((len(texts), width), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, text in enumerate(texts):
         ids[row, : len(text)] = torch.tensor(text, dtype=torch.long)
         mask[row, : len(text)] = 1
-    begin, end = min(first for first, _ in kept), max(last for _, last in kept)
+    begin, end = min(first for first, _ in spans), max(last for _, last in spans)
     arguments = {} if bool(mask.all()) else {"attention_mask": mask.to(loaded.device)}
     sliced = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
     if sliced:
@@ -214,7 +214,7 @@ def read_whole(
         check(loaded, logits.shape[:2] == expected, "does not give logits of every token that it reads")
     logits = measurable(logits)
     offset = begin if sliced else 0
-    return [logits[row, first - offset : last - offset] for row, (first, last) in enumerate(kept)]
+    return [logits[row, first - offset : last - offset] for row, (first, last) in enumerate(spans)]
 
 
 def cache_of(loaded: Loaded, arguments: Mapping[str, Any]) -> Any | None:
@@ -228,13 +228,13 @@ def cache_of(loaded: Loaded, arguments: Mapping[str, Any]) -> Any | None:
     return able[0] if able else None
 
 
-def check(loaded: Loaded, kept: bool, breach: str) -> None:
+def check(loaded: Loaded, holds: bool, breach: str) -> None:
     """What a release of transformers must go on doing.
 
     Raises:
         VariantError: it does not.
     """
-    if not kept:
+    if not holds:
         kind, version = type(loaded.model).__name__, versions()["transformers"]
         raise VariantError(f"{loaded.variant.name}: {kind} {breach} (transformers {version})")
 
@@ -250,8 +250,8 @@ def calls(loaded: Loaded, what: str) -> Iterator[None]:
         if out_of_memory(error) or compiler_failed(error):
             raise
         kind, version = type(loaded.model).__name__, versions()["transformers"]
-        said = f"{type(error).__name__}: {excerpt(error, 160)}"
-        raise VariantError(f"{loaded.variant.name}: {kind}, {what} with transformers {version}: {said}") from error
+        cause = f"{type(error).__name__}: {excerpt(error, 160)}"
+        raise VariantError(f"{loaded.variant.name}: {kind}, {what} with transformers {version}: {cause}") from error
 
 
 def _prepared(
@@ -266,7 +266,7 @@ def _prepared(
     for row, ids in enumerate(prompts):
         input_ids[row, width - len(ids) :] = torch.tensor(ids)
         mask[row, width - len(ids) :] = 1
-    asked = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, pad_token_id=pad, use_cache=use_cache)
+    settings = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, pad_token_id=pad, use_cache=use_cache)
     prepared: list[Any] = []
 
     def keep(model: Any, input_ids: Tensor, **arguments: Any) -> Tensor:
@@ -276,7 +276,7 @@ def _prepared(
     loaded.model.generate(
         input_ids.to(loaded.device),
         attention_mask=mask.to(loaded.device),
-        generation_config=asked,
+        generation_config=settings,
         custom_generate=keep,
     )
     check(loaded, len(prepared) == 2, "does not hand its prepared inputs to custom_generate")

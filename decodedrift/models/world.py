@@ -42,8 +42,8 @@ class World:
             yield self.kept[variant.name]
             return
         donor = self.kept.get(self.plan.reference.name) if variant.name not in self.others else None
-        with ExitStack() as own:
-            stack = self.stack if self.keeps else own
+        with ExitStack() as temporary:
+            stack = self.stack if self.keeps else temporary
             checkpoint = self.others.get(variant.name, self.checkpoint)
             model = stack.enter_context(loaded(checkpoint, self._settled(variant), donor))
             if self.keeps or variant.name == self.plan.reference.name:
@@ -71,9 +71,9 @@ class World:
 
 def other_checkpoints(plan: Settings, vocab: Vocabulary) -> dict[str, Checkpoint]:
     """The checkpoints of variants that bring their own, each found to share the reference's vocabulary."""
-    found: dict[str, Checkpoint] = {}
+    checkpoints: dict[str, Checkpoint] = {}
     for variant in plan.candidates:
         if variant.model:
-            found[variant.name] = find(variant.model, variant.revision, plan.trust_remote_code, plan.allow_pickle)
-            check_same_vocabulary(vocab.tokenizer, found[variant.name], variant.name)
-    return found
+            checkpoints[variant.name] = find(variant.model, variant.revision, plan.trust_remote_code, plan.allow_pickle)
+            check_same_vocabulary(vocab.tokenizer, checkpoints[variant.name], variant.name)
+    return checkpoints

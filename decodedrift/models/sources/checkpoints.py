@@ -58,8 +58,8 @@ class Checkpoint:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments that every `from_pretrained` of this checkpoint takes, trust passed explicitly."""
-        found: dict[str, Any] = {"trust_remote_code": self.trust_remote_code, "local_files_only": self.local_files_only}
-        return found | ({"revision": self.commit} if self.commit else {})
+        flags: dict[str, Any] = {"trust_remote_code": self.trust_remote_code, "local_files_only": self.local_files_only}
+        return flags | ({"revision": self.commit} if self.commit else {})
 
     @cached_property
     def stored(self) -> dict[str, int]:
@@ -84,8 +84,8 @@ class Checkpoint:
         """The longest sequence that it reads, None where its configuration sets no end (or one of -1, as XLNet's)."""
         config = self.config.get_text_config(decoder=True)
         sizes = [getattr(config, name, None) for name in WINDOWS]
-        taken = (config.pad_token_id or 0) + 1 if config.model_type in AFTER_PAD else 0
-        return next((size - taken for size in sizes if isinstance(size, int) and size > 0), None)
+        offset = (config.pad_token_id or 0) + 1 if config.model_type in AFTER_PAD else 0
+        return next((size - offset for size in sizes if isinstance(size, int) and size > 0), None)
 
     def headers(self) -> Iterator[tuple[str, str, list[int]]]:
         """(name, dtype, shape) of every stored tensor.
@@ -129,22 +129,22 @@ def find(
         InputError: it does not exist, cannot be reached, or is no causal language model.
     """
     if name == "demo":
-        name_or_path, kind, commit, offline = str(DEMO), "bundled", None, False
+        source, kind, commit, offline = str(DEMO), "bundled", None, False
     elif os.path.exists(os.path.expanduser(name)):
-        name_or_path, kind, commit, offline = os.path.expanduser(name), "folder", None, False
+        source, kind, commit, offline = os.path.expanduser(name), "folder", None, False
     else:
-        kind, name_or_path = "hub", name
+        kind, source = "hub", name
         commit, offline = _pin_on_hub(name, revision)
     if revision is not None and kind != "hub":
         raise InputError(f"--revision {revision}: {name} is a {kind} model, which has no revisions; leave it out")
-    if kind != "hub" and not os.path.isfile(os.path.join(name_or_path, "config.json")):
+    if kind != "hub" and not os.path.isfile(os.path.join(source, "config.json")):
         raise InputError(f"{name}: not the folder of a saved HuggingFace model (no config.json in it)")
-    found = Checkpoint(name, name_or_path, kind, None, commit, trust_remote_code, offline)
-    found.path("config.json")
-    config = _config(found)
+    checkpoint = Checkpoint(name, source, kind, None, commit, trust_remote_code, offline)
+    checkpoint.path("config.json")
+    config = _config(checkpoint)
     check_causal(name, config, trust_remote_code)
-    files = local_files(name, Path(name_or_path), allow_pickle) if kind != "hub" else _hub_files(found, allow_pickle)
-    return replace(found, config=config, files=files, seen=tuple(stamp(f) for f in files))
+    files = local_files(name, Path(source), allow_pickle) if kind != "hub" else _hub_files(checkpoint, allow_pickle)
+    return replace(checkpoint, config=config, files=files, seen=tuple(stamp(f) for f in files))
 
 
 def stamp(path: str) -> tuple[int, int]:
@@ -183,10 +183,10 @@ def check_causal(name: str, config: Any, trusted: bool) -> None:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not remote:
         raise InputError(f"{name}: transformers has no causal LM of type {config.model_type!r}")
     names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-    known = {name for value in names for name in ([value] if isinstance(value, str) else value)}
-    asked = getattr(config, "architectures", None) or []
-    if asked and not remote and not any(a in known for a in asked):
-        raise InputError(f"{name}: {asked[0]} is not a causal language model; give one that generates text")
+    classes = {name for value in names for name in ([value] if isinstance(value, str) else value)}
+    architectures = getattr(config, "architectures", None) or []
+    if architectures and not remote and not any(a in classes for a in architectures):
+        raise InputError(f"{name}: {architectures[0]} is not a causal language model; give one that generates text")
     if reason := REFUSED.get(config.model_type):
         raise InputError(f"{name}: {config.model_type} cannot be read token by token ({reason}); give another model")
     if _reads_both_ways(config):
@@ -226,18 +226,18 @@ def quiet() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _config(found: Checkpoint) -> Any:
+def _config(checkpoint: Checkpoint) -> Any:
     from transformers import AutoConfig
 
     try:
         with quiet():
-            return AutoConfig.from_pretrained(found.source, **found.arguments)
+            return AutoConfig.from_pretrained(checkpoint.source, **checkpoint.arguments)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and more, all about this one file
-        text = " ".join(str(error).split()).replace(os.path.join(found.source, ""), "")
+        text = " ".join(str(error).split()).replace(os.path.join(checkpoint.source, ""), "")
         if "trust_remote_code" in text:
-            said = "add --trust-remote-code if you trust its authors"
-            raise InputError(f"{found.name} needs code of its own; {said}") from None
-        raise InputError(f"{found.name}: its config.json cannot be used ({excerpt(text, 140)})") from None
+            hint = "add --trust-remote-code if you trust its authors"
+            raise InputError(f"{checkpoint.name} needs code of its own; {hint}") from None
+        raise InputError(f"{checkpoint.name}: its config.json cannot be used ({excerpt(text, 140)})") from None
 
 
 def _pin_on_hub(name: str, revision: str | None) -> tuple[str | None, bool]:
@@ -268,28 +268,28 @@ def _pin_on_hub(name: str, revision: str | None) -> tuple[str | None, bool]:
     raise InputError(f"{name}: no such folder here, and the model hub cannot be reached ({reason}); {WAYS_ON}")
 
 
-def _from_hub(found: Checkpoint, file: str) -> Path | None:
+def _from_hub(checkpoint: Checkpoint, file: str) -> Path | None:
     from transformers.utils import cached_file
 
     try:
         with quiet():
             path = cached_file(
-                found.source, file, revision=found.commit, local_files_only=found.local_files_only,
+                checkpoint.source, file, revision=checkpoint.commit, local_files_only=checkpoint.local_files_only,
                 _raise_exceptions_for_missing_entries=False,
             )  # fmt: skip
     except OSError as error:
-        if found.local_files_only:
+        if checkpoint.local_files_only:
             return None
-        raise InputError(f"{found.name}: downloading {file} failed ({excerpt(error, 120)})") from None
+        raise InputError(f"{checkpoint.name}: downloading {file} failed ({excerpt(error, 120)})") from None
     return Path(path) if path else None
 
 
-def _hub_files(found: Checkpoint, allow_pickle: bool) -> tuple[str, ...]:
+def _hub_files(checkpoint: Checkpoint, allow_pickle: bool) -> tuple[str, ...]:
     for name in (SAFE, PICKLED) if allow_pickle else (SAFE,):
-        if single := found.path(name):
+        if single := checkpoint.path(name):
             return (str(single),)
-        if index := found.path(f"{name}.index.json"):
-            return tuple(str(path) for s in shards(index) if (path := found.path(s)))
+        if index := checkpoint.path(f"{name}.index.json"):
+            return tuple(str(path) for s in shards(index) if (path := checkpoint.path(s)))
     mend = "" if allow_pickle else "; add --allow-pickle to read its .bin"
-    place = "the hub's cache here" if found.local_files_only else "the hub"
-    raise InputError(f"{found.name}: {place} has no safetensors for it, only formats that can run code{mend}")
+    place = "the hub's cache here" if checkpoint.local_files_only else "the hub"
+    raise InputError(f"{checkpoint.name}: {place} has no safetensors for it, only formats that can run code{mend}")

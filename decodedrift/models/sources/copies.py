@@ -46,10 +46,10 @@ def check_copyable(model: Any) -> None:
             raise InputError(
                 f"{path or GIVEN}: compiled in place (`compile()`), which no copy takes over; give torch.compile(model)"
             )
-    own = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
+    parts = {id(part) for part in (*model.modules(), *model.parameters(), *model.buffers())}
     for path, module in model.named_modules():
         for name, value in replaced(module):
-            if name not in MOVERS and _holds(value, own):
+            if name not in MOVERS and _holds(value, parts):
                 raise InputError(_refusal(path, name, value))
 
 
@@ -86,19 +86,19 @@ def replaced(module: Module) -> Iterator[tuple[str, Any]]:
             yield "hook", hook
 
 
-def _holds(value: Any, own: set[int]) -> bool:
+def _holds(value: Any, parts: set[int]) -> bool:
     """Whether a part of the model hangs on a function, which a copy leaves as it is."""
-    seen: set[tuple[int, bool]] = set()
+    visited: set[tuple[int, bool]] = set()
     layer = [(value, False)]  # whether we come from a function
     for _ in range(DEPTH):
         below = []
         for part, fixed in layer:
-            if fixed and id(part) in own:
+            if fixed and id(part) in parts:
                 return True
-            if isinstance(part, (Module, Tensor, ModuleType, type, str, bytes)) or (id(part), fixed) in seen:
+            if isinstance(part, (Module, Tensor, ModuleType, type, str, bytes)) or (id(part), fixed) in visited:
                 continue
-            seen.add((id(part), fixed))
-            below += [(held, fixed or isinstance(part, FunctionType)) for held in _belongings(part)]
+            visited.add((id(part), fixed))
+            below += [(child, fixed or isinstance(part, FunctionType)) for child in _belongings(part)]
         layer = below
     return False
 

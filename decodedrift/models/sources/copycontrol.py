@@ -17,7 +17,7 @@ from decodedrift.core.records import VariantError
 from decodedrift.models.sources.copies import replaced
 
 
-def control(model: Any, name: str, logits: Callable[[], Tensor], given: list[Any]) -> dict[str, Any]:
+def control(model: Any, name: str, logits: Callable[[], Tensor], models: list[Any]) -> dict[str, Any]:
     """The negative control: logits of the copy come from its own weights, and from none of the given models'.
 
     One forward is watched for the weights that it reads. Then the final norm's weight is doubled, and one in every
@@ -37,8 +37,8 @@ def control(model: Any, name: str, logits: Callable[[], Tensor], given: list[Any
     Raises:
         VariantError: the copy reads a given model, computes under autocast, or does not move.
     """
-    named, own = dict(model.named_parameters()), {_place(t) for _, t in _tensors(model)}
-    foreign = {_place(t): called for one in given for called, t in _tensors(one) if _place(t) not in own}
+    named, places = dict(model.named_parameters()), {_place(t) for _, t in _tensors(model)}
+    foreign = {_place(t): called for one in models for called, t in _tensors(one) if _place(t) not in places}
     watch = Watch(foreign, {_place(p): called for called, p in named.items()})
     with _uncompiled():
         with watch, Autocast(next(model.parameters()).device.type) as autocast, _called(model) as called:
@@ -60,13 +60,13 @@ def control(model: Any, name: str, logits: Callable[[], Tensor], given: list[Any
             )
         for path, weights in _carriers(model, set(watch.reads), called):
             tried = ((w, _moved(logits, named[w], base)) for w in weights)
-            found = next(((w, moved) for w, moved in tried if moved), None)
-            if found is None:
-                said = f"no weight of its copy's {path or 'model'} moves a logit when doubled"
+            witness = next(((w, moved) for w, moved in tried if moved), None)
+            if witness is None:
+                lack = f"no weight of its copy's {path or 'model'} moves a logit when doubled"
                 raise VariantError(
-                    f"{name}: {said}: its forward or hook runs something else; give the model without it"
+                    f"{name}: {lack}: its forward or hook runs something else; give the model without it"
                 )
-            facts["modules"].append({"module": path, "weight": found[0], "moved": found[1]})
+            facts["modules"].append({"module": path, "weight": witness[0], "moved": witness[1]})
     return facts
 
 
@@ -172,12 +172,12 @@ def _carriers(model: Any, read: set[str], called: set[str]) -> Iterator[tuple[st
 
 def _moved(logits: Callable[[], Tensor], weight: torch.nn.Parameter, base: Tensor) -> float:
     """How far the logits move where a weight is doubled (zeros: made one); it may be shared, so another is put in."""
-    kept = weight.data
-    weight.data = torch.where(kept == 0, torch.ones_like(kept), kept * 2)
+    values = weight.data
+    weight.data = torch.where(values == 0, torch.ones_like(values), values * 2)
     try:
         moved = (logits().float() - base.float()).abs()
     finally:
-        weight.data = kept
+        weight.data = values
     return float(moved.nan_to_num(nan=torch.finfo(torch.float32).max).max())
 
 

@@ -35,9 +35,9 @@ def copied_from(model: Any, lent: Variant, variant: Variant, dtype: torch.dtype)
         return None
     if any(getattr(model, name, None) for name in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")):
         return None
-    own = PRECISIONS[variant.precision].apply is not None
-    made = {id(p): torch.nn.Parameter(p.detach().to(dtype, copy=own), requires_grad=False) for p in model.parameters()}
-    twin = copied(model, made)
+    copy = PRECISIONS[variant.precision].apply is not None
+    memo = {id(p): torch.nn.Parameter(p.detach().to(dtype, copy=copy), requires_grad=False) for p in model.parameters()}
+    twin = copied(model, memo)
     cast(twin, dtype)
     if variant.attention is not None:
         twin.set_attn_implementation(variant.attention)

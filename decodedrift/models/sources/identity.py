@@ -42,19 +42,19 @@ def weight_hashes(checkpoint: Checkpoint) -> dict[str, str]:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return {"in memory": digest.hexdigest()}
-    found = {}
-    own = checkpoint.kind == "folder" and checkpoint.trust_remote_code
-    code = sorted(str(p) for p in Path(checkpoint.source).glob("*.py")) if own else []
+    hashes = {}
+    has_code = checkpoint.kind == "folder" and checkpoint.trust_remote_code
+    code = sorted(str(p) for p in Path(checkpoint.source).glob("*.py")) if has_code else []
     for path in (*checkpoint.files, *code):
         with open(path, "rb") as handle:
-            found[os.path.basename(path)] = hashlib.file_digest(handle, "sha256").hexdigest()
-    return found
+            hashes[os.path.basename(path)] = hashlib.file_digest(handle, "sha256").hexdigest()
+    return hashes
 
 
 def config_hash(config: Any) -> str:
     """SHA-256 of a model's configuration, less what changes no logit: where it came from and who wrote it."""
-    said = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
-    return _hash(said)
+    values = {k: v for k, v in config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    return _hash(values)
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

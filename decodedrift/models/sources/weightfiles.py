@@ -33,13 +33,13 @@ def local_files(name: str, folder: Path, allow_pickle: bool) -> tuple[str, ...]:
         index = folder / f"{single}.index.json"
         if index.is_file():
             check_no_pointer(index)
-            found = shards(index)
-            missing = [s for s in found if not (folder / s).is_file()]
+            names = shards(index)
+            missing = [s for s in names if not (folder / s).is_file()]
             if missing:
-                raise InputError(f"{name}: the weight file {missing[0]} is missing ({len(missing)} of {len(found)})")
-            for shard in found:
+                raise InputError(f"{name}: the weight file {missing[0]} is missing ({len(missing)} of {len(names)})")
+            for shard in names:
                 check_no_pointer(folder / shard)
-            return tuple(str(folder / s) for s in found)
+            return tuple(str(folder / s) for s in names)
         if (folder / single).is_file():
             check_no_pointer(folder / single)
             return (str(folder / single),)
@@ -71,9 +71,9 @@ def shards(index: Path) -> list[str]:
         InputError: no such index; a name that leads elsewhere.
     """
     try:
-        found = json.loads(index.read_text("utf-8"))
-        names = sorted(set(found["weight_map"].values()))
-        valid = bool(names) and "metadata" in found and all(os.path.basename(s) == s for s in names)
+        content = json.loads(index.read_text("utf-8"))
+        names = sorted(set(content["weight_map"].values()))
+        valid = bool(names) and "metadata" in content and all(os.path.basename(s) == s for s in names)
     except (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError):
         valid = False
     if not valid:
@@ -133,8 +133,8 @@ def unpickled(path: str, device: str = "cpu") -> dict[str, Any]:
     import torch
 
     try:
-        found = torch.load(path, map_location=device, weights_only=True)
-        return {str(name): tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+        state = torch.load(path, map_location=device, weights_only=True)
+        return {str(name): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError and more, by what the file holds
         raise InputError(
             f"{path} cannot be read as plain tensors ({' '.join(str(error).split())[:80]}); nothing of it was run: "

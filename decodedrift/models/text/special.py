@@ -23,31 +23,31 @@ def warnings(
     with quiet():
         first = list(vocab.tokenizer("")["input_ids"])[:1]
         for prompt in prompts:
-            own = vocab.ids(prompt.text, special=False) if chat else list(encoded[prompt.id])
+            text_ids = vocab.ids(prompt.text, special=False) if chat else list(encoded[prompt.id])
             if not chat and first == [vocab.bos]:
-                own = own[1:]  # the tokenizer's
-            for said in _odd(vocab, encoded[prompt.id], own, words):
-                names.setdefault(said, []).append(prompt.id)
-    return [f"{_listed(ids)}: {said}" for said, ids in names.items()]
+                text_ids = text_ids[1:]  # the tokenizer's
+            for oddity in _odd(vocab, encoded[prompt.id], text_ids, words):
+                names.setdefault(oddity, []).append(prompt.id)
+    return [f"{_listed(ids)}: {oddity}" for oddity, ids in names.items()]
 
 
-def _odd(vocab: Vocabulary, ids: Sequence[int], own: Sequence[int], words: bool) -> Iterator[str]:
-    """What is odd about a prompt's ids, of which `own` are its text's."""
+def _odd(vocab: Vocabulary, ids: Sequence[int], text_ids: Sequence[int], words: bool) -> Iterator[str]:
+    """What is odd about a prompt's ids, of which `text_ids` are its text's."""
 
-    def told(token_id: int) -> str:
+    def quoted(token_id: int) -> str:
         return f" ({vocab.token(token_id)})" if words else ""
 
     bos = vocab.bos
     if bos is not None and list(ids[:2]) == [bos, bos]:
-        spelt = "the text spells one: take it out" if bos in own else "the chat template writes both"
-        yield f"two BOS tokens{told(bos)} at the beginning; {spelt}"
-    elif bos is not None and bos in own and bos not in vocab.eos:
-        yield f"the text spells the BOS token{told(bos)}, which is read as that token"
+        spelt = "the text spells one: take it out" if bos in text_ids else "the chat template writes both"
+        yield f"two BOS tokens{quoted(bos)} at the beginning; {spelt}"
+    elif bos is not None and bos in text_ids and bos not in vocab.eos:
+        yield f"the text spells the BOS token{quoted(bos)}, which is read as that token"
     else:
         bos = None
-    stop = next((i for i in own if i in vocab.eos and i != bos), None)
+    stop = next((i for i in text_ids if i in vocab.eos and i != bos), None)
     if stop is not None:
-        yield f"the text holds a stop token{told(stop)}, where a text ends; take it out unless that is meant"
+        yield f"the text holds a stop token{quoted(stop)}, where a text ends; take it out unless that is meant"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -27,8 +27,8 @@ def stop_and_pad(checkpoint: Checkpoint, tokenizer: Any) -> tuple[tuple[int, ...
     """
     config = checkpoint.config.get_text_config(decoder=True)
     settings = _generation_settings(checkpoint)
-    said = (settings.get("eos_token_id"), getattr(config, "eos_token_id", None), tokenizer.eos_token_id)
-    stop = next((ids for value in said if (ids := _ids(value, checkpoint.name))), ())
+    values = (settings.get("eos_token_id"), getattr(config, "eos_token_id", None), tokenizer.eos_token_id)
+    stop = next((ids for value in values if (ids := _ids(value, checkpoint.name))), ())
     pads = (settings.get("pad_token_id"), tokenizer.pad_token_id, *stop[:1])
     return stop, next((p for p in pads if _is_id(p) and p < config.vocab_size), 0)
 
@@ -53,15 +53,15 @@ def _ids(value: Any, name: str) -> tuple[int, ...]:
 def _generation_settings(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """What the model says of generating, as plain data; its configuration's word where it says nothing."""
     if checkpoint.module is not None:
-        own = getattr(checkpoint.module, "generation_config", None)
-        return {} if own is None else vars(own)
+        config = getattr(checkpoint.module, "generation_config", None)
+        return {} if config is None else vars(config)
     path = checkpoint.path(GENERATION)
     if path is None:
         return {name: getattr(checkpoint.config, name, None) for name in ("eos_token_id", "pad_token_id")}
     try:
-        found = json.loads(path.read_text("utf-8"))
+        settings = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{checkpoint.name}: its {GENERATION} is not valid JSON ({excerpt(error, 80)})") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{checkpoint.name}: its {GENERATION} must hold a table, not {type(found).__name__}")
-    return found
+    if not isinstance(settings, dict):
+        raise InputError(f"{checkpoint.name}: its {GENERATION} must hold a table, not {type(settings).__name__}")
+    return settings

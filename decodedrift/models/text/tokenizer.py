@@ -52,8 +52,8 @@ def _read(checkpoint: Checkpoint) -> Any:
     except Exception as error:  # a missing, broken or foreign tokenizer raises almost anything
         text = excerpt(error, 140)
         if "trust_remote_code" in str(error):
-            said = "add --trust-remote-code if you trust its authors"
-            raise InputError(f"{checkpoint.name}: its tokenizer needs code of its own; {said}") from None
+            hint = "add --trust-remote-code if you trust its authors"
+            raise InputError(f"{checkpoint.name}: its tokenizer needs code of its own; {hint}") from None
         raise InputError(f"{checkpoint.name}: its tokenizer cannot be loaded ({text})") from None
     if not tokenizer("hello world", add_special_tokens=False)["input_ids"]:
         if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
@@ -72,11 +72,11 @@ def _check_files(checkpoint: Checkpoint) -> None:
     if FILE not in paths:
         return
     try:
-        found = json.loads(paths[FILE].read_text("utf-8"))
+        content = json.loads(paths[FILE].read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        said = excerpt(error, 80)
-        raise InputError(f"{checkpoint.name}: its tokenizer cannot be loaded ({FILE} is not valid: {said})") from None
-    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
+        fault = excerpt(error, 80)
+        raise InputError(f"{checkpoint.name}: its tokenizer cannot be loaded ({FILE} is not valid: {fault})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise InputError(
             f"{checkpoint.name}: its tokenizer cannot be loaded ({FILE} holds no tokenizer: there is no table `model` "
             "in it); copy or download it again"

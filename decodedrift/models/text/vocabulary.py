@@ -86,23 +86,23 @@ class Vocabulary:
         if "\ufffd" not in text:
             return text.encode("utf-8", "replace")
         piece = str(self.tokenizer.convert_ids_to_tokens(token_id))
-        if found := BYTE_PIECE.fullmatch(piece):
-            return bytes([int(found[1], 16)])
-        known = byte_level()
-        raw = bytes(known[c] for c in piece) if all(c in known for c in piece) else b""
+        if match := BYTE_PIECE.fullmatch(piece):
+            return bytes([int(match[1], 16)])
+        table = byte_level()
+        raw = bytes(table[c] for c in piece) if all(c in table for c in piece) else b""
         return raw if raw.decode("utf-8", "replace") == text else b""
 
     def spans(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
         """Ids of a real text with their character spans (None where the tokenizer has none)."""
         with quiet():
             try:
-                found = self.tokenizer(text, return_offsets_mapping=True)
+                encoding = self.tokenizer(text, return_offsets_mapping=True)
             except (NotImplementedError, ValueError):
                 return self.encode(text), None
         special = set(self.tokenizer.all_special_ids)
-        ids = list(found["input_ids"])
+        ids = list(encoding["input_ids"])
         ids = ids[: self._kept(ids, text)]
-        offsets = [(0, 0) if i in special else tuple(o) for i, o in zip(ids, found["offset_mapping"], strict=False)]
+        offsets = [(0, 0) if i in special else tuple(o) for i, o in zip(ids, encoding["offset_mapping"], strict=False)]
         return ids, offsets
 
 
@@ -135,12 +135,12 @@ def encode_prompts(
     """Prompt id -> token ids, or the reason in words why it cannot run."""
     if chat and not getattr(vocab.tokenizer, "chat_template", None):
         raise InputError("--chat-template: this model's tokenizer has no chat template; leave the option out")
-    found: dict[str, list[int] | str] = {}
+    encoded: dict[str, list[int] | str] = {}
     with quiet():  # of a prompt beyond the window, which is refused in words of our own
         for prompt in prompts:
             ids = _encoded(vocab, prompt.text, chat, max_new_tokens)
-            found[prompt.id] = ids if isinstance(ids, str) else too_long(vocab, len(ids), max_new_tokens) or ids
-    return found
+            encoded[prompt.id] = ids if isinstance(ids, str) else too_long(vocab, len(ids), max_new_tokens) or ids
+    return encoded
 
 
 def _encoded(vocab: Vocabulary, text: str, chat: bool, max_new_tokens: int) -> list[int] | str:
@@ -195,12 +195,12 @@ def timed(seconds: float, work: Callable[[], str]) -> str:
     Raises:
         TimeoutError: it took longer. Whatever `work` raises is raised here.
     """
-    found: list[str] = []
+    results: list[str] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            found.append(work())
+            results.append(work())
         except BaseException as error:
             errors.append(error)
 
@@ -212,4 +212,4 @@ def timed(seconds: float, work: Callable[[], str]) -> str:
         raise TimeoutError(f"it did not end within {seconds:g} s")
     if errors:
         raise errors[0]
-    return found[0]
+    return results[0]

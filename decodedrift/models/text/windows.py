@@ -40,13 +40,13 @@ def sizes(context: int | None, stride: int | None, vocab: Vocabulary) -> tuple[i
     """
     window = vocab.window
     limit = window or DEFAULT_CONTEXT
-    chosen = min(limit, DEFAULT_CONTEXT) if context is None else context
-    if window is not None and chosen > window:
-        raise InputError(f"--context {chosen} exceeds {vocab.narrowest}'s window of {window}")
-    step = max(1, chosen // 2) if stride is None else stride
-    if step > chosen:
-        raise InputError(f"--stride {step} is larger than the context {chosen}: tokens would be skipped")
-    return chosen, step
+    size = min(limit, DEFAULT_CONTEXT) if context is None else context
+    if window is not None and size > window:
+        raise InputError(f"--context {size} exceeds {vocab.narrowest}'s window of {window}")
+    step = max(1, size // 2) if stride is None else stride
+    if step > size:
+        raise InputError(f"--stride {step} is larger than the context {size}: tokens would be skipped")
+    return size, step
 
 
 def cut(text: Text, vocab: Vocabulary, context: int, stride: int) -> WindowedText:
@@ -63,15 +63,15 @@ def cut(text: Text, vocab: Vocabulary, context: int, stride: int) -> WindowedTex
         raise InputError(f"text {text.name}: fewer than two tokens; there is nothing to score")
     windows: list[Window] = []
     scored: list[int] = []
-    done = 0
+    covered = 0
     for index, begin in enumerate(range(0, len(ids), stride)):
         end = min(begin + context, len(ids))
-        first = max(done, begin + 1)
+        first = max(covered, begin + 1)
         if first < end:
             reading = Reading(tuple(ids[begin:first]), tuple(ids[first:end]))
             windows.append(Window(f"{text.name}#{index}", reading, first))
             scored.extend(range(first, end))
-        done = end
+        covered = end
         if end == len(ids):
             break
     return WindowedText(text.name, tuple(windows), len(scored), _bytes(text.text, spans, scored))
