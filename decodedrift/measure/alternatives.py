@@ -32,26 +32,26 @@ class Ledger:
             sides: (variant, pass: `generated` or `forced`) -> its top tokens by position.
             divergence: t*, or None.
         """
-        for (variant, pass_name), found in sides.items():
-            kept = np.zeros(len(found), dtype=bool)
+        for (variant, pass_name), tops in sides.items():
+            mask = np.zeros(len(tops), dtype=bool)
             if divergence is not None:
-                kept[max(0, divergence - AROUND) : divergence + AROUND + 1] = True
-            rest = np.flatnonzero(~kept)[: max(0, self.left) // COUNT]
+                mask[max(0, divergence - AROUND) : divergence + AROUND + 1] = True
+            rest = np.flatnonzero(~mask)[: max(0, self.left) // COUNT]
             self.left -= len(rest) * COUNT
-            kept[rest] = True
-            if kept.any():
-                yield _frame(keys, variant, pass_name, found, np.flatnonzero(kept))
+            mask[rest] = True
+            if mask.any():
+                yield _frame(keys, variant, pass_name, tops, np.flatnonzero(mask))
 
 
-def _frame(keys: Mapping[str, Any], variant: str, pass_name: str, found: Tops, positions: np.ndarray) -> pd.DataFrame:
-    width = found.ids.shape[1]
+def _frame(keys: Mapping[str, Any], variant: str, pass_name: str, tops: Tops, positions: np.ndarray) -> pd.DataFrame:
+    width = tops.ids.shape[1]
     columns: dict[str, Any] = {k: [v] * (len(positions) * width) for k, v in keys.items()}
     columns |= {
         "position": np.repeat(positions, width),
         "variant": [variant] * (len(positions) * width),
         "pass": [pass_name] * (len(positions) * width),
         "rank": np.tile(np.arange(1, width + 1), len(positions)),
-        "token_id": found.ids[positions].reshape(-1),
-        "logprob": found.log_p[positions].reshape(-1),
+        "token_id": tops.ids[positions].reshape(-1),
+        "logprob": tops.log_p[positions].reshape(-1),
     }
     return pd.DataFrame(columns)

@@ -61,9 +61,9 @@ class Bench:
     @contextmanager
     def opened(self, variant: Variant) -> Iterator[Loaded]:
         """A loaded variant, its loading timed and its facts recorded."""
-        begin, held = time.perf_counter(), variant.name in self.world.kept
+        begin, resident = time.perf_counter(), variant.name in self.world.kept
         with self.world.load(variant) as model:
-            if not held:
+            if not resident:
                 self.result.timed(variant.name, "", "load", begin, 0)
             batched = self.size(variant) > 1 or self.batched
             self.world.route.admit(model, self.world.vocab, batched=batched, first=not self.result.facts)
@@ -96,21 +96,21 @@ class Bench:
                 chunks = [c for c in chunks if any((s.label, n, p) in inject for s, n in cells for p, _ in c)]
             total = sum(map(len, chunks)) * len(cells) * self.plan.max_new_tokens
             self.progress.start(into.name, label, total)
-            begin, made = time.perf_counter(), 0
+            begin, count = time.perf_counter(), 0
             for chunk in chunks:
                 self.progress.batch()
-                done = generate(
+                output = generate(
                     model, self.world.vocab, dict(chunk), cells, self.plan.max_new_tokens,
                     watch=watched, keep_scores=keep_scores, inject=inject, tick=self.progress.tick,
                 )  # fmt: skip
-                for key, log in done.logs.items():
+                for key, log in output.logs.items():
                     if log.logits:  # greedy scores are whole rows of logits: they wait in the spool, not in memory
                         self.spool.put(("scores", into.name, key), torch.stack(list(log.logits)))
                         log.logits = self.spool.get(("scores", into.name, key))
-                into.add(done)
-                made += sum(len(t.token_ids) for t in done.traces.values())
+                into.add(output)
+                count += sum(len(t.token_ids) for t in output.traces.values())
             self.progress.stop()
-            self.result.timed(into.name, label, "generate" if inject is None else "inject", begin, made)
+            self.result.timed(into.name, label, "generate" if inject is None else "inject", begin, count)
         into.traces = filed(into.traces, self.job.prompts)
 
     def passages(self, traces: Mapping[Key, Trace], only: Collection[Key] | None = None) -> list[list[Passage]]:
@@ -118,18 +118,18 @@ class Bench:
 
         Beams keep to themselves: their gaps hold four readings against each other, which must share one layout.
         """
-        found = []
+        parts = []
         for group in self.groups():
             for cells in ([c for c in group if not c[0].searches], *([c] for c in group if c[0].searches)):
-                found.append([p for cell in cells for p in self.read_of(cell, traces) if only is None or p.key in only])
-        return [group for group in found if group]
+                parts.append([p for cell in cells for p in self.read_of(cell, traces) if only is None or p.key in only])
+        return [group for group in parts if group]
 
-    def written(self, done: Pass) -> Iterator[list[Passage]]:
+    def written(self, source: Pass) -> Iterator[list[Passage]]:
         """A pass's own continuations, in batches of the size that the reference has."""
         size = self.size(self.plan.reference)
         for start in range(0, len(self.order), size):
             batch = {p.id for p in self.order[start : start + size]}
-            yield from self.passages(done.traces, only={key for key in done.traces if key.prompt_id in batch})
+            yield from self.passages(source.traces, only={key for key in source.traces if key.prompt_id in batch})
 
     def read_of(self, cell: Cell, traces: Mapping[Key, Trace]) -> Iterator[Passage]:
         """One cell's traces as passages, in the order of the batches."""
@@ -149,17 +149,17 @@ class Bench:
     ) -> Iterator[tuple[Passage, Tensor]]:
         """(passage, logits) for one group of passages, batched like the variant's generation."""
         width = model.model.get_input_embeddings().weight.shape[0]
-        kept = passes.readable(group, width)
-        for label, count in (Counter(p.key.strategy for p in group) - Counter(p.key.strategy for p in kept)).items():
+        texts = passes.readable(group, width)
+        for label, count in (Counter(p.key.strategy for p in group) - Counter(p.key.strategy for p in texts)).items():
             text = f"{count} sequences hold ids beyond this variant's {width} embeddings; not read"
             self.result.fail(self.plan.model, model.variant.name, "score", "skipped", text, label)
-        readings = [p.reading for p in kept]
+        readings = [p.reading for p in texts]
         self.progress.start(model.variant.name, "reading", sum(len(r.continuation) for r in readings))
         size, vocab = batch_size or self.size(model.variant), self.world.vocab
         for index, logits in force(model, readings, size, vocab.pad, vocab.window):
             self.progress.tick(len(readings[index].continuation))
             self.progress.batch()
-            yield kept[index], logits
+            yield texts[index], logits
         self.progress.stop()
 
     @contextmanager

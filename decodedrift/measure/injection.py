@@ -21,16 +21,16 @@ from decodedrift.numerics import sequences
 Put = tuple[int, int]  # (position, token id)
 
 
-def divergence_tokens(bench: Bench, done: Pass, reference: Pass) -> dict[Key, Put]:
+def divergence_tokens(bench: Bench, candidate: Pass, reference: Pass) -> dict[Key, Put]:
     """Where a candidate parted from the reference, and with which token; without pairs of which one has none there."""
     able = {s.label for s, _ in bench.plan.cells if s.injectable}
-    found = {}
-    for key, trace in done.traces.items():
+    tokens = {}
+    for key, trace in candidate.traces.items():
         ours, its = reference.traces[key].token_ids, trace.token_ids
         t = sequences.first_divergence(ours, its)
         if key.strategy in able and t is not None and t < min(len(ours), len(its)):
-            found[key] = (t, its[t])
-    return found
+            tokens[key] = (t, its[t])
+    return tokens
 
 
 def ranked(log: ScoreLog, position: int, rank: int) -> int | None:
@@ -67,29 +67,29 @@ def injected(bench: Bench, model: Loaded, name: str, wanted: Mapping[Key, Put], 
     return {key: into.traces[key] for key in wanted}
 
 
-def _kept(ours: tuple[int, ...], got: tuple[int, ...], put: Put | None) -> bool:
+def _kept(ours: tuple[int, ...], tokens: tuple[int, ...], put: Put | None) -> bool:
     """Whether a text is the reference's where it must be: all of it, or all before the token that was put in."""
     if put is None or ours[put[0]] == put[1]:
-        return got == ours
-    return got[: put[0] + 1] == (*ours[: put[0]], put[1])
+        return tokens == ours
+    return tokens[: put[0] + 1] == (*ours[: put[0]], put[1])
 
 
-def of_candidate(bench: Bench, model: Loaded, done: Pass, reference: Pass) -> None:
+def of_candidate(bench: Bench, model: Loaded, candidate: Pass, reference: Pass) -> None:
     """At each observed divergence the candidate's token is put into the reference's text; rows of injection.csv.
 
     Of the controls nothing is made; what goes wrong is a failure of this part alone.
     """
-    wanted = divergence_tokens(bench, done, reference) if done.role == "candidate" else {}
+    wanted = divergence_tokens(bench, candidate, reference) if candidate.role == "candidate" else {}
     if not wanted:
         return
-    with bench.guarded(done.variant.name, "inject"):
-        for key, trace in injected(bench, model, done.name, wanted, reference).items():
+    with bench.guarded(candidate.variant.name, "inject"):
+        for key, trace in injected(bench, model, candidate.name, wanted, reference).items():
             at, token = wanted[key]
             sides = reference.traces[key].token_ids, trace.token_ids
-            own = done.traces[key]
-            broken = any(t.finish == "nonfinite" for t in (reference.traces[key], trace, own))
-            row = injection_row(*sides, at, own.token_ids, ended=token in bench.world.vocab.eos, broken=broken)
-            bench.result.injection.append(keys(bench.plan.model, reference, done.name, done.role, key) | row)
+            own_trace = candidate.traces[key]
+            broken = any(t.finish == "nonfinite" for t in (reference.traces[key], trace, own_trace))
+            row = injection_row(*sides, at, own_trace.token_ids, ended=token in bench.world.vocab.eos, broken=broken)
+            bench.result.injection.append(keys(bench.plan.model, reference, candidate.name, candidate.role, key) | row)
 
 
 def keys(model: str, reference: Pass, candidate: str, role: str, key: Key) -> dict[str, Any]:

@@ -32,36 +32,36 @@ def sides(positions: pd.DataFrame) -> pd.DataFrame:
         reference, np.isnan(values["nll_candidate"]) & ~beyond, np.isposinf(values["kl_reverse"]),
         np.isposinf(values["kl"]),
     )  # fmt: skip
-    held = rows[[c for c in (*KEYS, "position") if c in rows]]
-    return held.assign(**dict(zip(SIDES, flags, strict=True)))
+    frame = rows[[c for c in (*KEYS, "position") if c in rows]]
+    return frame.assign(**dict(zip(SIDES, flags, strict=True)))
 
 
 def broken_traces(traces: pd.DataFrame) -> pd.DataFrame:
     """The candidates' traces that broke by their own fault: before the reference's, which read the same, did."""
     ended = traces[traces["finish"] == "nonfinite"]
-    own, theirs = (ended[ended["role"] == role][["variant", *TRACE, "n_tokens"]] for role in ("candidate", "reference"))
-    both = own.merge(theirs[[*TRACE, "n_tokens"]], on=TRACE, how="left", suffixes=("", "_reference"))
+    its, ours = (ended[ended["role"] == role][["variant", *TRACE, "n_tokens"]] for role in ("candidate", "reference"))
+    both = its.merge(ours[[*TRACE, "n_tokens"]], on=TRACE, how="left", suffixes=("", "_reference"))
     later = both["n_tokens_reference"].isna() | (both["n_tokens"] < both["n_tokens_reference"]).fillna(False)
     return both[later.to_numpy(dtype=bool)]
 
 
 def faults(traces: pd.DataFrame, positions: pd.DataFrame) -> dict[tuple[str, str], str]:
     """(candidate, strategy) of what broke, with the reason in words: no gate passes there."""
-    found = {}
+    reasons = {}
     for (name, strategy), rows in broken_traces(traces).groupby(["variant", "strategy"], sort=False):
-        found[str(name), str(strategy)] = f"{MEETS} ended {plural(len(rows), 'trace')}"
+        reasons[str(name), str(strategy)] = f"{MEETS} ended {plural(len(rows), 'trace')}"
     read = at_fault(positions, "candidate_breaks")
     for (name, strategy), rows in read.groupby(["candidate", "strategy"], sort=False):
-        found.setdefault(
+        reasons.setdefault(
             (str(name), str(strategy)), f"{MEETS} at {plural(len(rows), 'position')} of the reference's text"
         )
-    return found
+    return reasons
 
 
 def infinite(positions: pd.DataFrame) -> dict[tuple[str, str], int]:
     """(candidate, strategy) -> at how many positions the KL is infinite, which its mean and percentiles leave out."""
-    found = at_fault(positions, "candidate_forbids").groupby(["candidate", "strategy"], sort=False).size()
-    return {(str(name), str(strategy)): int(n) for (name, strategy), n in found.items()}
+    counts = at_fault(positions, "candidate_forbids").groupby(["candidate", "strategy"], sort=False).size()
+    return {(str(name), str(strategy)): int(n) for (name, strategy), n in counts.items()}
 
 
 def reasons(
@@ -74,7 +74,7 @@ def reasons(
     Args:
         ended: strategies of the candidate's traces that broke. frames: (strategy, its forced positions) of each trace.
     """
-    found = {(candidate, strategy): f"{MEETS} ended a trace" for strategy in ended}
+    texts = {(candidate, strategy): f"{MEETS} ended a trace" for strategy in ended}
     for strategy, frame in frames:
         whose = "the text" if strategy == "text" else "the reference's text"
         why = (
@@ -87,8 +87,8 @@ def reasons(
         marked = sides(frame)
         for side, (name, reason) in zip(SIDES, why, strict=True):
             if marked[side].any():
-                found.setdefault((name, strategy), reason)
-    return found
+                texts.setdefault((name, strategy), reason)
+    return texts
 
 
 def at_fault(positions: pd.DataFrame, flag: str) -> pd.DataFrame:

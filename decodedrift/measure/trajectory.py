@@ -52,11 +52,11 @@ def injection_row(
         "token_ids": " ".join(map(str, injected)),
     }
     if candidate is not None and not ended and not broken:
-        own, whole = (
+        part, whole = (
             Levenshtein.distance(text, candidate[position + 1 :]) for text in (rest, reference[position + 1 :])
         )
-        row |= {"distance_injected": own, "distance_reference": whole}
-        row["trajectory_share"] = 1 - own / whole if whole else None
+        row |= {"distance_injected": part, "distance_reference": whole}
+        row["trajectory_share"] = 1 - part / whole if whole else None
     return row
 
 
@@ -64,9 +64,9 @@ def pooled(cell: pd.DataFrame) -> dict[str, float]:
     """What summary.csv says of a candidate and strategy; the share's interval is a bootstrap over prompts."""
     if not len(cell):
         return dict.fromkeys(SUMMARY, math.nan)
-    known = cell[cell["distance_reference"].notna()]
-    own, whole = (known[c].to_numpy(float) for c in ("distance_injected", "distance_reference"))
-    value, low, high = (float(v[0]) for v in bootstrap_ratio(own, whole, known["prompt_id"].to_numpy(dtype=str)))
+    rows = cell[cell["distance_reference"].notna()]
+    part, whole = (rows[c].to_numpy(float) for c in ("distance_injected", "distance_reference"))
+    value, low, high = (float(v[0]) for v in bootstrap_ratio(part, whole, rows["prompt_id"].to_numpy(dtype=str)))
     recovered = cell["recovered"].dropna().to_numpy(float)
     return {
         "injected": len(cell),
@@ -82,11 +82,11 @@ def by_lag(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
 
     lag 1 is the token after the replaced one; `n` pairs in which both go on that far.
     """
-    found = []
+    rows = []
     for key, cell in _compared(injection, traces).groupby([*CELL, "lag"], sort=True):
         named = dict(zip([*CELL, "lag"], key, strict=True)) | {"role": ROLE}
-        found.append(named | {"n": len(cell), "agreement": float(cell["same"].mean())})
-    return fold(found, LAGS)
+        rows.append(named | {"n": len(cell), "agreement": float(cell["same"].mean())})
+    return fold(rows, LAGS)
 
 
 def by_position(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
@@ -94,23 +94,23 @@ def by_position(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
 
     recovered_low, recovered_high: Wilson's 95 % interval with seeds clustered inside prompts.
     """
-    found = []
+    rows = []
     pairs = _compared(injection, traces)
     for (strategy, position), cell in injection.groupby(["strategy", "position"], sort=False):
-        known = cell[cell["recovered"].notna()]
-        back = known["recovered"].to_numpy(float)
-        _, low, high = share_interval(back, known["prompt_id"].to_numpy(dtype=str))
-        own = pairs[(pairs["strategy"] == strategy) & (pairs["position"] == position)]
+        recoverable = cell[cell["recovered"].notna()]
+        back = recoverable["recovered"].to_numpy(float)
+        _, low, high = share_interval(back, recoverable["prompt_id"].to_numpy(dtype=str))
+        after = pairs[(pairs["strategy"] == strategy) & (pairs["position"] == position)]
         row = {
-            "strategy": strategy, "position": position, "texts": len(cell), "long_enough": len(known),
+            "strategy": strategy, "position": position, "texts": len(cell), "long_enough": len(recoverable),
             "recovered": int(back.sum()), "recovered_low": low, "recovered_high": high,
-            "in_step": int((known["recovery_lag"] == 0).sum()),
+            "in_step": int((recoverable["recovery_lag"] == 0).sum()),
             "unchanged": int((cell["original_token_id"] == cell["injected_token_id"]).sum()),
-            "agreement": float(own["same"].mean()) if len(own) else math.nan,
+            "agreement": float(after["same"].mean()) if len(after) else math.nan,
         }  # fmt: skip
-        at = own.groupby("lag")["same"].mean()
-        found.append(row | {f"agreement_lag_{lag}": float(at.get(lag, math.nan)) for lag in SHOWN_LAGS})
-    return fold(found, BY_POSITION)
+        at = after.groupby("lag")["same"].mean()
+        rows.append(row | {f"agreement_lag_{lag}": float(at.get(lag, math.nan)) for lag in SHOWN_LAGS})
+    return fold(rows, BY_POSITION)
 
 
 def _compared(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
@@ -122,8 +122,8 @@ def _compared(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
         texts = (row["token_ids"], reference[(row["reference"], *(row[c] for c in names))])
         mine, its = (text.split()[row["position"] + 1 :] for text in texts)
         n = min(len(mine), len(its))
-        kept = {c: [row[c]] * n for c in (*CELL, "position")}
+        columns = {c: [row[c]] * n for c in (*CELL, "position")}
         same = [a == b for a, b in zip(mine, its, strict=False)]
-        parts.append(pd.DataFrame(kept | {"lag": range(1, n + 1), "same": same}))
+        parts.append(pd.DataFrame(columns | {"lag": range(1, n + 1), "same": same}))
     empty = pd.DataFrame(columns=[*CELL, "position", "lag", "same"])
     return pd.concat(parts, ignore_index=True) if parts else empty
