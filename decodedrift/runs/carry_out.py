@@ -47,15 +47,15 @@ def carry_out(
     from decodedrift.runs.retry import Worker
 
     progress = progress or Progress()
-    done, environment = ([], ready.environment) if folder is None else _begun(ready, folder)
-    last = folder.job_facts(done[-1]) if folder is not None and done else {}
+    keys, environment = ([], ready.environment) if folder is None else _begun(ready, folder)
+    last = folder.job_facts(keys[-1]) if folder is not None and keys else {}
     if path := last.get("path"):
         ready.world.route = Route(path["path"], fixed=True, reasons=dict(path["path_reasons"]))
     spill = str(folder.path) if folder is not None else None
     work = Worker(execute, ready.world, progress, spill, last.get("batch_size") or ready.plan.batch_size)
     results: list[JobResult] = []
     with closing(ready.world):
-        for result in EXECUTORS[ready.plan.executor](work, [job for job in ready.jobs if job.key not in done]):
+        for result in EXECUTORS[ready.plan.executor](work, [job for job in ready.jobs if job.key not in keys]):
             if folder is None:
                 results.append(result)
             else:
@@ -82,8 +82,8 @@ def finished(ready: Prepared, folder: RunFolder) -> bool:
     if stored is None:
         return False
     refuse_another(stored, ready.plan, ready.environment, str(folder.path))
-    known = {job.key for job in ready.jobs}
-    if other := [key for key in folder.written_jobs() if key not in known]:
+    keys = {job.key for job in ready.jobs}
+    if other := [key for key in folder.written_jobs() if key not in keys]:
         raise InputError(
             f"{folder.path}: its finished job {other[0]} is not of this run (other prompts or texts); name a new folder"
         )

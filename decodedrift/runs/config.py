@@ -18,13 +18,13 @@ def read_config(path: str | Path) -> dict[str, Any]:
     file = existing(path, "--config")
     content = read_utf8(file, "--config")
     if file.suffix.lower() == ".json":
-        found = read_json(content, f"--config {file}")
+        table = read_json(content, f"--config {file}")
     else:
-        found = read_yaml(content, f"--config {file}")
-    if not isinstance(found, dict):
-        raise InputError(f"--config {file}: must hold a table of settings, not {type(found).__name__}")
+        table = read_yaml(content, f"--config {file}")
+    if not isinstance(table, dict):
+        raise InputError(f"--config {file}: must hold a table of settings, not {type(table).__name__}")
     settings: dict[str, Any] = {}
-    for key, value in found.items():
+    for key, value in table.items():
         if (name := str(key).replace("-", "_")) in settings:
             raise InputError(f"--config {file}: {name!r} is given twice, with - and with _; keep one of them")
         settings[name] = value
@@ -32,11 +32,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return settings
 
 
-def over(given: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+def over(flags: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     """Settings as given over those of a file: what is given wins, and the file says nothing more of its prompts."""
-    settings = stored | given
-    if "prompts" in given:  # what the file says of its own prompts does not hold for these
+    settings = stored | flags
+    if "prompts" in flags:  # what the file says of its own prompts does not hold for these
         settings = {k: v for k, v in settings.items() if k not in ("prompt_source", "left_out", "refused")}
-    if "prompt_ids" in given or "limit" in given:  # nor what it refused for a few of them
+    if "prompt_ids" in flags or "limit" in flags:  # nor what it refused for a few of them
         settings.pop("refused", None)
     return settings

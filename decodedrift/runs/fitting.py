@@ -16,7 +16,7 @@ S = TypeVar("S", bound=Settings)
 TOKEN_ID = re.compile(r"token id \d+")
 
 
-def fitting_prompts(plan: S, asked: Settings, vocab: Vocabulary) -> tuple[S, dict[str, Sequence[int]]]:
+def fitting_prompts(plan: S, settings: Settings, vocab: Vocabulary) -> tuple[S, dict[str, Sequence[int]]]:
     """Prompts that can run. Bundled ones that do not fit are left out and counted; the user's own are refused by name.
 
     Raises:
@@ -32,12 +32,12 @@ def fitting_prompts(plan: S, asked: Settings, vocab: Vocabulary) -> tuple[S, dic
     if not encoded:
         name, reason = next(iter(refused.items()))
         raise InputError(f"no prompt can run; {name}: {reason}")
-    kept: Iterable[Prompt] = [p for p in plan.prompts if p.id in encoded]
-    if plan.prompt_source in bundled_sets() and (asked.prompts is None or isinstance(asked.prompts, str)):
-        count = len(encoded) if asked.prompt_ids and not asked.limit else asked.limit or BALANCED
-        kept = balanced(list(kept), count)
+    prompts: Iterable[Prompt] = [p for p in plan.prompts if p.id in encoded]
+    if plan.prompt_source in bundled_sets() and (settings.prompts is None or isinstance(settings.prompts, str)):
+        count = len(encoded) if settings.prompt_ids and not settings.limit else settings.limit or BALANCED
+        prompts = balanced(list(prompts), count)
         plan, refused = plan.having(left_out=len(refused)), {}
-    plan = plan.having(prompts=tuple(kept), refused=asked.refused | refused)
+    plan = plan.having(prompts=tuple(prompts), refused=settings.refused | refused)
     return plan, {p.id: encoded[p.id] for p in plan.prompts}
 
 

@@ -105,16 +105,16 @@ def parse_gate(text: str, interval: bool, gating: Gating) -> Gate:
     Raises:
         InputError: not a gate; an unknown column, candidate or strategy, with the choices.
     """
-    found = _GATE.fullmatch(text)
+    match = _GATE.fullmatch(text)
     try:
-        bound = float(found[3]) if found else math.nan
+        bound = float(match[3]) if match else math.nan
     except ValueError:
         bound = math.nan
-    if found is None or math.isnan(bound):
+    if match is None or math.isnan(bound):
         raise InputError(
             f"--fail-on {text!r}: a gate is written COLUMN>NUMBER or COLUMN>NUMBER:CANDIDATE, with > >= < <= == !="
         )
-    column, operator, only = found[1], found[2], (found[4] or "").strip()
+    column, operator, only = match[1], match[2], (match[4] or "").strip()
     choices = gating.columns
     if column not in choices:
         listed, _, hint = nearest(column, choices).partition("; ")  # the hint first: the list is long
@@ -122,7 +122,7 @@ def parse_gate(text: str, interval: bool, gating: Gating) -> Gate:
             f"--fail-on {text!r}: no column {column!r} in summary.csv; {f'{hint}; ' if hint else ''}{listed}"
         )
     names = list(dict.fromkeys(cell[n] for n in range(len(gating.keys)) for cell in gating.cells))
-    if (found[4] is not None or only) and only not in names:
+    if (match[4] is not None or only) and only not in names:
         raise InputError(f"--fail-on {text!r}: no {' or '.join(gating.keys)} {only!r}; {nearest(only, names)}")
     if interval:
         _check_interval(text, column, operator, choices)
@@ -130,9 +130,9 @@ def parse_gate(text: str, interval: bool, gating: Gating) -> Gate:
 
 
 def _check_interval(text: str, column: str, operator: str, choices: tuple[str, ...]) -> None:
-    known = [c for c in choices if _ends(c, choices)]
-    if column not in known:
-        raise InputError(f"--fail-on-interval: {column} has no interval; choices: {', '.join(known)}")
+    columns = [c for c in choices if _ends(c, choices)]
+    if column not in columns:
+        raise InputError(f"--fail-on-interval: {column} has no interval; choices: {', '.join(columns)}")
     if operator in ("==", "!="):
         raise InputError(f"--fail-on-interval {text!r}: an interval is compared with > >= < or <=")
 

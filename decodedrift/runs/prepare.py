@@ -67,33 +67,33 @@ class Prepared:
         line += f", {len(plan.cells)} strategies x seeds, {plan.max_new_tokens} new tokens, {plan.device}"
         if plan.left_out:
             line += f"; {plan.left_out} bundled prompts do not fit the window and are left out"
-        asked = self.environment["generation"]["batch_size_asked"]
-        if plan.batch_size != asked:
-            line += f"; batch size lowered from {asked} to {plan.batch_size} to fit the memory"
+        size = self.environment["generation"]["batch_size_asked"]
+        if plan.batch_size != size:
+            line += f"; batch size lowered from {size} to {plan.batch_size} to fit the memory"
         if self.enlarged:
             line += f"; jobs of {plan.prompts_per_job} prompts, as each loads the weights anew"
         return line
 
 
-def draft(asked: S) -> S:
+def draft(settings: S) -> S:
     """The plan as far as it can be checked without torch, a tokenizer or the model.
 
     Raises:
         InputError: whatever is wrong with names, parameters, prompt or text files.
     """
-    if asked.executor not in EXECUTORS:
-        raise InputError(f"--executor {asked.executor}: unknown; {nearest(asked.executor, tuple(EXECUTORS))}")
-    reference = _variants(asked.reference, None)
+    if settings.executor not in EXECUTORS:
+        raise InputError(f"--executor {settings.executor}: unknown; {nearest(settings.executor, tuple(EXECUTORS))}")
+    reference = _variants(settings.reference, None)
     if len(reference) != 1 or reference[0].model:
-        raise InputError(f"--reference takes one variant of --model, not {asked.reference!r}")
-    default = asked.candidates is None
-    candidates = default_candidates(reference[0]) if default else _variants(asked.candidates, reference[0])
-    model = asked.model if isinstance(asked.model, str) else "in memory"
-    prompts, source = _prompts(asked, model)
-    plan = asked.having(
+        raise InputError(f"--reference takes one variant of --model, not {settings.reference!r}")
+    default = settings.candidates is None
+    candidates = default_candidates(reference[0]) if default else _variants(settings.candidates, reference[0])
+    model = settings.model if isinstance(settings.model, str) else "in memory"
+    prompts, source = _prompts(settings, model)
+    plan = settings.having(
         model=model, reference=reference[0], candidates=candidates,
-        strategies=asked.allowed(_strategies(asked.strategies, asked.coupling)), prompts=prompts,
-        texts=_texts(asked.texts), prompts_per_job=asked.prompts_per_job or PROMPTS_PER_JOB, prompt_source=source,
+        strategies=settings.allowed(_strategies(settings.strategies, settings.coupling)), prompts=prompts,
+        texts=_texts(settings.texts), prompts_per_job=settings.prompts_per_job or PROMPTS_PER_JOB, prompt_source=source,
         prompt_ids=[], limit=None,
     )  # fmt: skip
     plan.check_resolved()
@@ -101,7 +101,7 @@ def draft(asked: S) -> S:
 
 
 def prepare(
-    asked: S, tokenizer: Any = None, settled: Settled = NOTHING, check: Callable[[Any], None] = lambda world: None
+    settings: S, tokenizer: Any = None, settled: Settled = NOTHING, check: Callable[[Any], None] = lambda world: None
 ) -> Prepared:
     """Finds the model, tokenizes, and settles device, windows, batch size and size of the jobs. Loads no weights.
 
@@ -112,7 +112,7 @@ def prepare(
     Raises:
         InputError: the run cannot be made as asked.
     """
-    plan = draft(asked)
+    plan = draft(settings)
     from decodedrift.models import budget, footprint, world
     from decodedrift.models.machine import check_device
     from decodedrift.models.sources import checkpoints, identity
@@ -120,22 +120,24 @@ def prepare(
     from decodedrift.runs import fitting
 
     plan = _placed(plan, check_device(plan.device))
-    if isinstance(asked.model, str):
-        checkpoint = checkpoints.find(asked.model, asked.revision, asked.trust_remote_code, asked.allow_pickle)
+    if isinstance(settings.model, str):
+        checkpoint = checkpoints.find(
+            settings.model, settings.revision, settings.trust_remote_code, settings.allow_pickle
+        )
     else:
-        checkpoint = checkpoints.in_memory(asked.model, tokenizer)
+        checkpoint = checkpoints.in_memory(settings.model, tokenizer)
     plan = identity.without_home(plan.having(model=checkpoint.name))
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
     others = world.other_checkpoints(plan, vocab)
     vocab = vocabulary.narrowed(vocab, others)
-    plan, encoded = fitting.fitting_prompts(plan, asked, vocab)
+    plan, encoded = fitting.fitting_prompts(plan, settings, vocab)
     plan, texts = fitting.windowed(plan, vocab)
     rows = footprint.footprint(checkpoint)
     place = world.World(plan, checkpoint, vocab, encoded, texts, others, budget.usable_memory(plan), rows)
     _check_beams(plan, place.width)
     check(place)
     place.plan = plan.having(batch_size=settled.batch_size or budget.fitting_batch(place))
-    if asked.prompts_per_job is None:
+    if settings.prompts_per_job is None:
         each = settled.prompts_per_job or budget.prompts_per_job(place, plan.prompts_per_job)
         place.plan = place.plan.having(prompts_per_job=each)
     facts = _environment(place)
@@ -143,7 +145,7 @@ def prepare(
     todo = jobs(place.plan, {key: facts[key] for key in IDENTITY}, windows, budget.windows_per_job(place))
     place.keeps = len(todo) > 1 and budget.all_fit(place)
     facts["generation"] = facts["generation"] | {
-        "batch_size_asked": asked.batch_size, "batch_size": place.plan.batch_size, "memory_bytes": place.memory,
+        "batch_size_asked": settings.batch_size, "batch_size": place.plan.batch_size, "memory_bytes": place.memory,
         "resident": budget.resident(place),
     }  # fmt: skip
     enlarged = settled.prompts_per_job is None and place.plan.prompts_per_job != plan.prompts_per_job
@@ -180,9 +182,9 @@ def _placed(plan: S, device: str) -> S:
     )
 
 
-def _strategies(given: Any, coupling: str) -> tuple[Strategy, ...]:
+def _strategies(values: Any, coupling: str) -> tuple[Strategy, ...]:
     pieces = []
-    for item in _several(given, (str, Strategy, Mapping), "--strategies"):
+    for item in _several(values, (str, Strategy, Mapping), "--strategies"):
         if isinstance(item, Mapping):
             item = item.get("label")  # as a plan.json has it
         if not isinstance(item, (str, Strategy)):
@@ -191,10 +193,10 @@ def _strategies(given: Any, coupling: str) -> tuple[Strategy, ...]:
     return parse_strategies(pieces, coupling)
 
 
-def _variants(given: Any, reference: Variant | None) -> tuple[Variant, ...]:
+def _variants(values: Any, reference: Variant | None) -> tuple[Variant, ...]:
     option = "--candidates" if reference else "--reference"
     pieces = []
-    for item in _several(given, (str, Variant, Mapping), option):
+    for item in _several(values, (str, Variant, Mapping), option):
         if isinstance(item, Mapping):
             item = variant_from_dict(item)
         if not isinstance(item, (str, Variant)):
@@ -203,61 +205,61 @@ def _variants(given: Any, reference: Variant | None) -> tuple[Variant, ...]:
     return parse_variants(pieces, reference)
 
 
-def _several(given: Any, single: tuple[type, ...], option: str) -> list[Any]:
+def _several(values: Any, single: tuple[type, ...], option: str) -> list[Any]:
     """One or several of something as a list."""
-    if isinstance(given, single) or hasattr(given, "__fspath__"):
-        return [given]
-    if not isinstance(given, Iterable):
-        raise InputError(f"{option}: must be a text or a list, not {given!r}")
-    return list(given)
+    if isinstance(values, single) or hasattr(values, "__fspath__"):
+        return [values]
+    if not isinstance(values, Iterable):
+        raise InputError(f"{option}: must be a text or a list, not {values!r}")
+    return list(values)
 
 
-def _prompts(asked: Settings, model: str) -> tuple[tuple[Prompt, ...], str]:
+def _prompts(settings: Settings, model: str) -> tuple[tuple[Prompt, ...], str]:
     """The prompts asked for, and where they come from. A bundled set is cut to a balanced few later, once it fits."""
-    given = asked.prompts
-    listed = not (given is None or isinstance(given, str) or hasattr(given, "__fspath__"))
+    value = settings.prompts
+    listed = not (value is None or isinstance(value, str) or hasattr(value, "__fspath__"))
     if listed:
-        found = prompt_files.given_prompts(_several(given, (Prompt, Mapping), "--prompts"))
-        name = asked.prompt_source or "given"
+        prompts = prompt_files.given_prompts(_several(value, (Prompt, Mapping), "--prompts"))
+        name = settings.prompt_source or "given"
     else:
-        source = str(given) if given is not None else prompt_files.default_set(model)
-        found = prompt_files.load_prompts(source)
+        source = str(value) if value is not None else prompt_files.default_set(model)
+        prompts = prompt_files.load_prompts(source)
         name = source if source in prompt_files.bundled_sets() else "file"
-    if asked.prompt_ids:
-        found = _picked(found, asked.prompt_ids)
-    if not found:
+    if settings.prompt_ids:
+        prompts = _picked(prompts, settings.prompt_ids)
+    if not prompts:
         raise InputError("--prompts: give at least one")
-    if asked.limit and (listed or name == "file"):
-        found = found[: asked.limit]
-    return found, name
+    if settings.limit and (listed or name == "file"):
+        prompts = prompts[: settings.limit]
+    return prompts, name
 
 
-def _picked(found: tuple[Prompt, ...], asked: Sequence[str]) -> tuple[Prompt, ...]:
+def _picked(prompts: tuple[Prompt, ...], ids: Sequence[str]) -> tuple[Prompt, ...]:
     """The prompts of the given ids; a comma separates two ids unless an id holds it."""
-    known = {p.id: p for p in found}
-    wanted = [i.strip() for given in asked for i in ([given] if given in known else given.split(","))]
-    for name in wanted:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"ids look like {next(iter(known), '')!r}"
-            raise InputError(f"--prompt-id {name or repr('')}: no such prompt among {len(known)}; {hint}")
-    return tuple(known[i] for i in dict.fromkeys(wanted))
+    by_id = {p.id: p for p in prompts}
+    names = [i.strip() for text in ids for i in ([text] if text in by_id else text.split(","))]
+    for name in names:
+        if name not in by_id:
+            close = difflib.get_close_matches(name, by_id, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"ids look like {next(iter(by_id), '')!r}"
+            raise InputError(f"--prompt-id {name or repr('')}: no such prompt among {len(by_id)}; {hint}")
+    return tuple(by_id[i] for i in dict.fromkeys(names))
 
 
-def _texts(given: Any) -> tuple[Text, ...]:
-    found: list[Text] = []
-    for item in _several(given, (str, Text, Mapping), "--text"):
+def _texts(values: Any) -> tuple[Text, ...]:
+    texts: list[Text] = []
+    for item in _several(values, (str, Text, Mapping), "--text"):
         if isinstance(item, Text):
-            found.append(item)
+            texts.append(item)
         elif isinstance(item, Mapping):
             if not (isinstance(item.get("name"), str) and isinstance(item.get("text"), str)):
                 raise InputError(f"--text: a text is a file, or {{name, text}}, not {sorted(map(str, item))}")
-            found.append(Text(item["name"], item["text"]))
+            texts.append(Text(item["name"], item["text"]))
         elif isinstance(item, str) or hasattr(item, "__fspath__"):
-            found.extend(prompt_files.load_texts([item]))
+            texts.extend(prompt_files.load_texts([item]))
         else:
             raise InputError(f"--text: a text is a file, not {item!r}")
-    return tuple(found)
+    return tuple(texts)
 
 
 def _check_beams(plan: Settings, vocab: int) -> None:

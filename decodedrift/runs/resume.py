@@ -46,10 +46,10 @@ def begun(folder: str | Path) -> Stored:
 
 def unfinished(plan: Settings) -> dict[str, Any]:
     """What a resume needs beside the plan: where relative paths begin, texts kept off it."""
-    found: dict[str, Any] = {"folder": home_shortened(os.getcwd())}
+    values: dict[str, Any] = {"folder": home_shortened(os.getcwd())}
     if plan.no_text:
-        found |= {"prompts": plain(plan.prompts), "texts": plain(plan.texts)}
-    return found
+        values |= {"prompts": plain(plan.prompts), "texts": plain(plan.texts)}
+    return values
 
 
 def asked_again(kind: type[S], stored: Stored) -> S:
@@ -58,20 +58,20 @@ def asked_again(kind: type[S], stored: Stored) -> S:
     Raises:
         InputError: it died before its texts were on disk, or ran a model in memory.
     """
-    kept = {k: stored.unfinished[k] for k in ("prompts", "texts") if k in stored.unfinished}
-    if stored.plan.get("no_text") and not kept:
+    texts = {k: stored.unfinished[k] for k in ("prompts", "texts") if k in stored.unfinished}
+    if stored.plan.get("no_text") and not texts:
         raise InputError("this run died before its prompts were on disk; give the whole command again with --resume")
     if stored.environment.get("model", {}).get("kind") == "memory":
         raise InputError(
             "this run's model was in memory; go on where it is: compare(model, tokenizer=..., out=..., resume=True)"
         )
-    made = stored.environment.get("generation", {})
-    asked = {"batch_size": made["batch_size_asked"]} if "batch_size_asked" in made else {}
-    values = {k: v for k, v in (stored.plan | kept | asked).items() if k != "experiment"}
+    sizes = stored.environment.get("generation", {})
+    size = {"batch_size": sizes["batch_size_asked"]} if "batch_size_asked" in sizes else {}
+    values = {k: v for k, v in (stored.plan | texts | size).items() if k != "experiment"}
     return make_settings(kind, values)
 
 
-def settled(stored: Stored | None, asked: Settings) -> Settled:
+def settled(stored: Stored | None, settings: Settings) -> Settled:
     """The sizes that a run was settled at, where the same was asked: memory that is free now changes nothing.
 
     Raises:
@@ -80,7 +80,7 @@ def settled(stored: Stored | None, asked: Settings) -> Settled:
     if stored is None:
         return NOTHING
     way = stored.environment.get("generation", {})
-    same = way.get("batch_size_asked") == asked.batch_size
+    same = way.get("batch_size_asked") == settings.batch_size
     sizes = {"batch-size": way["batch_size"] if same else None, "prompts-per-job": stored.plan.get("prompts_per_job")}
     for name, size in sizes.items():
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
@@ -94,24 +94,24 @@ def refuse_another(stored: Stored, plan: Settings, environment: Mapping[str, Any
     Raises:
         InputError: the plan, the weights, the tokenizer or the environment differ; names what.
     """
-    kept, asked = {"experiment": "compare"} | stored.plan, json.loads(json.dumps(plan.as_dict()))
-    if kept.get("no_text") != asked["no_text"]:  # one side has no texts to compare
-        kept, asked = ({k: v for k, v in side.items() if k not in ("prompts", "texts")} for side in (kept, asked))
+    old, new = {"experiment": "compare"} | stored.plan, json.loads(json.dumps(plan.as_dict()))
+    if old.get("no_text") != new["no_text"]:  # one side has no texts to compare
+        old, new = ({k: v for k, v in side.items() if k not in ("prompts", "texts")} for side in (old, new))
     for key in no_rows(type(plan)):
-        kept.pop(key, None)
-        asked.pop(key, None)
-    found = list(_differences("", kept, asked))
+        old.pop(key, None)
+        new.pop(key, None)
+    differences = list(_differences("", old, new))
     if stored.environment:
         for key in IDENTITY:
             now = json.loads(json.dumps(environment[key], default=str))
             then = stored.environment.get(key)
             if key == "generation":
                 then, now = ({k: v for k, v in side.items() if k not in SETTLED} for side in (then or {}, now))
-            found += _differences("" if key == "numerical" else key, then, now)
-    if found:
-        more = f" and {len(found) - MOST} more" if len(found) > MOST else ""
+            differences += _differences("" if key == "numerical" else key, then, now)
+    if differences:
+        more = f" and {len(differences) - MOST} more" if len(differences) > MOST else ""
         raise InputError(
-            f"{where} holds another run: {'; '.join(found[:MOST])}{more}; ask for the same, or name a new folder"
+            f"{where} holds another run: {'; '.join(differences[:MOST])}{more}; ask for the same, or name a new folder"
         )
 
 

@@ -43,14 +43,14 @@ class Worker:
         Raises:
             InputError: the reference cannot run, or the disk failed.
         """
-        asked = self.world.plan.batch_size
+        planned = self.world.plan.batch_size
         begin = time.perf_counter()
         LOG.info("job %s begins", job.key)
         while (result := self._tried(job)) is None:
             self.progress.stop()
             self.world.close()
             self.size //= 2
-        result.batch_size = self.size if self.size != asked else None
+        result.batch_size = self.size if self.size != planned else None
         result.path, self.world.route.fixed = self.world.route.said(), True
         LOG.info("job %s ended after %.1f s, %d failures", job.key, time.perf_counter() - begin, len(result.failures))
         return result
@@ -69,10 +69,10 @@ class Worker:
                 raise
             if out_of_memory(error) and self.size > 1 and world.plan.reference.batch_size is None:
                 return None
-            said = " ".join(str(error).split())
+            cause = " ".join(str(error).split())
             name = world.plan.reference.name
-            said = said if isinstance(error, VariantError) else f"{name}: out of memory ({said[:120]})"
-            raise InputError(f"the reference cannot run: {said}") from error
+            cause = cause if isinstance(error, VariantError) else f"{name}: out of memory ({cause[:120]})"
+            raise InputError(f"the reference cannot run: {cause}") from error
         except OSError as error:
             self._still_there(error)
             if disk_failed(error):
@@ -88,7 +88,6 @@ class Worker:
 
     def _too_large(self, result: JobResult) -> bool:
         """Whether a variant ran out of memory in the plan's batch size; weights that do not fit are no matter of it."""
-        own = {v.name for v in self.world.plan.candidates if v.batch_size}
-        return any(
-            f["status"] == "out_of_memory" and f["stage"] != "load" and f["variant"] not in own for f in result.failures
-        )
+        fixed = {v.name for v in self.world.plan.candidates if v.batch_size}
+        causes = {(f["status"], f["stage"] == "load") for f in result.failures if f["variant"] not in fixed}
+        return ("out_of_memory", False) in causes

@@ -118,8 +118,8 @@ class RunFolder:
         """
         if not (self.path / MARK).is_file():
             return None
-        found = [_json(p) if (p := self.path / name).is_file() else {} for name in (MARK, RAN_ON, UNFINISHED)]
-        return Stored(*found)
+        parts = [_json(p) if (p := self.path / name).is_file() else {} for name in (MARK, RAN_ON, UNFINISHED)]
+        return Stored(*parts)
 
     def discard(self) -> None:
         """Takes away a folder in which no job finished: a run that was refused leaves nothing."""
@@ -186,11 +186,11 @@ class RunFolder:
         frames = {
             t: joined((_part(f / f"{t}.parquet", t) for f in folders.values()), t) for t in TABLES if t not in UNFOLDED
         }
-        found = Gathered(frames)
+        jobs = Gathered(frames)
         for key, folder in folders.items():
-            said = _json(folder / "facts.json")
-            found.note(key, said["variants"], said["batch_size"], said.get("path", {}), said.get("spilled_bytes", 0))
-        return found
+            facts = _json(folder / "facts.json")
+            jobs.note(key, facts["variants"], facts["batch_size"], facts.get("path", {}), facts.get("spilled_bytes", 0))
+        return jobs
 
     def write_csv(self, table: str, frame: pd.DataFrame, spreadsheet: bool = False) -> None:
         """One table as CSV, whole or not at all; `spreadsheet`: as TABLE.spreadsheet.csv, in which no cell is run."""
@@ -263,8 +263,8 @@ def open_stored(path: str | Path) -> Stored:
         raise InputError(f"{folder}: not a run folder (no {MARK} in it)")
     missing = [name for name in ("traces.csv", "failures.csv", RAN_ON) if not (folder / name).is_file()]
     if missing or not stored.finished:
-        said = f" ({missing[0]} is missing)" if missing else ""
-        raise InputError(f"{folder}: this run did not finish{said}; go on with: decodedrift resume {folder}")
+        hint = f" ({missing[0]} is missing)" if missing else ""
+        raise InputError(f"{folder}: this run did not finish{hint}; go on with: decodedrift resume {folder}")
     return stored
 
 
@@ -275,12 +275,12 @@ def _foreign(folder: Path) -> list[str]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path.read_text("utf-8"), "line")
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds no table but a {type(found).__name__}")
+        content = read_json(path.read_text("utf-8"), "line")
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds no table but a {type(content).__name__}")
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({str(error)[:120]})") from None
-    return found
+    return content
 
 
 def _part(path: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:

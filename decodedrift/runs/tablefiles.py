@@ -40,15 +40,15 @@ def read_csv(path: Path, table: str) -> pd.DataFrame:
         InputError: no table of ours.
     """
     header, *rows = _rows(path)
-    known = TABLES.get(table, {})
+    types = TABLES.get(table, {})
     columns = [[row[n] for row in rows] for n in range(len(header))]
     names = [str(name) for name in header]
-    kinds = [known.get(name, "fold" if name in FOLD_TEXTS else None) for name in names]
+    kinds = [types.get(name, "fold" if name in FOLD_TEXTS else None) for name in names]
     try:
-        made = {name: _column(cells, kind) for name, kind, cells in zip(names, kinds, columns, strict=True)}
+        data = {name: _column(cells, kind) for name, kind, cells in zip(names, kinds, columns, strict=True)}
     except ValueError as error:
         raise InputError(f"{path}: not a table that decodedrift wrote ({error})") from None
-    return pd.DataFrame(made, columns=names)
+    return pd.DataFrame(data, columns=names)
 
 
 def _rows(path: Path) -> list[list[str | None]]:
@@ -107,9 +107,9 @@ def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = No
     names = [name for name, kind in TABLES[table].items() if kind == "str"]
     frame = pq.read_table(path, read_dictionary=names, filters=wanted).to_pandas()
     for name in names:
-        known = frame[name].cat
-        distinct = np.array([*(untrusted.csv_text_back(t) for t in known.categories), None], dtype=object)
-        frame[name] = pd.Series(distinct[known.codes], dtype=TEXTS)  # a code of -1 is the None at the end
+        texts = frame[name].cat
+        distinct = np.array([*(untrusted.csv_text_back(t) for t in texts.categories), None], dtype=object)
+        frame[name] = pd.Series(distinct[texts.codes], dtype=TEXTS)  # a code of -1 is the None at the end
     return typed(frame, table)
 
 
