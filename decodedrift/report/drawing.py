@@ -18,13 +18,13 @@ def drawing(model: Any) -> dict[str, Any]:
 def _renamed(value: Any, names: dict[str, str]) -> Any:
     if isinstance(value, dict):
         return {
-            key: _name(found, names) if key in ("id", "root_id", "target_id") else _renamed(found, names)
-            for key, found in value.items()
+            key: _name(part, names) if key in ("id", "root_id", "target_id") else _renamed(part, names)
+            for key, part in value.items()
         }
-    return [_renamed(found, names) for found in value] if isinstance(value, (list, tuple)) else value
+    return [_renamed(part, names) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def _name(found: Any, names: dict[str, str]) -> Any:
-    if not isinstance(found, str):
-        return found
-    return names.setdefault(found, f"m{len(names) + 1}")
+def _name(value: Any, names: dict[str, str]) -> Any:
+    if not isinstance(value, str):
+        return value
+    return names.setdefault(value, f"m{len(names) + 1}")

@@ -33,7 +33,7 @@ def _kind(stage: object, status: object) -> str:
 def _reasons(failures: pd.DataFrame) -> list[str]:
     """One for each variant and stage, the rest counted."""
     cells = failures.groupby(["variant", "stage"], sort=False, dropna=False)
-    told = []
+    lines = []
     for (variant, stage), rows in cells:
         counts = rows["error"].value_counts()
         reason, times = str(counts.index[0]).strip().removeprefix(f"{variant}: "), int(counts.iloc[0])
@@ -41,9 +41,9 @@ def _reasons(failures: pd.DataFrame) -> list[str]:
         others = len(counts) - 1
         more = f"; {others} other reason{'s' if others > 1 else ''} in failures.csv" if others else ""
         sentence = f"{_name(variant)} ({visible(str(stage))}): {terminal(reason, LONGEST)}{often}{more}"
-        told.append(sentence if sentence.endswith((".", "…")) else f"{sentence}.")
-    rest = [f"{len(told) - MOST} more variants and stages failed; failures.csv has them."] if len(told) > MOST else []
-    return [*told[:MOST], *rest]
+        lines.append(sentence if sentence.endswith((".", "…")) else f"{sentence}.")
+    rest = [f"{len(lines) - MOST} more variants and stages failed; failures.csv has them."] if len(lines) > MOST else []
+    return [*lines[:MOST], *rest]
 
 
 def _name(variant: object) -> str:

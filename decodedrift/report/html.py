@@ -86,19 +86,19 @@ def page(
     from decodedrift.report.drawing import drawing
 
     style = _template("style.css.j2").render(light=Markup(css(LIGHT)), dark=Markup(css(DARK)))
-    drawn = {name: drawing(model) for name, model in figures.items()}
-    data = inline.island({"figures": drawn, "groups": groups, "light": LIGHT})
+    drawings = {name: drawing(model) for name, model in figures.items()}
+    data = inline.island({"figures": drawings, "groups": groups, "light": LIGHT})
     content = "\n".join([title, *(p["body"] for p in parts), data])
     nonce = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     early = inline.own_script("early.js").replace("NONCE", nonce)
     scripts = [early, *([inline.library()] if figures else []), *map(inline.own_script, inline.OWN[1:])]
     spent = len("".join([content, style, *scripts]).encode("utf-8", "surrogatepass")) + SHELL
     tokens = island(MOST - spent) if island else ""
-    made: str = _template("page.html.j2").render(
+    document: str = _template("page.html.j2").render(
         title=title, style=Markup(style), sections=parts, data=data, island=Markup(tokens),
         scripts=list(map(Markup, scripts)), policy=Markup(inline.policy(scripts, style, nonce if figures else "")),
     )  # fmt: skip
-    return made
+    return document
 
 
 def _template(name: str) -> Any:

@@ -72,8 +72,8 @@ def rate(row: Any) -> Cell:
     values = {"diverged": row.diverged, "divergence_rate": share}
     values |= {"divergence_rate_low": low, "divergence_rate_high": high}
     note = "" if absent(low) else f"{percentage(low).removesuffix(' %')}–{percentage(high)}"
-    drawn = () if any(map(absent, (share, low, high))) else tuple(f"{2 + 100 * v:.1f}" for v in (low, share, high))
-    return Cell("rate", percentage(share), exactly(values), note=note, interval=drawn)
+    marks = () if any(map(absent, (share, low, high))) else tuple(f"{2 + 100 * v:.1f}" for v in (low, share, high))
+    return Cell("rate", percentage(share), exactly(values), note=note, interval=marks)
 
 
 def merged(rows: list[list[Cell]], columns: int = 1) -> list[list[Cell]]:

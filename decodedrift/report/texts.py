@@ -48,12 +48,12 @@ def token_parts(token: Any, token_id: Any) -> list[Part]:
         return [Part("note", f"empty (id {int(token_id)})")]
     parts: list[Part] = []
     for char in text[:LABEL]:
-        drawn = {" ": "␣", "\n": "⏎", "\t": "→"}.get(char)
-        kind = "space" if drawn else "text"
+        symbol = {" ": "␣", "\n": "⏎", "\t": "→"}.get(char)
+        kind = "space" if symbol else "text"
         if parts and parts[-1].kind == kind:
-            parts[-1] = Part(kind, parts[-1].text + (drawn or char))
+            parts[-1] = Part(kind, parts[-1].text + (symbol or char))
         else:
-            parts.append(Part(kind, drawn or char))
+            parts.append(Part(kind, symbol or char))
     if len(text) > LABEL:
         parts.append(Part("note", f"… {len(text):,} characters"))
     return parts
@@ -61,6 +61,6 @@ def token_parts(token: Any, token_id: Any) -> list[Part]:
 
 def isolated(sentence: str, names: Iterable[str]) -> list[tuple[str, bool]]:
     """A sentence in pieces, names apart: one that reads from right to left would take the next number along."""
-    found = sorted({n for n in names if not n.isascii()}, key=len, reverse=True)
-    pieces = re.split(f"({'|'.join(map(re.escape, found))})", sentence) if found else [sentence]
+    others = sorted({n for n in names if not n.isascii()}, key=len, reverse=True)
+    pieces = re.split(f"({'|'.join(map(re.escape, others))})", sentence) if others else [sentence]
     return [(piece, i % 2 == 1) for i, piece in enumerate(pieces) if piece]

@@ -39,12 +39,12 @@ Tops = dict[int, list[tuple[int, int]]]  # position -> (token, -ln p in 1e-4 nat
 def token_view(study: StudyLike, cases: pd.DataFrame, room: int | None = None) -> str:
     """The island of these cases in `room` characters at most: alternatives give way first, then the last cases."""
     limit = LIMIT if room is None else max(LEAST, min(LIMIT, room))
-    held = _Frames.of(study, cases)
+    frames = _Frames.of(study, cases)
 
     def attempt(entries: int, count: int) -> tuple[str, int]:
         """The island, and how many entries away from t* it holds."""
-        made = _Island(study, held, entries)
-        return "\n".join(map(compressed, made.of(cases.head(count)))), entries - made.entries
+        island = _Island(study, frames, entries)
+        return "\n".join(map(compressed, island.of(cases.head(count)))), entries - island.entries
 
     count = len(cases)
     full, used = attempt(ENTRIES, count)
@@ -93,7 +93,7 @@ class _Frames:
 def _grouped(frame: pd.DataFrame, wanted: pd.DataFrame, keys: list[str]) -> dict[tuple[Any, ...], pd.DataFrame]:
     part = frame[(frame["role"] == "candidate") & frame["prompt_id"].isin(set(wanted["prompt_id"]))]
     part = part.merge(wanted, on=list(wanted.columns))
-    return {tuple(key): found for key, found in part.groupby(keys, sort=False)}
+    return {tuple(key): rows for key, rows in part.groupby(keys, sort=False)}
 
 
 @dataclass
@@ -111,11 +111,11 @@ class _Island:
 
     def of(self, cases: pd.DataFrame) -> list[dict[str, Any]]:
         """What all cases share with where each of them is, then the parts; JSON-ready."""
-        found = [self.case(row) for row in cases.itertuples()]
+        where = [self.case(row) for row in cases.itertuples()]
         texts, raw = _vocabulary(self.study, self.vocabulary)
         head = {
             "reference": brief(str(self.study.plan["reference"]["name"]), 60), "width": COUNT, "texts": texts,
-            "ids": list(self.vocabulary), "bytes": raw, "prompts": self.prompt_texts(), "cases": found,
+            "ids": list(self.vocabulary), "bytes": raw, "prompts": self.prompt_texts(), "cases": where,
         }  # fmt: skip
         for part, tops in zip(self.parts, self.tops, strict=True):
             part["trace"]["tops"] = flat(tops)
@@ -132,20 +132,20 @@ class _Island:
         theirs = self.trace(("candidate", *key))
         place = self.reference(row, at)
         part = self.parts[place]
-        made = {"at": at, "cause": "" if absent(row.cause) else str(row.cause), **theirs}
-        made["meet"] = [] if at is None else meetings(part["trace"]["ids"], theirs["ids"], at)
-        forced = self.held.positions.get(key)
-        if forced is not None:
-            forced = forced.sort_values("position").head(LONGEST)
-            made["kl"] = [_short(v) for v in forced["kl"]]
-            made["margin"] = [_short(v) for v in forced["logit_margin_reference"]]
-            made["margin_candidate"] = [_short(v) for v in forced["logit_margin_candidate"]]
-        own, read = (self.alternatives(row, key[0], name, at) for name in ("generated", "forced"))
+        case = {"at": at, "cause": "" if absent(row.cause) else str(row.cause), **theirs}
+        case["meet"] = [] if at is None else meetings(part["trace"]["ids"], theirs["ids"], at)
+        positions = self.held.positions.get(key)
+        if positions is not None:
+            positions = positions.sort_values("position").head(LONGEST)
+            case["kl"] = [_short(v) for v in positions["kl"]]
+            case["margin"] = [_short(v) for v in positions["logit_margin_reference"]]
+            case["margin_candidate"] = [_short(v) for v in positions["logit_margin_candidate"]]
+        generated, forced = (self.alternatives(row, key[0], name, at) for name in ("generated", "forced"))
         # up to t* both wrote in the same context: what was seen when it was written comes before what was read again
-        shared = read | ({p: e for p, e in own.items() if at is None or p <= at})
-        made["beside"] = flat(shared, self.tops[place])
-        made["own"] = flat({p: e for p, e in own.items() if at is not None and p > at})
-        part["cases"].append(made)
+        shared = forced | ({p: e for p, e in generated.items() if at is None or p <= at})
+        case["beside"] = flat(shared, self.tops[place])
+        case["own"] = flat({p: e for p, e in generated.items() if at is not None and p > at})
+        part["cases"].append(case)
         return {"candidate": key[0], "strategy": key[1], "seed": key[2], "prompt": key[3], "part": place,
                 "case": len(part["cases"]) - 1}  # fmt: skip
 
@@ -159,45 +159,45 @@ class _Island:
             self.tops.append({})
         tops = self.tops[self.references[key]]
         for name in ("generated", "forced"):  # a beam's are forced alone
-            tops |= self.alternatives(row, row.reference, name, at, known=tops)
+            tops |= self.alternatives(row, row.reference, name, at, others=tops)
         return self.references[key]
 
     def trace(self, key: tuple[Any, ...]) -> dict[str, Any]:
         """A trace's tokens; its prompt is noted."""
-        found = self.held.traces.get(key)
-        ids = [] if found is None or absent(found.token_ids) else [int(i) for i in str(found.token_ids).split()]
-        if found is not None and found.prompt_id not in self.prompts:
-            self.prompts[found.prompt_id] = len(self.prompts)
-        finish = "" if found is None or absent(found.finish) else str(found.finish)
+        row = self.held.traces.get(key)
+        ids = [] if row is None or absent(row.token_ids) else [int(i) for i in str(row.token_ids).split()]
+        if row is not None and row.prompt_id not in self.prompts:
+            self.prompts[row.prompt_id] = len(self.prompts)
+        finish = "" if row is None or absent(row.finish) else str(row.finish)
         return {"ids": [self.index(i) for i in ids[:LONGEST]], "more": max(0, len(ids) - LONGEST), "finish": finish}
 
-    def alternatives(self, row: Any, variant: str, name: str, at: int | None, known: Iterable[int] = ()) -> Tops:
+    def alternatives(self, row: Any, variant: str, name: str, at: int | None, others: Iterable[int] = ()) -> Tops:
         """The top tokens around t* and elsewhere while there is room."""
         part = self.held.alternatives.get((*key_of(row), variant, name))
         if part is None:
             return {}
         positions, token_ids, logprobs = part
-        there = np.setdiff1d(positions, np.fromiter(known, int))
+        there = np.setdiff1d(positions, np.fromiter(others, int))
         near = there[np.abs(there - at) <= AROUND] if at is not None else there[:0]
         rest = np.setdiff1d(there, near)[: max(0, self.entries)]
         self.entries -= len(rest)
-        kept = np.isin(positions, np.union1d(near, rest))
-        found: Tops = {}
-        for position, token_id, logprob in zip(positions[kept], token_ids[kept], logprobs[kept], strict=True):
+        mask = np.isin(positions, np.union1d(near, rest))
+        tops: Tops = {}
+        for position, token_id, logprob in zip(positions[mask], token_ids[mask], logprobs[mask], strict=True):
             bits = round(-logprob * 1e4) if math.isfinite(logprob) else -1
-            found.setdefault(int(position), []).append((self.index(token_id), bits))
-        return found
+            tops.setdefault(int(position), []).append((self.index(token_id), bits))
+        return tops
 
     def prompt_texts(self) -> list[dict[str, Any]]:
         """id and text (its end, where it is long) of every prompt met."""
         texts = {str(p["id"]): p for p in self.study.plan.get("prompts", ())}
-        found = []
+        prompts = []
         for name in self.prompts:
-            said = texts.get(name, {})
-            text = shown(str(said.get("text") or ""))
+            prompt = texts.get(name, {})
+            text = shown(str(prompt.get("text") or ""))
             cut = max(0, len(text) - PROMPT)
-            found.append({"id": name, "text": text[cut:], "cut": cut})
-        return found
+            prompts.append({"id": name, "text": text[cut:], "cut": cut})
+        return prompts
 
 
 def key_of(row: Any) -> tuple[str, str, int, str]:
@@ -225,41 +225,41 @@ def flat(tops: Mapping[int, Iterable[tuple[int, int]]], reference: Tops | None =
 
     Values are differences, which compress well: from the rank before, or under SAME from the reference's of that rank.
     """
-    made: dict[str, list[int]] = {"at": [], "token": [], "bits": []}
+    columns: dict[str, list[int]] = {"at": [], "token": [], "bits": []}
     for position in sorted(tops):
         tokens, bits = _padded(tops[position])
         theirs, base = _padded(reference[position]) if reference and position in reference else ([], [])
         same = tokens == theirs
-        made["at"].append(position)
-        made["token"] += [SAME] if same else tokens
-        made["bits"] += [b - a for a, b in zip(base if same else [0, *bits], bits, strict=False)]
-    return made
+        columns["at"].append(position)
+        columns["token"] += [SAME] if same else tokens
+        columns["bits"] += [b - a for a, b in zip(base if same else [0, *bits], bits, strict=False)]
+    return columns
 
 
 def _padded(entries: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
     """COUNT tokens and COUNT values."""
-    held = [*entries, *[(-1, -1)] * COUNT][:COUNT]
-    return [token for token, _ in held], [bits for _, bits in held]
+    row = [*entries, *[(-1, -1)] * COUNT][:COUNT]
+    return [token for token, _ in row], [bits for _, bits in row]
 
 
 def _vocabulary(study: StudyLike, ids: Mapping[int, int]) -> tuple[list[str], dict[str, str]]:
     """Each token's text, made visible; and by index the bytes of those that are no text or cannot be seen."""
-    known: dict[int, tuple[str, str]] = {}
+    names: dict[int, tuple[str, str]] = {}
     for frame, number, text in (
         (study.positions, "token_id", "token"),
         (study.divergences, "reference_token_id", "reference_token"),
         (study.divergences, "candidate_token_id", "candidate_token"),
     ):
         part = frame[[number, text]].dropna().drop_duplicates(number)
-        known |= {int(i): (str(t), "") for i, t in zip(part[number], part[text], strict=True) if int(i) in ids}
+        names |= {int(i): (str(t), "") for i, t in zip(part[number], part[text], strict=True) if int(i) in ids}
     for row in study.tokens[study.tokens["token_id"].isin(list(ids))].itertuples():
-        known[int(row.token_id)] = (str(row.token), "" if absent(row.bytes) else str(row.bytes))
+        names[int(row.token_id)] = (str(row.token), "" if absent(row.bytes) else str(row.bytes))
     texts, raw = [], {}
     for token_id, index in ids.items():
-        text, octets = known.get(token_id, (f"\u27e8{token_id}\u27e9", ""))
-        seen = shown(text)
-        texts.append(brief(seen, 400))
-        if octets and (seen != text or "\ufffd" in seen or not seen.strip()):
+        text, octets = names.get(token_id, (f"\u27e8{token_id}\u27e9", ""))
+        visible = shown(text)
+        texts.append(brief(visible, 400))
+        if octets and (visible != text or "\ufffd" in visible or not visible.strip()):
             raw[str(index)] = brief(octets, 200)
     return texts, raw
 

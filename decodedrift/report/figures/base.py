@@ -105,10 +105,10 @@ def names(into: Any, texts: Sequence[str]) -> None:
     into.yaxis.major_tick_line_color = into.yaxis.axis_line_color = None
 
 
-def source(frame: pd.DataFrame, series: Series, columns: Sequence[str], drawn: Mapping[str, Any]) -> ColumnDataSource:
-    """The values of one series. `columns` are shown in the table; `drawn` are made of them for drawing alone."""
+def source(frame: pd.DataFrame, series: Series, columns: Sequence[str], extra: Mapping[str, Any]) -> ColumnDataSource:
+    """The values of one series. `columns` are shown in the table; `extra` are made of them for drawing alone."""
     data: dict[str, Any] = {c: _values(frame[c]) for c in columns}
-    data |= {f"_{name}": values for name, values in drawn.items()}
+    data |= {f"_{name}": values for name, values in extra.items()}
     return ColumnDataSource(data, tags=[{"keys": series.keys, "columns": list(columns), "choice": series.choice}])
 
 

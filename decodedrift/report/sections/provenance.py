@@ -68,7 +68,7 @@ def _asked(study: StudyLike) -> list[tuple[str, str]]:
 def _ran_on(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     ran, versions = environment.get("numerical", {}), dict(environment.get("versions", {}))
     python = environment.get("python")
-    said = [f"{name} {version}" for name, version in versions.items()] + ([f"Python {python}"] if python else [])
+    parts = [f"{name} {version}" for name, version in versions.items()] + ([f"Python {python}"] if python else [])
     cuda = ", ".join(f"{name} {ran[key]}" for name, key in (("CUDA", "cuda"), ("cuDNN", "cudnn")) if ran.get(key))
     cores = environment.get("cores")
     return _facts([
@@ -78,43 +78,43 @@ def _ran_on(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
             environment.get("cpu"), ran.get("cpu_capability"), f"{cores} cores" if cores else None) if v)),
         ("Threads", ran.get("threads")),
         ("System", environment.get("system")),
-        ("Versions", ", ".join(said)),
+        ("Versions", ", ".join(parts)),
     ])  # fmt: skip
 
 
 def _variants(plan: Mapping[str, Any], facts: Mapping[str, Any]) -> Table:
-    asked = [plan["reference"], *plan.get("candidates", ())]
+    variants = [plan["reference"], *plan.get("candidates", ())]
     rows = []
-    for index, variant in enumerate(asked[:MOST]):
-        found = facts.get(variant["name"], {})
+    for index, variant in enumerate(variants[:MOST]):
+        known_facts = facts.get(variant["name"], {})
         name = text(variant["name"], 48, head=True)
         rows.append([
             Cell("text", name.text, name.title, note="" if index else "reference", head=True),
             text(variant.get("precision"), 40), text(variant.get("compute"), 20),
-            Cell("text", _counts(found.get("weight_dtypes", {})) or ("not loaded" if not found else "")),
-            num(percent(found.get("quantized_share"), "quantized_share")),
-            num(percent(found.get("rounded_share"), "rounded_share")),
-            text(found.get("attention") or variant.get("attention"), 30),
-            Cell("text", _besides(variant, plan, found)),
+            Cell("text", _counts(known_facts.get("weight_dtypes", {})) or ("not loaded" if not known_facts else "")),
+            num(percent(known_facts.get("quantized_share"), "quantized_share")),
+            num(percent(known_facts.get("rounded_share"), "rounded_share")),
+            text(known_facts.get("attention") or variant.get("attention"), 30),
+            Cell("text", _besides(variant, plan, known_facts)),
         ])  # fmt: skip
-    return Table(VARIANT_COLUMNS, rows, max(0, len(asked) - MOST), "plan.json")
+    return Table(VARIANT_COLUMNS, rows, max(0, len(variants) - MOST), "plan.json")
 
 
-def _besides(variant: Mapping[str, Any], plan: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _besides(variant: Mapping[str, Any], plan: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """What sets a variant apart besides its precision, and the scheme that a quantized one was rounded by."""
     options = {k: v for k, v in (variant.get("options") or {}).items() if v not in (None, False)}
     fields = {k: variant.get(k, default) for k, default in DEFAULTS.items()}
     apart = {k: v for k, v in fields.items() if v != DEFAULTS[k] and not (k == "device" and v == plan.get("device"))}
-    said = [str(found["scheme"])] if found.get("scheme") else []
-    return brief(", ".join(said + [f"{k}={v}" for k, v in (options | apart).items()]), 200)
+    parts = [str(facts["scheme"])] if facts.get("scheme") else []
+    return brief(", ".join(parts + [f"{k}={v}" for k, v in (options | apart).items()]), 200)
 
 
 def _strategies(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = []
+    pairs = []
     for strategy in plan.get("strategies", ())[:MOST]:
         params = ", ".join(f"{k} {v}" for k, v in (strategy.get("params") or {}).items())
-        found.append((brief(str(strategy["label"]), 60), brief(params, 200)))
-    return found
+        pairs.append((brief(str(strategy["label"]), 60), brief(params, 200)))
+    return pairs
 
 
 def _timings(study: StudyLike) -> Table | None:
@@ -128,8 +128,8 @@ def _timings(study: StudyLike) -> Table | None:
     rows = []
     for name in names[:MOST]:
         cells = [num(number(seconds.get((name, phase)), "seconds")) for phase in phases]
-        own = part.loc[part["variant"] == name, "seconds"].sum()
-        rows.append([text(name, 48, head=True), *cells, num(number(own, "sum"))])
+        total = part.loc[part["variant"] == name, "seconds"].sum()
+        rows.append([text(name, 48, head=True), *cells, num(number(total, "sum"))])
     totals = [part.loc[part["phase"] == phase, "seconds"].sum() for phase in phases]
     whole = part["seconds"].sum()
     last = [num(Number(significant(v), exactly({"sum": v}))) for v in (*totals, whole)]

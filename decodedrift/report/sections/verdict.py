@@ -25,8 +25,8 @@ def sentences(study: StudyLike) -> tuple[list[list[tuple[str, bool]]], list[list
 
 def _facts(study: StudyLike) -> list[tuple[str, str]]:
     plan, ran = study.plan, study.environment.get("numerical", {})
-    found = study.environment.get("model", {})
-    commit = str(found.get("commit") or plan.get("revision") or "")
+    model = study.environment.get("model", {})
+    commit = str(model.get("commit") or plan.get("revision") or "")
     prompts, texts = len(plan.get("prompts", ())), len(plan.get("texts", ()))
     facts = [("model", brief(str(plan.get("model", "")), 80) + (f" at {commit[:12]}" if commit else ""))]
     facts.append(("reference", brief(str(plan["reference"]["name"]), 60)))
