@@ -43,11 +43,11 @@ def run(
     """
     kind = experiment(name)
     try:
-        asked = make_settings(kind.settings, values)
+        settings = make_settings(kind.settings, values)
         if out is None:
-            return carried_out(kind, prepare(asked, tokenizer, check=kind.check), None, progress)
+            return carried_out(kind, prepare(settings, tokenizer, check=kind.check), None, progress)
         with RunFolder.reopen(out) if resume else RunFolder.create(out) as folder:
-            ready = prepare(asked, tokenizer, settled(folder.stored(), asked), kind.check)
+            ready = prepare(settings, tokenizer, settled(folder.stored(), settings), kind.check)
             return carried_out(kind, ready, folder, progress)
     except InputError as error:
         raise InputError(in_keywords(str(error), kind.settings)) from error.__cause__
@@ -69,8 +69,8 @@ def carried_out(
 def prepared_again(stored: Stored) -> tuple[Experiment, Prepared]:
     """A stored run, ready to go on: in the sizes it was settled at."""
     kind = experiment(experiment_of(stored.plan))
-    asked = asked_again(kind.settings, stored)
-    return kind, prepare(asked, settled=settled(stored, asked), check=kind.check)
+    settings = asked_again(kind.settings, stored)
+    return kind, prepare(settings, settled=settled(stored, settings), check=kind.check)
 
 
 def resume(folder: str | Path, progress: Progress | None = None) -> Study:
@@ -90,7 +90,7 @@ def resume(folder: str | Path, progress: Progress | None = None) -> Study:
 def in_keywords(message: str, kind: type[Settings]) -> str:
     """A message about flags as one about keyword arguments: `--candidates` becomes `candidates=`."""
     names = {kind.flag(name).removeprefix("--"): name for name in kind.options()}
-    switches = {name for name, known in kind.options().items() if not known.metavar} | {"resume"}
+    switches = {name for name, option in kind.options().items() if not option.metavar} | {"resume"}
     names |= {"resume": "resume", "out": "out"}
 
     def keyword(match: re.Match[str]) -> str:

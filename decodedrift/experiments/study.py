@@ -156,6 +156,6 @@ def open_study(folder: str | Path) -> Study:
     path = path_of(folder)
     stored = runfolder.open_stored(path)
     kind = experiment(experiment_of(stored.plan))
-    kept = kind.folds if stored.plan.get("no_text") else kind.stored  # without its tokens a fold cannot be made again
-    frames = runfolder.read_tables(path, [t for t in (*kind.tables, *kept) if t not in UNFOLDED])
+    folds = kind.folds if stored.plan.get("no_text") else kind.stored  # without its tokens a fold cannot be made again
+    frames = runfolder.read_tables(path, [t for t in (*kind.tables, *folds) if t not in UNFOLDED])
     return Study(frames, stored.plan, stored.environment, path)

@@ -39,20 +39,20 @@ def beside(first: Study, second: Study, *, names: tuple[str, str], title: str | 
     Raises:
         InputError: the runs have no compared variant and strategy in common.
     """
-    held = first.summary.merge(second.summary, on=KEYS, suffixes=("_a", "_b"))
-    if not len(held):
+    summary = first.summary.merge(second.summary, on=KEYS, suffixes=("_a", "_b"))
+    if not len(summary):
         raise InputError(
             f"{names[1]}: nothing in common with {names[0]}: no candidate and strategy is in both summaries"
         )
     labels = tuple(brief(name.rstrip("/"), 60) for name in names)
     context = {
         "labels": labels, "verdicts": (first.verdict, second.verdict), "plans": _plans(first.plan, second.plan),
-        "places": _places(first.environment, second.environment, labels), "table": _table(held, labels),
+        "places": _places(first.environment, second.environment, labels), "table": _table(summary, labels),
         "texts": _texts(first.traces, second.traces),
     }  # fmt: skip
     body = environment().get_template("beside.html.j2").render(**context)
-    said = title or f"{labels[0]} beside {labels[1]}"
-    return page(said, [{"name": "beside", "heading": None, "body": Markup(body)}], {}, [], None)
+    heading = title or f"{labels[0]} beside {labels[1]}"
+    return page(heading, [{"name": "beside", "heading": None, "body": Markup(body)}], {}, [], None)
 
 
 def _plans(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -72,20 +72,20 @@ def _places(first: Mapping[str, Any], second: Mapping[str, Any], labels: tuple[s
 def _flat(value: Any, name: str = "") -> dict[str, str]:
     """Nested data as dotted names with values as text; what was read back of the variants is not of the place."""
     if isinstance(value, Mapping):
-        found: dict[str, str] = {}
-        for key, held in value.items():
+        table: dict[str, str] = {}
+        for key, item in value.items():
             if key not in ("variants", "started", "finished", "memory_bytes"):
-                found |= _flat(held, f"{name}.{key}" if name else str(key))
-        return found
+                table |= _flat(item, f"{name}.{key}" if name else str(key))
+        return table
     return {name: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
 
 
-def _table(held: pd.DataFrame, labels: tuple[str, ...]) -> Table:
+def _table(summary: pd.DataFrame, labels: tuple[str, ...]) -> Table:
     """Each figure of both runs and the difference, second less first."""
     columns = [Column("Candidate", numeric=False), Column("Strategy", numeric=False), Column("Figure", numeric=False)]
     columns += [Column(labels[0]), Column(labels[1]), Column("Difference", "The second less the first.")]
     rows = []
-    for row in held.to_dict("records"):
+    for row in summary.to_dict("records"):
         note = {"self": "the reference again", "floor": "noise floor"}.get(str(row["role"]), "")
         name = text(row["candidate"], 48, head=True)
         for column, label, shown in FIGURES:
@@ -108,12 +108,12 @@ def _difference(one: Any, two: Any) -> Number:
 def _texts(first: pd.DataFrame, second: pd.DataFrame) -> Table | None:
     """Per variant and strategy: in how many of the common traces both runs wrote the same tokens."""
     ids = [*TRACE, "token_ids"]
-    held = first[ids].merge(second[ids], on=TRACE, suffixes=("_a", "_b")).dropna(subset=["token_ids_a", "token_ids_b"])
-    if not len(held):
+    pairs = first[ids].merge(second[ids], on=TRACE, suffixes=("_a", "_b")).dropna(subset=["token_ids_a", "token_ids_b"])
+    if not len(pairs):
         return None
-    held["same"] = held["token_ids_a"] == held["token_ids_b"]
+    pairs["same"] = pairs["token_ids_a"] == pairs["token_ids_b"]
     rows = []
-    for (role, variant, strategy), part in held.groupby(["role", "variant", "strategy"], sort=False):
+    for (role, variant, strategy), part in pairs.groupby(["role", "variant", "strategy"], sort=False):
         same, total = int(part["same"].sum()), len(part)
         name = text(variant, 48, head=True)
         rows.append([

@@ -49,9 +49,9 @@ def telling(parted: pd.DataFrame, most: int) -> pd.DataFrame:
         _gap=-parted["reference_gap"].astype(float),
     ).sort_values(["_cause", "_gap", "first_divergence"], kind="stable", na_position="last")
     turn = order.groupby("candidate", sort=False).cumcount()
-    kept = order.loc[turn.sort_values(kind="stable").index[:most]]
-    kept = kept.sort_values(["_cause", "_gap", "first_divergence"], kind="stable", na_position="last")
-    return kept.drop(columns=["_cause", "_gap"])
+    cases = order.loc[turn.sort_values(kind="stable").index[:most]]
+    cases = cases.sort_values(["_cause", "_gap", "first_divergence"], kind="stable", na_position="last")
+    return cases.drop(columns=["_cause", "_gap"])
 
 
 def spread(parted: pd.DataFrame, most: int) -> list[Any]:
@@ -68,7 +68,7 @@ def spread(parted: pd.DataFrame, most: int) -> list[Any]:
 def kl_at(positions: pd.DataFrame, rows: pd.DataFrame) -> Mapping[tuple[str, str, int, str], float]:
     """Forced KL at the first divergence of each of the rows."""
     keys = ["candidate", "strategy", "seed", "prompt_id"]
-    wanted = rows[[*keys, "first_divergence"]].rename(columns={"first_divergence": "position"}).dropna()
+    places = rows[[*keys, "first_divergence"]].rename(columns={"first_divergence": "position"}).dropna()
     forced = positions[(positions["role"] == "candidate") & positions["prompt_id"].isin(set(rows["prompt_id"]))]
-    found = forced[[*keys, "position", "kl"]].merge(wanted, on=[*keys, "position"])
-    return {key_of(row): row.kl for row in found.itertuples()}
+    rows_at = forced[[*keys, "position", "kl"]].merge(places, on=[*keys, "position"])
+    return {key_of(row): row.kl for row in rows_at.itertuples()}

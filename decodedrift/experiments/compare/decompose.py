@@ -43,7 +43,7 @@ class Decomposition:
         bench = self.bench
         texts = {key: trace.token_ids for key, trace in self.reference.traces.items()}
         prompts = {p.id: bench.world.prompts[p.id] for p in bench.order}
-        made = Handover(
+        handover = Handover(
             bench.spool,
             bench.world.vocab,
             prompts,
@@ -53,20 +53,20 @@ class Decomposition:
             bench.progress.tick,
         )
         with self.timed(reference.variant.name, 1):
-            made.record(reference)
-        self.handover = made
+            handover.record(reference)
+        self.handover = handover
 
-    def read(self, model: Loaded, done: Pass) -> None:
+    def read(self, model: Loaded, candidate: Pass) -> None:
         """A candidate reads its own text, for the path, and the reference's on either cache."""
         size = self.bench.size(self.reference.variant)
-        for group in self.bench.written(done):
+        for group in self.bench.written(candidate):
             if not all(self.reference.wrote(p) for p in group):
                 for passage, logits in self.bench.forced(model, group, size):
-                    self.bench.spool.put(("own", done.name, passage.key), logits)
-                    self.read_own.add((done.name, passage.key))
+                    self.bench.spool.put(("own", candidate.name, passage.key), logits)
+                    self.read_own.add((candidate.name, passage.key))
         if self.handover is not None:
-            with self.timed(done.name, 2):
-                self.errors[done.name] = self.handover.errors(model)
+            with self.timed(candidate.name, 2):
+                self.errors[candidate.name] = self.handover.errors(model)
 
     @contextmanager
     def timed(self, name: str, passes: int) -> Iterator[None]:
@@ -78,38 +78,38 @@ class Decomposition:
         self.bench.progress.stop()
         self.bench.result.timed(name, "", "decompose", begin, tokens)
 
-    def judged(self, done: Pass, passage: Passage, logits: Tensor) -> None:
+    def judged(self, candidate: Pass, passage: Passage, logits: Tensor) -> None:
         """KL(p_R||p_C) of both reading the candidate's text; `logits` are the reference's."""
-        if done.role != "candidate" or (done.name, passage.key) not in self.read_own:
+        if candidate.role != "candidate" or (candidate.name, passage.key) not in self.read_own:
             return
-        own = self.bench.spool.get(("own", done.name, passage.key)).to(logits.device)
+        own_logits = self.bench.spool.get(("own", candidate.name, passage.key)).to(logits.device)
         tokens = torch.tensor(passage.reading.continuation, device=logits.device)
-        pair = LogitPair(logits, own, tokens, done.variant.compute or "fp32")
+        pair = LogitPair(logits, own_logits, tokens, candidate.variant.compute or "fp32")
         parts = [kl(pair.rows(t, min(t + CHUNK, len(tokens)))).cpu() for t in range(0, len(tokens), CHUNK)]
-        self.path[done.name, passage.key] = torch.cat(parts).numpy()
+        self.path[candidate.name, passage.key] = torch.cat(parts).numpy()
 
-    def rows(self, done: Pass) -> None:
+    def rows(self, candidate: Pass) -> None:
         """Adds a finished candidate's rows to the job's result; a part that failed leaves its columns empty."""
-        if done.role != "candidate":
+        if candidate.role != "candidate":
             return
         strategies = {s.label: s for s, _ in self.bench.plan.cells}
-        pair = {"model": self.bench.plan.model, "reference": self.reference.name, "candidate": done.name}
-        for key, frame in done.positions.items():
-            if key not in done.traces:
+        pair = {"model": self.bench.plan.model, "reference": self.reference.name, "candidate": candidate.name}
+        for key, frame in candidate.positions.items():
+            if key not in candidate.traces:
                 continue
-            reference, own = self.reference.traces[key], done.traces[key]
-            ours, its = reference.token_ids, own.token_ids
+            reference, trace = self.reference.traces[key], candidate.traces[key]
+            ours, its = reference.token_ids, trace.token_ids
             kl_shared = frame["kl"].to_numpy(float)
-            kl_own = kl_shared if ours == its else self.path.get((done.name, key), np.empty(0))
-            same = comparable(reference, own, strategies[key.strategy])
+            kl_own = kl_shared if ours == its else self.path.get((candidate.name, key), np.empty(0))
+            same = comparable(reference, trace, strategies[key.strategy])
             parted = None if same is None else sequences.first_divergence(ours, same)
             n = max(len(ours), len(its))
             columns: dict[str, Any] = {"position": np.arange(n)}
-            errors = self.errors.get(done.name, {}).get(key, {})
+            errors = self.errors.get(candidate.name, {}).get(key, {})
             columns |= {name: _padded(errors.get(name, np.empty(0)), n) for name in ("e0", "e1")}
             columns |= {"kl_reference_text": _padded(kl_shared, n), "kl_candidate_text": _padded(kl_own, n)}
             columns["after"] = (np.arange(n) > (n if parted is None else parted)).astype(int)
-            named = pair | {"role": done.role} | key._asdict()
+            named = pair | {"role": candidate.role} | key._asdict()
             self.bench.result.steps.append(keyed(named, pd.DataFrame(columns)))
 
 

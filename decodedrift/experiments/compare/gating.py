@@ -35,17 +35,17 @@ def gating(plan: Mapping[str, Any]) -> Gating:
 
 def faults(study: Study) -> dict[tuple[str, ...], Fault]:
     """(candidate, strategy) -> what no gate there may pass: a candidate that broke, a KL that is infinite somewhere."""
-    found: dict[tuple[str, ...], Fault] = {
+    cells: dict[tuple[str, ...], Fault] = {
         key: Fault(f"the KL is infinite at {n} positions, which its figures leave out", ("kl_",))
         for key, n in nonfinite.infinite(study.positions).items()
     }
-    return found | {key: Fault(why) for key, why in nonfinite.faults(study.traces, study.positions).items()}
+    return cells | {key: Fault(why) for key, why in nonfinite.faults(study.traces, study.positions).items()}
 
 
 def never(row: Mapping[str, Any], column: str, plan: Mapping[str, Any]) -> bool:
     """Whether a cell is empty because nothing diverged, and not because nothing was compared or measured."""
-    asked = all(plan.get(option) for prefix, option in ASKED.items() if column.startswith(prefix))
-    return column in IF_DIVERGED and asked and (row.get("traces") or 0) > 0 and row.get("diverged") == 0
+    measured = all(plan.get(option) for prefix, option in ASKED.items() if column.startswith(prefix))
+    return column in IF_DIVERGED and measured and (row.get("traces") or 0) > 0 and row.get("diverged") == 0
 
 
 @cache
@@ -55,10 +55,10 @@ def columns() -> tuple[str, ...]:
 
     keys = dict.fromkeys(KEYS, "x") | {"seed": 0, "role": "candidate"}
     row = {"divergences": {"diverged": 0, "compared": 1, "nonfinite": 0}, "positions": {"nonfinite": 0}, "traces": {}}
-    made = {}
+    rows = {}
     for table, more in row.items():
         values = keys | more | ({"variant": "x", "n_tokens": 1, "token_ids": "0"} if table == "traces" else {})
-        made[table] = typed(pd.DataFrame({c: pd.Series([values.get(c)], dtype="object") for c in TABLES[table]}), table)
+        rows[table] = typed(pd.DataFrame({c: pd.Series([values.get(c)], dtype="object") for c in TABLES[table]}), table)
     with np.errstate(all="ignore"):
-        summary = Study(made, {}).summary
+        summary = Study(rows, {}).summary
     return tuple(name for name in summary.columns if name not in FOLD_TEXTS)

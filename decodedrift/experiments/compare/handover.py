@@ -67,19 +67,19 @@ class Handover:
             VariantError: its KV cache is not of a kind that can be handed over.
         """
         for batch in self.batches():
-            held: list[RoomyLayer] = []
+            layers: list[RoomyLayer] = []
 
             def put(cell: Cell, step: int, logits: Tensor, index: int = batch.index) -> None:
                 self.spool.put(("step", index, cell, step), logits)
 
-            def hold(cache: Any, held: list[RoomyLayer] = held) -> None:
-                held[:] = layers_of(cache)
+            def hold(cache: Any, layers: list[RoomyLayer] = layers) -> None:
+                layers[:] = layers_of(cache)
 
             self._read(reference, batch, put, hold)
-            for n, layer in enumerate(held):
+            for n, layer in enumerate(layers):
                 self.spool.put(("keys", batch.index, n), layer.keys)
                 self.spool.put(("values", batch.index, n), layer.values)
-            self.spool.put(("layers", batch.index), torch.tensor(len(held)))
+            self.spool.put(("layers", batch.index), torch.tensor(len(layers)))
 
     def errors(self, candidate: Loaded) -> dict[Key, dict[str, np.ndarray]]:
         """e0 and e1 (logit_gap_rms, float64 [T]) at every position of the reference's texts.
@@ -90,18 +90,18 @@ class Handover:
         width = candidate.model.get_input_embeddings().weight.shape[0]
         if any(max(text, default=0) >= width for text in self.texts.values()):
             raise VariantError(f"the reference's texts hold ids beyond this variant's {width} embeddings")
-        found = {name: {key: np.full(len(t), np.nan) for key, t in self.texts.items()} for name in ("e0", "e1")}
+        gaps = {name: {key: np.full(len(t), np.nan) for key, t in self.texts.items()} for name in ("e0", "e1")}
         for batch in self.batches():
             for name, before in (("e0", self._overwriting(batch)), ("e1", lambda cache: None)):
 
                 def measure(
-                    cell: Cell, step: int, logits: Tensor, batch: Batch = batch, into: Any = found[name]
+                    cell: Cell, step: int, logits: Tensor, batch: Batch = batch, into: Any = gaps[name]
                 ) -> None:
                     for key, position, gap in self._gaps(batch, cell, step, logits):
                         into[key][position] = gap
 
                 self._read(candidate, batch, measure, before)
-        return {key: {name: found[name][key] for name in found} for key in self.texts}
+        return {key: {name: gaps[name][key] for name in gaps} for key in self.texts}
 
     def batches(self) -> Iterator[Batch]:
         """The batches of the generating pass, in its order."""
@@ -143,23 +143,23 @@ class Handover:
 
     def _overwriting(self, batch: Batch) -> Callable[[Any], None]:
         """Puts the reference's keys and values in place of what the candidate has cached since the last step."""
-        done = 0
+        length = 0
 
         def overwrite(cache: Any) -> None:
-            nonlocal done
+            nonlocal length
             layers = layers_of(cache)
-            known = int(self.spool.get(("layers", batch.index)))
-            if len(layers) != known:
-                raise VariantError(f"its KV cache has {len(layers)} layers, the reference's {known}: no handing over")
+            count = int(self.spool.get(("layers", batch.index)))
+            if len(layers) != count:
+                raise VariantError(f"its KV cache has {len(layers)} layers, the reference's {count}: no handing over")
             for n, layer in enumerate(layers):
-                for name, own in (("keys", layer.keys), ("values", layer.values)):
-                    given = self.spool.get((name, batch.index, n))
-                    shapes = [tuple(t.shape[i] for i in (0, 1, 3)) for t in (own, given)]
+                for name, states in (("keys", layer.keys), ("values", layer.values)):
+                    theirs = self.spool.get((name, batch.index, n))
+                    shapes = [tuple(t.shape[i] for i in (0, 1, 3)) for t in (states, theirs)]
                     if shapes[0] != shapes[1]:
-                        said = " x ".join(map(str, shapes[0][1:])), " x ".join(map(str, shapes[1][1:]))
-                        raise VariantError(f"its KV cache is {said[0]} (heads x size), the reference's {said[1]}")
-                    own[:, :, done:].copy_(given[:, :, done : own.shape[2]])
-            done = layers[0].keys.shape[2]
+                        sizes = " x ".join(map(str, shapes[0][1:])), " x ".join(map(str, shapes[1][1:]))
+                        raise VariantError(f"its KV cache is {sizes[0]} (heads x size), the reference's {sizes[1]}")
+                    states[:, :, length:].copy_(theirs[:, :, length : states.shape[2]])
+            length = layers[0].keys.shape[2]
 
         return overwrite
 

@@ -66,9 +66,9 @@ def heat_maps(study: Study) -> list[HeatMap]:
         keys = ["reference", "candidate", "role", "strategy"]
         table = table.merge(risk[[*keys, "half_life_low", "half_life_high"]], on=keys, how="left")
     horizon = float(study.plan.get("max_new_tokens") or 1)
-    known = [q for q in quantities(horizon) if q.name in table]
+    shown = [q for q in quantities(horizon) if q.name in table]
     columns = list(dict.fromkeys(table["strategy"]))[:MOST_COLUMNS]
-    return [_map(table, quantity, columns) for quantity in known]
+    return [_map(table, quantity, columns) for quantity in shown]
 
 
 def in_a_cell(study: Study) -> list[HeatMap]:
@@ -93,14 +93,14 @@ def quantities(horizon: float) -> list[Quantity]:
 
 
 def _map(table: pd.DataFrame, quantity: Quantity, columns: list[str]) -> HeatMap:
-    made = HeatMap(quantity.name, quantity.label, quantity.meaning, [brief(c, 28) for c in columns])
+    heat = HeatMap(quantity.name, quantity.label, quantity.meaning, [brief(c, 28) for c in columns])
     for (role, candidate), part in table.groupby(["role", "candidate"], sort=False):
-        held = {row.strategy: quantity.spot(row) for row in part.itertuples()}
-        rows = made.rows if role == "candidate" else made.controls
+        spots = {row.strategy: quantity.spot(row) for row in part.itertuples()}
+        rows = heat.rows if role == "candidate" else heat.controls
         note = {"self": "the reference again", "floor": "noise floor"}.get(role, "")
         if len(rows) < MOST_ROWS:
-            rows.append((brief(candidate, 40), note, [held.get(c) for c in columns]))
-    return made
+            rows.append((brief(candidate, 40), note, [spots.get(c) for c in columns]))
+    return heat
 
 
 def _rate(row: Any) -> Spot:
@@ -123,8 +123,8 @@ def _half_life(row: Any, horizon: float) -> Spot:
 
 
 def _kl(row: Any) -> Spot:
-    made = with_error(row.kl_mean, row.kl_se, "kl_mean", "kl_se")
-    return Spot(significant(row.kl_mean), _plus(row.kl_mean, row.kl_se), made.exact, _log_level(row.kl_mean, 1e-7, 0.1))
+    mean = with_error(row.kl_mean, row.kl_se, "kl_mean", "kl_se")
+    return Spot(significant(row.kl_mean), _plus(row.kl_mean, row.kl_se), mean.exact, _log_level(row.kl_mean, 1e-7, 0.1))
 
 
 def _top1(row: Any) -> Spot:

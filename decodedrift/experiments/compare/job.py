@@ -44,7 +44,7 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
             resident.close()
         for variant in plan.candidates:
             run.attempt(variant)
-        if any(done.whole for done in run.passes.values()):
+        if any(side.whole for side in run.passes.values()):
             if not budget.both_fit(world):
                 model = bench.open_reference(resident)
             run.judge(model)
@@ -80,9 +80,9 @@ class Comparison:
         """What was asked (`CompareSettings`)."""
         return self.bench.plan
 
-    def keep(self, done: Pass) -> None:
+    def keep(self, side: Pass) -> None:
         """A pass whose rows are to be written."""
-        self.passes[done.role, done.name] = done
+        self.passes[side.role, side.name] = side
 
     def begin(self, model: Loaded) -> None:
         """The reference's part; in a run's first job with its control, and its part of the decomposition."""
@@ -110,45 +110,45 @@ class Comparison:
     def candidate(self, model: Loaded) -> None:
         """A candidate generates and reads the reference's tokens."""
         bench, variant, prompts = self.bench, model.variant, self.bench.job.prompts
-        done = Pass(variant.name, variant, "candidate")
+        candidate = Pass(variant.name, variant, "candidate")
         floor = self.plan.noise_floor and variant.precision == variant.compute and not variant.model
-        done.keep_logits = f"floor {variant.name}" if floor else ""
+        candidate.keep_logits = f"floor {variant.name}" if floor else ""
         groups = read_by_all(bench, self.reference)
         if self.plan.mode == "screen":
-            read_against(bench, model, done, self.reference, groups, see=screening.predicting(done))
-            screening.carry_on(bench, model, done, self.reference, self.plan.continued)
+            read_against(bench, model, candidate, self.reference, groups, see=screening.predicting(candidate))
+            screening.carry_on(bench, model, candidate, self.reference, self.plan.continued)
         else:
             if prompts:
                 watched = self.reference.traces
-                bench.free_run(model, done, batch_size=bench.size(variant), watch=watched, keep_scores=floor)
-            read_against(bench, model, done, self.reference, groups)
+                bench.free_run(model, candidate, batch_size=bench.size(variant), watch=watched, keep_scores=floor)
+            read_against(bench, model, candidate, self.reference, groups)
         if self.decomposition:
             with bench.guarded(variant.name, "decompose"):
-                self.decomposition.read(model, done)
+                self.decomposition.read(model, candidate)
         if any(s.searches for s, _ in self.plan.cells) and prompts:
-            read_own_beams(bench, model, done, self.reference)
-        passes.note_nonfinite(done, self.plan.model, self.reference.name, bench.result)
-        self.keep(done)
+            read_own_beams(bench, model, candidate, self.reference)
+        passes.note_nonfinite(candidate, self.plan.model, self.reference.name, bench.result)
+        self.keep(candidate)
         if floor and prompts:
-            self.keep(controls.noise_floor(bench, model, done, self.reference))
+            self.keep(controls.noise_floor(bench, model, candidate, self.reference))
 
     def judge(self, model: Loaded) -> None:
         """The reference reads what the candidates wrote, and goes on from their tokens where it was asked to."""
-        for key, done in [(key, done) for key, done in self.passes.items() if done.whole]:
-            with self.bench.guarded(done.variant.name, "judge", lose=lambda key=key: self.passes.pop(key)):  # type: ignore[misc]
-                judge(self.bench, model, done, self.reference, self.decomposition)
+        for key, candidate in [(key, candidate) for key, candidate in self.passes.items() if candidate.whole]:
+            with self.bench.guarded(candidate.variant.name, "judge", lose=lambda key=key: self.passes.pop(key)):  # type: ignore[misc]
+                judge(self.bench, model, candidate, self.reference, self.decomposition)
             if self.plan.inject and key in self.passes:
-                injection.of_candidate(self.bench, model, done, self.reference)
+                injection.of_candidate(self.bench, model, candidate, self.reference)
 
     def rows(self) -> JobResult:
         """All passes as rows."""
         bench, result, vocab = self.bench, self.bench.result, self.bench.world.vocab
         self.reference.judged = self.reference.own_nll
         begin = time.perf_counter()
-        for done in (*self.passes.values(), self.reference):
-            passes.write(done, self.reference, self.plan, bench.job.prompts, vocab, result, self.plan.near_tie_below)
+        for side in (*self.passes.values(), self.reference):
+            passes.write(side, self.reference, self.plan, bench.job.prompts, vocab, result, self.plan.near_tie_below)
             if self.decomposition:
-                self.decomposition.rows(done)
+                self.decomposition.rows(side)
         result.tokens = token_rows(result, vocab)
         result.timed("", "", "write", begin, sum(len(f) for f in result.positions))
         result.spilled_bytes = bench.spool.spilled_bytes

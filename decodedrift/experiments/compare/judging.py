@@ -11,30 +11,32 @@ from decodedrift.measure.passes import Pass
 from decodedrift.models.load import Loaded
 
 
-def judge(bench: Bench, model: Loaded, done: Pass, reference: Pass, decomposition: Decomposition | None = None) -> None:
+def judge(
+    bench: Bench, model: Loaded, candidate: Pass, reference: Pass, decomposition: Decomposition | None = None
+) -> None:
     """The reference reads a candidate's continuations; a batch that is the reference's own is not read twice."""
     begin, count = time.perf_counter(), 0
-    for group in bench.written(done):
+    for group in bench.written(candidate):
         if all(reference.wrote(p) for p in group):
-            done.judged |= {p.key: reference.own_nll[p.key] for p in group}
+            candidate.judged |= {p.key: reference.own_nll[p.key] for p in group}
             continue
         for passage, logits in bench.forced(model, group):
             if passage.whole:
-                done.judged[passage.key] = passes.nll(logits, passage.reading.continuation)
+                candidate.judged[passage.key] = passes.nll(logits, passage.reading.continuation)
             count += len(passage.reading.continuation)
             if decomposition:
-                decomposition.judged(done, passage, logits)
-    bench.result.timed(done.name, "", "judge", begin, count)
+                decomposition.judged(candidate, passage, logits)
+    bench.result.timed(candidate.name, "", "judge", begin, count)
 
 
-def read_own_beams(bench: Bench, model: Loaded, done: Pass, reference: Pass) -> None:
+def read_own_beams(bench: Bench, model: Loaded, candidate: Pass, reference: Pass) -> None:
     """The candidate's own hypotheses under itself: two of the four scores that a beam's gaps are made of."""
-    for group in bench.passages(done.traces):
+    for group in bench.passages(candidate.traces):
         if not (group[0].strategy and group[0].strategy.searches):
             continue
         if all(reference.wrote(p) for p in group):  # then it has read exactly these already
-            done.own_nll |= {p.key: done.positions[p.key]["nll_candidate"].to_numpy() for p in group}
+            candidate.own_nll |= {p.key: candidate.positions[p.key]["nll_candidate"].to_numpy() for p in group}
             continue
         for passage, logits in bench.forced(model, group):
             if passage.whole:
-                done.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)
+                candidate.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)

@@ -38,8 +38,8 @@ def read_reference(bench: Bench, model: Loaded, reference: Pass, see: See = unse
         for passage, logits in bench.forced(model, group):
             bench.spool.put(("logits", passage.key), logits)
             tokens = passage.reading.continuation
-            own = reference.choices[passage.key] = passes.choices(passage, logits, torch.tensor([tokens]).T)
-            see(passage, logits, own)
+            choices = reference.choices[passage.key] = passes.choices(passage, logits, torch.tensor([tokens]).T)
+            see(passage, logits, choices)
             losses = passes.nll(logits, tokens)
             if passage.whole:
                 reference.own_nll[passage.key] = losses
@@ -68,13 +68,13 @@ def read_against(
             if into.keep_logits:
                 bench.spool.put((into.keep_logits, passage.key), logits)
             waiting = bench.spool.get((stored, passage.key))
-            own = reference.choices[passage.key] if stored == "logits" else passes.choices(passage, waiting)
+            ours = reference.choices[passage.key] if stored == "logits" else passes.choices(passage, waiting)
             compute = model.variant.compute or "fp32"
-            mine = own and passes.choices(passage, logits, passes.asked_of(own, passage))
-            chosen = (own, mine) if own and mine else None
-            frame = passes.positions(passage, waiting, logits, compute, chosen, bench.world.vocab)
+            its = ours and passes.choices(passage, logits, passes.asked_of(ours, passage))
+            both = (ours, its) if ours and its else None
+            frame = passes.positions(passage, waiting, logits, compute, both, bench.world.vocab)
             into.positions[passage.key] = frame
-            see(passage, logits, mine)
+            see(passage, logits, its)
             if waiting.shape[-1] != logits.shape[-1]:
                 passes.note_cut(bench.result.facts[model.variant.name], waiting, logits)
             if into.role == "candidate" and passage.strategy is not None:

@@ -53,9 +53,9 @@ def predict(into: Pass, passage: Passage, logits: Tensor, choices: Choices) -> N
     end = next((t for t, count in enumerate(broken) if count), len(text))
     other = next((t for t, token in enumerate(choices.tokens.tolist()) if token != text[t]), len(text))
     stopped = end <= other and end < len(text)
-    known = end if stopped else min(other + 1, len(text))
-    tokens = (*text[:other], *choices.tokens[other : other + 1].tolist())[:known]
-    margins = (choices.scores[:known, 0] - choices.scores[:known, 1]).tolist()
+    length = end if stopped else min(other + 1, len(text))
+    tokens = (*text[:other], *choices.tokens[other : other + 1].tolist())[:length]
+    margins = (choices.scores[:length, 0] - choices.scores[:length, 1]).tolist()
     margins = [m if math.isfinite(m) else math.nan for m in margins]
     label, seed, prompt_id = passage.key
     into.traces[passage.key] = Trace(
@@ -69,40 +69,42 @@ def predict(into: Pass, passage: Passage, logits: Tensor, choices: Choices) -> N
         broken[end] if stopped else 0,
         min((m for m in margins if not math.isnan(m)), default=math.nan),
     )
-    watched = choices.asked[:known, -1].tolist()
+    watched = choices.asked[:length, -1].tolist()
     into.generated.scores[passage.key] = (
-        choices.scores[:known, 0].tolist(),
+        choices.scores[:length, 0].tolist(),
         [w if math.isfinite(w) else math.nan for w in watched],
     )
-    into.last_nll[passage.key] = nll(logits[known - 1 : known], tokens[-1:]) if known else np.empty(0)
+    into.last_nll[passage.key] = nll(logits[length - 1 : length], tokens[-1:]) if length else np.empty(0)
 
 
-def carry_on(bench: Bench, model: Loaded, done: Pass, reference: Pass, continued: bool) -> None:
+def carry_on(bench: Bench, model: Loaded, candidate: Pass, reference: Pass, continued: bool) -> None:
     """`--continue`: the candidate writes on behind each predicted divergence, over the prefix that it has read.
 
     Its rows are batched as they come, as many as a batch of the plan holds: unlike in the exact mode, the layout is
     not the reference's.
     """
-    done.traces = {key: done.traces[key] for key in reference.traces if key in done.traces}
+    candidate.traces = {key: candidate.traces[key] for key in reference.traces if key in candidate.traces}
     if not continued:
         return
-    begin, made = time.perf_counter(), 0
+    begin, count = time.perf_counter(), 0
     rows = bench.size(model.variant) * budget.rows_per_prompt(bench.world)
-    for key, trace in done.traces.items():
-        done.traces[key] = _as_generated(bench, done, reference, trace)
+    for key, trace in candidate.traces.items():
+        candidate.traces[key] = _as_generated(bench, candidate, reference, trace)
     for cell in bench.plan.cells:
-        waiting = [t for k, t in done.traces.items() if k[:2] == (cell[0].label, cell[1]) and t.finish == "screened"]
+        waiting = [
+            t for k, t in candidate.traces.items() if k[:2] == (cell[0].label, cell[1]) and t.finish == "screened"
+        ]
         waiting.sort(key=lambda trace: len(trace.token_ids))  # rows of a batch end together
         for start in range(0, len(waiting), rows):
-            made += _write_on(bench, model, done, cell, {t.prompt_id: t for t in waiting[start : start + rows]})
-    bench.result.timed(done.name, "", "generate", begin, made)
+            count += _write_on(bench, model, candidate, cell, {t.prompt_id: t for t in waiting[start : start + rows]})
+    bench.result.timed(candidate.name, "", "generate", begin, count)
 
 
-def _as_generated(bench: Bench, done: Pass, side: Pass, trace: Trace) -> Trace:
+def _as_generated(bench: Bench, candidate: Pass, side: Pass, trace: Trace) -> Trace:
     """A predicted trace with its tokens' log-probabilities, finished where nothing is to follow."""
     reference, tokens = side.traces[trace.key], trace.token_ids
-    read = -done.positions[trace.key]["nll_candidate"].to_numpy()[: max(0, len(tokens) - 1)]
-    logprobs = tuple(np.concatenate([read, -done.last_nll[trace.key]]).tolist())
+    read = -candidate.positions[trace.key]["nll_candidate"].to_numpy()[: max(0, len(tokens) - 1)]
+    logprobs = tuple(np.concatenate([read, -candidate.last_nll[trace.key]]).tolist())
     finish = trace.finish
     if finish == "screened":
         if tokens == reference.token_ids and reference.finish != "nonfinite":
@@ -111,33 +113,33 @@ def _as_generated(bench: Bench, done: Pass, side: Pass, trace: Trace) -> Trace:
             finish = "eos"
         elif len(tokens) == bench.plan.max_new_tokens:
             finish = "length"
-    if (read_tops := done.forced_tops.get(trace.key)) is not None:
-        done.generated.tops[trace.key] = Tops(read_tops.ids[: len(tokens)], read_tops.log_p[: len(tokens)])
+    if (read_tops := candidate.forced_tops.get(trace.key)) is not None:
+        candidate.generated.tops[trace.key] = Tops(read_tops.ids[: len(tokens)], read_tops.log_p[: len(tokens)])
     return replace(trace, logprobs=logprobs, finish=finish)
 
 
-def _write_on(bench: Bench, model: Loaded, done: Pass, cell: Cell, begun: Mapping[str, Trace]) -> int:
+def _write_on(bench: Bench, model: Loaded, candidate: Pass, cell: Cell, prefixes: Mapping[str, Trace]) -> int:
     """One batch of prefixes, continued; returns how many tokens were written."""
     strategy, seed = cell
-    vocab, steps = bench.world.vocab, bench.plan.max_new_tokens - min(len(t.token_ids) for t in begun.values())
-    contexts = {p: [*bench.world.prompts[p], *trace.token_ids] for p, trace in begun.items()}
+    vocab, steps = bench.world.vocab, bench.plan.max_new_tokens - min(len(t.token_ids) for t in prefixes.values())
+    contexts = {p: [*bench.world.prompts[p], *trace.token_ids] for p, trace in prefixes.items()}
     chooser = Single(
-        strategy, seed, list(begun), eos=vocab.eos, pad=vocab.pad, max_new_tokens=bench.plan.max_new_tokens,
-        device=torch.device("cpu") if model.device.type == "mps" else model.device, begun=begun,
+        strategy, seed, list(prefixes), eos=vocab.eos, pad=vocab.pad, max_new_tokens=bench.plan.max_new_tokens,
+        device=torch.device("cpu") if model.device.type == "mps" else model.device, begun=prefixes,
     )  # fmt: skip
-    bench.progress.start(done.name, strategy.label, len(begun) * steps)
+    bench.progress.start(candidate.name, strategy.label, len(prefixes) * steps)
     bench.progress.batch()
     decode(model, vocab, contexts, [chooser], steps, tick=bench.progress.tick)
     bench.progress.stop()
-    made, scores, seen = 0, chooser.scores(), chooser.tops()
+    count, scores, tops = 0, chooser.scores(), chooser.tops()
     for trace in chooser.traces():
-        read, (chosen, watched) = len(begun[trace.prompt_id].token_ids), done.generated.scores[trace.key]
-        done.traces[trace.key] = trace
-        done.generated.scores[trace.key] = (chosen + scores[trace.prompt_id][0], watched)
-        if trace.key in done.generated.tops:
-            done.generated.tops[trace.key] = _both(done.generated.tops[trace.key], seen[trace.prompt_id])
-        made += len(trace.token_ids) - read
-    return made
+        read, (chosen, watched) = len(prefixes[trace.prompt_id].token_ids), candidate.generated.scores[trace.key]
+        candidate.traces[trace.key] = trace
+        candidate.generated.scores[trace.key] = (chosen + scores[trace.prompt_id][0], watched)
+        if trace.key in candidate.generated.tops:
+            candidate.generated.tops[trace.key] = _both(candidate.generated.tops[trace.key], tops[trace.prompt_id])
+        count += len(trace.token_ids) - read
+    return count
 
 
 def _both(first: Tops, rest: Tops) -> Tops:

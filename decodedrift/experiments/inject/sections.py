@@ -42,10 +42,10 @@ def summary(study: StudyLike, options: Options) -> dict[str, Any] | None:
 
 def texts(study: StudyLike, options: Options) -> dict[str, Any] | None:
     """Both texts of each replaced token, the token marked."""
-    known = list(pairs(study)) if options.texts else []
-    if not known:
+    every = list(pairs(study)) if options.texts else []
+    if not every:
         return None
-    carried = known[: options.top or MOST]
+    carried = every[: options.top or MOST]
     sides = [
         {
             "where": f"{brief(p.strategy, 40)}, position {p.position}, prompt {brief(shown(p.prompt_id), 60)}",
@@ -55,7 +55,7 @@ def texts(study: StudyLike, options: Options) -> dict[str, Any] | None:
         }
         for p in carried
     ]  # fmt: skip
-    return {"heading": "The texts, side by side", "pairs": sides, "left_out": len(known) - len(carried)}
+    return {"heading": "The texts, side by side", "pairs": sides, "left_out": len(every) - len(carried)}
 
 
 SECTIONS: dict[str, Section] = {

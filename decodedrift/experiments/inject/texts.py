@@ -38,9 +38,9 @@ class Pair:
 def pairs(study: Any) -> Iterator[Pair]:
     """Every row of injection.csv whose token was replaced by another; none where no texts were kept."""
     octets = {int(i): bytes.fromhex(b) for i, b in zip(study.tokens["token_id"], study.tokens["bytes"], strict=True)}
-    own = study.traces[study.traces["role"] == "reference"].set_index(KEYS)
+    originals = study.traces[study.traces["role"] == "reference"].set_index(KEYS)
     for row in study.injection.itertuples() if octets else ():
-        trace = own.loc[(row.strategy, row.seed, row.prompt_id)]
+        trace = originals.loc[(row.strategy, row.seed, row.prompt_id)]
         ours, its = ([int(i) for i in text.split()] for text in (trace["token_ids"], row.token_ids))
         at = int(row.position)
         if ours[at] != its[at]:
@@ -76,10 +76,10 @@ def beside(study: Any, width: int) -> str:
 
 def one(study: Any, width: int) -> str:
     """One of the texts beside what became of it: of those that agree least afterwards the first."""
-    known = sorted(pairs(study), key=lambda pair: pair.agreement if pair.agreement == pair.agreement else 2.0)
-    if not known:
+    every = sorted(pairs(study), key=lambda pair: pair.agreement if pair.agreement == pair.agreement else 2.0)
+    if not every:
         return ""
-    pair, column = known[0], (width - 3) // 2
+    pair, column = every[0], (width - 3) // 2
     left, right = (
         textwrap.wrap(terminal(f"{pair.before}[{token}]{rest}"), column, break_long_words=True)
         for token, rest in ((pair.original, pair.original_rest), (pair.injected, pair.injected_rest))

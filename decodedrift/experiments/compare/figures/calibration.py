@@ -35,8 +35,8 @@ class Calibration(Curves):
         return rows[(rows["law"] == LAW) & (rows["predicted"] > 0)]
 
     def _frame(self, rows: pd.DataFrame) -> dict[str, Any]:
-        seen = rows[["predicted", "observed", "observed_high"]]
-        self.floor = max(LOWEST, float(np.nanmin(seen.where(seen > 0).to_numpy("float64"))) / 3)
+        shares = rows[["predicted", "observed", "observed_high"]]
+        self.floor = max(LOWEST, float(np.nanmin(shares.where(shares > 0).to_numpy("float64"))) / 3)
         ends = (self.floor, 1.3)
         return {"x_axis_type": "log", "y_axis_type": "log", "x_range": ends, "y_range": ends}
 

@@ -50,8 +50,8 @@ class Perplexity(Curves):
     def _furnish(self, rows: pd.DataFrame) -> None:
         """Names at the middle of each group, and lines between the groups."""
         base.rule(self.plot, 0, "height", line_width=1)
-        own = set(rows.loc[rows["own"], "tokens_of"])
-        base.names(self.plot, [base.label(g, 22) + (", own text" if g in own else "") for g in self.groups])
+        own_texts = set(rows.loc[rows["own"], "tokens_of"])
+        base.names(self.plot, [base.label(g, 22) + (", own text" if g in own_texts else "") for g in self.groups])
         self.plot.ygrid.ticker = FixedTicker(ticks=list(range(len(self.groups))))
 
     def _drawn(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:

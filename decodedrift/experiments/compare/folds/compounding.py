@@ -65,8 +65,8 @@ def survival(divergences: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame
         curve = sv.kaplan_meier(observed(cell))
         values = (curve.at_risk, curve.events, curve.survival, curve.low, curve.high, curve.hazard)
         parts.append((keys, {"position": np.arange(len(curve.survival)), **dict(zip(SURVIVAL, values, strict=True))}))
-    found = stacked(parts, ["position", *SURVIVAL])
-    return found.merge(predicted, on=[*CELL, "position"], how="left", validate="one_to_one")
+    curves = stacked(parts, ["position", *SURVIVAL])
+    return curves.merge(predicted, on=[*CELL, "position"], how="left", validate="one_to_one")
 
 
 def growth(positions: pd.DataFrame) -> pd.DataFrame:
@@ -144,10 +144,10 @@ def token_ids(traces: pd.DataFrame) -> dict[tuple[Any, ...], np.ndarray]:
     control = traces["role"].where(traces["role"].isin(CONTROLS), "")
     names = ("strategy", "seed", "prompt_id")
     keys = zip(traces["variant"], control, *(traces[n] for n in names), strict=True)
-    found: dict[tuple[Any, ...], np.ndarray] = {}
+    by_key: dict[tuple[Any, ...], np.ndarray] = {}
     for key, ids in zip(keys, traces["token_ids"], strict=True):
-        found[tuple(key)] = np.array(ids.split(), dtype=np.int64)
-    return found
+        by_key[tuple(key)] = np.array(ids.split(), dtype=np.int64)
+    return by_key
 
 
 def after(divergences: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
@@ -159,14 +159,14 @@ def after(divergences: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
 
 def risk(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """risk.csv: a row per cell, every scalar of the three curves with its interval."""
-    forced = {tuple(keys.values()): cell for keys, cell in cells(positions)}
+    positions_of = {tuple(keys.values()): cell for keys, cell in cells(positions)}
     longest = divergences.groupby(["model", "reference", "role", "strategy"])["compared"].max()
     tokens = token_ids(traces)
     rows = []
     for keys, cell in cells(divergences):
         horizon = int(longest[keys["model"], keys["reference"], keys["role"], keys["strategy"]])
         row = keys | _survival(observed(cell), horizon)
-        row |= _growth(forced.get(tuple(keys.values()), positions.iloc[:0]))
+        row |= _growth(positions_of.get(tuple(keys.values()), positions.iloc[:0]))
         row |= Remainders(cell, tokens).pooled()
         for name in ("edit_similarity", "chrf_after", "reconverged"):
             row[name] = _mean(cell[name])
@@ -175,16 +175,16 @@ def risk(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFram
     return fold(rows)
 
 
-def _survival(seen: sv.Observed, horizon: int) -> dict[str, Any]:
-    curve, shape = sv.kaplan_meier(seen), weibull.fit(seen)
+def _survival(times: sv.Observed, horizon: int) -> dict[str, Any]:
+    curve, shape = sv.kaplan_meier(times), weibull.fit(times)
     half, half_low, half_high = curve.median()
-    rate, rate_low, rate_high = sv.hazard_rate(seen)
-    token, prompt = sv.rule_of_three(seen)
+    rate, rate_low, rate_high = sv.hazard_rate(times)
+    token, prompt = sv.rule_of_three(times)
     return {
-        "prompts": seen.clusters,
-        "traces": len(seen.tokens),
-        "diverged": int(seen.event.sum()),
-        "exposure": seen.exposure,
+        "prompts": times.clusters,
+        "traces": len(times.tokens),
+        "diverged": int(times.event.sum()),
+        "exposure": times.exposure,
         "horizon": horizon,
         "hazard": rate,
         "hazard_low": rate_low,
@@ -201,12 +201,12 @@ def _survival(seen: sv.Observed, horizon: int) -> dict[str, Any]:
 
 
 def _growth(cell: pd.DataFrame) -> dict[str, Any]:
-    found = slope(cell)
+    growth = slope(cell)
     return {
-        "growth_slope": found.value,
-        "growth_slope_low": found.low,
-        "growth_slope_high": found.high,
-        "growth_note": found.why,
+        "growth_slope": growth.value,
+        "growth_slope_low": growth.low,
+        "growth_slope_high": growth.high,
+        "growth_note": growth.why,
     }
 
 
@@ -220,10 +220,10 @@ def comparisons(divergences: pd.DataFrame) -> pd.DataFrame:
             both = sides[first].index.intersection(sides[second].index)  # a job of one of them may have failed
             pair = [sides[name].loc[both].reset_index() for name in (first, second)]
             usable = (pair[0]["compared"] > 0) & (pair[1]["compared"] > 0)
-            found = sv.paired_test(*(observed(p[usable]) for p in pair))
+            test = sv.paired_test(*(observed(p[usable]) for p in pair))
             rows.append({"model": model, "reference": reference, "strategy": strategy, "candidate": first,
-                         "other": second, "pairs": found.pairs, "candidate_earlier": found.first_earlier,
-                         "other_earlier": found.second_earlier, "p_value": found.p_value})  # fmt: skip
+                         "other": second, "pairs": test.pairs, "candidate_earlier": test.first_earlier,
+                         "other_earlier": test.second_earlier, "p_value": test.p_value})  # fmt: skip
     columns = ["model", "reference", "strategy", "candidate", "other", "pairs", "candidate_earlier", "other_earlier",
                "p_value"]  # fmt: skip
     return fold(rows, columns)
@@ -268,10 +268,10 @@ def in_summary(summary: pd.DataFrame, risk: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean(values: pd.Series) -> float:
-    known = values.dropna().to_numpy(dtype=float)
-    return float(known.mean()) if len(known) else math.nan
+    numbers = values.dropna().to_numpy(dtype=float)
+    return float(numbers.mean()) if len(numbers) else math.nan
 
 
 def _median(values: pd.Series) -> float:
-    known = values.dropna().to_numpy(dtype=float)
-    return float(np.median(known)) if len(known) else math.nan
+    numbers = values.dropna().to_numpy(dtype=float)
+    return float(np.median(numbers)) if len(numbers) else math.nan

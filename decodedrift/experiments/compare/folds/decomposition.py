@@ -27,14 +27,14 @@ def fold_positions(rows: pd.DataFrame) -> pd.DataFrame:
     the candidate's text / mean KL on the reference's, over the traces alive there in both, t <= t* and t > t* apart.
     Empty where no trace is left or the denominator is 0.
     """
-    found = []
+    records = []
     for key, cell in rows.groupby(CELL, sort=False):
         at = cell["position"].to_numpy(int)
         positions = np.unique(at)
         folded = _folded(cell, np.searchsorted(positions, at), len(positions)) | {"position": positions}
         keys = dict(zip(CELL, key, strict=True))
-        found += [keys | {c: v[i] for c, v in folded.items()} for i in range(len(positions))]
-    return fold(found, COLUMNS)
+        records += [keys | {c: v[i] for c, v in folded.items()} for i in range(len(positions))]
+    return fold(records, COLUMNS)
 
 
 def pooled(cell: pd.DataFrame) -> dict[str, float]:
@@ -48,11 +48,11 @@ def pooled(cell: pd.DataFrame) -> dict[str, float]:
 def _folded(cell: pd.DataFrame, columns: np.ndarray, count: int) -> dict[str, np.ndarray]:
     """The figures of each group of rows, [count] each."""
     after = cell["after"].to_numpy() == 1
-    n, e1, e0, found = _ratios(cell, "e1", "e0", np.ones(len(cell), dtype=bool), columns, count)
-    row = {"n": n, "e0_mean": e0, "e1_mean": e1} | _named("state_compounding", found)
+    n, e1, e0, ratio = _ratios(cell, "e1", "e0", np.ones(len(cell), dtype=bool), columns, count)
+    row = {"n": n, "e0_mean": e0, "e1_mean": e1} | _named("state_compounding", ratio)
     for path, part in zip(PATHS, (~after, after), strict=True):
-        n, _, _, found = _ratios(cell, "kl_candidate_text", "kl_reference_text", part, columns, count)
-        row |= {f"n_{path.removeprefix('path_compounding_')}": n} | _named(path, found)
+        n, _, _, ratio = _ratios(cell, "kl_candidate_text", "kl_reference_text", part, columns, count)
+        row |= {f"n_{path.removeprefix('path_compounding_')}": n} | _named(path, ratio)
     return row
 
 
@@ -61,14 +61,14 @@ def _ratios(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[np.ndarray, ...]]:
     """(rows, mean top, mean bottom, their ratio with its interval) by group, over the rows finite in both."""
     pair = cell[[top, bottom]].to_numpy(float)
-    kept = part & np.isfinite(pair).all(1)
-    pair, columns = pair[kept], columns[kept]
+    finite = part & np.isfinite(pair).all(1)
+    pair, columns = pair[finite], columns[finite]
     n = np.bincount(columns, minlength=count)
     means = []
     for values in pair.T:
         with np.errstate(invalid="ignore"):
             means.append(np.bincount(columns, weights=values, minlength=count) / n)
-    prompts = cell["prompt_id"].to_numpy(dtype=str)[kept]
+    prompts = cell["prompt_id"].to_numpy(dtype=str)[finite]
     return n, means[0], means[1], bootstrap_ratio(pair[:, 0], pair[:, 1], prompts, columns, count)
 
 

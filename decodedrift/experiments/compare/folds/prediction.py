@@ -42,8 +42,8 @@ class Judged:
     def chances(self, law: str) -> np.ndarray:
         """Chance of a flip at each position; the `forced` ones are 0 or 1."""
         if law not in self.known:
-            own = self.seen.flipped.astype(float) if law == FORCED else flips.held_out(law, self.seen)
-            self.known[law] = own
+            chance = self.seen.flipped.astype(float) if law == FORCED else flips.held_out(law, self.seen)
+            self.known[law] = chance
         return self.known[law]
 
     def predicted(self, law: str) -> np.ndarray:
@@ -56,9 +56,9 @@ Cells = list[tuple[dict[str, Any], "Judged"]]
 
 def judged(divergences: pd.DataFrame, positions: pd.DataFrame) -> Cells:
     """(keys, Judged) of each candidate and strategy: what the folds below are made of."""
-    forced = {tuple(keys.values()): cell for keys, cell in cells(positions[positions["role"] == "candidate"])}
+    positions_of = {tuple(keys.values()): cell for keys, cell in cells(positions[positions["role"] == "candidate"])}
     return [
-        (keys, _judged(cell, forced.get(tuple(keys.values()), positions.iloc[:0])))
+        (keys, _judged(cell, positions_of.get(tuple(keys.values()), positions.iloc[:0])))
         for keys, cell in cells(divergences[divergences["role"] == "candidate"])
     ]
 
@@ -68,14 +68,14 @@ def _judged(cell: pd.DataFrame, forced: pd.DataFrame) -> Judged:
     ends = cell[[*names, "compared", "first_divergence"]]
     rows = forced[forced["choice_agree"].notna()].merge(ends, on=names, how="inner", validate="many_to_one")
     rows = rows.sort_values([*names, "position"], ignore_index=True)
-    known = rows[["choice_margin", "choice_error", "logit_gap_rms", "significant_digits"]].to_numpy(dtype=float).T
-    margin, error, gap, digits = known
+    numbers = rows[["choice_margin", "choice_error", "logit_gap_rms", "significant_digits"]].to_numpy(dtype=float).T
+    margin, error, gap, digits = numbers
     with np.errstate(over="ignore", invalid="ignore"):
         scale = np.where(gap > 0, gap * 10.0**digits, math.nan)
     prompt = rows["prompt_id"].to_numpy(dtype=str)
     _, cluster = np.unique(prompt, return_inverse=True)
     position = rows["position"].to_numpy(dtype=np.int64)
-    seen = flips.Forced(
+    positions = flips.Forced(
         np.where(np.isnan(margin), math.inf, margin), error,
         np.where(np.isnan(scale), np.nanmedian(scale) if (scale > 0).any() else math.nan, scale),
         rows["choice_agree"].to_numpy(dtype=float) == 0, cluster,
@@ -83,22 +83,22 @@ def _judged(cell: pd.DataFrame, forced: pd.DataFrame) -> Judged:
     why = ""
     if not len(rows):
         why = "no choice is made a position (beam search, uncoupled sampling) or none was read"
-    elif not seen.finite.any():
+    elif not positions.finite.any():
         why = "no position has a finite error"
     elif len(np.unique(cluster)) < 2:
         why = "one prompt: nothing to hold out"
     trace = pd.factorize(pd.MultiIndex.from_frame(rows[names]))[0] if len(rows) else np.empty(0, dtype=np.int64)
     t = rows["first_divergence"].astype("float64").to_numpy()
     at_risk = position < rows["compared"].to_numpy(dtype=np.int64)
-    return Judged(seen, trace, position, at_risk, position == t, prompt, kaplan_meier(observed(cell)), why)
+    return Judged(positions, trace, position, at_risk, position == t, prompt, kaplan_meier(observed(cell)), why)
 
 
 def survival(judged: Cells) -> pd.DataFrame:
     """Keys, position and `survival_predicted`, for the curve beside Kaplan-Meier's."""
     parts = []
-    for keys, found in judged:
-        if not found.why:
-            curve = found.predicted(LAW)
+    for keys, cell in judged:
+        if not cell.why:
+            curve = cell.predicted(LAW)
             parts.append((keys, {"position": np.arange(len(curve)), "survival_predicted": curve}))
     return stacked(parts, ["position", "survival_predicted"])
 
@@ -106,47 +106,47 @@ def survival(judged: Cells) -> pd.DataFrame:
 def flip_law(judged: Cells) -> pd.DataFrame:
     """flip_law.csv: a row per candidate, strategy and law."""
     rows = []
-    for keys, found in judged:
+    for keys, cell in judged:
         for law in (*flips.LAWS, FORCED):
-            row = keys | dict.fromkeys(COLUMNS[len(CELL) :]) | {"law": law, "flip_note": found.why}
-            rows.append(row if found.why else row | _scores(found, law))
+            row = keys | dict.fromkeys(COLUMNS[len(CELL) :]) | {"law": law, "flip_note": cell.why}
+            rows.append(row if cell.why else row | _scores(cell, law))
     return fold(rows, COLUMNS)
 
 
-def _scores(found: Judged, law: str) -> dict[str, Any]:
-    chance = found.chances(law)
-    used = found.at_risk & ~np.isnan(chance)
-    happened = found.happened[used]
-    drawn, seen = flips.predicted_curve(chance, found.trace, found.position), found.curve.survival
-    n = min(len(drawn), len(seen))
+def _scores(cell: Judged, law: str) -> dict[str, Any]:
+    chance = cell.chances(law)
+    mask = cell.at_risk & ~np.isnan(chance)
+    happened = cell.happened[mask]
+    predicted, observed = flips.predicted_curve(chance, cell.trace, cell.position), cell.curve.survival
+    n = min(len(predicted), len(observed))
     return {
-        "positions": int(used.sum()),
+        "positions": int(mask.sum()),
         "flips": int(happened.sum()),
-        "flips_predicted": float(chance[used].sum()),
-        "sigma": flips.rms(found.seen.error[found.seen.finite]),
-        "brier": flips.brier(chance[used], happened),
-        "log_score": math.nan if law == FORCED else flips.log_score(chance[used], happened),
-        "km_distance": float(np.abs(drawn[:n] - seen[:n]).max()) if n else math.nan,
-        "expected_predicted": float(drawn[:n].sum()),
-        "expected_observed": float(seen[:n].sum()),
+        "flips_predicted": float(chance[mask].sum()),
+        "sigma": flips.rms(cell.seen.error[cell.seen.finite]),
+        "brier": flips.brier(chance[mask], happened),
+        "log_score": math.nan if law == FORCED else flips.log_score(chance[mask], happened),
+        "km_distance": float(np.abs(predicted[:n] - observed[:n]).max()) if n else math.nan,
+        "expected_predicted": float(predicted[:n].sum()),
+        "expected_observed": float(observed[:n].sum()),
     }
 
 
 def calibration(judged: Cells) -> pd.DataFrame:
     """flip_calibration.csv: positions at risk by the chance a law gave them, and how many flipped."""
     parts = []
-    for keys, found in judged:
-        if found.why:
+    for keys, cell in judged:
+        if cell.why:
             continue
         for law in flips.LAWS:
             if law != "constant":
-                parts.append(({**keys, "law": law}, _calibrated(found, found.chances(law))))
+                parts.append(({**keys, "law": law}, _calibrated(cell, cell.chances(law))))
     return stacked(parts, CALIBRATION) if parts else fold([], [*CELL, "law", *CALIBRATION])
 
 
-def _calibrated(found: Judged, chance: np.ndarray) -> dict[str, list[float]]:
-    used = found.at_risk & ~np.isnan(chance)
-    chance, happened, prompt = chance[used], found.happened[used].astype(float), found.prompt[used]
+def _calibrated(cell: Judged, chance: np.ndarray) -> dict[str, list[float]]:
+    mask = cell.at_risk & ~np.isnan(chance)
+    chance, happened, prompt = chance[mask], cell.happened[mask].astype(float), cell.prompt[mask]
     index = flips.bins(chance)
     columns: dict[str, list[float]] = {name: [] for name in CALIBRATION}
     for b in np.unique(index):

@@ -31,8 +31,8 @@ def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.Dat
         row = dict(zip(CELL, key, strict=True)) | _divergence_fold(cell)
         row |= _forced_fold(forced.get(key, positions.iloc[:0]))
         row["agreement_after"] = _agreement_after(cell, lengths)
-        known = cell["reconverged"].dropna().to_numpy(dtype=float)
-        row["reconverged_share"] = _mean(known)
+        flags = cell["reconverged"].dropna().to_numpy(dtype=float)
+        row["reconverged_share"] = _mean(flags)
         row["nonfinite"] = int(cell["nonfinite"].sum()) + int(forced[key]["nonfinite"].sum() if key in forced else 0)
         rows.append(row)
     return fold(rows)
@@ -92,10 +92,10 @@ def _forced_fold(cell: pd.DataFrame) -> dict[str, float]:
 
 def pooled_digits(digits: np.ndarray) -> float:
     """Digits in common over many positions: -log10 of the rms relative error, sqrt(mean(10^(-2 digits)))."""
-    known = digits[~np.isnan(digits)]
-    if not len(known):
+    numbers = digits[~np.isnan(digits)]
+    if not len(numbers):
         return math.nan
-    relative = float(np.sqrt(np.mean(10.0 ** (-2 * known))))
+    relative = float(np.sqrt(np.mean(10.0 ** (-2 * numbers))))
     return -math.log10(relative) if relative > 0 else math.inf
 
 
@@ -195,8 +195,8 @@ def _finite(frame: pd.DataFrame, column: str, minus: str | None = None) -> tuple
     values = frame[column].to_numpy(float)
     if minus is not None:
         values = values - frame[minus].to_numpy(float)
-    kept = np.isfinite(values)
-    return values[kept], frame["prompt_id"].to_numpy(dtype=str)[kept]
+    finite = np.isfinite(values)
+    return values[finite], frame["prompt_id"].to_numpy(dtype=str)[finite]
 
 
 def _mean(values: np.ndarray) -> float:

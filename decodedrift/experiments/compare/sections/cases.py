@@ -24,43 +24,43 @@ def cases(study: Study, options: Options) -> dict[str, Any] | None:
     if not len(compared):
         return None
     parted = compared[compared["diverged"] == 1]
-    found = chosen(study, options.top or MOST)
+    picks = chosen(study, options.top or MOST)
     readable = options.texts and bool(study.traces["token_ids"].notna().any())
     counts = parted["cause"].value_counts()
     tags = {str(p["id"]): [str(t) for t in p.get("tags", ())] for p in study.plan.get("prompts", ())}
-    seeded = found["seed"].nunique() > 1
+    seeded = picks["seed"].nunique() > 1
     return {
         "heading": "Case by case",
         "total": len(compared),
         "parted": len(parted),
         "causes": [(name, int(counts[name]), meaning) for name, meaning in CAUSES.items() if name in counts.index],
         "columns": _columns(seeded, options.texts),
-        "rows": [_row(i, row, seeded, options.texts, tags) for i, row in enumerate(found.itertuples())],
-        "tags": sorted({tag for row in found["prompt_id"].unique() for tag in tags.get(row, ())})[:40],
-        "found_causes": [name for name in CAUSES if name in set(found["cause"])],
-        "island": (lambda room: token_view(study, found, room)) if readable else None,
+        "rows": [_row(i, row, seeded, options.texts, tags) for i, row in enumerate(picks.itertuples())],
+        "tags": sorted({tag for row in picks["prompt_id"].unique() for tag in tags.get(row, ())})[:40],
+        "found_causes": [name for name in CAUSES if name in set(picks["cause"])],
+        "island": (lambda room: token_view(study, picks, room)) if readable else None,
         "readable": readable,
     }
 
 
 def _columns(seeded: bool, texts: bool) -> list[dict[str, Any]]:
     """Headings; `sort` names what a click sorts by."""
-    found = [
+    heads = [
         ("Prompt", "prompt", False, ""),
         ("Candidate", "candidate", False, ""),
         ("Strategy", "strategy", False, ""),
     ]
-    found += [("Seed", "seed", True, "The seed of sampled strategies.")] if seeded else []
-    found += [("t*", "at", True, "Position of the first differing token, counted from 0.")]
-    found += [("Reference → candidate", "", False, "The two tokens at t*.")] if texts else []
-    found += [
+    heads += [("Seed", "seed", True, "The seed of sampled strategies.")] if seeded else []
+    heads += [("t*", "at", True, "Position of the first differing token, counted from 0.")]
+    heads += [("Reference → candidate", "", False, "The two tokens at t*.")] if texts else []
+    heads += [
         ("Cause", "cause", False, ""),
         ("Gap", "gap", True, "The reference's score of its token minus that of the candidate's token."),
         ("Swing", "swing", True, "The score error that turned the choice: the sum of both sides' gaps."),
         ("KL at t*", "kl", True, "KL(reference ‖ candidate) at this position, nats."),
         ("Equal after", "after", True, "Share of equal tokens, index by index, after the first difference."),
     ]
-    return [{"label": a, "sort": b, "numeric": c, "help": d} for a, b, c, d in found]
+    return [{"label": a, "sort": b, "numeric": c, "help": d} for a, b, c, d in heads]
 
 
 def _row(index: int, row: Any, seeded: bool, texts: bool, tags: dict[str, list[str]]) -> dict[str, Any]:

@@ -28,11 +28,11 @@ def injection(study: Study, options: Options) -> dict[str, Any] | None:
     rows = []
     for row in table[(table["role"] == "candidate") & (table["injected"] > 0)].itertuples():
         low, high = row.trajectory_share_low, row.trajectory_share_high
-        said = "n/a" if absent(low) or absent(high) else f"{percentage(low)} to {percentage(high)}"
+        interval = "n/a" if absent(low) or absent(high) else f"{percentage(low)} to {percentage(high)}"
         values = exactly({"trajectory_share_low": low, "trajectory_share_high": high})
         rows.append([
             text(row.candidate, 48, head=True), text(row.strategy, 60), num(number(row.injected, "injected")),
             num(percent(row.recovered_share, "recovered_share")),
-            num(percent(row.trajectory_share, "trajectory_share")), num(Number(said, values)),
+            num(percent(row.trajectory_share, "trajectory_share")), num(Number(interval, values)),
         ])  # fmt: skip
     return {"heading": "One replaced token", "table": Table(COLUMNS, merged(rows), source="summary.csv")}

@@ -28,11 +28,11 @@ COLUMNS = (
 def perplexity(study: Study, options: Options) -> dict[str, Any] | None:
     """The ratios as a figure, and a row per text and variant, the reference first."""
     table = _table(study) if len(study.perplexity) else None
-    drawn = pictures.perplexity(study, options)
-    if drawn is None and table is None:
+    picture = pictures.perplexity(study, options)
+    if picture is None and table is None:
         return None
     empty = {"heading": "Perplexity", "lead": "", "figures": {}, "choices": [], "entries": []}
-    return (drawn or empty) | {"template": "perplexity.html.j2", "table": table}
+    return (picture or empty) | {"template": "perplexity.html.j2", "table": table}
 
 
 def _table(study: Study) -> Table:

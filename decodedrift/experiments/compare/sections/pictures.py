@@ -22,8 +22,8 @@ class Pictures:
 
     def __call__(self, study: Study, options: Options) -> dict[str, Any] | None:
         """What the template needs; None where there is no figure."""
-        drawn = {name: FIGURES[name](study, texts=options.texts).figure() for name in self.captions}
-        figures = {name: (self.captions[name], figure) for name, figure in drawn.items() if figure is not None}
+        plots = {name: FIGURES[name](study, texts=options.texts).figure() for name in self.captions}
+        figures = {name: (self.captions[name], figure) for name, figure in plots.items() if figure is not None}
         if not figures:
             return None
         choices = dict.fromkeys(choice for _, figure in figures.values() for choice in figure.choices)

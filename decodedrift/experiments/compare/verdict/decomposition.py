@@ -23,15 +23,15 @@ def said(rows: pd.DataFrame) -> list[str]:
             state[name] = f"{early:.3g} to {late:.3g} for {visible(str(name))}"
         if not math.isnan(whole["path_compounding"]):
             path[name] = f"{_interval(whole, 'path_compounding')} for {visible(str(name))}"
-    found = []
+    parts = []
     if state:
-        found.append(
+        parts.append(
             "Its own KV cache multiplies a candidate's logit error of one step by "
             f"{listed(telling(state, size))} (first to last quarter of positions)"
         )
     if path:
-        found.append(f"its own text after the split multiplies its KL by {listed(telling(path, size))}")
-    text = "; ".join(found)
+        parts.append(f"its own text after the split multiplies its KL by {listed(telling(path, size))}")
+    text = "; ".join(parts)
     return [f"{text[0].upper()}{text[1:]}."] if text else []
 
 

@@ -21,43 +21,43 @@ def said(traces: pd.DataFrame, divergences: pd.DataFrame, positions: pd.DataFram
 def _candidates(traces: pd.DataFrame, positions: pd.DataFrame) -> Iterator[str]:
     broken, read = broken_traces(traces), at_fault(positions, "candidate_breaks")
     for name in dict.fromkeys((*broken["variant"], *read["candidate"])):
-        own = broken[broken["variant"] == name]
+        its = broken[broken["variant"] == name]
         total = int(((traces["role"] == "candidate") & (traces["variant"] == name)).sum())
         parts = []
-        if len(own):
+        if len(its):
             parts.append(
-                f"{MEETS} ended {len(own)} of its {plural(total, 'trace')}, the earliest at {_earliest(own)}; what "
+                f"{MEETS} ended {len(its)} of its {plural(total, 'trace')}, the earliest at {_earliest(its)}; what "
                 "ended so has diverged"
             )
         mine = read[read["candidate"] == name]
-        parts += _readings(mine[~mine["strategy"].isin(set(own["strategy"]))], "the reference's text")
+        parts += _readings(mine[~mine["strategy"].isin(set(its["strategy"]))], "the reference's text")
         yield f"{visible(str(name))} broke: {'; '.join(parts)}. No gate passes where it did."
 
 
 def _reference(traces: pd.DataFrame, divergences: pd.DataFrame, positions: pd.DataFrame) -> Iterator[str]:
-    own = traces[traces["role"] == "reference"]
-    broken = own[own["finish"] == "nonfinite"]
+    ours = traces[traces["role"] == "reference"]
+    broken = ours[ours["finish"] == "nonfinite"]
     read = at_fault(positions, "reference_breaks")
     read = read.drop_duplicates([*TRACE, "position"])  # every candidate's rows say it
     if not len(broken) and not len(read):
         return
     parts = []
     if len(broken):
-        part = f"{MEETS} ended {len(broken)} of its {plural(len(own), 'trace')}, the earliest at {_earliest(broken)}"
+        part = f"{MEETS} ended {len(broken)} of its {plural(len(ours), 'trace')}, the earliest at {_earliest(broken)}"
         parts.append(f"{part}; candidates are held against it up to there")
         if nothing := _not_compared(broken, divergences):
             parts.append(f"{nothing} of these could not be compared at all and count nowhere")
     parts += _readings(read[~read["strategy"].isin(set(broken["strategy"]))], "its text")
-    name = own["variant"].iloc[0] if len(own) else read["reference"].iloc[0]
+    name = ours["variant"].iloc[0] if len(ours) else read["reference"].iloc[0]
     yield f"The reference {visible(str(name))} broke: {'; '.join(parts)}."
 
 
 def _not_compared(broken: pd.DataFrame, divergences: pd.DataFrame) -> int:
     """How many of the reference's broken traces no candidate could be held against."""
     rows = divergences[divergences["role"] == "candidate"]
-    met, held = (set(map(tuple, part[TRACE].to_numpy())) for part in (rows, rows[rows["compared"] > 0]))
+    met, compared = (set(map(tuple, part[TRACE].to_numpy())) for part in (rows, rows[rows["compared"] > 0]))
     keys = [*zip(*(broken[c] for c in TRACE), strict=True)]
-    return sum(k not in held and (k in met or not n) for k, n in zip(keys, broken["n_tokens"], strict=True))
+    return sum(k not in compared and (k in met or not n) for k, n in zip(keys, broken["n_tokens"], strict=True))
 
 
 def _readings(rows: pd.DataFrame, whose: str) -> list[str]:

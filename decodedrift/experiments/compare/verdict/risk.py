@@ -47,19 +47,19 @@ def _hazard(table: pd.DataFrame) -> list[str]:
 
 def _shape(cells: pd.DataFrame) -> str:
     """Constant, growing or front-loaded, by the interval of k; each strategy that differs is named."""
-    known = cells[cells["compounding_index"].notna()]
-    if not len(known):
+    shaped = cells[cells["compounding_index"].notna()]
+    if not len(shaped):
         return f"shape n/a: {cells['compounding_note'].iloc[0]}"
     kinds: dict[str, list[str]] = {}
-    for row in known.itertuples():
+    for row in shaped.itertuples():
         low, high = row.compounding_index_low, row.compounding_index_high
         tight = TIGHT[0] <= low and high <= TIGHT[1]
         kind = "grows" if low > 1 else "front" if high < 1 else "constant" if tight else "open"
         kinds.setdefault(kind, []).append(f"{visible(str(row.strategy))}, k = {_k(row)}")
-    if len(known) == 1:
-        return f"{SHAPES[next(iter(kinds))]}: k = {_k(next(known.itertuples()))}"
+    if len(shaped) == 1:
+        return f"{SHAPES[next(iter(kinds))]}: k = {_k(next(shaped.itertuples()))}"
     if len(kinds) == 1 and (kind := next(iter(kinds))) in ("constant", "open"):
-        values = _range(known["compounding_index"], number)
+        values = _range(shaped["compounding_index"], number)
         return f"{SHAPES[kind]}: k = {values}, 1 within every interval"
     named = [kind for kind in kinds if kind in ("grows", "front")] or list(kinds)
     return "; ".join(f"{SHAPES[kind]} under {' and '.join(kinds[kind])}" for kind in named)
@@ -113,10 +113,10 @@ def _foreseen(flip_law: pd.DataFrame) -> list[str]:
 
 def _range(values: pd.Series, show: Callable[[float], str]) -> str | None:
     """The least and the greatest known value in words, one where they read alike; None where none is known."""
-    known = values.dropna()
-    if not len(known):
+    finite = values.dropna()
+    if not len(finite):
         return None
-    low, high = show(float(known.min())), show(float(known.max()))
+    low, high = show(float(finite.min())), show(float(finite.max()))
     return low if low == high else f"{low.removesuffix(' %') if high.endswith(' %') else low} to {high}"
 
 

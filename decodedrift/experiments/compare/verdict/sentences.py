@@ -50,11 +50,11 @@ def verdict(study: Study) -> list[str]:
 def folded(study: Study) -> tuple[list[str], list[str]]:
     """The verdict in two: what a reader sees at once, in which every alarm is, and what a disclosure may hold."""
     alarms = {*_alarms(study), *failures.said(study.failures)}
-    said = study.verdict
-    rest = [s for s in said if s not in alarms][FIRST:]
+    sentences = study.verdict
+    rest = [s for s in sentences if s not in alarms][FIRST:]
     if len(rest) < 2:
-        return said, []
-    return [s for s in said if s not in rest], rest
+        return sentences, []
+    return [s for s in sentences if s not in rest], rest
 
 
 def _alarms(study: Study) -> list[str]:
@@ -63,18 +63,18 @@ def _alarms(study: Study) -> list[str]:
 
 def _path(study: Study) -> list[str]:
     """How sequences were read, where that was not the first choice, and who needed it."""
-    made = study.environment.get("generation", {})
+    generation = study.environment.get("generation", {})
     how = {"stock": "over the model's own kind of cache", "plain": "without a cache, each text whole at every step"}
-    if made.get("path") not in how:
+    if generation.get("path") not in how:
         return []
-    why = "; ".join(f"{name}, {reason}" for name, reason in made["path_reasons"].items())
-    return [f"All variants were read {how[made['path']]}. The faster way does not fit {visible(why)}."]
+    why = "; ".join(f"{name}, {reason}" for name, reason in generation["path_reasons"].items())
+    return [f"All variants were read {how[generation['path']]}. The faster way does not fit {visible(why)}."]
 
 
 def _nothing(study: Study) -> str:
     """Why there is no row to speak of."""
-    own = study.traces[study.traces["role"] == "reference"]
-    if len(own) and (own["n_tokens"] == 0).all():
+    ours = study.traces[study.traces["role"] == "reference"]
+    if len(ours) and (ours["n_tokens"] == 0).all():
         return "Nothing was compared: the reference broke before its first token in every trace."
     return "Nothing was compared: no candidate finished."
 
@@ -115,16 +115,16 @@ def _screening(study: Study) -> list[str]:
     if study.plan.get("mode") != "screen":
         return []
     rows = study.divergences
-    own = rows[(rows["role"] == "floor") & (rows["reference"] == study.plan["reference"]["name"])]
-    own = own[own["compared"] > 0]
-    said = "Screened, not generated: a first divergence is the first token of the reference's text that a candidate, "
-    said += "reading it, would not have chosen" + ("; behind it, it wrote on" if study.plan.get("continued") else "")
-    if not len(own):
-        return [f"{said}."]
-    off = int(own["diverged"].sum())
+    floor = rows[(rows["role"] == "floor") & (rows["reference"] == study.plan["reference"]["name"])]
+    floor = floor[floor["compared"] > 0]
+    text = "Screened, not generated: a first divergence is the first token of the reference's text that a candidate, "
+    text += "reading it, would not have chosen" + ("; behind it, it wrote on" if study.plan.get("continued") else "")
+    if not len(floor):
+        return [f"{text}."]
+    off = int(floor["diverged"].sum())
     return [
-        f"{said}. The reference, reading, leaves its own text in {off} of {len(own)} traces; types that round more are "
-        "off more often."
+        f"{text}. The reference, reading, leaves its own text in {off} of {len(floor)} traces; types that round more "
+        "are off more often."
     ]
 
 
@@ -167,10 +167,10 @@ def _divergence(study: Study, table: pd.DataFrame) -> list[str]:
 
 def _censored(study: Study) -> str:
     """How many pairs that stayed together did so only until a stop token that both chose, or until a break."""
-    rows, own = study.divergences, study.traces[study.traces["role"] == "reference"]
+    rows, ours = study.divergences, study.traces[study.traces["role"] == "reference"]
     stayed = rows[(rows["role"] == "candidate") & (rows["diverged"] == 0)]
     early = stayed[stayed["compared"] < study.plan["max_new_tokens"]]
-    ends = early.merge(own[[*TRACE, "finish"]], on=TRACE, how="left")["finish"] == "nonfinite"
+    ends = early.merge(ours[[*TRACE, "finish"]], on=TRACE, how="left")["finish"] == "nonfinite"
     broken, stopped = int(ends.sum()), int((~ends).sum())
     parts = [f"{stopped} stopped early at the same end"] if stopped else []
     parts += [f"{broken} ended where the reference broke"] if broken else []
@@ -211,11 +211,11 @@ def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
         mine = candidates[candidates["candidate"] == name]
         if not (cells["kl_mean"] > VANISHING).any():
             continue
-        own, shift = _pooled(cells, "kl_mean"), _pooled(mine, "kl_mean") if len(mine) else math.nan
-        share = f", {_percent(own / shift)} of the KL to the reference" if shift > 0 else ""
+        mean, shift = _pooled(cells, "kl_mean"), _pooled(mine, "kl_mean") if len(mine) else math.nan
+        share = f", {_percent(mean / shift)} of the KL to the reference" if shift > 0 else ""
         parted, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
         parts[name] = (
-            f"{visible(str(name))} leaves its own text in {parted} of {traces} traces (mean KL {_number(own)}{share})"
+            f"{visible(str(name))} leaves its own text in {parted} of {traces} traces (mean KL {_number(mean)}{share})"
         )
     return (
         [f"Noise floor, a type against itself in another batch layout: {'; '.join(parts.values())}."] if parts else []
@@ -259,13 +259,13 @@ def _cut_ids(study: Study) -> list[str]:
     reference = str(study.plan["reference"]["name"])
     sentences = []
     for name in (str(v["name"]) for v in study.plan.get("candidates", ())):
-        known = facts.get(name, {})
-        if not known.get("cut_ids"):
+        cut = facts.get(name, {})
+        if not cut.get("cut_ids"):
             continue
-        masses = {reference: known.get("cut_reference_mass", 0.0), name: known.get("cut_candidate_mass", 0.0)}
+        masses = {reference: cut.get("cut_reference_mass", 0.0), name: cut.get("cut_candidate_mass", 0.0)}
         wider = max(masses, key=lambda side: masses[side])
         sentences.append(
-            f"The heads of {visible(name)} and {visible(reference)} differ by {known['cut_ids']} ids, which are cut "
+            f"The heads of {visible(name)} and {visible(reference)} differ by {cut['cut_ids']} ids, which are cut "
             f"from every distance; {visible(wider)} gives them up to {_percent(masses[wider])} of the probability at a "
             "position."
         )
@@ -293,6 +293,6 @@ def _diverged(study: Study, name: str) -> pd.DataFrame:
 
 def _pooled(cells: pd.DataFrame, column: str) -> float:
     """The mean over strategies, each weighted by its traces."""
-    known = cells[cells[column].notna()]
-    weights = known["traces"] if known["traces"].any() else known["traces"] + 1
-    return float((known[column] * weights).sum() / weights.sum()) if len(known) else math.nan
+    finite = cells[cells[column].notna()]
+    weights = finite["traces"] if finite["traces"].any() else finite["traces"] + 1
+    return float((finite[column] * weights).sum() / weights.sum()) if len(finite) else math.nan
