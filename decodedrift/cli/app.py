@@ -37,8 +37,8 @@ class Grouped(TyperCommand):
                     formatter.write_dl(records)
 
 
-def _said(asked: bool) -> None:
-    if asked:
+def _said(wanted: bool) -> None:
+    if wanted:
         from decodedrift.core.versions import version
 
         print(f"decodedrift {version()}")

@@ -56,8 +56,8 @@ def _main() -> None:
 def _command(error: Exception) -> str:
     """The command that a usage error belongs to."""
     context = getattr(error, "ctx", None)
-    known = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
-    named = [word for word in sys.argv[1:2] if word in known]
+    names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    named = [word for word in sys.argv[1:2] if word in names]
     return context.command_path if context else " ".join(["decodedrift", *named])
 
 
@@ -70,10 +70,10 @@ def _bug(error: Exception) -> int:
     import tempfile
     import traceback
 
-    said = redacted("".join(traceback.format_exception(error))).encode("utf-8", "backslashreplace")
+    trace = redacted("".join(traceback.format_exception(error))).encode("utf-8", "backslashreplace")
     try:
         with tempfile.NamedTemporaryFile(prefix="decodedrift-", suffix=".log", delete=False) as log:
-            log.write(said)
+            log.write(trace)
         where = f"the traceback is in {log.name}"
     except OSError as full:
         where = f"no log could be written ({full.strerror})"

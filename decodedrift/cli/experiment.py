@@ -29,16 +29,16 @@ def register(kind: Experiment) -> None:
 def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> None:
     """What a command does, from flags to an exit code."""
     log_to_stderr(frame["log_level"])
-    asked = _asked(kind, frame, flags)
+    settings = _asked(kind, frame, flags)
     from decodedrift.runs.prepare import draft, prepare
 
-    plan = draft(asked)  # everything that can be refused without torch is refused before it is imported
+    plan = draft(settings)  # everything that can be refused without torch is refused before it is imported
     gates = read_gates(kind, frame["fail_on"], frame["fail_on_interval"], plan.as_dict())
     from decodedrift.runs.resume import settled
 
     prefix = "" if kind.name == "compare" else f"{kind.name}-"
-    folder, stored = place(frame["out"], frame["resume"], asked.model, prefix, frame["dry_run"])
-    ready = prepare(asked, settled=settled(stored, asked), check=kind.check)
+    folder, stored = place(frame["out"], frame["resume"], settings.model, prefix, frame["dry_run"])
+    ready = prepare(settings, settled=settled(stored, settings), check=kind.check)
     for doubt in ready.doubts():
         print(terminal(doubt, 300), file=sys.stderr)
     if frame["dry_run"]:
@@ -55,14 +55,14 @@ def _asked(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> Se
     """The flags over the file: what is given as a flag wins."""
     from decodedrift.runs.config import over, read_config
 
-    given = given_settings(kind.settings, flags)
+    values = given_settings(kind.settings, flags)
     if frame["prompt"]:
-        given["prompts"] = _typed(given.get("prompts"), frame["prompt"])
+        values["prompts"] = _typed(values.get("prompts"), frame["prompt"])
     stored = read_config(frame["config"]) if frame["config"] is not None else {}
-    asked = make_settings(kind.settings, over(given, stored))
-    if not isinstance(asked.model, str):
-        raise InputError(f"--model: must be a text, not {asked.model!r}")
-    return asked
+    settings = make_settings(kind.settings, over(values, stored))
+    if not isinstance(settings.model, str):
+        raise InputError(f"--model: must be a text, not {settings.model!r}")
+    return settings
 
 
 def _typed(source: str | None, texts: list[str]) -> Any:

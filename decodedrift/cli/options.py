@@ -41,7 +41,7 @@ def parameter(name: str, option: Option, default: Any = None) -> inspect.Paramet
     words = option.default or (",".join(map(str, default)) if isinstance(default, (tuple, list)) else default)
     ending = f" [default: {words}]" if option.metavar and words not in (None, "") else ""
     flag = f"--{option.flag or name.replace('_', '-')}"
-    asked = typer.Option(
+    argument = typer.Option(
         flag, metavar=option.metavar or None, help=option.help + ending, rich_help_panel=option.group,
         show_default=False,
     )  # fmt: skip
@@ -50,17 +50,17 @@ def parameter(name: str, option: Option, default: Any = None) -> inspect.Paramet
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None if option.metavar else False,
-        annotation=Annotated[kind, asked],
+        annotation=Annotated[kind, argument],
     )
 
 
 def with_options(function: Callable[..., None], kind: type[Settings], name: str, about: str) -> Callable[..., None]:
     """A function of keywords with the signature that typer reads: the settings and the frame, rare ones last."""
     fields = kind.model_fields
-    asked = [(n, o, parameter(n, o, fields[n].default)) for n, o in kind.options().items()]
-    asked += [(n, o, parameter(n, o)) for n, o in FRAME.items()]
-    asked.sort(key=lambda entry: (GROUPS.index(entry[1].group), entry[1].rare))
-    parameters = [entry[2] for entry in asked]
+    entries = [(n, o, parameter(n, o, fields[n].default)) for n, o in kind.options().items()]
+    entries += [(n, o, parameter(n, o)) for n, o in FRAME.items()]
+    entries.sort(key=lambda entry: (GROUPS.index(entry[1].group), entry[1].rare))
+    parameters = [entry[2] for entry in entries]
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {p.name: p.annotation for p in parameters}
     function.__name__, function.__doc__ = name, about

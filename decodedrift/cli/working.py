@@ -49,18 +49,18 @@ def _escaped(record: Any) -> bool:
     return True
 
 
-def read_gates(kind: Experiment, given: list[str] | None, interval: bool, plan: Mapping[str, Any]) -> list[Gate]:
+def read_gates(kind: Experiment, texts: list[str] | None, interval: bool, plan: Mapping[str, Any]) -> list[Gate]:
     """The gates, refused before a run begins if they name what it will not have.
 
     Raises:
         InputError: not a gate; a column, candidate or strategy that there is not.
     """
-    if not given:
+    if not texts:
         return []
     from decodedrift.runs.gates import parse_gate
 
     gating = kind.gating(plan)
-    return [parse_gate(text, interval, gating) for text in given]
+    return [parse_gate(text, interval, gating) for text in texts]
 
 
 def work(kind: Experiment, ready: Any, folder: str, resume: bool, quiet: bool) -> Study:
@@ -85,9 +85,9 @@ def work(kind: Experiment, ready: Any, folder: str, resume: bool, quiet: bool) -
             raise
         except Stopped as stopped:
             bars.stop()
-            done = len(run.finished_jobs())
+            finished = len(run.finished_jobs())
             print(
-                f"stopped by {stopped}; {done} of {len(ready.jobs)} jobs are finished and kept. "
+                f"stopped by {stopped}; {finished} of {len(ready.jobs)} jobs are finished and kept. "
                 f"Go on with: decodedrift resume {terminal(folder)}",
                 file=sys.stderr,
             )
