@@ -15,7 +15,7 @@ from conftest import tiny_model, tiny_tokenizer
 
 import decodedrift as dd
 from decodedrift.experiments.compare.folds import compounding, prediction
-from decodedrift.experiments.compare.verdict import risk
+from decodedrift.experiments.compare.verdict import hazard
 from decodedrift.measure.tables import typed
 from decodedrift.runs import runfolder
 
@@ -136,19 +136,19 @@ def test_any_run_gives_numbers_or_a_reason(rows: list[dict[str, Any]]) -> None:
     if any("seed" in r for r in rows):
         texts = pd.concat([texts.assign(prompt_id="a", seed=s) for s in (0, 1)]).drop_duplicates(["variant", "seed"])
     forced = positions([])
-    judged = prediction.judged(table, forced)
+    predictions = prediction.predict(table, forced)
     figures = compounding.risk(table, forced, texts)
     for row in figures.itertuples():
         assert math.isnan(row.compounding_index) is bool(row.compounding_note)
         assert math.isnan(row.growth_slope) is bool(row.growth_note)
         assert math.isnan(row.certified_per_token) is bool(row.diverged or not row.exposure)
-    law = prediction.flip_law(judged)
+    law = prediction.flip_law(predictions)
     assert (law["flips_predicted"].isna() == (law["flip_note"] != "")).all()
-    assert prediction.calibration(judged).empty
-    compounding.survival(table, prediction.survival(judged))
+    assert prediction.calibration(predictions).empty
+    compounding.survival(table, prediction.survival(predictions))
     compounding.after(table, texts)
     compounding.comparisons(table)
-    said = risk.said(figures, law)
+    said = hazard.sentences(figures, law)
     assert not any("nan" in s for s in said)
 
 
@@ -252,7 +252,7 @@ def test_the_verdict_names_the_risk_and_its_shape() -> None:
     law = pd.DataFrame(
         {"candidate": ["a"], "law": ["empirical"], "flips": [8], "flips_predicted": [7.6], "km_distance": [0.04]}
     )
-    first, second, third = risk.said(table, law)
+    first, second, third = hazard.sentences(table, law)
     assert "a 0.8 % (constant: k = 0.97, 0.81 to 1.2; half of the texts gone by token 84)" in first
     assert "b 9 % (growing with length: k = 1.5, 1.2 to 1.9; over half of the texts still with it at the end)" in first
     assert "c below 0.3 % (95 %, none in 1000 tokens, were they independent)" in first
@@ -260,7 +260,7 @@ def test_the_verdict_names_the_risk_and_its_shape() -> None:
     assert "+0 % for a, which is within error of none" in second
     assert "8 for a (8 came)" in third and "off by at most 0.04" in third
     wide = table.assign(compounding_index_low=0.2, compounding_index_high=3.0)
-    assert "too few divergences to tell a shape" in risk.said(wide, law)[0], "no evidence is not constancy"
+    assert "too few divergences to tell a shape" in hazard.sentences(wide, law)[0], "no evidence is not constancy"
     mixed = pd.concat([table, wide.assign(strategy="top-p")])
-    said = risk.said(mixed[mixed["candidate"] == "a"], law)[0]
+    said = hazard.sentences(mixed[mixed["candidate"] == "a"], law)[0]
     assert "(constant under greedy, k = 0.97, 0.81 to 1.2; too few divergences to tell a shape under top-p, k =" in said

@@ -267,7 +267,7 @@ def test_folds_of_little() -> None:
     assert row.state_compounding == 2
     assert math.isnan(row.state_compounding_low)  # one prompt has no interval
     assert list(decomposition.fold_positions(frame.iloc[:0]).columns) == decomposition.COLUMNS
-    assert decomposition.said(frame) == []
+    assert decomposition.sentences(frame) == []
 
 
 def test_a_saved_run_reads_the_same(study: Any, tmp_path: Path) -> None:

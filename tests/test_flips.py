@@ -13,17 +13,17 @@ from decodedrift.numerics import flips
 
 def made(
     sigma: float = 0.05, prompts: int = 40, length: int = 200, forbid: float = 0.0, grow: bool = False, seed: int = 0
-) -> flips.Forced:
+) -> flips.ForcedPositions:
     """Positions whose error is normal, of one size or of the logits' own, with a share where truncation forbids."""
     rng = np.random.default_rng(seed)
     n = prompts * length
     margin, scale = rng.exponential(1.0, n), rng.uniform(1, 6, n)
     error = rng.normal(0, sigma, n) * (scale if grow else 1)
     error[rng.random(n) < forbid] = -math.inf
-    return flips.Forced(margin, error, scale, margin + error < 0, np.repeat(np.arange(prompts), length))
+    return flips.ForcedPositions(margin, error, scale, margin + error < 0, np.repeat(np.arange(prompts), length))
 
 
-def scores(seen: flips.Forced) -> dict[str, float]:
+def scores(seen: flips.ForcedPositions) -> dict[str, float]:
     return {law: flips.log_score(flips.held_out(law, seen), seen.flipped) for law in flips.LAWS}
 
 
@@ -53,18 +53,18 @@ def test_nothing_of_a_held_out_prompt_is_used_but_its_margins() -> None:
         own = seen.cluster == 3
         error, flipped = seen.error.copy(), seen.flipped.copy()
         error[own], flipped[own] = 99.0, True
-        changed = flips.Forced(seen.margin, error, seen.scale, flipped, seen.cluster)
+        changed = flips.ForcedPositions(seen.margin, error, seen.scale, flipped, seen.cluster)
         after = flips.held_out(law, changed)
         np.testing.assert_array_equal(before[own], after[own])
         assert (before[~own] != after[~own]).any(), "the control: to the others that prompt does matter"
 
 
 def test_laws_by_hand() -> None:
-    seen = flips.Forced(
+    seen = flips.ForcedPositions(
         np.array([0.1, 0.2, 0.3, 5.0]), np.array([-0.3, 0.1, -0.1, -math.inf]), np.array([1.0, 2.0, 1.0, 1.0]),
         np.array([True, False, False, True]), np.arange(4),
     )  # fmt: skip
-    new = flips.Forced(
+    new = flips.ForcedPositions(
         np.array([0.0, 0.1, 0.2, math.inf]), np.full(4, math.nan), np.array([1.0, 1.0, 2.0, 1.0]), np.zeros(4, bool),
         np.full(4, 9),
     )  # fmt: skip
@@ -80,7 +80,7 @@ def test_laws_by_hand() -> None:
 
 
 def test_a_tie_is_an_even_chance_and_a_candidate_without_error_never_flips() -> None:
-    exact = flips.Forced(np.array([0.0, 0.5]), np.zeros(2), np.ones(2), np.zeros(2, bool), np.arange(2))
+    exact = flips.ForcedPositions(np.array([0.0, 0.5]), np.zeros(2), np.ones(2), np.zeros(2, bool), np.arange(2))
     for law in ("normal", "scaled"):
         assert flips.LAWS[law](exact)(exact).tolist() == [0.5, 0.0]
     assert flips.empirical(exact)(exact)[1] == pytest.approx(0.5 / 3)
@@ -90,7 +90,7 @@ def test_one_prompt_cannot_be_held_out() -> None:
     with pytest.raises(ValueError, match="one prompt"):
         flips.held_out("normal", made(prompts=1))
     blind = made(prompts=2, length=5)
-    unknown = flips.Forced(blind.margin, np.full(10, math.nan), blind.scale, blind.flipped, blind.cluster)
+    unknown = flips.ForcedPositions(blind.margin, np.full(10, math.nan), blind.scale, blind.flipped, blind.cluster)
     assert np.isnan(flips.held_out("empirical", unknown)).all()
 
 
@@ -109,7 +109,7 @@ def test_the_predicted_curve_by_hand_and_as_kaplan_meier_counts() -> None:
     certain = (rng.random(len(trace)) < 0.05).astype(float)  # chances of 0 and 1 are the events themselves
     first = np.array([next((t for t in range(n) if certain[(trace == g)][t]), n) for g, n in enumerate(lengths)])
     events = first < lengths
-    seen = sv.Observed.of(np.where(events, first + 1, lengths), events, np.arange(200))
+    seen = sv.CensoredTimes.of(np.where(events, first + 1, lengths), events, np.arange(200))
     km = sv.kaplan_meier(seen).survival
     np.testing.assert_allclose(flips.predicted_curve(certain, trace, position)[: len(km)], km, atol=1e-12)
 

@@ -17,7 +17,7 @@ from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.models import budget, load
 from decodedrift.runs.forecast import forecast
 from decodedrift.runs.prepare import Prepared, prepare
-from decodedrift.runs.resume import asked_again
+from decodedrift.runs.resume import stored_settings
 from decodedrift.runs.runfolder import RunFolder
 
 PROMPTS = [f"w{1 + i} w{1 + 2 * i}" for i in range(40)]
@@ -143,7 +143,7 @@ def test_a_resumed_run_keeps_the_size_of_its_jobs(saved: Any, tmp_path: Path, mo
         dd.compare(saved(), out=tmp_path / "run", resume=True, **ASKED | {"prompts_per_job": 16})
     stored = RunFolder(tmp_path / "run").stored()
     assert stored is not None
-    assert asked_again(stored).prompts_per_job == 24
+    assert stored_settings(stored).prompts_per_job == 24
     dd.compare(saved(), out=tmp_path / "run", resume=True, **ASKED)
     assert content(tmp_path / "run") == content(tmp_path / "whole")
 

@@ -15,7 +15,7 @@ from decodedrift.core.records import VariantError
 from decodedrift.decoding.loop import generate
 from decodedrift.decoding.strategies import parse_strategies
 from decodedrift.models.load import loaded
-from decodedrift.models.longrope import Switch, readable, switch
+from decodedrift.models.longrope import Switch, readable_tokens, switch
 from decodedrift.models.probe import needed
 from decodedrift.models.sources.checkpoints import in_memory
 from decodedrift.models.text.vocabulary import vocabulary
@@ -134,7 +134,7 @@ def test_where_the_factors_change() -> None:
 
 def test_how_much_can_be_read_again() -> None:
     lengths = {"a": 3, "b": 7, "c": 16, "d": 20}
-    assert readable(lengths, 1, Switch(16, False)) == {"a": 14, "b": 10, "c": 1}
-    assert readable(lengths, 2, Switch(16, False)) == {"a": 10, "b": 10, "c": 0}
-    assert readable(lengths, 1, Switch(16, True)) == {"a": 14, "b": 10, "c": 1, "d": 0}
-    assert readable(lengths, 4, None) == {}
+    assert readable_tokens(lengths, 1, Switch(16, False)) == {"a": 14, "b": 10, "c": 1}
+    assert readable_tokens(lengths, 2, Switch(16, False)) == {"a": 10, "b": 10, "c": 0}
+    assert readable_tokens(lengths, 1, Switch(16, True)) == {"a": 14, "b": 10, "c": 1, "d": 0}
+    assert readable_tokens(lengths, 4, None) == {}

@@ -23,16 +23,16 @@ from synthetic import synthetic
 
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.beside import beside
-from decodedrift.experiments.compare.chosen import MOST, chosen, spread, telling
 from decodedrift.experiments.compare.folds.summary import perplexity
-from decodedrift.experiments.compare.verdict.sentences import folded
+from decodedrift.experiments.compare.selection import MOST, clearest, select_cases, spread
+from decodedrift.experiments.compare.verdict.assembly import folded
 from decodedrift.experiments.study import Study
 from decodedrift.measure.tables import TABLES, typed
 from decodedrift.report import html, summary_table, tokenview
 from decodedrift.report.inline import library
 from decodedrift.report.numbers import Number, number, percentage, significant, with_error
 from decodedrift.report.phrases import percent
-from decodedrift.report.terminal import _cut, drawn
+from decodedrift.report.terminal import _cut, text_table
 from decodedrift.report.texts import shown
 from decodedrift.report.tokenview import meetings
 
@@ -304,14 +304,14 @@ def test_every_candidate_has_its_turn() -> None:
     bad = {"candidate": "bad", "strategy": "s", "cause": "shift", "reference_gap": 9.0}
     good = {"candidate": "good", "strategy": "s", "cause": "near_tie", "reference_gap": 0.01, "first_divergence": 3}
     frame = typed(pd.DataFrame([*(bad | {"first_divergence": t} for t in range(50)), good]), "divergences")
-    assert set(telling(frame, 10)["candidate"]) == {"bad", "good"}
-    assert telling(frame, 10)["cause"].tolist() == ["shift"] * 9 + ["near_tie"]
+    assert set(clearest(frame, 10)["candidate"]) == {"bad", "good"}
+    assert clearest(frame, 10)["cause"].tolist() == ["shift"] * 9 + ["near_tie"]
     assert frame.loc[spread(frame, 4), "first_divergence"].tolist() == [24, 3, 23, 25]
 
 
 def test_a_large_run_shows_the_worst_the_typical_and_the_equal() -> None:
     rows = [parted(t, reference_gap=t / 10) for t in range(500)] + [{}] * 500
-    found = chosen(study({"bf16": rows}), 100)
+    found = select_cases(study({"bf16": rows}), 100)
     assert len(found) == 100
     apart = found[found["diverged"] == 1]
     assert (found["diverged"] == 0).sum() == 10
@@ -359,7 +359,7 @@ def test_the_terminal_table_keeps_to_its_width(width: int) -> None:
 @pytest.mark.parametrize("name", ["[red]x[/]", "กั่น", "क्षि", "한글", "é"])
 def test_the_terminal_table_stays_aligned_whatever_the_letters(name: str) -> None:
     """Marks that take no column of their own, letters that take two; markup of a library that draws is text."""
-    lines = drawn(["name", "n"], [[name, "1"], ["plain", "22"]], 80, names=1).split("\n")
+    lines = text_table(["name", "n"], [[name, "1"], ["plain", "22"]], 80, names=1).split("\n")
     assert {cell_len(line) for line in lines} == {max(5, cell_len(name)) + 4}
     assert lines[2].startswith(name)
 
@@ -440,7 +440,7 @@ def test_alternatives_survive_their_packing(ours: dict[int, Any], theirs: dict[i
 
 def test_the_island_holds_what_was_measured() -> None:
     made = synthetic(prompts=4, tokens=40, candidates=2)
-    held, *parts = unpacked(tokenview.token_view(made, chosen(made)))
+    held, *parts = unpacked(tokenview.token_view(made, select_cases(made)))
     assert len(held["cases"]) == 8
     assert len(parts) == 4  # a part for each text of the reference, with both candidates
     for place in held["cases"]:

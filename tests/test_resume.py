@@ -30,7 +30,7 @@ from decodedrift.experiments.compare import job as executing
 from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.models import budget, load
 from decodedrift.runs import retry, runfolder
-from decodedrift.runs.resume import asked_again, settled
+from decodedrift.runs.resume import settled, stored_settings
 from decodedrift.runs.runfolder import RunFolder
 from decodedrift.runs.signals import Stopped, stoppable, terminable
 
@@ -256,7 +256,7 @@ def test_memory_that_is_free_later_changes_no_batch(saved: Callable[..., Path], 
         "generation": stored.environment["generation"] | {"batch_size": 2, "batch_size_asked": 16}
     }
     (tmp_path / "run" / "environment.json").write_text(json.dumps(environment))  # as if 16 had not fitted
-    assert asked_again(RunFolder(tmp_path / "run").stored()).batch_size == 16  # type: ignore[arg-type]
+    assert stored_settings(RunFolder(tmp_path / "run").stored()).batch_size == 16  # type: ignore[arg-type]
     assert running.resume(tmp_path / "run").plan["batch_size"] == 2
     assert content(tmp_path / "run") == content(whole)
 

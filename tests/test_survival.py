@@ -17,8 +17,10 @@ from decodedrift.numerics import survival as sv
 from decodedrift.numerics import weibull
 
 
-def seen(tokens: Any, event: Any, clusters: Any = None) -> sv.Observed:
-    return sv.Observed.of(np.array(tokens), np.array(event), np.arange(len(tokens)) if clusters is None else clusters)
+def seen(tokens: Any, event: Any, clusters: Any = None) -> sv.CensoredTimes:
+    return sv.CensoredTimes.of(
+        np.array(tokens), np.array(event), np.arange(len(tokens)) if clusters is None else clusters
+    )
 
 
 # Ten traces: divergences at positions 2, 2, 4, 7, 7, censored after 3, 5, 8, 8, 8 tokens. By hand:
@@ -137,7 +139,7 @@ def test_with_seeds_the_likelihood_ratio_is_divided_by_the_design_effect_of_the_
     assert weibull.fit(traces).p_value == pytest.approx(stats.f.sf(ratio / effect, 1, 29), rel=1e-3)
 
 
-def library_fit(traces: sv.Observed) -> np.ndarray:
+def library_fit(traces: sv.CensoredTimes) -> np.ndarray:
     """(ln k, ln scale) by scipy: an event at token t is known to lie between t - 1 and t."""
     tokens, event = traces.tokens.astype(float), traces.event
     ends = np.stack([tokens - 1, tokens], axis=1)
@@ -145,14 +147,14 @@ def library_fit(traces: sv.Observed) -> np.ndarray:
     return np.log([shape, scale])
 
 
-def terms(x: np.ndarray, traces: sv.Observed) -> np.ndarray:
+def terms(x: np.ndarray, traces: sv.CensoredTimes) -> np.ndarray:
     """Each trace's log-likelihood at (ln k, ln scale), from the definition of S."""
     k, scale = np.exp(x)
     before, after = (np.exp(-(((traces.tokens - back) / scale) ** k)) for back in (1, 0))
     return np.asarray(np.where(traces.event, np.log(before - after), np.log(after)))
 
 
-def geometric(traces: sv.Observed) -> float:
+def geometric(traces: sv.CensoredTimes) -> float:
     """The best log-likelihood of a constant risk, which is k = 1."""
     events, stays = traces.event.sum(), traces.exposure - traces.event.sum()
     return float(events * np.log(events / traces.exposure) + stays * np.log(stays / traces.exposure))
@@ -198,11 +200,11 @@ def test_intervals_of_the_shape_hold_the_truth_as_often_as_they_say(shape: float
 def test_seeds_do_not_pass_for_prompts() -> None:
     """Four copies of each trace say nothing new: every interval must be as wide as before, or nearly."""
     once = simulate().simulated(np.random.default_rng(1), 1.0, 150, prompts=60)
-    copies = sv.Observed.of(np.repeat(once.tokens, 4), np.repeat(once.event, 4), np.repeat(once.cluster, 4))
+    copies = sv.CensoredTimes.of(np.repeat(once.tokens, 4), np.repeat(once.event, 4), np.repeat(once.cluster, 4))
     one, four = weibull.fit(once), weibull.fit(copies)
     assert four.value == pytest.approx(one.value)
     assert four.high - four.low > 0.8 * (one.high - one.low)
-    naive = weibull.fit(sv.Observed.of(copies.tokens, copies.event, np.arange(240)))
+    naive = weibull.fit(sv.CensoredTimes.of(copies.tokens, copies.event, np.arange(240)))
     assert naive.high - naive.low < 0.6 * (one.high - one.low), "the control: as if they were prompts"
     (_, low1, high1), (_, low4, high4) = sv.hazard_rate(once), sv.hazard_rate(copies)
     assert (low4, high4) == pytest.approx((low1, high1))

@@ -16,7 +16,7 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 from decodedrift.cli.working import show
-from decodedrift.experiments.compare.verdict.sentences import folded, verdict
+from decodedrift.experiments.compare.verdict.assembly import folded, verdict
 from decodedrift.measure.tables import typed
 from decodedrift.report import failures
 
@@ -119,7 +119,7 @@ def test_a_candidate_that_cannot_run_is_named_and_the_rest_stands(monkeypatch: p
 
 def failed(*rows: tuple[str, str, str, str]) -> list[str]:
     names = ["variant", "stage", "status", "error"]
-    return failures.said(typed(pd.DataFrame([dict(zip(names, row, strict=True)) for row in rows]), "failures"))
+    return failures.sentences(typed(pd.DataFrame([dict(zip(names, row, strict=True)) for row in rows]), "failures"))
 
 
 def test_a_reason_is_given_once_with_its_count_short_and_without_control_characters() -> None:

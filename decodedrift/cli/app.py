@@ -37,7 +37,7 @@ class Grouped(TyperCommand):
                     formatter.write_dl(records)
 
 
-def _said(wanted: bool) -> None:
+def _show(wanted: bool) -> None:
     if wanted:
         from decodedrift.core.versions import version
 
@@ -48,7 +48,7 @@ def _said(wanted: bool) -> None:
 @app.callback(invoke_without_command=True)
 def _common(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_said, is_eager=True, help="Print it.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_show, is_eager=True, help="Print it.")] = False,
 ) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())

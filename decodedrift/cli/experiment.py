@@ -29,7 +29,7 @@ def register(kind: Experiment) -> None:
 def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> None:
     """What a command does, from flags to an exit code."""
     log_to_stderr(frame["log_level"])
-    settings = _asked(kind, frame, flags)
+    settings = _settings(kind, frame, flags)
     from decodedrift.runs.prepare import draft, prepare
 
     plan = draft(settings)  # everything that can be refused without torch is refused before it is imported
@@ -51,7 +51,7 @@ def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> 
     conclude(study, gates, frame["as_json"])
 
 
-def _asked(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> Settings:
+def _settings(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> Settings:
     """The flags over the file: what is given as a flag wins."""
     from decodedrift.runs.config import over, read_config
 

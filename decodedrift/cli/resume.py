@@ -27,9 +27,9 @@ def resume(
     """Go on with a run that was stopped or killed; finished jobs are not run again."""
     from decodedrift.experiments import experiment
     from decodedrift.experiments.study import experiment_of, open_study
-    from decodedrift.runs.resume import begun
+    from decodedrift.runs.resume import stored_run
 
-    stored = begun(folder)
+    stored = stored_run(folder)
     gates = read_gates(experiment(experiment_of(stored.plan)), fail_on, fail_on_interval, stored.plan)
     if stored.finished:
         conclude(open_study(folder), gates, as_json)

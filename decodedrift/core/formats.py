@@ -156,7 +156,7 @@ def read_yaml(content: str, path: str) -> Any:
         raise InputError(f"{place}: cannot be read ({problem[:120]})") from None
 
 
-def read_csv(content: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
+def csv_rows(content: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
     """(line, cells by column) of every row that is not empty; upper case in a header's names does not count.
 
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decodedrift.core.formats import existing, read_csv, read_json, read_utf8
+from decodedrift.core.formats import csv_rows, existing, read_json, read_utf8
 from decodedrift.core.records import InputError, Prompt, Text, nearest
 
 BALANCED = 16
@@ -149,7 +149,7 @@ def _from_entry(entry: Any, where: str) -> Raw:
 
 def _from_csv(path: Path, content: str) -> list[Raw]:
     entries = []
-    for line, cells in read_csv(content, path, COLUMNS):
+    for line, cells in csv_rows(content, path, COLUMNS):
         where = f"{path}:{line}"
         tags = _tags(cells.get("tags"), where)
         entries.append(Raw(_id(cells.get("id", "").strip() or None, where), cells["prompt"], tags, where))

@@ -74,7 +74,7 @@ class Effort(NamedTuple):
 
     writing, reading: passes that generate, and that read what the reference wrote; floors: those of them that hold a
     type against itself. injecting: passes of the reference with tokens put in. stepwise: readings token by token.
-    kept: logits of one token that wait in a job.
+    logits: those of one token that wait in a job.
     """
 
     writing: int = 1
@@ -82,7 +82,7 @@ class Effort(NamedTuple):
     floors: int = 0
     injecting: int = 0
     stepwise: int = 0
-    kept: int = 1
+    logits: int = 1
 
 
 class Settings(BaseModel):

@@ -15,7 +15,7 @@ from decodedrift.experiments.base import Experiment
 from decodedrift.experiments.study import Study, experiment_of, open_study
 from decodedrift.runs.carry_out import carry_out, finished
 from decodedrift.runs.prepare import Prepared, prepare
-from decodedrift.runs.resume import asked_again, begun, settled
+from decodedrift.runs.resume import settled, stored_run, stored_settings
 from decodedrift.runs.runfolder import RunFolder, Stored
 
 WORD = r"(?:auto|cpu|cuda|mps|exact|screen|gumbel|none|mixed|per-strategy)\b"
@@ -69,7 +69,7 @@ def carried_out(
 def prepared_again(stored: Stored) -> tuple[Experiment, Prepared]:
     """A stored run, ready to go on: in the sizes it was settled at."""
     kind = experiment(experiment_of(stored.plan))
-    settings = asked_again(kind.settings, stored)
+    settings = stored_settings(kind.settings, stored)
     return kind, prepare(settings, settled=settled(stored, settings), check=kind.check)
 
 
@@ -79,7 +79,7 @@ def resume(folder: str | Path, progress: Progress | None = None) -> Study:
     Raises:
         InputError: no run was begun there, or this is no longer the place where its rows would come out the same.
     """
-    stored = begun(folder)
+    stored = stored_run(folder)
     if stored.finished:
         return open_study(folder)
     kind, ready = prepared_again(stored)

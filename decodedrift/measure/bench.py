@@ -49,19 +49,19 @@ class Bench:
         self.result = JobResult(self.job.key)
         self.plan = self.world.plan
         self.order = by_length(self.job.prompts, lambda p: len(self.world.prompts[p.id]), self.plan.batch_size)
-        self.limits = self.world.readable([p.id for p in self.order])
+        self.limits = self.world.readable_tokens([p.id for p in self.order])
 
     def open_reference(self, stack: ExitStack) -> Loaded:
         """Loads the reference; what fails here fails the run."""
         try:
-            return stack.enter_context(self.opened(self.plan.reference))
+            return stack.enter_context(self.open(self.plan.reference))
         except VariantError as error:
             raise InputError(f"the reference cannot run: {error}") from error
 
     @contextmanager
-    def opened(self, variant: Variant) -> Iterator[Loaded]:
+    def open(self, variant: Variant) -> Iterator[Loaded]:
         """A loaded variant, its loading timed and its facts recorded."""
-        begin, resident = time.perf_counter(), variant.name in self.world.kept
+        begin, resident = time.perf_counter(), variant.name in self.world.resident
         with self.world.load(variant) as model:
             if not resident:
                 self.result.timed(variant.name, "", "load", begin, 0)
@@ -124,7 +124,7 @@ class Bench:
                 parts.append([p for cell in cells for p in self.read_of(cell, traces) if only is None or p.key in only])
         return [group for group in parts if group]
 
-    def written(self, source: Pass) -> Iterator[list[Passage]]:
+    def continuations(self, source: Pass) -> Iterator[list[Passage]]:
         """A pass's own continuations, in batches of the size that the reference has."""
         size = self.size(self.plan.reference)
         for start in range(0, len(self.order), size):
@@ -144,7 +144,7 @@ class Bench:
         """A variant's batch size: its own, or the plan's."""
         return variant.batch_size or self.plan.batch_size
 
-    def forced(
+    def logits(
         self, model: Loaded, group: list[Passage], batch_size: int | None = None
     ) -> Iterator[tuple[Passage, Tensor]]:
         """(passage, logits) for one group of passages, batched like the variant's generation."""

@@ -50,7 +50,7 @@ def ranked(log: ScoreLog, position: int, rank: int) -> int | None:
     return int(place if ids is None else ids[place])
 
 
-def injected(bench: Bench, model: Loaded, name: str, wanted: Mapping[Key, Put], reference: Pass) -> dict[Key, Trace]:
+def put_in(bench: Bench, model: Loaded, name: str, wanted: Mapping[Key, Put], reference: Pass) -> dict[Key, Trace]:
     """The reference's texts with the wanted tokens in place, by key.
 
     Raises:
@@ -59,7 +59,7 @@ def injected(bench: Bench, model: Loaded, name: str, wanted: Mapping[Key, Put], 
     into = Pass(name, bench.plan.reference, "injected")
     bench.free_run(model, into, batch_size=bench.size(bench.plan.reference), inject=wanted)
     for key, trace in into.traces.items():
-        if not _kept(reference.traces[key].token_ids, trace.token_ids, wanted.get(key)):
+        if not _intact(reference.traces[key].token_ids, trace.token_ids, wanted.get(key)):
             raise VariantError(
                 f"injection: {key.strategy}, prompt {key.prompt_id} changed without or before its replaced token; rows "
                 "of this model depend on their neighbours, so what this pass shows cannot be told from that"
@@ -67,7 +67,7 @@ def injected(bench: Bench, model: Loaded, name: str, wanted: Mapping[Key, Put], 
     return {key: into.traces[key] for key in wanted}
 
 
-def _kept(ours: tuple[int, ...], tokens: tuple[int, ...], put: Put | None) -> bool:
+def _intact(ours: tuple[int, ...], tokens: tuple[int, ...], put: Put | None) -> bool:
     """Whether a text is the reference's where it must be: all of it, or all before the token that was put in."""
     if put is None or ours[put[0]] == put[1]:
         return tokens == ours
@@ -83,7 +83,7 @@ def of_candidate(bench: Bench, model: Loaded, candidate: Pass, reference: Pass) 
     if not wanted:
         return
     with bench.guarded(candidate.variant.name, "inject"):
-        for key, trace in injected(bench, model, candidate.name, wanted, reference).items():
+        for key, trace in put_in(bench, model, candidate.name, wanted, reference).items():
             at, token = wanted[key]
             sides = reference.traces[key].token_ids, trace.token_ids
             own_trace = candidate.traces[key]

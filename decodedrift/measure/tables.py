@@ -79,7 +79,7 @@ class JobResult:
     """The rows of one finished job: lists of dicts, and position rows as ready frames (there are many).
 
     batch_size: the plan's batch size as it had to be lowered for this job, None where it was not. path: how sequences
-    were read, and why (`probe.Route.said`).
+    were read, and why (`probe.Route.facts`).
     """
 
     key: str

@@ -116,7 +116,7 @@ def _window_bytes(world: World) -> int:
 def _prompt_bytes(world: World) -> int:
     """Of one prompt's logits: forced and greedy's own, those of floors and of the parts."""
     plan = world.plan
-    return len(plan.cells) * plan.max_new_tokens * world.width * _itemsize(*plan.variants) * plan.effort.kept
+    return len(plan.cells) * plan.max_new_tokens * world.width * _itemsize(*plan.variants) * plan.effort.logits
 
 
 @dataclass(frozen=True)

@@ -48,18 +48,18 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
 def expand(cache: Any, rows: Tensor, room: int, *, in_place: bool) -> None:
     """Gives every row of the decoding batch its prompt's cache, with room to grow or as its layers do it themselves."""
-    if in_place and plain(cache):
+    if in_place and kv_only(cache):
         cache.layers = [RoomyLayer(layer, rows, room) for layer in cache.layers]
     else:
         cache.reorder_cache(rows)
 
 
 def kinds(cache: Any) -> str:
-    """The classes of a cache's layers, empty without a cache: what `plain` is decided by, for the record."""
+    """The classes of a cache's layers, empty without a cache: what `kv_only` is decided by, for the record."""
     return ", ".join(sorted({type(layer).__name__ for layer in getattr(cache, "layers", ())}))
 
 
-def plain(cache: Any) -> bool:
+def kv_only(cache: Any) -> bool:
     """Whether a cache holds nothing but the keys and values of every token (no window, no state)."""
     layers = getattr(cache, "layers", [None])
     return all(type(layer) in (DynamicLayer, RoomyLayer) and layer.keys is not None for layer in layers)

@@ -179,7 +179,7 @@ def rounded_share(checkpoint: Checkpoint, compute: str) -> float:
         return 0.0  # every stored value exists in the wider type; no need to read them
     if checkpoint.module is not None:
         return _changed((p.detach() for p in checkpoint.module.parameters()), dtype)
-    return _changed_in_files(checkpoint.files, checkpoint.seen, dtype)
+    return _changed_in_files(checkpoint.files, checkpoint.stamps, dtype)
 
 
 @lru_cache(maxsize=64)

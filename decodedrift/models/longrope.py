@@ -35,7 +35,7 @@ def switch(config: Any) -> Switch | None:
     return min(switches, key=lambda s: s.length, default=None)
 
 
-def readable(lengths: Mapping[str, int], batch_size: int, at: Switch | None) -> dict[str, int]:
+def readable_tokens(lengths: Mapping[str, int], batch_size: int, at: Switch | None) -> dict[str, int]:
     """How many new tokens can be read again by the function that chose them, of the prompts where that is limited.
 
     Args:

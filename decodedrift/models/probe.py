@@ -50,7 +50,7 @@ class Route:
     reasons: dict[str, str] = field(default_factory=dict)
     probed: set[str] = field(default_factory=set)
 
-    def said(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """What was taken and why, for environment.json."""
         return {"path": self.path, "path_reasons": dict(self.reasons)}
 

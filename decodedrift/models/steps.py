@@ -24,7 +24,7 @@ from decodedrift.core.records import VariantError
 from decodedrift.core.secrecy import excerpt
 from decodedrift.core.versions import versions
 from decodedrift.models.compilation import compiler_failed
-from decodedrift.models.kvcache import expand, kinds, plain
+from decodedrift.models.kvcache import expand, kinds, kv_only
 from decodedrift.models.load import Loaded, measurable, out_of_memory
 from decodedrift.models.longrope import switch
 from decodedrift.models.sources.checkpoints import quiet
@@ -102,7 +102,7 @@ class Cached:
             cache = self.cache
             loaded.facts["cache"] = kinds(cache)
             check(loaded, cache is not None or not use_cache, "keeps its state where no KV cache is found")
-            inside = loaded.path != "shared" or cache is None or plain(cache)
+            inside = loaded.path != "shared" or cache is None or kv_only(cache)
             check(loaded, inside, f"caches more than the keys and values of every token ({kinds(cache)})")
             if cache is not None:
                 expand(cache, rows, room, in_place=loaded.path == "shared")
@@ -158,7 +158,7 @@ class Cached:
         if cache is not None:
             whole = cache.get_seq_length() == width
             self.counts = whole if self.counts is None else self.counts  # a cache of states alone has no length
-            check(self.loaded, whole or not (self.counts or plain(cache)), "does not cache every token that it reads")
+            check(self.loaded, whole or not (self.counts or kv_only(cache)), "does not cache every token that it reads")
 
 
 class Whole:

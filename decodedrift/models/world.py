@@ -10,7 +10,7 @@ from decodedrift.core.records import Variant
 from decodedrift.core.settings import Settings
 from decodedrift.models.footprint import NOTHING, Footprint
 from decodedrift.models.load import Loaded, loaded
-from decodedrift.models.longrope import readable, switch
+from decodedrift.models.longrope import readable_tokens, switch
 from decodedrift.models.probe import Route
 from decodedrift.models.sources.checkpoints import Checkpoint, find
 from decodedrift.models.text.tokenizer import check_same_vocabulary
@@ -31,24 +31,24 @@ class World:
     memory: int = 8 * 2**30
     footprint: Footprint = NOTHING
     keeps: bool = False
-    kept: dict[str, Loaded] = field(default_factory=dict)
+    resident: dict[str, Loaded] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
     route: Route = field(default_factory=Route)
 
     @contextmanager
     def load(self, variant: Variant) -> Iterator[Loaded]:
         """A variant's weights: kept from an earlier job, copied from the resident reference, or read from its files."""
-        if variant.name in self.kept:
-            yield self.kept[variant.name]
+        if variant.name in self.resident:
+            yield self.resident[variant.name]
             return
-        donor = self.kept.get(self.plan.reference.name) if variant.name not in self.others else None
+        donor = self.resident.get(self.plan.reference.name) if variant.name not in self.others else None
         with ExitStack() as temporary:
             stack = self.stack if self.keeps else temporary
             checkpoint = self.others.get(variant.name, self.checkpoint)
             model = stack.enter_context(loaded(checkpoint, self._settled(variant), donor))
             if self.keeps or variant.name == self.plan.reference.name:
-                self.kept[variant.name] = model
-                stack.callback(self.kept.pop, variant.name)
+                self.resident[variant.name] = model
+                stack.callback(self.resident.pop, variant.name)
             yield model
 
     def close(self) -> None:
@@ -63,10 +63,10 @@ class World:
         """Vocabulary width of the logits."""
         return int(self.checkpoint.config.get_text_config(decoder=True).vocab_size)
 
-    def readable(self, order: Sequence[str]) -> dict[str, int]:
+    def readable_tokens(self, order: Sequence[str]) -> dict[str, int]:
         """How many new tokens can be read again, of the prompts where not all can; ids in the order of the batches."""
         most = max(v.batch_size or self.plan.batch_size for v in self.plan.variants)
-        return readable({p: len(self.prompts[p]) for p in order}, most, switch(self.checkpoint.config))
+        return readable_tokens({p: len(self.prompts[p]) for p in order}, most, switch(self.checkpoint.config))
 
 
 def other_checkpoints(plan: Settings, vocab: Vocabulary) -> dict[str, Checkpoint]:

@@ -19,7 +19,7 @@ EDGES = (0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)  # of predicted c
 
 
 @dataclass(frozen=True)
-class Forced:
+class ForcedPositions:
     """Forced positions of one candidate and strategy, [n] each.
 
     margin: >= 0, inf where one id alone is allowed. error: NaN where unknown, -inf where the candidate forbids the best
@@ -33,7 +33,7 @@ class Forced:
     flipped: np.ndarray
     cluster: np.ndarray
 
-    def at(self, rows: np.ndarray) -> Forced:
+    def at(self, rows: np.ndarray) -> ForcedPositions:
         """These rows only."""
         return replace(self, **{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
 
@@ -43,29 +43,29 @@ class Forced:
         return np.asarray(np.isfinite(self.error))
 
 
-Chance = Callable[[Forced], np.ndarray]  # reads margin and scale; must not look at error or flipped
+Chance = Callable[[ForcedPositions], np.ndarray]  # reads margin and scale; must not look at error or flipped
 
 
-def constant(forced: Forced) -> Chance:
+def constant(forced: ForcedPositions) -> Chance:
     """No law at all: one risk for every position. What the others have to beat."""
     rate = (forced.flipped.sum() + 0.5) / (len(forced.flipped) + 1)
     return lambda new: np.full(len(new.margin), rate)
 
 
-def normal(forced: Forced) -> Chance:
+def normal(forced: ForcedPositions) -> Chance:
     """Phi(-margin / sigma), sigma the rms of all finite errors."""
     sigma = rms(forced.error[forced.finite])
     return lambda new: _below(-new.margin, sigma)
 
 
-def scaled(forced: Forced) -> Chance:
+def scaled(forced: ForcedPositions) -> Chance:
     """Phi(-margin / (c scale)): errors in proportion to the size of the reference's logits."""
     sized = forced.at(forced.finite & (forced.scale > 0))
     factor = rms(sized.error / sized.scale)
     return lambda new: _below(-new.margin, factor * new.scale)
 
 
-def empirical(forced: Forced) -> Chance:
+def empirical(forced: ForcedPositions) -> Chance:
     """The errors themselves: the share that is below -margin, one that meets it exactly counting half.
 
     Finite errors are taken from the less decided half of the positions, where choices turn. The share at which the
@@ -75,14 +75,14 @@ def empirical(forced: Forced) -> Chance:
     near = forced.finite & (forced.margin <= np.median(forced.margin[forced.finite]))
     errors = np.sort(forced.error[near])
 
-    def chance(new: Forced) -> np.ndarray:
+    def chance(new: ForcedPositions) -> np.ndarray:
         counts = (np.searchsorted(errors, -new.margin, side) for side in ("left", "right"))
         return np.asarray(forbidden + (1 - forbidden) * sum(counts) / (2 * len(errors)))
 
     return chance
 
 
-LAWS: dict[str, Callable[[Forced], Chance]] = {
+LAWS: dict[str, Callable[[ForcedPositions], Chance]] = {
     "empirical": empirical,
     "normal": normal,
     "scaled": scaled,
@@ -90,7 +90,7 @@ LAWS: dict[str, Callable[[Forced], Chance]] = {
 }
 
 
-def held_out(law: str, forced: Forced) -> np.ndarray:
+def held_out(law: str, forced: ForcedPositions) -> np.ndarray:
     """Chance of a flip at every position, from the errors of other prompts only, float64 [n].
 
     Prompts are dealt to five folds in order. NaN where the other folds hold no finite error.

@@ -38,7 +38,7 @@ def sandwich(influence: np.ndarray, clusters: np.ndarray) -> float:
     return groups / (groups - 1) * float(np.sum(np.bincount(index, influence) ** 2)) if groups > 1 else math.nan
 
 
-def ratio(top: np.ndarray, bottom: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+def ratio_se(top: np.ndarray, bottom: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
     """sum(top) / sum(bottom), and its standard error: a row's influence is (top - ratio bottom) / sum(bottom).
 
     NaN where the bottom sums to 0; no error for a single cluster.
@@ -52,12 +52,12 @@ def ratio(top: np.ndarray, bottom: np.ndarray, clusters: np.ndarray) -> tuple[fl
 
 def clustered_se(values: np.ndarray, clusters: np.ndarray) -> float:
     """Standard error of a mean, which is a ratio over ones; NaN for a single cluster."""
-    return ratio(values, np.ones(len(values)), clusters)[1]
+    return ratio_se(values, np.ones(len(values)), clusters)[1]
 
 
 def ratio_half_width(top: np.ndarray, bottom: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """`ratio` and half its 95 % interval, by t; NaN where the clusters do not differ, which is no certainty."""
-    value, error = ratio(top, bottom, clusters)
+    """`ratio_se` and half its 95 % interval, by t; NaN where the clusters do not differ, which is no certainty."""
+    value, error = ratio_se(top, bottom, clusters)
     return value, t95(len(np.unique(clusters))) * error if error > 1e-12 * value else math.nan  # less is rounding
 
 

@@ -203,7 +203,7 @@ def logit_error(z_r: Tensor, z_c: Tensor) -> tuple[Tensor, Tensor]:
     return d, count
 
 
-def rms(d: Tensor, count: Tensor | None = None) -> Tensor:
+def row_rms(d: Tensor, count: Tensor | None = None) -> Tensor:
     """Root of the mean square of each row, [n]; the mean is over `count` [n] entries (all of them when None)."""
     return d.square().sum(-1).div_(d.shape[-1] if count is None else count).sqrt_()
 
@@ -212,12 +212,12 @@ def centred_rms(z: Tensor) -> Tensor:
     """Root mean square of the finite entries of each row about their mean, [n]: the size of a row of logits."""
     mean = z.mean(-1, keepdim=True)
     if bool(mean.isfinite().all()):
-        return rms(z - mean)
+        return row_rms(z - mean)
     outside = ~z.isfinite()
     count = z.shape[-1] - outside.sum(-1).to(z.dtype)
     inside = z.masked_fill(outside, 0.0)
     mean = inside.sum(-1, keepdim=True) / count.unsqueeze(-1)
-    return rms((inside - mean).masked_fill_(outside, 0.0), count)
+    return row_rms((inside - mean).masked_fill_(outside, 0.0), count)
 
 
 def significant_digits(error_rms: Tensor, logit_rms: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def significant_digits(error_rms: Tensor, logit_rms: Tensor) -> Tensor:
     +inf where the error is exactly 0; -inf for an error against constant logits, which hold no digit to keep.
 
     Args:
-        error_rms: `rms` of the logit error.
+        error_rms: `row_rms` of the logit error.
         logit_rms: `centred_rms` of the reference's logits.
     """
     return (error_rms / logit_rms).log10_().neg_().masked_fill(error_rms == 0, INF)

@@ -19,7 +19,7 @@ from decodedrift.numerics.intervals import bootstrap, ratio_half_width, t95
 
 
 @dataclass(frozen=True)
-class Observed:
+class CensoredTimes:
     """Traces as censored times. tokens: int64 [n], all >= 1. event: bool [n]. cluster: int64 [n], numbered from 0."""
 
     tokens: np.ndarray
@@ -27,7 +27,7 @@ class Observed:
     cluster: np.ndarray
 
     @classmethod
-    def of(cls, tokens: np.ndarray, event: np.ndarray, clusters: np.ndarray) -> Observed:
+    def of(cls, tokens: np.ndarray, event: np.ndarray, clusters: np.ndarray) -> CensoredTimes:
         """From columns; traces of which no token was at risk say nothing and are left out."""
         at_risk = np.asarray(tokens) > 0
         _, index = np.unique(np.asarray(clusters)[at_risk], return_inverse=True)
@@ -90,7 +90,7 @@ class Curve:
         return float(shown.sum() + (horizon - len(shown)) * (shown[-1] if len(shown) else math.nan))
 
 
-def kaplan_meier(traces: Observed) -> Curve:
+def kaplan_meier(traces: CensoredTimes) -> Curve:
     """The product-limit curve with a 95 % band.
 
     One trace a cluster: Greenwood on the log-log scale (Kalbfleisch and Prentice 1980). Several: bootstrap over
@@ -133,7 +133,7 @@ def _product_limit(at_risk: np.ndarray, events: np.ndarray) -> np.ndarray:
     return np.asarray(np.cumprod(1 - hazard, axis=-1))
 
 
-def hazard_rate(traces: Observed) -> tuple[float, float, float]:
+def hazard_rate(traces: CensoredTimes) -> tuple[float, float, float]:
     """Divergences per token at risk, with its 95 % interval clustered by prompt, on the log scale.
 
     Nothing diverged: 0 to 3 / exposure, the rule of three. One prompt, or prompts that do not differ: no interval.
@@ -147,7 +147,7 @@ def hazard_rate(traces: Observed) -> tuple[float, float, float]:
     return rate, rate / factor, min(1.0, rate * factor) if factor == factor else math.nan
 
 
-def rule_of_three(traces: Observed) -> tuple[float, float]:
+def rule_of_three(traces: CensoredTimes) -> tuple[float, float]:
     """What a run in which nothing diverged certifies at 95 %: risk per token, and share of prompts, both below.
 
     3 / exposure holds if tokens were independent, 3 / prompts if prompts were (rule of three). NaN if any diverged.
@@ -167,7 +167,7 @@ class Paired:
     p_value: float
 
 
-def paired_test(first: Observed, second: Observed) -> Paired:
+def paired_test(first: CensoredTimes, second: CensoredTimes) -> Paired:
     """Log-rank test stratified by trace, of two candidates that ran the same prompts.
 
     Row i of both is one (seed, prompt). A stratum of two tells who left while the other was still with the reference;
@@ -191,7 +191,7 @@ def paired_test(first: Observed, second: Observed) -> Paired:
     return Paired(len(first.tokens), int(a.sum()), int(b.sum()), p_value)
 
 
-def log_rank(first: Observed, second: Observed) -> float:
+def log_rank(first: CensoredTimes, second: CensoredTimes) -> float:
     """p of the unpaired log-rank test: two runs over different prompts, one trace a prompt (Mantel 1966).
 
     Raises:

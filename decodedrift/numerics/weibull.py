@@ -14,7 +14,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from decodedrift.numerics.intervals import design_effect, sandwich
-from decodedrift.numerics.survival import Observed
+from decodedrift.numerics.survival import CensoredTimes
 
 SHAPES = (0.02, 50.0)  # a shape beyond either is no shape: all risk at the first token, or all at one length
 
@@ -35,7 +35,7 @@ class Shape:
     why: str = ""
 
 
-def fit(traces: Observed) -> Shape:
+def fit(traces: CensoredTimes) -> Shape:
     """Maximum likelihood with right censoring, and the profile-likelihood interval.
 
     An event at t contributes S(t-1) - S(t) with S(-1) = 1, a censored trace S(compared - 1). Where prompts have
@@ -79,7 +79,7 @@ def fit(traces: Observed) -> Shape:
 class _Likelihood:
     """Log-likelihood in u = ln k with the scale profiled out; H(n) = exp(a) (n / unit)^k is the cumulative hazard."""
 
-    def __init__(self, traces: Observed) -> None:
+    def __init__(self, traces: CensoredTimes) -> None:
         self.traces = traces
         self.unit = float(np.median(traces.tokens))
         self.near = 0.0  # the last root: the next is not far

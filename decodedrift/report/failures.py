@@ -12,7 +12,7 @@ PARTS = ("decompose", "inject", "judge")  # the rest of the variant stands
 MOST = 8  # reasons that are given; a line a variant and stage
 
 
-def said(failures: pd.DataFrame) -> list[str]:
+def sentences(failures: pd.DataFrame) -> list[str]:
     """Who failed, then a sentence a variant and stage with the reason met most often."""
     if not len(failures):
         return []

@@ -102,11 +102,11 @@ def page(
 
 
 def _template(name: str) -> Any:
-    return environment().get_template(name)
+    return jinja().get_template(name)
 
 
 @cache
-def environment() -> Environment:
+def jinja() -> Environment:
     """Jinja with autoescape for every template, and with `finalize` as the one gate for text."""
     return Environment(
         loader=PackageLoader("decodedrift.report"),

@@ -33,7 +33,7 @@ def percent(value: Any, column: str) -> Number:
     return Number(percentage(value), exactly({column: value}))
 
 
-def place(value: Any, column: str) -> Number:
+def position(value: Any, column: str) -> Number:
     """A position, or a median of positions: halves at most."""
     text = MISSING if absent(value) else f"{value:.1f}".removesuffix(".0")
     return Number(text, exactly({column: value}))
@@ -43,7 +43,7 @@ def first(row: Any) -> Number:
     """The median first divergence of a row of the summary; in words where pairs were compared and none diverged."""
     if row.traces > 0 and row.diverged == 0:
         return Number("never")
-    return place(row.first_divergence_median, "first_divergence_median")
+    return position(row.first_divergence_median, "first_divergence_median")
 
 
 def with_error(value: Any, error: Any, column: str, error_column: str) -> Number:

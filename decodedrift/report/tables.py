@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from decodedrift.report.numbers import Number, absent, exactly, percentage
-from decodedrift.report.texts import Part, brief, said, token_parts
+from decodedrift.report.texts import Part, brief, cell_text, token_parts
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Table:
 
 def text(value: Any, width: int = 80, *, head: bool = False) -> Cell:
     """A text cell, cut in the middle."""
-    whole = said(value)
+    whole = cell_text(value)
     return Cell("text", brief(whole, width), brief(whole, 400) if len(whole) > width else "", head=head)
 
 
@@ -63,7 +63,7 @@ def token(value: Any, token_id: Any) -> Cell:
 
 def cause(value: Any) -> Cell:
     """A cause, with the dot of its colour."""
-    return Cell("cause", said(value))
+    return Cell("cause", cell_text(value))
 
 
 def rate(row: Any) -> Cell:

@@ -34,7 +34,7 @@ def _summary(study: StudyLike, width: int) -> str:
         ]
         for row in rows.itertuples()
     ]  # fmt: skip
-    return drawn(head, body, width, names=2)
+    return text_table(head, body, width, names=2)
 
 
 def _perplexity(study: StudyLike, width: int) -> str:
@@ -46,7 +46,7 @@ def _perplexity(study: StudyLike, width: int) -> str:
         ]
         for row in study.perplexity.itertuples()
     ]  # fmt: skip
-    return drawn(head, body, width, names=2)
+    return text_table(head, body, width, names=2)
 
 
 def _ratio(logarithm: Any) -> str:
@@ -56,7 +56,7 @@ def _ratio(logarithm: Any) -> str:
     return f"{math.exp(logarithm):.5f}" if abs(logarithm) < 2 else significant(math.exp(min(logarithm, 700.0)))
 
 
-def drawn(head: Sequence[str], body: list[list[str]], width: int, names: int) -> str:
+def text_table(head: Sequence[str], body: list[list[str]], width: int, names: int) -> str:
     """Lines of a table at most `width` cells wide: `names` columns of text to the left, then numbers, right-aligned."""
     if not body:
         return ""

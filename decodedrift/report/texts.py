@@ -34,7 +34,7 @@ def brief(text: str, width: int = 80) -> str:
     return text[:head] + "…" + text[len(text) - (width - 1 - head) :]
 
 
-def said(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """A cell's text; nothing where it is empty."""
     return "" if value is None or (not isinstance(value, str) and absent(value)) else str(value)
 
@@ -43,7 +43,7 @@ def token_parts(token: Any, token_id: Any) -> list[Part]:
     """A token as a reader can tell it from its neighbours: spaces, line breaks and emptiness are drawn."""
     if absent(token_id):
         return [Part("note", "no token")]
-    text = said(token)
+    text = cell_text(token)
     if not text:
         return [Part("note", f"empty (id {int(token_id)})")]
     parts: list[Part] = []

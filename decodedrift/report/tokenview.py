@@ -101,7 +101,7 @@ class _Island:
     """One attempt at the island; `entries`: how many positions with alternatives it may hold away from t*."""
 
     study: StudyLike
-    held: _Frames
+    frames: _Frames
     entries: int
     vocabulary: dict[int, int] = field(default_factory=dict)
     prompts: dict[str, int] = field(default_factory=dict)
@@ -134,7 +134,7 @@ class _Island:
         part = self.parts[place]
         case = {"at": at, "cause": "" if absent(row.cause) else str(row.cause), **theirs}
         case["meet"] = [] if at is None else meetings(part["trace"]["ids"], theirs["ids"], at)
-        positions = self.held.positions.get(key)
+        positions = self.frames.positions.get(key)
         if positions is not None:
             positions = positions.sort_values("position").head(LONGEST)
             case["kl"] = [_short(v) for v in positions["kl"]]
@@ -164,7 +164,7 @@ class _Island:
 
     def trace(self, key: tuple[Any, ...]) -> dict[str, Any]:
         """A trace's tokens; its prompt is noted."""
-        row = self.held.traces.get(key)
+        row = self.frames.traces.get(key)
         ids = [] if row is None or absent(row.token_ids) else [int(i) for i in str(row.token_ids).split()]
         if row is not None and row.prompt_id not in self.prompts:
             self.prompts[row.prompt_id] = len(self.prompts)
@@ -173,7 +173,7 @@ class _Island:
 
     def alternatives(self, row: Any, variant: str, name: str, at: int | None, others: Iterable[int] = ()) -> Tops:
         """The top tokens around t* and elsewhere while there is room."""
-        part = self.held.alternatives.get((*key_of(row), variant, name))
+        part = self.frames.alternatives.get((*key_of(row), variant, name))
         if part is None:
             return {}
         positions, token_ids, logprobs = part

@@ -47,7 +47,7 @@ def carry_out(
     from decodedrift.runs.retry import Worker
 
     progress = progress or Progress()
-    keys, environment = ([], ready.environment) if folder is None else _begun(ready, folder)
+    keys, environment = ([], ready.environment) if folder is None else _start(ready, folder)
     last = folder.job_facts(keys[-1]) if folder is not None and keys else {}
     if path := last.get("path"):
         ready.world.route = Route(path["path"], fixed=True, reasons=dict(path["path_reasons"]))
@@ -90,7 +90,7 @@ def finished(ready: Prepared, folder: RunFolder) -> bool:
     return stored.finished
 
 
-def _begun(ready: Prepared, folder: RunFolder) -> tuple[list[str], dict[str, Any]]:
+def _start(ready: Prepared, folder: RunFolder) -> tuple[list[str], dict[str, Any]]:
     """The keys of the finished jobs and the environment on file, of a run that is begun here or goes on."""
     stored = folder.stored()
     if stored is None or not stored.environment:

@@ -29,13 +29,13 @@ def forecast(ready: Prepared) -> str:
         f"memory    about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
         f" ({budget.resident(world)} resident, batch size {plan.batch_size})",
         f"logits    {_waiting(ready)}",
-        f"loading   weights {loads.loads} times ({_kept(ready, loads.share)}),"
+        f"loading   weights {loads.loads} times ({_why_loaded(ready, loads.share)}),"
         f" about {_percent(loads.share)} of the time",
         f"time      roughly {_span(low)} to {_span(high)} on {plan.device}, after loading",
     ])  # fmt: skip
 
 
-def _kept(ready: Prepared, share: float) -> str:
+def _why_loaded(ready: Prepared, share: float) -> str:
     """Why weights are loaded as often as they are."""
     if ready.world.keeps or len(ready.jobs) == 1:
         return (

@@ -31,7 +31,7 @@ SETTLED = (
 )
 
 
-def begun(folder: str | Path) -> Stored:
+def stored_run(folder: str | Path) -> Stored:
     """What the folder of a run says of itself.
 
     Raises:
@@ -52,7 +52,7 @@ def unfinished(plan: Settings) -> dict[str, Any]:
     return values
 
 
-def asked_again(kind: type[S], stored: Stored) -> S:
+def stored_settings(kind: type[S], stored: Stored) -> S:
     """The settings of a stored run, so that its folder alone is enough to go on.
 
     Raises:

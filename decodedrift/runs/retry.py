@@ -51,7 +51,7 @@ class Worker:
             self.world.close()
             self.size //= 2
         result.batch_size = self.size if self.size != planned else None
-        result.path, self.world.route.fixed = self.world.route.said(), True
+        result.path, self.world.route.fixed = self.world.route.facts(), True
         LOG.info("job %s ended after %.1f s, %d failures", job.key, time.perf_counter() - begin, len(result.failures))
         return result
 

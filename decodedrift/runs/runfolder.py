@@ -49,7 +49,7 @@ class RunFolder:
     def __init__(self, path: str | Path, fresh: bool = True) -> None:
         self.path = Path(path)
         self.fresh = fresh
-        self._held = ExitStack()
+        self._stack = ExitStack()
 
     @classmethod
     def create(cls, path: str | Path) -> RunFolder:
@@ -79,9 +79,9 @@ class RunFolder:
         return cls(folder, fresh=not (folder / MARK).exists())
 
     def __enter__(self) -> RunFolder:
-        self._held.enter_context(locked(self.path))
+        self._stack.enter_context(locked(self.path))
         if self.fresh and (self.path / MARK).exists():
-            self._held.close()
+            self._stack.close()
             raise InputError(f"{self.path}: another run has just begun in this folder; name a new one")
         for left in [*self.path.glob(f"{WAITING}*"), *self.path.glob("jobs/*.part")]:
             shutil.rmtree(left, ignore_errors=True)
@@ -92,7 +92,7 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._held.close()
+        self._stack.close()
         if kind is not None and self.fresh:
             with suppress(OSError):  # a run that was refused leaves no empty folder
                 self.path.rmdir()

@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from decodedrift.core.records import InputError
-from decodedrift.report.html import environment, page
+from decodedrift.report.html import jinja, page
 from decodedrift.report.numbers import Number, absent, exactly, number, percent, percentage
 from decodedrift.report.tables import Cell, Column, Table, merged, num, text
 from decodedrift.report.texts import brief
@@ -50,7 +50,7 @@ def beside(first: Study, second: Study, *, names: tuple[str, str], title: str | 
         "places": _places(first.environment, second.environment, labels), "table": _table(summary, labels),
         "texts": _texts(first.traces, second.traces),
     }  # fmt: skip
-    body = environment().get_template("beside.html.j2").render(**context)
+    body = jinja().get_template("beside.html.j2").render(**context)
     heading = title or f"{labels[0]} beside {labels[1]}"
     return page(heading, [{"name": "beside", "heading": None, "body": Markup(body)}], {}, [], None)
 

@@ -59,9 +59,9 @@ class Decomposition:
     def read(self, model: Loaded, candidate: Pass) -> None:
         """A candidate reads its own text, for the path, and the reference's on either cache."""
         size = self.bench.size(self.reference.variant)
-        for group in self.bench.written(candidate):
+        for group in self.bench.continuations(candidate):
             if not all(self.reference.wrote(p) for p in group):
-                for passage, logits in self.bench.forced(model, group, size):
+                for passage, logits in self.bench.logits(model, group, size):
                     self.bench.spool.put(("own", candidate.name, passage.key), logits)
                     self.read_own.add((candidate.name, passage.key))
         if self.handover is not None:
@@ -78,7 +78,7 @@ class Decomposition:
         self.bench.progress.stop()
         self.bench.result.timed(name, "", "decompose", begin, tokens)
 
-    def judged(self, candidate: Pass, passage: Passage, logits: Tensor) -> None:
+    def judge(self, candidate: Pass, passage: Passage, logits: Tensor) -> None:
         """KL(p_R||p_C) of both reading the candidate's text; `logits` are the reference's."""
         if candidate.role != "candidate" or (candidate.name, passage.key) not in self.read_own:
             return

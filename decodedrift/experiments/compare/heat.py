@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.numerics.intervals import Z95
-from decodedrift.report.numbers import absent, exactly, percentage, place, significant, with_error
+from decodedrift.report.numbers import absent, exactly, percentage, position, significant, with_error
 from decodedrift.report.texts import brief
 
 if TYPE_CHECKING:
@@ -116,10 +116,10 @@ def _half_life(row: Any, horizon: float) -> Spot:
     if absent(value):
         return Spot("n/a" if not row.traces else "never" if not row.diverged else "not reached", "", "", 0)
     low, high = getattr(row, "half_life_low", math.nan), getattr(row, "half_life_high", math.nan)
-    ends = [place(end, "").text if not absent(end) else "…" for end in (low, high)]
+    ends = [position(end, "").text if not absent(end) else "…" for end in (low, high)]
     below = "" if absent(low) and absent(high) else " – ".join(ends)
     exact = exactly({"half_life": value, "half_life_low": low, "half_life_high": high})
-    return Spot(place(value, "half_life").text, below, exact, _level(1 - value / horizon))
+    return Spot(position(value, "half_life").text, below, exact, _level(1 - value / horizon))
 
 
 def _kl(row: Any) -> Spot:

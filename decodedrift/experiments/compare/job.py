@@ -102,7 +102,7 @@ class Comparison:
         """One candidate, from loading to rows."""
         with (
             self.bench.guarded(variant.name, "load"),
-            self.bench.opened(variant) as model,
+            self.bench.open(variant) as model,
             self.bench.guarded(variant.name, "run"),
         ):
             self.candidate(model)

@@ -16,16 +16,16 @@ def judge(
 ) -> None:
     """The reference reads a candidate's continuations; a batch that is the reference's own is not read twice."""
     begin, count = time.perf_counter(), 0
-    for group in bench.written(candidate):
+    for group in bench.continuations(candidate):
         if all(reference.wrote(p) for p in group):
             candidate.judged |= {p.key: reference.own_nll[p.key] for p in group}
             continue
-        for passage, logits in bench.forced(model, group):
+        for passage, logits in bench.logits(model, group):
             if passage.whole:
                 candidate.judged[passage.key] = passes.nll(logits, passage.reading.continuation)
             count += len(passage.reading.continuation)
             if decomposition:
-                decomposition.judged(candidate, passage, logits)
+                decomposition.judge(candidate, passage, logits)
     bench.result.timed(candidate.name, "", "judge", begin, count)
 
 
@@ -37,6 +37,6 @@ def read_own_beams(bench: Bench, model: Loaded, candidate: Pass, reference: Pass
         if all(reference.wrote(p) for p in group):  # then it has read exactly these already
             candidate.own_nll |= {p.key: candidate.positions[p.key]["nll_candidate"].to_numpy() for p in group}
             continue
-        for passage, logits in bench.forced(model, group):
+        for passage, logits in bench.logits(model, group):
             if passage.whole:
                 candidate.own_nll[passage.key] = passes.nll(logits, passage.reading.continuation)

@@ -35,7 +35,7 @@ def read_reference(bench: Bench, model: Loaded, reference: Pass, see: See = unse
         bench.result.fail(bench.plan.model, reference.name, "score", "skipped", text, label)
     begin, count = time.perf_counter(), 0
     for group in read_by_all(bench, reference):
-        for passage, logits in bench.forced(model, group):
+        for passage, logits in bench.logits(model, group):
             bench.spool.put(("logits", passage.key), logits)
             tokens = passage.reading.continuation
             choices = reference.choices[passage.key] = passes.choices(passage, logits, torch.tensor([tokens]).T)
@@ -64,7 +64,7 @@ def read_against(
     """
     begin, count = time.perf_counter(), 0
     for group in groups:
-        for passage, logits in bench.forced(model, group, into.batch_size):
+        for passage, logits in bench.logits(model, group, into.batch_size):
             if into.keep_logits:
                 bench.spool.put((into.keep_logits, passage.key), logits)
             waiting = bench.spool.get((stored, passage.key))

@@ -94,5 +94,5 @@ class CompareSettings(Settings):
             floors=floors,
             injecting=many if self.inject else 0,
             stepwise=1 + 3 * many if self.decompose else 0,
-            kept=2 + floors + (1 + many if self.decompose else 0),
+            logits=2 + floors + (1 + many if self.decompose else 0),
         )

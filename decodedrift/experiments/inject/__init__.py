@@ -16,7 +16,7 @@ EXPERIMENT = Experiment(
     verdict=later(f"{HERE}.verdict:verdict"),
     sections=later(f"{HERE}.sections:sections"),
     title=later(f"{HERE}.sections:title"),
-    shown=later(f"{HERE}.texts:beside"),
+    shown=later(f"{HERE}.texts:overview"),
     gating=later(f"{HERE}.verdict:gating"),
     examples=(
         "decodedrift inject --at 5,20 --max-new-tokens 100",

@@ -13,7 +13,7 @@ from decodedrift.core.records import InputError, Job
 from decodedrift.decoding.spool import Spool
 from decodedrift.measure import passes, trajectory
 from decodedrift.measure.bench import Bench
-from decodedrift.measure.injection import Put, injected, keys, ranked
+from decodedrift.measure.injection import Put, keys, put_in, ranked
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import JobResult, token_rows
 from decodedrift.models import budget
@@ -64,7 +64,7 @@ def _replaced(bench: Bench, model: Loaded, reference: Pass, position: int, rank:
             if token is not None:
                 wanted[key] = (position, token)
     name = f"rank={rank}"
-    for key, trace in injected(bench, model, name, wanted, reference).items() if wanted else ():
+    for key, trace in put_in(bench, model, name, wanted, reference).items() if wanted else ():
         ours = reference.traces[key]
         broken = "nonfinite" in (ours.finish, trace.finish)
         row = trajectory.injection_row(ours.token_ids, trace.token_ids, position, broken=broken)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from decodedrift.core.untrusted import terminal
 from decodedrift.report.numbers import percentage
-from decodedrift.report.terminal import drawn
+from decodedrift.report.terminal import text_table
 
 KEYS = ["strategy", "seed", "prompt_id"]
 LAGS = (1, 5, 20)
@@ -66,10 +66,10 @@ def table(summary: pd.DataFrame, width: int) -> str:
         ]
         for row in summary.itertuples()
     ]  # fmt: skip
-    return drawn(head, body, width, names=1)
+    return text_table(head, body, width, names=1)
 
 
-def beside(study: Any, width: int) -> str:
+def overview(study: Any, width: int) -> str:
     """The table by strategy and position, and one text beside what became of it."""
     return "\n\n".join(part for part in (table(study.summary, width), one(study, width)) if part)
 

@@ -29,10 +29,10 @@ def gating(plan: Mapping[str, Any]) -> Gating:
 
 def verdict(study: Any) -> list[str]:
     """What each replacement did, and what failed."""
-    return [*said_of_run(study.summary, study.plan), *failures.said(study.failures)]
+    return [*sentences(study.summary, study.plan), *failures.sentences(study.failures)]
 
 
-def said_of_run(table: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
+def sentences(table: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
     """The verdict of `decodedrift inject`, a sentence per strategy and position."""
     which = "by itself" if plan["rank"] == 1 else f"by the one ranked {plan['rank']}"
     sentences = []

@@ -114,7 +114,7 @@ class LogitPair:
     @cached_property
     def error_rms(self) -> Tensor:
         """rms of d over the ids finite on both sides, [n]."""
-        return nm.rms(*self.error)
+        return nm.row_rms(*self.error)
 
     @cached_property
     def top2_reference(self) -> tuple[Tensor, Tensor]:

@@ -51,7 +51,7 @@ class Checkpoint:
     trust_remote_code: bool = False
     local_files_only: bool = False
     files: tuple[str, ...] = ()
-    seen: tuple[tuple[int, int], ...] = ()
+    stamps: tuple[tuple[int, int], ...] = ()
     module: Any = field(default=None, repr=False, compare=False)
     tokenizer: Any = field(default=None, repr=False, compare=False)
 
@@ -115,7 +115,7 @@ class Checkpoint:
         Raises:
             InputError: a weight file changed since it was found.
         """
-        for path, before in zip(self.files, self.seen, strict=True):
+        for path, before in zip(self.files, self.stamps, strict=True):
             if stamp(path) != before:
                 raise InputError(f"{path} changed while the run was under way; run again when it is complete")
 
@@ -144,7 +144,7 @@ def find(
     config = _config(checkpoint)
     check_causal(name, config, trust_remote_code)
     files = local_files(name, Path(source), allow_pickle) if kind != "hub" else _hub_files(checkpoint, allow_pickle)
-    return replace(checkpoint, config=config, files=files, seen=tuple(stamp(f) for f in files))
+    return replace(checkpoint, config=config, files=files, stamps=tuple(stamp(f) for f in files))
 
 
 def stamp(path: str) -> tuple[int, int]:

@@ -28,7 +28,7 @@ def control(model: Any, name: str, logits: Callable[[], Tensor], models: list[An
         model: the copy, as it will be measured; its weights are put back bit by bit.
         name: the variant's.
         logits: one forward of it over a few tokens.
-        given: the models that it was copied from.
+        models: those that it was copied from.
 
     Returns:
         For the variant's facts: `weight` that was doubled, how far that `moved` the logits (None: not finite, nothing
@@ -38,8 +38,8 @@ def control(model: Any, name: str, logits: Callable[[], Tensor], models: list[An
         VariantError: the copy reads a given model, computes under autocast, or does not move.
     """
     named, places = dict(model.named_parameters()), {_place(t) for _, t in _tensors(model)}
-    foreign = {_place(t): called for one in models for called, t in _tensors(one) if _place(t) not in places}
-    watch = Watch(foreign, {_place(p): called for called, p in named.items()})
+    others = {_place(t): called for one in models for called, t in _tensors(one) if _place(t) not in places}
+    watch = Watch(others, {_place(p): called for called, p in named.items()})
     with _uncompiled():
         with watch, Autocast(next(model.parameters()).device.type) as autocast, _called(model) as called:
             base = logits()
@@ -53,13 +53,13 @@ def control(model: Any, name: str, logits: Callable[[], Tensor], models: list[An
         }
         if not bool(torch.isfinite(base).all()):
             return facts
-        facts["moved"] = _moved(logits, named[weight], base)
+        facts["moved"] = _movement(logits, named[weight], base)
         if not facts["moved"]:
             raise VariantError(
                 f"{name}: {weight} of its copy doubled moves no logit: something else than the copy runs"
             )
         for path, weights in _carriers(model, set(watch.reads), called):
-            tried = ((w, _moved(logits, named[w], base)) for w in weights)
+            tried = ((w, _movement(logits, named[w], base)) for w in weights)
             witness = next(((w, moved) for w, moved in tried if moved), None)
             if witness is None:
                 lack = f"no weight of its copy's {path or 'model'} moves a logit when doubled"
@@ -78,9 +78,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     supports_higher_order_operators = True  # flex attention is one
 
-    def __init__(self, foreign: Mapping[int, str], own: Mapping[int, str]) -> None:
+    def __init__(self, others: Mapping[int, str], ours: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.known, self.own = foreign, own
+        self.others, self.ours = others, ours
         self.foreign, self.reads = "", list[str]()
 
     def __torch_dispatch__(
@@ -89,9 +89,9 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value in (*args, *(kwargs or {}).values()):
             for tensor in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(tensor, Tensor) and (place := _place(tensor)):
-                    self.foreign = self.foreign or self.known.get(place, "")
-                    if place in self.own:
-                        self.reads.append(self.own[place])
+                    self.foreign = self.foreign or self.others.get(place, "")
+                    if place in self.ours:
+                        self.reads.append(self.ours[place])
         return func(*args, **(kwargs or {}))
 
 
@@ -139,7 +139,7 @@ def _called(model: Any) -> Iterator[set[str]]:
     def noting(path: str) -> Callable[[Module, Any], None]:
         return lambda module, args: paths.add(path)
 
-    carriers = [(path, m) for path, m in model.named_modules() if _own(m)]
+    carriers = [(path, m) for path, m in model.named_modules() if _customised(m)]
     handles = [module.register_forward_pre_hook(noting(path)) for path, module in carriers]
     try:
         yield paths
@@ -148,7 +148,7 @@ def _called(model: Any) -> Iterator[set[str]]:
             handle.remove()
 
 
-def _own(module: Module) -> bool:
+def _customised(module: Module) -> bool:
     return any(name in ("forward", "hook") for name, _ in replaced(module))
 
 
@@ -160,7 +160,7 @@ def _carriers(model: Any, read: set[str], called: set[str]) -> Iterator[tuple[st
     parts: dict[str, list[str]] = {}
     names = {id(weight): name for name, weight in model.named_parameters()}  # a tied one has the first of its names
     for path, module in model.named_modules():
-        weights = [names[id(weight)] for weight in module.parameters()] if _own(module) else []
+        weights = [names[id(weight)] for weight in module.parameters()] if _customised(module) else []
         if used := [name for name in weights if name in read]:
             parts[path] = used
         elif weights and path in called:
@@ -170,7 +170,7 @@ def _carriers(model: Any, read: set[str], called: set[str]) -> Iterator[tuple[st
             yield path, used
 
 
-def _moved(logits: Callable[[], Tensor], weight: torch.nn.Parameter, base: Tensor) -> float:
+def _movement(logits: Callable[[], Tensor], weight: torch.nn.Parameter, base: Tensor) -> float:
     """How far the logits move where a weight is doubled (zeros: made one); it may be shared, so another is put in."""
     values = weight.data
     weight.data = torch.where(values == 0, torch.ones_like(values), values * 2)

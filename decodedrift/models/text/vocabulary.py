@@ -46,7 +46,7 @@ class Vocabulary:
     def ids(self, text: str, *, special: bool = True) -> list[int]:
         """Ids of a text as it is, with what the tokenizer adds in front unless told not to (a template has its own)."""
         ids = list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
-        return ids[: self._kept(ids, text)] if special else ids
+        return ids[: self._length(ids, text)] if special else ids
 
     def turn(self, text: str) -> str:
         """The text as a user's turn, by the tokenizer's chat template.
@@ -65,7 +65,7 @@ class Vocabulary:
         turn = [{"role": "user", "content": text}]
         return str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
-    def _kept(self, ids: Sequence[int], text: str) -> int:
+    def _length(self, ids: Sequence[int], text: str) -> int:
         """How many ids are the text's: an EOS that the tokenizer added at the end is none of it."""
         count = len(ids)
         while count and ids[count - 1] == self.tokenizer.eos_token_id and not text.endswith(self.tokenizer.eos_token):
@@ -101,7 +101,7 @@ class Vocabulary:
                 return self.encode(text), None
         special = set(self.tokenizer.all_special_ids)
         ids = list(encoding["input_ids"])
-        ids = ids[: self._kept(ids, text)]
+        ids = ids[: self._length(ids, text)]
         offsets = [(0, 0) if i in special else tuple(o) for i, o in zip(ids, encoding["offset_mapping"], strict=False)]
         return ids, offsets
 

@@ -97,7 +97,7 @@ def diagonal(into: Any) -> None:
     into.add_layout(paint(equal, line_color="strong"))
 
 
-def names(into: Any, texts: Sequence[str]) -> None:
+def tick_labels(into: Any, texts: Sequence[str]) -> None:
     """A text for each unit of the y axis, at its middle."""
     into.yaxis.ticker = FixedTicker(ticks=[i + 0.5 for i in range(len(texts))])
     # PlainText: a name between dollar signs would be taken for TeX

@@ -72,7 +72,7 @@ class Curves:
         for part in cells:
             series = self._series(part.iloc[0])
             shown, step = base.thin(part, len(cells), len(self.columns)) if self.along else (part, 1)
-            self._draw(base.source(shown, series, self.columns, self._drawn(shown, series)), series, part)
+            self._draw(base.source(shown, series, self.columns, self._extra(shown, series)), series, part)
             most = max(most, step)
         hovered = [r for renderers in self.renderers.values() for r in renderers if r.name]
         base.hover(self.plot, hovered, self.hover, line_policy=self.line_policy)
@@ -121,7 +121,7 @@ class Curves:
         """What the legend calls it."""
         return name
 
-    def _drawn(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
+    def _extra(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
         """Values made for drawing alone, without the `_` that they get."""
         skipped = () if series.band else self.band
         return {name: base.positive(part[c]) for name, c in self.positive if f"_{name}" not in skipped}

@@ -28,7 +28,7 @@ def provenance(study: StudyLike, options: Options) -> dict[str, Any] | None:
     plan, environment = study.plan, study.environment
     return {
         "heading": "What was run",
-        "asked": _asked(study),
+        "asked": _options(study),
         "ran_on": _ran_on(environment),
         "variants": _variants(plan, environment.get("variants", {})),
         "strategies": _strategies(plan),
@@ -42,7 +42,7 @@ def _facts(pairs: list[tuple[str, Any]]) -> list[tuple[str, str]]:
     return [(label, brief(str(value), 300)) for label, value in pairs if value not in (None, "", (), [])]
 
 
-def _asked(study: StudyLike) -> list[tuple[str, str]]:
+def _options(study: StudyLike) -> list[tuple[str, str]]:
     """Every option that was given or has a value, as its field says it; then what it came to."""
     plan, environment = study.plan, study.environment
     model, way = environment.get("model", {}), environment.get("generation", {})

@@ -43,7 +43,7 @@ class Calibration(Curves):
     def _furnish(self, rows: pd.DataFrame) -> None:
         base.diagonal(self.plot)
 
-    def _drawn(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
+    def _extra(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
         low = np.maximum(part["observed_low"].to_numpy("float64"), self.floor)
         none = part["observed_high"].where(part["observed"] == 0)
         return {"low": low, "share": base.positive(part["observed"]), "none": base.positive(none)}

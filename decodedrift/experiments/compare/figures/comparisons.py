@@ -52,7 +52,7 @@ class Comparisons(Curves):
     def _furnish(self, rows: pd.DataFrame) -> None:
         """The pairs' names, and counts without a sign to either side of 0."""
         base.rule(self.plot, 0, "height", line_width=1)
-        base.names(self.plot, [f"{base.label(a, 16)} | {base.label(b, 16)}" for a, b in self.pairs])
+        base.tick_labels(self.plot, [f"{base.label(a, 16)} | {base.label(b, 16)}" for a, b in self.pairs])
         self.plot.ygrid.visible = False
         ticks = [sign * n for n in range(0, self.most + 1, -(-self.most // 4)) for sign in (-1, 1) if n or sign > 0]
         self.plot.xaxis.ticker = FixedTicker(ticks=ticks)
@@ -61,7 +61,7 @@ class Comparisons(Curves):
     def _series(self, row: Any) -> Series:
         return replace(super()._series(row), label=base.label(f"{row['candidate']} and {row['other']}", 60))
 
-    def _drawn(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
+    def _extra(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
         [row] = part.itertuples()
         text = "no p" if pd.isna(row.p_value) else f"p = {significant(row.p_value)}"
         return {"y": [self.pairs.index((row.candidate, row.other)) + 0.5], "left": [-int(row.candidate_earlier)],

@@ -75,7 +75,7 @@ class Gaps(Curves):
     def _caption(self, name: str) -> str:
         return name.replace("_", " ")
 
-    def _drawn(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
+    def _extra(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
         return {"link": [case_link(row) for row in part.itertuples()]}
 
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:

@@ -51,10 +51,10 @@ class Perplexity(Curves):
         """Names at the middle of each group, and lines between the groups."""
         base.rule(self.plot, 0, "height", line_width=1)
         own_texts = set(rows.loc[rows["own"], "tokens_of"])
-        base.names(self.plot, [base.label(g, 22) + (", own text" if g in own_texts else "") for g in self.groups])
+        base.tick_labels(self.plot, [base.label(g, 22) + (", own text" if g in own_texts else "") for g in self.groups])
         self.plot.ygrid.ticker = FixedTicker(ticks=list(range(len(self.groups))))
 
-    def _drawn(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
+    def _extra(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
         place = (self.candidates.index(series.name) + 1) / (len(self.candidates) + 1)
         half = Z95 * part["ln_ppl_ratio_se"]
         return {"y": [self.groups.index(group) + place for group in part["tokens_of"]],

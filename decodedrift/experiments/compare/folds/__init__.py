@@ -45,17 +45,17 @@ def _after(study: Study) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True) if filled else parts[0]
 
 
-def _judged(study: Study) -> Any:
+def _predictions(study: Study) -> Any:
     """The flip law's view of each candidate and strategy, made once for three folds."""
-    known: dict[str, Any] = study.__dict__
-    if "_judged" not in known:
-        known["_judged"] = _prediction().judged(study.divergences, study.positions)
-    return known["_judged"]
+    cache: dict[str, Any] = study.__dict__
+    if "_predictions" not in cache:
+        cache["_predictions"] = _prediction().predict(study.divergences, study.positions)
+    return cache["_predictions"]
 
 
 def _survival(study: Study) -> pd.DataFrame:
     """Kaplan-Meier: the share of traces still with the reference, a row per position of each cell."""
-    table: pd.DataFrame = _compounding().survival(study.divergences, _prediction().survival(_judged(study)))
+    table: pd.DataFrame = _compounding().survival(study.divergences, _prediction().survival(_predictions(study)))
     return table
 
 
@@ -68,8 +68,8 @@ FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "after": _after,
     "risk": lambda study: _compounding().risk(study.divergences, study.positions, study.traces),
     "comparisons": lambda study: _compounding().comparisons(study.divergences),
-    "flip_law": lambda study: _prediction().flip_law(_judged(study)),
-    "flip_calibration": lambda study: _prediction().calibration(_judged(study)),
+    "flip_law": lambda study: _prediction().flip_law(_predictions(study)),
+    "flip_calibration": lambda study: _prediction().calibration(_predictions(study)),
     "decomposition": lambda study: decomposition.fold_positions(study.steps),
 }
 

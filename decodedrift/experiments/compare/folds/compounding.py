@@ -33,9 +33,9 @@ def cells(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
         yield dict(zip(CELL, key, strict=True)), cell
 
 
-def observed(cell: pd.DataFrame) -> sv.Observed:
+def times_of(cell: pd.DataFrame) -> sv.CensoredTimes:
     """The traces of a cell as censored times, clustered by prompt."""
-    return sv.Observed.of(
+    return sv.CensoredTimes.of(
         cell["compared"].to_numpy(dtype=np.int64), (cell["diverged"] == 1).to_numpy(dtype=bool, na_value=False),
         cell["prompt_id"].to_numpy(dtype=str),
     )  # fmt: skip
@@ -62,7 +62,7 @@ def survival(divergences: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame
     """
     parts = []
     for keys, cell in cells(divergences):
-        curve = sv.kaplan_meier(observed(cell))
+        curve = sv.kaplan_meier(times_of(cell))
         values = (curve.at_risk, curve.events, curve.survival, curve.low, curve.high, curve.hazard)
         parts.append((keys, {"position": np.arange(len(curve.survival)), **dict(zip(SURVIVAL, values, strict=True))}))
     curves = stacked(parts, ["position", *SURVIVAL])
@@ -165,7 +165,7 @@ def risk(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFram
     rows = []
     for keys, cell in cells(divergences):
         horizon = int(longest[keys["model"], keys["reference"], keys["role"], keys["strategy"]])
-        row = keys | _survival(observed(cell), horizon)
+        row = keys | _survival(times_of(cell), horizon)
         row |= _growth(positions_of.get(tuple(keys.values()), positions.iloc[:0]))
         row |= Remainders(cell, tokens).pooled()
         for name in ("edit_similarity", "chrf_after", "reconverged"):
@@ -175,7 +175,7 @@ def risk(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFram
     return fold(rows)
 
 
-def _survival(times: sv.Observed, horizon: int) -> dict[str, Any]:
+def _survival(times: sv.CensoredTimes, horizon: int) -> dict[str, Any]:
     curve, shape = sv.kaplan_meier(times), weibull.fit(times)
     half, half_low, half_high = curve.median()
     rate, rate_low, rate_high = sv.hazard_rate(times)
@@ -220,7 +220,7 @@ def comparisons(divergences: pd.DataFrame) -> pd.DataFrame:
             both = sides[first].index.intersection(sides[second].index)  # a job of one of them may have failed
             pair = [sides[name].loc[both].reset_index() for name in (first, second)]
             usable = (pair[0]["compared"] > 0) & (pair[1]["compared"] > 0)
-            test = sv.paired_test(*(observed(p[usable]) for p in pair))
+            test = sv.paired_test(*(times_of(p[usable]) for p in pair))
             rows.append({"model": model, "reference": reference, "strategy": strategy, "candidate": first,
                          "other": second, "pairs": test.pairs, "candidate_earlier": test.first_earlier,
                          "other_earlier": test.second_earlier, "p_value": test.p_value})  # fmt: skip
@@ -247,7 +247,7 @@ def between(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     for keys, cell in cells(first):
         if (other := others.get(tuple(keys.values())[1:])) is None:
             continue
-        pair = [observed(side) for side in (cell, other)]
+        pair = [times_of(side) for side in (cell, other)]
         try:
             p_value = sv.log_rank(*pair) if any(s.event.any() for s in pair) else math.nan
         except ValueError as error:

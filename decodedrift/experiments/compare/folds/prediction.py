@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decodedrift.experiments.compare.folds.compounding import cells, observed, stacked
+from decodedrift.experiments.compare.folds.compounding import cells, stacked, times_of
 from decodedrift.measure.tables import CELL, fold
 from decodedrift.numerics import flips
 from decodedrift.numerics.intervals import share_interval
@@ -26,10 +26,10 @@ CALIBRATION = ["bin_low", "bin_high", "n", "predicted", "observed", "observed_lo
 
 
 @dataclass(frozen=True)
-class Judged:
+class Prediction:
     """One cell: its forced positions in order, and what generation did at those that were at risk."""
 
-    seen: flips.Forced
+    forced: flips.ForcedPositions
     trace: np.ndarray
     position: np.ndarray
     at_risk: np.ndarray
@@ -37,33 +37,33 @@ class Judged:
     prompt: np.ndarray
     curve: Curve
     why: str
-    known: dict[str, np.ndarray] = field(default_factory=dict)
+    cache: dict[str, np.ndarray] = field(default_factory=dict)
 
     def chances(self, law: str) -> np.ndarray:
         """Chance of a flip at each position; the `forced` ones are 0 or 1."""
-        if law not in self.known:
-            chance = self.seen.flipped.astype(float) if law == FORCED else flips.held_out(law, self.seen)
-            self.known[law] = chance
-        return self.known[law]
+        if law not in self.cache:
+            chance = self.forced.flipped.astype(float) if law == FORCED else flips.held_out(law, self.forced)
+            self.cache[law] = chance
+        return self.cache[law]
 
     def predicted(self, law: str) -> np.ndarray:
         """The survival curve a law predicts."""
         return flips.predicted_curve(self.chances(law), self.trace, self.position)
 
 
-Cells = list[tuple[dict[str, Any], "Judged"]]
+Predictions = list[tuple[dict[str, Any], "Prediction"]]
 
 
-def judged(divergences: pd.DataFrame, positions: pd.DataFrame) -> Cells:
-    """(keys, Judged) of each candidate and strategy: what the folds below are made of."""
+def predict(divergences: pd.DataFrame, positions: pd.DataFrame) -> Predictions:
+    """(keys, Prediction) of each candidate and strategy: what the folds below are made of."""
     positions_of = {tuple(keys.values()): cell for keys, cell in cells(positions[positions["role"] == "candidate"])}
     return [
-        (keys, _judged(cell, positions_of.get(tuple(keys.values()), positions.iloc[:0])))
+        (keys, _prediction(cell, positions_of.get(tuple(keys.values()), positions.iloc[:0])))
         for keys, cell in cells(divergences[divergences["role"] == "candidate"])
     ]
 
 
-def _judged(cell: pd.DataFrame, forced: pd.DataFrame) -> Judged:
+def _prediction(cell: pd.DataFrame, forced: pd.DataFrame) -> Prediction:
     names = ["seed", "prompt_id"]
     ends = cell[[*names, "compared", "first_divergence"]]
     rows = forced[forced["choice_agree"].notna()].merge(ends, on=names, how="inner", validate="many_to_one")
@@ -75,7 +75,7 @@ def _judged(cell: pd.DataFrame, forced: pd.DataFrame) -> Judged:
     prompt = rows["prompt_id"].to_numpy(dtype=str)
     _, cluster = np.unique(prompt, return_inverse=True)
     position = rows["position"].to_numpy(dtype=np.int64)
-    positions = flips.Forced(
+    positions = flips.ForcedPositions(
         np.where(np.isnan(margin), math.inf, margin), error,
         np.where(np.isnan(scale), np.nanmedian(scale) if (scale > 0).any() else math.nan, scale),
         rows["choice_agree"].to_numpy(dtype=float) == 0, cluster,
@@ -90,30 +90,30 @@ def _judged(cell: pd.DataFrame, forced: pd.DataFrame) -> Judged:
     trace = pd.factorize(pd.MultiIndex.from_frame(rows[names]))[0] if len(rows) else np.empty(0, dtype=np.int64)
     t = rows["first_divergence"].astype("float64").to_numpy()
     at_risk = position < rows["compared"].to_numpy(dtype=np.int64)
-    return Judged(positions, trace, position, at_risk, position == t, prompt, kaplan_meier(observed(cell)), why)
+    return Prediction(positions, trace, position, at_risk, position == t, prompt, kaplan_meier(times_of(cell)), why)
 
 
-def survival(judged: Cells) -> pd.DataFrame:
+def survival(predictions: Predictions) -> pd.DataFrame:
     """Keys, position and `survival_predicted`, for the curve beside Kaplan-Meier's."""
     parts = []
-    for keys, cell in judged:
+    for keys, cell in predictions:
         if not cell.why:
             curve = cell.predicted(LAW)
             parts.append((keys, {"position": np.arange(len(curve)), "survival_predicted": curve}))
     return stacked(parts, ["position", "survival_predicted"])
 
 
-def flip_law(judged: Cells) -> pd.DataFrame:
+def flip_law(predictions: Predictions) -> pd.DataFrame:
     """flip_law.csv: a row per candidate, strategy and law."""
     rows = []
-    for keys, cell in judged:
+    for keys, cell in predictions:
         for law in (*flips.LAWS, FORCED):
             row = keys | dict.fromkeys(COLUMNS[len(CELL) :]) | {"law": law, "flip_note": cell.why}
             rows.append(row if cell.why else row | _scores(cell, law))
     return fold(rows, COLUMNS)
 
 
-def _scores(cell: Judged, law: str) -> dict[str, Any]:
+def _scores(cell: Prediction, law: str) -> dict[str, Any]:
     chance = cell.chances(law)
     mask = cell.at_risk & ~np.isnan(chance)
     happened = cell.happened[mask]
@@ -123,7 +123,7 @@ def _scores(cell: Judged, law: str) -> dict[str, Any]:
         "positions": int(mask.sum()),
         "flips": int(happened.sum()),
         "flips_predicted": float(chance[mask].sum()),
-        "sigma": flips.rms(cell.seen.error[cell.seen.finite]),
+        "sigma": flips.rms(cell.forced.error[cell.forced.finite]),
         "brier": flips.brier(chance[mask], happened),
         "log_score": math.nan if law == FORCED else flips.log_score(chance[mask], happened),
         "km_distance": float(np.abs(predicted[:n] - observed[:n]).max()) if n else math.nan,
@@ -132,10 +132,10 @@ def _scores(cell: Judged, law: str) -> dict[str, Any]:
     }
 
 
-def calibration(judged: Cells) -> pd.DataFrame:
+def calibration(predictions: Predictions) -> pd.DataFrame:
     """flip_calibration.csv: positions at risk by the chance a law gave them, and how many flipped."""
     parts = []
-    for keys, cell in judged:
+    for keys, cell in predictions:
         if cell.why:
             continue
         for law in flips.LAWS:
@@ -144,7 +144,7 @@ def calibration(judged: Cells) -> pd.DataFrame:
     return stacked(parts, CALIBRATION) if parts else fold([], [*CELL, "law", *CALIBRATION])
 
 
-def _calibrated(cell: Judged, chance: np.ndarray) -> dict[str, list[float]]:
+def _calibrated(cell: Prediction, chance: np.ndarray) -> dict[str, list[float]]:
     mask = cell.at_risk & ~np.isnan(chance)
     chance, happened, prompt = chance[mask], cell.happened[mask].astype(float), cell.prompt[mask]
     index = flips.bins(chance)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from decodedrift.experiments.compare.chosen import CAUSES, MOST, chosen
-from decodedrift.report.numbers import absent, as_in_csv, number, place
+from decodedrift.experiments.compare.selection import CAUSES, MOST, select_cases
+from decodedrift.report.numbers import absent, as_in_csv, number, position
 from decodedrift.report.tables import cause, num, text, token
-from decodedrift.report.texts import brief, said
+from decodedrift.report.texts import brief, cell_text
 from decodedrift.report.tokenview import case_link, key_of, token_view
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def cases(study: Study, options: Options) -> dict[str, Any] | None:
     if not len(compared):
         return None
     parted = compared[compared["diverged"] == 1]
-    picks = chosen(study, options.top or MOST)
+    picks = select_cases(study, options.top or MOST)
     readable = options.texts and bool(study.traces["token_ids"].notna().any())
     counts = parted["cause"].value_counts()
     tags = {str(p["id"]): [str(t) for t in p.get("tags", ())] for p in study.plan.get("prompts", ())}
@@ -67,14 +67,14 @@ def _row(index: int, row: Any, seeded: bool, texts: bool, tags: dict[str, list[s
     candidate, strategy, _, prompt = key_of(row)
     cells = [text(candidate, 32), text(strategy, 36)]
     cells += [num(number(row.seed, "seed"))] if seeded else []
-    cells += [num(place(row.first_divergence, "first_divergence"))]
+    cells += [num(position(row.first_divergence, "first_divergence"))]
     pair = (token(row.reference_token, row.reference_token_id), token(row.candidate_token, row.candidate_token_id))
     values = {"at": row.first_divergence, "gap": row.reference_gap, "swing": row.swing, "kl": row.kl,
               "after": row.agreement_after, "seed": row.seed}  # fmt: skip
     after = [number(row.reference_gap, "reference_gap"), number(row.swing, "swing"), number(row.kl, "kl"),
              number(row.agreement_after, "agreement_after")]  # fmt: skip
     return {
-        "index": str(index), "link": case_link(row), "prompt": brief(said(prompt), 36), "cells": cells,
+        "index": str(index), "link": case_link(row), "prompt": brief(cell_text(prompt), 36), "cells": cells,
         "pair": pair if texts and not absent(row.first_divergence) else None, "texts": texts,
         "cause": cause(row.cause if not absent(row.cause) else "equal"), "numbers": [num(n) for n in after],
         "sort": {k: "" if pd.isna(v) else as_in_csv(v) for k, v in values.items()},

@@ -12,7 +12,7 @@ from decodedrift.experiments.compare.folds.decomposition import pooled
 from decodedrift.report.phrases import listed, telling
 
 
-def said(rows: pd.DataFrame) -> list[str]:
+def sentences(rows: pd.DataFrame) -> list[str]:
     """The verdict's sentence on `--decompose`: what cache and text add to the error of a single position."""
     state, path, size = {}, {}, {}
     for name, cell in rows.groupby("candidate", sort=False):

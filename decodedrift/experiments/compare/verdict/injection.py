@@ -11,7 +11,7 @@ from decodedrift.measure.trajectory import pooled
 from decodedrift.report.phrases import listed, percent, telling
 
 
-def said(injection: pd.DataFrame) -> list[str]:
+def sentences(injection: pd.DataFrame) -> list[str]:
     """The verdict's sentence on `--inject`: how much of the split texts' difference one forced token explains."""
     parts, shares = {}, {}
     for name, cell in injection.groupby("candidate", sort=False):

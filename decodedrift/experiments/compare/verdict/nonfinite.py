@@ -12,7 +12,7 @@ from decodedrift.measure.nonfinite import MEETS, TRACE, at_fault, broken_traces,
 from decodedrift.report.phrases import listed
 
 
-def said(traces: pd.DataFrame, divergences: pd.DataFrame, positions: pd.DataFrame) -> list[str]:
+def sentences(traces: pd.DataFrame, divergences: pd.DataFrame, positions: pd.DataFrame) -> list[str]:
     """The verdict's first sentences: candidates that broke, a reference that did, ids that one side forbids."""
     broken = [*_candidates(traces, positions), *_reference(traces, divergences, positions)]
     return [*broken, *_forbidden(positions)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.compare.verdict import decomposition, injection, nonfinite, risk
+from decodedrift.experiments.compare.verdict import decomposition, hazard, injection, nonfinite
 from decodedrift.measure.nonfinite import TRACE
 from decodedrift.numerics.intervals import Z95
 from decodedrift.report import failures
@@ -36,20 +36,20 @@ def verdict(study: Study) -> list[str]:
         sentences += _causes(study)
         sentences += _floor(table, candidates)
         sentences += _forced(candidates)
-    sentences += risk.said(study.risk, study.flip_law)
-    sentences += [*injection.said(study.injection), *decomposition.said(study.steps)]
+    sentences += hazard.sentences(study.risk, study.flip_law)
+    sentences += [*injection.sentences(study.injection), *decomposition.sentences(study.steps)]
     sentences += _texts(study)
     sentences += _cut_ids(study)
     sentences += _rounds_nothing(study)
     sentences += _path(study)
     if not len(candidates) and not len(study.perplexity):
-        return [*_alarms(study), *failures.said(study.failures), _nothing(study)]
-    return [*_alarms(study), *sentences, *failures.said(study.failures)]
+        return [*_alarms(study), *failures.sentences(study.failures), _nothing(study)]
+    return [*_alarms(study), *sentences, *failures.sentences(study.failures)]
 
 
 def folded(study: Study) -> tuple[list[str], list[str]]:
     """The verdict in two: what a reader sees at once, in which every alarm is, and what a disclosure may hold."""
-    alarms = {*_alarms(study), *failures.said(study.failures)}
+    alarms = {*_alarms(study), *failures.sentences(study.failures)}
     sentences = study.verdict
     rest = [s for s in sentences if s not in alarms][FIRST:]
     if len(rest) < 2:
@@ -58,7 +58,7 @@ def folded(study: Study) -> tuple[list[str], list[str]]:
 
 
 def _alarms(study: Study) -> list[str]:
-    return [*nonfinite.said(study.traces, study.divergences, study.positions), *_self_control(study)]
+    return [*nonfinite.sentences(study.traces, study.divergences, study.positions), *_self_control(study)]
 
 
 def _path(study: Study) -> list[str]:

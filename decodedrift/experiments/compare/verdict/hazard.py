@@ -19,7 +19,7 @@ SHAPES = {
 TIGHT = (0.5, 2.0)  # an interval of k around 1 that is wider tells nothing, least of all that the risk is constant
 
 
-def said(risk: pd.DataFrame, flip_law: pd.DataFrame) -> list[str]:
+def sentences(risk: pd.DataFrame, flip_law: pd.DataFrame) -> list[str]:
     """At most three sentences from risk.csv and flip_law.csv, candidates only; none where nothing was generated."""
     table = risk[(risk["role"] == "candidate") & (risk["exposure"] > 0)] if len(risk) else risk
     return [*_hazard(table), *_after(table), *_foreseen(flip_law)] if len(table) else []

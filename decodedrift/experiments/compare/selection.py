@@ -26,7 +26,7 @@ CAUSES = {
 }  # fmt: skip
 
 
-def chosen(study: Study, most: int = MOST) -> pd.DataFrame:
+def select_cases(study: Study, most: int = MOST) -> pd.DataFrame:
     """Up to `most` rows of divergences.csv with `kl` at t*: the clearest first, those that stayed equal last."""
     compared = study.divergences[study.divergences["role"] == "candidate"].reset_index(drop=True)
     parted = compared[(compared["diverged"] == 1) & compared["first_divergence"].notna()]
@@ -35,14 +35,14 @@ def chosen(study: Study, most: int = MOST) -> pd.DataFrame:
     room = most - len(kept_equal)
     if len(parted) > room:
         typical = spread(parted, min(TYPICAL, room // 4))
-        worst = telling(parted.drop(index=typical), room - len(typical)).index
+        worst = clearest(parted.drop(index=typical), room - len(typical)).index
         parted = parted.loc[[*worst, *typical]]
-    rows = pd.concat([telling(parted, len(parted)), kept_equal], ignore_index=True)
+    rows = pd.concat([clearest(parted, len(parted)), kept_equal], ignore_index=True)
     kl = kl_at(study.positions, rows)
     return rows.assign(kl=pd.Series([kl.get(key_of(row)) for row in rows.itertuples()], dtype="float64"))
 
 
-def telling(parted: pd.DataFrame, most: int) -> pd.DataFrame:
+def clearest(parted: pd.DataFrame, most: int) -> pd.DataFrame:
     """At most `most` rows: by cause, then the largest gap; every candidate has its turn, or the worst would fill it."""
     order = parted.assign(
         _cause=parted["cause"].map({name: i for i, name in enumerate(CAUSES)}).fillna(len(CAUSES)),
