@@ -30,7 +30,7 @@ from decodedrift.experiments.compare import job as executing
 from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.models import budget, load
 from decodedrift.runs import retry, runfolder
-from decodedrift.runs.resume import settled, stored_settings
+from decodedrift.runs.resume import stored_settings, stored_sizes
 from decodedrift.runs.runfolder import RunFolder
 from decodedrift.runs.signals import Stopped, stoppable, terminable
 
@@ -596,6 +596,6 @@ def test_sizes_that_a_folder_holds_are_checked(value: object) -> None:
     asked = make_settings(CompareSettings, {"batch_size": 4})
     stored = runfolder.Stored({"prompts_per_job": 16}, {"generation": {"batch_size_asked": 4, "batch_size": value}})
     with pytest.raises(InputError, match=f"batch-size must be a whole number >= 1, not {value!r}"):
-        settled(stored, asked)
+        stored_sizes(stored, asked)
     with pytest.raises(InputError, match="prompts-per-job"):
-        settled(runfolder.Stored({"prompts_per_job": value}, {}), asked)
+        stored_sizes(runfolder.Stored({"prompts_per_job": value}, {}), asked)

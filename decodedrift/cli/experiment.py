@@ -34,11 +34,11 @@ def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> 
 
     plan = draft(settings)  # everything that can be refused without torch is refused before it is imported
     gates = read_gates(kind, frame["fail_on"], frame["fail_on_interval"], plan.as_dict())
-    from decodedrift.runs.resume import settled
+    from decodedrift.runs.resume import stored_sizes
 
     prefix = "" if kind.name == "compare" else f"{kind.name}-"
     folder, stored = place(frame["out"], frame["resume"], settings.model, prefix, frame["dry_run"])
-    ready = prepare(settings, settled=settled(stored, settings), check=kind.check)
+    ready = prepare(settings, sizes=stored_sizes(stored, settings), check=kind.check)
     for doubt in ready.doubts():
         print(terminal(doubt, 300), file=sys.stderr)
     if frame["dry_run"]:

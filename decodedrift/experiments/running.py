@@ -15,13 +15,13 @@ from decodedrift.experiments.base import Experiment
 from decodedrift.experiments.study import Study, experiment_of, open_study
 from decodedrift.runs.carry_out import carry_out, finished
 from decodedrift.runs.prepare import Prepared, prepare
-from decodedrift.runs.resume import settled, stored_run, stored_settings
+from decodedrift.runs.resume import stored_run, stored_settings, stored_sizes
 from decodedrift.runs.runfolder import RunFolder, Stored
 
 WORD = r"(?:auto|cpu|cuda|mps|exact|screen|gumbel|none|mixed|per-strategy)\b"
 
 
-def given(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def nondefault(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The settings among a call's arguments that are not the function's own defaults."""
     defaults = function.__kwdefaults__ or {}
     beside = ("tokenizer", "out", "resume", "progress")
@@ -47,7 +47,7 @@ def run(
         if out is None:
             return carried_out(kind, prepare(settings, tokenizer, check=kind.check), None, progress)
         with RunFolder.reopen(out) if resume else RunFolder.create(out) as folder:
-            ready = prepare(settings, tokenizer, settled(folder.stored(), settings), kind.check)
+            ready = prepare(settings, tokenizer, stored_sizes(folder.stored(), settings), kind.check)
             return carried_out(kind, ready, folder, progress)
     except InputError as error:
         raise InputError(in_keywords(str(error), kind.settings)) from error.__cause__
@@ -70,7 +70,7 @@ def prepared_again(stored: Stored) -> tuple[Experiment, Prepared]:
     """A stored run, ready to go on: in the sizes it was settled at."""
     kind = experiment(experiment_of(stored.plan))
     settings = stored_settings(kind.settings, stored)
-    return kind, prepare(settings, settled=settled(stored, settings), check=kind.check)
+    return kind, prepare(settings, sizes=stored_sizes(stored, settings), check=kind.check)
 
 
 def resume(folder: str | Path, progress: Progress | None = None) -> Study:

@@ -50,21 +50,21 @@ def ranked(log: ScoreLog, position: int, rank: int) -> int | None:
     return int(place if ids is None else ids[place])
 
 
-def put_in(bench: Bench, model: Loaded, name: str, wanted: Mapping[Key, Put], reference: Pass) -> dict[Key, Trace]:
+def put_in(bench: Bench, model: Loaded, name: str, puts: Mapping[Key, Put], reference: Pass) -> dict[Key, Trace]:
     """The reference's texts with the wanted tokens in place, by key.
 
     Raises:
         VariantError: a row changed that nothing was put into.
     """
     into = Pass(name, bench.plan.reference, "injected")
-    bench.free_run(model, into, batch_size=bench.size(bench.plan.reference), inject=wanted)
+    bench.free_run(model, into, batch_size=bench.size(bench.plan.reference), inject=puts)
     for key, trace in into.traces.items():
-        if not _intact(reference.traces[key].token_ids, trace.token_ids, wanted.get(key)):
+        if not _intact(reference.traces[key].token_ids, trace.token_ids, puts.get(key)):
             raise VariantError(
                 f"injection: {key.strategy}, prompt {key.prompt_id} changed without or before its replaced token; rows "
                 "of this model depend on their neighbours, so what this pass shows cannot be told from that"
             )
-    return {key: into.traces[key] for key in wanted}
+    return {key: into.traces[key] for key in puts}
 
 
 def _intact(ours: tuple[int, ...], tokens: tuple[int, ...], put: Put | None) -> bool:
@@ -79,12 +79,12 @@ def of_candidate(bench: Bench, model: Loaded, candidate: Pass, reference: Pass) 
 
     Of the controls nothing is made; what goes wrong is a failure of this part alone.
     """
-    wanted = divergence_tokens(bench, candidate, reference) if candidate.role == "candidate" else {}
-    if not wanted:
+    puts = divergence_tokens(bench, candidate, reference) if candidate.role == "candidate" else {}
+    if not puts:
         return
     with bench.guarded(candidate.variant.name, "inject"):
-        for key, trace in put_in(bench, model, candidate.name, wanted, reference).items():
-            at, token = wanted[key]
+        for key, trace in put_in(bench, model, candidate.name, puts, reference).items():
+            at, token = puts[key]
             sides = reference.traces[key].token_ids, trace.token_ids
             own_trace = candidate.traces[key]
             broken = any(t.finish == "nonfinite" for t in (reference.traces[key], trace, own_trace))

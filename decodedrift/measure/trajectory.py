@@ -84,8 +84,8 @@ def by_lag(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for key, cell in _compared(injection, traces).groupby([*CELL, "lag"], sort=True):
-        named = dict(zip([*CELL, "lag"], key, strict=True)) | {"role": ROLE}
-        rows.append(named | {"n": len(cell), "agreement": float(cell["same"].mean())})
+        keys = dict(zip([*CELL, "lag"], key, strict=True)) | {"role": ROLE}
+        rows.append(keys | {"n": len(cell), "agreement": float(cell["same"].mean())})
     return fold(rows, LAGS)
 
 

@@ -149,12 +149,12 @@ def prompts_per_job(world: World, least: int) -> int:
     if all_fit(world) or not plan.candidates or total <= least:
         return least
     each = flops(world, 1, texts=False) / _speed(world)
-    wanted = math.ceil(_loading_seconds(world) * (1 / SHARE - 1) / each)
+    target = math.ceil(_loading_seconds(world) * (1 / SHARE - 1) / each)
     size = plan.batch_size
-    evenly = math.ceil(total / max(1, total // wanted) / size) * size  # a short last job would load for little
+    evenly = math.ceil(total / max(1, total // target) / size) * size  # a short last job would load for little
     scores = sum(s.name == "top-p" for s, _ in plan.cells) * plan.max_new_tokens * world.width * 16
     bound = min(DISK // _prompt_bytes(world), spool_bytes(world) // max(1, scores))
-    return least if wanted <= least else max(least, min(evenly, bound // size * size))
+    return least if target <= least else max(least, min(evenly, bound // size * size))
 
 
 def flops(world: World, prompts: int, texts: bool = True) -> float:

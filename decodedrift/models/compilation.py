@@ -17,8 +17,8 @@ def compiling() -> Iterator[None]:
     """What is compiled stays so: variants share one code, and after 8 shapes or types dynamo would silently give up."""
     import torch._dynamo.config as dynamo
 
-    wanted = {"recompile_limit": 1024, "accumulated_recompile_limit": 1024, "fail_on_recompile_limit_hit": True}
-    with dynamo.patch({name: value for name, value in wanted.items() if hasattr(dynamo, name)}):
+    limits = {"recompile_limit": 1024, "accumulated_recompile_limit": 1024, "fail_on_recompile_limit_hit": True}
+    with dynamo.patch({name: value for name, value in limits.items() if hasattr(dynamo, name)}):
         yield
 
 

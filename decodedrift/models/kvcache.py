@@ -38,9 +38,9 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Each row takes over the past of a row of the same prompt; only what differs is copied."""
-        moved = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero().view(-1)
+        changes = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero().view(-1)
         for view in (self.keys[:, :, self.shared :], self.values[:, :, self.shared :]):
-            view[moved] = view[beam_idx[moved]]
+            view[changes] = view[beam_idx[changes]]
 
     def _show(self, length: int) -> None:
         self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)

@@ -46,34 +46,34 @@ class ForcedPositions:
 Chance = Callable[[ForcedPositions], np.ndarray]  # reads margin and scale; must not look at error or flipped
 
 
-def constant(forced: ForcedPositions) -> Chance:
+def constant(positions: ForcedPositions) -> Chance:
     """No law at all: one risk for every position. What the others have to beat."""
-    rate = (forced.flipped.sum() + 0.5) / (len(forced.flipped) + 1)
+    rate = (positions.flipped.sum() + 0.5) / (len(positions.flipped) + 1)
     return lambda new: np.full(len(new.margin), rate)
 
 
-def normal(forced: ForcedPositions) -> Chance:
+def normal(positions: ForcedPositions) -> Chance:
     """Phi(-margin / sigma), sigma the rms of all finite errors."""
-    sigma = rms(forced.error[forced.finite])
+    sigma = rms(positions.error[positions.finite])
     return lambda new: _below(-new.margin, sigma)
 
 
-def scaled(forced: ForcedPositions) -> Chance:
+def scaled(positions: ForcedPositions) -> Chance:
     """Phi(-margin / (c scale)): errors in proportion to the size of the reference's logits."""
-    sized = forced.at(forced.finite & (forced.scale > 0))
+    sized = positions.at(positions.finite & (positions.scale > 0))
     factor = rms(sized.error / sized.scale)
     return lambda new: _below(-new.margin, factor * new.scale)
 
 
-def empirical(forced: ForcedPositions) -> Chance:
+def empirical(positions: ForcedPositions) -> Chance:
     """The errors themselves: the share that is below -margin, one that meets it exactly counting half.
 
     Finite errors are taken from the less decided half of the positions, where choices turn. The share at which the
     candidate forbids the reference's token stands beside them: truncation turns a choice whatever its margin.
     """
-    forbidden = (np.isneginf(forced.error).sum() + 0.5) / ((~np.isnan(forced.error)).sum() + 1)
-    near = forced.finite & (forced.margin <= np.median(forced.margin[forced.finite]))
-    errors = np.sort(forced.error[near])
+    forbidden = (np.isneginf(positions.error).sum() + 0.5) / ((~np.isnan(positions.error)).sum() + 1)
+    near = positions.finite & (positions.margin <= np.median(positions.margin[positions.finite]))
+    errors = np.sort(positions.error[near])
 
     def chance(new: ForcedPositions) -> np.ndarray:
         counts = (np.searchsorted(errors, -new.margin, side) for side in ("left", "right"))
@@ -90,7 +90,7 @@ LAWS: dict[str, Callable[[ForcedPositions], Chance]] = {
 }
 
 
-def held_out(law: str, forced: ForcedPositions) -> np.ndarray:
+def held_out(law: str, positions: ForcedPositions) -> np.ndarray:
     """Chance of a flip at every position, from the errors of other prompts only, float64 [n].
 
     Prompts are dealt to five folds in order. NaN where the other folds hold no finite error.
@@ -98,16 +98,16 @@ def held_out(law: str, forced: ForcedPositions) -> np.ndarray:
     Raises:
         ValueError: fewer than two prompts, so that there is nothing to hold out.
     """
-    clusters = np.unique(forced.cluster)
+    clusters = np.unique(positions.cluster)
     if len(clusters) < 2:
         raise ValueError("one prompt: nothing to hold out")
-    fold = np.searchsorted(clusters, forced.cluster) % min(FOLDS, len(clusters))
-    out = np.full(len(forced.margin), math.nan)
+    fold = np.searchsorted(clusters, positions.cluster) % min(FOLDS, len(clusters))
+    out = np.full(len(positions.margin), math.nan)
     for index in np.unique(fold):
         here = fold == index
-        others = forced.at(~here)
+        others = positions.at(~here)
         if others.finite.any():
-            out[here] = LAWS[law](others)(forced.at(here))
+            out[here] = LAWS[law](others)(positions.at(here))
     return out
 
 

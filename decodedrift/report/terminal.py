@@ -75,11 +75,11 @@ def text_table(head: Sequence[str], body: list[list[str]], width: int, names: in
     return "\n".join(_cut(line, width) for line in [lines[0], rule, *lines[1:]])
 
 
-def _shares(wanted: list[int], room: int) -> list[int]:
+def _shares(widths: list[int], room: int) -> list[int]:
     """The room for the names, the widest giving way first."""
-    while sum(wanted) > room and max(wanted) > 0:
-        wanted[wanted.index(max(wanted))] -= 1
-    return wanted
+    while sum(widths) > room and max(widths) > 0:
+        widths[widths.index(max(widths))] -= 1
+    return widths
 
 
 def _line(row: list[str], widths: list[int], names: int) -> str:

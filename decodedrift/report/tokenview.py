@@ -47,11 +47,11 @@ def token_view(study: StudyLike, cases: pd.DataFrame, room: int | None = None) -
         return "\n".join(map(compressed, island.of(cases.head(count)))), entries - island.entries
 
     count = len(cases)
-    full, used = attempt(ENTRIES, count)
+    full, entries = attempt(ENTRIES, count)
     if len(full) <= limit:
         return full
     text, _ = attempt(0, count)
-    low, high, over = 0, used, len(full)
+    low, high, over = 0, entries, len(full)
     for _ in range(TRIES):
         if len(text) >= FULL * limit:
             break
@@ -80,19 +80,19 @@ class _Frames:
         part = part[part["prompt_id"].isin(prompts)]
         traces = {(t.role, t.variant, t.strategy, int(t.seed), t.prompt_id): t for t in part.itertuples()}
         keys = ["candidate", "strategy", "seed", "prompt_id"]
-        wanted = cases[keys].drop_duplicates()
+        places = cases[keys].drop_duplicates()
         ranked = study.alternatives_of(prompts).sort_values(["position", "rank"])
-        tops = _grouped(ranked, wanted, [*keys, "variant", "pass"])
+        tops = _grouped(ranked, places, [*keys, "variant", "pass"])
         columns = {
             key: (f["position"].to_numpy(int), f["token_id"].to_numpy(int), f["logprob"].to_numpy(float))
             for key, f in tops.items()
         }
-        return cls(traces, _grouped(study.positions, wanted, keys), columns)
+        return cls(traces, _grouped(study.positions, places, keys), columns)
 
 
-def _grouped(frame: pd.DataFrame, wanted: pd.DataFrame, keys: list[str]) -> dict[tuple[Any, ...], pd.DataFrame]:
-    part = frame[(frame["role"] == "candidate") & frame["prompt_id"].isin(set(wanted["prompt_id"]))]
-    part = part.merge(wanted, on=list(wanted.columns))
+def _grouped(frame: pd.DataFrame, places: pd.DataFrame, keys: list[str]) -> dict[tuple[Any, ...], pd.DataFrame]:
+    part = frame[(frame["role"] == "candidate") & frame["prompt_id"].isin(set(places["prompt_id"]))]
+    part = part.merge(places, on=list(places.columns))
     return {tuple(key): rows for key, rows in part.groupby(keys, sort=False)}
 
 

@@ -28,14 +28,14 @@ S = TypeVar("S", bound=Settings)
 
 
 @dataclass(frozen=True)
-class Settled:
+class Sizes:
     """What a run fitted to the memory when it began, None where it did not. prompts_per_job: unless one is asked."""
 
     batch_size: int | None = None
     prompts_per_job: int | None = None
 
 
-NOTHING = Settled()
+NOTHING = Sizes()
 
 
 @dataclass
@@ -101,12 +101,12 @@ def draft(settings: S) -> S:
 
 
 def prepare(
-    settings: S, tokenizer: Any = None, settled: Settled = NOTHING, check: Callable[[Any], None] = lambda world: None
+    settings: S, tokenizer: Any = None, sizes: Sizes = NOTHING, check: Callable[[Any], None] = lambda world: None
 ) -> Prepared:
     """Finds the model, tokenizes, and settles device, windows, batch size and size of the jobs. Loads no weights.
 
     Args:
-        settled: the sizes of a run that goes on; those at None are fitted to the memory.
+        sizes: those of a run that goes on; those at None are fitted to the memory.
         check: the experiment's own refusals, of a World.
 
     Raises:
@@ -136,9 +136,9 @@ def prepare(
     place = world.World(plan, checkpoint, vocab, encoded, texts, others, budget.usable_memory(plan), rows)
     _check_beams(plan, place.width)
     check(place)
-    place.plan = plan.having(batch_size=settled.batch_size or budget.fitting_batch(place))
+    place.plan = plan.having(batch_size=sizes.batch_size or budget.fitting_batch(place))
     if settings.prompts_per_job is None:
-        each = settled.prompts_per_job or budget.prompts_per_job(place, plan.prompts_per_job)
+        each = sizes.prompts_per_job or budget.prompts_per_job(place, plan.prompts_per_job)
         place.plan = place.plan.having(prompts_per_job=each)
     facts = _environment(place)
     windows = {name: len(t.windows) for name, t in texts.items()}
@@ -148,7 +148,7 @@ def prepare(
         "batch_size_asked": settings.batch_size, "batch_size": place.plan.batch_size, "memory_bytes": place.memory,
         "resident": budget.resident(place),
     }  # fmt: skip
-    enlarged = settled.prompts_per_job is None and place.plan.prompts_per_job != plan.prompts_per_job
+    enlarged = sizes.prompts_per_job is None and place.plan.prompts_per_job != plan.prompts_per_job
     return Prepared(place, todo, facts, enlarged)
 
 

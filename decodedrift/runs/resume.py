@@ -13,7 +13,7 @@ from decodedrift.core.records import InputError, plain, shortened
 from decodedrift.core.secrecy import home_shortened
 from decodedrift.core.settings import Settings, make_settings, no_rows
 from decodedrift.runs.plan import IDENTITY
-from decodedrift.runs.prepare import NOTHING, Settled
+from decodedrift.runs.prepare import NOTHING, Sizes
 from decodedrift.runs.runfolder import RunFolder, Stored
 
 S = TypeVar("S", bound=Settings)
@@ -71,7 +71,7 @@ def stored_settings(kind: type[S], stored: Stored) -> S:
     return make_settings(kind, values)
 
 
-def settled(stored: Stored | None, settings: Settings) -> Settled:
+def stored_sizes(stored: Stored | None, settings: Settings) -> Sizes:
     """The sizes that a run was settled at, where the same was asked: memory that is free now changes nothing.
 
     Raises:
@@ -85,7 +85,7 @@ def settled(stored: Stored | None, settings: Settings) -> Settled:
     for name, size in sizes.items():
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise InputError(f"{name} must be a whole number >= 1, not {size!r}")
-    return Settled(*sizes.values())
+    return Sizes(*sizes.values())
 
 
 def refuse_another(stored: Stored, plan: Settings, environment: Mapping[str, Any], where: str) -> None:

@@ -83,10 +83,10 @@ class RunFolder:
         if self.fresh and (self.path / MARK).exists():
             self._stack.close()
             raise InputError(f"{self.path}: another run has just begun in this folder; name a new one")
-        for left in [*self.path.glob(f"{WAITING}*"), *self.path.glob("jobs/*.part")]:
-            shutil.rmtree(left, ignore_errors=True)
-        for left in self.path.glob("**/*.part"):
-            left.unlink()
+        for stale in [*self.path.glob(f"{WAITING}*"), *self.path.glob("jobs/*.part")]:
+            shutil.rmtree(stale, ignore_errors=True)
+        for stale in self.path.glob("**/*.part"):
+            stale.unlink()
         return self
 
     def __exit__(

@@ -54,7 +54,7 @@ class Stoppable(Progress):
 
     def received(self, signum: int, frame: FrameType | None) -> None:
         """A signal handler."""
-        _taken(signum)
+        _take(signum)
         if self.signum is not None:
             raise Stopped(signum)
         self.signum = signum
@@ -76,14 +76,14 @@ def terminable() -> Iterator[None]:
     """SIGTERM and SIGHUP as exceptions, so that a command that has nothing to finish still cleans up behind itself."""
 
     def received(signum: int, frame: FrameType | None) -> None:
-        _taken(signum)
+        _take(signum)
         raise Stopped(signum)
 
     with _handled(ENDING, received):
         yield
 
 
-def _taken(signum: int) -> None:
+def _take(signum: int) -> None:
     """A second SIGHUP is ignored; what is said to a terminal that is closed goes nowhere: writing there is an error."""
     if signal.Signals(signum).name == "SIGHUP":
         signal.signal(signum, signal.SIG_IGN)

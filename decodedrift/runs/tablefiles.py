@@ -103,9 +103,9 @@ def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = No
 
     prompt_ids: only the rows of these prompts.
     """
-    wanted = None if prompt_ids is None else [("prompt_id", "in", [untrusted.csv_text(i) for i in prompt_ids])]
+    filters = None if prompt_ids is None else [("prompt_id", "in", [untrusted.csv_text(i) for i in prompt_ids])]
     names = [name for name, kind in TABLES[table].items() if kind == "str"]
-    frame = pq.read_table(path, read_dictionary=names, filters=wanted).to_pandas()
+    frame = pq.read_table(path, read_dictionary=names, filters=filters).to_pandas()
     for name in names:
         texts = frame[name].cat
         distinct = np.array([*(untrusted.csv_text_back(t) for t in texts.categories), None], dtype=object)

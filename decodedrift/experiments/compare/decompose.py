@@ -109,8 +109,8 @@ class Decomposition:
             columns |= {name: _padded(errors.get(name, np.empty(0)), n) for name in ("e0", "e1")}
             columns |= {"kl_reference_text": _padded(kl_shared, n), "kl_candidate_text": _padded(kl_own, n)}
             columns["after"] = (np.arange(n) > (n if parted is None else parted)).astype(int)
-            named = pair | {"role": candidate.role} | key._asdict()
-            self.bench.result.steps.append(keyed(named, pd.DataFrame(columns)))
+            keys = pair | {"role": candidate.role} | key._asdict()
+            self.bench.result.steps.append(keyed(keys, pd.DataFrame(columns)))
 
 
 def _padded(values: np.ndarray, n: int) -> np.ndarray:

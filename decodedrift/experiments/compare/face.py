@@ -8,7 +8,7 @@ from typing import Any
 
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import Prompt, Strategy, Text, Variant
-from decodedrift.experiments.running import given, run
+from decodedrift.experiments.running import nondefault, run
 from decodedrift.experiments.study import Study
 
 Path = str | PathLike[str]
@@ -73,4 +73,4 @@ def compare(
         >>> list(study.summary["candidate"])[-1]
         'bf16'
     """
-    return run("compare", given(compare, locals()), tokenizer, out, resume, progress)  # type: ignore[arg-type]
+    return run("compare", nondefault(compare, locals()), tokenizer, out, resume, progress)  # type: ignore[arg-type]

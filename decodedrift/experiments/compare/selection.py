@@ -69,6 +69,6 @@ def kl_at(positions: pd.DataFrame, rows: pd.DataFrame) -> Mapping[tuple[str, str
     """Forced KL at the first divergence of each of the rows."""
     keys = ["candidate", "strategy", "seed", "prompt_id"]
     places = rows[[*keys, "first_divergence"]].rename(columns={"first_divergence": "position"}).dropna()
-    forced = positions[(positions["role"] == "candidate") & positions["prompt_id"].isin(set(rows["prompt_id"]))]
-    rows_at = forced[[*keys, "position", "kl"]].merge(places, on=[*keys, "position"])
+    frame = positions[(positions["role"] == "candidate") & positions["prompt_id"].isin(set(rows["prompt_id"]))]
+    rows_at = frame[[*keys, "position", "kl"]].merge(places, on=[*keys, "position"])
     return {key_of(row): row.kl for row in rows_at.itertuples()}

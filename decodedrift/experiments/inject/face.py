@@ -8,7 +8,7 @@ from typing import Any
 
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import Prompt, Strategy, Variant
-from decodedrift.experiments.running import given, run
+from decodedrift.experiments.running import nondefault, run
 from decodedrift.experiments.study import Study
 
 Path = str | PathLike[str]
@@ -57,4 +57,4 @@ def inject(
     Raises:
         InputError: it cannot be done as asked; the message is one line with the culprit and the mend.
     """
-    return run("inject", given(inject, locals()), tokenizer, out, resume, progress)  # type: ignore[arg-type]
+    return run("inject", nondefault(inject, locals()), tokenizer, out, resume, progress)  # type: ignore[arg-type]

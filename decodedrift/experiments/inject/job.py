@@ -57,14 +57,14 @@ def check(world: World) -> None:
 def _replaced(bench: Bench, model: Loaded, reference: Pass, position: int, rank: int) -> None:
     """Rows of the texts whose token at a position is replaced by the one that their strategy ranks `rank`."""
     able = {s.label for s, _ in bench.plan.cells if s.injectable}
-    wanted: dict[Any, Put] = {}
+    puts: dict[Any, Put] = {}
     for key, trace in reference.traces.items():
         if key.strategy in able and position < len(trace.token_ids):
             token = ranked(reference.generated.logs[key], position, rank)
             if token is not None:
-                wanted[key] = (position, token)
+                puts[key] = (position, token)
     name = f"rank={rank}"
-    for key, trace in put_in(bench, model, name, wanted, reference).items() if wanted else ():
+    for key, trace in put_in(bench, model, name, puts, reference).items() if puts else ():
         ours = reference.traces[key]
         broken = "nonfinite" in (ours.finish, trace.finish)
         row = trajectory.injection_row(ours.token_ids, trace.token_ids, position, broken=broken)

@@ -37,11 +37,11 @@ def control(model: Any, name: str, logits: Callable[[], Tensor], models: list[An
     Raises:
         VariantError: the copy reads a given model, computes under autocast, or does not move.
     """
-    named, places = dict(model.named_parameters()), {_place(t) for _, t in _tensors(model)}
-    others = {_place(t): called for one in models for called, t in _tensors(one) if _place(t) not in places}
-    watch = Watch(others, {_place(p): called for called, p in named.items()})
+    by_name, places = dict(model.named_parameters()), {_place(t) for _, t in _tensors(model)}
+    others = {_place(t): label for one in models for label, t in _tensors(one) if _place(t) not in places}
+    watch = Watch(others, {_place(p): label for label, p in by_name.items()})
     with _uncompiled():
-        with watch, Autocast(next(model.parameters()).device.type) as autocast, _called(model) as called:
+        with watch, Autocast(next(model.parameters()).device.type) as autocast, _calls(model) as calls:
             base = logits()
         if fault := _fault(model, watch, autocast):
             raise VariantError(f"{name}: {fault}")
@@ -53,14 +53,14 @@ def control(model: Any, name: str, logits: Callable[[], Tensor], models: list[An
         }
         if not bool(torch.isfinite(base).all()):
             return facts
-        facts["moved"] = _movement(logits, named[weight], base)
+        facts["moved"] = _shift(logits, by_name[weight], base)
         if not facts["moved"]:
             raise VariantError(
                 f"{name}: {weight} of its copy doubled moves no logit: something else than the copy runs"
             )
-        for path, weights in _carriers(model, set(watch.reads), called):
-            tried = ((w, _movement(logits, named[w], base)) for w in weights)
-            witness = next(((w, moved) for w, moved in tried if moved), None)
+        for path, weights in _carriers(model, set(watch.reads), calls):
+            tried = ((w, _shift(logits, by_name[w], base)) for w in weights)
+            witness = next(((w, shift) for w, shift in tried if shift), None)
             if witness is None:
                 lack = f"no weight of its copy's {path or 'model'} moves a logit when doubled"
                 raise VariantError(
@@ -121,18 +121,18 @@ def _fault(model: Any, watch: Watch, autocast: Autocast) -> str:
 
 def _final(model: Any, reads: list[str], base: Tensor) -> str:
     """The final norm's weight: the last one-dimensional one that is read before the head's; without any, the head's."""
-    named = dict(model.named_parameters())
+    by_name = dict(model.named_parameters())
     head = getattr(model.get_output_embeddings(), "weight", None)
-    last = next((n for n in reversed(reads) if head is not None and _place(named[n]) == _place(head)), reads[-1])
-    if not bool(base.any()) or not bool(named[last].any()):
+    last = next((n for n in reversed(reads) if head is not None and _place(by_name[n]) == _place(head)), reads[-1])
+    if not bool(base.any()) or not bool(by_name[last].any()):
         return last  # zeros stay zeros, whatever the norm does
     before = reads[: len(reads) - reads[::-1].index(last)]
-    norms = [n for n in before if named[n].dim() == 1 and not n.endswith("bias")]
+    norms = [n for n in before if by_name[n].dim() == 1 and not n.endswith("bias")]
     return norms[-1] if norms else last
 
 
 @contextmanager
-def _called(model: Any) -> Iterator[set[str]]:
+def _calls(model: Any) -> Iterator[set[str]]:
     """Paths of the modules with a `forward` or hooks of their own that are called inside."""
     paths: set[str] = set()
 
@@ -152,7 +152,7 @@ def _customised(module: Module) -> bool:
     return any(name in ("forward", "hook") for name, _ in replaced(module))
 
 
-def _carriers(model: Any, read: set[str], called: set[str]) -> Iterator[tuple[str, list[str]]]:
+def _carriers(model: Any, read: set[str], calls: set[str]) -> Iterator[tuple[str, list[str]]]:
     """(path, weights that were read) of the innermost modules with a `forward` or hooks of their own that took part.
 
     Experts to which no token was sent take no part. One that was called and whose weights nobody read has none here.
@@ -161,24 +161,24 @@ def _carriers(model: Any, read: set[str], called: set[str]) -> Iterator[tuple[st
     names = {id(weight): name for name, weight in model.named_parameters()}  # a tied one has the first of its names
     for path, module in model.named_modules():
         weights = [names[id(weight)] for weight in module.parameters()] if _customised(module) else []
-        if used := [name for name in weights if name in read]:
-            parts[path] = used
-        elif weights and path in called:
+        if names_read := [name for name in weights if name in read]:
+            parts[path] = names_read
+        elif weights and path in calls:
             parts[path] = []
-    for path, used in parts.items():
+    for path, names_read in parts.items():
         if not any(other != path and other.startswith(path and f"{path}.") for other in parts):
-            yield path, used
+            yield path, names_read
 
 
-def _movement(logits: Callable[[], Tensor], weight: torch.nn.Parameter, base: Tensor) -> float:
+def _shift(logits: Callable[[], Tensor], weight: torch.nn.Parameter, base: Tensor) -> float:
     """How far the logits move where a weight is doubled (zeros: made one); it may be shared, so another is put in."""
     values = weight.data
     weight.data = torch.where(values == 0, torch.ones_like(values), values * 2)
     try:
-        moved = (logits().float() - base.float()).abs()
+        shift = (logits().float() - base.float()).abs()
     finally:
         weight.data = values
-    return float(moved.nan_to_num(nan=torch.finfo(torch.float32).max).max())
+    return float(shift.nan_to_num(nan=torch.finfo(torch.float32).max).max())
 
 
 def _uncompiled() -> Any:

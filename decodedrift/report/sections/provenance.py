@@ -49,8 +49,8 @@ def _options(study: StudyLike) -> list[tuple[str, str]]:
     kind = ", ".join(str(v) for v in (model.get("type"), model.get("kind")) if v)
     prompts, left_out = len(plan.get("prompts", ())), plan.get("left_out", 0)
     source = f"{prompts} from {plan.get('prompt_source', 'given')}" + (f", {left_out} left out" if left_out else "")
-    used = way.get("batch_size", plan.get("batch_size"))
-    lowered = used != way.get("batch_size_asked", used)
+    size = way.get("batch_size", plan.get("batch_size"))
+    lowered = size != way.get("batch_size_asked", size)
     return _facts([
         ("Kind of model", kind),
         ("Stored as", _counts(model.get("stored_dtypes", {}))),
@@ -123,8 +123,8 @@ def _timings(study: StudyLike) -> Table | None:
     if not len(part):
         return None
     seconds = part.groupby(["variant", "phase"], sort=False)["seconds"].sum()
-    names, met = list(dict.fromkeys(part["variant"])), set(part["phase"])
-    phases = [p for p in PHASES if p in met] + sorted(met - set(PHASES))
+    names, present = list(dict.fromkeys(part["variant"])), set(part["phase"])
+    phases = [p for p in PHASES if p in present] + sorted(present - set(PHASES))
     rows = []
     for name in names[:MOST]:
         cells = [num(number(seconds.get((name, phase)), "seconds")) for phase in phases]

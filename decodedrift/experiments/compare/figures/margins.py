@@ -27,17 +27,17 @@ class Margins(Curves):
 
     def _read(self) -> pd.DataFrame:
         """Cumulative distributions: of all forced positions, and of those at which a candidate left the reference."""
-        forced, left = (table[table["role"] == "candidate"] for table in (self.study.positions, self.study.divergences))
-        margin = next((m for m in MARGINS if m in forced and forced[m].notna().any()), MARGINS[-1])
-        forced = forced[(forced["strategy"] != "text") & forced[margin].notna()]
-        left = left[left["diverged"] == 1].rename(columns={"first_divergence": "position"})
-        left = forced.merge(left[["candidate", *PLACE]].dropna(), on=["candidate", *PLACE])
+        frame, ends = (table[table["role"] == "candidate"] for table in (self.study.positions, self.study.divergences))
+        margin = next((m for m in MARGINS if m in frame and frame[m].notna().any()), MARGINS[-1])
+        frame = frame[(frame["strategy"] != "text") & frame[margin].notna()]
+        ends = ends[ends["diverged"] == 1].rename(columns={"first_divergence": "position"})
+        ends = frame.merge(ends[["candidate", *PLACE]].dropna(), on=["candidate", *PLACE])
         self.columns, self.positive = (margin, "share"), (("x", margin),)
         self.hover = (("", "$name"), ("margin", f"@{margin}{{%.4g}}"), ("share", "@share{%.3f}"))
-        if len(forced) and forced["strategy"].value_counts().max() > POINTS:
+        if len(frame) and frame["strategy"].value_counts().max() > POINTS:
             self.thinned = f"Curves of more than {POINTS} positions are drawn at {POINTS} of them."
-        everywhere = forced.drop_duplicates(PLACE).assign(candidate=EVERYWHERE, positions="all")
-        rows = pd.concat([everywhere, left.assign(positions="at t* of " + left["candidate"])])
+        everywhere = frame.drop_duplicates(PLACE).assign(candidate=EVERYWHERE, positions="all")
+        rows = pd.concat([everywhere, ends.assign(positions="at t* of " + ends["candidate"])])
         groups = rows.groupby(["strategy", "candidate", "positions"], sort=False)[margin]
         curves = [_distribution(values).assign(**dict(zip(groups.keys, key))) for key, values in groups]
         return pd.concat(curves) if curves else rows

@@ -28,11 +28,11 @@ class Perplexity(Curves):
 
     def _read(self) -> pd.DataFrame:
         """Texts from perplexity.csv, then each strategy's own continuations from distribution.csv."""
-        texts, own = self.study.perplexity, self.study.distribution
+        texts, table = self.study.perplexity, self.study.distribution
         tables = [texts.rename(columns={"variant": "candidate", "text": "tokens_of"}).assign(own=False)]
-        if len(own):
-            own = own[(own["role"] == "candidate") & (own["bucket"] == "all") & (own["strategy"] != "text")]
-            tables.append(own.rename(columns={"strategy": "tokens_of"}).assign(own=True))
+        if len(table):
+            table = table[(table["role"] == "candidate") & (table["bucket"] == "all") & (table["strategy"] != "text")]
+            tables.append(table.rename(columns={"strategy": "tokens_of"}).assign(own=True))
         columns = ["candidate", *self.columns, "own"]
         parts = [table.loc[table["ln_ppl_ratio"].notna(), columns] for table in tables if len(table)]
         return pd.concat(parts, ignore_index=True) if parts else texts.head(0)

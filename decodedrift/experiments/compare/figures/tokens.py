@@ -28,12 +28,12 @@ def tokens(study: Study, prompt_id: str, candidate: str, strategy: str, seed: in
         ValueError: no such case; the message names what there is.
     """
     rows = study.divergences[study.divergences["role"] == "candidate"]
-    for column, wanted in (("prompt_id", prompt_id), ("candidate", candidate), ("strategy", strategy), ("seed", seed)):
+    for column, choice in (("prompt_id", prompt_id), ("candidate", candidate), ("strategy", strategy), ("seed", seed)):
         choices = list(dict.fromkeys(rows[column]))
-        rows = rows[rows[column] == wanted]
+        rows = rows[rows[column] == choice]
         if not len(rows):
             listed = ", ".join(map(str, choices[:20]))
-            raise ValueError(f"no compared trace with {column} {wanted!r}; choices: {listed}")
+            raise ValueError(f"no compared trace with {column} {choice!r}; choices: {listed}")
     row = next(rows.itertuples())
     at = None if pd.isna(row.first_divergence) else int(row.first_divergence)
     sides = [_ids(study, ("reference", row.reference), row), _ids(study, ("candidate", candidate), row)]
@@ -67,20 +67,20 @@ def _lane(study: Study, row: Any, side: int, ids: list[int], at: int | None) -> 
     """The tokens of one side with their places, colours and tooltips."""
     names = {int(t.token_id): str(t.token) for t in study.tokens[study.tokens["token_id"].isin(ids)].itertuples()}
     keys = {"candidate": row.candidate, "strategy": row.strategy, "seed": row.seed, "prompt_id": row.prompt_id}
-    forced, tops = (_case(frame, keys) for frame in (study.positions, study.alternatives_of([row.prompt_id])))
-    forced = forced.set_index("position")
+    positions, tops = (_case(frame, keys) for frame in (study.positions, study.alternatives_of([row.prompt_id])))
+    positions = positions.set_index("position")
     variant = row.candidate if side else row.reference
     tops = tops[(tops["variant"] == variant) & (tops["pass"] == "generated")]
     boxes = []
     for i, token_id in enumerate(ids):
-        shared = i in forced.index and (side == 0 or at is None or i <= at)
+        shared = i in positions.index and (side == 0 or at is None or i <= at)
         text = shown(names.get(token_id, f"⟨{token_id}⟩")).replace("\n", "⏎")
-        margin = forced.at[i, f"logit_margin_{'candidate' if side else 'reference'}"] if shared else np.nan
+        margin = positions.at[i, f"logit_margin_{'candidate' if side else 'reference'}"] if shared else np.nan
         hot = sum(margin < bound for bound in MARGINS)
         boxes.append({
             "x": i % WIDTH + 0.5, "left": i % WIDTH + 0.06, "y": i // WIDTH * 3 + side + 0.3, "position": i,
             "label": brief(text, 10), "token": brief(text, 60), "token_id": token_id, "variant": base.label(variant),
-            "margin": margin, "kl": forced.at[i, "kl"] if shared else np.nan, "heat": 0.1 * hot,
+            "margin": margin, "kl": positions.at[i, "kl"] if shared else np.nan, "heat": 0.1 * hot,
             "ink": 0.5 if at is not None and i < at else 1.0, "edge": LIGHT["ink"] if i == at else LIGHT["line"],
             "width": 2 if i == at else 1, "top": _listed(tops[tops["position"] == i], study),
         })  # fmt: skip

@@ -23,17 +23,17 @@ BUCKETS = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """summary.csv: a row per compared variant x strategy, controls included (`role`)."""
-    forced = dict(iter(positions.groupby(CELL, sort=False)))
+    frames = dict(iter(positions.groupby(CELL, sort=False)))
     control = traces["role"].where(traces["role"].isin(CONTROLS), "").rename("control")  # may share a variant's name
     lengths = traces.groupby(["variant", control, "strategy", "seed", "prompt_id"])["n_tokens"].first()
     rows = []
     for key, cell in divergences.groupby(CELL, sort=False):
         row = dict(zip(CELL, key, strict=True)) | _divergence_fold(cell)
-        row |= _forced_fold(forced.get(key, positions.iloc[:0]))
+        row |= _forced_fold(frames.get(key, positions.iloc[:0]))
         row["agreement_after"] = _agreement_after(cell, lengths)
         flags = cell["reconverged"].dropna().to_numpy(dtype=float)
         row["reconverged_share"] = _mean(flags)
-        row["nonfinite"] = int(cell["nonfinite"].sum()) + int(forced[key]["nonfinite"].sum() if key in forced else 0)
+        row["nonfinite"] = int(cell["nonfinite"].sum()) + int(frames[key]["nonfinite"].sum() if key in frames else 0)
         rows.append(row)
     return fold(rows)
 

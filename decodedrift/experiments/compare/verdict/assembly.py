@@ -35,7 +35,7 @@ def verdict(study: Study) -> list[str]:
         sentences += _divergence(study, candidates)
         sentences += _causes(study)
         sentences += _floor(table, candidates)
-        sentences += _forced(candidates)
+        sentences += _distributions(candidates)
     sentences += hazard.sentences(study.risk, study.flip_law)
     sentences += [*injection.sentences(study.injection), *decomposition.sentences(study.steps)]
     sentences += _texts(study)
@@ -88,8 +88,8 @@ def broken(study: Study) -> bool:
 def self_control_broken(study: Study) -> bool:
     """Whether the reference differed from itself in any number."""
     rows = study.divergences[study.divergences["role"] == "self"]
-    forced = study.positions[study.positions["role"] == "self"]
-    differs = (forced[["logit_gap_max", "kl"]].fillna(0.0) != 0).any(axis=None)
+    positions = study.positions[study.positions["role"] == "self"]
+    differs = (positions[["logit_gap_max", "kl"]].fillna(0.0) != 0).any(axis=None)
     return bool((rows["diverged"] == 1).any() or differs)
 
 
@@ -97,7 +97,7 @@ def _self_control(study: Study) -> list[str]:
     if not self_control_broken(study):
         return []
     rows = study.divergences[study.divergences["role"] == "self"]
-    forced = study.positions[study.positions["role"] == "self"]
+    positions = study.positions[study.positions["role"] == "self"]
     device = str(study.environment.get("numerical", {}).get("device", "cpu"))
     meaning = (
         "this CPU run is not reproducible and its figures are not to be trusted"
@@ -106,7 +106,7 @@ def _self_control(study: Study) -> list[str]:
     )
     return [
         f"The reference differs from itself: {int(rows['diverged'].sum())} of {len(rows)} repeated traces diverged and "
-        f"the largest logit difference is {_number(forced['logit_gap_max'].max())}; {meaning}."
+        f"the largest logit difference is {_number(positions['logit_gap_max'].max())}; {meaning}."
     ]
 
 
@@ -222,7 +222,7 @@ def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
     )
 
 
-def _forced(table: pd.DataFrame) -> list[str]:
+def _distributions(table: pd.DataFrame) -> list[str]:
     """What the distributions say along the reference's own tokens, with the caveat that belongs to them."""
     parts, damage = {}, {}
     measured = table[table["kl_mean"].notna() | table["top1_agreement"].notna()]

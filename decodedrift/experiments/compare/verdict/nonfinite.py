@@ -55,9 +55,9 @@ def _reference(traces: pd.DataFrame, divergences: pd.DataFrame, positions: pd.Da
 def _not_compared(broken: pd.DataFrame, divergences: pd.DataFrame) -> int:
     """How many of the reference's broken traces no candidate could be held against."""
     rows = divergences[divergences["role"] == "candidate"]
-    met, compared = (set(map(tuple, part[TRACE].to_numpy())) for part in (rows, rows[rows["compared"] > 0]))
+    shared, compared = (set(map(tuple, part[TRACE].to_numpy())) for part in (rows, rows[rows["compared"] > 0]))
     keys = [*zip(*(broken[c] for c in TRACE), strict=True)]
-    return sum(k not in compared and (k in met or not n) for k, n in zip(keys, broken["n_tokens"], strict=True))
+    return sum(k not in compared and (k in shared or not n) for k, n in zip(keys, broken["n_tokens"], strict=True))
 
 
 def _readings(rows: pd.DataFrame, whose: str) -> list[str]:
