@@ -25,38 +25,38 @@ HORIZON = 200
 
 def simulated(
     rng: np.random.Generator, shape: float, scale: float, prompts: int = 100, seeds: int = 1, alike: float = 0.0
-) -> sv.Observed:
+) -> sv.CensoredTimes:
     """Traces with S(t) = exp(-((t + 1) / scale)^shape), censored at HORIZON; `alike`: correlation within a prompt."""
     shared, own = rng.standard_normal((prompts, 1)), rng.standard_normal((prompts, seeds))
     uniform = stats.norm.cdf(math.sqrt(alike) * shared + math.sqrt(1 - alike) * own).ravel()
     tokens = np.ceil(scale * (-np.log(uniform)) ** (1 / shape)).clip(1, HORIZON + 1).astype(int)
-    return sv.Observed.of(np.minimum(tokens, HORIZON), tokens <= HORIZON, np.repeat(np.arange(prompts), seeds))
+    return sv.CensoredTimes.of(np.minimum(tokens, HORIZON), tokens <= HORIZON, np.repeat(np.arange(prompts), seeds))
 
 
 def true_survival(shape: float, scale: float, t: int) -> float:
     return math.exp(-(((t + 1) / scale) ** shape))
 
 
-def shape_interval(seen: sv.Observed) -> tuple[float, float]:
-    found = weibull.fit(seen)
-    return found.low, found.high
+def shape_interval(times: sv.CensoredTimes) -> tuple[float, float]:
+    fit = weibull.fit(times)
+    return fit.low, fit.high
 
 
-def band_at(t: int) -> Callable[[sv.Observed], tuple[float, float]]:
-    def interval(seen: sv.Observed) -> tuple[float, float]:
-        curve = sv.kaplan_meier(seen)
+def band_at(t: int) -> Callable[[sv.CensoredTimes], tuple[float, float]]:
+    def interval(times: sv.CensoredTimes) -> tuple[float, float]:
+        curve = sv.kaplan_meier(times)
         at = min(t, len(curve.low) - 1)
         return float(curve.low[at]), float(curve.high[at])
 
     return interval
 
 
-def hazard_interval(seen: sv.Observed) -> tuple[float, float]:
-    return sv.hazard_rate(seen)[1:]
+def hazard_interval(times: sv.CensoredTimes) -> tuple[float, float]:
+    return sv.hazard_rate(times)[1:]
 
 
-def half_life_interval(seen: sv.Observed) -> tuple[float, float]:
-    middle, low, high = sv.kaplan_meier(seen).median()
+def half_life_interval(times: sv.CensoredTimes) -> tuple[float, float]:
+    middle, low, high = sv.kaplan_meier(times).median()
     return (low, high) if not math.isnan(middle) else (math.nan, math.nan)
 
 
@@ -114,7 +114,7 @@ def lines() -> Iterator[Line]:
 
 def slope_interval(rng: np.random.Generator, prompts: int) -> tuple[float, float]:
     found = sv.slope_within(*slope_data(rng, prompts))
-    return found.low, found.high
+    return fit.low, fit.high
 
 
 def main() -> None:
