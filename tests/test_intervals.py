@@ -43,7 +43,7 @@ def test_an_error_over_clusters_written_out() -> None:
     rng = np.random.default_rng(0)
     clusters = np.repeat(["a", "b", "c", "d", "e"], [1, 2, 3, 4, 5])
     top, bottom = rng.normal(size=15), rng.uniform(1, 2, size=15)
-    value, error = iv.ratio(top, bottom, clusters)
+    value, error = iv.ratio_se(top, bottom, clusters)
     assert value == pytest.approx(top.sum() / bottom.sum())
     squares = sum(sum(top[clusters == c] - value * bottom[clusters == c]) ** 2 for c in "abcde")
     assert error == pytest.approx(math.sqrt(5 / 4 * squares) / bottom.sum())
@@ -53,10 +53,10 @@ def test_an_error_over_clusters_written_out() -> None:
     assert iv.iid_se(top) == pytest.approx(stats.sem(top)) and math.isnan(iv.iid_se(top[:1]))
     assert iv.clustered_se(np.repeat(top, 3), np.repeat(np.arange(15), 3)) == pytest.approx(stats.sem(top)), "copies"
     assert iv.clustered_se(np.zeros(15), clusters) == 0
-    assert iv.ratio(top[3:6], bottom[3:6], clusters[3:6])[0] and math.isnan(
-        iv.ratio(top[3:6], bottom[3:6], clusters[3:6])[1]
+    assert iv.ratio_se(top[3:6], bottom[3:6], clusters[3:6])[0] and math.isnan(
+        iv.ratio_se(top[3:6], bottom[3:6], clusters[3:6])[1]
     )
-    assert np.isnan(iv.ratio(top[:0], bottom[:0], clusters[:0])).all()
+    assert np.isnan(iv.ratio_se(top[:0], bottom[:0], clusters[:0])).all()
 
 
 def test_half_an_interval_is_students_and_no_difference_is_no_certainty() -> None:

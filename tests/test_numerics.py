@@ -242,8 +242,8 @@ def test_logit_error_leaves_out_ids_that_are_not_finite_on_both_sides():
     assert count.tolist() == [3, 5]
     assert d[0].tolist() == pytest.approx([1 - 4 / 3, -4 / 3, 3 - 4 / 3, 0, 0])
     assert d[1].tolist() == [-2, -1, 0, 1, 2]
-    assert nm.rms(d, count)[0].item() == pytest.approx(math.sqrt(np.var([1, 0, 3])))
-    assert nm.rms(d)[1].item() == pytest.approx(math.sqrt(2))
+    assert nm.row_rms(d, count)[0].item() == pytest.approx(math.sqrt(np.var([1, 0, 3])))
+    assert nm.row_rms(d)[1].item() == pytest.approx(math.sqrt(2))
 
 
 def test_centred_rms_is_the_population_deviation_of_the_finite_entries():
