@@ -40,7 +40,7 @@ def unsorted(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def again(**more: Any) -> dd.Study:
         with monkeypatch.context() as patch:
-            patch.setattr(job, "by_length", lambda items, length, size: list(items))
+            patch.setattr(bench, "by_length", lambda items, length, size: list(items))
             return run(**more)
 
     return again
