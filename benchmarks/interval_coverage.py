@@ -113,8 +113,8 @@ def lines() -> Iterator[Line]:
 
 
 def slope_interval(rng: np.random.Generator, prompts: int) -> tuple[float, float]:
-    found = sv.slope_within(*slope_data(rng, prompts))
-    return fit.low, fit.high
+    slope = sv.slope_within(*slope_data(rng, prompts))
+    return slope.low, slope.high
 
 
 def main() -> None:

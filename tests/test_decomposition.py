@@ -23,6 +23,7 @@ from decodedrift.decoding.spool import Spool
 from decodedrift.decoding.strategies import parse_strategies
 from decodedrift.experiments.compare.folds import decomposition
 from decodedrift.experiments.compare.handover import Handover
+from decodedrift.experiments.compare.verdict.decomposition import sentences
 from decodedrift.measure.tables import typed
 from decodedrift.models.load import loaded
 from decodedrift.models.precisions.floating import KeepDouble
@@ -267,7 +268,7 @@ def test_folds_of_little() -> None:
     assert row.state_compounding == 2
     assert math.isnan(row.state_compounding_low)  # one prompt has no interval
     assert list(decomposition.fold_positions(frame.iloc[:0]).columns) == decomposition.COLUMNS
-    assert decomposition.sentences(frame) == []
+    assert sentences(frame) == []
 
 
 def test_a_saved_run_reads_the_same(study: Any, tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_folds_by_hand() -> None:
 
 def test_beams_alone_are_refused_by_name() -> None:
     for settings in ({"strategies": ["beam"]}, {"strategies": ["top-p"], "coupling": "none"}):
-        with pytest.raises(InputError, match="--inject: a beam search"):
+        with pytest.raises(InputError, match="inject=True: a beam search"):
             dd.compare("demo", inject=True, **settings)
         with pytest.raises(InputError, match="inject: a beam search"):
             inject("demo", **settings)
@@ -308,7 +308,7 @@ def test_the_runner_up_is_the_strategys_second(tmp_path: Path) -> None:
     assert set(done.injection["role"]) == {"injected"}
     assert {f.name for f in (tmp_path / "run").iterdir()} == {
         "plan.json", "environment.json", "injection.csv", "traces.csv", "failures.csv", "after.csv", "summary.csv",
-        "verdict.txt",
+        "tokens.csv", "timings.csv", "verdict.txt", "report.html", "jobs",
     }  # fmt: skip
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["at"] == [3, 7]
 
@@ -321,8 +321,8 @@ def test_where_the_set_holds_one_token_nothing_is_replaced() -> None:
 
 def test_rank_one_is_the_control() -> None:
     done = inject("demo", at=[2, 5], rank=1, limit=2, max_new_tokens=24)
-    assert (done.table["agreement"] == 1).all()
-    assert (done.table["unchanged"] == done.table["texts"]).all()
+    assert (done.summary["agreement"] == 1).all()
+    assert (done.summary["unchanged"] == done.summary["texts"]).all()
     assert all("100 % of the tokens after it are the reference's, as they must be" in s for s in done.verdict)
 
 

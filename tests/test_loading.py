@@ -143,7 +143,7 @@ def test_a_resumed_run_keeps_the_size_of_its_jobs(saved: Any, tmp_path: Path, mo
         dd.compare(saved(), out=tmp_path / "run", resume=True, **ASKED | {"prompts_per_job": 16})
     stored = RunFolder(tmp_path / "run").stored()
     assert stored is not None
-    assert stored_settings(stored).prompts_per_job == 24
+    assert stored_settings(CompareSettings, stored).prompts_per_job == 24
     dd.compare(saved(), out=tmp_path / "run", resume=True, **ASKED)
     assert content(tmp_path / "run") == content(tmp_path / "whole")
 
