@@ -120,12 +120,10 @@ def prepare(
     from decodedrift.runs import fitting
 
     plan = _placed(plan, check_device(plan.device))
-    if isinstance(settings.model, str):
-        checkpoint = checkpoints.find(
-            settings.model, settings.revision, settings.trust_remote_code, settings.allow_pickle
-        )
+    if isinstance(model := settings.model, str):
+        checkpoint = checkpoints.find(model, settings.revision, settings.trust_remote_code, settings.allow_pickle)
     else:
-        checkpoint = checkpoints.in_memory(settings.model, tokenizer)
+        checkpoint = checkpoints.in_memory(model, tokenizer)
     plan = identity.without_home(plan.having(model=checkpoint.name))
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
     others = world.other_checkpoints(plan, vocab)

@@ -11,9 +11,7 @@ from decodedrift.measure.passes import Pass
 from decodedrift.models.load import Loaded
 
 
-def judge(
-    bench: Bench, model: Loaded, candidate: Pass, reference: Pass, decomposition: Decomposition | None = None
-) -> None:
+def judge(bench: Bench, model: Loaded, candidate: Pass, reference: Pass, parts: Decomposition | None = None) -> None:
     """The reference reads a candidate's continuations; a batch that is the reference's own is not read twice."""
     begin, count = time.perf_counter(), 0
     for group in bench.continuations(candidate):
@@ -24,8 +22,8 @@ def judge(
             if passage.whole:
                 candidate.judged[passage.key] = passes.nll(logits, passage.reading.continuation)
             count += len(passage.reading.continuation)
-            if decomposition:
-                decomposition.judge(candidate, passage, logits)
+            if parts:
+                parts.judge(candidate, passage, logits)
     bench.result.timed(candidate.name, "", "judge", begin, count)
 
 

@@ -91,9 +91,8 @@ def carry_on(bench: Bench, model: Loaded, candidate: Pass, reference: Pass, cont
     for key, trace in candidate.traces.items():
         candidate.traces[key] = _as_generated(bench, candidate, reference, trace)
     for cell in bench.plan.cells:
-        waiting = [
-            t for k, t in candidate.traces.items() if k[:2] == (cell[0].label, cell[1]) and t.finish == "screened"
-        ]
+        place = cell[0].label, cell[1]
+        waiting = [t for k, t in candidate.traces.items() if k[:2] == place and t.finish == "screened"]
         waiting.sort(key=lambda trace: len(trace.token_ids))  # rows of a batch end together
         for start in range(0, len(waiting), rows):
             count += _write_on(bench, model, candidate, cell, {t.prompt_id: t for t in waiting[start : start + rows]})

@@ -42,8 +42,7 @@ class Prediction:
     def chances(self, law: str) -> np.ndarray:
         """Chance of a flip at each position; the `forced` ones are 0 or 1."""
         if law not in self.cache:
-            chance = self.forced.flipped.astype(float) if law == FORCED else flips.held_out(law, self.forced)
-            self.cache[law] = chance
+            self.cache[law] = self.forced.flipped.astype(float) if law == FORCED else flips.held_out(law, self.forced)
         return self.cache[law]
 
     def predicted(self, law: str) -> np.ndarray:
