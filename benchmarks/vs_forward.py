@@ -148,7 +148,7 @@ def bare(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from decodedrift.core.records import Reading
-    from decodedrift.decoding.choosers import Choice
+    from decodedrift.decoding.choosers import Move
     from decodedrift.decoding.forcing import force
     from decodedrift.decoding.loop import decode
     from decodedrift.models.load import loaded
@@ -165,7 +165,7 @@ def bare(arguments: argparse.Namespace) -> dict[str, Any]:
             self.width, self.tokens = width, torch.randint(1, VOCAB[arguments.shape], (steps, rows * width))
 
         def step(self, logits: Any, position: int) -> Any:
-            return Choice(self.tokens[position])
+            return Move(self.tokens[position])
 
         def traces(self) -> list[Any]:
             return []

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from decodedrift.cli.app import Items, Text, app, option
 from decodedrift.cli.gated import FAIL_ON, FAIL_ON_INTERVAL, read_gates
 from decodedrift.cli.working import conclude, more_files, work
+from decodedrift.core.files import file_name
 from decodedrift.core.formats import path_of
-from decodedrift.core.records import InputError, file_name
+from decodedrift.core.records import InputError
 from decodedrift.core.untrusted import terminal
 
 if TYPE_CHECKING:

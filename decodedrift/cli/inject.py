@@ -27,7 +27,7 @@ def inject(
         Text, option(metavar="N", help="What replaces: 2, the runner-up; 1, the token itself. [default: 2]")
     ] = None,
     reference: Annotated[Text, option(metavar="VARIANT", help="How the model is executed. [default: fp32]")] = None,
-    strategies: Annotated[Items, option(metavar="LIST", help="greedy, top-k, top-p. [default: greedy,top-p]")] = None,
+    strategies: Annotated[Items, option(metavar="LIST", help="Greedy and sampling. [default: greedy,top-p]")] = None,
     prompts: Annotated[Text, option(metavar="FILE", help="A .txt, .jsonl or .csv file, or a bundled set.")] = None,
     prompt: Annotated[Items, option(metavar="TEXT", help="A prompt; repeatable.")] = None,
     limit: Annotated[Text, option(metavar="N", help="Prompts at most. [bundled sets: a balanced 16]")] = None,

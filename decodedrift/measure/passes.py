@@ -15,8 +15,7 @@ from torch import Tensor
 from decodedrift.core.records import Key, Plan, Prompt, Reading, Strategy, Trace, Variant
 from decodedrift.decoding.batches import filed
 from decodedrift.decoding.loop import Generated
-from decodedrift.decoding.preferences import Choices
-from decodedrift.decoding.preferences import choices as strategy_choices
+from decodedrift.decoding.preferences import Preferences, prefer
 from decodedrift.decoding.tops import Tops, log_totals, tops
 from decodedrift.measure.alternatives import BUDGET, Ledger
 from decodedrift.measure.divergence import BeamScores, Side, divergence
@@ -40,6 +39,13 @@ class Passage:
     start: int = 0
     whole: bool = True
 
+    def prefer(self, logits: Tensor, reference: Preferences | None = None) -> Preferences | None:
+        """What the strategy makes of each forced position; None for searches, uncoupled draws and texts."""
+        if self.strategy is None:
+            return None
+        _, seed, prompt_id = self.key
+        return prefer(self.strategy, seed, prompt_id, logits, self.reading.continuation, reference)
+
 
 @dataclass
 class Pass:
@@ -58,7 +64,7 @@ class Pass:
     keep_logits: str = ""
     traces: dict[Key, Trace] = field(default_factory=dict)
     generated: Generated = field(default_factory=Generated)
-    choices: dict[Key, Choices | None] = field(default_factory=dict)
+    preferences: dict[Key, Preferences | None] = field(default_factory=dict)
     own_nll: dict[Key, np.ndarray] = field(default_factory=dict)
     judged: dict[Key, np.ndarray] = field(default_factory=dict)
     positions: dict[Key, pd.DataFrame] = field(default_factory=dict)
@@ -91,24 +97,11 @@ class Pass:
         return side
 
 
-See = Callable[[Passage, Tensor, Choices | None], None]
+See = Callable[[Passage, Tensor, Preferences | None], None]
 
 
-def unseen(passage: Passage, logits: Tensor, choices: Choices | None) -> None:
+def unseen(passage: Passage, logits: Tensor, preferences: Preferences | None) -> None:
     """Nobody looks on while a variant reads."""
-
-
-def choices(passage: Passage, logits: Tensor, ids: Tensor | None = None) -> Choices | None:
-    """What the strategy does at each forced position; None for beams, uncoupled draws and texts."""
-    if passage.strategy is None:
-        return None
-    _, seed, prompt_id = passage.key
-    return strategy_choices(passage.strategy, seed, prompt_id, logits, ids)
-
-
-def asked_of(reference: Choices, passage: Passage) -> Tensor:
-    """The ids whose scores a candidate is asked for at each position: the reference's two best, and the text's own."""
-    return torch.cat([reference.best, torch.tensor(passage.reading.continuation)[:, None]], dim=1)
 
 
 def positions(
@@ -116,7 +109,7 @@ def positions(
     reference: Tensor,
     candidate: Tensor,
     compute: str,
-    chosen: tuple[Choices, Choices] | None,
+    preferences: tuple[Preferences, Preferences] | None,
     vocab: Vocabulary,
 ) -> pd.DataFrame:
     """The rows of positions/ for one passage, without keys; one column per registered token metric.
@@ -124,15 +117,14 @@ def positions(
     Args:
         reference, candidate: raw logits [T, vocab] in each variant's own dtype.
         compute: the candidate's floating type, whose spacing `logit_margin_ulps` is in.
-        chosen: the strategy's choices under the reference, and under the candidate, asked first of the reference's
-            two best; None where it has none a position.
+        preferences: the strategy's under the reference, and under the candidate; None where it has none a position.
     """
     tokens = torch.tensor(passage.reading.continuation)
     sides: dict[str, Tensor] = {}
-    if chosen is not None:
-        ours, theirs = chosen
-        sides = {"choice_reference": ours.tokens, "choice_candidate": theirs.tokens}
-        sides |= {"best_reference": ours.scores, "best_candidate": theirs.asked[:, :2]}
+    if preferences is not None:
+        ours, theirs = preferences
+        sides = {"choice_reference": ours.takes, "choice_candidate": theirs.takes}
+        sides |= {"best_reference": ours.scores, "best_candidate": theirs.rival_scores}
     pair = LogitPair(
         reference=reference.to(candidate.device),
         candidate=candidate,

@@ -45,7 +45,7 @@ def prompts_per_job(world: World, least: int) -> int:
     """Prompts per job with which loading stays under SHARE of the time, in whole batches.
 
     `least` where that does, or where weights are kept. Bounded by what waits in a job: reference logits on the disk,
-    the scores of top-p in memory.
+    scores of sampling in memory.
     """
     total = len(world.plan.prompts)
     if world.all_fit or not world.plan.candidates or total <= least:
@@ -114,6 +114,6 @@ def _waiting(world: World) -> int:
 
 
 def _scores(world: World) -> int:
-    """Bytes of one prompt's top-p scores, an id and a float64 each, if every token were allowed."""
-    cells = sum(strategy.name == "top-p" for strategy, _ in world.plan.cells)
+    """Bytes of one prompt's scores, an id and a float64 each, where every token may be allowed."""
+    cells = sum(bool(s.samples and s.kind.wide) for s, _ in world.plan.cells)
     return cells * world.plan.max_new_tokens * world.width * 16

@@ -98,7 +98,7 @@ class World:
 
     def rows_per_prompt(self) -> int:
         """Rows that one prompt takes in a generating batch."""
-        widths = [s.params["num_beams"] if s.searches else 1 for s, _ in self.plan.cells]
+        widths = [s.rows for s, _ in self.plan.cells]
         return sum(widths) if self.plan.layout == "mixed" else max(widths, default=1)
 
     def batch_bytes(self, batch_size: int | None = None) -> int:

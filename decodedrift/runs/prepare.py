@@ -71,7 +71,7 @@ def not_injectable(where: str) -> str:
     """Why none of the strategies asked for can take a replaced token."""
     return (
         f"{where}: a beam search, or sampling without shared noise, cannot go on from a replaced token; "
-        "add greedy, or top-k or top-p with --coupling gumbel"
+        "add greedy, or sampling with --coupling gumbel"
     )
 
 
@@ -272,5 +272,5 @@ def _check_screening(plan: Plan, prompts: Mapping[str, Sequence[int]], at: Any) 
 
 def _check_beams(plan: Plan, vocab: int) -> None:
     for strategy in plan.strategies:
-        if strategy.searches and strategy.params["num_beams"] > vocab:
+        if strategy.rows > vocab:
             raise InputError(f"strategy {strategy.label}: more beams than the vocabulary has tokens ({vocab})")

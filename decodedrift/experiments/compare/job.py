@@ -201,7 +201,7 @@ class JobRun:
             for passage, logits in self.forced(model, group):
                 self.spool.put(("logits", passage.key), logits)
                 tokens = passage.reading.continuation
-                own = self.reference.choices[passage.key] = passes.choices(passage, logits, torch.tensor([tokens]).T)
+                own = self.reference.preferences[passage.key] = passage.prefer(logits)
                 see(passage, logits, own)
                 losses = passes.nll(logits, tokens)
                 if passage.whole:
@@ -234,7 +234,7 @@ class JobRun:
     ) -> None:
         """A variant reads the reference's tokens and is reduced to position rows against what waits in the spool.
 
-        see: shown each passage with the variant's logits and choices, asked last of the passage's own tokens.
+        see: shown each passage with the variant's logits and the strategy's preferences.
         """
         begin, count = time.perf_counter(), 0
         for group in groups:
@@ -242,13 +242,13 @@ class JobRun:
                 if into.keep_logits:
                     self.spool.put((into.keep_logits, passage.key), logits)
                 reference = self.spool.get((stored, passage.key))
-                own = self.reference.choices[passage.key] if stored == "logits" else passes.choices(passage, reference)
+                ours = self.reference.preferences[passage.key] if stored == "logits" else passage.prefer(reference)
                 compute = model.variant.compute or "fp32"
-                mine = own and passes.choices(passage, logits, passes.asked_of(own, passage))
-                chosen = (own, mine) if own and mine else None
-                frame = passes.positions(passage, reference, logits, compute, chosen, self.world.vocab)
+                theirs = ours and passage.prefer(logits, ours)
+                both = (ours, theirs) if ours and theirs else None
+                frame = passes.positions(passage, reference, logits, compute, both, self.world.vocab)
                 into.positions[passage.key] = frame
-                see(passage, logits, mine)
+                see(passage, logits, theirs)
                 if reference.shape[-1] != logits.shape[-1]:
                     passes.note_cut(self.result.facts[model.variant.name], reference, logits)
                 if into.role == "candidate" and passage.strategy is not None:

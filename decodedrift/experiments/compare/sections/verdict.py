@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from decodedrift.core.records import Strategy
 from decodedrift.core.untrusted import visible
+from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.experiments.compare.verdict.sentences import folded
 from decodedrift.report.texts import brief, isolated
 
@@ -35,7 +37,7 @@ def _facts(study: Study) -> list[tuple[str, str]]:
     facts.append(("reference", brief(str(plan["reference"]["name"]), 60)))
     if prompts:
         seeds = len(plan.get("seeds", (0,)))
-        sampled = any(s["name"] in ("top-k", "top-p") for s in plan.get("strategies", ()))
+        sampled = any(kind_of(Strategy(**s)).samples for s in plan.get("strategies", ()))
         count = f"{prompts} × {seeds} seeds" if seeds > 1 and sampled else str(prompts)
         facts.append(("prompts", count))
         facts.append(("new tokens", str(plan.get("max_new_tokens", ""))))
