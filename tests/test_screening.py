@@ -19,7 +19,7 @@ from decodedrift.core.records import InputError, Key, Reading, Variant
 from decodedrift.decoding.preferences import prefer
 from decodedrift.decoding.strategies import parse_strategies
 from decodedrift.experiments.compare import screening
-from decodedrift.measure.metrics import NEED_TEXTS
+from decodedrift.measure.metrics import TRACE_METRICS
 from decodedrift.measure.passes import Pass, Passage
 
 KEYS = ["strategy", "seed", "prompt_id"]
@@ -63,8 +63,9 @@ def test_without_going_on_nothing_is_said_of_what_was_not_written() -> None:
     exact, screened = run("llama"), run("llama", mode="screen")
     a, b = of_candidate(exact.divergences), of_candidate(screened.divergences)
     assert b["diverged"].any()
-    close(b.drop(columns=[*NEED_TEXTS]), a.drop(columns=[*NEED_TEXTS]))
-    assert b[[*NEED_TEXTS]].isna().all(axis=None)
+    whole = [name for name, metric in TRACE_METRICS.items() if metric.whole]
+    close(b.drop(columns=whole), a.drop(columns=whole))
+    assert b[whole].isna().all(axis=None)
     close(of_candidate(screened.positions), of_candidate(exact.positions))
     traces = of_candidate(screened.traces)
     assert set(traces["finish"]) == {"screened"}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
+from typing import Any
 
 from decodedrift.core.prompts import bundled_sets, load_prompts
 from decodedrift.decoding.strategies import STRATEGIES
 from decodedrift.measure.metrics import TOKEN_METRICS, TRACE_METRICS
+from decodedrift.measure.metrics.base import Metric
 from decodedrift.models.machine import check_device
 from decodedrift.models.precisions import PRECISIONS
 
@@ -28,16 +31,18 @@ def listing() -> str:
         lines += _entry(name, kind.about)
         if kind.params:
             lines += _entry("", ", ".join(f"{k}={_default(p.default)}" for k, p in kind.params.items()))
-    for title, registry in (("metrics per position", TOKEN_METRICS), ("metrics per trace", TRACE_METRICS)):
+    metrics: dict[str, Mapping[str, Metric[Any]]] = {
+        "metrics per position": TOKEN_METRICS, "metrics per trace": TRACE_METRICS
+    }  # fmt: skip
+    for title, registry in metrics.items():
         lines.append(title)
         for name, metric in registry.items():
-            said = (metric.__doc__ or "").strip().splitlines()
-            lines += _entry(name, said[0] if said else "", 24)
+            lines += _entry(name, metric.about, 24)
     lines.append("prompt sets")
     for name in bundled_sets():
-        found = load_prompts(name)
-        tags = dict.fromkeys(p.tags[0] for p in found if p.tags)
-        lines += _entry(name, f"{len(found)} prompts: {', '.join(tags)}")
+        prompts = load_prompts(name)
+        tags = dict.fromkeys(p.tags[0] for p in prompts if p.tags)
+        lines += _entry(name, f"{len(prompts)} prompts: {', '.join(tags)}")
     return "\n".join(lines)
 
 

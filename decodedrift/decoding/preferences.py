@@ -21,8 +21,8 @@ ROWS = 8  # at a time: float64 copies of so few stay in a CPU's cache
 class Preferences:
     """A strategy's preferences at each of n forced positions, on the CPU.
 
-    A score is the logit for greedy, for coupled sampling the warped log-probability plus its noise; -inf of an id that is
-    not allowed, and of the second best where one id alone is.
+    A score is the logit for greedy, for coupled sampling the warped log-probability plus its noise; -inf of an id that
+    is not allowed, and of the second best where one id alone is.
 
     takes: int64 [n], the token that it takes. best: int64 [n, 2], its two best ids. scores: float64 [n, 2], theirs.
     rival_scores: float64 [n, 2], those of the reference's two best ids. text_score: float64 [n], that of the text's own

@@ -1,7 +1,8 @@
 """Decoding strategies: a file each, and a line in STRATEGIES. Parameters that nobody gives take transformers' defaults.
 
 The whole generation config is ours and explicit: of a model's `generation_config.json` only the stop, pad and BOS ids
-are taken, so a repetition penalty there does not change what "greedy" means. Nothing outside this folder names a strategy.
+are taken, so a repetition penalty there does not change what "greedy" means. No code outside this folder asks for a
+strategy by its name.
 """
 
 from __future__ import annotations
