@@ -154,7 +154,7 @@ def bare(arguments: argparse.Namespace) -> dict[str, Any]:
     from decodedrift.models.load import loaded
     from decodedrift.models.sources import checkpoints
     from decodedrift.models.text.vocabulary import vocabulary
-    from decodedrift.runs.plan import parse_variants
+    from decodedrift.models.variants import parse_variants
 
     class Random:
         """Feeds every row random tokens."""

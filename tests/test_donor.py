@@ -14,7 +14,7 @@ import decodedrift as dd
 from decodedrift.models import load, world
 from decodedrift.models.load import loaded
 from decodedrift.models.sources import checkpoints
-from decodedrift.runs.plan import parse_variants
+from decodedrift.models.variants import parse_variants
 
 VARIANTS = ("fp32", "bf16", "fp16", "int8", "fp32:attention=eager")
 

@@ -13,8 +13,9 @@ from decodedrift.core.notation import boolean, count, number, one_of, split_item
 from decodedrift.core.records import InputError, Variant, plain
 from decodedrift.decoding import strategies
 from decodedrift.decoding.strategies import STRATEGIES, parse_strategies
-from decodedrift.runs import plan
-from decodedrift.runs.plan import parse_variants, variant_from_dict
+from decodedrift.models import variants
+from decodedrift.models.variants import parse_variants, variant_from_dict
+from decodedrift.runs.plan import plan_from_dict
 
 
 def labels(given: str | list[str]) -> list[str]:
@@ -199,14 +200,14 @@ def test_plans_come_back() -> None:
     from decodedrift.runs.settings import make_settings
 
     made = draft(make_settings({"prompts": ["a", "b"], "candidates": "bf16,int8:head=true", "seeds": [1, 2]}))
-    assert plan.plan_from_dict(made.as_dict()) == made
+    assert plan_from_dict(made.as_dict()) == made
     assert draft(make_settings(made.as_dict())) == made
 
 
 def test_default_candidates_leave_the_reference_out() -> None:
     for reference, expected in (("fp32", ["bf16", "fp16", "int8"]), ("bf16", ["fp16", "int8"])):
-        assert [v.name for v in plan.default_candidates(parse_variants(reference)[0])] == expected
-    assert isinstance(plan.default_candidates(parse_variants("fp64")[0])[0], Variant)
+        assert [v.name for v in variants.default_candidates(parse_variants(reference)[0])] == expected
+    assert isinstance(variants.default_candidates(parse_variants("fp64")[0])[0], Variant)
 
 
 # ---- values

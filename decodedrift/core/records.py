@@ -102,7 +102,8 @@ class Variant:
     """One way of executing the model. A field at None takes the reference's (or the run's) value.
 
     `precision` names an entry of PRECISIONS and `options` its parameters; `compute` is the floating type that the
-    arithmetic runs in (for a quantized precision the reference's, unless its options say otherwise).
+    arithmetic runs in (for a quantized precision the reference's, unless its options say otherwise). `knobs`: values of
+    those KNOBS that are no field here.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Variant:
     batch_size: int | None = None
     use_cache: bool = True
     threads: int | None = None
+    knobs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _writable("variant", str(self.name))

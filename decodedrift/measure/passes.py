@@ -22,6 +22,7 @@ from decodedrift.measure.divergence import BeamScores, Side, divergence
 from decodedrift.measure.metrics.token import LogitPair, token_metrics
 from decodedrift.measure.nonfinite import reasons
 from decodedrift.measure.tables import JobResult
+from decodedrift.models.precisions.floating import NAMES
 from decodedrift.models.text.vocabulary import Vocabulary
 from decodedrift.numerics.logits import exp
 
@@ -108,28 +109,27 @@ def positions(
     passage: Passage,
     reference: Tensor,
     candidate: Tensor,
-    compute: str,
-    preferences: tuple[Preferences, Preferences] | None,
+    ours: Preferences | None,
+    theirs: Preferences | None,
     vocab: Vocabulary,
 ) -> pd.DataFrame:
     """The rows of positions/ for one passage, without keys; one column per registered token metric.
 
     Args:
-        reference, candidate: raw logits [T, vocab] in each variant's own dtype.
-        compute: the candidate's floating type, whose spacing `logit_margin_ulps` is in.
-        preferences: the strategy's under the reference, and under the candidate; None where it has none a position.
+        reference, candidate: raw logits [T, vocab], each in their own dtype; `logit_margin_ulps` is in the spacing of
+            the candidate's.
+        ours, theirs: the strategy's preferences under the two; None where it has none a position.
     """
     tokens = torch.tensor(passage.reading.continuation)
     sides: dict[str, Tensor] = {}
-    if preferences is not None:
-        ours, theirs = preferences
+    if ours is not None and theirs is not None:
         sides = {"choice_reference": ours.takes, "choice_candidate": theirs.takes}
         sides |= {"best_reference": ours.scores, "best_candidate": theirs.rival_scores}
     pair = LogitPair(
         reference=reference.to(candidate.device),
         candidate=candidate,
         token_ids=tokens.to(candidate.device),
-        candidate_dtype=compute,
+        candidate_dtype=NAMES[candidate.dtype],
         **{name: values.to(candidate.device) for name, values in sides.items()},
     )
     frame = pd.DataFrame(token_metrics(pair))

@@ -13,7 +13,8 @@ import pandas as pd
 from decodedrift.measure.metrics import TOKEN_METRICS, TRACE_METRICS
 from decodedrift.measure.metrics.base import INTEGERS
 
-LARGEST = ("cut_ids", "cut_reference_mass", "cut_candidate_mass")  # facts of which the largest of all jobs counts
+# facts of which the largest of all jobs counts
+LARGEST = ("batch_size", "cut_ids", "cut_reference_mass", "cut_candidate_mass")
 CELL = ["model", "reference", "candidate", "role", "strategy"]
 KEYS = [*CELL, "seed", "prompt_id"]
 CONTROLS = ("self", "floor")  # roles of what is held against itself
@@ -33,10 +34,11 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "divergences": {
         **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str",
-        **{name: metric.column for name, metric in TRACE_METRICS.items() if not metric.after}, "reference_token_id": INTEGERS, "candidate_token_id": INTEGERS,
-        "reference_token": "str", "candidate_token": "str", "reference_margin": "float64",
-        "candidate_margin": "float64", "reference_gap": "float64", "candidate_gap": "float64", "swing": "float64",
-        "gap_over_error": "float64", "cause": "str", "at_end": INTEGERS, "search_error": INTEGERS,
+        **{name: metric.column for name, metric in TRACE_METRICS.items() if not metric.after},
+        "reference_token_id": INTEGERS, "candidate_token_id": INTEGERS, "reference_token": "str",
+        "candidate_token": "str", "reference_margin": "float64", "candidate_margin": "float64",
+        "reference_gap": "float64", "candidate_gap": "float64", "swing": "float64", "gap_over_error": "float64",
+        "cause": "str", "at_end": INTEGERS, "search_error": INTEGERS,
         **{name: metric.column for name, metric in TRACE_METRICS.items() if metric.after}, "nonfinite": INTEGERS,
     },
     "positions": {
@@ -114,9 +116,7 @@ class JobResult:
         """
         rows = getattr(self, table)
         if unknown := {key for row in rows for key in row} - set(TABLES[table]):
-            raise ValueError(
-                f"{table}: {sorted(unknown)} in a row, but in no column; choices: {', '.join(TABLES[table])}"
-            )
+            raise ValueError(f"{table}: no column for {sorted(unknown)}; choices: {', '.join(TABLES[table])}")
         if rows and isinstance(rows[0], pd.DataFrame):
             return typed(pd.concat(rows, ignore_index=True), table)
         columns = {c: pd.Series([row.get(c) for row in rows], dtype="object") for c in TABLES[table]}

@@ -10,15 +10,8 @@ from typing import Any
 from decodedrift.core import prompts as prompt_files
 from decodedrift.core.records import InputError, Job, Plan, Prompt, Strategy, Text, Variant
 from decodedrift.decoding.strategies import parse_strategies, screened
-from decodedrift.runs.plan import (
-    IDENTITY,
-    METRICS_VERSION,
-    default_candidates,
-    jobs,
-    on_device,
-    parse_variants,
-    variant_from_dict,
-)
+from decodedrift.models.variants import default_candidates, on_device, parse_variants, variant_from_dict
+from decodedrift.runs.plan import IDENTITY, METRICS_VERSION, jobs
 from decodedrift.runs.settings import NOTHING, Settings, Settled
 
 PROMPTS_PER_JOB = 16  # what a kill can lose, where the weights are loaded once

@@ -23,6 +23,7 @@ def self_control(run: JobRun, model: Loaded) -> None:
 
 def noise_floor(run: JobRun, model: Loaded, same: Pass) -> None:
     """A dtype against itself in another layout: what batching alone does to it."""
+    model = replace(model, facts={})  # what this pass shows is no fact of the variant
     size = 1 if run.size(model.variant) > 1 else 4
     other = replace(model.variant, batch_size=size)
     name = f"{same.name}{',' if ':' in same.name else ':'}batch_size={size}"

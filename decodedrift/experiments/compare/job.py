@@ -28,6 +28,7 @@ from decodedrift.experiments.compare.judging import judge, read_own_beams
 from decodedrift.measure import injection, passes
 from decodedrift.measure.passes import Pass, Passage, See, unseen
 from decodedrift.measure.tables import JobResult
+from decodedrift.models.knobs import idle
 from decodedrift.models.load import Loaded, told
 from decodedrift.models.longrope import left_out
 from decodedrift.models.probe import AnotherPath
@@ -243,10 +244,8 @@ class JobRun:
                     self.spool.put((into.keep_logits, passage.key), logits)
                 reference = self.spool.get((stored, passage.key))
                 ours = self.reference.preferences[passage.key] if stored == "logits" else passage.prefer(reference)
-                compute = model.variant.compute or "fp32"
                 theirs = ours and passage.prefer(logits, ours)
-                both = (ours, theirs) if ours and theirs else None
-                frame = passes.positions(passage, reference, logits, compute, both, self.world.vocab)
+                frame = passes.positions(passage, reference, logits, ours, theirs, self.world.vocab)
                 into.positions[passage.key] = frame
                 see(passage, logits, theirs)
                 if reference.shape[-1] != logits.shape[-1]:
@@ -274,6 +273,7 @@ class JobRun:
         """One candidate, from loading to rows."""
         with self.guarded(variant.name, "load"), self.opened(variant) as model, self.guarded(variant.name, "run"):
             self.candidate(model)
+            model.facts["idle_knobs"] = idle(variant, self.plan.reference, self.result.facts)
 
     def candidate(self, model: Loaded) -> None:
         """A candidate generates and reads the reference's tokens."""

@@ -26,6 +26,10 @@ class Metric(Generic[Pair]):
         """The function's value."""
         return self.function(pair)
 
+    def __post_init__(self) -> None:
+        if not (self.function.__doc__ or "").strip():
+            raise TypeError("a metric's function begins with its definition in a line")
+
     @property
     def about(self) -> str:
         """Its definition in a line: the first of the function's docstring, which every metric has."""
@@ -36,8 +40,8 @@ class Metric(Generic[Pair]):
 class TraceMetric(Metric[Pair]):
     """A metric of two texts.
 
-    after: it is of what follows t*, and its column stands behind those of t*. whole: it needs both continuations to their
-    end, which a screening does not have.
+    after: it is of what follows t*, and its column stands behind those of t*. whole: it needs both continuations to
+    their end, which a screening does not have.
     """
 
     after: bool = True

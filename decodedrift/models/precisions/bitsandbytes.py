@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from decodedrift.core.records import InputError
-from decodedrift.models.precisions import Rounded
+from decodedrift.models.precisions.base import Rounded
 
 
 def unavailable() -> str | None:
@@ -36,10 +36,10 @@ def read_back(model: torch.nn.Module) -> Rounded:
     """
     import bitsandbytes
 
-    found = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear8bitLt)]
-    if not found:
+    layers = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear8bitLt)]
+    if not layers:
         raise InputError("int8-bnb: bitsandbytes converted no module of this model; use int8")
-    count = sum(m.weight.numel() for m in found)
+    count = sum(m.weight.numel() for m in layers)
     return Rounded(
-        count, len(found), {"scheme": "LLM.int8(), weights and activations", "version": bitsandbytes.__version__}
+        count, len(layers), {"scheme": "LLM.int8(), weights and activations", "version": bitsandbytes.__version__}
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from decodedrift.core.records import InputError
-from decodedrift.models.precisions import Rounded
+from decodedrift.models.precisions.base import Rounded
 
 INPUTS = {"InklingSharedExperts": 2, "JetMoeParallelExperts": 2, "Llama4TextExperts": 1, "LongcatFlashExperts": 2}
 """The input dimension of fused expert weights, [experts, ., .], whose modules do not declare it."""
