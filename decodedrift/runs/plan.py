@@ -11,7 +11,7 @@ from typing import Any
 from decodedrift.core.records import Job, Plan, Prompt, Strategy, Text, plain
 from decodedrift.models.variants import variant_from_dict
 
-METRICS_VERSION = 3
+METRICS_VERSION = 4
 IDENTITY = ("model", "checkpoints", "tokenizer", "generation", "numerical", "metrics_version")  # of an environment
 NO_NUMBERS = ("prompt_source", "left_out", "refused", "memory_bytes")  # of a plan: they change no row
 
