@@ -139,11 +139,10 @@ def test_list_says_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 def test_list_says_what_cannot_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     from decodedrift.cli import listing
-    from decodedrift.models import precisions
+    from decodedrift.models.precisions.base import Precision
 
-    monkeypatch.setattr(precisions, "_bnb_unavailable", lambda device: "needs a backend")
     monkeypatch.setitem(
-        listing.PRECISIONS, "int8-bnb", precisions.Precision("x", None, lambda device: "int8-bnb needs bitsandbytes")
+        listing.PRECISIONS, "int8-bnb", Precision("x", None, lambda device: "int8-bnb needs bitsandbytes")
     )
     assert "not here: int8-bnb needs bitsandbytes" in listing.listing()
 

@@ -1,7 +1,7 @@
 """The metric registries: a function and a line each; a name is a column (METRICS.md defines it)."""
 
 from decodedrift.measure.metrics.token import TOKEN_METRICS, LogitPair, directional_error, token_metrics
-from decodedrift.measure.metrics.trace import TRACE_METRICS, TracePair, trace_metrics
+from decodedrift.measure.metrics.trace import TRACE_METRICS, TracePair
 
 __all__ = [
     "TOKEN_METRICS",
@@ -10,5 +10,4 @@ __all__ = [
     "TracePair",
     "directional_error",
     "token_metrics",
-    "trace_metrics",
 ]

@@ -95,8 +95,3 @@ TRACE_METRICS: dict[str, TraceMetric[TracePair]] = {
     "reconverged": TraceMetric(reconverged, INTEGERS),
     "reconvergence_lag": TraceMetric(reconvergence_lag, INTEGERS),
 }
-
-
-def trace_metrics(pair: TracePair) -> dict[str, float | int | None]:
-    """Every registered metric of one pair: name -> value, None where empty."""
-    return {name: metric(pair) for name, metric in TRACE_METRICS.items()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from decodedrift.core.notation import Param
+from decodedrift.core.notation import Param, one_of
 
 if TYPE_CHECKING:
     import torch
@@ -43,3 +43,8 @@ class Precision:
     load: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     read_back: Callable[[torch.nn.Module], Rounded] | None = None
     optional: bool = False
+
+
+COMPUTE = Param(
+    one_of("fp64", "fp32", "bf16", "fp16"), None, "floating type of the arithmetic (default: the reference's)"
+)
