@@ -115,6 +115,8 @@ def test_a_strategy_that_does_not_say_what_it_draws_from_cannot_be_registered() 
         StrategyKind("draws", {}, samples=True)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="what it draws from"):
         StrategyKind("draws", {}, None, samples=True)
+    with pytest.raises(TypeError, match="how many hypotheses"):
+        StrategyKind("searches", {}, None, chooser=print)
 
 
 def test_a_strategy_of_an_old_plan_is_what_it_was() -> None:

@@ -260,9 +260,9 @@ def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], T
     """Both sides' top tokens: along the reference's text, and each along its own as it was generated."""
     sides = {}
     for side in (reference, candidate):
-        for name, held in (("generated", side.generated.tops), ("forced", side.forced_tops)):
-            if key in held:
-                sides[side.name, name] = held[key]
+        for name, tops_by_key in (("generated", side.generated.tops), ("forced", side.forced_tops)):
+            if key in tops_by_key:
+                sides[side.name, name] = tops_by_key[key]
     return sides
 
 

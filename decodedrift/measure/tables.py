@@ -141,9 +141,9 @@ class Gathered:
         self, key: str, facts: Mapping[str, Any], batch_size: int | None, path: Mapping[str, Any], spilled_bytes: int
     ) -> None:
         """Takes in what one job says beside its rows."""
-        for name, known in facts.items():
-            held = self.facts.get(name, {})
-            self.facts[name] = known | {c: max(held[c], known.get(c, 0.0)) for c in LARGEST if c in held}
+        for name, told in facts.items():
+            before = self.facts.get(name, {})
+            self.facts[name] = told | {c: max(before[c], told.get(c, 0.0)) for c in LARGEST if c in before}
         self.path |= path
         self.spilled_bytes += spilled_bytes
         if batch_size is not None:
@@ -162,10 +162,10 @@ class Gathered:
 
 def gathered(results: Sequence[JobResult]) -> Gathered:
     """Jobs that were kept in memory."""
-    found = Gathered({t: joined((r.frame(t) for r in results), t) for t in TABLES})
+    whole = Gathered({t: joined((r.frame(t) for r in results), t) for t in TABLES})
     for result in results:
-        found.note(result.key, result.facts, result.batch_size, result.path, result.spilled_bytes)
-    return found
+        whole.note(result.key, result.facts, result.batch_size, result.path, result.spilled_bytes)
+    return whole
 
 
 def without_words(frame: pd.DataFrame, table: str) -> pd.DataFrame:
@@ -201,10 +201,10 @@ def fold(rows: list[dict[str, Any]], columns: list[str] | None = None) -> pd.Dat
 def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
     """The table's columns in order with their types; absent ones are made empty."""
     columns = TABLES[table]
-    made = {}
+    series = {}
     for name, kind in columns.items():
         values = frame[name] if name in frame else pd.Series([None] * len(frame), dtype="object")
         if kind == INTEGERS:
             values = pd.to_numeric(values)
-        made[name] = values.astype({"str": TEXTS}.get(kind, kind))
-    return pd.DataFrame(made, columns=list(columns))
+        series[name] = values.astype({"str": TEXTS}.get(kind, kind))
+    return pd.DataFrame(series, columns=list(columns))

@@ -106,23 +106,23 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
         InputError: the checkpoint itself is broken (missing, unexpected or mismatched tensors).
     """
     device = torch.device(variant.device or "cpu")
-    held = Loaded(None, variant, device)
+    ready = Loaded(None, variant, device)
     try:
-        held.model = _ready(checkpoint, variant, device, donor)
-        held.facts = read_back(held.model, checkpoint, variant)
-        with held.running():
-            told = {knob.fact: knob.read_back(held.model) for knob in KNOBS.values() if knob.read_back is not None}
-        held.facts |= told
+        ready.model = _ready(checkpoint, variant, device, donor)
+        ready.facts = read_back(ready.model, checkpoint, variant)
+        with ready.running():
+            told = {knob.fact: knob.read_back(ready.model) for knob in KNOBS.values() if knob.read_back is not None}
+        ready.facts |= told
         if checkpoint.module is not None:
             given = [checkpoint.module] if donor is None else [checkpoint.module, donor.model]
-            held.facts["copy_control"] = control(held.model, variant.name, held.probe, given)
-        yield held
+            ready.facts["copy_control"] = control(ready.model, variant.name, ready.probe, given)
+        yield ready
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, VariantError) or not out_of_memory(error):
             raise
         raise VariantError(f"{variant.name}: out of memory ({excerpt(error, 120)})") from error
     finally:
-        held.model = None  # whoever still holds the record does not hold the weights
+        ready.model = None  # whoever still holds the record does not hold the weights
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -142,8 +142,8 @@ def out_of_memory(error: BaseException) -> bool:
 
 def told(error: Exception) -> tuple[str, str]:
     """(status, one line of at most 300 characters) for a row of failures."""
-    known = isinstance(error, (VariantError, InputError))
-    text = str(error) if known else f"{type(error).__name__}: {error}"
+    ours = isinstance(error, (VariantError, InputError))
+    text = str(error) if ours else f"{type(error).__name__}: {error}"
     return "out_of_memory" if out_of_memory(error) else "failed", excerpt(text, 300)
 
 
@@ -282,10 +282,10 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
             raise InputError(f"{checkpoint.name}: its weights do not fit its config.json ({text})") from None
         raise VariantError(f"{variant.name}: cannot be loaded ({text})") from error
     for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if found := sorted(str(k) for k in report.get(what) or ()):
+        if keys := sorted(str(k) for k in report.get(what) or ()):
             raise InputError(
-                f"{checkpoint.name}: {len(found)} {what.removesuffix('_keys')} tensors in its weight files, "
-                f"for example {found[0]}; the checkpoint is incomplete or does not fit its config.json"
+                f"{checkpoint.name}: {len(keys)} {what.removesuffix('_keys')} tensors in its weight files, "
+                f"for example {keys[0]}; the checkpoint is incomplete or does not fit its config.json"
             )
     return model
 

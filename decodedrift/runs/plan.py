@@ -24,11 +24,11 @@ def jobs(plan: Plan, identity: Mapping[str, Any], windows: Mapping[str, int], wi
         windows: text name -> how many windows it has.
     """
     size = plan.prompts_per_job
-    found = [Job("", 0, plan.prompts[i : i + size]) for i in range(0, len(plan.prompts), size)]
+    shards = [Job("", 0, plan.prompts[i : i + size]) for i in range(0, len(plan.prompts), size)]
     for name, total in windows.items():
         for start in range(0, total, windows_per_job):
-            found.append(Job("", 0, (), name, (start, min(total, start + windows_per_job))))
-    return [_keyed(plan, identity, replace(job, index=i, first=i == 0)) for i, job in enumerate(found)]
+            shards.append(Job("", 0, (), name, (start, min(total, start + windows_per_job))))
+    return [_keyed(plan, identity, replace(job, index=i, first=i == 0)) for i, job in enumerate(shards)]
 
 
 def _keyed(plan: Plan, identity: Mapping[str, Any], job: Job) -> Job:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from decodedrift.decoding.warping import Allowed
 
 
+def _one(params: Mapping[str, Any]) -> int:
+    return 1
+
+
 @dataclass(frozen=True)
 class StrategyKind:
     """A registered strategy.
@@ -34,11 +38,13 @@ class StrategyKind:
     processors: Mapping[str, str] = field(default_factory=dict)
     wide: bool = True
     chooser: Callable[..., Any] | None = None
-    rows: Callable[[Mapping[str, Any]], int] = lambda params: 1
+    rows: Callable[[Mapping[str, Any]], int] = _one
 
     def __post_init__(self) -> None:
         if self.samples and (self.allowed is None or not self.processors):
             raise TypeError(f"a strategy that samples says what it draws from, and by which processors ({self.about})")
+        if (self.chooser is None) != (self.rows is _one):
+            raise TypeError(f"a search says how many hypotheses it has, and who expands them ({self.about})")
 
 
 def kind_of(strategy: Strategy) -> StrategyKind:
