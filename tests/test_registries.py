@@ -271,10 +271,11 @@ def test_a_new_knob_is_read_back_and_its_logits_have_their_own_spacing(newcomers
     assert plan["fp32:autocast=true"]["knobs"] == {"autocast": True}
 
 
-def test_a_new_section_is_on_the_page(newcomers: dd.Study) -> None:
+def test_a_new_section_and_a_new_knob_are_on_the_page(newcomers: dd.Study) -> None:
     assert newcomers.path is not None
     page = (newcomers.path / "report.html").read_text("utf-8")
     assert "A newcomer" in page
+    assert "autocast=True" in page
     assert f"{pd.read_parquet(newcomers.path / 'positions')['kl_twice'].max():.6e}" in page
 
 
