@@ -13,6 +13,7 @@ from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWa
 
 from decodedrift.decoding import warping
 from decodedrift.decoding.strategies import strategy, top_p
+from decodedrift.decoding.tops import log_totals
 
 
 def dense(allowed: warping.Allowed, vocab: int) -> torch.Tensor:
@@ -57,7 +58,7 @@ def test_a_first_look_and_a_full_sort_agree(p: float, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("scale", [0.0, 0.1, 1.0, 5.0, 40.0])
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_a_histogram_finds_the_nucleus_of_a_full_sort(
+def test_a_first_look_at_few_finds_the_nucleus_of_a_full_sort(
     scale: float, temperature: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(2)
@@ -66,23 +67,21 @@ def test_a_histogram_finds_the_nucleus_of_a_full_sort(
     logits[2, 1:] = -math.inf
     for p in (0.1, 0.5, 0.9, 0.999, 1.0):
         asked = strategy("top-p", p=p, temperature=temperature)
-        monkeypatch.setattr(top_p, "LOOK", 1)
-        quick = warping.warp(logits, asked)
-        monkeypatch.setattr(top_p, "LOOK", 1500)
-        full = warping.warp(logits, asked)
-        assert torch.equal(dense(quick, 1500) > 0, dense(full, 1500) > 0)
-        assert torch.allclose(dense(quick, 1500), dense(full, 1500), atol=1e-15)
+        allowed = []
+        for look in (1, 40, 1500):
+            monkeypatch.setattr(top_p, "LOOK", look)
+            allowed.append(dense(warping.warp(logits, asked), 1500))
+        for quick in allowed[:2]:
+            assert torch.equal(quick > 0, allowed[2] > 0)
+            assert torch.allclose(quick, allowed[2], atol=1e-15)
 
 
-def test_most_nuclei_need_no_full_sort(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_nucleus_needs_no_full_sort(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(3)
-    logits = torch.randn(4, 5000) * 2
-    real = torch.Tensor.sort
-    monkeypatch.setattr(
-        torch.Tensor, "sort", lambda z, **k: real(z, **k) if z.shape[-1] < 5000 else pytest.fail("sorted")
-    )
+    logits = torch.randn(4, 5000) * 5
+    monkeypatch.setattr(torch.Tensor, "sort", lambda *a, **k: pytest.fail("sorted everything"))
     allowed = warping.warp(logits, strategy("top-p", p=0.95))
-    assert top_p.LOOK < allowed.ids.shape[-1] < 5000
+    assert 10 < allowed.ids.shape[-1] < top_p.LOOK
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 2.5]), min_size=3, max_size=40), st.floats(0.05, 1.0))
@@ -95,6 +94,32 @@ def test_ties_at_the_boundary_stay_in_whatever_their_order(values: list[float], 
     probability = logits[0].softmax(-1)
     assert float(probability[kept].sum()) >= p - 1e-12
     assert float(probability[logits[0] > lowest].sum()) < p
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 2.5]), min_size=3, max_size=40), st.integers(1, 45))
+@settings(max_examples=60, deadline=None)
+def test_all_that_tie_with_the_kth_stay_in(values: list[float], k: int) -> None:
+    logits = torch.tensor([values, values[::-1], sorted(values)], dtype=torch.float64)
+    kept = dense(warping.warp(logits, strategy("top-k", k=k)), len(values))
+    kth = sorted(values, reverse=True)[min(k, len(values)) - 1]
+    assert torch.equal(kept > 0, logits >= kth)
+    assert torch.allclose(kept, by_transformers(logits, "top-k", {"k": k}), atol=1e-15)
+
+
+@pytest.mark.parametrize(("ties", "allowed"), [((3.0, 2.0), 3), ((3.0, 3.0), 4), ((4.0, 3.0), 3)])
+def test_one_tie_just_behind_k_is_seen_in_any_row(ties: tuple[float, float], allowed: int) -> None:
+    """The look-ahead is a single token: no other row, and no second tie, helps to find it."""
+    logits = torch.tensor([[5.0, 4.0, *ties, 1.0], [9.0, 8.0, 7.0, 6.0, 5.0]])
+    kept = dense(warping.warp(logits, strategy("top-k", k=3)), 5) > 0
+    assert kept.sum(-1).tolist() == [allowed, 3]
+
+
+def test_a_nucleus_ends_with_the_token_whose_mass_reaches_p_exactly() -> None:
+    logits = torch.tensor([[math.log(2), 0.0, 0.0]], dtype=torch.float64)  # 1/2, 1/4, 1/4
+    assert float((logits[0, 0] - log_totals(logits, 1.0)[0]).exp()) == 0.5, "not one rounding"
+    exactly, more = (warping.warp(logits, strategy("top-p", p=p)) for p in (0.5, math.nextafter(0.5, 1.0)))
+    assert dense(exactly, 3).tolist() == [[1.0, 0.0, 0.0]] == by_transformers(logits, "top-p", {"p": 0.5}).tolist()
+    assert int((dense(more, 3) > 0).sum()) == 3
 
 
 def test_a_temperature_near_zero_is_greedy_and_masked_tokens_stay_out() -> None:
