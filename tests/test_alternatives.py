@@ -12,7 +12,7 @@ from conftest import tiny_model, tiny_tokenizer
 
 import decodedrift as dd
 from decodedrift.decoding.tops import COUNT, Tops, joined, tops
-from decodedrift.measure import alternatives, passes
+from decodedrift.measure import passes
 from decodedrift.measure.alternatives import AROUND, Ledger
 
 
