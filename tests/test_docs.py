@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path, kind: str) -> list[str]:
@@ -57,6 +57,33 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_place_that_contributing_names_exists() -> None:
+    import importlib
+
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    paths = re.findall(r"`((?:decodedrift|tests|scripts|docs|prompts)/[\w/.]*)", text) + re.findall(
+        r"`([\w]+\.toml|\w+\.md)`", text
+    )
+    assert len(set(paths)) > 15
+    assert not [p for p in paths if not (ROOT / p).exists()]
+    registries = {}
+    for row in re.findall(r"^\| .* \|$", text, re.M):
+        _, file, line = row.strip("| ").split(" | ")
+        if name := re.match(r"`([A-Z_]+)` (?:in `([\w/.]+)`|there)", line):
+            path = name[2] or re.findall(r"`([\w/]+\.py)`", file)[0]
+            module = importlib.import_module(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+            registries[name[1]] = getattr(module, name[1])
+    assert set(registries) == {
+        "PRECISIONS", "KNOBS", "STRATEGIES", "TOKEN_METRICS", "TRACE_METRICS", "TABLES", "SECTIONS"
+    }  # fmt: skip
+    assert all(isinstance(registry, dict) and registry for registry in registries.values())
+    for name in re.findall(
+        r"`(Knob|Precision|StrategyKind|Metric|TraceMetric|Rounded|JobResult|LogitPair|TracePair)`", text
+    ):
+        assert any(f"class {name}" in p.read_text("utf-8") for p in (ROOT / "decodedrift").rglob("*.py")), name
+    assert "](../CONTRIBUTING.md)" in (ROOT / "docs/design.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
