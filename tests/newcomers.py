@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import torch
 
@@ -78,18 +80,59 @@ def register() -> None:
     )
 
 
+def experiment() -> None:
+    """An experiment with an option and a table of its own: `compare`, which also counts its prompts."""
+    from decodedrift import experiments
+    from decodedrift.core.settings import MEASURING, Whole, option
+    from decodedrift.experiments.compare import EXPERIMENT
+    from decodedrift.experiments.compare.settings import CompareSettings
+    from decodedrift.measure.tables import TABLES
+
+    class CountingSettings(CompareSettings):
+        experiment: ClassVar[str] = "counting"
+        times: Whole = option(1, "How often each is counted.", MEASURING, "N", label="Counted")
+
+    def execute(job: Any, world: Any, *more: Any) -> Any:
+        result = EXPERIMENT.execute(job, world, *more)
+        result.rows["counts"] += [{"prompt_id": p.id, "count": world.plan.times} for p in job.prompts]
+        return result
+
+    TABLES["counts"] = {"prompt_id": "str", "count": INTEGERS}
+    tables = (*EXPERIMENT.tables, "counts")
+    made = replace(EXPERIMENT, name="counting", settings=CountingSettings, tables=tables, execute=execute)
+    sys.modules["decodedrift.experiments.counting"] = SimpleNamespace(EXPERIMENT=made)  # type: ignore[assignment]
+    experiments.EXPERIMENTS += ("counting",)  # type: ignore[assignment]
+
+
+def executor(function: Any, jobs: Any) -> Any:
+    """The last job first."""
+    return map(function, reversed(list(jobs)))
+
+
 def main(folder: str) -> None:
     """Registers them all, and runs."""
     register()
+    experiment()
     import decodedrift as dd
+    from decodedrift.experiments.compare.folds import FOLDS
     from decodedrift.experiments.compare.sections import SECTIONS
+    from decodedrift.runs.executors import EXECUTORS
 
+    FOLDS["lengths"] = lambda study: study.traces.groupby("variant", sort=False)["n_tokens"].sum().reset_index()
+    EXECUTORS["backwards"] = executor
     SECTIONS["newcomer"] = newcomer
     dd.compare(
         "demo", candidates=["fp32:autocast=true", "fp32:autocast=false", "fp32:attention=sdpa", "int8"],
         strategies=["greedy", "second", "epsilon:epsilon=0.05"], limit=2, max_new_tokens=12, batch_size=1,
         out=f"{folder}/run",
     )  # fmt: skip
+    sys.argv = [
+        "decodedrift", "counting", "--times", "3", "--executor", "backwards", "--prompts-per-job", "1", "--limit", "2",
+        "--strategies", "greedy", "--candidates", "bf16", "--max-new-tokens", "3", "--out", f"{folder}/counting", "--quiet",
+    ]  # fmt: skip
+    from decodedrift import cli
+
+    cli.main()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from decodedrift.measure.tables import PARTS, TABLES
 from decodedrift.runs import tablefiles
 
 FOLDER = {"plan.json", "environment.json", "report.html", "verdict.txt", "jobs", *PARTS} | {
-    f"{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds) if table not in PARTS
+    f"{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds()) if table not in PARTS
 }
 SMALL = ("--max-new-tokens", "4", "--candidates", "bf16")
 

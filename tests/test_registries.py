@@ -25,10 +25,11 @@ from decodedrift.decoding.loop import generate
 from decodedrift.decoding.strategies import STRATEGIES, parse_strategies
 from decodedrift.decoding.strategies.base import StrategyKind
 from decodedrift.decoding.warping import warp
+from decodedrift.experiments import EXPERIMENTS, experiment
 from decodedrift.experiments.compare.sections import SECTIONS
 from decodedrift.measure.metrics import TOKEN_METRICS, TRACE_METRICS
 from decodedrift.measure.metrics.base import INTEGERS, Metric
-from decodedrift.measure.tables import JobResult
+from decodedrift.measure.tables import TABLES, JobResult
 from decodedrift.models.knobs import KNOBS, idle
 from decodedrift.models.knobs.base import Knob
 from decodedrift.models.load import loaded
@@ -202,7 +203,7 @@ def test_a_key_that_is_no_column_is_an_error() -> None:
     result = JobResult("x")
     result.fail("demo", "bf16", "load", "failed", "no")
     assert len(result.frame("failures")) == 1
-    result.failures[0]["reason"] = "lost without a word"
+    result.rows["failures"][0]["reason"] = "lost without a word"
     with pytest.raises(ValueError, match=r"failures: no column for \['reason'\]; choices: model, variant"):
         result.frame("failures")
 
@@ -277,6 +278,39 @@ def test_a_new_section_and_a_new_knob_are_on_the_page(newcomers: dd.Study) -> No
     assert "A newcomer" in page
     assert "autocast=True" in page
     assert f"{pd.read_parquet(newcomers.path / 'positions')['kl_twice'].max():.6e}" in page
+
+
+def test_a_new_fold_is_a_file_and_an_attribute(newcomers: dd.Study) -> None:
+    assert newcomers.path is not None
+    lengths = pd.read_csv(newcomers.path / "lengths.csv").set_index("variant")["n_tokens"]
+    assert lengths["int8"] == newcomers.traces.query("variant == 'int8'")["n_tokens"].sum() > 0
+
+
+def test_a_new_experiment_has_its_command_its_option_and_its_table(newcomers: dd.Study) -> None:
+    assert newcomers.path is not None
+    folder = newcomers.path.parent / "counting"
+    plan = json.loads((folder / "plan.json").read_text("utf-8"))
+    assert (plan["experiment"], plan["times"], plan["executor"]) == ("counting", 3, "backwards")
+    counts = pd.read_csv(folder / "counts.csv")
+    assert list(counts["count"]) == [3, 3]
+    assert list(counts["prompt_id"]) == [p["id"] for p in plan["prompts"]], "whatever ran first, rows are in file order"
+    assert "Counted" in (folder / "report.html").read_text("utf-8")
+    starts = [(folder / "jobs" / job).stat().st_mtime_ns for job in sorted(p.name for p in (folder / "jobs").iterdir())]
+    assert starts[0] > starts[1], "the executor took the last job first"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_no_table_is_called_like_something_else_of_a_study(name: str) -> None:
+    kind = experiment(name)
+    assert not {*kind.tables, *kind.folds()} & {*dir(dd.Study)}
+    assert "summary" in kind.folds()
+    assert {*kind.stored} <= {*kind.folds()}
+    assert {*kind.tables} <= {*TABLES}
+
+
+def test_an_unknown_experiment_lists_those_that_are() -> None:
+    with pytest.raises(dd.InputError, match="choices: compare, inject"):
+        experiment("repeet")
 
 
 def test_the_newcomers_are_gone_again() -> None:

@@ -89,7 +89,7 @@ def of_candidate(bench: Bench, model: Loaded, done: Pass, reference: Pass) -> No
             own = done.traces[key]
             broken = any(t.finish == "nonfinite" for t in (reference.traces[key], trace, own))
             row = injection_row(*sides, at, own.token_ids, ended=token in bench.world.vocab.eos, broken=broken)
-            bench.result.injection.append(keys(bench.plan.model, reference, done.name, done.role, key) | row)
+            bench.result.rows["injection"].append(keys(bench.plan.model, reference, done.name, done.role, key) | row)
 
 
 def keys(model: str, reference: Pass, candidate: str, role: str, key: Key) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def write(
     done.traces = filed(done.traces, prompts)
     for key, trace in done.traces.items():
         keys = {"model": plan.model, "variant": done.name, "role": done.role} | key._asdict()
-        result.traces.append(keys | trace_row(trace, by_id[trace.prompt_id], vocab, done.judged.get(key)))
+        result.rows["traces"].append(keys | trace_row(trace, by_id[trace.prompt_id], vocab, done.judged.get(key)))
     if done is job_reference:
         return
     against = done.against or job_reference
@@ -256,11 +256,11 @@ def write(
     for key in done.traces:
         row = divergence_row(against, done, key, strategies[key.strategy], vocab, near_tie_below)
         named = pair | key._asdict()
-        result.divergences.append(named | row)
+        result.rows["divergences"].append(named | row)
         if done.role == "candidate":
-            result.alternatives.extend(ledger.rows(named, _tops(against, done, key), row["first_divergence"]))
+            result.rows["alternatives"].extend(ledger.rows(named, _tops(against, done, key), row["first_divergence"]))
     for key, frame in done.positions.items():
-        result.positions.append(keyed(pair | key._asdict(), frame))
+        result.rows["positions"].append(keyed(pair | key._asdict(), frame))
 
 
 def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], Tops]:

@@ -76,22 +76,14 @@ TABLES: dict[str, dict[str, str]] = {
 
 @dataclass
 class JobResult:
-    """The rows of one finished job: lists of dicts, and position rows as ready frames (there are many).
+    """The rows of one finished job.
 
-    batch_size: the plan's batch size as it had to be lowered for this job, None where it was not. path: how sequences
-    were read, and why (`probe.Route.said`).
+    rows: by table, dicts, or ready frames where there are many. batch_size: the plan's batch size as it had to be
+    lowered for this job, None where it was not. path: how sequences were read, and why (`probe.Route.said`).
     """
 
     key: str
-    traces: list[dict[str, Any]] = field(default_factory=list)
-    divergences: list[dict[str, Any]] = field(default_factory=list)
-    positions: list[pd.DataFrame] = field(default_factory=list)
-    alternatives: list[pd.DataFrame] = field(default_factory=list)
-    injection: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[pd.DataFrame] = field(default_factory=list)
-    tokens: list[dict[str, Any]] = field(default_factory=list)
-    timings: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[dict[str, Any]] = field(default_factory=list)
+    rows: dict[str, list[Any]] = field(default_factory=lambda: {table: [] for table in TABLES})
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     batch_size: int | None = None
     path: dict[str, Any] = field(default_factory=dict)
@@ -101,14 +93,14 @@ class JobResult:
         """One row of timings, from a `time.perf_counter()` taken at the beginning."""
         seconds = time.perf_counter() - begin
         row = {"variant": variant, "strategy": strategy, "phase": phase, "seconds": seconds, "tokens": tokens}
-        self.timings.append({"job": self.key} | row)
+        self.rows["timings"].append({"job": self.key} | row)
 
     def fail(
         self, model: str, variant: str, stage: str, status: str, error: str, strategy: str = "", prompt_id: str = ""
     ) -> None:
         """One row of failures."""
         row = {"model": model, "variant": variant, "strategy": strategy, "prompt_id": prompt_id or None}
-        self.failures.append(row | {"stage": stage, "status": status, "error": error})
+        self.rows["failures"].append(row | {"stage": stage, "status": status, "error": error})
 
     def frame(self, table: str) -> pd.DataFrame:
         """One table of this job, typed.
@@ -116,7 +108,7 @@ class JobResult:
         Raises:
             ValueError: a row has a key that is no column; what it says would be lost.
         """
-        rows = getattr(self, table)
+        rows = self.rows[table]
         if unknown := {key for row in rows for key in row} - set(TABLES[table]):
             raise ValueError(f"{table}: no column for {sorted(unknown)}; choices: {', '.join(TABLES[table])}")
         if rows and isinstance(rows[0], pd.DataFrame):
@@ -130,9 +122,9 @@ def token_rows(result: JobResult, vocab: Any, injected: bool = False) -> list[di
 
     injected: those of the texts that went on from a replaced token too.
     """
-    rows = [*result.traces, *(result.injection if injected else ())]
+    rows = [*result.rows["traces"], *(result.rows["injection"] if injected else ())]
     met = {int(i) for row in rows for i in row["token_ids"].split()}
-    for part in result.alternatives:
+    for part in result.rows["alternatives"]:
         met.update(part["token_id"].tolist())
     return [{"token_id": i, "token": vocab.token(i), "bytes": vocab.token_bytes(i).hex(" ")} for i in sorted(met)]
 

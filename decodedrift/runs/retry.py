@@ -52,7 +52,9 @@ class Worker:
             self.size //= 2
         result.batch_size = self.size if self.size != asked else None
         result.path, self.world.route.fixed = self.world.route.said(), True
-        LOG.info("job %s ended after %.1f s, %d failures", job.key, time.perf_counter() - begin, len(result.failures))
+        LOG.info(
+            "job %s ended after %.1f s, %d failures", job.key, time.perf_counter() - begin, len(result.rows["failures"])
+        )
         return result
 
     def _tried(self, job: Job) -> JobResult | None:
@@ -90,5 +92,6 @@ class Worker:
         """Whether a variant ran out of memory in the plan's batch size; weights that do not fit are no matter of it."""
         own = {v.name for v in self.world.plan.candidates if v.batch_size}
         return any(
-            f["status"] == "out_of_memory" and f["stage"] != "load" and f["variant"] not in own for f in result.failures
+            f["status"] == "out_of_memory" and f["stage"] != "load" and f["variant"] not in own
+            for f in result.rows["failures"]
         )

@@ -111,7 +111,7 @@ class Decomposition:
             columns |= {"kl_reference_text": _padded(kl_shared, n), "kl_candidate_text": _padded(kl_own, n)}
             columns["after"] = (np.arange(n) > (n if parted is None else parted)).astype(int)
             named = pair | {"role": done.role} | key._asdict()
-            self.bench.result.steps.append(keyed(named, pd.DataFrame(columns)))
+            self.bench.result.rows["steps"].append(keyed(named, pd.DataFrame(columns)))
 
 
 def _padded(values: np.ndarray, n: int) -> np.ndarray:

@@ -151,7 +151,7 @@ class Comparison:
             passes.write(done, self.reference, self.plan, bench.job.prompts, vocab, result, self.plan.near_tie_below)
             if self.decomposition:
                 self.decomposition.rows(done)
-        result.tokens = token_rows(result, vocab)
-        result.timed("", "", "write", begin, sum(len(f) for f in result.positions))
+        result.rows["tokens"] = token_rows(result, vocab)
+        result.timed("", "", "write", begin, sum(len(f) for f in result.rows["positions"]))
         result.spilled_bytes = bench.spool.spilled_bytes
         return result
