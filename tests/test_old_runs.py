@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -44,3 +45,25 @@ def test_an_old_run_is_rendered(tmp_path: Path) -> None:
     first = (OLD / "verdict.txt").read_text("utf-8").split(".")[0].removeprefix("- ")
     assert " ".join(first.split()) in page
     assert page.count("data-case=") > 0
+
+
+@pytest.mark.parametrize(("gate", "code"), [("divergence_rate>1", 0), ("kl_mean>0", 4)])
+def test_an_old_run_is_gated(gate: str, code: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(OLD, run)
+    files = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
+    command = [sys.executable, "-m", "decodedrift", "check", str(run), "--fail-on", gate, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    answer = json.loads(done.stdout)
+    assert bool(answer["gates_exceeded"]) == (code == 4)
+    written = read_csv(OLD / "summary.csv", "summary")
+    assert [row["kl_mean"] for row in answer["summary"]] == pytest.approx(list(written["kl_mean"]), rel=1e-6)
+    assert files == {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}, "a gate writes nothing"
+
+
+def test_an_old_plan_can_be_asked_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "decodedrift", "compare", "--config", str(OLD / "plan.json"), "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "prompts" in done.stdout
