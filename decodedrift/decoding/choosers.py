@@ -1,6 +1,6 @@
 """Choosers: how one (strategy, seed) picks the next tokens of its rows, and the record it keeps of each choice.
 
-The decoding loop (`generate.py`) knows nothing of strategies; it hands each chooser the logits of its rows. A chooser
+The decoding loop (`loop.py`) knows nothing of strategies; it hands each chooser the logits of its rows. A chooser
 has `width` rows per prompt, and `step` says which token each row takes and which row it continues.
 """
 
