@@ -66,7 +66,7 @@ def dry(here: Callable[..., tuple[int, str, str]], *arguments: str | Path) -> st
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (["--help"], 0), (["--version"], 0), (["compare", "--help"], 0), ([], 2), (["comprae"], 2),
+        (["--help"], 0), (["--version"], 0), (["compare", "--help"], 0), ([], 0), (["comprae"], 2),
         (["compare", "--bogus"], 2), (["compare", "--strategies", "x"], 2),
     ],
     ids=str,

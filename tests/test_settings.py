@@ -121,6 +121,16 @@ def test_help_ends_with_two_examples_that_parse(kind: Experiment, tmp_path: Path
         assert len([v for v in given.values() if v]) == len([w for w in words if w[:2] == "--"])
 
 
+def test_the_bare_command_shows_every_command(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "decodedrift"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(re.findall(r"^  (\w+)  ", done.stdout.partition("Commands:\n")[2], re.M)) == set(
+        typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    )
+
+
 BAD: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("compare", {"candidates": []}, ("candidates=", "give at least one")),
     ("compare", {"candidates": ["fp32"]}, ("'fp32' is the reference", "leave it out of candidates=")),
