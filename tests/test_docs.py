@@ -117,6 +117,18 @@ def test_docstrings_name_files_that_exist() -> None:
     assert not [p for p in code if re.search(r"(?<!docs/)\b(METRICS|DESIGN|TRAPS|STYLE)\.md", p.read_text("utf-8"))]
 
 
+def test_every_trap_has_the_tests_that_it_names() -> None:
+    rows = re.findall(r"^\| .* \| (`.*`) \|$", (ROOT / "docs" / "traps.md").read_text("utf-8"), re.M)
+    assert len(rows) > 60
+    for row in rows:
+        file = ""
+        for named in re.findall(r"`([^`]+)`", row):
+            where, _, name = named.partition("::")
+            file = file if where == ".." else where
+            text = (ROOT / "tests" / file).read_text("utf-8")
+            assert not name or f"def {name}(" in text, f"traps.md: {file} has no {name}"
+
+
 def test_the_design_lists_the_rooms_in_their_order() -> None:
     from test_layers import ROOMS
 
