@@ -108,6 +108,12 @@ def test_the_design_names_files_that_exist() -> None:
         assert there if "/" in path else path in names, path
 
 
+@pytest.mark.parametrize("page", LINKED, ids=lambda p: p.name)
+def test_scripts_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"\b(?:benchmarks|scripts|tests|examples)/\w+\.\w+", page.read_text("utf-8"))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_docstrings_name_files_that_exist() -> None:
     code = sorted((ROOT / "decodedrift").rglob("*.py"))
     named = [(p, n) for p in code for n in re.findall(r"`([\w/]+\.py)`", p.read_text("utf-8"))]
