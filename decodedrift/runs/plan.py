@@ -1,4 +1,4 @@
-"""From what a user asked to a resolved plan, and from a plan to jobs under content keys."""
+"""From what a user asked to a resolved Plan, and from a Plan to jobs under content keys."""
 
 from __future__ import annotations
 

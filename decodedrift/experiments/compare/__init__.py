@@ -30,6 +30,6 @@ EXPERIMENT = Experiment(
     gating=later(f"{HERE}.gating:gating"),
     examples=(
         "decodedrift compare --model gpt2 --candidates bf16,int8 --max-new-tokens 128",
-        "decodedrift compare --model ./base --candidates new=./tuned --text wiki.txt",
+        "decodedrift compare --model ./base --candidates q=./quantized --text w.txt",
     ),
 )  # fmt: skip
