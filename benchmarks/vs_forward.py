@@ -91,8 +91,8 @@ def model_class(shape: str) -> type:
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     """The main job, run folder and report included; leaves the calls it made in --calls."""
     import decodedrift as dd
-    from decodedrift.experiments.compare import job
     from decodedrift.experiments.study import Study
+    from decodedrift.measure import bench
     from decodedrift.models import world
     from decodedrift.runs import carry_out
 
@@ -100,7 +100,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
         dd.compare(arguments.folder, candidates=["bf16"], prompts=["w1"], max_new_tokens=2, out=Path(out) / "run")
     watch, wall, cpu, calls = Watch(), {}, {}, []  # type: ignore[var-annotated]
     watch.over(model_class(arguments.shape))
-    generate, force, loaded = job.generate, job.force, world.loaded
+    generate, force, loaded = bench.generate, bench.force, world.loaded
 
     def generating(model: Any, vocab: Any, prompts: Any, cells: Any, steps: int, **more: Any) -> Any:
         with timed("generate", wall, cpu):
@@ -126,8 +126,8 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
         finally:
             held.__exit__(None, None, None)
 
-    job.generate = watch.during("decoding", generating)  # type: ignore[assignment]
-    job.force = watch.during("reading", forcing)  # type: ignore[assignment]
+    bench.generate = watch.during("decoding", generating)  # type: ignore[assignment]
+    bench.force = watch.during("reading", forcing)  # type: ignore[assignment]
     world.loaded = loading  # type: ignore[assignment]
     for home, name, phase in ((carry_out, "prepare", "before"), (Study, "write", "after")):
         setattr(home, name, whole(getattr(home, name), phase, wall, cpu))
@@ -148,13 +148,13 @@ def bare(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from decodedrift.core.records import Reading
-    from decodedrift.decoding.choosers import Choice
+    from decodedrift.decoding.choosers import Move
     from decodedrift.decoding.forcing import force
     from decodedrift.decoding.loop import decode
     from decodedrift.models.load import loaded
     from decodedrift.models.sources import checkpoints
     from decodedrift.models.text.vocabulary import vocabulary
-    from decodedrift.runs.plan import parse_variants
+    from decodedrift.models.variants import parse_variants
 
     class Random:
         """Feeds every row random tokens."""
@@ -165,7 +165,7 @@ def bare(arguments: argparse.Namespace) -> dict[str, Any]:
             self.width, self.tokens = width, torch.randint(1, VOCAB[arguments.shape], (steps, rows * width))
 
         def step(self, logits: Any, position: int) -> Any:
-            return Choice(self.tokens[position])
+            return Move(self.tokens[position])
 
         def traces(self) -> list[Any]:
             return []

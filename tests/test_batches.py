@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import decodedrift as dd
 from decodedrift.core.records import Key
 from decodedrift.decoding.batches import by_length, filed, padding
-from decodedrift.experiments.compare import job
+from decodedrift.measure import bench
 
 STRATEGIES = ["greedy", "beam:num_beams=3", "top-k:k=8", "top-p:p=0.8"]
 LENGTHS = {"a": 21, "b": 1, "c": 20, "d": 2, "e": 1, "f": 22}
@@ -40,7 +40,7 @@ def unsorted(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def again(**more: Any) -> dd.Study:
         with monkeypatch.context() as patch:
-            patch.setattr(job, "by_length", lambda items, length, size: list(items))
+            patch.setattr(bench, "by_length", lambda items, length, size: list(items))
             return run(**more)
 
     return again
@@ -121,7 +121,7 @@ def test_one_prompt_a_batch_is_left_as_it_was(unsorted: Any) -> None:
 def test_every_variant_meets_the_same_batches_and_the_control_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     made: dict[str, list[str]] = {}
     read: dict[str, set[tuple[int, ...]]] = {}
-    real, force = job.generate, job.force
+    real, force = bench.generate, bench.force
 
     def generate(model: Any, vocab: Any, prompts: Any, *rest: Any, **more: Any) -> Any:
         made.setdefault(model.variant.name, []).append("".join(prompts))
@@ -131,8 +131,8 @@ def test_every_variant_meets_the_same_batches_and_the_control_the_first(monkeypa
         read.setdefault(model.variant.name, set()).add(tuple(dict.fromkeys(len(r.context) for r in readings)))
         return force(model, readings, *sizes)
 
-    monkeypatch.setattr(job, "generate", generate)
-    monkeypatch.setattr(job, "force", forced)
+    monkeypatch.setattr(bench, "generate", generate)
+    monkeypatch.setattr(bench, "force", forced)
     study = run(candidates=["bf16", "fp16"], noise_floor=True)
     assert made["bf16"] == made["fp16"] == ["bed", "caf", *"bedcaf"], "and the floor one by one, in the same order"
     assert made["fp32"] == ["bed", "caf", "bed"], "the self control is the first batch again"

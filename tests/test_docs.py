@@ -16,7 +16,7 @@ from decodedrift.experiments import experiment
 from decodedrift.measure.tables import PARTS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(page: Path, kind: str) -> list[str]:
@@ -187,6 +187,33 @@ def test_the_changelog_keeps_its_form() -> None:
         "Fixed",
         "Security",
     }
+
+
+def test_every_place_that_contributing_names_exists() -> None:
+    import importlib
+
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    paths = re.findall(r"`((?:decodedrift|tests|scripts|docs|prompts)/[\w/.]*)", text) + re.findall(
+        r"`([\w]+\.toml|\w+\.md)`", text
+    )
+    assert len(set(paths)) > 15
+    assert not [p for p in paths if not (ROOT / p).exists()]
+    registries = {}
+    for row in re.findall(r"^\| .* \|$", text, re.M):
+        _, file, line = row.strip("| ").split(" | ")
+        if name := re.match(r"`([A-Z_]+)` (?:in `([\w/.]+)`|there)", line):
+            path = name[2] or re.findall(r"`([\w/]+\.py)`", file)[0]
+            module = importlib.import_module(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+            registries[name[1]] = getattr(module, name[1])
+    assert set(registries) == {
+        "PRECISIONS", "KNOBS", "STRATEGIES", "TOKEN_METRICS", "TRACE_METRICS", "TABLES", "SECTIONS"
+    }  # fmt: skip
+    assert all(isinstance(registry, dict) and registry for registry in registries.values())
+    for name in re.findall(
+        r"`(Knob|Precision|StrategyKind|Metric|TraceMetric|Rounded|JobResult|LogitPair|TracePair)`", text
+    ):
+        assert any(f"class {name}" in p.read_text("utf-8") for p in (ROOT / "decodedrift").rglob("*.py")), name
+    assert "](../CONTRIBUTING.md)" in (ROOT / "docs/design.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(

@@ -46,11 +46,13 @@ def test_its_own_token_changes_nothing_at_all(family: str, precision: str) -> No
     assert any(other.traces[key].token_ids != plain.traces[key].token_ids for key in own)
 
 
-@pytest.mark.parametrize("strategy", ["greedy", "top-p:p=0.9", "top-k:k=5,temperature=0.7"])
+@pytest.mark.parametrize("strategy", ["greedy", "top-p:p=0.9", "top-k:k=5,temperature=0.7", "min-p:p=0.1"])
 def test_the_text_goes_on_as_an_uncached_loop_says(strategy: str) -> None:
-    plain = free_run("gpt2", MIXED + ",top-k:k=5,temperature=0.7", "fp64", "gumbel", ignore_eos=True)
+    plain = free_run("gpt2", MIXED + ",top-k:k=5,temperature=0.7,min-p:p=0.1", "fp64", "gumbel", ignore_eos=True)
     put = {(strategy, 0, p): (6 + i, 40 + i) for i, p in enumerate(IDS)}
-    found = free_run("gpt2", MIXED + ",top-k:k=5,temperature=0.7", "fp64", "gumbel", ignore_eos=True, inject=put)
+    found = free_run(
+        "gpt2", MIXED + ",top-k:k=5,temperature=0.7,min-p:p=0.1", "fp64", "gumbel", ignore_eos=True, inject=put
+    )
     model = tiny_model("gpt2").double()
     (chosen,) = (s for s in dd_strategies(strategy))
     for key, (at, token) in put.items():
@@ -281,7 +283,7 @@ def test_folds_by_hand() -> None:
 
 def test_beams_alone_are_refused_by_name() -> None:
     for settings in ({"strategies": ["beam"]}, {"strategies": ["top-p"], "coupling": "none"}):
-        with pytest.raises(InputError, match="--inject: a beam search"):
+        with pytest.raises(InputError, match="inject=True: a beam search"):
             dd.compare("demo", inject=True, **settings)
         with pytest.raises(InputError, match="inject: a beam search"):
             inject("demo", **settings)
@@ -308,7 +310,7 @@ def test_the_runner_up_is_the_strategys_second(tmp_path: Path) -> None:
     assert set(done.injection["role"]) == {"injected"}
     assert {f.name for f in (tmp_path / "run").iterdir()} == {
         "plan.json", "environment.json", "injection.csv", "traces.csv", "failures.csv", "after.csv", "summary.csv",
-        "verdict.txt",
+        "tokens.csv", "timings.csv", "verdict.txt", "report.html", "jobs",
     }  # fmt: skip
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["at"] == [3, 7]
 
@@ -321,8 +323,8 @@ def test_where_the_set_holds_one_token_nothing_is_replaced() -> None:
 
 def test_rank_one_is_the_control() -> None:
     done = inject("demo", at=[2, 5], rank=1, limit=2, max_new_tokens=24)
-    assert (done.table["agreement"] == 1).all()
-    assert (done.table["unchanged"] == done.table["texts"]).all()
+    assert (done.summary["agreement"] == 1).all()
+    assert (done.summary["unchanged"] == done.summary["texts"]).all()
     assert all("100 % of the tokens after it are the reference's, as they must be" in s for s in done.verdict)
 
 

@@ -19,7 +19,7 @@ from conftest import tiny_model, tiny_tokenizer
 from running import same_rows, saved_as
 
 import decodedrift as dd
-from decodedrift.experiments.compare import job
+from decodedrift.measure import bench
 
 ALL = ["greedy", "beam:num_beams=3", "top-k:k=8", "top-p:p=0.8"]
 PROMPTS = [
@@ -256,7 +256,7 @@ def test_one_prompt_a_batch_pads_nothing() -> None:
 
 
 def test_a_self_control_that_is_not_zero_fails_the_run_and_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = job.force, []
+    real, calls = bench.force, []
 
     def unsteady(model: Any, *arguments: Any) -> Any:
         calls.append(model.variant.name)
@@ -265,7 +265,7 @@ def test_a_self_control_that_is_not_zero_fails_the_run_and_is_said_first(monkeyp
             yield index, logits + torch.eye(len(logits), logits.shape[-1]) * 1e-3 * again
 
     assert not run().failed
-    monkeypatch.setattr(job, "force", unsteady)
+    monkeypatch.setattr(bench, "force", unsteady)
     study = run()
     assert len(study.failures) == 0
     assert study.failed
@@ -273,7 +273,7 @@ def test_a_self_control_that_is_not_zero_fails_the_run_and_is_said_first(monkeyp
 
 
 def test_a_diverging_self_control_fails_the_run_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = job.generate, []
+    real, calls = bench.generate, []
 
     def unsteady(model: Any, *arguments: Any, **more: Any) -> Any:
         calls.append(model.variant.name)
@@ -283,7 +283,7 @@ def test_a_diverging_self_control_fails_the_run_too(monkeypatch: pytest.MonkeyPa
                 trace.token_ids = (*trace.token_ids[:-1], (trace.token_ids[-1] + 1) % 96)
         return done
 
-    monkeypatch.setattr(job, "generate", unsteady)
+    monkeypatch.setattr(bench, "generate", unsteady)
     study = run()
     assert study.failed
     assert study.verdict[0].startswith("The reference differs from itself: 4 of 4 repeated traces diverged")

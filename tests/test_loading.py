@@ -143,14 +143,14 @@ def test_a_resumed_run_keeps_the_size_of_its_jobs(saved: Any, tmp_path: Path, mo
         dd.compare(saved(), out=tmp_path / "run", resume=True, **ASKED | {"prompts_per_job": 16})
     stored = RunFolder(tmp_path / "run").stored()
     assert stored is not None
-    assert asked_again(stored).prompts_per_job == 24
+    assert asked_again(CompareSettings, stored).prompts_per_job == 24
     dd.compare(saved(), out=tmp_path / "run", resume=True, **ASKED)
     assert content(tmp_path / "run") == content(tmp_path / "whole")
 
 
 def test_what_a_type_rounds_is_read_once(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from decodedrift.models.sources.checkpoints import find
-    from decodedrift.runs.plan import parse_variants
+    from decodedrift.models.variants import parse_variants
 
     reads: list[Any] = []
     real = load.tensors

@@ -20,6 +20,7 @@ from synthetic import synthetic
 
 import decodedrift as dd
 from decodedrift.experiments.compare.gating import faults, gating
+from decodedrift.experiments.compare.verdict.nonfinite import said as sentences
 from decodedrift.experiments.compare.verdict.sentences import folded
 from decodedrift.measure import nonfinite
 from decodedrift.measure.metrics.token import LogitPair, token_metrics
@@ -221,7 +222,7 @@ def test_the_side_that_forbids_an_id_is_the_one_that_is_named(side: str) -> None
     assert marked[f"{side}_forbids"].all()
     assert not marked[["reference_breaks", "candidate_breaks"]].any(axis=None)
     study = synthetic(prompts=1, tokens=2, candidates=1)
-    (said,) = nonfinite.said(study.traces, study.divergences, frame)
+    (said,) = sentences(study.traces, study.divergences, frame)
     assert said.startswith(
         "c gives -inf to ids that fp32 allows, at 2 of 6" if side == "candidate" else "The reference fp32"
     )
@@ -237,7 +238,7 @@ def test_the_side_that_breaks_in_a_reading_is_the_one_that_is_named(side: str, v
     ((name, _),) = nonfinite.reasons("fp32", "c", [], [("greedy", frame)])
     assert name == ("fp32" if side == "reference" else "c")
     study = synthetic(prompts=1, tokens=2, candidates=1)
-    (said,) = nonfinite.said(study.traces, study.divergences, frame)
+    (said,) = sentences(study.traces, study.divergences, frame)
     assert said.startswith("c broke" if side == "candidate" else "The reference fp32 broke")
     assert "position 2 (prompt p, greedy)" in said
     assert set(nonfinite.faults(study.traces, frame)) == ({("c", "greedy")} if side == "candidate" else set())

@@ -498,7 +498,7 @@ def test_figures_compose_and_save(tmp_path: Path) -> None:
 
 def test_every_figure_is_in_the_page_once_and_in_a_notebook() -> None:
     from decodedrift.experiments.compare.figures import FIGURES
-    from decodedrift.report.sections import SECTIONS, pictures
+    from decodedrift.experiments.compare.sections import SECTIONS, pictures
 
     made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
     in_sections = [s for s in (*SECTIONS.values(), pictures.perplexity) if isinstance(s, pictures.Pictures)]

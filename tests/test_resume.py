@@ -28,8 +28,9 @@ from decodedrift.core.settings import make_settings
 from decodedrift.experiments import running
 from decodedrift.experiments.compare import job as executing
 from decodedrift.experiments.compare.settings import CompareSettings
+from decodedrift.measure import bench
 from decodedrift.models import budget, load
-from decodedrift.runs import retry, runfolder
+from decodedrift.runs import runfolder
 from decodedrift.runs.resume import asked_again, settled
 from decodedrift.runs.runfolder import RunFolder
 from decodedrift.runs.signals import Stopped, stoppable, terminable
@@ -124,7 +125,7 @@ def test_only_what_is_missing_runs(
     assert len(RunFolder(tmp_path / "run").finished_jobs()) == 2
     ran: list[str] = []
     real = executing.execute
-    monkeypatch.setattr(retry, "execute", lambda job, *more: (ran.append(job.key), real(job, *more))[1])
+    monkeypatch.setattr(executing, "execute", lambda job, *more: (ran.append(job.key), real(job, *more))[1])
     study = running.resume(tmp_path / "run")
     assert ran == RunFolder(whole).finished_jobs()[2:]
     assert content(tmp_path / "run") == content(whole)
@@ -256,7 +257,7 @@ def test_memory_that_is_free_later_changes_no_batch(saved: Callable[..., Path], 
         "generation": stored.environment["generation"] | {"batch_size": 2, "batch_size_asked": 16}
     }
     (tmp_path / "run" / "environment.json").write_text(json.dumps(environment))  # as if 16 had not fitted
-    assert asked_again(RunFolder(tmp_path / "run").stored()).batch_size == 16  # type: ignore[arg-type]
+    assert asked_again(CompareSettings, RunFolder(tmp_path / "run").stored()).batch_size == 16  # type: ignore[arg-type]
     assert running.resume(tmp_path / "run").plan["batch_size"] == 2
     assert content(tmp_path / "run") == content(whole)
 
@@ -310,7 +311,7 @@ def test_two_processes_in_one_folder(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     folder.write_json(runfolder.MARK, {})
     code = (
-        "import sys, time\nfrom decodedrift.store import RunFolder\n"
+        "import sys, time\nfrom decodedrift.runs.runfolder import RunFolder\n"
         "with RunFolder(sys.argv[1], fresh=False):\n    print('held', flush=True)\n    time.sleep(100)"
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdout=subprocess.PIPE, text=True)
@@ -512,7 +513,7 @@ def test_a_signal_is_no_candidates_failure(saved: Callable[..., Path], tmp_path:
 def test_out_of_memory_halves_the_batch_for_all_alike(
     saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = executing.generate
+    real = bench.generate
     sizes: list[tuple[str, int]] = []
 
     def small(model: Any, vocab: Any, prompts: Any, *more: Any, **named: Any) -> Any:
@@ -521,14 +522,14 @@ def test_out_of_memory_halves_the_batch_for_all_alike(
         sizes.append((model.variant.name, len(prompts)))
         return real(model, vocab, prompts, *more, **named)
 
-    monkeypatch.setattr(executing, "generate", small)
+    monkeypatch.setattr(bench, "generate", small)
     more = ASKED | {"batch_size": 4, "prompts_per_job": 4}
     study = dd.compare(saved(), out=tmp_path / "run", **more)
     assert not study.failed
     key = RunFolder(tmp_path / "run").finished_jobs()[0]
     assert study.environment["generation"]["lowered"] == {key: 2}
     assert [size for name, size in sizes if name == "int8"] == [4, 2, 2], "what the others had run is run again"
-    monkeypatch.setattr(executing, "generate", real)
+    monkeypatch.setattr(bench, "generate", real)
     expected = dd.compare(saved(), **more | {"batch_size": 2})
     assert study.positions.equals(expected.positions)
     assert study.traces.equals(expected.traces)
@@ -536,14 +537,14 @@ def test_out_of_memory_halves_the_batch_for_all_alike(
 
 
 def test_what_does_not_fit_even_alone_fails_alone(saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    real = executing.generate
+    real = bench.generate
 
     def never(model: Any, *more: Any, **named: Any) -> Any:
         if model.variant.name == "bf16":
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(model, *more, **named)
 
-    monkeypatch.setattr(executing, "generate", never)
+    monkeypatch.setattr(bench, "generate", never)
     study = dd.compare(saved(), **ASKED)
     assert set(study.failures["variant"]) == {"bf16"}
     assert set(study.failures["status"]) == {"out_of_memory"}
@@ -556,7 +557,7 @@ def test_a_reference_without_memory_ends_the_run_in_one_line(
     def never(*more: Any, **named: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(executing, "generate", never)
+    monkeypatch.setattr(bench, "generate", never)
     with pytest.raises(InputError, match="the reference cannot run: fp32: out of memory"):
         dd.compare(saved(), **ASKED)
 

@@ -160,7 +160,7 @@ SMALL: dict[str, Any] = {"prompts": ["w1 w2"], "candidates": ["bf16"], "strategi
 
 def test_pickles_only_on_request_and_with_the_same_rows(saved: Callable[..., Path], tmp_path: Path) -> None:
     folder = pickled_model(saved, tmp_path / "pickled")
-    with pytest.raises(InputError, match=r"pickled weights.*--allow-pickle"):
+    with pytest.raises(InputError, match=r"pickled weights.*allow_pickle=True"):
         dd.compare(folder, **SMALL)
     study, safe = dd.compare(folder, allow_pickle=True, **SMALL), dd.compare(saved(), **SMALL)
     columns = ["strategy", "position", "token", "kl", "nll_candidate"]
@@ -197,7 +197,7 @@ def test_a_chat_template_without_an_end(
     monkeypatch.setattr(vocabulary, "TEMPLATE_SECONDS", 0.3)
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     folder = chat_model(saved, tmp_path / "loops", loops)
-    with pytest.raises(InputError, match=r"--chat-template: .* did not end within 0.3 s"):
+    with pytest.raises(InputError, match=r"chat_template=True: .* did not end within 0.3 s"):
         dd.compare(folder, chat_template=True, **SMALL)
     time.sleep(0.2)
     assert not [t for t in threading.enumerate() if t.daemon and t.name.startswith("Thread") and "run" in t.name]
@@ -236,7 +236,7 @@ def test_a_bug_names_its_log_whatever_the_folder(folder: str, tmp_path: Path, mo
     if folder != "gone":
         (tmp_path / folder).mkdir()
     code = (
-        "import sys\nfrom decodedrift import listing, cli\ndef fails(): raise RuntimeError('x' * 500)\n"
+        "import sys\nfrom decodedrift import cli\nfrom decodedrift.cli import listing\ndef fails(): raise RuntimeError('x' * 500)\n"
         f"import tempfile\ntempfile.tempdir = {str(tmp_path / folder)!r}\n"
         "listing.listing = fails\nsys.argv = ['decodedrift', 'list']\ncli.main()"
     )
@@ -263,7 +263,7 @@ def test_secrets_are_in_no_output(saved: Callable[..., Path], tmp_path: Path) ->
     }  # fmt: skip
     short = ["--prompt", "w1 w2", "--candidates", "bf16", "--strategies", "greedy", "--max-new-tokens", "3"]
     bug = (
-        "import sys\nfrom decodedrift import listing, cli\n"
+        "import sys\nfrom decodedrift import cli\nfrom decodedrift.cli import listing\n"
         "def fails(): raise RuntimeError('hf_PLANTEDplantedPLANTED at http://bob:PLANTEDpass@h/ in ' + sys.argv[0])\n"
         f"listing.listing = fails\nsys.argv = ['{home}/decodedrift', 'list']\ncli.main()"
     )

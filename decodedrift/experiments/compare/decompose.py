@@ -21,6 +21,7 @@ from decodedrift.measure.divergence import comparable
 from decodedrift.measure.metrics.token import LogitPair, kl
 from decodedrift.measure.passes import Pass, Passage, keyed
 from decodedrift.models.load import Loaded
+from decodedrift.models.precisions.floating import NAMES
 from decodedrift.numerics import sequences
 
 
@@ -84,7 +85,7 @@ class Decomposition:
             return
         own = self.bench.spool.get(("own", done.name, passage.key)).to(logits.device)
         tokens = torch.tensor(passage.reading.continuation, device=logits.device)
-        pair = LogitPair(logits, own, tokens, done.variant.compute or "fp32")
+        pair = LogitPair(logits, own, tokens, NAMES[own.dtype])
         parts = [kl(pair.rows(t, min(t + CHUNK, len(tokens)))).cpu() for t in range(0, len(tokens), CHUNK)]
         self.path[done.name, passage.key] = torch.cat(parts).numpy()
 
