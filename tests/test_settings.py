@@ -144,7 +144,7 @@ BAD: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("compare", {"prompts": ["a"], "max_new_tokens": 10**6}, ("no prompt can run", "lower max_new_tokens=")),
     ("inject", {"at": 64}, ("at=64", "raise max_new_tokens=")),
     ("inject", {"rank": 0}, ("rank=", ">= 1, not 0")),
-    ("inject", {"strategies": "beam"}, ("inject", "top-k or top-p with coupling='gumbel'")),
+    ("inject", {"strategies": "beam"}, ("add greedy", "with coupling='gumbel'")),
     ("inject", {"prompts": "missing.txt"}, ("prompts=missing.txt", "bundled set")),
     ("inject", {"prompt_ids": "zz"}, ("prompt_ids=zz", "no such prompt")),
     ("inject", {"executor": "clusters"}, ("executor=clusters", "choices: local")),
