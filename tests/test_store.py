@@ -26,7 +26,7 @@ from decodedrift.runs import runfolder
 from decodedrift.runs.runfolder import RunFolder
 from decodedrift.runs.tablefiles import read_csv, read_parquet, write_csv, write_parquet
 
-# METRICS.md, "Columns"
+# docs/metrics.md, "The tables"
 KEYS = "model reference candidate role strategy seed prompt_id"
 COLUMNS = {
     "traces": "model variant role strategy seed prompt_id prompt tags text token_ids n_tokens finish logprob_sum "

@@ -1,4 +1,4 @@
-"""One row of divergences.csv: where two traces part, by how much, and why (METRICS.md, "Margins and logit gaps")."""
+"""One row of divergences.csv: where two traces part, by how much, and why (docs/metrics.md)."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _beam_gaps(beams: BeamScores | None) -> dict[str, float | None]:
 
 
 def _cause(strategy: Strategy, gaps: dict[str, float | None], near_tie_below: float) -> str:
-    """The first that is true, of two tokens that were both chosen; METRICS.md fixes the order."""
+    """The first that is true, of two tokens that were both chosen; docs/metrics.md fixes the order."""
     if strategy.samples and not strategy.coupled:
         return "uncoupled"
     if strategy.searches:

@@ -194,7 +194,7 @@ def divergence_row(
 
 
 def _beam_scores(reference: Pass, candidate: Pass, key: Key, strategy: Strategy) -> BeamScores | None:
-    """The four forced scores of METRICS.md; None where a pass did not read them (the controls)."""
+    """The four forced scores of docs/metrics.md; None where a pass did not read them (the controls)."""
     frame, own, judged = candidate.positions.get(key), candidate.own_nll.get(key), candidate.judged.get(key)
     if frame is None or own is None or judged is None or not len(own):
         return None

@@ -1,4 +1,4 @@
-"""What a job leaves: tidy rows, with one explicit column order and type per table (METRICS.md, "Columns")."""
+"""What a job leaves: tidy rows, with one explicit column order and type per table (docs/metrics.md, "The tables")."""
 
 from __future__ import annotations
 

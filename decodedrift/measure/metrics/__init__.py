@@ -1,4 +1,4 @@
-"""The metric registries: a function and a line each; a name is a column (METRICS.md defines it)."""
+"""The metric registries: a function and a line each; a name is a column (docs/metrics.md defines it)."""
 
 from decodedrift.measure.metrics.token import TOKEN_METRICS, LogitPair, directional_error, token_metrics
 from decodedrift.measure.metrics.trace import TRACE_METRICS, TracePair

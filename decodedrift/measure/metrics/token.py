@@ -1,8 +1,9 @@
 """Per-position metrics of a teacher-forced pass: how far the candidate's logits are from the reference's.
 
-A metric is a function of one `LogitPair` and a line in `TOKEN_METRICS`; its name is the column. METRICS.md defines
-them. All come back as float64 [n], counts and flags too, so that NaN can say "undefined here": a row where a side that
-the metric reads holds NaN or +inf (or no finite logit at all) is NaN, and `nonfinite` says how many logits did it.
+A metric is a function of one `LogitPair` and a line in `TOKEN_METRICS`; its name is the column, which
+docs/metrics.md defines. All come back as float64 [n], counts and flags too, so that NaN can say "undefined here": a row
+where a side that the metric reads holds NaN or +inf (or no finite logit at all) is NaN, and `nonfinite` says how many
+logits did it.
 """
 
 from __future__ import annotations
