@@ -60,7 +60,8 @@ def all_fit(world: World) -> bool:
 
 def resident(world: World) -> str:
     """Whose weights are in memory at once."""
-    return "every variant" if world.keeps else "both variants" if both_fit(world) else "one variant"
+    both = both_fit(world) and world.plan.candidates
+    return "every variant" if world.keeps else "both variants" if both else "one variant"
 
 
 def rows_per_prompt(world: World) -> int:

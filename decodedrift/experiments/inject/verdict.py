@@ -27,7 +27,7 @@ def gating(plan: Mapping[str, Any]) -> Gating:
     keys = ("strategy", "position")
     cells = [(s["label"], str(at)) for s in plan["strategies"] for at in plan["at"]]
     columns = tuple(c for c in BY_POSITION if c not in keys)
-    return Gating(keys, cells, columns, lambda row, column: row.get("long_enough") == 0)
+    return Gating(keys, cells, columns)
 
 
 def verdict(study: Any) -> list[str]:
