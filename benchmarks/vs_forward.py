@@ -148,13 +148,13 @@ def bare(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from decodedrift.core.records import Reading
-    from decodedrift.decoding.choosers import Choice
+    from decodedrift.decoding.choosers import Move
     from decodedrift.decoding.forcing import force
     from decodedrift.decoding.loop import decode
     from decodedrift.models.load import loaded
     from decodedrift.models.sources import checkpoints
     from decodedrift.models.text.vocabulary import vocabulary
-    from decodedrift.runs.plan import parse_variants
+    from decodedrift.models.variants import parse_variants
 
     class Random:
         """Feeds every row random tokens."""
@@ -165,7 +165,7 @@ def bare(arguments: argparse.Namespace) -> dict[str, Any]:
             self.width, self.tokens = width, torch.randint(1, VOCAB[arguments.shape], (steps, rows * width))
 
         def step(self, logits: Any, position: int) -> Any:
-            return Choice(self.tokens[position])
+            return Move(self.tokens[position])
 
         def traces(self) -> list[Any]:
             return []

@@ -27,6 +27,7 @@ _HOMES = {
     "inject": "decodedrift.experiments.inject.face",
     "Study": "decodedrift.experiments.study",
     "open_study": "decodedrift.experiments.study",
+    "Strategy": "decodedrift.decoding.strategies",
     "strategy": "decodedrift.decoding.strategies",
 }
 

@@ -21,7 +21,7 @@ from decodedrift.measure.tables import PARTS, TABLES
 from decodedrift.runs import tablefiles
 
 FOLDER = {"plan.json", "environment.json", "report.html", "verdict.txt", "jobs", *PARTS} | {
-    f"{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds) if table not in PARTS
+    f"{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds()) if table not in PARTS
 }
 SMALL = ("--max-new-tokens", "4", "--candidates", "bf16")
 
@@ -109,6 +109,7 @@ def test_version(tmp_path: Path) -> None:
 def test_list_says_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from decodedrift.decoding.strategies import STRATEGIES
     from decodedrift.measure.metrics import TOKEN_METRICS, TRACE_METRICS
+    from decodedrift.models.knobs import KNOBS
     from decodedrift.models.precisions import PRECISIONS
 
     monkeypatch.setattr(sys, "argv", ["decodedrift", "list"])
@@ -117,19 +118,29 @@ def test_list_says_what_there_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     said = capsys.readouterr()
     assert (stopped.value.code, said.err) == (0, "")
     names = {line.split()[0] for line in said.out.splitlines() if re.match(r"  \S", line)}
-    assert {*PRECISIONS, *STRATEGIES, *TOKEN_METRICS, *TRACE_METRICS, "default", "stories"} <= names
+    assert {*PRECISIONS, *KNOBS, *STRATEGIES, *TOKEN_METRICS, *TRACE_METRICS, "default", "stories"} <= names
     assert max(map(len, said.out.splitlines())) <= 80
 
 
 def test_list_says_what_cannot_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     from decodedrift.cli import listing
-    from decodedrift.models import precisions
+    from decodedrift.models.precisions.base import Precision
 
-    monkeypatch.setattr(precisions, "_bnb_unavailable", lambda device: "needs a backend")
     monkeypatch.setitem(
-        listing.PRECISIONS, "int8-bnb", precisions.Precision("x", None, lambda device: "int8-bnb needs bitsandbytes")
+        listing.PRECISIONS, "int8-bnb", Precision("x", None, lambda device: "int8-bnb needs bitsandbytes")
     )
     assert "not here: int8-bnb needs bitsandbytes" in listing.listing()
+
+
+def test_a_part_of_the_list_can_be_asked_for(tmp_path: Path) -> None:
+    said = command("list", "strategies", cwd=tmp_path).stdout
+    assert said.startswith("strategies\n")
+    assert "min-p" in said
+    assert "precisions" not in said
+    wrong = command("list", "strategy", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "'strategies'?" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
 
 
 # ---- a real run

@@ -29,7 +29,7 @@ from decodedrift.models.load import loaded
 from decodedrift.models.precisions.floating import KeepDouble
 from decodedrift.models.sources.checkpoints import in_memory
 from decodedrift.models.text.vocabulary import vocabulary
-from decodedrift.runs.plan import parse_variants
+from decodedrift.models.variants import parse_variants
 
 STEPS = 14
 

@@ -14,7 +14,7 @@ from running import same_rows, saved_as
 from decodedrift.models import budget, load
 from decodedrift.models.load import loaded
 from decodedrift.models.sources import checkpoints
-from decodedrift.runs.plan import parse_variants
+from decodedrift.models.variants import parse_variants
 
 VARIANTS = ("fp32", "bf16", "fp16", "int8", "fp32:attention=eager")
 

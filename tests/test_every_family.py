@@ -16,7 +16,7 @@ import decodedrift as dd
 from decodedrift.models.load import loaded
 from decodedrift.models.precisions.floating import DTYPES
 from decodedrift.models.sources.checkpoints import in_memory
-from decodedrift.runs.plan import parse_variants
+from decodedrift.models.variants import parse_variants
 
 PROMPTS = [
     [9],

@@ -11,7 +11,7 @@ from test_every_family import tiny
 
 from decodedrift.models.load import loaded
 from decodedrift.models.sources.checkpoints import in_memory
-from decodedrift.runs.plan import parse_variants
+from decodedrift.models.variants import parse_variants
 
 HIDDEN = 32
 KINDS = (

@@ -229,3 +229,17 @@ def test_compare_refuses_a_wrong_gate_before_it_runs(
     assert code == 2
     assert "did you mean 'kl_p99'" in err
     assert not list(tmp_path.iterdir())
+
+
+def test_texts_too_short_to_come_back_do_not_excuse_what_was_measured() -> None:
+    study = dd.inject("demo", at=[3], strategies=["greedy"], limit=2, max_new_tokens=8)
+    gated = study.experiment.gating(study.plan)
+    assert study.summary["long_enough"].tolist() == [0]
+    for text, passes in (
+        ("agreement<0.99", False),
+        ("agreement<0", True),
+        ("recovered_low<0", False),
+        ("texts<3", False),
+    ):
+        exceeded = parse_gate(text, False, gated).exceeded(study.summary, gated)
+        assert (exceeded == []) == passes, text

@@ -16,7 +16,7 @@ from decodedrift.models.probe import needed
 from decodedrift.models.sources.checkpoints import in_memory
 from decodedrift.models.steps import PATHS
 from decodedrift.models.text.vocabulary import vocabulary
-from decodedrift.runs.plan import parse_variants
+from decodedrift.models.variants import parse_variants
 
 PROMPTS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33, 34, 35, 36], "d": [80, 2, 80, 2]}
 NEW = 24
@@ -70,6 +70,7 @@ SAMPLED = {
     "top-k:k=20,temperature=0.8": {"do_sample": True, "top_k": 20, "temperature": 0.8, "top_p": 1.0},
     "top-p:p=0.9": {"do_sample": True, "top_k": 0, "top_p": 0.9},
     "top-p:p=1.0,temperature=1.5": {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.5},
+    "min-p:p=0.1,temperature=0.8": {"do_sample": True, "top_k": 0, "min_p": 0.1, "temperature": 0.8},
 }
 
 
@@ -150,11 +151,12 @@ def test_margins_and_watched_scores_are_those_of_the_choice() -> None:
 
 
 def test_top_k_of_one_is_greedy() -> None:
-    result = free_run("llama", "greedy,top-k:k=1,top-p:p=0.000001", coupling="gumbel")
+    result = free_run("llama", "greedy,top-k:k=1,top-p:p=0.000001,min-p:p=1.0", coupling="gumbel")
     for prompt in PROMPTS:
         greedy = result.traces[("greedy", 0, prompt)].token_ids
         assert result.traces[("top-k:k=1", 0, prompt)].token_ids == greedy
         assert result.traces[("top-p:p=0.000001", 0, prompt)].token_ids == greedy
+        assert result.traces[("min-p:p=1.0", 0, prompt)].token_ids == greedy
     assert all(math.isnan(m) for m in result.traces[("top-k:k=1", 0, "a")].margins)
 
 

@@ -21,7 +21,7 @@ from decodedrift.core.records import VariantError
 from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.sources import checkpoints, copycontrol
 from decodedrift.models.sources.checkpoints import Checkpoint, in_memory
-from decodedrift.runs.plan import parse_variants
+from decodedrift.models.variants import parse_variants
 
 NOTEBOOK: Any = None  # as a model is in a notebook: a global name
 IDS = torch.tensor([[5, 9, 2, 40, 7]])

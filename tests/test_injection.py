@@ -46,11 +46,13 @@ def test_its_own_token_changes_nothing_at_all(family: str, precision: str) -> No
     assert any(other.traces[key].token_ids != plain.traces[key].token_ids for key in own)
 
 
-@pytest.mark.parametrize("strategy", ["greedy", "top-p:p=0.9", "top-k:k=5,temperature=0.7"])
+@pytest.mark.parametrize("strategy", ["greedy", "top-p:p=0.9", "top-k:k=5,temperature=0.7", "min-p:p=0.1"])
 def test_the_text_goes_on_as_an_uncached_loop_says(strategy: str) -> None:
-    plain = free_run("gpt2", MIXED + ",top-k:k=5,temperature=0.7", "fp64", "gumbel", ignore_eos=True)
+    plain = free_run("gpt2", MIXED + ",top-k:k=5,temperature=0.7,min-p:p=0.1", "fp64", "gumbel", ignore_eos=True)
     put = {(strategy, 0, p): (6 + i, 40 + i) for i, p in enumerate(IDS)}
-    found = free_run("gpt2", MIXED + ",top-k:k=5,temperature=0.7", "fp64", "gumbel", ignore_eos=True, inject=put)
+    found = free_run(
+        "gpt2", MIXED + ",top-k:k=5,temperature=0.7,min-p:p=0.1", "fp64", "gumbel", ignore_eos=True, inject=put
+    )
     model = tiny_model("gpt2").double()
     (chosen,) = (s for s in dd_strategies(strategy))
     for key, (at, token) in put.items():

@@ -150,7 +150,7 @@ def test_a_resumed_run_keeps_the_size_of_its_jobs(saved: Any, tmp_path: Path, mo
 
 def test_what_a_type_rounds_is_read_once(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from decodedrift.models.sources.checkpoints import find
-    from decodedrift.runs.plan import parse_variants
+    from decodedrift.models.variants import parse_variants
 
     reads: list[Any] = []
     real = load.tensors

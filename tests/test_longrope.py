@@ -19,7 +19,7 @@ from decodedrift.models.longrope import Switch, readable_tokens, switch
 from decodedrift.models.probe import needed
 from decodedrift.models.sources.checkpoints import in_memory
 from decodedrift.models.text.vocabulary import vocabulary
-from decodedrift.runs.plan import parse_variants
+from decodedrift.models.variants import parse_variants
 
 CHANGES = 16
 PROMPTS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33, 34, 35, 36], "d": [80, 2, 80, 2]}

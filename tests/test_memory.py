@@ -141,7 +141,7 @@ def test_weights_that_change_under_way_are_refused(saved: Any, tmp_path: Path) -
     import shutil
 
     from decodedrift.models.sources.checkpoints import find
-    from decodedrift.runs.plan import parse_variants
+    from decodedrift.models.variants import parse_variants
 
     folder = tmp_path / "model"
     shutil.copytree(saved("gpt2"), folder)

@@ -13,8 +13,8 @@ from decodedrift.core.notation import boolean, count, number, one_of, split_item
 from decodedrift.core.records import InputError, Variant, plain
 from decodedrift.decoding import strategies
 from decodedrift.decoding.strategies import STRATEGIES, parse_strategies
-from decodedrift.runs import plan
-from decodedrift.runs.plan import parse_variants, variant_from_dict
+from decodedrift.models import variants
+from decodedrift.models.variants import parse_variants, variant_from_dict
 
 
 def labels(given: str | list[str]) -> list[str]:
@@ -208,8 +208,8 @@ def test_plans_come_back() -> None:
 
 def test_default_candidates_leave_the_reference_out() -> None:
     for reference, expected in (("fp32", ["bf16", "fp16", "int8"]), ("bf16", ["fp16", "int8"])):
-        assert [v.name for v in plan.default_candidates(parse_variants(reference)[0])] == expected
-    assert isinstance(plan.default_candidates(parse_variants("fp64")[0])[0], Variant)
+        assert [v.name for v in variants.default_candidates(parse_variants(reference)[0])] == expected
+    assert isinstance(variants.default_candidates(parse_variants("fp64")[0])[0], Variant)
 
 
 # ---- values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from decodedrift import open_study
 from decodedrift.runs.tablefiles import read_csv
 
 OLD = Path(__file__).parent / "fixtures" / "run-0.1.0"
+INJECT = Path(__file__).parent / "fixtures" / "inject-0.1.0"
 FOLDS = ["summary", "distribution", "survival", "growth", "after", "risk", "comparisons", "flip_law", "decomposition"]
 
 
@@ -44,3 +46,47 @@ def test_an_old_run_is_rendered(tmp_path: Path) -> None:
     first = (OLD / "verdict.txt").read_text("utf-8").split(".")[0].removeprefix("- ")
     assert " ".join(first.split()) in page
     assert page.count("data-case=") > 0
+
+
+@pytest.mark.parametrize(("gate", "code"), [("divergence_rate>1", 0), ("kl_mean>0", 4)])
+def test_an_old_run_is_gated(gate: str, code: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(OLD, run)
+    files = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
+    command = [sys.executable, "-m", "decodedrift", "check", str(run), "--fail-on", gate, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    answer = json.loads(done.stdout)
+    assert bool(answer["gates_exceeded"]) == (code == 4)
+    written = read_csv(OLD / "summary.csv", "summary")
+    assert [row["kl_mean"] for row in answer["summary"]] == pytest.approx(list(written["kl_mean"]), rel=1e-6)
+    assert files == {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}, "a gate writes nothing"
+
+
+def test_an_old_plan_can_be_asked_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "decodedrift", "compare", "--config", str(OLD / "plan.json"), "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "prompts" in done.stdout
+
+
+@pytest.mark.parametrize("table", ["summary", "after"])
+def test_the_folds_of_an_old_injection_come_out_as_they_were_written(table: str) -> None:
+    study = open_study(INJECT)
+    written = read_csv(INJECT / f"{table}.csv", table)
+    assert study.experiment.name == "inject"
+    assert len(written) > 0
+    pd.testing.assert_frame_equal(getattr(study, table)[list(written.columns)], written, check_dtype=False, rtol=1e-6)
+
+
+def test_an_old_injection_is_rendered_and_gated(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(INJECT, run)
+    assert open_study(run).verdict == (INJECT / "verdict.txt").read_text("utf-8").splitlines()
+    for command, code in ((["report", str(run)], 0), (["check", str(run), "--fail-on", "agreement<0.2"], 4)):
+        done = subprocess.run(
+            [sys.executable, "-m", "decodedrift", *command], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code, done.stderr
+    assert "greedy 4: agreement is 0.114286" in done.stderr
+    assert "What one token does" in (run / "report.html").read_text("utf-8")

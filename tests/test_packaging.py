@@ -10,6 +10,7 @@ import tomllib
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -35,7 +36,7 @@ def test_the_wheel_holds_model_prompts_templates_and_types(wheel: Path) -> None:
     for wanted in (
         "decodedrift/data/demo/model.safetensors", "decodedrift/data/demo/tokenizer.json",
         "decodedrift/data/demo/README.md", "decodedrift/data/prompts/default.jsonl",
-        "decodedrift/data/prompts/stories.jsonl", "decodedrift/py.typed", "decodedrift/precisions/int8.py",
+        "decodedrift/data/prompts/stories.jsonl", "decodedrift/py.typed", "decodedrift/models/precisions/int8.py",
     ):  # fmt: skip
         assert wanted in names
     assert {"decodedrift/report/templates/page.html.j2", "decodedrift/report/static/tokens.js"} <= set(names)
@@ -179,3 +180,64 @@ def test_the_public_workflows_cover_every_python_and_system() -> None:
     assert "--free-torch" in jobs["lowest"]["steps"][-1]["run"], "torch's own lower bound is tested there alone"
     triggers = yaml.safe_load((folder / "canary.yml").read_text("utf-8"))[True]  # YAML 1.1 reads `on` as true
     assert len(triggers["schedule"][0]["cron"].split()) == 5
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def test_a_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    for key in ("version", "license", "keywords"):
+        assert citation[key] == project()[key]
+    assert citation["title"] == project()["name"]
+    assert citation["abstract"] == project()["description"]
+    assert citation["repository-code"] == citation["url"] == project()["urls"]["Homepage"]
+
+
+def test_the_projects_addresses_are_of_one_place_and_lead_to_files() -> None:
+    home = project()["urls"]["Homepage"]
+    assert all(url.startswith(home) for url in project()["urls"].values())
+    for name, url in project()["urls"].items():
+        if "/main/" in url:
+            assert (ROOT / url.partition("/main/")[2]).exists(), name
+
+
+def test_commits_are_checked_as_the_project_is() -> None:
+    """Each tool that `dev.py test` runs before the tests, in the locked version."""
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"]
+    ruff, mypy = hooks
+    assert ruff["rev"] == f"v{locked()['ruff'][0]}"
+    assert [hook["id"] for hook in ruff["hooks"]] == ["ruff-check", "ruff-format"]
+    assert not any("args" in hook for hook in ruff["hooks"]), "pyproject.toml says how"
+    assert [hook["entry"] for hook in mypy["hooks"]] == [".venv/bin/python -m mypy"]
+    script = (ROOT / "scripts" / "dev.py").read_text("utf-8")
+    for tool in ('"ruff", "check", "."', '"ruff", "format", "--check", "."', '"mypy")'):
+        assert tool in script
+
+
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", [f for f in FORMS if f.name != "config.yml"], ids=lambda p: p.name)
+def test_an_issue_form_is_whole(path: Path) -> None:
+    """As the forms' own rules want it: a name, a description, fields with distinct ids and labels."""
+    form = yaml.safe_load(path.read_text("utf-8"))
+    assert set(form) == {"name", "description", "labels", "body"}
+    assert (
+        len({f["id"] for f in form["body"]})
+        == len({f["attributes"]["label"] for f in form["body"]})
+        == len(form["body"])
+    )
+    assert {f["type"] for f in form["body"]} <= {"textarea", "checkboxes"}
+    assert any(f.get("validations", {}).get("required") for f in form["body"])
+
+
+def test_what_a_bug_is_asked_for() -> None:
+    asked = {f.stem: f.read_text("utf-8") for f in FORMS}
+    assert set(asked) == {"bug", "wrong-number", "new-thing", "config"}
+    for word in ("id: command", "environment.json", "decodedrift --version"):
+        assert word in asked["bug"]
+    for word in ("metric", "precision", "strategy"):
+        assert word in asked["new-thing"]

@@ -20,7 +20,7 @@ from decodedrift.models.load import loaded
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.floating import DTYPES
 from decodedrift.models.sources.checkpoints import Checkpoint, find, in_memory
-from decodedrift.runs.plan import parse_variants
+from decodedrift.models.variants import parse_variants
 
 IDS = torch.tensor([[5, 17, 3, 80, 41, 9, 9, 22, 63, 1, 30, 2]])
 AVAILABLE = [n for n, p in PRECISIONS.items() if p.unavailable("cpu") is None]

@@ -20,7 +20,7 @@ from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.probe import needed
 from decodedrift.models.sources.checkpoints import in_memory
 from decodedrift.models.text.vocabulary import Vocabulary, vocabulary
-from decodedrift.runs.plan import parse_variants
+from decodedrift.models.variants import parse_variants
 
 PROMPTS = ["w1 w2 w3", "w9", "w30 w31 w32 w33 w34"]
 

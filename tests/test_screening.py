@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 
 import decodedrift as dd
 from decodedrift.core.records import InputError, Key, Reading, Variant
-from decodedrift.decoding.preferences import choices
+from decodedrift.decoding.preferences import prefer
 from decodedrift.decoding.strategies import parse_strategies
 from decodedrift.experiments.compare import screening
-from decodedrift.measure.metrics import NEED_TEXTS
+from decodedrift.measure.metrics import TRACE_METRICS
 from decodedrift.measure.passes import Pass, Passage
 
 KEYS = ["strategy", "seed", "prompt_id"]
 PROMPTS = ["w1 w2 w3", "w7", "w9 w11 w13 w15 w17", "w20 w21", "w33 w5 w60 w2"]
-STRATEGIES = ["greedy", "top-k:k=5", "top-p:p=0.95,temperature=1.3"]
+STRATEGIES = ["greedy", "top-k:k=5", "top-p:p=0.95,temperature=1.3", "min-p:p=0.1"]
 
 
 # coarser weights under float64 arithmetic, where a reading is as exact as generating
@@ -63,8 +63,9 @@ def test_without_going_on_nothing_is_said_of_what_was_not_written() -> None:
     exact, screened = run("llama"), run("llama", mode="screen")
     a, b = of_candidate(exact.divergences), of_candidate(screened.divergences)
     assert b["diverged"].any()
-    close(b.drop(columns=[*NEED_TEXTS]), a.drop(columns=[*NEED_TEXTS]))
-    assert b[[*NEED_TEXTS]].isna().all(axis=None)
+    whole = [name for name, metric in TRACE_METRICS.items() if metric.whole]
+    close(b.drop(columns=whole), a.drop(columns=whole))
+    assert b[whole].isna().all(axis=None)
     close(of_candidate(screened.positions), of_candidate(exact.positions))
     traces = of_candidate(screened.traces)
     assert set(traces["finish"]) == {"screened"}
@@ -86,7 +87,7 @@ def test_a_prediction_off_its_own_text_is_counted(monkeypatch: pytest.MonkeyPatc
 
     def turned(into: Pass, passage: Any, logits: Any, found: Any) -> None:
         if into.role == "floor":
-            found.tokens[0] = (found.tokens[0] + 1) % 96
+            found.takes[0] = (found.takes[0] + 1) % 96
         honest(into, passage, logits, found)
 
     monkeypatch.setattr(screening, "predict", turned)
@@ -117,7 +118,9 @@ def test_a_prediction_is_the_first_other_choice(data: st.DataObject) -> None:
     (greedy,) = parse_strategies("greedy")
     into = Pass("x", Variant("x", "fp32"), "candidate")
     passage = Passage(Key("greedy", 0, "p"), Reading((1,), text), greedy)
-    screening.predict(into, passage, logits, choices(greedy, 0, "p", logits, torch.tensor([text]).T))
+    preferences = prefer(greedy, 0, "p", logits, text)
+    assert preferences is not None
+    screening.predict(into, passage, logits, preferences)
     expected: list[int] = []
     finish = "screened"
     for row, token in zip(logits.tolist(), text, strict=True):

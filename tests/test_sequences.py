@@ -10,11 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decodedrift.measure.metrics import TRACE_METRICS, TracePair, trace_metrics
+from decodedrift.measure.metrics import TRACE_METRICS, TracePair
 from decodedrift.numerics import sequences
 from decodedrift.numerics.chrf import chrf
 
 IDS = st.lists(st.integers(0, 3), max_size=12)
+
+
+def trace_metrics(pair: TracePair):
+    return {name: metric(pair) for name, metric in TRACE_METRICS.items()}
+
 
 TABLE = [
     # reference, candidate, first_divergence, compared, prefix_fraction, agreement_after, edit_similarity

@@ -26,7 +26,7 @@ from decodedrift.runs import runfolder
 from decodedrift.runs.runfolder import RunFolder
 from decodedrift.runs.tablefiles import read_csv, read_parquet, write_csv, write_parquet
 
-# METRICS.md, "Columns"
+# docs/metrics.md, "The tables"
 KEYS = "model reference candidate role strategy seed prompt_id"
 COLUMNS = {
     "traces": "model variant role strategy seed prompt_id prompt tags text token_ids n_tokens finish logprob_sum "
@@ -228,7 +228,9 @@ def test_jobs_come_back_in_order(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     folder.write_json(runfolder.MARK, {})
     for index in (1, 0, 2):
-        folder.write_job(JobResult(f"0000{index}-x", traces=[{"prompt_id": f"p{index}", "seed": 0}]))
+        folder.write_job(
+            JobResult(f"0000{index}-x", {**JobResult("").rows, "traces": [{"prompt_id": f"p{index}", "seed": 0}]})
+        )
     frames = folder.read_jobs(["00000-x", "00001-x", "00002-x"]).frames
     assert frames["traces"]["prompt_id"].tolist() == ["p0", "p1", "p2"]
     assert dict(frames["traces"].dtypes) == dict(typed(pd.DataFrame(), "traces").dtypes)
@@ -238,7 +240,7 @@ def finished(folder: RunFolder) -> None:
     frames = {t: typed(pd.DataFrame(), t) for t in TABLES}
     folder.write_json(runfolder.MARK, {"model": "demo"})
     folder.write_json("environment.json", {"python": "3"})
-    folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in COMPARE.folds})
+    folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in COMPARE.folds()})
 
 
 def test_only_a_finished_run_opens(tmp_path: Path) -> None:

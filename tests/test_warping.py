@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from decodedrift.decoding import warping
-from decodedrift.decoding.strategies import strategy
+from decodedrift.decoding.strategies import strategy, top_p
+from decodedrift.decoding.tops import log_totals
 
 
 def dense(allowed: warping.Allowed, vocab: int) -> torch.Tensor:
@@ -24,12 +25,14 @@ def dense(allowed: warping.Allowed, vocab: int) -> torch.Tensor:
 def by_transformers(logits: torch.Tensor, name: str, params: dict[str, Any]) -> torch.Tensor:
     none = torch.empty(0, dtype=torch.long)
     z = TemperatureLogitsWarper(params.get("temperature", 1.0))(none, logits.double())
-    z = TopKLogitsWarper(params["k"])(none, z) if name == "top-k" else TopPLogitsWarper(params["p"])(none, z)
-    return z.softmax(-1)
+    kinds = {"top-k": (TopKLogitsWarper, "k"), "top-p": (TopPLogitsWarper, "p"), "min-p": (MinPLogitsWarper, "p")}
+    kind, param = kinds[name]
+    return kind(params[param])(none, z).softmax(-1)
 
 
 CASES = [("top-k", {"k": 5}), ("top-k", {"k": 50, "temperature": 0.7}), ("top-p", {"p": 0.9}),
-         ("top-p", {"p": 0.3, "temperature": 2.0}), ("top-p", {"p": 0.999})]  # fmt: skip
+         ("top-p", {"p": 0.3, "temperature": 2.0}), ("top-p", {"p": 0.999}), ("min-p", {"p": 0.05}),
+         ("min-p", {"p": 0.5, "temperature": 3.0}), ("min-p", {"p": 1.0}), ("min-p", {"p": 0.001, "temperature": 0.6})]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "params"), CASES)
@@ -46,7 +49,7 @@ def test_a_first_look_and_a_full_sort_agree(p: float, monkeypatch: pytest.Monkey
     torch.manual_seed(1)
     logits = (torch.randn(5, 2000) * 0.5).bfloat16()  # flat and full of ties
     quick = warping.warp(logits, strategy("top-p", p=p))
-    monkeypatch.setattr(warping, "LOOK", 2000)
+    monkeypatch.setattr(top_p, "LOOK", 2000)
     full = warping.warp(logits, strategy("top-p", p=p))
     assert torch.equal(dense(quick, 2000) > 0, dense(full, 2000) > 0)
     assert torch.allclose(dense(quick, 2000), dense(full, 2000), atol=1e-15)
@@ -66,7 +69,7 @@ def test_a_first_look_at_few_finds_the_nucleus_of_a_full_sort(
         asked = strategy("top-p", p=p, temperature=temperature)
         allowed = []
         for look in (1, 40, 1500):
-            monkeypatch.setattr(warping, "LOOK", look)
+            monkeypatch.setattr(top_p, "LOOK", look)
             allowed.append(dense(warping.warp(logits, asked), 1500))
         for quick in allowed[:2]:
             assert torch.equal(quick > 0, allowed[2] > 0)
@@ -78,7 +81,7 @@ def test_a_small_nucleus_needs_no_full_sort(monkeypatch: pytest.MonkeyPatch) -> 
     logits = torch.randn(4, 5000) * 5
     monkeypatch.setattr(torch.Tensor, "sort", lambda *a, **k: pytest.fail("sorted everything"))
     allowed = warping.warp(logits, strategy("top-p", p=0.95))
-    assert 10 < allowed.ids.shape[-1] < warping.LOOK
+    assert 10 < allowed.ids.shape[-1] < top_p.LOOK
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 2.5]), min_size=3, max_size=40), st.floats(0.05, 1.0))
@@ -113,7 +116,7 @@ def test_one_tie_just_behind_k_is_seen_in_any_row(ties: tuple[float, float], all
 
 def test_a_nucleus_ends_with_the_token_whose_mass_reaches_p_exactly() -> None:
     logits = torch.tensor([[math.log(2), 0.0, 0.0]], dtype=torch.float64)  # 1/2, 1/4, 1/4
-    assert float((logits[0, 0] - warping.log_totals(logits, 1.0)[0]).exp()) == 0.5, "not one rounding"
+    assert float((logits[0, 0] - log_totals(logits, 1.0)[0]).exp()) == 0.5, "not one rounding"
     exactly, more = (warping.warp(logits, strategy("top-p", p=p)) for p in (0.5, math.nextafter(0.5, 1.0)))
     assert dense(exactly, 3).tolist() == [[1.0, 0.0, 0.0]] == by_transformers(logits, "top-p", {"p": 0.5}).tolist()
     assert int((dense(more, 3) > 0).sum()) == 3
@@ -127,3 +130,23 @@ def test_a_temperature_near_zero_is_greedy_and_masked_tokens_stay_out() -> None:
     everything = dense(warping.warp(logits, strategy("top-k", k=4)), 4)[0]
     assert everything[3] == 0.0
     assert float(everything.sum()) == pytest.approx(1.0, abs=1e-15)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, math.log(2), math.log(4), 2.0, -math.inf]), min_size=3, max_size=40),
+    st.sampled_from([0.25, 0.5, 1.0, 0.3]),
+)
+@settings(max_examples=80, deadline=None)
+def test_min_p_allows_what_transformers_allows_at_the_threshold_too(values: list[float], p: float) -> None:
+    logits = torch.tensor([[*values, 1.0], [*sorted(values), 1.0]], dtype=torch.float64)
+    ours = dense(warping.warp(logits, strategy("min-p", p=p)), len(values) + 1)
+    theirs = by_transformers(logits, "min-p", {"p": p})
+    assert torch.equal(ours > 0, theirs > 0)
+    assert torch.allclose(ours, theirs, atol=1e-15)
+
+
+def test_min_p_keeps_a_token_that_is_p_times_as_probable_exactly() -> None:
+    logits = torch.tensor([[math.log(2), 0.0, 0.0]], dtype=torch.float64)  # 1/2, 1/4, 1/4
+    exactly, more = (warping.warp(logits, strategy("min-p", p=p)) for p in (0.5, math.nextafter(0.5, 1.0)))
+    assert [int((dense(a, 3) > 0).sum()) for a in (exactly, more)] == [3, 1]
+    assert exactly.ids[0, 0] == 0

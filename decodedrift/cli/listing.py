@@ -3,42 +3,79 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable, Iterator
 
 from decodedrift.core.prompts import bundled_sets, load_prompts
+from decodedrift.core.records import InputError, nearest
 from decodedrift.decoding.strategies import STRATEGIES
 from decodedrift.measure.metrics import TOKEN_METRICS, TRACE_METRICS
+from decodedrift.models.knobs import KNOBS
 from decodedrift.models.machine import check_device
 from decodedrift.models.precisions import PRECISIONS
 
 WIDTH = 80
 
 
-def listing() -> str:
-    """Every registry as text, at most 80 columns wide."""
+def listing(what: str | None = None) -> str:
+    """Every registry as text, or the one of a name; at most 80 columns wide.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if what is not None and what not in PARTS:
+        raise InputError(f"list {what!r}: nothing of that name is listed; {nearest(what, tuple(PARTS))}")
+    return "\n".join(line for name, part in PARTS.items() if what in (None, name) for line in part())
+
+
+def _precisions() -> Iterator[str]:
     device = check_device("auto")
-    lines = [f"precisions (on {device})"]
+    yield f"precisions (on {device})"
     for name, precision in PRECISIONS.items():
-        reason = precision.unavailable(device.split(":")[0])
-        lines += _entry(name, precision.about)
-        lines += _entry("", f"not here: {reason}") if reason else []
+        yield from _entry(name, precision.about)
+        if reason := precision.unavailable(device.split(":")[0]):
+            yield from _entry("", f"not here: {reason}")
         for key, param in precision.params.items():
-            lines += _entry("", f"{key}={_default(param.default)}  {param.about}")
-    lines.append("strategies")
+            yield from _entry("", f"{key}={_default(param.default)}  {param.about}")
+
+
+def _knobs() -> Iterator[str]:
+    yield "knobs of execution"
+    for name, knob in KNOBS.items():
+        yield from _entry(name, knob.param.about, 12)
+
+
+def _strategies() -> Iterator[str]:
+    yield "strategies"
     for name, kind in STRATEGIES.items():
-        lines += _entry(name, kind.about)
+        yield from _entry(name, kind.about)
         if kind.params:
-            lines += _entry("", ", ".join(f"{k}={_default(p.default)}" for k, p in kind.params.items()))
-    for title, registry in (("metrics per position", TOKEN_METRICS), ("metrics per trace", TRACE_METRICS)):
-        lines.append(title)
-        for name, metric in registry.items():
-            said = (metric.__doc__ or "").strip().splitlines()
-            lines += _entry(name, said[0] if said else "", 24)
-    lines.append("prompt sets")
+            yield from _entry("", ", ".join(f"{k}={_default(p.default)}" for k, p in kind.params.items()))
+
+
+def _metrics() -> Iterator[str]:
+    yield "metrics per position"
+    for name, metric in TOKEN_METRICS.items():
+        yield from _entry(name, metric.about, 24)
+    yield "metrics per trace"
+    for name, trace_metric in TRACE_METRICS.items():
+        yield from _entry(name, trace_metric.about, 24)
+
+
+def _prompts() -> Iterator[str]:
+    yield "prompt sets"
     for name in bundled_sets():
-        found = load_prompts(name)
-        tags = dict.fromkeys(p.tags[0] for p in found if p.tags)
-        lines += _entry(name, f"{len(found)} prompts: {', '.join(tags)}")
-    return "\n".join(lines)
+        prompts = load_prompts(name)
+        tags = dict.fromkeys(p.tags[0] for p in prompts if p.tags)
+        yield from _entry(name, f"{len(prompts)} prompts: {', '.join(tags)}")
+
+
+PARTS: dict[str, Callable[[], Iterator[str]]] = {
+    "precisions": _precisions,
+    "knobs": _knobs,
+    "strategies": _strategies,
+    "metrics": _metrics,
+    "prompts": _prompts,
+}
 
 
 def _entry(name: str, about: str, column: int = 10) -> list[str]:

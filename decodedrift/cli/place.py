@@ -8,8 +8,9 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from decodedrift.core.files import file_name
 from decodedrift.core.formats import path_of
-from decodedrift.core.records import InputError, file_name
+from decodedrift.core.records import InputError
 
 if TYPE_CHECKING:
     from decodedrift.runs.runfolder import Stored

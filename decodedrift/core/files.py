@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -118,3 +119,8 @@ def _holder(path: Path) -> str:
     except (OSError, ValueError):
         return ""
     return f" (process {number})" if number.isdigit() else ""
+
+
+def file_name(text: str) -> str:
+    """A name that is safe as one path component: what a run folder is called after its model."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "run"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 
 class InputError(ValueError):
@@ -48,40 +47,51 @@ class Text:
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way of choosing tokens. `label`: the text as asked, keys sorted; `params`: every parameter, resolved."""
+    """A way of choosing tokens. `label`: the text as asked, keys sorted; `params`: every parameter, resolved.
+
+    What it does says its entry in `kinds`, the registry, which `decoding.strategies` puts here.
+    """
 
     name: str
     label: str
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     coupling: str = "gumbel"
+    kinds: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def kind(self) -> Any:
+        """Its entry in the registry; an InputError where there is none."""
+        if self.name not in self.kinds:
+            raise InputError(f"unknown strategy {self.name!r}; {nearest(self.name, tuple(self.kinds))}")
+        return self.kinds[self.name]
 
     @property
     def samples(self) -> bool:
         """Whether the strategy draws at random, and therefore runs once per seed."""
-        return self.name in ("top-k", "top-p")
+        return bool(self.kind.samples)
+
+    @property
+    def rows(self) -> int:
+        """Rows that one prompt takes in a batch."""
+        return int(self.kind.rows(self.params))
 
     @property
     def searches(self) -> bool:
         """Whether whole hypotheses are compared (beam search); one beam is greedy, as in transformers."""
-        return self.name == "beam" and self.params["num_beams"] > 1
+        return self.rows > 1
 
     @property
     def injectable(self) -> bool:
-        """Whether its text can go on from a token that is put in: greedy, and sampling with the shared noise."""
-        return not self.searches and (self.coupled or not self.samples)
+        """Whether it chooses a position at a time, from logits and shared noise alone: no search, no draw of its own.
 
-    @property
-    def screenable(self) -> bool:
-        """Whether reading a text shows what it would have chosen at every position; the same that can be injected."""
-        return self.injectable
+        Then its text can go on from a token that is put in, and reading a text shows what it would have chosen.
+        """
+        return not self.searches and (self.coupled or not self.samples)
 
     @property
     def coupled(self) -> bool:
         """Whether its draws come from the keyed noise that every variant shares."""
         return self.samples and self.coupling == "gumbel"
-
-    def __hash__(self) -> int:
-        return hash((self.label, self.coupling))
 
 
 Cell = tuple[Strategy, int]  # with a seed
@@ -92,12 +102,13 @@ class Variant:
     """One way of executing the model. A field at None takes the reference's (or the run's) value.
 
     `precision` names an entry of PRECISIONS and `options` its parameters; `compute` is the floating type that the
-    arithmetic runs in (for a quantized precision the reference's, unless its options say otherwise).
+    arithmetic runs in (for a quantized precision the reference's, unless its options say otherwise). `knobs`: values of
+    those KNOBS that are no field here.
     """
 
     name: str
     precision: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     compute: str | None = None
     model: str | None = None
     revision: str | None = None
@@ -106,12 +117,10 @@ class Variant:
     batch_size: int | None = None
     use_cache: bool = True
     threads: int | None = None
+    knobs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         _writable("variant", str(self.name))
-
-    def __hash__(self) -> int:
-        return hash(self.name)
 
 
 @dataclass(frozen=True)
@@ -187,11 +196,6 @@ def nearest(name: str, choices: list[str] | tuple[str, ...]) -> str:
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"choices: {', '.join(choices)}{hint}"
-
-
-def file_name(text: str) -> str:
-    """A name that is safe as one path component: what a run folder is called after its model."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "run"
 
 
 def _writable(what: str, name: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Strategy, Trace
-from decodedrift.decoding.choosers import Choice, nonfinite_counts
+from decodedrift.decoding.choosers import Move, nonfinite_counts
 from decodedrift.decoding.tops import log_totals
 
 NEVER = -1.0e9  # generate's own "cannot be chosen"
@@ -35,7 +35,7 @@ class Beams:
         dtype: torch.dtype,
     ) -> None:
         self.strategy, self.prompt_ids = strategy, list(prompt_ids)
-        self.width: int = strategy.params["num_beams"]
+        self.width = strategy.rows
         self.penalty: float = strategy.params["length_penalty"]
         self.early: bool | str = strategy.params["early_stopping"]
         self.length = max_new_tokens
@@ -62,7 +62,7 @@ class Beams:
         """Whether no prompt can gain from another step."""
         return self.stopped
 
-    def step(self, logits: Tensor, position: int) -> Choice:
+    def step(self, logits: Tensor, position: int) -> Move:
         """One expansion of every hypothesis; returns each running row's token and the row it continues."""
         n, w = len(self.prompt_ids), self.width
         logits = self._drop_broken(logits, position)
@@ -83,7 +83,7 @@ class Beams:
         self._finish(grown, scores, ended, position)
         self.running_scores = chosen.values
         self._stop(ended, position)
-        return Choice(
+        return Move(
             self.running["tokens"][:, :, position].reshape(-1).cpu(), rows.gather(1, chosen.indices).view(-1).cpu()
         )
 

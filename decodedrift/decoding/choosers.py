@@ -1,6 +1,6 @@
 """Choosers: how one (strategy, seed) picks the next tokens of its rows, and the record it keeps of each choice.
 
-The decoding loop (`generate.py`) knows nothing of strategies; it hands each chooser the logits of its rows. A chooser
+The decoding loop (`loop.py`) knows nothing of strategies; it hands each chooser the logits of its rows. A chooser
 has `width` rows per prompt, and `step` says which token each row takes and which row it continues.
 """
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Strategy, Trace
+from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.tops import Tops, joined, log_totals, tops
 from decodedrift.decoding.warping import Allowed, warp
 from decodedrift.models.processors import processed
@@ -23,7 +24,7 @@ from decodedrift.numerics import logits as nm
 
 
 @dataclass(frozen=True)
-class Choice:
+class Move:
     """One step's outcome: tokens int64 [rows] on the CPU; parents int64 [rows], the row each continues, or None."""
 
     tokens: Tensor
@@ -35,7 +36,7 @@ class Chooser(Protocol):
 
     width: int
 
-    def step(self, logits: Tensor, position: int) -> Choice:
+    def step(self, logits: Tensor, position: int) -> Move:
         """Chooses from raw logits [prompts * width, vocab] in the model's dtype."""
         ...
 
@@ -63,8 +64,8 @@ class ScoreLog:
     def at(self, position: int, token: int) -> float:
         """The score of one token, in nats (greedy: the raw logit)."""
         if len(self.logits):
-            known = position < len(self.logits) and token < self.logits[position].shape[-1]
-            return float(self.logits[position][token]) if known else math.nan
+            there = position < len(self.logits) and token < self.logits[position].shape[-1]
+            return float(self.logits[position][token]) if there else math.nan
         if position >= len(self.allowed):
             return math.nan
         ids, scores = self.allowed[position]
@@ -115,8 +116,9 @@ class Single:
         self.strategy, self.seed = strategy, seed
         self.rows = [_Row(p) for p in prompt_ids]
         for row in self.rows:
-            if (had := (begun or {}).get(row.prompt_id)) is not None:
-                row.tokens, row.logprobs, row.margins = list(had.token_ids), list(had.logprobs), list(had.margins)
+            if (prefix := (begun or {}).get(row.prompt_id)) is not None:
+                row.tokens, row.logprobs = list(prefix.token_ids), list(prefix.logprobs)
+                row.margins = list(prefix.margins)
         self.eos, self.pad, self.max_new_tokens = frozenset(eos), pad, max_new_tokens
         self.watch, self.keep_scores = dict(watch or {}), keep_scores
         self.generator = torch.Generator(device=device).manual_seed(seed)
@@ -126,7 +128,7 @@ class Single:
         """Whether every prompt has finished."""
         return all(row.finish for row in self.rows)
 
-    def step(self, logits: Tensor, position: int) -> Choice:
+    def step(self, logits: Tensor, position: int) -> Move:
         """Chooses the next token of every unfinished row; finished rows are fed the pad id."""
         broken = nonfinite_counts(logits)
         for row, count in zip(self.rows, broken, strict=True):
@@ -136,19 +138,19 @@ class Single:
         tokens = self._choose(clean)
         live = [i for i, row in enumerate(self.rows) if not row.finish]
         if live:
-            own = clean if len(live) == len(self.rows) else clean[live]
-            log_total = log_totals(own)
-            seen = tops(own, log_total)
+            rows = clean if len(live) == len(self.rows) else clean[live]
+            log_total = log_totals(rows)
+            top = tops(rows, log_total)
             chosen = clean[live, tokens[live].to(clean.device)].double() - log_total
             for n, (i, value) in enumerate(zip(live, chosen.tolist(), strict=True)):
                 row = self.rows[i]
-                row.tops.append((seen.ids[n], seen.log_p[n]))
+                row.tops.append((top.ids[n], top.log_p[n]))
                 row.tokens.append(int(tokens[i]))
                 row.logprobs.append(value)
                 row.finish = self._finish(row)
         dead = [i for i in range(len(self.rows)) if i not in set(live)]
         tokens[dead] = self.pad
-        return Choice(tokens)
+        return Move(tokens)
 
     def traces(self) -> list[Trace]:
         """One Trace per prompt, in order."""
@@ -182,10 +184,10 @@ class Single:
     def _choose(self, logits: Tensor) -> Tensor:
         if self.strategy.samples and not self.strategy.coupled:
             return self._draw(logits)
-        if self.strategy.samples:
+        if kind_of(self.strategy).allowed is not None:
             allowed = warp(logits, self.strategy)
             keys = [(self.seed, row.prompt_id, len(row.tokens)) for row in self.rows]
-            scores = allowed.coupled_scores(keys, logits.shape[-1])
+            scores = allowed.scores(self.strategy, keys, logits.shape[-1])
             self._note(Allowed(allowed.ids.cpu(), scores))
             return allowed.ids.cpu().gather(-1, scores.argmax(-1, keepdim=True)).squeeze(-1)
         values, ids = nm.top2(logits)
@@ -203,7 +205,7 @@ class Single:
 
     def _draw(self, logits: Tensor) -> Tensor:
         """What plain `generate(do_sample=True)` draws, from a generator seeded once per batch."""
-        scores = processed(logits.float(), self.strategy.params)
+        scores = processed(logits.float(), self.strategy.params, kind_of(self.strategy).processors)
         for row in self.rows:
             if not row.finish:
                 row.margins.append(math.nan)
@@ -246,6 +248,6 @@ def nonfinite_counts(logits: Tensor) -> list[int]:
 
 
 def _score_of(ids: Tensor, scores: Tensor, token: int) -> float:
-    found = (ids == token).nonzero()
-    value = float(scores[found[0, 0]]) if len(found) else -math.inf
+    place = (ids == token).nonzero()
+    value = float(scores[place[0, 0]]) if len(place) else -math.inf
     return value if math.isfinite(value) else math.nan

@@ -44,6 +44,7 @@ def force(
             batch = [sequences[i] for i in (left if shared else left[:batch_size])]
             part = _part(batch, vocab, shared)
             logits = _after_contexts(loaded, part, pad) if shared else _whole(loaded, part, pad)
+            loaded.note(logits[0])
             yield from zip(left, logits, strict=False)
             left = left[len(part) :]
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Cell, Key, Trace
-from decodedrift.decoding.beams import Beams
 from decodedrift.decoding.choosers import Chooser, ScoreLog, Single
 from decodedrift.decoding.scripted import Injecting
+from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.tops import Tops
+from decodedrift.models.kvcache import kinds
 from decodedrift.models.load import Loaded
 from decodedrift.models.steps import begin, reading
 from decodedrift.models.text.vocabulary import Vocabulary
@@ -88,7 +89,10 @@ def decode(
     rows = torch.cat([torch.arange(len(prompts)).repeat_interleave(c.width) for c in choosers])
     with reading(loaded):
         batch = begin(loaded, list(prompts.values()), rows, room=steps, pad=vocab.pad)
+        loaded.facts["batch_size"] = max(len(prompts), loaded.facts.get("batch_size", 0))
+        loaded.facts["decoding_cache"] = kinds(batch.cache)
         for position in range(steps):
+            loaded.note(batch.logits)
             tokens, parents = _step(choosers, len(prompts), batch.logits, position)
             tick(len(prompts) * len(choosers))
             if all(c.done for c in choosers) or position + 1 == steps:
@@ -98,21 +102,21 @@ def decode(
 
 
 def _step(choosers: Sequence[Chooser], prompts: int, logits: Tensor, position: int) -> tuple[Tensor, Tensor | None]:
-    """Every chooser's choice for its own slice of rows; parents as absolute rows, None where every row goes on."""
-    tokens, parents, start, moved = [], [], 0, False
+    """Every chooser's move on its own slice of rows; parents as absolute rows, None where every row goes on."""
+    tokens, parents, start, reordered = [], [], 0, False
     for chooser in choosers:
         part = slice(start, start + chooser.width * prompts)
-        own = torch.arange(start, part.stop)
+        rows = torch.arange(start, part.stop)
         if chooser.done:
-            tokens.append(torch.zeros(len(own), dtype=torch.long))
-            parents.append(own)
+            tokens.append(torch.zeros(len(rows), dtype=torch.long))
+            parents.append(rows)
         else:
-            choice = chooser.step(logits[part], position)
-            tokens.append(choice.tokens)
-            parents.append(own if choice.parents is None else choice.parents + start)
-            moved = moved or not torch.equal(parents[-1], own)
+            move = chooser.step(logits[part], position)
+            tokens.append(move.tokens)
+            parents.append(rows if move.parents is None else move.parents + start)
+            reordered = reordered or not torch.equal(parents[-1], rows)
         start = part.stop
-    return torch.cat(tokens), torch.cat(parents) if moved else None
+    return torch.cat(tokens), torch.cat(parents) if reordered else None
 
 
 def _chooser(
@@ -128,12 +132,17 @@ def _chooser(
     strategy, seed = cell
     device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device
     if strategy.searches:
+        search = kind_of(strategy).chooser
+        assert search is not None, "a search names its chooser"
         dtype = torch.float64 if loaded.variant.compute == "fp64" else torch.float32
-        return Beams(strategy, prompt_ids, eos=vocab.eos, max_new_tokens=max_new_tokens, device=device, dtype=dtype)
-    own = {p: watch[key] for p in prompt_ids if (key := Key(strategy.label, seed, p)) in watch}
+        chooser: Chooser = search(
+            strategy, prompt_ids, eos=vocab.eos, max_new_tokens=max_new_tokens, device=device, dtype=dtype
+        )
+        return chooser
+    watched = {p: watch[key] for p in prompt_ids if (key := Key(strategy.label, seed, p)) in watch}
     forced = {p: inject[key] for p in prompt_ids if (key := Key(strategy.label, seed, p)) in inject}
     settings: dict[str, Any] = {
-        "eos": vocab.eos, "pad": vocab.pad, "max_new_tokens": max_new_tokens, "device": device, "watch": own,
+        "eos": vocab.eos, "pad": vocab.pad, "max_new_tokens": max_new_tokens, "device": device, "watch": watched,
         "keep_scores": keep_scores,
     }  # fmt: skip
     if forced:
@@ -146,7 +155,7 @@ def _collected(choosers: Sequence[Chooser], cells: Sequence[Cell]) -> Generated:
     for chooser, (strategy, seed) in zip(choosers, cells, strict=True):
         result.traces |= {trace.key: trace for trace in chooser.traces()}
         if isinstance(chooser, Single):
-            result.scores |= {Key(strategy.label, seed, p): found for p, found in chooser.scores().items()}
-            result.tops |= {Key(strategy.label, seed, p): found for p, found in chooser.tops().items()}
+            result.scores |= {Key(strategy.label, seed, p): scores for p, scores in chooser.scores().items()}
+            result.tops |= {Key(strategy.label, seed, p): top for p, top in chooser.tops().items()}
             result.logs |= {Key(strategy.label, seed, p): log for p, log in chooser.logs().items()}
     return result

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Trace
-from decodedrift.decoding.choosers import Choice, Single
+from decodedrift.decoding.choosers import Move, Single
 
 
 class Injecting(Single):
@@ -55,11 +55,11 @@ class Given:
         """Whether every text has been read."""
         return self.position >= max(map(len, self.texts), default=0)
 
-    def step(self, logits: Tensor, position: int) -> Choice:
+    def step(self, logits: Tensor, position: int) -> Move:
         """Shows the logits that predict each row's token at `position`; takes that token."""
         self.see(position, logits)
         self.position = position + 1
-        return Choice(torch.tensor([t[position] if position < len(t) else self.pad for t in self.texts]))
+        return Move(torch.tensor([t[position] if position < len(t) else self.pad for t in self.texts]))
 
     def traces(self) -> list[Trace]:
         """None: nothing is generated."""

@@ -34,13 +34,14 @@ class Experiment:
     """One thing that can be asked of a model. A study is a `study.Study`, a plan what plan.json holds.
 
     name: its command, and its function in Python. about: in a sentence. settings: every option, once. tables: the rows
-    that its jobs leave, by their names in `measure.tables`; folds: the tables made of them, of which `summary` is shown
-    and gated. stored: folds that are read back from a run folder and not made again. examples: for its help.
+    that its jobs leave, by their names in `measure.tables`; folds: () -> the tables made of them, name -> function of a
+    study, of which `summary` is shown and gated. stored: folds that are read back from a run folder and not made again.
+    examples: for its help.
 
     execute: (job, world, progress, folder for waiting logits) -> rows; raises InputError where the reference cannot
-    run, and whatever else fails is a row. fold: (name, study) -> a fold. verdict: study -> plain sentences with
-    numbers, the most important first. sections: () -> the page's, name -> function. shown: (study, width) -> the
-    result on a terminal. gating: plan -> what can be gated.
+    run, and whatever else fails is a row. verdict: study -> plain sentences with numbers, the most important first.
+    sections: () -> the page's, name -> function. shown: (study, width) -> the result on a terminal. gating: plan ->
+    what can be gated.
 
     check: refuses what a World shows before weights are loaded. title: plan -> what stands at the top of the page.
     folded: study -> the verdict in two, what a reader sees at once with every alarm in it, and the rest. heat: study ->
@@ -51,9 +52,8 @@ class Experiment:
     about: str
     settings: type[Settings]
     tables: tuple[str, ...]
-    folds: tuple[str, ...]
+    folds: Callable[[], Mapping[str, Callable[[Any], pd.DataFrame]]]
     execute: Callable[[Job, Any, Progress, str | None], JobResult]
-    fold: Callable[[str, Any], pd.DataFrame]
     verdict: Callable[[Any], list[str]]
     sections: Callable[[], Mapping[str, Any]]
     shown: Callable[[Any, int], str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ def run(
         InputError: it cannot be run as asked; the message is one line, in which options are keywords.
     """
     kind = experiment(name)
+    if resume and out is None:
+        raise InputError("resume=True goes on with the run in a folder: name it with out=")
+    if tokenizer is not None and isinstance(values.get("model", "demo"), (str, PathLike)):
+        raise InputError("tokenizer= belongs to a model in memory; a named model brings its own: leave it out")
     try:
         settings = make_settings(kind.settings, values)
         if out is None:

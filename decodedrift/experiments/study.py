@@ -43,8 +43,8 @@ class Study:
         """A table that has not been asked for yet: folded, or read where it is too long to be read at once."""
         if name.startswith("_") or "experiment" not in self.__dict__:
             raise AttributeError(name)
-        if name in self.experiment.folds:
-            table = self.experiment.fold(name, self)
+        if name in (folds := self.experiment.folds()):
+            table = folds[name](self)
         elif name not in self.experiment.tables:
             raise AttributeError(
                 f"a study of {self.experiment.name!r} has no {name!r}; it has {', '.join(self.tables)}"
@@ -62,7 +62,7 @@ class Study:
     @property
     def tables(self) -> tuple[str, ...]:
         """The names of its tables, rows first."""
-        return tuple(dict.fromkeys((*self.experiment.tables, *self.experiment.folds)))
+        return tuple(dict.fromkeys((*self.experiment.tables, *self.experiment.folds())))
 
     @property
     def frames(self) -> dict[str, pd.DataFrame]:
@@ -156,6 +156,6 @@ def open_study(folder: str | Path) -> Study:
     path = path_of(folder)
     stored = runfolder.open_stored(path)
     kind = experiment(experiment_of(stored.plan))
-    folds = kind.folds if stored.plan.get("no_text") else kind.stored  # without its tokens a fold cannot be made again
+    folds = tuple(kind.folds()) if stored.plan.get("no_text") else kind.stored  # without tokens none is made again
     frames = runfolder.read_tables(path, [t for t in (*kind.tables, *folds) if t not in UNFOLDED])
     return Study(frames, stored.plan, stored.environment, path)

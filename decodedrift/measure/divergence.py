@@ -1,4 +1,4 @@
-"""One row of divergences.csv: where two traces part, by how much, and why (METRICS.md, "Margins and logit gaps")."""
+"""One row of divergences.csv: where two traces part, by how much, and why (docs/metrics.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from decodedrift.core.records import Strategy, Trace
 from decodedrift.decoding.choosers import ScoreLog
-from decodedrift.measure.metrics import NEED_TEXTS, TRACE_METRICS, TracePair
+from decodedrift.measure.metrics import TRACE_METRICS, TracePair
 from decodedrift.models.text.vocabulary import Vocabulary
 from decodedrift.numerics.sequences import remainders
 
@@ -60,8 +60,8 @@ def divergence(
     rest = remainders(r.token_ids, ids) or ((), ())
     texts = [vocab.decode(tuple(tokens)) for tokens in (r.token_ids, ids, *rest)]
     pair = TracePair(r.token_ids, ids, *texts)
-    unknown = NEED_TEXTS if c.finish == "screened" else ()
-    row: dict[str, Any] = {name: None if name in unknown else metric(pair) for name, metric in TRACE_METRICS.items()}
+    cut = c.finish == "screened"
+    row: dict[str, Any] = {n: None if metric.whole and cut else metric(pair) for n, metric in TRACE_METRICS.items()}
     row["nonfinite"] = r.nonfinite + c.nonfinite
     t = row["first_divergence"]
     if t is None:
@@ -118,7 +118,7 @@ def _beam_gaps(beams: BeamScores | None) -> dict[str, float | None]:
 
 
 def _cause(strategy: Strategy, gaps: dict[str, float | None], near_tie_below: float) -> str:
-    """The first that is true, of two tokens that were both chosen; METRICS.md fixes the order."""
+    """The first that is true, of two tokens that were both chosen; docs/metrics.md fixes the order."""
     if strategy.samples and not strategy.coupled:
         return "uncoupled"
     if strategy.searches:

@@ -89,7 +89,9 @@ def of_candidate(bench: Bench, model: Loaded, candidate: Pass, reference: Pass) 
             own_trace = candidate.traces[key]
             broken = any(t.finish == "nonfinite" for t in (reference.traces[key], trace, own_trace))
             row = injection_row(*sides, at, own_trace.token_ids, ended=token in bench.world.vocab.eos, broken=broken)
-            bench.result.injection.append(keys(bench.plan.model, reference, candidate.name, candidate.role, key) | row)
+            bench.result.rows["injection"].append(
+                keys(bench.plan.model, reference, candidate.name, candidate.role, key) | row
+            )
 
 
 def keys(model: str, reference: Pass, candidate: str, role: str, key: Key) -> dict[str, Any]:

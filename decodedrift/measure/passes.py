@@ -16,14 +16,14 @@ from decodedrift.core.records import Key, Prompt, Reading, Strategy, Trace, Vari
 from decodedrift.core.settings import Settings
 from decodedrift.decoding.batches import filed
 from decodedrift.decoding.loop import Generated
-from decodedrift.decoding.preferences import Choices
-from decodedrift.decoding.preferences import choices as strategy_choices
+from decodedrift.decoding.preferences import Preferences, prefer
 from decodedrift.decoding.tops import Tops, log_totals, tops
 from decodedrift.measure.alternatives import BUDGET, Ledger
 from decodedrift.measure.divergence import BeamScores, Side, divergence
 from decodedrift.measure.metrics.token import LogitPair, token_metrics
 from decodedrift.measure.nonfinite import reasons
 from decodedrift.measure.tables import JobResult
+from decodedrift.models.precisions.floating import NAMES
 from decodedrift.models.text.vocabulary import Vocabulary
 from decodedrift.numerics.logits import exp
 
@@ -40,6 +40,13 @@ class Passage:
     strategy: Strategy | None
     start: int = 0
     whole: bool = True
+
+    def prefer(self, logits: Tensor, reference: Preferences | None = None) -> Preferences | None:
+        """What the strategy makes of each forced position; None for searches, uncoupled draws and texts."""
+        if self.strategy is None:
+            return None
+        _, seed, prompt_id = self.key
+        return prefer(self.strategy, seed, prompt_id, logits, self.reading.continuation, reference)
 
 
 @dataclass
@@ -59,7 +66,7 @@ class Pass:
     keep_logits: str = ""
     traces: dict[Key, Trace] = field(default_factory=dict)
     generated: Generated = field(default_factory=Generated)
-    choices: dict[Key, Choices | None] = field(default_factory=dict)
+    preferences: dict[Key, Preferences | None] = field(default_factory=dict)
     own_nll: dict[Key, np.ndarray] = field(default_factory=dict)
     judged: dict[Key, np.ndarray] = field(default_factory=dict)
     positions: dict[Key, pd.DataFrame] = field(default_factory=dict)
@@ -92,53 +99,38 @@ class Pass:
         return side
 
 
-See = Callable[[Passage, Tensor, Choices | None], None]
+See = Callable[[Passage, Tensor, Preferences | None], None]
 
 
-def unseen(passage: Passage, logits: Tensor, choices: Choices | None) -> None:
+def unseen(passage: Passage, logits: Tensor, preferences: Preferences | None) -> None:
     """Nobody looks on while a variant reads."""
-
-
-def choices(passage: Passage, logits: Tensor, ids: Tensor | None = None) -> Choices | None:
-    """What the strategy does at each forced position; None for beams, uncoupled draws and texts."""
-    if passage.strategy is None:
-        return None
-    _, seed, prompt_id = passage.key
-    return strategy_choices(passage.strategy, seed, prompt_id, logits, ids)
-
-
-def asked_of(reference: Choices, passage: Passage) -> Tensor:
-    """The ids whose scores a candidate is asked for at each position: the reference's two best, and the text's own."""
-    return torch.cat([reference.best, torch.tensor(passage.reading.continuation)[:, None]], dim=1)
 
 
 def positions(
     passage: Passage,
     reference: Tensor,
     candidate: Tensor,
-    compute: str,
-    chosen: tuple[Choices, Choices] | None,
+    ours: Preferences | None,
+    theirs: Preferences | None,
     vocab: Vocabulary,
 ) -> pd.DataFrame:
     """The rows of positions/ for one passage, without keys; one column per registered token metric.
 
     Args:
-        reference, candidate: raw logits [T, vocab] in each variant's own dtype.
-        compute: the candidate's floating type, whose spacing `logit_margin_ulps` is in.
-        chosen: the strategy's choices under the reference, and under the candidate, asked first of the reference's
-            two best; None where it has none a position.
+        reference, candidate: raw logits [T, vocab], each in their own dtype; `logit_margin_ulps` is in the spacing of
+            the candidate's.
+        ours, theirs: the strategy's preferences under the two; None where it has none a position.
     """
     tokens = torch.tensor(passage.reading.continuation)
     sides: dict[str, Tensor] = {}
-    if chosen is not None:
-        ours, theirs = chosen
-        sides = {"choice_reference": ours.tokens, "choice_candidate": theirs.tokens}
-        sides |= {"best_reference": ours.scores, "best_candidate": theirs.asked[:, :2]}
+    if ours is not None and theirs is not None:
+        sides = {"choice_reference": ours.takes, "choice_candidate": theirs.takes}
+        sides |= {"best_reference": ours.scores, "best_candidate": theirs.rival_scores}
     pair = LogitPair(
         reference=reference.to(candidate.device),
         candidate=candidate,
         token_ids=tokens.to(candidate.device),
-        candidate_dtype=compute,
+        candidate_dtype=NAMES[candidate.dtype],
         **{name: values.to(candidate.device) for name, values in sides.items()},
     )
     frame = pd.DataFrame(token_metrics(pair))
@@ -202,7 +194,7 @@ def divergence_row(
 
 
 def _beam_scores(reference: Pass, candidate: Pass, key: Key, strategy: Strategy) -> BeamScores | None:
-    """The four forced scores of METRICS.md; None where a pass did not read them (the controls)."""
+    """The four forced scores of docs/metrics.md; None where a pass did not read them (the controls)."""
     frame, own, judged = candidate.positions.get(key), candidate.own_nll.get(key), candidate.judged.get(key)
     if frame is None or own is None or judged is None or not len(own):
         return None
@@ -254,7 +246,7 @@ def write(
     done.traces = filed(done.traces, prompts)
     for key, trace in done.traces.items():
         keys = {"model": plan.model, "variant": done.name, "role": done.role} | key._asdict()
-        result.traces.append(keys | trace_row(trace, by_id[trace.prompt_id], vocab, done.judged.get(key)))
+        result.rows["traces"].append(keys | trace_row(trace, by_id[trace.prompt_id], vocab, done.judged.get(key)))
     if done is job_reference:
         return
     against = done.against or job_reference
@@ -264,20 +256,20 @@ def write(
     for key in done.traces:
         row = divergence_row(against, done, key, strategies[key.strategy], vocab, near_tie_below)
         named = pair | key._asdict()
-        result.divergences.append(named | row)
+        result.rows["divergences"].append(named | row)
         if done.role == "candidate":
-            result.alternatives.extend(ledger.rows(named, _tops(against, done, key), row["first_divergence"]))
+            result.rows["alternatives"].extend(ledger.rows(named, _tops(against, done, key), row["first_divergence"]))
     for key, frame in done.positions.items():
-        result.positions.append(keyed(pair | key._asdict(), frame))
+        result.rows["positions"].append(keyed(pair | key._asdict(), frame))
 
 
 def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], Tops]:
     """Both sides' top tokens: along the reference's text, and each along its own as it was generated."""
     sides = {}
     for side in (reference, candidate):
-        for name, held in (("generated", side.generated.tops), ("forced", side.forced_tops)):
-            if key in held:
-                sides[side.name, name] = held[key]
+        for name, tops_by_key in (("generated", side.generated.tops), ("forced", side.forced_tops)):
+            if key in tops_by_key:
+                sides[side.name, name] = tops_by_key[key]
     return sides
 
 

@@ -1,4 +1,4 @@
-"""What a job leaves: tidy rows, with one explicit column order and type per table (METRICS.md, "Columns")."""
+"""What a job leaves: tidy rows, with one explicit column order and type per table (docs/metrics.md, "The tables")."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decodedrift.measure.metrics import TOKEN_METRICS
+from decodedrift.measure.metrics import TOKEN_METRICS, TRACE_METRICS
+from decodedrift.measure.metrics.base import INTEGERS
 
-LARGEST = ("cut_ids", "cut_reference_mass", "cut_candidate_mass")  # facts of which the largest of all jobs counts
+# facts of which the largest of all jobs counts
+LARGEST = ("batch_size", "cut_ids", "cut_reference_mass", "cut_candidate_mass")
 CELL = ["model", "reference", "candidate", "role", "strategy"]
 KEYS = [*CELL, "seed", "prompt_id"]
 CONTROLS = ("self", "floor")  # roles of what is held against itself
 PARTS = ("positions", "alternatives", "steps")  # too long for CSV: a folder of Parquet parts
 UNFOLDED = ("alternatives",)  # no mean is made of it and it is the longest: read only by who asks
 TEXTS = pd.StringDtype("python", na_value=np.nan)  # pandas' default, Arrow, cannot hold a lone surrogate
-INTEGERS = "Int64"  # nullable: an empty first_divergence is not 0 and not NaN
 
 WORDS = {  # columns from which a text could be read; what --no-text leaves empty
     "prompt", "text", "token_ids", "token_id", "token", "reference_token_id", "candidate_token_id",
@@ -34,19 +35,18 @@ TABLES: dict[str, dict[str, str]] = {
         "min_margin": "float64", "nonfinite": INTEGERS,
     },
     "divergences": {
-        **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "diverged": INTEGERS,
-        "first_divergence": INTEGERS, "first_divergence_char": INTEGERS, "compared": INTEGERS,
-        "prefix_fraction": "float64", "reference_token_id": INTEGERS, "candidate_token_id": INTEGERS,
-        "reference_token": "str", "candidate_token": "str", "reference_margin": "float64",
-        "candidate_margin": "float64", "reference_gap": "float64", "candidate_gap": "float64", "swing": "float64",
-        "gap_over_error": "float64", "cause": "str", "at_end": INTEGERS, "search_error": INTEGERS,
-        "agreement_after": "float64", "edit_similarity": "float64", "chrf_after": "float64",
-        "reconverged": INTEGERS, "reconvergence_lag": INTEGERS, "nonfinite": INTEGERS,
+        **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str",
+        **{name: metric.column for name, metric in TRACE_METRICS.items() if not metric.after},
+        "reference_token_id": INTEGERS, "candidate_token_id": INTEGERS, "reference_token": "str",
+        "candidate_token": "str", "reference_margin": "float64", "candidate_margin": "float64",
+        "reference_gap": "float64", "candidate_gap": "float64", "swing": "float64", "gap_over_error": "float64",
+        "cause": "str", "at_end": INTEGERS, "search_error": INTEGERS,
+        **{name: metric.column for name, metric in TRACE_METRICS.items() if metric.after}, "nonfinite": INTEGERS,
     },
     "positions": {
         **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
         "token_id": INTEGERS, "token": "str",
-        **{name: INTEGERS if name in ("rank", "nonfinite") else "float64" for name in TOKEN_METRICS},
+        **{name: metric.column for name, metric in TOKEN_METRICS.items()},
     },
     "alternatives": {
         **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS, "variant": "str",
@@ -76,22 +76,14 @@ TABLES: dict[str, dict[str, str]] = {
 
 @dataclass
 class JobResult:
-    """The rows of one finished job: lists of dicts, and position rows as ready frames (there are many).
+    """The rows of one finished job.
 
-    batch_size: the plan's batch size as it had to be lowered for this job, None where it was not. path: how sequences
-    were read, and why (`probe.Route.facts`).
+    rows: by table, dicts, or ready frames where there are many. batch_size: the plan's batch size as it had to be
+    lowered for this job, None where it was not. path: how sequences were read, and why (`probe.Route.facts`).
     """
 
     key: str
-    traces: list[dict[str, Any]] = field(default_factory=list)
-    divergences: list[dict[str, Any]] = field(default_factory=list)
-    positions: list[pd.DataFrame] = field(default_factory=list)
-    alternatives: list[pd.DataFrame] = field(default_factory=list)
-    injection: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[pd.DataFrame] = field(default_factory=list)
-    tokens: list[dict[str, Any]] = field(default_factory=list)
-    timings: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[dict[str, Any]] = field(default_factory=list)
+    rows: dict[str, list[Any]] = field(default_factory=lambda: {table: [] for table in TABLES})
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     batch_size: int | None = None
     path: dict[str, Any] = field(default_factory=dict)
@@ -101,21 +93,27 @@ class JobResult:
         """One row of timings, from a `time.perf_counter()` taken at the beginning."""
         seconds = time.perf_counter() - begin
         row = {"variant": variant, "strategy": strategy, "phase": phase, "seconds": seconds, "tokens": tokens}
-        self.timings.append({"job": self.key} | row)
+        self.rows["timings"].append({"job": self.key} | row)
 
     def fail(
         self, model: str, variant: str, stage: str, status: str, error: str, strategy: str = "", prompt_id: str = ""
     ) -> None:
         """One row of failures."""
         row = {"model": model, "variant": variant, "strategy": strategy, "prompt_id": prompt_id or None}
-        self.failures.append(row | {"stage": stage, "status": status, "error": error})
+        self.rows["failures"].append(row | {"stage": stage, "status": status, "error": error})
 
     def frame(self, table: str) -> pd.DataFrame:
-        """One table of this job, typed."""
-        held = getattr(self, table)
-        if held and isinstance(held[0], pd.DataFrame):
-            return typed(pd.concat(held, ignore_index=True), table)
-        columns = {c: pd.Series([row.get(c) for row in held], dtype="object") for c in TABLES[table]}
+        """One table of this job, typed.
+
+        Raises:
+            ValueError: a row has a key that is no column; what it says would be lost.
+        """
+        rows = self.rows[table]
+        if unknown := {key for row in rows for key in row} - set(TABLES[table]):
+            raise ValueError(f"{table}: no column for {sorted(unknown)}; choices: {', '.join(TABLES[table])}")
+        if rows and isinstance(rows[0], pd.DataFrame):
+            return typed(pd.concat(rows, ignore_index=True), table)
+        columns = {c: pd.Series([row.get(c) for row in rows], dtype="object") for c in TABLES[table]}
         return typed(pd.DataFrame(columns), table)
 
 
@@ -124,9 +122,9 @@ def token_rows(result: JobResult, vocab: Any, injected: bool = False) -> list[di
 
     injected: those of the texts that went on from a replaced token too.
     """
-    rows = [*result.traces, *(result.injection if injected else ())]
+    rows = [*result.rows["traces"], *(result.rows["injection"] if injected else ())]
     met = {int(i) for row in rows for i in row["token_ids"].split()}
-    for part in result.alternatives:
+    for part in result.rows["alternatives"]:
         met.update(part["token_id"].tolist())
     return [{"token_id": i, "token": vocab.token(i), "bytes": vocab.token_bytes(i).hex(" ")} for i in sorted(met)]
 
@@ -149,9 +147,9 @@ class Gathered:
         self, key: str, facts: Mapping[str, Any], batch_size: int | None, path: Mapping[str, Any], spilled_bytes: int
     ) -> None:
         """Takes in what one job says beside its rows."""
-        for name, known in facts.items():
-            held = self.facts.get(name, {})
-            self.facts[name] = known | {c: max(held[c], known.get(c, 0.0)) for c in LARGEST if c in held}
+        for name, told in facts.items():
+            before = self.facts.get(name, {})
+            self.facts[name] = told | {c: max(before[c], told.get(c, 0.0)) for c in LARGEST if c in before}
         self.path |= path
         self.spilled_bytes += spilled_bytes
         if batch_size is not None:
@@ -170,10 +168,10 @@ class Gathered:
 
 def gathered(results: Sequence[JobResult]) -> Gathered:
     """Jobs that were kept in memory."""
-    found = Gathered({t: joined((r.frame(t) for r in results), t) for t in TABLES})
+    whole = Gathered({t: joined((r.frame(t) for r in results), t) for t in TABLES})
     for result in results:
-        found.note(result.key, result.facts, result.batch_size, result.path, result.spilled_bytes)
-    return found
+        whole.note(result.key, result.facts, result.batch_size, result.path, result.spilled_bytes)
+    return whole
 
 
 def without_words(frame: pd.DataFrame, table: str) -> pd.DataFrame:
@@ -209,10 +207,10 @@ def fold(rows: list[dict[str, Any]], columns: list[str] | None = None) -> pd.Dat
 def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
     """The table's columns in order with their types; absent ones are made empty."""
     columns = TABLES[table]
-    made = {}
+    series = {}
     for name, kind in columns.items():
         values = frame[name] if name in frame else pd.Series([None] * len(frame), dtype="object")
         if kind == INTEGERS:
             values = pd.to_numeric(values)
-        made[name] = values.astype({"str": TEXTS}.get(kind, kind))
-    return pd.DataFrame(made, columns=list(columns))
+        series[name] = values.astype({"str": TEXTS}.get(kind, kind))
+    return pd.DataFrame(series, columns=list(columns))

@@ -1,4 +1,4 @@
-"""What one replaced token does to a text: the rows of injection.csv and their folds (METRICS.md, "Compounding")."""
+"""What one replaced token does to a text: the rows of injection.csv and their folds (docs/metrics.md)."""
 
 from __future__ import annotations
 

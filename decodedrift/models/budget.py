@@ -60,12 +60,13 @@ def all_fit(world: World) -> bool:
 
 def resident(world: World) -> str:
     """Whose weights are in memory at once."""
-    return "every variant" if world.keeps else "both variants" if both_fit(world) else "one variant"
+    both = both_fit(world) and world.plan.candidates
+    return "every variant" if world.keeps else "both variants" if both else "one variant"
 
 
 def rows_per_prompt(world: World) -> int:
     """Rows that one prompt takes in a generating batch."""
-    widths = [s.params["num_beams"] if s.searches else 1 for s, _ in world.plan.cells]
+    widths = [s.rows for s, _ in world.plan.cells]
     return sum(widths) if world.plan.layout == "mixed" else max(widths, default=1)
 
 
@@ -142,7 +143,7 @@ def prompts_per_job(world: World, least: int) -> int:
     """Prompts per job with which loading stays under SHARE of the time, in whole batches.
 
     `least` where that does, or where weights are kept. Bounded by what waits in a job: reference logits on the disk,
-    the scores of top-p in memory (an id and a float64 each, if every token were allowed).
+    the scores of wide strategies in memory (an id and a float64 each, if every token were allowed).
     """
     plan = world.plan
     total = len(plan.prompts)
@@ -152,7 +153,7 @@ def prompts_per_job(world: World, least: int) -> int:
     target = math.ceil(_loading_seconds(world) * (1 / SHARE - 1) / each)
     size = plan.batch_size
     evenly = math.ceil(total / max(1, total // target) / size) * size  # a short last job would load for little
-    scores = sum(s.name == "top-p" for s, _ in plan.cells) * plan.max_new_tokens * world.width * 16
+    scores = sum(s.samples and s.kind.wide for s, _ in plan.cells) * plan.max_new_tokens * world.width * 16
     bound = min(DISK // _prompt_bytes(world), spool_bytes(world) // max(1, scores))
     return least if target <= least else max(least, min(evenly, bound // size * size))
 

@@ -14,7 +14,9 @@ import torch
 from decodedrift.core.records import InputError, Variant, VariantError
 from decodedrift.core.secrecy import excerpt
 from decodedrift.models.compilation import compiled, compiler_failed, compiling
-from decodedrift.models.precisions import PRECISIONS, Rounded
+from decodedrift.models.knobs import KNOBS, turned
+from decodedrift.models.precisions import PRECISIONS
+from decodedrift.models.precisions.base import Rounded
 from decodedrift.models.precisions.floating import DTYPES, NAMES, KeepDouble, cast
 from decodedrift.models.rewrites import align, conv1d_to_linear, forget_generation_settings
 from decodedrift.models.sources.checkpoints import Checkpoint, quiet
@@ -42,11 +44,14 @@ class Loaded:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Inference mode, exact float32 matmuls, no autocast, the variant's threads; the caller's state is put back."""
+        """Inference mode, exact float32 matmuls, no autocast, the variant's knobs; the caller's state is put back."""
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(self.device.type, enabled=False))
-            stack.enter_context(torch_state(self.variant.threads))
+            stack.enter_context(torch_state())
             stack.enter_context(torch.inference_mode())
+            for _, knob, value in turned(self.variant):
+                if knob.running is not None:
+                    stack.enter_context(knob.running(self.device, value))
             if self.variant.compute == "fp64":
                 stack.enter_context(KeepDouble())
             if compiled(self.model):
@@ -57,6 +62,10 @@ class Loaded:
                 if not compiler_failed(error):
                     raise
                 raise VariantError(f"{self.variant.name}: cannot be compiled ({excerpt(error, 180)})") from error
+
+    def note(self, logits: torch.Tensor) -> None:
+        """The logits' own type is a fact of the variant."""
+        self.facts["logits_dtype"] = NAMES.get(logits.dtype, str(logits.dtype))
 
     def probe(self) -> torch.Tensor:
         """Logits [1, 4, vocab] of four tokens, by the model's plain forward.
@@ -75,17 +84,14 @@ class Loaded:
 
 
 @contextmanager
-def torch_state(threads: int | None = None) -> Iterator[None]:
-    """Pins what changes numbers behind one's back, and restores the caller's settings."""
-    precision, before = torch.get_float32_matmul_precision(), torch.get_num_threads()
+def torch_state() -> Iterator[None]:
+    """Pins what changes numbers behind one's back, and restores the caller's setting."""
+    precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
-    if threads:
-        torch.set_num_threads(threads)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(precision)
-        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -100,20 +106,23 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
         InputError: the checkpoint itself is broken (missing, unexpected or mismatched tensors).
     """
     device = torch.device(variant.device or "cpu")
-    held = Loaded(None, variant, device)
+    ready = Loaded(None, variant, device)
     try:
-        held.model = _ready(checkpoint, variant, device, donor)
-        held.facts = read_back(held.model, checkpoint, variant)
+        ready.model = _ready(checkpoint, variant, device, donor)
+        ready.facts = read_back(ready.model, checkpoint, variant)
+        with ready.running():
+            told = {knob.fact: knob.read_back(ready.model) for knob in KNOBS.values() if knob.read_back is not None}
+        ready.facts |= told
         if checkpoint.module is not None:
             given = [checkpoint.module] if donor is None else [checkpoint.module, donor.model]
-            held.facts["copy_control"] = control(held.model, variant.name, held.probe, given)
-        yield held
+            ready.facts["copy_control"] = control(ready.model, variant.name, ready.probe, given)
+        yield ready
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, VariantError) or not out_of_memory(error):
             raise
         raise VariantError(f"{variant.name}: out of memory ({excerpt(error, 120)})") from error
     finally:
-        held.model = None  # whoever still holds the record does not hold the weights
+        ready.model = None  # whoever still holds the record does not hold the weights
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -133,13 +142,13 @@ def out_of_memory(error: BaseException) -> bool:
 
 def told(error: Exception) -> tuple[str, str]:
     """(status, one line of at most 300 characters) for a row of failures."""
-    known = isinstance(error, (VariantError, InputError))
-    text = str(error) if known else f"{type(error).__name__}: {error}"
+    ours = isinstance(error, (VariantError, InputError))
+    text = str(error) if ours else f"{type(error).__name__}: {error}"
     return "out_of_memory" if out_of_memory(error) else "failed", excerpt(text, 300)
 
 
 def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str, Any]:
-    """What the loaded model really is; asked for but not got is an error.
+    """What the loaded weights really are; asked for but not got is an error.
 
     Raises:
         VariantError: the weights are not in the type that was asked for.
@@ -153,13 +162,13 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
     rounded: Rounded = getattr(model, "_decodedrift_rounded", Rounded())
     asked = variant.compute or "fp32"
     kept = getattr(model, "_keep_in_fp32_modules", None) or getattr(model, "_keep_in_fp32_modules_strict", None)
-    if variant.precision != "int8-bnb" and set(dtypes) - {asked} and not (kept and set(dtypes) <= {asked, "fp32"}):
+    converted = PRECISIONS[variant.precision].load is not None  # by a backend, which leaves some weights as they are
+    if not converted and set(dtypes) - {asked} and not (kept and set(dtypes) <= {asked, "fp32"}):
         raise VariantError(f"{variant.name}: asked for {asked} weights, got {dtypes}")
     return {
         "variant": variant.name,
         "precision": variant.precision,
         "compute": asked,
-        "device": str(next(model.parameters()).device),
         "weight_dtypes": dtypes,
         "parameters": total,
         "stored_dtypes": dict(checkpoint.stored),
@@ -167,7 +176,6 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
         "quantized_modules": rounded.quantized_modules,
         "quantized_share": rounded.quantized_parameters / total if total else 0.0,
         "rounded_share": rounded_share(checkpoint, asked) if not rounded.quantized_parameters else None,
-        "attention": getattr(model.config, "_attn_implementation", None),
         "experts": _experts(model),
     } | dict(rounded.details)
 
@@ -207,6 +215,8 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
         model = _from_pretrained(checkpoint, variant, compute, **precision.load(variant.options))
     else:
         read_as = DTYPES[precision.read_as] if precision.read_as else compute
+        if any(knob.load and not knob.adapt for _, knob, _ in turned(variant)):
+            donor = None
         lent = copied_from(donor.model, donor.variant, variant, read_as) if donor is not None else None
         model = _read(checkpoint, variant, read_as) if lent is None else lent
         conv1d_to_linear(model)
@@ -231,8 +241,11 @@ def _read(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtype) -> Any:
     if checkpoint.module is None:
         return _from_pretrained(checkpoint, variant, dtype)
     model = copied(checkpoint.module)
-    if variant.attention:
-        model.set_attn_implementation(variant.attention)
+    for name, knob, value in turned(variant):
+        if knob.adapt is not None:
+            knob.adapt(model, value)
+        elif knob.load is not None:
+            raise VariantError(f"{variant.name}: {name} is set while loading; give a folder or hub id, not a model")
     cast(model, dtype)
     return model
 
@@ -244,8 +257,8 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
         raise VariantError(f"{variant.name}: bitsandbytes converts while loading; give a folder or hub id, not a model")
     checkpoint.check_unchanged()
     list(checkpoint.headers())  # names a broken file, which the loader does not
-    if variant.attention:
-        more["attn_implementation"] = variant.attention
+    for _, knob, value in turned(variant):
+        more |= knob.load(value) if knob.load is not None else {}
     if "quantization_config" in more and variant.device:
         more["device_map"] = {"": variant.device}
     try:
@@ -268,10 +281,10 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
             raise InputError(f"{checkpoint.name}: its weights do not fit its config.json ({text})") from None
         raise VariantError(f"{variant.name}: cannot be loaded ({text})") from error
     for what in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if found := sorted(str(k) for k in report.get(what) or ()):
+        if keys := sorted(str(k) for k in report.get(what) or ()):
             raise InputError(
-                f"{checkpoint.name}: {len(found)} {what.removesuffix('_keys')} tensors in its weight files, "
-                f"for example {found[0]}; the checkpoint is incomplete or does not fit its config.json"
+                f"{checkpoint.name}: {len(keys)} {what.removesuffix('_keys')} tensors in its weight files, "
+                f"for example {keys[0]}; the checkpoint is incomplete or does not fit its config.json"
             )
     return model
 

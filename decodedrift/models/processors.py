@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+NEUTRAL = ("TemperatureLogitsWarper", "TopPLogitsWarper")  # which generate leaves out at 1
 
-def processed(scores: Tensor, params: Mapping[str, Any]) -> Tensor:
-    """Scores, float32 [n, vocab], as `generate` hands them to its softmax, by a strategy's parameters.
 
-    Raises:
-        KeyError: a parameter that no processor here is made of.
+def processed(scores: Tensor, params: Mapping[str, Any], processors: Mapping[str, str]) -> Tensor:
+    """Scores, float32 [n, vocab], as `generate` hands them to its softmax.
+
+    Args:
+        processors: parameter -> name of transformers' processor that takes it, in the order of `generate`.
     """
-    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+    import transformers
 
-    kinds = {"temperature": TemperatureLogitsWarper, "k": TopKLogitsWarper, "p": TopPLogitsWarper}
     none = torch.empty(0, dtype=torch.long)
-    for name in sorted(params, key=lambda name: name != "temperature"):  # the temperature is generate's first
-        if not (name in ("temperature", "p") and params[name] == 1.0):  # as generate leaves them out
-            scores = kinds[name](params[name])(none, scores)
+    for param, name in processors.items():
+        if not (name in NEUTRAL and params[param] == 1.0):
+            scores = getattr(transformers, name)(params[param])(none, scores)
     return scores

@@ -39,7 +39,7 @@ def align(model: torch.nn.Module) -> None:
 def forget_generation_settings(model: Any) -> None:
     """The checkpoint's generation_config.json must reach nothing: transformers fills from it what a call leaves open.
 
-    Its stop ids were read before (`tokens.py`).
+    Its stop ids were read before (`models/text/stops.py`).
     """
     from transformers import GenerationConfig
 

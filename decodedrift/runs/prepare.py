@@ -12,16 +12,9 @@ from decodedrift.core.records import InputError, Job, Prompt, Strategy, Text, Va
 from decodedrift.core.settings import Settings
 from decodedrift.core.versions import untested
 from decodedrift.decoding.strategies import parse_strategies
+from decodedrift.models.variants import default_candidates, on_device, parse_variants, variant_from_dict
 from decodedrift.runs.executors import EXECUTORS
-from decodedrift.runs.plan import (
-    IDENTITY,
-    METRICS_VERSION,
-    default_candidates,
-    jobs,
-    on_device,
-    parse_variants,
-    variant_from_dict,
-)
+from decodedrift.runs.plan import IDENTITY, METRICS_VERSION, jobs
 
 PROMPTS_PER_JOB = 16  # what a kill can lose, where the weights are loaded once
 S = TypeVar("S", bound=Settings)
@@ -262,5 +255,5 @@ def _texts(values: Any) -> tuple[Text, ...]:
 
 def _check_beams(plan: Settings, vocab: int) -> None:
     for strategy in plan.strategies:
-        if strategy.searches and strategy.params["num_beams"] > vocab:
+        if strategy.rows > vocab:
             raise InputError(f"strategy {strategy.label}: more beams than the vocabulary has tokens ({vocab})")

@@ -52,7 +52,9 @@ class Worker:
             self.size //= 2
         result.batch_size = self.size if self.size != planned else None
         result.path, self.world.route.fixed = self.world.route.facts(), True
-        LOG.info("job %s ended after %.1f s, %d failures", job.key, time.perf_counter() - begin, len(result.failures))
+        LOG.info(
+            "job %s ended after %.1f s, %d failures", job.key, time.perf_counter() - begin, len(result.rows["failures"])
+        )
         return result
 
     def _tried(self, job: Job) -> JobResult | None:
@@ -89,5 +91,5 @@ class Worker:
     def _too_large(self, result: JobResult) -> bool:
         """Whether a variant ran out of memory in the plan's batch size; weights that do not fit are no matter of it."""
         fixed = {v.name for v in self.world.plan.candidates if v.batch_size}
-        causes = {(f["status"], f["stage"] == "load") for f in result.failures if f["variant"] not in fixed}
+        causes = {(f["status"], f["stage"] == "load") for f in result.rows["failures"] if f["variant"] not in fixed}
         return ("out_of_memory", False) in causes

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from decodedrift.core import untrusted
 from decodedrift.core.records import InputError
-from decodedrift.measure.tables import FOLD_TEXTS, INTEGERS, TABLES, TEXTS, typed
+from decodedrift.measure.metrics.base import INTEGERS
+from decodedrift.measure.tables import FOLD_TEXTS, TABLES, TEXTS, typed
 
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n|\Z)')
 

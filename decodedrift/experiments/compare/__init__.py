@@ -11,14 +11,10 @@ EXPERIMENT = Experiment(
     tables=(
         "traces", "divergences", "positions", "alternatives", "injection", "steps", "tokens", "timings", "failures",
     ),
-    folds=(
-        "perplexity", "distribution", "summary", "survival", "growth", "after", "risk", "comparisons", "flip_law",
-        "flip_calibration", "decomposition",
-    ),
+    folds=later(f"{HERE}.folds:folds"),
     stored=("perplexity",),
     check=later(f"{HERE}.job:check"),
     execute=later(f"{HERE}.job:execute"),
-    fold=later(f"{HERE}.folds:fold"),
     verdict=later(f"{HERE}.verdict.assembly:verdict"),
     folded=later(f"{HERE}.verdict.assembly:folded"),
     broken=later(f"{HERE}.verdict.assembly:broken"),

@@ -20,6 +20,7 @@ def self_control(bench: Bench, model: Loaded, reference: Pass) -> Pass:
 
 def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pass:
     """A dtype against itself in another layout: what batching alone does to it."""
+    model = replace(model, facts={})  # what this pass shows is no fact of the variant
     size = 1 if bench.size(model.variant) > 1 else 4
     other = replace(model.variant, batch_size=size)
     name = f"{same.name}{',' if ':' in same.name else ':'}batch_size={size}"

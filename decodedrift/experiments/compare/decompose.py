@@ -21,6 +21,7 @@ from decodedrift.measure.divergence import comparable
 from decodedrift.measure.metrics.token import LogitPair, kl
 from decodedrift.measure.passes import Pass, Passage, keyed
 from decodedrift.models.load import Loaded
+from decodedrift.models.precisions.floating import NAMES
 from decodedrift.numerics import sequences
 
 
@@ -84,7 +85,7 @@ class Decomposition:
             return
         own_logits = self.bench.spool.get(("own", candidate.name, passage.key)).to(logits.device)
         tokens = torch.tensor(passage.reading.continuation, device=logits.device)
-        pair = LogitPair(logits, own_logits, tokens, candidate.variant.compute or "fp32")
+        pair = LogitPair(logits, own_logits, tokens, NAMES[own_logits.dtype])
         parts = [kl(pair.rows(t, min(t + CHUNK, len(tokens)))).cpu() for t in range(0, len(tokens), CHUNK)]
         self.path[candidate.name, passage.key] = torch.cat(parts).numpy()
 
@@ -110,7 +111,7 @@ class Decomposition:
             columns |= {"kl_reference_text": _padded(kl_shared, n), "kl_candidate_text": _padded(kl_own, n)}
             columns["after"] = (np.arange(n) > (n if parted is None else parted)).astype(int)
             keys = pair | {"role": candidate.role} | key._asdict()
-            self.bench.result.steps.append(keyed(keys, pd.DataFrame(columns)))
+            self.bench.result.rows["steps"].append(keyed(keys, pd.DataFrame(columns)))
 
 
 def _padded(values: np.ndarray, n: int) -> np.ndarray:

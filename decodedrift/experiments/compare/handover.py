@@ -1,7 +1,7 @@
 """Local and state error: the reference's text read token by token, on the reference's KV cache and on one's own.
 
-METRICS.md, "Compounding". The reference reads its own texts one token at a time; its logits and its cache wait in the
-spool. A candidate reads the same texts twice in the same layout: on its own cache (e1), and with all that is cached
+docs/metrics.md defines both. The reference reads its own texts one token at a time; its logits and its cache wait in
+the spool. A candidate reads the same texts twice in the same layout: on its own cache (e1), and with all that is cached
 before each token overwritten by the reference's, cast to the candidate's type, so that it computes that one position
 alone (e0). Equal arithmetic on both sides makes both exactly 0.
 """

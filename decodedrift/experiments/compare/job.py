@@ -23,6 +23,7 @@ from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import JobResult, token_rows
 from decodedrift.models import budget
+from decodedrift.models.knobs import idle
 from decodedrift.models.load import Loaded
 from decodedrift.models.longrope import switch
 from decodedrift.models.world import World
@@ -106,6 +107,7 @@ class Comparison:
             self.bench.guarded(variant.name, "run"),
         ):
             self.candidate(model)
+            model.facts["idle_knobs"] = idle(variant, self.plan.reference, self.bench.result.facts)
 
     def candidate(self, model: Loaded) -> None:
         """A candidate generates and reads the reference's tokens."""
@@ -149,7 +151,7 @@ class Comparison:
             passes.write(side, self.reference, self.plan, bench.job.prompts, vocab, result, self.plan.near_tie_below)
             if self.decomposition:
                 self.decomposition.rows(side)
-        result.tokens = token_rows(result, vocab)
-        result.timed("", "", "write", begin, sum(len(f) for f in result.positions))
+        result.rows["tokens"] = token_rows(result, vocab)
+        result.timed("", "", "write", begin, sum(len(f) for f in result.rows["positions"]))
         result.spilled_bytes = bench.spool.spilled_bytes
         return result

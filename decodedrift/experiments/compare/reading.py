@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import torch
-
 from decodedrift.core.records import Key
 from decodedrift.decoding.batches import filed
 from decodedrift.measure import passes
@@ -26,7 +24,7 @@ def read_by_all(bench: Bench, reference: Pass) -> list[list[Passage]]:
 def read_reference(bench: Bench, model: Loaded, reference: Pass, see: See = unseen) -> None:
     """The reference generates, reads its own tokens, and leaves its scores and logits in the spool.
 
-    see: shown each passage with its logits and choices.
+    see: shown each passage with its logits and the strategy's preferences.
     """
     if bench.job.prompts:
         bench.free_run(model, reference, batch_size=bench.size(reference.variant), keep_scores=True)
@@ -38,8 +36,8 @@ def read_reference(bench: Bench, model: Loaded, reference: Pass, see: See = unse
         for passage, logits in bench.logits(model, group):
             bench.spool.put(("logits", passage.key), logits)
             tokens = passage.reading.continuation
-            choices = reference.choices[passage.key] = passes.choices(passage, logits, torch.tensor([tokens]).T)
-            see(passage, logits, choices)
+            preferences = reference.preferences[passage.key] = passage.prefer(logits)
+            see(passage, logits, preferences)
             losses = passes.nll(logits, tokens)
             if passage.whole:
                 reference.own_nll[passage.key] = losses
@@ -60,7 +58,7 @@ def read_against(
 ) -> None:
     """A variant reads the reference's tokens and is reduced to position rows against what waits in the spool.
 
-    see: shown each passage with the variant's logits and choices, asked last of the passage's own tokens.
+    see: shown each passage with the variant's logits and the strategy's preferences.
     """
     begin, count = time.perf_counter(), 0
     for group in groups:
@@ -68,13 +66,11 @@ def read_against(
             if into.keep_logits:
                 bench.spool.put((into.keep_logits, passage.key), logits)
             waiting = bench.spool.get((stored, passage.key))
-            ours = reference.choices[passage.key] if stored == "logits" else passes.choices(passage, waiting)
-            compute = model.variant.compute or "fp32"
-            its = ours and passes.choices(passage, logits, passes.asked_of(ours, passage))
-            both = (ours, its) if ours and its else None
-            frame = passes.positions(passage, waiting, logits, compute, both, bench.world.vocab)
+            ours = reference.preferences[passage.key] if stored == "logits" else passage.prefer(waiting)
+            theirs = ours and passage.prefer(logits, ours)
+            frame = passes.positions(passage, waiting, logits, ours, theirs, bench.world.vocab)
             into.positions[passage.key] = frame
-            see(passage, logits, its)
+            see(passage, logits, theirs)
             if waiting.shape[-1] != logits.shape[-1]:
                 passes.note_cut(bench.result.facts[model.variant.name], waiting, logits)
             if into.role == "candidate" and passage.strategy is not None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from decodedrift.core.records import Cell, Trace
 from decodedrift.decoding.choosers import Single, nonfinite_counts
 from decodedrift.decoding.loop import decode
-from decodedrift.decoding.preferences import Choices
+from decodedrift.decoding.preferences import Preferences
 from decodedrift.decoding.tops import Tops
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass, Passage, See, nll
@@ -35,27 +35,27 @@ def floor_of(reference: Pass) -> Pass:
 def predicting(into: Pass) -> See:
     """Predicts the traces of whoever reads, one passage at a time."""
 
-    def see(passage: Passage, logits: Tensor, choices: Choices | None) -> None:
-        if passage.strategy is not None and choices is not None:
-            predict(into, passage, logits, choices)
+    def see(passage: Passage, logits: Tensor, preferences: Preferences | None) -> None:
+        if passage.strategy is not None and preferences is not None:
+            predict(into, passage, logits, preferences)
 
     return see
 
 
-def predict(into: Pass, passage: Passage, logits: Tensor, choices: Choices) -> None:
+def predict(into: Pass, passage: Passage, logits: Tensor, preferences: Preferences) -> None:
     """One trace: the text as far as the reader would have written it, and the first token that it would not.
 
     Args:
-        logits: raw, [T, vocab]. choices: of the reader, asked last for the text's own tokens.
+        logits: raw, [T, vocab]. preferences: of the reader.
     """
     text = passage.reading.continuation
     broken = nonfinite_counts(logits)
     end = next((t for t, count in enumerate(broken) if count), len(text))
-    other = next((t for t, token in enumerate(choices.tokens.tolist()) if token != text[t]), len(text))
+    other = next((t for t, token in enumerate(preferences.takes.tolist()) if token != text[t]), len(text))
     stopped = end <= other and end < len(text)
     length = end if stopped else min(other + 1, len(text))
-    tokens = (*text[:other], *choices.tokens[other : other + 1].tolist())[:length]
-    margins = (choices.scores[:length, 0] - choices.scores[:length, 1]).tolist()
+    tokens = (*text[:other], *preferences.takes[other : other + 1].tolist())[:length]
+    margins = (preferences.scores[:length, 0] - preferences.scores[:length, 1]).tolist()
     margins = [m if math.isfinite(m) else math.nan for m in margins]
     label, seed, prompt_id = passage.key
     into.traces[passage.key] = Trace(
@@ -69,9 +69,9 @@ def predict(into: Pass, passage: Passage, logits: Tensor, choices: Choices) -> N
         broken[end] if stopped else 0,
         min((m for m in margins if not math.isnan(m)), default=math.nan),
     )
-    watched = choices.asked[:length, -1].tolist()
+    watched = preferences.text_score[:length].tolist()
     into.generated.scores[passage.key] = (
-        choices.scores[:length, 0].tolist(),
+        preferences.scores[:length, 0].tolist(),
         [w if math.isfinite(w) else math.nan for w in watched],
     )
     into.last_nll[passage.key] = nll(logits[length - 1 : length], tokens[-1:]) if length else np.empty(0)

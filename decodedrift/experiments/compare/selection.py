@@ -18,7 +18,7 @@ TYPICAL = 48
 CAUSES = {
     "nonfinite": "NaN or infinite logits ended a trace.",
     "shift": "The reference clearly preferred its token; the candidate's error turned it.",
-    "truncation": "A token fell out of the top-k or top-p set of one of the two.",
+    "truncation": "A token fell out of the set that one of the two may draw from.",
     "search": "Beam search: whole hypotheses were exchanged. Gap and swing are theirs; a negative gap says that the "
     "reference itself scores the candidate's text higher.",
     "near_tie": "The reference all but tied between the two tokens.",

@@ -38,7 +38,7 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
         for position in plan.at:
             with bench.guarded(reference.name, "inject"):
                 _replaced(bench, model, reference, position, plan.rank)
-        bench.result.tokens = token_rows(bench.result, world.vocab, injected=True)
+        bench.result.rows["tokens"] = token_rows(bench.result, world.vocab, injected=True)
         bench.result.spilled_bytes = spool.spilled_bytes
     return bench.result
 
@@ -68,4 +68,4 @@ def _replaced(bench: Bench, model: Loaded, reference: Pass, position: int, rank:
         ours = reference.traces[key]
         broken = "nonfinite" in (ours.finish, trace.finish)
         row = trajectory.injection_row(ours.token_ids, trace.token_ids, position, broken=broken)
-        bench.result.injection.append(keys(bench.plan.model, reference, name, trajectory.ROLE, key) | row)
+        bench.result.rows["injection"].append(keys(bench.plan.model, reference, name, trajectory.ROLE, key) | row)

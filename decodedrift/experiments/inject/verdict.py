@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,9 +14,12 @@ from decodedrift.report.phrases import percent
 from decodedrift.runs.gates import Gating
 
 
-def fold(name: str, study: Any) -> pd.DataFrame:
+def folds() -> dict[str, Callable[[Any], pd.DataFrame]]:
     """summary: a row per strategy and position. after: agreement with the text as it was, by lag."""
-    return {"summary": by_position, "after": by_lag}[name](study.injection, study.traces)
+    return {
+        "summary": lambda study: by_position(study.injection, study.traces),
+        "after": lambda study: by_lag(study.injection, study.traces),
+    }
 
 
 def gating(plan: Mapping[str, Any]) -> Gating:
@@ -24,7 +27,7 @@ def gating(plan: Mapping[str, Any]) -> Gating:
     keys = ("strategy", "position")
     cells = [(s["label"], str(at)) for s in plan["strategies"] for at in plan["at"]]
     columns = tuple(c for c in BY_POSITION if c not in keys)
-    return Gating(keys, cells, columns, lambda row, column: row.get("long_enough") == 0)
+    return Gating(keys, cells, columns)
 
 
 def verdict(study: Any) -> list[str]:

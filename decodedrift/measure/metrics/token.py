@@ -1,17 +1,18 @@
 """Per-position metrics of a teacher-forced pass: how far the candidate's logits are from the reference's.
 
-A metric is a function of one `LogitPair` and a line in `TOKEN_METRICS`; its name is the column. METRICS.md defines
-them. All come back as float64 [n], counts and flags too, so that NaN can say "undefined here": a row where a side that
-the metric reads holds NaN or +inf (or no finite logit at all) is NaN, and `nonfinite` says how many logits did it.
+A metric is a function of one `LogitPair` and a line in `TOKEN_METRICS`; its name is the column, which
+docs/metrics.md defines. All come back as float64 [n], counts and flags too, so that NaN can say "undefined here": a row
+where a side that the metric reads holds NaN or +inf (or no finite logit at all) is NaN, and `nonfinite` says how many
+logits did it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from decodedrift.measure.metrics.base import INTEGERS, Metric
 from decodedrift.measure.metrics.pair import LogitPair
 from decodedrift.numerics import logits as nm
 
@@ -161,28 +162,28 @@ def choice_error(pair: LogitPair) -> Tensor:
     return turned.masked_fill(pair.bad | (pair.best_reference[:, 1] == -nm.INF), nm.NAN)
 
 
-TOKEN_METRICS: dict[str, Callable[[LogitPair], Tensor]] = {
-    "kl": kl,
-    "kl_reverse": kl_reverse,
-    "tv": tv,
-    "logit_gap_max": logit_gap_max,
-    "logit_gap_rms": logit_gap_rms,
-    "significant_digits": significant_digits,
-    "logit_margin_reference": logit_margin_reference,
-    "logit_margin_candidate": logit_margin_candidate,
-    "logit_margin_ulps": logit_margin_ulps,
-    "top1_agree": top1_agree,
-    "directional_error": directional_error,
-    "choice_agree": choice_agree,
-    "choice_margin": choice_margin,
-    "choice_error": choice_error,
-    "rank": rank,
-    "delta_p": delta_p,
-    "nll_reference": nll_reference,
-    "nll_candidate": nll_candidate,
-    "entropy_reference": entropy_reference,
-    "p_top_reference": p_top_reference,
-    "nonfinite": nonfinite,
+TOKEN_METRICS: dict[str, Metric[LogitPair]] = {
+    "kl": Metric(kl),
+    "kl_reverse": Metric(kl_reverse),
+    "tv": Metric(tv),
+    "logit_gap_max": Metric(logit_gap_max),
+    "logit_gap_rms": Metric(logit_gap_rms),
+    "significant_digits": Metric(significant_digits),
+    "logit_margin_reference": Metric(logit_margin_reference),
+    "logit_margin_candidate": Metric(logit_margin_candidate),
+    "logit_margin_ulps": Metric(logit_margin_ulps),
+    "top1_agree": Metric(top1_agree),
+    "directional_error": Metric(directional_error),
+    "choice_agree": Metric(choice_agree),
+    "choice_margin": Metric(choice_margin),
+    "choice_error": Metric(choice_error),
+    "rank": Metric(rank, INTEGERS),
+    "delta_p": Metric(delta_p),
+    "nll_reference": Metric(nll_reference),
+    "nll_candidate": Metric(nll_candidate),
+    "entropy_reference": Metric(entropy_reference),
+    "p_top_reference": Metric(p_top_reference),
+    "nonfinite": Metric(nonfinite, INTEGERS),
 }
 
 
@@ -197,8 +198,8 @@ def token_metrics(pair: LogitPair, chunk: int | None = None) -> dict[str, np.nda
     out = {name: np.empty(n, dtype=np.float64) for name in TOKEN_METRICS}
     for start in range(0, n, step):
         part = pair.rows(start, min(start + step, n))
-        for name, function in TOKEN_METRICS.items():
-            out[name][start : start + step] = function(part).cpu().numpy()
+        for name, metric in TOKEN_METRICS.items():
+            out[name][start : start + step] = metric(part).cpu().numpy()
     return out
 
 

@@ -1,13 +1,13 @@
 """Per-trace metrics: how far two free-running continuations of one prompt stay together, by ids.
 
-A metric is a function of one `TracePair` and a line in `TRACE_METRICS`; None is an empty cell.
+A metric is a function of one `TracePair` and a line in `TRACE_METRICS`; its name is the column. None is an empty cell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from decodedrift.measure.metrics.base import INTEGERS, TraceMetric
 from decodedrift.numerics import sequences
 from decodedrift.numerics.chrf import chrf
 
@@ -83,25 +83,15 @@ def reconvergence_lag(pair: TracePair) -> int | None:
     return sequences.reconvergence_lag(pair.reference_ids, pair.candidate_ids)
 
 
-NEED_TEXTS = (  # both continuations whole, which a screening does not have
-    "first_divergence_char", "prefix_fraction", "agreement_after", "edit_similarity", "chrf_after", "reconverged",
-    "reconvergence_lag",
-)  # fmt: skip
-
-TRACE_METRICS: dict[str, Callable[[TracePair], float | int | None]] = {
-    "diverged": diverged,
-    "first_divergence": first_divergence,
-    "first_divergence_char": first_divergence_char,
-    "compared": compared,
-    "prefix_fraction": prefix_fraction,
-    "agreement_after": agreement_after,
-    "edit_similarity": edit_similarity,
-    "chrf_after": chrf_after,
-    "reconverged": reconverged,
-    "reconvergence_lag": reconvergence_lag,
+TRACE_METRICS: dict[str, TraceMetric[TracePair]] = {
+    "diverged": TraceMetric(diverged, INTEGERS, after=False, whole=False),
+    "first_divergence": TraceMetric(first_divergence, INTEGERS, after=False, whole=False),
+    "first_divergence_char": TraceMetric(first_divergence_char, INTEGERS, after=False),
+    "compared": TraceMetric(compared, INTEGERS, after=False, whole=False),
+    "prefix_fraction": TraceMetric(prefix_fraction, after=False),
+    "agreement_after": TraceMetric(agreement_after),
+    "edit_similarity": TraceMetric(edit_similarity),
+    "chrf_after": TraceMetric(chrf_after),
+    "reconverged": TraceMetric(reconverged, INTEGERS),
+    "reconvergence_lag": TraceMetric(reconvergence_lag, INTEGERS),
 }
-
-
-def trace_metrics(pair: TracePair) -> dict[str, float | int | None]:
-    """Every registered metric of one pair: name -> value, None where empty."""
-    return {name: function(pair) for name, function in TRACE_METRICS.items()}

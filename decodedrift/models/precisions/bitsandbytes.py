@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from typing import Any
-
-import torch
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from decodedrift.core.records import InputError
-from decodedrift.models.precisions import Rounded
+from decodedrift.models.precisions.base import COMPUTE, Precision, Rounded
+
+if TYPE_CHECKING:
+    import torch
 
 
-def unavailable() -> str | None:
+def unavailable(device: str) -> str | None:
     """A reason where bitsandbytes (or accelerate, which its loader needs) is not installed."""
     for package in ("bitsandbytes", "accelerate"):
         if importlib.util.find_spec(package) is None:
@@ -20,7 +22,7 @@ def unavailable() -> str | None:
     return None
 
 
-def load_arguments() -> dict[str, Any]:
+def load_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments that make `from_pretrained` convert while it loads."""
     from transformers import BitsAndBytesConfig
 
@@ -36,10 +38,21 @@ def read_back(model: torch.nn.Module) -> Rounded:
     """
     import bitsandbytes
 
-    found = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear8bitLt)]
-    if not found:
+    layers = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear8bitLt)]
+    if not layers:
         raise InputError("int8-bnb: bitsandbytes converted no module of this model; use int8")
-    count = sum(m.weight.numel() for m in found)
+    count = sum(m.weight.numel() for m in layers)
     return Rounded(
-        count, len(found), {"scheme": "LLM.int8(), weights and activations", "version": bitsandbytes.__version__}
+        count, len(layers), {"scheme": "LLM.int8(), weights and activations", "version": bitsandbytes.__version__}
     )
+
+
+INT8_BNB = Precision(
+    "LLM.int8() through bitsandbytes, what load_in_8bit deploys (weights and activations)",
+    None,
+    unavailable,
+    params={"compute": COMPUTE},
+    load=load_arguments,
+    read_back=read_back,
+    optional=True,
+)

@@ -6,12 +6,14 @@ speed of the unquantized model. Weights are stored dequantized, since what is me
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from decodedrift.core.notation import Param, boolean
 from decodedrift.core.records import InputError
-from decodedrift.models.precisions import Rounded
+from decodedrift.models.precisions.base import COMPUTE, Precision, Rounded
+
+if TYPE_CHECKING:
+    import torch
 
 INPUTS = {"InklingSharedExperts": 2, "JetMoeParallelExperts": 2, "Llama4TextExperts": 1, "LongcatFlashExperts": 2}
 """The input dimension of fused expert weights, [experts, ., .], whose modules do not declare it."""
@@ -26,8 +28,8 @@ def absmax_int8(weight: torch.Tensor, dim: int) -> torch.Tensor:
     """
     weight = weight.float()
     scale = weight.abs().amax(dim=dim, keepdim=True) / 127
-    safe = torch.where(scale > 0, scale, torch.ones_like(scale))
-    return torch.clamp(torch.round(weight / safe), -127, 127) * scale
+    safe = scale.masked_fill(~(scale > 0), 1.0)
+    return (weight / safe).round().clamp(-127, 127) * scale
 
 
 def quantize(model: Any, head: bool = False) -> Rounded:
@@ -38,6 +40,8 @@ def quantize(model: Any, head: bool = False) -> Rounded:
     Raises:
         InputError: `head=True` on a tied head, or nothing found to quantize.
     """
+    import torch
+
     output, inputs = model.get_output_embeddings(), model.get_input_embeddings()
     tied = output is not None and inputs is not None and output.weight is inputs.weight
     if head and tied:
@@ -65,6 +69,8 @@ def _weights(module: Any) -> list[tuple[torch.Tensor, torch.Size, int]]:
     Raises:
         InputError: fused experts whose layout transformers does not declare.
     """
+    import torch
+
     if isinstance(module, torch.nn.Linear):
         return [(module.weight, module.weight.shape, 1)]
     kind = type(module).__name__
@@ -81,3 +87,13 @@ def _weights(module: Any) -> list[tuple[torch.Tensor, torch.Size, int]]:
     # transformers' expert modules hold [experts, out, in], or [experts, in, out] where they say so
     dim = INPUTS.get(kind) or (1 if module.is_transposed else 2)
     return [(p, p.shape, dim) for p in fused]
+
+
+INT8 = Precision(
+    "weights only: per-output-channel absmax int8 over every linear and expert tensor but the head",
+    None,
+    lambda device: None,
+    read_as="fp32",
+    params={"head": Param(boolean, False, "an untied output head too"), "compute": COMPUTE},
+    apply=lambda model, options: quantize(model, head=options["head"]),
+)

@@ -1,4 +1,4 @@
-"""A real text as windows to be teacher forced, by METRICS.md's rule: every token scored once, as late as it can be."""
+"""A real text as windows to be teacher forced, by docs/metrics.md's rule: each token scored once, as late as can be."""
 
 from __future__ import annotations
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from decodedrift.core.records import Strategy
 from decodedrift.core.untrusted import visible
-from decodedrift.decoding.strategies import STRATEGIES
+from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.report.html import Options, StudyLike
 from decodedrift.report.texts import brief, isolated
 
@@ -32,7 +33,7 @@ def _facts(study: StudyLike) -> list[tuple[str, str]]:
     facts.append(("reference", brief(str(plan["reference"]["name"]), 60)))
     if prompts:
         seeds = len(plan.get("seeds", (0,)))
-        sampled = any(STRATEGIES[s["name"]].samples for s in plan.get("strategies", ()))
+        sampled = any(kind_of(Strategy(**s)).samples for s in plan.get("strategies", ()))
         count = f"{prompts} × {seeds} seeds" if seeds > 1 and sampled else str(prompts)
         facts.append(("prompts", count))
         facts.append(("new tokens", str(plan.get("max_new_tokens", ""))))

@@ -1,7 +1,7 @@
 """The folds that say whether an error compounds: survival, growth, what follows t*, and a row of figures a cell.
 
-Pandas in, pandas out; the statistics are `survival`'s and `weibull`'s (METRICS.md, "Compounding"). Every figure that
-does not exist is empty, and a note beside it says why.
+Pandas in, pandas out; the statistics are `survival`'s and `weibull`'s (docs/metrics.md). Every figure that does not
+exist is empty, and a note beside it says why.
 """
 
 from __future__ import annotations

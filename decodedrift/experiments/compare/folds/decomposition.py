@@ -1,4 +1,4 @@
-"""decomposition.csv: local, state and path error by position, from `steps/` (METRICS.md, "Compounding")."""
+"""decomposition.csv: local, state and path error by position, from `steps/` (docs/metrics.md)."""
 
 from __future__ import annotations
 

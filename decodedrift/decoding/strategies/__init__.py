@@ -1,64 +1,31 @@
-"""Decoding strategies: a line each in STRATEGIES. Parameters that nobody gives take transformers' own defaults.
+"""Decoding strategies: a file each, and a line in STRATEGIES. Parameters that nobody gives take transformers' defaults.
 
 The whole generation config is ours and explicit: of a model's `generation_config.json` only the stop, pad and BOS ids
-are taken, so a repetition penalty there does not change what "greedy" means.
+are taken, so a repetition penalty there does not change what "greedy" means. No code outside this folder asks for a
+strategy by its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 
-from decodedrift.core.notation import Item, Param, count, number, read_params, split_items
+from decodedrift.core.notation import Item, read_params, split_items
 from decodedrift.core.records import InputError, Strategy, nearest
-
-
-@dataclass(frozen=True)
-class StrategyKind:
-    """What a registered strategy is: a line for `decodedrift list`, and its parameters."""
-
-    about: str
-    params: Mapping[str, Param]
-    samples: bool = False
-
-
-def early_stopping(value: object) -> bool | str:
-    """Beam search's stopping rule as transformers has it: true, false or "never"."""
-    spelled = str(value).lower()
-    if spelled not in ("true", "false", "never"):
-        raise ValueError(f"must be true, false or never, not {value!r}")
-    return {"true": True, "false": False}.get(spelled, "never")
-
-
-def temperature(value: object) -> float:
-    """Not 0, and not so small that dividing a logit by it overflows; what it tends to there is greedy."""
-    try:
-        return number(1e-6)(value)
-    except ValueError:
-        raise ValueError(f"must be a number >= 1e-06 (towards 0 it is greedy), not {value!r}") from None
-
+from decodedrift.decoding.strategies.base import StrategyKind
+from decodedrift.decoding.strategies.beam import BEAM
+from decodedrift.decoding.strategies.greedy import GREEDY
+from decodedrift.decoding.strategies.min_p import MIN_P
+from decodedrift.decoding.strategies.top_k import TOP_K
+from decodedrift.decoding.strategies.top_p import TOP_P
 
 STRATEGIES: dict[str, StrategyKind] = {
-    "greedy": StrategyKind("the most probable token at every position", {}),
-    "beam": StrategyKind(
-        "beam search as in transformers' generate; the best hypothesis by length-normalised log-probability",
-        {
-            "num_beams": Param(count, 4, "hypotheses kept"),
-            "length_penalty": Param(number(-100, 100), 1.0, "exponent of the length that a score is divided by"),
-            "early_stopping": Param(early_stopping, False, "true, false or never, as in transformers"),
-        },
-    ),
-    "top-k": StrategyKind(
-        "a draw from the k most probable tokens",
-        {"k": Param(count, 50), "temperature": Param(temperature, 1.0)},
-        samples=True,
-    ),
-    "top-p": StrategyKind(
-        "a draw from the smallest set of tokens that holds probability p",
-        {"p": Param(number(0, 1, open_low=True), 0.9), "temperature": Param(temperature, 1.0)},
-        samples=True,
-    ),
+    "greedy": GREEDY,
+    "beam": BEAM,
+    "top-k": TOP_K,
+    "top-p": TOP_P,
+    "min-p": MIN_P,
 }
+Strategy.kinds = STRATEGIES  # the record answers from here what it is, however it was made
 
 
 def params_of(head: str) -> Collection[str]:
@@ -84,7 +51,8 @@ def parse_strategies(
     parsed: list[Strategy] = []
     for piece in pieces:
         if isinstance(piece, Strategy):
-            parsed.append(Strategy(piece.name, piece.label, piece.params, coupling))
+            params = read_params(f"strategy {piece.label}", piece.params, piece.kind.params)
+            parsed.append(Strategy(piece.name, piece.label, params, coupling))
         else:
             parsed.extend(_strategy(item, coupling) for item in split_items(piece, params_of))
     if not parsed:
@@ -100,7 +68,7 @@ def screened(strategies: Iterable[Strategy], named: bool) -> tuple[Strategy, ...
     """
     kept = tuple(s for s in strategies if named or not s.searches)
     for strategy in kept:
-        if not strategy.screenable:
+        if not strategy.injectable:
             why = "a beam search" if strategy.searches else "sampling without shared noise"
             raise InputError(
                 f"strategy {strategy.label}: {why} cannot be screened from the reference's tokens; leave it out, "
@@ -126,5 +94,5 @@ def not_injectable(where: str) -> str:
     """Why none of the strategies asked for can take a replaced token."""
     return (
         f"{where}: a beam search, or sampling without shared noise, cannot go on from a replaced token; "
-        "add greedy, or top-k or top-p with --coupling gumbel"
+        "add greedy, or sampling with --coupling gumbel"
     )

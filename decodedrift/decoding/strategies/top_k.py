@@ -1,0 +1,32 @@
+"""top-k: a draw from the k most probable tokens, and all that tie with the last of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from decodedrift.core.notation import Param, count
+from decodedrift.decoding.strategies.base import TEMPERATURE, StrategyKind
+from decodedrift.decoding.warping import Allowed, renormalised
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _allowed(logits: Tensor, params: Mapping[str, Any]) -> Allowed:
+    k = min(int(params["k"]), logits.shape[-1])
+    values, ids = logits.topk(min(k + 1, logits.shape[-1]), dim=-1)
+    kth = values[:, k - 1 : k]
+    if bool((values[:, k:] == kth).any()):  # how many tie with the last that is allowed is open
+        values, ids = logits.topk(int((logits >= kth).sum(-1).max()), dim=-1)
+    return renormalised(values.double() / params["temperature"], ids, values >= kth)
+
+
+TOP_K = StrategyKind(
+    "a draw from the k most probable tokens",
+    {"k": Param(count, 50), "temperature": TEMPERATURE},
+    _allowed,
+    samples=True,
+    processors={"temperature": "TemperatureLogitsWarper", "k": "TopKLogitsWarper"},
+    wide=False,
+)

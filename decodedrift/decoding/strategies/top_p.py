@@ -1,0 +1,42 @@
+"""top-p: a draw from the smallest set of tokens that holds probability p, and all that tie with the last of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from decodedrift.core.notation import Param, number
+from decodedrift.decoding.strategies.base import TEMPERATURE, StrategyKind
+from decodedrift.decoding.warping import Allowed, renormalised
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOOK = 512  # tokens sorted at first: a trained model's nucleus is seldom larger, and a full sort is 45 % of a step
+
+
+def _allowed(logits: Tensor, params: Mapping[str, Any]) -> Allowed:
+    from decodedrift.decoding.tops import log_totals
+
+    temperature, p, vocab = params["temperature"], params["p"], logits.shape[-1]
+    log_total = log_totals(logits, temperature)[:, None]
+    for count in sorted({min(LOOK, vocab), vocab}):
+        values, ids = logits.topk(count, dim=-1) if count < vocab else logits.sort(dim=-1, descending=True)
+        warped = values.double() / temperature
+        mass_before = (warped - log_total).exp().cumsum(-1).roll(1, dims=-1)
+        mass_before[:, 0] = 0.0
+        inside = mass_before < p
+        inside[:, 0] = True
+        last = values.gather(-1, inside.sum(-1, keepdim=True) - 1)
+        if bool((values[:, -1:] < last).all()):  # the nucleus ends within these, ties and all
+            break
+    return renormalised(warped, ids, values >= last)
+
+
+TOP_P = StrategyKind(
+    "a draw from the smallest set of tokens that holds probability p",
+    {"p": Param(number(0, 1, open_low=True), 0.9), "temperature": TEMPERATURE},
+    _allowed,
+    samples=True,
+    processors={"temperature": "TemperatureLogitsWarper", "p": "TopPLogitsWarper"},
+)

@@ -1,0 +1,46 @@
+"""Knobs of execution: the same weights run another way. A file each, and a line in KNOBS, listed without torch.
+
+A knob's value is the variant's field of its name, or one of its `knobs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from decodedrift.core.records import Variant
+from decodedrift.models.knobs.attention import ATTENTION
+from decodedrift.models.knobs.base import Knob, setting
+from decodedrift.models.knobs.batch_size import BATCH_SIZE
+from decodedrift.models.knobs.device import DEVICE
+from decodedrift.models.knobs.revision import REVISION
+from decodedrift.models.knobs.threads import THREADS
+from decodedrift.models.knobs.use_cache import USE_CACHE
+
+KNOBS: dict[str, Knob] = {
+    "revision": REVISION,
+    "device": DEVICE,
+    "attention": ATTENTION,
+    "batch_size": BATCH_SIZE,
+    "use_cache": USE_CACHE,
+    "threads": THREADS,
+}
+
+
+def turned(variant: Variant) -> list[tuple[str, Knob, Any]]:
+    """(name, knob, value) of every knob that has a value."""
+    settings = [(name, knob, setting(variant, name)) for name, knob in KNOBS.items()]
+    return [entry for entry in settings if entry[2] is not None]
+
+
+def idle(variant: Variant, reference: Variant, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The knobs that a candidate was asked to turn and that came to what the reference's did: they did not engage.
+
+    Only of what both have read back; of another checkpoint nothing is said.
+
+    Args:
+        facts: of both, by name.
+    """
+    asked = [] if variant.model else [name for name in KNOBS if setting(variant, name) != setting(reference, name)]
+    ours, theirs = facts[reference.name], facts[variant.name]
+    return [name for name in asked if (fact := KNOBS[name].fact) in ours and ours[fact] == theirs.get(fact)]

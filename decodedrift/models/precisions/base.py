@@ -1,0 +1,50 @@
+"""What a registered precision says of itself, and what comes back of its work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from decodedrift.core.notation import Param, one_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """What a precision did to a model, read back from the model itself.
+
+    quantized_parameters: elements now on a quantized grid; quantized_modules: how many modules or tensors hold them.
+    """
+
+    quantized_parameters: int = 0
+    quantized_modules: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A registered precision.
+
+    compute: its own floating type, None for one that computes in the reference's. apply: converts a model that was
+    read in `read_as`, in place. load: extra keyword arguments of `from_pretrained` for a backend that converts while
+    it loads. unavailable: why it cannot run on a device type, or None. optional: its package may be missing; then a
+    candidate fails alone.
+    """
+
+    about: str
+    compute: str | None
+    unavailable: Callable[[str], str | None]
+    read_as: str | None = None
+    params: Mapping[str, Param] = field(default_factory=dict)
+    apply: Callable[[torch.nn.Module, Mapping[str, Any]], Rounded] | None = None
+    load: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    read_back: Callable[[torch.nn.Module], Rounded] | None = None
+    optional: bool = False
+
+
+COMPUTE = Param(
+    one_of("fp64", "fp32", "bf16", "fp16"), None, "floating type of the arithmetic (default: the reference's)"
+)

@@ -1,0 +1,142 @@
+"""Variants as they are written: `bf16`, `fp32:batch_size=1`, `mine=path/to/checkpoint:precision=bf16`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from decodedrift.core.notation import Item, Param, read_params, split_items, text
+from decodedrift.core.records import InputError, Variant, nearest
+from decodedrift.models.knobs import KNOBS
+from decodedrift.models.precisions import PRECISIONS
+
+DEFAULT_CANDIDATES = ("bf16", "fp16", "int8")
+PRECISION = Param(text, None, "one of the precisions")
+FIELDS = [f.name for f in fields(Variant)]
+
+
+def params_of(head: str) -> Collection[str]:
+    """Parameter names that a variant's item may carry: the knobs and its precision's own."""
+    name, named, _ = head.strip().partition("=")
+    options = {k for p in PRECISIONS.values() for k in p.params} if named else set()
+    if name in PRECISIONS:
+        options |= set(PRECISIONS[name].params)
+    elif not named:
+        return ()
+    return ["precision", *KNOBS, *sorted(options)]
+
+
+def parse_variants(
+    given: str | Variant | Iterable[str | Variant], reference: Variant | None = None
+) -> tuple[Variant, ...]:
+    """A list option, or objects, as Variants: `bf16,fp32:batch_size=1,mine=path/to/checkpoint:precision=bf16`.
+
+    A variant that names no precision takes the reference's.
+
+    Raises:
+        InputError: an unknown precision, parameter or source.
+    """
+    pieces = [given] if isinstance(given, (str, Variant)) else list(given)
+    variants: list[Variant] = []
+    for piece in pieces:
+        if isinstance(piece, Variant):
+            variants.append(_completed(piece, reference))
+        else:
+            variants.extend(_variant(item, reference) for item in split_items(piece, params_of, sources=True))
+    return tuple(variants)
+
+
+def _variant(item: Item, reference: Variant | None) -> Variant:
+    name, named, source = item.head.partition("=")
+    given = dict(item.params)
+    if named:
+        label, fallback = name, (reference.precision if reference else "fp32")
+        asked = given.pop("precision", fallback)
+    else:
+        if "precision" in given:
+            raise InputError(f"{item.label!r}: {name} is a precision already; leave precision= out")
+        label, asked = item.label, name
+    if asked not in PRECISIONS:
+        base, colon, rest = asked.partition(":")
+        if colon and base in PRECISIONS:
+            raise InputError(f"variant {base}: {rest!r} is no parameter; write {base}:KEY=VALUE")
+        ways = "" if named else " (another checkpoint is written NAME=FOLDER)"
+        raise InputError(f"unknown precision {asked!r}; {nearest(asked, tuple(PRECISIONS))}{ways}")
+    if "revision" in given and not named:
+        raise InputError(f"variant {label}: revision= belongs to another checkpoint, NAME=OWNER/MODEL:revision=...")
+    declared = {k: knob.param for k, knob in KNOBS.items()} | dict(PRECISIONS[asked].params)
+    values = read_params(f"variant {label}", given, declared)
+    options = {k: values.pop(k) for k in PRECISIONS[asked].params}
+    values["knobs"] = {k: values.pop(k) for k in KNOBS if k not in FIELDS}
+    if named and reference and "precision" not in item.params:
+        options = dict(reference.options)
+    return _completed(Variant(label, asked, options, model=source or None, **values), reference)
+
+
+def _completed(variant: Variant, reference: Variant | None) -> Variant:
+    """Checks names, and fills in the compute type: the precision's own, else its options', else the reference's."""
+    precision = PRECISIONS.get(variant.precision)
+    if precision is None:
+        raise InputError(f"unknown precision {variant.precision!r}; {nearest(variant.precision, tuple(PRECISIONS))}")
+    options = {k: variant.options.get(k, p.default) for k, p in precision.params.items()}
+    inherited = reference.compute if reference else "fp32"
+    compute = precision.compute or variant.compute or options.get("compute") or inherited
+    floats = tuple(name for name, kind in PRECISIONS.items() if kind.compute == name)
+    if compute not in floats:
+        raise InputError(f"variant {variant.name}: unknown compute type {compute!r}; {nearest(str(compute), floats)}")
+    declared = {k: knob.param for k, knob in KNOBS.items() if k not in FIELDS}
+    knobs = read_params(f"variant {variant.name}", {k: v for k, v in variant.knobs.items() if v is not None}, declared)
+    knobs = {k: v for k, v in knobs.items() if v is not None}
+    return replace(variant, options=options, compute=compute, knobs=knobs)
+
+
+def default_candidates(reference: Variant) -> tuple[Variant, ...]:
+    """bf16, fp16 and int8, less the reference."""
+    return parse_variants([c for c in DEFAULT_CANDIDATES if c != reference.name], reference)
+
+
+def on_device(plan_device: str, variant: Variant, *, reference: bool = False) -> Variant:
+    """The variant with its device resolved and found usable, the precision tried on it.
+
+    A candidate whose backend is not installed fails later and alone; without its reference a run is nothing.
+
+    Raises:
+        InputError: no such device, or the precision does not exist there.
+    """
+    from decodedrift.models.machine import check_device
+
+    device = check_device(variant.device or plan_device)
+    reason = PRECISIONS[variant.precision].unavailable(device.split(":")[0])
+    if reason and (reference or not PRECISIONS[variant.precision].optional):
+        raise InputError(f"variant {variant.name}: {reason}; choose another precision or --device cpu")
+    return replace(variant, device=device)
+
+
+def variant_from_dict(data: Mapping[str, Any]) -> Variant:
+    """A variant as plan.json or a YAML file has it, its values checked as on the command line.
+
+    Raises:
+        InputError: an unknown field, or a value out of its range.
+    """
+    owner = f"variant {data.get('name', '?')}"
+    values = dict(data)
+    try:
+        for key, param in [("precision", PRECISION), *((key, knob.param) for key, knob in KNOBS.items())]:
+            if values.get(key) is not None:
+                values[key] = param.read(values[key])
+        for key in ("name", "precision", *(key for key in ("model", "compute") if values.get(key) is not None)):
+            text(values.get(key))
+    except ValueError as error:
+        raise InputError(f"{owner}: {key} {error}") from None
+    declared = PRECISIONS[data["precision"]].params if data["precision"] in PRECISIONS else {}
+    for key in ("options", "knobs"):
+        values[key] = data.get(key) or {}
+        if not isinstance(values[key], Mapping):
+            raise InputError(f"{owner}: {key} must be a table, not {values[key]!r}")
+    values["options"] = read_params(owner, {k: v for k, v in values["options"].items() if v is not None}, declared)
+    try:
+        return Variant(**values)
+    except TypeError:
+        unknown = next(k for k in values if k not in FIELDS)
+        raise InputError(f"{owner}: unknown field {unknown!r}; {nearest(str(unknown), FIELDS)}") from None
