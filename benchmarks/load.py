@@ -44,19 +44,14 @@ def tiny(folder: Path) -> None:
 RUN = """
 import json, resource, sys, time
 import torch
-from decodedrift.runs.prepare import prepare
-from decodedrift.runs.carry_out import carry_out
-from decodedrift.runs.settings import make_settings
-from decodedrift.runs.runfolder import RunFolder
+import decodedrift as dd
 model, folder, count, tokens = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 prompts = [f"w{1 + i % 95} w{1 + i // 95 % 95} w{1 + i // 9025}" for i in range(count)]
-asked = make_settings({
-    "model": model, "prompts": prompts, "candidates": ["bf16"], "strategies": ["greedy"], "max_new_tokens": tokens,
-    "batch_size": 50, "prompts_per_job": 500, "ignore_eos": True,
-})
 begin, used = time.perf_counter(), time.process_time()
-with RunFolder.create(folder) as held:
-    study = carry_out(prepare(asked), held)
+study = dd.compare(
+    model, prompts=prompts, candidates=["bf16"], strategies=["greedy"], max_new_tokens=tokens, batch_size=50,
+    prompts_per_job=500, ignore_eos=True, out=folder,
+)
 seconds, used = time.perf_counter() - begin, time.process_time() - used
 print(json.dumps({
     "prompts": count, "seconds": seconds, "cpu_seconds": used, "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

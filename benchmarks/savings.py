@@ -22,7 +22,7 @@ from compare_vs_naive import VOCAB, make_model, make_prompts
 WITHOUT = {
     "nothing": "",
     "huge-pages": "import os; os.environ['THP_MEM_ALLOC_ENABLE'] = '0'",
-    "first-look": "from decodedrift import warping; warping.LOOK = 2**31",
+    "first-look": "from decodedrift.decoding.strategies import top_p; top_p.LOOK = 2**31",
 }
 
 

@@ -91,10 +91,10 @@ def model_class(shape: str) -> type:
 def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     """The main job, run folder and report included; leaves the calls it made in --calls."""
     import decodedrift as dd
+    from decodedrift.experiments import running
     from decodedrift.experiments.study import Study
     from decodedrift.measure import bench
     from decodedrift.models import world
-    from decodedrift.runs import carry_out
 
     with tempfile.TemporaryDirectory() as out:  # a small run before the clock starts: everything is imported
         dd.compare(arguments.folder, candidates=["bf16"], prompts=["w1"], max_new_tokens=2, out=Path(out) / "run")
@@ -129,7 +129,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     bench.generate = watch.during("decoding", generating)  # type: ignore[assignment]
     bench.force = watch.during("reading", forcing)  # type: ignore[assignment]
     world.loaded = loading  # type: ignore[assignment]
-    for home, name, phase in ((carry_out, "prepare", "before"), (Study, "write", "after")):
+    for home, name, phase in ((running, "prepare", "before"), (Study, "write", "after")):
         setattr(home, name, whole(getattr(home, name), phase, wall, cpu))
     prompts = make_prompts(arguments.prompts, VOCAB[arguments.shape])
     with tempfile.TemporaryDirectory() as out, timed("all", wall, cpu):

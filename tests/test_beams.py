@@ -11,10 +11,10 @@ from conftest import tiny_tokenizer
 from decodedrift.core.records import Trace
 from decodedrift.decoding.loop import generate
 from decodedrift.decoding.strategies import parse_strategies
-from decodedrift.models import loaded
+from decodedrift.models.load import loaded
 from decodedrift.models.sources.checkpoints import in_memory
 from decodedrift.models.text.vocabulary import vocabulary
-from decodedrift.runs.plan import parse_variants
+from decodedrift.models.variants import parse_variants
 
 VOCAB, NEW, WIDTH, PENALTY = 16, 12, 3, 2.0
 STARTS = range(1, VOCAB)

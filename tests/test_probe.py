@@ -166,7 +166,7 @@ def test_padding_that_is_read_as_text_is_refused_and_the_mend_works(monkeypatch:
 
     patched(monkeypatch, model, width)
     asked: dict[str, Any] = {"candidates": ["bf16"], "prompts": PROMPTS, "max_new_tokens": 4, "strategies": ["greedy"]}
-    with pytest.raises(dd.InputError, match=r"reads otherwise than alone: .*--batch-size 1"):
+    with pytest.raises(dd.InputError, match=r"reads otherwise than alone: .*batch_size=1"):
         dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
     assert not dd.compare(model, tokenizer=tiny_tokenizer(), batch_size=1, **asked).failed
 

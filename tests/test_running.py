@@ -54,7 +54,7 @@ def test_what_may_differ_in_more_than_its_arguments_is_made_anew(made: list[str]
 def test_a_test_that_patches_shares_nothing(made: list[str], request: pytest.FixtureRequest) -> None:
     before = run("gpt2", seeds=[43])
     patch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
-    patch.setattr("decodedrift.verdict.FIRST", 3)
+    patch.setattr("decodedrift.experiments.compare.verdict.assembly.FIRST", 3)
     again = run("gpt2", seeds=[43])
     run("gpt2", seeds=[44])
     assert len(made) == 3

@@ -19,7 +19,7 @@ from decodedrift.runs.prepare import Prepared, prepare
 from decodedrift.runs.resume import stored_run, stored_settings, stored_sizes
 from decodedrift.runs.runfolder import RunFolder, Stored
 
-WORD = r"(?:auto|cpu|cuda|mps|exact|screen|gumbel|none|mixed|per-strategy)\b"
+WORD = r"(?:auto|cpu|cuda|mps|exact|screen|gumbel|none|mixed|per-strategy|[0-9]+)\b"
 
 
 def nondefault(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +104,8 @@ def in_keywords(message: str, kind: type[Settings]) -> str:
             return match[0]
         if name in switches:
             return f"{name}=True{match[2] or ''}"
-        return f"{name}={match[2].strip()!r}" if match[2] else f"{name}="
+        value = (match[2] or "").strip()
+        return f"{name}={value if value.isdigit() or not value else repr(value)}"
 
     message = re.sub(rf"--([a-z][a-z-]*)( {WORD})?", keyword, message)
     return re.sub(r"^(\w+=) (\S)", r"\1\2", message)
