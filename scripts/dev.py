@@ -35,7 +35,9 @@ TORCH, UV = "torch==2.13.0", "uv==0.13.9"
 HOME, TOOLS = ROOT / ".venv", ROOT / f".venv-{UV}"
 SMALL = ("compare", "--limit", "2", "--max-new-tokens", "8")
 CORE = [  # the tests of decoding, families, reading and the oracle, then those of tables and the page
-    "probe", "generate", "longrope", "families", "score", "oracle", "report", "old_runs", "store", "gates", "laws",
+    "models/test_probe", "decoding/test_generate", "models/test_longrope", "models/test_families",
+    "decoding/test_score", "experiments/test_oracle", "report/test_report", "experiments/test_old_runs",
+    "runs/test_store", "runs/test_gates", "experiments/test_laws",
 ]  # fmt: skip
 CUDA = ("nvidia-", "cuda-", "triton")  # torch's own: pinned by it, and installed with it where its build needs them
 PYTHONS, PLATFORMS = ("3.11", "3.12", "3.13", "3.14"), ("linux", "macos", "windows")
@@ -131,7 +133,7 @@ def driver() -> bool:
 
 def core(home: Path, options: list[str]) -> int:
     """A small run, and the core's tests; exit code 1 where either fails."""
-    tests = [f"tests/test_{name}.py" for name in CORE]
+    tests = [f"tests/{name}.py" for name in CORE]
     with tempfile.TemporaryDirectory() as folder:
         ran = tried(python(home), "-m", "decodedrift", *SMALL, "--out", str(Path(folder) / "run"))
     tested = tried(python(home), "-m", "pytest", "-n", "2", *tests, *options)

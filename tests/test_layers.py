@@ -82,6 +82,14 @@ def test_every_room_is_on_the_plan_and_says_what_belongs_there() -> None:
         assert docstring and len(docstring) > 40, f"{folder}: what belongs here?"
 
 
+def test_the_tests_have_the_same_rooms() -> None:
+    folders = {p.parent.name for p in PACKAGE.parent.glob("tests/*/test_*.py")}
+    assert folders == set(ROOMS)
+    assert {p.name for p in PACKAGE.parent.glob("tests/test_*.py")} == {
+        "test_dev.py", "test_docs.py", "test_layers.py", "test_packaging.py", "test_running.py",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_imports_go_down_only(path: Path) -> None:
     if (own := room(path)) in ROOMS:

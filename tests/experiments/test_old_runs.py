@@ -14,8 +14,8 @@ import pytest
 from decodedrift import open_study
 from decodedrift.runs.tablefiles import read_csv
 
-OLD = Path(__file__).parent / "fixtures" / "run-0.1.0"
-INJECT = Path(__file__).parent / "fixtures" / "inject-0.1.0"
+OLD = Path(__file__).parents[1] / "fixtures" / "run-0.1.0"
+INJECT = Path(__file__).parents[1] / "fixtures" / "inject-0.1.0"
 FOLDS = ["summary", "distribution", "survival", "growth", "after", "risk", "comparisons", "flip_law", "decomposition"]
 
 

@@ -40,7 +40,7 @@ from decodedrift.models.text.vocabulary import vocabulary
 from decodedrift.models.variants import parse_variants
 from decodedrift.report.html import Options
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 IDS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33], "d": [80, 2, 80, 2]}
 SAMPLING = [name for name, kind in STRATEGIES.items() if kind.samples]
 TURNS = {"revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": False, "threads": 2}
@@ -221,7 +221,7 @@ def test_every_section_has_a_template_or_nothing_to_show(name: str, study: dd.St
 @pytest.fixture(scope="module")
 def newcomers(tmp_path_factory: pytest.TempPathFactory) -> dd.Study:
     folder = tmp_path_factory.mktemp("newcomers")
-    script = Path(__file__).parent / "newcomers.py"
+    script = Path(__file__).parents[1] / "newcomers.py"
     done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return dd.open_study(folder / "run")

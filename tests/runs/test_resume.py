@@ -82,7 +82,7 @@ def killed(saved: Callable[..., Path], folder: Path, kills: int, seed: int) -> l
     first = ["compare", "--model", str(saved()), *FLAGS, "--resume", str(out), "--quiet"]
     again = ["resume", str(out), "--quiet"] if seed % 2 else first
     asked = {"first": first, "again": again, "folder": str(out), "longest": 1.5, "kills": kills, "seed": seed}
-    script = Path(__file__).parent / "killing.py"
+    script = Path(__file__).parents[1] / "killing.py"
     done = subprocess.run(
         [sys.executable, str(script), json.dumps(asked)],
         cwd=folder,

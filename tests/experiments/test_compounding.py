@@ -232,7 +232,7 @@ def test_folds_are_files_and_come_back_the_same(tmp_path: Path) -> None:
 def test_columns_are_explained() -> None:
     """Every column of every fold of compounding is in docs/metrics.md."""
     study = run()
-    said = set(re.findall(r"`([a-z0-9_]+)`", (Path(__file__).parent.parent / "docs" / "metrics.md").read_text("utf-8")))
+    said = set(re.findall(r"`([a-z0-9_]+)`", (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")))
     keys = {"model", "reference", "candidate", "role", "strategy"}
     for name in ("summary", *FOLDS):
         assert set(getattr(study, name).columns) - keys <= said, name

@@ -135,7 +135,7 @@ def test_the_columns_that_exist_only_where_something_diverged(tmp_path: Path) ->
     assert rows.loc["other", "diverged"] > 6
     filled = [c for c in columns() if pd.notna(rows.loc["other", c]) and pd.isna(rows.loc["fp64", c])]
     assert sorted(filled) == sorted(IF_DIVERGED)
-    documented = (Path(__file__).parent.parent / "docs" / "runs.md").read_text()
+    documented = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
     part = documented.split("These columns are", 1)[1].split("Where something diverged", 1)[0]
     assert tuple(c for c in re.findall(r"`(\w+)`", part) if not c.startswith("--")) == IF_DIVERGED
     shown = summary_table(study, 120)

@@ -176,7 +176,7 @@ def test_a_hazard_of_prompts_that_do_not_differ_has_no_interval() -> None:
 
 
 def simulate() -> Any:
-    path = Path(__file__).parent.parent / "benchmarks" / "interval_coverage.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "interval_coverage.py"
     spec = importlib.util.spec_from_file_location("interval_coverage", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

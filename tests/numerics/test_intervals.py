@@ -14,7 +14,7 @@ from scipy import stats
 
 from decodedrift.numerics import intervals as iv
 
-PACKAGE = Path(__file__).parent.parent / "decodedrift"
+PACKAGE = Path(__file__).parents[2] / "decodedrift"
 
 
 def test_quantiles() -> None:
