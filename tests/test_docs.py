@@ -206,9 +206,10 @@ def test_every_place_that_contributing_names_exists() -> None:
             module = importlib.import_module(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
             registries[name[1]] = getattr(module, name[1])
     assert set(registries) == {
-        "PRECISIONS", "KNOBS", "STRATEGIES", "TOKEN_METRICS", "TRACE_METRICS", "TABLES", "SECTIONS"
+        "PRECISIONS", "KNOBS", "STRATEGIES", "TOKEN_METRICS", "TRACE_METRICS", "TABLES", "FOLDS", "SECTIONS", "FIGURES",
+        "EXPERIMENTS", "EXECUTORS",
     }  # fmt: skip
-    assert all(isinstance(registry, dict) and registry for registry in registries.values())
+    assert all(isinstance(registry, (dict, tuple)) and registry for registry in registries.values())
     for name in re.findall(
         r"`(Knob|Precision|StrategyKind|Metric|TraceMetric|Rounded|JobResult|LogitPair|TracePair)`", text
     ):

@@ -872,7 +872,7 @@ def test_numbers_of_numpy_and_paths_are_taken(saved: Callable[..., Path]) -> Non
 def test_a_bug_of_ours_is_one_line_too(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     from decodedrift.cli import listing
 
-    def fails() -> str:
+    def fails(what: str | None) -> str:
         raise RuntimeError("\x1b[31mred\n" + "x" * 500)
 
     monkeypatch.setattr(listing, "listing", fails)

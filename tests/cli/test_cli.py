@@ -379,7 +379,7 @@ def test_a_closed_pipe_is_no_error(unbuffered: str) -> None:
 def test_ctrl_c(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from decodedrift.cli import listing
 
-    def interrupted() -> str:
+    def interrupted(what: str | None) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(listing, "listing", interrupted)

@@ -236,7 +236,7 @@ def test_a_bug_names_its_log_whatever_the_folder(folder: str, tmp_path: Path, mo
     if folder != "gone":
         (tmp_path / folder).mkdir()
     code = (
-        "import sys\nfrom decodedrift import cli\nfrom decodedrift.cli import listing\ndef fails(): raise RuntimeError('x' * 500)\n"
+        "import sys\nfrom decodedrift import cli\nfrom decodedrift.cli import listing\ndef fails(what): raise RuntimeError('x' * 500)\n"
         f"import tempfile\ntempfile.tempdir = {str(tmp_path / folder)!r}\n"
         "listing.listing = fails\nsys.argv = ['decodedrift', 'list']\ncli.main()"
     )
@@ -264,7 +264,7 @@ def test_secrets_are_in_no_output(saved: Callable[..., Path], tmp_path: Path) ->
     short = ["--prompt", "w1 w2", "--candidates", "bf16", "--strategies", "greedy", "--max-new-tokens", "3"]
     bug = (
         "import sys\nfrom decodedrift import cli\nfrom decodedrift.cli import listing\n"
-        "def fails(): raise RuntimeError('hf_PLANTEDplantedPLANTED at http://bob:PLANTEDpass@h/ in ' + sys.argv[0])\n"
+        "def fails(what): raise RuntimeError('hf_PLANTEDplantedPLANTED at http://bob:PLANTEDpass@h/ in ' + sys.argv[0])\n"
         f"listing.listing = fails\nsys.argv = ['{home}/decodedrift', 'list']\ncli.main()"
     )
     said = []
