@@ -27,7 +27,7 @@ def by_length(items: Sequence[Item], length: Callable[[Item], int], size: int) -
     return order if saves else list(items)
 
 
-def filed(held: Mapping[Key, Held], prompts: Sequence[Prompt]) -> dict[Key, Held]:
+def filed(rows: Mapping[Key, Held], prompts: Sequence[Prompt]) -> dict[Key, Held]:
     """What batches left, by (strategy, seed, prompt id), in the order of the file."""
     place = {prompt.id: i for i, prompt in enumerate(prompts)}
-    return {key: held[key] for key in sorted(held, key=lambda key: place.get(key.prompt_id, 0))}
+    return {key: rows[key] for key in sorted(rows, key=lambda key: place.get(key.prompt_id, 0))}

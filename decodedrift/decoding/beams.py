@@ -99,10 +99,10 @@ class Beams:
         for barred in (full, ~self.can_improve, ~entering):
             scores = scores + barred.to(scores.dtype) * NEVER
         merged = torch.cat((self.finished_scores, scores), dim=1)
-        kept = torch.topk(merged, k=self.width)
-        self.finished = {k: self._pick(torch.cat((self.finished[k], grown[k]), dim=1), kept.indices) for k in grown}
-        self.finished_scores = kept.values
-        self.is_finished = torch.cat((self.is_finished, entering), dim=1).gather(1, kept.indices)
+        best = torch.topk(merged, k=self.width)
+        self.finished = {k: self._pick(torch.cat((self.finished[k], grown[k]), dim=1), best.indices) for k in grown}
+        self.finished_scores = best.values
+        self.is_finished = torch.cat((self.is_finished, entering), dim=1).gather(1, best.indices)
 
     def _stop(self, ended: Tensor, position: int) -> None:
         """generate's rule: best still possible against worst kept, and nothing left that runs."""

@@ -83,7 +83,7 @@ class _Row:
     chosen: list[float] = field(default_factory=list)
     watched: list[float] = field(default_factory=list)
     log: ScoreLog = field(default_factory=ScoreLog)
-    kept: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
     tops: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     finish: str = ""
     nonfinite: int = 0
@@ -93,7 +93,7 @@ class Single:
     """Greedy and sampling: one row per prompt.
 
     watch: (prompt id -> the reference's tokens), whose scores under this variant are noted at every position:
-    `watched[prompt id][t]` = s_C[y_R[t]]. keep_scores: note everything instead (the reference's own pass). begun:
+    `watched[prompt id][t]` = s_C[y_R[t]]. keep_scores: note everything instead (the reference's own pass). prefixes:
     (prompt id -> what a row has already): it goes on behind that, and notes scores of what it adds alone.
     """
 
@@ -111,12 +111,12 @@ class Single:
         device: torch.device,
         watch: Mapping[str, Sequence[int]] | None = None,
         keep_scores: bool = False,
-        begun: Mapping[str, Trace] | None = None,
+        prefixes: Mapping[str, Trace] | None = None,
     ) -> None:
         self.strategy, self.seed = strategy, seed
         self.rows = [_Row(p) for p in prompt_ids]
         for row in self.rows:
-            if (prefix := (begun or {}).get(row.prompt_id)) is not None:
+            if (prefix := (prefixes or {}).get(row.prompt_id)) is not None:
                 row.tokens, row.logprobs = list(prefix.token_ids), list(prefix.logprobs)
                 row.margins = list(prefix.margins)
         self.eos, self.pad, self.max_new_tokens = frozenset(eos), pad, max_new_tokens
@@ -179,7 +179,7 @@ class Single:
 
     def logs(self) -> dict[str, ScoreLog]:
         """Prompt id -> every score of the pass, where `keep_scores` asked for it."""
-        return {row.prompt_id: ScoreLog(row.kept, row.log.allowed) for row in self.rows}
+        return {row.prompt_id: ScoreLog(row.logits, row.log.allowed) for row in self.rows}
 
     def _choose(self, logits: Tensor) -> Tensor:
         if self.strategy.samples and not self.strategy.coupled:
@@ -196,10 +196,10 @@ class Single:
                 row.margins.append(top - second if math.isfinite(second) else math.nan)
                 row.chosen.append(top)
         if self.keep_scores:
-            kept = logits.cpu()
+            on_cpu = logits.cpu()
             for i, row in enumerate(self.rows):
                 if not row.finish:
-                    row.kept.append(kept[i].clone())
+                    row.logits.append(on_cpu[i].clone())
         self._watch_logits(logits)
         return ids[:, 0].cpu()
 

@@ -69,9 +69,9 @@ def _kept_range(batch: Sequence[Reading]) -> tuple[int, int]:
 def _whole(loaded: Loaded, batch: Sequence[Reading], pad: int) -> list[Tensor]:
     """Every sequence from its beginning; the last token predicts nothing that is scored."""
     texts = [(s.context + s.continuation)[: max(1, len(s.context) + len(s.continuation) - 1)] for s in batch]
-    kept = [(len(s.context) - 1, len(s.context) + len(s.continuation) - 1) for s in batch]
+    spans = [(len(s.context) - 1, len(s.context) + len(s.continuation) - 1) for s in batch]
     with reading(loaded):
-        return read_whole(loaded, texts, kept, pad=pad)
+        return read_whole(loaded, texts, spans, pad=pad)
 
 
 def _after_contexts(loaded: Loaded, batch: Sequence[Reading], pad: int) -> list[Tensor]:

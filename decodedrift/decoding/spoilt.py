@@ -42,9 +42,9 @@ def _first_broken(logits: Tensor) -> int:
     return next((t for t, count in enumerate(nonfinite_counts(logits)) if count), len(logits))
 
 
-def _sound(loaded: Loaded, sequence: Reading, known: int, pad: int) -> int:
-    """How many positions have logits when nothing behind them is read; `known` have, all of them have not."""
-    low, high = known, len(sequence.continuation)
+def _sound(loaded: Loaded, sequence: Reading, least: int, pad: int) -> int:
+    """How many positions have logits when nothing behind them is read; `least` have, all of them have not."""
+    low, high = least, len(sequence.continuation)
     trial = low + 1  # mostly nothing is spoilt, and the first look settles it
     while low < high - 1:
         part = Reading(sequence.context, sequence.continuation[:trial])
@@ -59,5 +59,5 @@ def _sound(loaded: Loaded, sequence: Reading, known: int, pad: int) -> int:
 
 def _without(sequence: Reading, end: int) -> Reading:
     """As long as before, and the same up to what predicts position `end` - 1."""
-    kept = sequence.continuation[: end - 1]
-    return Reading(sequence.context, kept + (sequence.context[-1],) * (len(sequence.continuation) - len(kept)))
+    start = sequence.continuation[: end - 1]
+    return Reading(sequence.context, start + (sequence.context[-1],) * (len(sequence.continuation) - len(start)))

@@ -60,5 +60,5 @@ def warp(logits: Tensor, strategy: Strategy) -> Allowed:
 def renormalised(values: Tensor, ids: Tensor, inside: Tensor) -> Allowed:
     """The distribution over what is `inside`, of warped logits float64 [n, m] in descending order and their ids."""
     width = int(inside.sum(-1).max())
-    kept = values.masked_fill(~inside, -math.inf)[:, :width]
-    return Allowed(ids[:, :width], kept - kept.logsumexp(-1, keepdim=True))
+    scores = values.masked_fill(~inside, -math.inf)[:, :width]
+    return Allowed(ids[:, :width], scores - scores.logsumexp(-1, keepdim=True))

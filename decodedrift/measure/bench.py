@@ -22,7 +22,7 @@ from decodedrift.decoding.spool import Spool
 from decodedrift.measure import passes
 from decodedrift.measure.passes import Pass, Passage
 from decodedrift.measure.tables import JobResult
-from decodedrift.models.load import Loaded, told
+from decodedrift.models.load import Loaded, status_and_reason
 from decodedrift.models.probe import AnotherPath
 from decodedrift.models.world import World
 
@@ -172,4 +172,4 @@ class Bench:
             if disk_failed(error) or isinstance(error, AnotherPath):
                 raise
             lose()
-            self.result.fail(self.plan.model, variant, stage, *told(error))
+            self.result.fail(self.plan.model, variant, stage, *status_and_reason(error))

@@ -54,7 +54,7 @@ class Pass:
     """What one variant did in one job, in one layout.
 
     against: the pass it is held against, None for the job's reference. own_nll: NLL of its own forced continuations;
-    judged: the same continuations under the reference; float64 [T], nats. last_nll: of a screening's predicted token
+    judge_nll: the same continuations under the reference; float64 [T], nats. last_nll: of a screening's predicted token
     alone, float64 [1].
     """
 
@@ -68,7 +68,7 @@ class Pass:
     generated: Generated = field(default_factory=Generated)
     preferences: dict[Key, Preferences | None] = field(default_factory=dict)
     own_nll: dict[Key, np.ndarray] = field(default_factory=dict)
-    judged: dict[Key, np.ndarray] = field(default_factory=dict)
+    judge_nll: dict[Key, np.ndarray] = field(default_factory=dict)
     positions: dict[Key, pd.DataFrame] = field(default_factory=dict)
     forced_tops: dict[Key, Tops] = field(default_factory=dict)
     last_nll: dict[Key, np.ndarray] = field(default_factory=dict)
@@ -78,12 +78,12 @@ class Pass:
         """Whether its texts were written to the end: a screening's are not."""
         return all(trace.finish != "screened" for trace in self.traces.values())
 
-    def add(self, done: Generated) -> None:
+    def add(self, batch: Generated) -> None:
         """Takes in a finished batch."""
-        self.traces |= done.traces
-        self.generated.scores |= done.scores
-        self.generated.logs |= done.logs
-        self.generated.tops |= done.tops
+        self.traces |= batch.traces
+        self.generated.scores |= batch.scores
+        self.generated.logs |= batch.logs
+        self.generated.tops |= batch.tops
 
     def wrote(self, passage: Passage) -> bool:
         """Whether the passage's continuation is this pass's own text, token by token."""
@@ -195,8 +195,8 @@ def divergence_row(
 
 def _beam_scores(reference: Pass, candidate: Pass, key: Key, strategy: Strategy) -> BeamScores | None:
     """The four forced scores of docs/metrics.md; None where a pass did not read them (the controls)."""
-    frame, own, judged = candidate.positions.get(key), candidate.own_nll.get(key), candidate.judged.get(key)
-    if frame is None or own is None or judged is None or not len(own):
+    frame, losses, judge = candidate.positions.get(key), candidate.own_nll.get(key), candidate.judge_nll.get(key)
+    if frame is None or losses is None or judge is None or not len(losses):
         return None
     penalty = strategy.params["length_penalty"]
 
@@ -204,7 +204,7 @@ def _beam_scores(reference: Pass, candidate: Pass, key: Key, strategy: Strategy)
         return float(-np.sum(losses) / len(losses) ** penalty)
 
     return BeamScores(
-        score(frame["nll_reference"].to_numpy()), score(judged), score(frame["nll_candidate"].to_numpy()), score(own)
+        score(frame["nll_reference"].to_numpy()), score(judge), score(frame["nll_candidate"].to_numpy()), score(losses)
     )
 
 
@@ -233,7 +233,7 @@ def keyed(keys: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(
-    done: Pass,
+    output: Pass,
     job_reference: Pass,
     plan: Settings,
     prompts: Sequence[Prompt],
@@ -243,23 +243,23 @@ def write(
 ) -> None:
     """A finished pass as rows of a job's result: its traces, and what it was held against the other side."""
     by_id = {p.id: p for p in prompts}
-    done.traces = filed(done.traces, prompts)
-    for key, trace in done.traces.items():
-        keys = {"model": plan.model, "variant": done.name, "role": done.role} | key._asdict()
-        result.rows["traces"].append(keys | trace_row(trace, by_id[trace.prompt_id], vocab, done.judged.get(key)))
-    if done is job_reference:
+    output.traces = filed(output.traces, prompts)
+    for key, trace in output.traces.items():
+        keys = {"model": plan.model, "variant": output.name, "role": output.role} | key._asdict()
+        result.rows["traces"].append(keys | trace_row(trace, by_id[trace.prompt_id], vocab, output.judge_nll.get(key)))
+    if output is job_reference:
         return
-    against = done.against or job_reference
-    pair = {"model": plan.model, "reference": against.name, "candidate": done.name, "role": done.role}
+    against = output.against or job_reference
+    pair = {"model": plan.model, "reference": against.name, "candidate": output.name, "role": output.role}
     strategies = {s.label: s for s, _ in plan.cells}
     ledger = Ledger(BUDGET // max(1, len(plan.candidates)))
-    for key in done.traces:
-        row = divergence_row(against, done, key, strategies[key.strategy], vocab, near_tie_below)
+    for key in output.traces:
+        row = divergence_row(against, output, key, strategies[key.strategy], vocab, near_tie_below)
         named = pair | key._asdict()
         result.rows["divergences"].append(named | row)
-        if done.role == "candidate":
-            result.rows["alternatives"].extend(ledger.rows(named, _tops(against, done, key), row["first_divergence"]))
-    for key, frame in done.positions.items():
+        if output.role == "candidate":
+            result.rows["alternatives"].extend(ledger.rows(named, _tops(against, output, key), row["first_divergence"]))
+    for key, frame in output.positions.items():
         result.rows["positions"].append(keyed(pair | key._asdict(), frame))
 
 
@@ -273,9 +273,9 @@ def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], T
     return sides
 
 
-def note_nonfinite(done: Pass, model: str, reference: str, result: JobResult) -> None:
+def note_nonfinite(output: Pass, model: str, reference: str, result: JobResult) -> None:
     """Logits that are no numbers are a failure of the side that has them, recorded once per strategy."""
-    ended = [trace.strategy for trace in done.traces.values() if trace.finish == "nonfinite"]
-    frames = [(strategy, frame) for (strategy, _, _), frame in done.positions.items()]
-    for (name, strategy), reason in reasons(reference, done.name, ended, frames).items():
+    ended = [trace.strategy for trace in output.traces.values() if trace.finish == "nonfinite"]
+    frames = [(strategy, frame) for (strategy, _, _), frame in output.positions.items()]
+    for (name, strategy), reason in reasons(reference, output.name, ended, frames).items():
         result.fail(model, name, "score" if strategy == "text" else "generate", "nonfinite", reason, strategy)

@@ -147,9 +147,9 @@ class Gathered:
         self, key: str, facts: Mapping[str, Any], batch_size: int | None, path: Mapping[str, Any], spilled_bytes: int
     ) -> None:
         """Takes in what one job says beside its rows."""
-        for name, told in facts.items():
+        for name, latest in facts.items():
             before = self.facts.get(name, {})
-            self.facts[name] = told | {c: max(before[c], told.get(c, 0.0)) for c in LARGEST if c in before}
+            self.facts[name] = latest | {c: max(before[c], latest.get(c, 0.0)) for c in LARGEST if c in before}
         self.path |= path
         self.spilled_bytes += spilled_bytes
         if batch_size is not None:

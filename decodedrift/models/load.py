@@ -111,8 +111,8 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
         ready.model = _ready(checkpoint, variant, device, donor)
         ready.facts = read_back(ready.model, checkpoint, variant)
         with ready.running():
-            told = {knob.fact: knob.read_back(ready.model) for knob in KNOBS.values() if knob.read_back is not None}
-        ready.facts |= told
+            facts = {knob.fact: knob.read_back(ready.model) for knob in KNOBS.values() if knob.read_back is not None}
+        ready.facts |= facts
         if checkpoint.module is not None:
             given = [checkpoint.module] if donor is None else [checkpoint.module, donor.model]
             ready.facts["copy_control"] = control(ready.model, variant.name, ready.probe, given)
@@ -140,7 +140,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def told(error: Exception) -> tuple[str, str]:
+def status_and_reason(error: Exception) -> tuple[str, str]:
     """(status, one line of at most 300 characters) for a row of failures."""
     ours = isinstance(error, (VariantError, InputError))
     text = str(error) if ours else f"{type(error).__name__}: {error}"
@@ -161,9 +161,11 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
         total += parameter.numel()
     rounded: Rounded = getattr(model, "_decodedrift_rounded", Rounded())
     asked = variant.compute or "fp32"
-    kept = getattr(model, "_keep_in_fp32_modules", None) or getattr(model, "_keep_in_fp32_modules_strict", None)
+    float32_modules = getattr(model, "_keep_in_fp32_modules", None) or getattr(
+        model, "_keep_in_fp32_modules_strict", None
+    )
     converted = PRECISIONS[variant.precision].load is not None  # by a backend, which leaves some weights as they are
-    if not converted and set(dtypes) - {asked} and not (kept and set(dtypes) <= {asked, "fp32"}):
+    if not converted and set(dtypes) - {asked} and not (float32_modules and set(dtypes) <= {asked, "fp32"}):
         raise VariantError(f"{variant.name}: asked for {asked} weights, got {dtypes}")
     return {
         "variant": variant.name,
@@ -191,7 +193,7 @@ def rounded_share(checkpoint: Checkpoint, compute: str) -> float:
 
 
 @lru_cache(maxsize=64)
-def _changed_in_files(files: tuple[str, ...], seen: tuple[tuple[int, int], ...], dtype: torch.dtype) -> float:
+def _changed_in_files(files: tuple[str, ...], stamps: tuple[tuple[int, int], ...], dtype: torch.dtype) -> float:
     """Read once in a process: it is most of the time that loading a 16-bit variant from a resident one takes."""
     return _changed(tensors(files), dtype)
 

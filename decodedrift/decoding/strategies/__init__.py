@@ -66,15 +66,15 @@ def screened(strategies: Iterable[Strategy], named: bool) -> tuple[Strategy, ...
     Raises:
         InputError: a reading does not show what a strategy would have chosen.
     """
-    kept = tuple(s for s in strategies if named or not s.searches)
-    for strategy in kept:
+    screenable = tuple(s for s in strategies if named or not s.searches)
+    for strategy in screenable:
         if not strategy.injectable:
             why = "a beam search" if strategy.searches else "sampling without shared noise"
             raise InputError(
                 f"strategy {strategy.label}: {why} cannot be screened from the reference's tokens; leave it out, "
                 "or use --mode exact"
             )
-    return kept
+    return screenable
 
 
 def _strategy(item: Item, coupling: str) -> Strategy:

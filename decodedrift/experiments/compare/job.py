@@ -145,7 +145,7 @@ class Comparison:
     def rows(self) -> JobResult:
         """All passes as rows."""
         bench, result, vocab = self.bench, self.bench.result, self.bench.world.vocab
-        self.reference.judged = self.reference.own_nll
+        self.reference.judge_nll = self.reference.own_nll
         begin = time.perf_counter()
         for side in (*self.passes.values(), self.reference):
             passes.write(side, self.reference, self.plan, bench.job.prompts, vocab, result, self.plan.near_tie_below)

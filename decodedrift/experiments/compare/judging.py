@@ -16,11 +16,11 @@ def judge(bench: Bench, model: Loaded, candidate: Pass, reference: Pass, parts: 
     begin, count = time.perf_counter(), 0
     for group in bench.continuations(candidate):
         if all(reference.wrote(p) for p in group):
-            candidate.judged |= {p.key: reference.own_nll[p.key] for p in group}
+            candidate.judge_nll |= {p.key: reference.own_nll[p.key] for p in group}
             continue
         for passage, logits in bench.logits(model, group):
             if passage.whole:
-                candidate.judged[passage.key] = passes.nll(logits, passage.reading.continuation)
+                candidate.judge_nll[passage.key] = passes.nll(logits, passage.reading.continuation)
             count += len(passage.reading.continuation)
             if parts:
                 parts.judge(candidate, passage, logits)

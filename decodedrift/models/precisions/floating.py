@@ -42,8 +42,8 @@ def cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(torch.float32 if name in wide else dtype)
     persistent = set(model.state_dict())
     buffers = {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
-    own = [name for name in buffers if name not in persistent and not name.endswith("inv_freq")]
-    built = _built(model, dtype) if own and dtype in NARROW else {}
+    temporary = [name for name in buffers if name not in persistent and not name.endswith("inv_freq")]
+    built = _built(model, dtype) if temporary and dtype in NARROW else {}
     for name, buffer in buffers.items():
         if name in persistent or dtype == torch.float64 or built.get(name) == dtype:
             buffer.data = buffer.data.to(dtype)
