@@ -28,5 +28,5 @@ def check(
 
     study = open_study(folder)
     if not fail_on:
-        raise InputError('check: give at least one --fail-on, such as --fail-on "divergence_rate>0.1"')
+        raise InputError('check: give at least one --fail-on, such as --fail-on "COLUMN>0.1"')
     conclude(study, read_gates(study.experiment, fail_on, fail_on_interval, study.plan), as_json)

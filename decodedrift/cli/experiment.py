@@ -29,6 +29,8 @@ def register(kind: Experiment) -> None:
 def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> None:
     """What a command does, from flags to an exit code."""
     log_to_stderr(frame["log_level"])
+    if frame["positions_csv"] and "positions" not in kind.tables:
+        raise InputError(f"--positions-csv: {kind.name} has no such table; leave it out")
     settings = _settings(kind, frame, flags)
     from decodedrift.runs.prepare import draft, prepare
 
@@ -59,6 +61,8 @@ def _settings(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) ->
     if frame["prompt"]:
         values["prompts"] = _typed(values.get("prompts"), frame["prompt"])
     stored = read_config(frame["config"]) if frame["config"] is not None else {}
+    if (other := stored.pop("experiment", kind.name)) != kind.name:
+        raise InputError(f"--config {frame['config']}: this asks for a {other}, not for {kind.name}")
     settings = make_settings(kind.settings, over(values, stored))
     if not isinstance(settings.model, str):
         raise InputError(f"--model: must be a text, not {settings.model!r}")

@@ -13,7 +13,10 @@ from decodedrift.core.records import InputError
 from decodedrift.core.settings import GATES, GROUPS, MACHINE, OUTPUT, PROMPTS, Option, Settings
 
 FAIL_ON = Option(
-    'Exit code 4 where it holds: "divergence_rate>0.1", "kl_p99>=0.05:bf16"; repeatable.', GATES, "GATE", many=True
+    'Exit code 4 where it holds: "COLUMN>0.1" of summary.csv, or "COLUMN>0.1:ROW"; repeatable.',
+    GATES,
+    "GATE",
+    many=True,
 )
 FAIL_ON_INTERVAL = Option("Gates hold only where the whole 95 % interval is beyond the bound.", GATES)
 AS_JSON = Option("The summary as JSON on stdout, all else on stderr.", OUTPUT, flag="json")
@@ -21,7 +24,7 @@ QUIET = Option("No progress; only the result.", OUTPUT)
 FRAME = {  # beside an experiment's settings
     "prompt": Option("A prompt; repeatable.", PROMPTS, "TEXT", many=True),
     "config": Option("Settings from a plan.json or YAML file; flags win.", OUTPUT, "FILE"),
-    "out": Option("A new folder.", OUTPUT, "DIR", default="reports/MODEL-DATE-TIME"),
+    "out": Option("A new folder.", OUTPUT, "DIR", default="reports/[EXPERIMENT-]MODEL-DATE-TIME"),
     "resume": Option("Go on with the run in DIR, or begin it there.", OUTPUT, "DIR"),
     "dry_run": Option("Say what would run, how long and in what memory.", MACHINE),
     "positions_csv": Option("positions/ as one CSV file too.", OUTPUT, rare=True),

@@ -26,6 +26,8 @@ def place(
     """
     from decodedrift.runs.runfolder import RunFolder
 
+    if "" in (out, resume):
+        raise InputError(f"{'--out' if out == '' else '--resume'}: name a folder")
     if out is not None and resume is not None:
         raise InputError("--out names a new folder and --resume one to go on in; give one of them")
     folder = resume or out or default_folder(model, kind)

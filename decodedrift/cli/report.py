@@ -40,9 +40,11 @@ def report(
     else:
         if top is not None or no_text:
             raise InputError("--top and --no-text are of a single run's page; two runs side by side show figures alone")
-        from decodedrift.experiments.compare.beside import beside
-
-        page = beside(first, open_study(other), names=(run, other), title=title)
+        second, page = open_study(other), ""
+        for folder, study in ((run, first), (other, second)):
+            if study.experiment.beside is None or study.experiment.name != first.experiment.name:
+                raise InputError(f"{folder}: a run of {study.experiment.name} cannot be held beside another")
+            page = study.experiment.beside(first, second, names=(run, other), title=title)
         beside_it = f"beside-{path_of(other).resolve().name}.html"
         path = path_of(out or os.path.join(run, beside_it), "--out")
     _write(path, page)

@@ -55,6 +55,8 @@ def read_gates(kind: Experiment, texts: list[str] | None, interval: bool, plan: 
     Raises:
         InputError: not a gate; a column, candidate or strategy that there is not.
     """
+    if interval and not texts:
+        raise InputError("--fail-on-interval: there is no gate; add one with --fail-on")
     if not texts:
         return []
     from decodedrift.runs.gates import parse_gate

@@ -65,6 +65,7 @@ def files(items: list[str]) -> list[str]:
 Whole = Annotated[int, BeforeValidator(count)]
 Seed = Annotated[int, BeforeValidator(whole(0, 2**63 - 1))]
 LAYOUTS = {"mixed": "all strategies in one batch", "per-strategy": "one strategy a batch"}
+RECORDED = ("prompt_source", "left_out", "refused")  # what a plan says of its prompts
 SPENT = ("prompt_ids", "limit")  # a plan has the prompts themselves
 COUPLINGS = {"gumbel": "coupled: the same for every variant", "none": "not coupled"}
 
@@ -126,7 +127,7 @@ class Settings(BaseModel):
         None, "GiB that may be used.", MACHINE, "GIB", says="80 % of what is free", flag="memory", read=gib,
         changes_rows=False, label="Bytes of memory that may be used",
     )  # fmt: skip
-    executor: str = option("local", "What runs the jobs: local.", MACHINE, "NAME", rare=True, changes_rows=False)
+    executor: str = option("local", "What runs the jobs.", MACHINE, "NAME", rare=True, changes_rows=False)
     trust_remote_code: bool = option(False, "Run the model's own code.", WHAT, rare=True)
     allow_pickle: bool = option(False, "Load .bin weights where no safetensors are.", WHAT, rare=True)
     no_text: bool = option(False, "Keep no prompt, text, token or alternative.", OUTPUT)
@@ -151,10 +152,10 @@ class Settings(BaseModel):
             raise ValueError("give at least one")
         return list(value) if isinstance(value, (tuple, range)) else value
 
-    @field_validator("seeds", mode="before")
+    @field_validator("seeds", mode="before")  # the one written last comes first
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return split(value) if isinstance(value, list) else value
+        return split([value] if isinstance(value, str) else value) if isinstance(value, (str, list, tuple)) else value
 
     def having(self, **changes: Any) -> Self:
         """The same with other values, which are not checked again."""
@@ -236,9 +237,10 @@ def make_settings(kind: type[S], values: Mapping[str, Any]) -> S:
     Raises:
         InputError: the first wrong value, by its flag; unknown names with the nearest one.
     """
-    for key in values:
-        if key not in kind.model_fields:
-            close = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.6)
+    asked = kind.options()
+    for key, value in values.items():
+        if key not in kind.model_fields or (key not in (*asked, *RECORDED) and value not in (None, (), [])):
+            close = difflib.get_close_matches(key, asked, n=1, cutoff=0.6)
             where = f"`decodedrift {kind.experiment} --help` lists them, with - for _"
             hint = f"did you mean {close[0]!r}?" if close else where
             raise InputError(f"unknown setting {key!r}; {hint}")
@@ -282,4 +284,4 @@ def _simple(value: Any) -> bool:
 def no_rows(kind: type[Settings]) -> set[str]:
     """Fields that change no row: a run that goes on need not ask for the same."""
     names = {name for name, option in kind.options().items() if not option.changes_rows}
-    return {"prompt_source", "left_out", "refused", *names}
+    return {*RECORDED, *names}

@@ -46,6 +46,7 @@ class Experiment:
     check: refuses what a World shows before weights are loaded. title: plan -> what stands at the top of the page.
     folded: study -> the verdict in two, what a reader sees at once with every alarm in it, and the rest. heat: study ->
     the tables of a notebook's cell. broken: study -> whether a control failed. plots: study -> figures as Bokeh models.
+    beside: (study, study, names=, title=) -> a page on two runs; None where two cannot be held side by side.
     """
 
     name: str
@@ -66,3 +67,4 @@ class Experiment:
     heat: Callable[[Any], Sequence[Any]] = lambda study: ()
     broken: Callable[[Any], bool] = lambda study: False
     plots: Callable[[Any], Any] = lambda study: None
+    beside: Callable[..., str] | None = None

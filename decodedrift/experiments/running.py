@@ -45,6 +45,8 @@ def run(
     kind = experiment(name)
     if resume and out is None:
         raise InputError("resume=True goes on with the run in a folder: name it with out=")
+    if isinstance(tokenizer, (str, PathLike)):
+        raise InputError(f"tokenizer={tokenizer!r}: takes a loaded tokenizer, not a name")
     if tokenizer is not None and isinstance(values.get("model", "demo"), (str, PathLike)):
         raise InputError("tokenizer= belongs to a model in memory; a named model brings its own: leave it out")
     try:
@@ -108,4 +110,4 @@ def in_keywords(message: str, kind: type[Settings]) -> str:
         return f"{name}={value if value.isdigit() or not value else repr(value)}"
 
     message = re.sub(rf"--([a-z][a-z-]*)( {WORD})?", keyword, message)
-    return re.sub(r"^(\w+=) (\S)", r"\1\2", message)
+    return re.sub(r"^(\w+=) (\S+:)", r"\1\2", message)

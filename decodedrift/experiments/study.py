@@ -37,7 +37,12 @@ class Study:
         self.plan, self.environment, self.path = plan, environment or {}, path
         self.experiment: Experiment = experiment(experiment_of(plan))
         for name, frame in rows.items():
-            setattr(self, name, frame)
+            if name in self.experiment.tables or name in self.experiment.folds():
+                setattr(self, name, frame)
+            elif len(frame):
+                raise ValueError(
+                    f"{self.experiment.name} lists no table {name!r}, and there are {len(frame)} rows of it"
+                )
 
     def __getattr__(self, name: str) -> Any:
         """A table that has not been asked for yet: folded, or read where it is too long to be read at once."""
@@ -129,10 +134,10 @@ class Study:
         """The report's figures as Bokeh models: `study.plot.margins()`.
 
         Raises:
-            AttributeError: the experiment draws none.
+            ValueError: the experiment draws none.
         """
         if (plots := self.experiment.plots(self)) is None:
-            raise AttributeError(f"{self.experiment.name} draws no figures")
+            raise ValueError(f"{self.experiment.name} draws no figures")
         return plots
 
     def _repr_html_(self) -> str:

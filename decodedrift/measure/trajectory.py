@@ -18,8 +18,8 @@ LAGS = [*CELL, "lag", "n", "agreement"]
 ROLE = "injected"
 SHOWN_LAGS = (1, 5, 20)
 BY_POSITION = [
-    "strategy", "position", "texts", "long_enough", "recovered", "recovered_low", "recovered_high", "in_step",
-    "unchanged", "agreement", *(f"agreement_lag_{lag}" for lag in SHOWN_LAGS),
+    "strategy", "position", "texts", "long_enough", "recovered", "recovered_share", "recovered_share_low",
+    "recovered_share_high", "in_step", "unchanged", "agreement", *(f"agreement_lag_{lag}" for lag in SHOWN_LAGS),
 ]  # fmt: skip
 
 
@@ -92,18 +92,19 @@ def by_lag(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
 def by_position(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """A row per strategy and replaced position: how many texts came back, and what agrees afterwards, by lag.
 
-    recovered_low, recovered_high: Wilson's 95 % interval with seeds clustered inside prompts.
+    recovered: texts; recovered_share: of those long enough, with Wilson's 95 % interval, seeds clustered in prompts.
     """
     rows = []
     pairs = _compared(injection, traces)
     for (strategy, position), cell in injection.groupby(["strategy", "position"], sort=False):
         recoverable = cell[cell["recovered"].notna()]
         back = recoverable["recovered"].to_numpy(float)
-        _, low, high = share_interval(back, recoverable["prompt_id"].to_numpy(dtype=str))
+        share, low, high = share_interval(back, recoverable["prompt_id"].to_numpy(dtype=str))
         after = pairs[(pairs["strategy"] == strategy) & (pairs["position"] == position)]
         row = {
             "strategy": strategy, "position": position, "texts": len(cell), "long_enough": len(recoverable),
-            "recovered": int(back.sum()), "recovered_low": low, "recovered_high": high,
+            "recovered": int(back.sum()), "recovered_share": share, "recovered_share_low": low,
+            "recovered_share_high": high,
             "in_step": int((recoverable["recovery_lag"] == 0).sum()),
             "unchanged": int((cell["original_token_id"] == cell["injected_token_id"]).sum()),
             "agreement": float(after["same"].mean()) if len(after) else math.nan,

@@ -79,7 +79,18 @@ def _completed(variant: Variant, reference: Variant | None) -> Variant:
     precision = PRECISIONS.get(variant.precision)
     if precision is None:
         raise InputError(f"unknown precision {variant.precision!r}; {nearest(variant.precision, tuple(PRECISIONS))}")
-    options = {k: variant.options.get(k, p.default) for k, p in precision.params.items()}
+    owner = f"variant {variant.name}"
+    options = read_params(owner, {k: v for k, v in variant.options.items() if v is not None}, precision.params)
+    if variant.revision is not None and variant.model is None:
+        raise InputError(f"{owner}: revision= belongs to another checkpoint, NAME=OWNER/MODEL:revision=...")
+    if precision.compute and variant.compute not in (None, precision.compute):
+        raise InputError(f"{owner}: {variant.precision} computes in itself, not in {variant.compute!r}")
+    for key in (k for k in KNOBS if k in FIELDS):
+        if (value := getattr(variant, key)) is not None:
+            try:
+                variant = replace(variant, **{key: KNOBS[key].param.read(value)})
+            except ValueError as error:
+                raise InputError(f"{owner}: {key} {error}") from None
     inherited = reference.compute if reference else "fp32"
     compute = precision.compute or variant.compute or options.get("compute") or inherited
     floats = tuple(name for name, kind in PRECISIONS.items() if kind.compute == name)

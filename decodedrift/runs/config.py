@@ -28,7 +28,6 @@ def read_config(path: str | Path) -> dict[str, Any]:
         if (name := str(key).replace("-", "_")) in settings:
             raise InputError(f"--config {file}: {name!r} is given twice, with - and with _; keep one of them")
         settings[name] = value
-    settings.pop("experiment", None)
     return settings
 
 

@@ -176,8 +176,13 @@ def _placed(plan: S, device: str) -> S:
 def _strategies(values: Any, coupling: str) -> tuple[Strategy, ...]:
     pieces = []
     for item in _several(values, (str, Strategy, Mapping), "--strategies"):
-        if isinstance(item, Mapping):
-            item = item.get("label")  # as a plan.json has it
+        if isinstance(item, Mapping):  # as a plan.json has it
+            try:
+                item = Strategy(**item)
+            except TypeError:
+                raise InputError(
+                    f"--strategies: a strategy has name, label, params and coupling, not {item!r}"
+                ) from None
         if not isinstance(item, (str, Strategy)):
             raise InputError(f"--strategies: a strategy is written NAME:KEY=VALUE, not {item!r}")
         pieces.append(item)

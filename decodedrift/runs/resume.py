@@ -94,7 +94,9 @@ def refuse_another(stored: Stored, plan: Settings, environment: Mapping[str, Any
     Raises:
         InputError: the plan, the weights, the tokenizer or the environment differ; names what.
     """
-    old, new = {"experiment": "compare"} | stored.plan, json.loads(json.dumps(plan.as_dict()))
+    new = json.loads(json.dumps(plan.as_dict()))
+    defaults = {name: field.default for name, field in type(plan).model_fields.items() if name in new}
+    old = {"experiment": "compare"} | json.loads(json.dumps(defaults)) | stored.plan  # options that came later
     if old.get("no_text") != new["no_text"]:  # one side has no texts to compare
         old, new = ({k: v for k, v in side.items() if k not in ("prompts", "texts")} for side in (old, new))
     for key in no_rows(type(plan)):

@@ -269,7 +269,7 @@ def test_folds_by_hand() -> None:
     assert (row.texts, row.long_enough, row.recovered, row.in_step, row.unchanged) == (2, 2, 1, 1, 0)
     assert row.agreement == 3 / 4
     assert (row.agreement_lag_1, math.isnan(row.agreement_lag_5)) == (1.0, True)
-    assert 0 < row.recovered_low < 0.5 < row.recovered_high < 1
+    assert 0 < row.recovered_share_low < 0.5 < row.recovered_share_high < 1
     share = trajectory.pooled(injection)
     assert share["trajectory_share"] == 0.5
     assert (share["trajectory_share_low"], share["trajectory_share_high"]) == (0.25, 0.75)  # p or q alone

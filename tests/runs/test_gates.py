@@ -238,7 +238,7 @@ def test_texts_too_short_to_come_back_do_not_excuse_what_was_measured() -> None:
     for text, passes in (
         ("agreement<0.99", False),
         ("agreement<0", True),
-        ("recovered_low<0", False),
+        ("recovered_share_low<0", False),
         ("texts<3", False),
     ):
         exceeded = parse_gate(text, False, gated).exceeded(study.summary, gated)

@@ -51,8 +51,7 @@ def parse_strategies(
     parsed: list[Strategy] = []
     for piece in pieces:
         if isinstance(piece, Strategy):
-            params = read_params(f"strategy {piece.label}", piece.params, piece.kind.params)
-            parsed.append(Strategy(piece.name, piece.label, params, coupling))
+            parsed.append(_checked(piece, coupling))
         else:
             parsed.extend(_strategy(item, coupling) for item in split_items(piece, params_of))
     if not parsed:
@@ -75,6 +74,17 @@ def screened(strategies: Iterable[Strategy], named: bool) -> tuple[Strategy, ...
                 "or use --mode exact"
             )
     return screenable
+
+
+def _checked(given: Strategy, coupling: str) -> Strategy:
+    """A record that was not made here; its label must not spell another strategy, nor its coupling another run's."""
+    params = read_params(f"strategy {given.label}", given.params, given.kind.params)
+    strategy = Strategy(given.name, given.label, params, coupling)
+    if given.coupling not in (coupling, "gumbel"):
+        raise InputError(f"strategy {given.label}: its coupling is {given.coupling!r}, the run's is {coupling!r}")
+    if given.label.partition(":")[0] in STRATEGIES and parse_strategies(given.label, coupling) != (strategy,):
+        raise InputError(f"strategy {given.label!r}: its name and parameters are others: {given.name}, {dict(params)}")
+    return strategy
 
 
 def _strategy(item: Item, coupling: str) -> Strategy:

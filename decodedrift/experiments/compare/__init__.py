@@ -20,6 +20,7 @@ EXPERIMENT = Experiment(
     broken=later(f"{HERE}.verdict.assembly:broken"),
     sections=later(f"{HERE}.sections:sections"),
     title=later(f"{HERE}.sections:title"),
+    beside=later(f"{HERE}.beside:beside"),
     plots=later(f"{HERE}.plots:Plots"),
     heat=later(f"{HERE}.heat:in_a_cell"),
     shown=later("report.terminal:summary_table"),

@@ -29,8 +29,14 @@ def summary(study: StudyLike, options: Options) -> dict[str, Any] | None:
     """A row per strategy and position."""
     rows = []
     for row in study.summary.itertuples():
-        spread = f"{percentage(row.recovered_low)} to {percentage(row.recovered_high)}" if row.long_enough else "n/a"
-        ends = exactly({"recovered_low": row.recovered_low, "recovered_high": row.recovered_high})
+        spread = (
+            f"{percentage(row.recovered_share_low)} to {percentage(row.recovered_share_high)}"
+            if row.long_enough
+            else "n/a"
+        )
+        ends = exactly(
+            {"recovered_share_low": row.recovered_share_low, "recovered_share_high": row.recovered_share_high}
+        )
         rows.append([
             text(row.strategy, 60, head=True), num(number(row.position, "position")), num(number(row.texts, "texts")),
             num(Number(f"{int(row.recovered)} of {row.long_enough}", exactly({"recovered": row.recovered}))),
@@ -45,10 +51,11 @@ def texts(study: StudyLike, options: Options) -> dict[str, Any] | None:
     every = list(pairs(study)) if options.texts else []
     if not every:
         return None
-    carried = every[: options.top or MOST]
+    carried = every[: MOST if options.top is None else options.top]
     sides = [
         {
-            "where": f"{brief(p.strategy, 40)}, position {p.position}, prompt {brief(shown(p.prompt_id), 60)}",
+            "where": f"{brief(p.strategy, 40)}, position {p.position}, prompt {brief(shown(p.prompt_id), 60)}"
+            + (f", seed {p.seed}" if len(study.plan["seeds"]) > 1 else ""),
             "agreement": percent(p.agreement, "agreement"), "prompt": brief(shown(p.prompt), 300),
             "before": shown(p.before), "original": shown(p.original), "injected": shown(p.injected),
             "original_rest": shown(p.original_rest)[:LONGEST], "injected_rest": shown(p.injected_rest)[:LONGEST],

@@ -21,7 +21,9 @@ class InjectSettings(Settings):
     experiment: ClassVar[str] = "inject"
 
     reference: Any = option("fp32", "How the model is executed.", WHAT, "VARIANT")
-    strategies: Any = option(("greedy", "top-p"), "greedy, top-k, top-p.", "Decoding", "LIST", many=True)
+    strategies: Any = option(
+        ("greedy", "top-p"), "greedy, and sampling with shared noise: top-p, min-p.", "Decoding", "LIST", many=True
+    )
     at: list[Position] = option(
         [20], "Positions, from 0, a pass each: 5,20,50.", WHAT, "LIST", many=True, label="Positions replaced"
     )
@@ -32,6 +34,8 @@ class InjectSettings(Settings):
     @field_validator("at", mode="before")
     @classmethod
     def _positions(cls, value: Any) -> Any:
+        if not isinstance(value, (int, str, list, tuple, range)):
+            raise ValueError(f"must be positions, not {value!r}")
         items = split([value] if isinstance(value, (int, str)) else value)
         if not items:
             raise ValueError("give at least one")

@@ -47,7 +47,7 @@ def sentences(table: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:
             continue
         back = "all are too short to say whether they come back"
         if row.long_enough:
-            spread = f"{percent(row.recovered_low)} to {percent(row.recovered_high)}"
+            spread = f"{percent(row.recovered_share_low)} to {percent(row.recovered_share_high)}"
             back = f"{int(row.recovered)} of {row.long_enough} come back ({spread}), {row.in_step} of them in step"
         sentences.append(f"{head}: {agree}; {back}.")
     if not len(table):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.compare.verdict import decomposition, hazard, injection, nonfinite
+from decodedrift.experiments.compare.verdict import decomposition, hazard, injection, knobs, nonfinite
 from decodedrift.measure.nonfinite import TRACE
 from decodedrift.numerics.intervals import Z95
 from decodedrift.report import failures
@@ -41,7 +41,7 @@ def verdict(study: Study) -> list[str]:
     sentences += _texts(study)
     sentences += _cut_ids(study)
     sentences += _rounds_nothing(study)
-    sentences += _path(study)
+    sentences += [*knobs.sentences(study), *_path(study)]
     if not len(candidates) and not len(study.perplexity):
         return [*_alarms(study), *failures.sentences(study.failures), _nothing(study)]
     return [*_alarms(study), *sentences, *failures.sentences(study.failures)]
