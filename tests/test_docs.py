@@ -160,7 +160,7 @@ def test_what_is_called_stable_is_there() -> None:
     assert of_every & of_compare == set()
     for name, files in (("inject", of_every), ("compare", of_every | of_compare)):
         assert files - RECORDS == {
-            f"{t}/" if t in PARTS else f"{t}.csv" for t in experiment(name).tables + experiment(name).folds
+            f"{t}/" if t in PARTS else f"{t}.csv" for t in (*experiment(name).tables, *experiment(name).folds())
         }
 
 

@@ -56,7 +56,7 @@ def test_a_test_that_patches_shares_nothing(made: list[str], request: pytest.Fix
     patch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
     patch.setattr("decodedrift.experiments.compare.verdict.assembly.FIRST", 3)
     again = run("gpt2", seeds=[43])
-    run("gpt2", seeds=[44])
+    run("gpt2", seeds=[987654321])
     assert len(made) == 3
     assert again.positions.equals(before.positions)
-    assert "44" not in str(running._runs.keys())
+    assert "987654321" not in str(running._runs.keys())

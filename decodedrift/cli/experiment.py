@@ -61,8 +61,6 @@ def _settings(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) ->
     if frame["prompt"]:
         values["prompts"] = _typed(values.get("prompts"), frame["prompt"])
     stored = read_config(frame["config"]) if frame["config"] is not None else {}
-    if (other := stored.pop("experiment", kind.name)) != kind.name:
-        raise InputError(f"--config {frame['config']}: this asks for a {other}, not for {kind.name}")
     settings = make_settings(kind.settings, over(values, stored))
     if not isinstance(settings.model, str):
         raise InputError(f"--model: must be a text, not {settings.model!r}")

@@ -237,6 +237,9 @@ def make_settings(kind: type[S], values: Mapping[str, Any]) -> S:
     Raises:
         InputError: the first wrong value, by its flag; unknown names with the nearest one.
     """
+    if (other := values.get("experiment", kind.experiment)) != kind.experiment:
+        raise InputError(f"experiment: this asks for a {other}, not for {kind.experiment}")
+    values = {key: value for key, value in values.items() if key != "experiment"}
     asked = kind.options()
     for key, value in values.items():
         if key not in kind.model_fields or (key not in (*asked, *RECORDED) and value not in (None, (), [])):

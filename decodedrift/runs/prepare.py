@@ -180,9 +180,7 @@ def _strategies(values: Any, coupling: str) -> tuple[Strategy, ...]:
             try:
                 item = Strategy(**item)
             except TypeError:
-                raise InputError(
-                    f"--strategies: a strategy has name, label, params and coupling, not {item!r}"
-                ) from None
+                raise InputError(f"--strategies: a strategy is written NAME:KEY=VALUE, not {item!r}") from None
         if not isinstance(item, (str, Strategy)):
             raise InputError(f"--strategies: a strategy is written NAME:KEY=VALUE, not {item!r}")
         pieces.append(item)

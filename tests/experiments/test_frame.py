@@ -33,7 +33,7 @@ def command(*words: str, cwd: Path) -> tuple[int, str]:
         (["inject", "--config", "other.yaml"], "this asks for a compare, not for inject"),
         (["inject", "--config", "candidates.yaml"], "unknown setting 'candidates'"),
         (["compare", "--config", "strategy.yaml"], "unknown strategy 'nosuch'"),
-        (["compare", "--config", "field.yaml"], "name, label, params and coupling"),
+        (["compare", "--config", "field.yaml"], "a strategy is written NAME:KEY=VALUE"),
         (["compare", "--config", "label.yaml"], "its name and parameters are others: top-k, {'k': 1"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else "",
