@@ -66,6 +66,7 @@ def number(low: float, high: float = math.inf, *, open_low: bool = False) -> Cal
     """A reader of finite numbers within [low, high], or (low, high] with `open_low`."""
 
     def read(value: Any) -> float:
+        """The number, or a ValueError that says which ones there are."""
         try:
             result = float(value)
         except (TypeError, ValueError, OverflowError):

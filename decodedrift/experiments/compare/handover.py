@@ -146,6 +146,7 @@ class Handover:
         length = 0
 
         def overwrite(cache: Any) -> None:
+            """From where the last step ended; a VariantError where the shapes differ."""
             nonlocal length
             layers = layers_of(cache)
             count = int(self.spool.get(("layers", batch.index)))
