@@ -82,8 +82,9 @@ def divergence(
     if strategy.searches and gaps["reference_gap"] is not None:
         row["search_error"] = int(gaps["reference_gap"] < 0)
     elif not strategy.searches:
-        gaps["logprob_gap"] = gap = _logprob_gap(gaps["reference_gap"], r, t, (a, b), strategy)
-        row |= {"logprob_gap": gap, "gap_ulps": _ulps(gap, reference.log, t, strategy, logits_dtype)}
+        ahead = _ahead(gaps["reference_gap"], r, t, (a, b), strategy)
+        gaps["logprob_gap"] = row["logprob_gap"] = gap = None if ahead is None else abs(ahead)
+        row["gap_ulps"] = _ulps(ahead, reference.log, t, strategy, logits_dtype)
         row["gap_over_error"] = _over_error(gap, directional_error, t, strategy)
     row["cause"] = "nonfinite" if broken else _cause(strategy, gaps, near_tie_below)
     return row
@@ -117,10 +118,10 @@ def _gaps(reference: Side, candidate: Side, t: int, b: int | None) -> dict[str, 
     return {"reference_gap": reference_gap, "candidate_gap": candidate_gap, "swing": swing}
 
 
-def _logprob_gap(
+def _ahead(
     gap: float | None, reference: Trace, t: int, tokens: tuple[int | None, int | None], strategy: Strategy
 ) -> float | None:
-    """|ln p~_R(a) - ln p~_R(b)|: the reference's own distance of two tokens; greedy has it in raw logits.
+    """ln p~_R(a) - ln p~_R(b): how far the reference itself has a before b; for greedy in raw logits.
 
     Where it samples, the noise is taken off the scores again, exactly as it was put on.
     """
@@ -128,16 +129,16 @@ def _logprob_gap(
     if gap is None or a is None or b is None or not strategy.samples:
         return gap
     noise = gumbel.gumbel(reference.seed, reference.prompt_id, t, max(a, b) + 1, np.array([a, b]))
-    return abs(gap - float(noise[0] - noise[1]))
+    return gap - float(noise[0] - noise[1])
 
 
-def _ulps(gap: float | None, log: ScoreLog, t: int, strategy: Strategy, dtype: str) -> float | None:
+def _ulps(ahead: float | None, log: ScoreLog, t: int, strategy: Strategy, dtype: str) -> float | None:
     """The gap of the raw logits in spacings of a type at the larger magnitude of the two."""
-    if gap is None or t >= len(log.taken):
+    if ahead is None or t >= len(log.taken):
         return None
     a = log.taken[t]
-    raw = gap * float(strategy.params.get("temperature", 1.0))
-    return raw / float(ulp(torch.tensor(max(abs(a), abs(a - raw)), dtype=torch.float64), dtype))
+    b = a - ahead * float(strategy.params.get("temperature", 1.0))
+    return abs(a - b) / float(ulp(torch.tensor(max(abs(a), abs(b)), dtype=torch.float64), dtype))
 
 
 def _beam_gaps(beams: BeamScores | None) -> dict[str, float | None]:
