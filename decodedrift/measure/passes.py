@@ -260,7 +260,7 @@ def write(
     against = output.against or job_reference
     pair = {"model": plan.model, "reference": against.name, "candidate": output.name, "role": output.role}
     strategies = {s.label: s for s, _ in plan.cells}
-    dtype = result.facts[output.variant.name]["logits_dtype"]
+    dtype = result.facts[output.variant.name].get("logits_dtype", "")  # a candidate may have read nothing
     ledger = Ledger(BUDGET // max(1, len(plan.candidates)))
     for key in output.traces:
         strategy = strategies[key.strategy]

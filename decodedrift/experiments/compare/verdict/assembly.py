@@ -58,7 +58,7 @@ def folded(study: Study) -> tuple[list[str], list[str]]:
 
 
 def _alarms(study: Study) -> list[str]:
-    return [*nonfinite.sentences(study.traces, study.divergences, study.positions), *_self_control(study)]
+    return [*nonfinite.sentences(study), *_self_control(study)]
 
 
 def _path(study: Study) -> list[str]:
