@@ -151,3 +151,5 @@ def more_files(study: Study, positions_csv: bool, spreadsheet_safe: bool) -> Non
             folder.write_csv(name, frame)
         if spreadsheet_safe:
             folder.write_csv(name, frame, spreadsheet=True)
+    if positions_csv or spreadsheet_safe:
+        study.write_readme(folder)

@@ -51,7 +51,7 @@ def carry_out(
     last = folder.job_facts(keys[-1]) if folder is not None and keys else {}
     if path := last.get("path"):
         ready.world.route = Route(path["path"], fixed=True, reasons=dict(path["path_reasons"]))
-    spill = str(folder.path) if folder is not None else None
+    spill = str(folder.internals) if folder is not None else None
     work = Worker(execute, ready.world, progress, spill, last.get("batch_size") or ready.plan.batch_size)
     results: list[JobResult] = []
     with closing(ready.world):
