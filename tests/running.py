@@ -14,7 +14,7 @@ from conftest import FAMILIES, tiny_model, tiny_tokenizer
 
 import decodedrift as dd
 
-VARYING = {"timings.csv", "report.html", "environment.json", "facts.json", "timings.parquet"}
+VARYING = {"timings.csv", "report.html", "environment.json", "facts.json", "timings.parquet", "rows.json"}
 
 _runs: dict[tuple[str, int], dd.Study] = {}
 _patched = 0

@@ -76,7 +76,7 @@ TABLES: dict[str, dict[str, str]] = {
 
 ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
     "answer": "the answer, a row per candidate",
-    "summary": "a row per compared variant and strategy, controls included; of an inject, per strategy and position",
+    "summary": "every figure, a row per compared variant and strategy, or per strategy and position",
     "certificate": "what the noise of execution explains, a row per candidate and strategy",
     "perplexity": "a row per variant and text, the reference first",
     "distribution": "distances between the distributions, a row per compared variant, strategy and bucket of confidence",
