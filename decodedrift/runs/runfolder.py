@@ -260,8 +260,8 @@ def open_stored(path: str | Path) -> Stored:
     stored = RunFolder(folder).stored()
     if stored is None:
         raise InputError(f"{folder}: not a run folder (no {MARK} in it)")
-    on_top = where(folder, MARK).parent == folder  # of version 0.1
-    last = ("traces.csv", "failures.csv") if on_top else (ROWS,)
+    old = where(folder, MARK).parent == folder and not where(folder, ROWS).is_file()  # finished by version 0.1
+    last = ("traces.csv", "failures.csv") if old else (ROWS,)
     missing = [name for name in (*last, RAN_ON) if not where(folder, name).is_file()]
     if missing or not stored.finished:
         hint = f" ({missing[0]} is missing)" if missing else ""
