@@ -77,7 +77,7 @@ def work(kind: Experiment, ready: Any, folder: str, resume: bool, quiet: bool) -
     from decodedrift.runs.runfolder import RunFolder
     from decodedrift.runs.signals import Stopped, stoppable
 
-    bars = Bars(False if quiet else None, opening="" if quiet else terminal(ready.announcement()))
+    bars = Bars(opening="" if quiet else terminal(ready.announcement()), silent=quiet)
     run = RunFolder.reopen(folder) if resume else RunFolder.create(folder)
     with run, stoppable(bars) as progress:
         try:
@@ -86,7 +86,7 @@ def work(kind: Experiment, ready: Any, folder: str, resume: bool, quiet: bool) -
             run.discard()
             raise
         except Stopped as stopped:
-            bars.stop()
+            bars.close()
             finished = len(run.finished_jobs())
             print(
                 f"stopped by {stopped}; {finished} of {len(ready.jobs)} jobs are finished and kept. "
@@ -95,7 +95,7 @@ def work(kind: Experiment, ready: Any, folder: str, resume: bool, quiet: bool) -
             )
             raise
         finally:
-            bars.stop()
+            bars.close()
     if progress.signum is not None:  # it came when all jobs had run: the run is complete, and the caller is told
         show(study, False, sys.stderr)
         raise Stopped(progress.signum)

@@ -196,7 +196,9 @@ class RunFolder:
         """
         folders = {key: self.file("jobs") / key for key in keys}
         frames = {
-            t: joined((read_part(f / f"{t}.parquet", t) for f in folders.values()), t) for t in TABLES if t not in UNFOLDED
+            t: joined((read_part(f / f"{t}.parquet", t) for f in folders.values()), t)
+            for t in TABLES
+            if t not in UNFOLDED
         }
         jobs = Gathered(frames)
         for key, folder in folders.items():

@@ -128,7 +128,9 @@ def read_tables(folder: Path, tables: Iterable[str]) -> dict[str, pd.DataFrame]:
     for table in tables:
         path = where(folder, file_of(table))
         if rows.get(table) and not path.exists():
-            raise InputError(f"{path}: missing, and this run wrote {rows[table]} rows of it; put it back, or run it again")
+            raise InputError(
+                f"{path}: missing, and this run wrote {rows[table]} rows of it; put it back, or run it again"
+            )
         if table in PARTS:
             frames[table] = read_parts(folder, table)
         elif path.is_file():

@@ -15,15 +15,14 @@ import pandas as pd
 import pytest
 
 from decodedrift import cli
+from decodedrift.core.estimate import Work
 from decodedrift.experiments.compare import EXPERIMENT as COMPARE
 from decodedrift.experiments.study import open_study
 from decodedrift.measure.tables import PARTS, TABLES
 from decodedrift.runs import tablefiles
 
 EMPTY = {"injection", "steps", "failures", "decomposition", "after"}  # of the run below
-TABLES_THERE = {
-    f"tables/{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds()) if table not in {*PARTS, *EMPTY}
-}
+TABLES_THERE = {f"tables/{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds()) if table not in {*PARTS, *EMPTY}}
 SMALL = ("--max-new-tokens", "4", "--candidates", "bf16")
 
 
@@ -355,12 +354,41 @@ def test_progress_at_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 
     bars = Bars(True, opening="what runs")
     assert capsys.readouterr().err == "what runs\n"
+    bars.begin({"a": Work(10), "b": Work(10)}, Work(20))
+    bars.job("a")
     bars.start("bf16", "greedy", 10)
     bars.tick(10)
     bars.stop()
+    bars.job("b")
+    bars.start("bf16", "greedy", 10)
+    bars.tick(5)
+    bars.report()
     said = capsys.readouterr().err
-    assert "bf16 greedy" in said
-    assert "tok/s" in said
+    assert " 50 % " in said, "it goes on where the first session ended"
+    assert " 75 % " in said
+    assert "bf16 greedy, about 0 s left" in said
+    assert said.endswith("writing the report\n")
+
+
+def test_progress_of_a_long_run_in_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line a minute, and none with --quiet."""
+    from decodedrift.core import progress
+
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for silent in (False, True):
+        bars = progress.Bars(silent=silent)
+        bars.begin({"a": Work(100)}, Work())
+        bars.job("a")
+        bars.start("bf16", "greedy", 100)
+        for _ in range(100):
+            now[0] += 1.5
+            bars.tick(1)
+        bars.report()
+        lines = capsys.readouterr().err.splitlines()
+        assert lines == (
+            [] if silent else ["41 % done, about 88 s left", "82 % done, about 27 s left", "writing the report"]
+        )
 
 
 def test_a_terminal_without_utf8(tmp_path: Path) -> None:

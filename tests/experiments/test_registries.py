@@ -295,7 +295,10 @@ def test_a_new_experiment_has_its_command_its_option_and_its_table(newcomers: dd
     assert list(counts["count"]) == [3, 3]
     assert list(counts["prompt_id"]) == [p["id"] for p in plan["prompts"]], "whatever ran first, rows are in file order"
     assert "Counted" in (folder / "report.html").read_text("utf-8")
-    starts = [(folder / "data/jobs" / job).stat().st_mtime_ns for job in sorted(p.name for p in (folder / "data/jobs").iterdir())]
+    starts = [
+        (folder / "data/jobs" / job).stat().st_mtime_ns
+        for job in sorted(p.name for p in (folder / "data/jobs").iterdir())
+    ]
     assert starts[0] > starts[1], "the executor took the last job first"
 
 
