@@ -18,6 +18,9 @@ class Work(NamedTuple):
     read: float = 0.0
 
 
+NONE = Work()
+
+
 @dataclass
 class _Kind:
     """Phases of one kind: what was planned of them in all, in this job, and in what time; `asked` in finished jobs."""
@@ -42,7 +45,7 @@ class Estimate:
     """
 
     todo: dict[str, Work]
-    finished: Work = Work()
+    finished: Work = NONE
     clock: Callable[[], float] = lambda: time.monotonic()
     _kinds: dict[bool, _Kind] = field(default_factory=lambda: {True: _Kind(), False: _Kind()})
     _job: str | None = None

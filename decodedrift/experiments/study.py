@@ -13,7 +13,7 @@ from decodedrift.experiments import experiment
 from decodedrift.experiments.base import Experiment
 from decodedrift.measure.tables import UNFOLDED, typed
 from decodedrift.runs import runfolder, tablefiles
-from decodedrift.runs.places import README, contents
+from decodedrift.runs.places import MARK, README, contents
 from decodedrift.runs.runfolder import RunFolder
 
 
@@ -102,7 +102,7 @@ class Study:
     def save(self, folder: str | Path) -> Path:
         """Writes the run folder (a new one): tables, plan, environment, verdict and report; returns its path."""
         with RunFolder.create(folder) as run:
-            run.write_json(runfolder.MARK, self.plan)
+            run.write_json(MARK, self.plan)
             self.write(run)
         return run.path
 

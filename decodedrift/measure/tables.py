@@ -79,7 +79,7 @@ ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
     "summary": "every figure, a row per compared variant and strategy, or per strategy and position",
     "certificate": "what the noise of execution explains, a row per candidate and strategy",
     "perplexity": "a row per variant and text, the reference first",
-    "distribution": "distances between the distributions, a row per compared variant, strategy and bucket of confidence",
+    "distribution": "distances of the distributions, a row per compared variant, strategy and bucket of confidence",
     "survival": "how long the texts stay equal, a row per compared variant, strategy and position",
     "growth": "how the logit error grows, a row per compared variant, strategy and forced position",
     "after": "agreement after the texts part, a row per compared variant, strategy and lag",
@@ -215,18 +215,21 @@ def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
 
 FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
-    "growth_note", "law", "flip_note",
+    "growth_note", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
 )  # fmt: skip
 
 
-def fold(rows: list[dict[str, Any]], columns: list[str] | None = None) -> pd.DataFrame:
-    """The rows of summary, distribution or perplexity as a frame: texts are texts, the rest numbers."""
+TEXTS_OF = {"answer": ("texts",)}  # columns of one fold that are numbers elsewhere
+
+
+def fold(rows: list[dict[str, Any]], columns: list[str] | None = None, name: str = "") -> pd.DataFrame:
+    """The rows of a fold as a frame: texts are texts, the rest numbers. name: of the fold, where TEXTS_OF has it."""
     frame = pd.DataFrame({c: [row.get(c) for row in rows] for c in columns or (rows[0] if rows else FOLD_TEXTS[:5])})
-    for name in frame.columns:
-        if name in FOLD_TEXTS:
-            frame[name] = frame[name].astype(TEXTS)
-        elif frame[name].dtype == "object":
-            frame[name] = frame[name].astype("float64")
+    for column in frame.columns:
+        if column in FOLD_TEXTS or column in TEXTS_OF.get(name, ()):
+            frame[column] = frame[column].astype(TEXTS)
+        elif frame[column].dtype == "object":
+            frame[column] = frame[column].astype("float64")
     return frame
 
 

@@ -51,8 +51,8 @@ def contents(folder: Path, command: str, tables: Iterable[str]) -> str:
     return "\n".join([
         f"A run of `decodedrift {command}`.", "",
         *(f"{name:<{width}}  {about}".rstrip() for name, about in lines), "",
-        "Columns are defined in docs/metrics.md of decodedrift. `decodedrift report DIR` makes the page again; in Python,",
-        "decodedrift.open_study(DIR) has every table as an attribute.", "",
+        "Columns are defined in docs/metrics.md of decodedrift. `decodedrift report DIR` makes the page again;",
+        "in Python, decodedrift.open_study(DIR) has every table as an attribute.", "",
     ])  # fmt: skip
 
 
