@@ -163,7 +163,7 @@ def ours(folder: str, prompts: list[str], tokens: int, candidates: list[str]) ->
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         total = time.perf_counter() - begin
-        timings, rows = pd.read_csv(run / "timings.csv"), pd.read_csv(run / "divergences.csv")
+        timings, rows = (pd.read_csv(run / "tables" / f"{name}.csv") for name in ("timings", "divergences"))
     phases = timings.groupby("phase")["seconds"].sum().to_dict()
     phases["start, fold, write, report"] = total - sum(phases.values())
     return {"rows": int((rows["role"] == "candidate").sum()), "phases": phases}

@@ -38,7 +38,7 @@ def seconds(without: str, model: Path, prompts: Path, out: Path, tokens: int) ->
 
 
 def tables(out: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in out.glob("*.csv") if p.name != "timings.csv"}
+    return {p.name: p.read_bytes() for p in out.glob("tables/*.csv") if p.name != "timings.csv"}
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE, PICTURE = ROOT / "reports" / "example", ROOT / "docs" / "report.png"
 COMMAND = ("compare", "--noise-floor")
-KEPT = ("report.html", "verdict.txt", "summary.csv", "plan.json", "environment.json")
+KEPT = ("report.html", "verdict.txt", "tables/summary.csv", "data/plan.json", "data/environment.json")
 MOST = 4_000_000  # bytes of the committed page
 
 
@@ -27,6 +27,7 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "decodedrift", *COMMAND, "--out", str(run)], cwd=ROOT, check=True)
         EXAMPLE.mkdir(parents=True, exist_ok=True)
         for name in KEPT:
+            (EXAMPLE / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(run / name, EXAMPLE / name)
     size = (EXAMPLE / "report.html").stat().st_size
     if size > MOST:

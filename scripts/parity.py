@@ -74,7 +74,7 @@ def write(made: Path, kept: Path, options: Sequence[str]) -> None:
     kept.mkdir(parents=True, exist_ok=True)
     for old in kept.iterdir():
         old.unlink()
-    for table in sorted(made.glob("*.csv")):
+    for table in sorted(made.glob("tables/*.csv")):
         if table.stem not in LEFT_OUT:
             with gzip.GzipFile(kept / f"{table.name}.gz", "wb", mtime=0) as handle:
                 handle.write(table.read_bytes())
@@ -92,7 +92,8 @@ def compare(made: Path, kept: Path) -> int:
         print(f"{kept.name}: made elsewhere ({', '.join(other)}): last bits may differ for that reason alone")
     bad = 0
     fixtures = {f.name.removesuffix(".csv.gz"): gzip.decompress(f.read_bytes()) for f in kept.glob("*.csv.gz")}
-    tables = {f.stem: f.read_bytes() for f in made.glob("*.csv") if f.stem not in LEFT_OUT}
+    fixtures = {name: text for name, text in fixtures.items() if text.count(b"\n") > 1}  # 0.1.0 wrote empty tables
+    tables = {f.stem: f.read_bytes() for f in made.glob("tables/*.csv") if f.stem not in LEFT_OUT}
     for name in sorted(fixtures | tables):
         if name not in tables or name not in fixtures:
             print(f"{kept.name}/{name}.csv: {'gone' if name not in tables else 'new'}")
@@ -102,8 +103,9 @@ def compare(made: Path, kept: Path) -> int:
             continue
         bad += 1
     now = columns(made)
-    for name in sorted(before["columns"] | now):
-        was, has = before["columns"].get(name, {}), now.get(name, {})
+    filled = {name: hashes for name, hashes in before["columns"].items() if hashes["rows"] != "0"}
+    for name in sorted(filled | now):
+        was, has = filled.get(name, {}), now.get(name, {})
         if differ := [c for c in {**was, **has} if was.get(c) != has.get(c)]:
             print(f"{kept.name}/{name}/: {', '.join(differ)}")
             bad += 1
@@ -143,7 +145,7 @@ def first_difference(before: str, now: str) -> str:
 def columns(made: Path) -> dict[str, dict[str, str]]:
     """Parquet table -> column -> SHA-256 of its values, rows in the order of the part files."""
     found: dict[str, dict[str, str]] = {}
-    for folder in sorted(p for p in made.iterdir() if p.is_dir() and p.name != "jobs"):
+    for folder in sorted(p for p in (made / "data").iterdir() if p.is_dir() and p.name != "jobs"):
         parts = sorted(str(p) for p in folder.glob("*.parquet"))
         table = pyarrow.dataset.dataset(parts).to_table().combine_chunks()
         found[folder.name] = {name: hashed(table.column(name)) for name in table.column_names} | {
@@ -162,7 +164,7 @@ def hashed(column: pyarrow.ChunkedArray) -> str:
 
 def stands_on(made: Path) -> dict[str, str]:
     """What the last bits of a run depend on."""
-    facts = json.loads((made / "environment.json").read_text())
+    facts = json.loads((made / "data" / "environment.json").read_text())
     return {"cpu": facts["cpu"]} | {name: str(facts["numerical"][name]) for name in STANDS_ON}
 
 

@@ -54,7 +54,7 @@ def kill_often(first: list[str], again: list[str], folder: str, longest: float, 
     """Runs `first`, then `again` until it is done; after `kills` kills it is left alone."""
     ends: list[int] = []
     while not ends or ends[-1] not in (0, 3):
-        begun = os.path.exists(os.path.join(folder, "plan.json"))
+        begun = os.path.exists(os.path.join(folder, "data/plan.json"))
         signum = random.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
         after = random.random() * longest if len(ends) < kills else 600.0
         ends.append(attempt(again if begun else first, signum, after))

@@ -58,7 +58,7 @@ def test_commands_in_the_docs_run(command: str, tmp_path: Path) -> None:
 LINKED = [*PAGES, *sorted(p for p in ROOT.glob("*.md") if p not in PAGES)]
 HOME, RAW = "https://github.com/decodedrift/decodedrift", "https://raw.githubusercontent.com/decodedrift/decodedrift"
 STABLE = ("Python", "The command line", "The run folder")
-RECORDS = {"plan.json", "environment.json", "verdict.txt", "report.html"}  # beside the tables
+RECORDS = {"plan.json", "environment.json", "verdict.txt", "report.html", "README.txt"}  # beside the tables
 
 
 def links(page: Path) -> list[str]:
@@ -154,13 +154,16 @@ def test_what_is_called_stable_is_there() -> None:
     assert sorted(names) == sorted(dd.__all__)
     listed = line.partition(", their options")[0]
     assert set(re.findall(r"`(?:decodedrift )?(\w+)`", listed)) == set(typer.main.get_command(commands).commands)
+    rows = re.findall(r"^\| (every run|`compare`), (?:on top|in `(\w+)`) \| (`.*) \|$", folder, re.M)
     of_every, of_compare = (
-        set(re.findall(r"`([\w./]+)`", row)) for row in re.findall(r"^\| .* \| (`.*) \|$", folder, re.M)
+        {f"{place}/{file}" for who, place, files in rows if who == name for file in re.findall(r"`([\w./]+)`", files)}
+        for name in ("every run", "`compare`")
     )
     assert of_every & of_compare == set()
     for name, files in (("inject", of_every), ("compare", of_every | of_compare)):
-        assert files - RECORDS == {
-            f"{t}/" if t in PARTS else f"{t}.csv" for t in (*experiment(name).tables, *experiment(name).folds())
+        assert {f for f in files if Path(f).name not in RECORDS} == {
+            f"data/{t}/" if t in PARTS else f"tables/{t}.csv"
+            for t in (*experiment(name).tables, *experiment(name).folds())
         }
 
 

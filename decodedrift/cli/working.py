@@ -77,7 +77,7 @@ def work(kind: Experiment, ready: Any, folder: str, resume: bool, quiet: bool) -
     from decodedrift.runs.runfolder import RunFolder
     from decodedrift.runs.signals import Stopped, stoppable
 
-    bars = Bars(False if quiet else None, opening="" if quiet else terminal(ready.announcement()))
+    bars = Bars(opening="" if quiet else terminal(ready.announcement()), silent=quiet)
     run = RunFolder.reopen(folder) if resume else RunFolder.create(folder)
     with run, stoppable(bars) as progress:
         try:
@@ -86,7 +86,7 @@ def work(kind: Experiment, ready: Any, folder: str, resume: bool, quiet: bool) -
             run.discard()
             raise
         except Stopped as stopped:
-            bars.stop()
+            bars.close()
             finished = len(run.finished_jobs())
             print(
                 f"stopped by {stopped}; {finished} of {len(ready.jobs)} jobs are finished and kept. "
@@ -95,7 +95,7 @@ def work(kind: Experiment, ready: Any, folder: str, resume: bool, quiet: bool) -
             )
             raise
         finally:
-            bars.stop()
+            bars.close()
     if progress.signum is not None:  # it came when all jobs had run: the run is complete, and the caller is told
         show(study, False, sys.stderr)
         raise Stopped(progress.signum)
@@ -151,3 +151,5 @@ def more_files(study: Study, positions_csv: bool, spreadsheet_safe: bool) -> Non
             folder.write_csv(name, frame)
         if spreadsheet_safe:
             folder.write_csv(name, frame, spreadsheet=True)
+    if positions_csv or spreadsheet_safe:
+        study.write_readme(folder)

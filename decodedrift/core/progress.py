@@ -1,13 +1,27 @@
-"""How a run tells how far it is: a protocol for the engine room, and bars on stderr for people."""
+"""How a run tells how far it is: a protocol for the engine room, and one bar on stderr for people."""
 
 from __future__ import annotations
 
+import math
 import sys
+import time
+import warnings
+from collections.abc import Mapping
 from typing import Any
+
+from decodedrift.core.estimate import Estimate, Work
+
+EVERY = 60.0  # seconds between two lines where there is no terminal
 
 
 class Progress:
     """Told what runs and how far it is, in tokens. This one shows nothing."""
+
+    def begin(self, todo: Mapping[str, Work], finished: Work) -> None:
+        """The run begins, or goes on: what each job comes to by its key, and what finished jobs came to."""
+
+    def job(self, key: str) -> None:
+        """A job begins, or begins again in another way."""
 
     def start(self, variant: str, what: str, tokens: int) -> None:
         """A phase begins that will advance `tokens` tokens at most."""
@@ -21,18 +35,23 @@ class Progress:
     def stop(self) -> None:
         """The phase is over."""
 
+    def report(self) -> None:
+        """All jobs are done: tables, verdict and page are being made."""
+
 
 class Bars(Progress):
-    """A tqdm bar per variant and phase on stderr, with tokens per second and the time left; none in a pipe.
+    """One tqdm bar for the whole run on stderr, with the time left; where there is no terminal a line a minute.
 
     opening: a line said before the first phase. People who wait at a terminal get it at once; in a pipe it comes when
-    the model is loaded, so that a run that is refused leaves a single line: why.
+    the model is loaded, so that a run that is refused leaves a single line: why. silent: not even lines.
     """
 
-    def __init__(self, shown: bool | None = None, opening: str = "") -> None:
-        self.shown = sys.stderr.isatty() if shown is None else shown
-        self._opening = opening
+    def __init__(self, shown: bool | None = None, opening: str = "", silent: bool = False) -> None:
+        self.shown = not silent and (sys.stderr.isatty() if shown is None else shown)
+        self._opening, self._silent = opening, silent
+        self._estimate: Estimate | None = None
         self._bar: Any = None
+        self._what, self._said, self._spoke, self._drawn = "", time.monotonic(), False, -math.inf
         if self.shown:
             self._open()
 
@@ -41,25 +60,83 @@ class Bars(Progress):
             print(self._opening, file=sys.stderr)
         self._opening = ""
 
-    def start(self, variant: str, what: str, tokens: int) -> None:
-        """Opens a bar."""
-        from tqdm import tqdm
+    def begin(self, todo: Mapping[str, Work], finished: Work) -> None:
+        """From here on the whole is known."""
+        self._estimate = Estimate(dict(todo), finished)
 
-        self.stop()
+    def job(self, key: str) -> None:
+        """Counted."""
+        if self._estimate is not None:
+            self._estimate.job(key)
+
+    def start(self, variant: str, what: str, tokens: int) -> None:
+        """Says what runs."""
         self._open()
-        if self.shown:
-            name = f"{variant} {what}"
-            self._bar = tqdm(
-                total=tokens, desc=f"{name:<28.28}", unit="tok", file=sys.stderr, dynamic_ncols=True, leave=False
-            )
+        self._what = f"{variant} {what}"
+        if self._estimate is not None:
+            self._estimate.start(what, tokens)
+        self._drawn = -math.inf
+        self._show()
 
     def tick(self, tokens: int) -> None:
         """Advances it."""
-        if self._bar is not None:
-            self._bar.update(tokens)
+        if self._estimate is not None:
+            self._estimate.tick(tokens)
+        self._show()
 
     def stop(self) -> None:
-        """Closes it."""
+        """Counts the phase; whoever speaks next has the line to himself."""
+        if self._estimate is not None:
+            self._estimate.stop()
+        if self._bar is not None:
+            self._bar.clear()
+
+    def report(self) -> None:
+        """The last step, of which no time is told."""
+        self.close()
+        if self.shown or self._spoke:
+            print("writing the report", file=sys.stderr)
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        self.stop()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def _show(self) -> None:
+        """The bar, or a line where the last was said a while ago."""
+        if self.shown and time.monotonic() - self._drawn > 0.1:
+            self._drawn = time.monotonic()
+            self._draw()
+        elif not self.shown and not self._silent and self._estimate and time.monotonic() - self._said > EVERY:
+            self._said, self._spoke = time.monotonic(), True
+            print(f"{100 * self._estimate.share():.0f} % done{self._left()}", file=sys.stderr)
+
+    def _draw(self) -> None:
+        if self._bar is None:
+            from tqdm.std import tqdm
+
+            form = "{percentage:3.0f} % {bar} {desc}" if self._estimate is not None else "{desc}"
+            self._bar = tqdm(total=100.0, bar_format=form, file=sys.stderr, dynamic_ncols=True, leave=False)
+        if self._estimate is not None:
+            self._bar.n = 100 * self._estimate.share()
+        self._bar.set_description_str(f"{self._what:<28.28}{self._left()}")
+
+    def _left(self) -> str:
+        left = self._estimate.left() if self._estimate is not None else None
+        return "" if left is None else f", about {span(left)} left"
+
+
+def span(seconds: float) -> str:
+    """A time in the unit that it is told in."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def without_widgets() -> None:
+    """Lets tqdm choose its bars now: in a notebook without ipywidgets its choice is a warning in a box."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tqdm.auto  # noqa: F401

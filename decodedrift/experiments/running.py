@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from decodedrift.core.progress import Progress
+from decodedrift.core.progress import Bars, Progress
 from decodedrift.core.records import InputError
 from decodedrift.core.settings import Settings, make_settings
 from decodedrift.experiments import experiment
@@ -35,14 +35,15 @@ def run(
     tokenizer: Any = None,
     out: str | Path | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Study:
-    """Asks an experiment as Python does.
+    """Asks an experiment as Python does. progress: told how far it is; True shows it on stderr.
 
     Raises:
         InputError: it cannot be run as asked; the message is one line, in which options are keywords.
     """
     kind = experiment(name)
+    progress = (Bars() if progress else None) if isinstance(progress, bool) else progress
     if resume and out is None:
         raise InputError("resume=True goes on with the run in a folder: name it with out=")
     if isinstance(tokenizer, (str, PathLike)):

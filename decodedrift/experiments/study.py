@@ -12,7 +12,8 @@ from decodedrift.core.formats import path_of
 from decodedrift.experiments import experiment
 from decodedrift.experiments.base import Experiment
 from decodedrift.measure.tables import UNFOLDED, typed
-from decodedrift.runs import runfolder
+from decodedrift.runs import runfolder, tablefiles
+from decodedrift.runs.places import MARK, README, contents
 from decodedrift.runs.runfolder import RunFolder
 
 
@@ -55,7 +56,7 @@ class Study:
                 f"a study of {self.experiment.name!r} has no {name!r}; it has {', '.join(self.tables)}"
             )
         elif name in UNFOLDED and self.path is not None:
-            table = runfolder.read_parts(self.path, name)
+            table = tablefiles.read_parts(self.path, name)
         else:
             table = typed(pd.DataFrame(), name)
         setattr(self, name, table)
@@ -77,7 +78,7 @@ class Study:
     def alternatives_of(self, prompt_ids: Collection[str]) -> pd.DataFrame:
         """The alternatives of a few prompts, without reading the others'."""
         if "alternatives" not in self.__dict__ and self.path is not None:
-            return runfolder.read_parts(self.path, "alternatives", prompt_ids)
+            return tablefiles.read_parts(self.path, "alternatives", prompt_ids)
         frame: pd.DataFrame = self.alternatives
         return frame[frame["prompt_id"].isin(list(prompt_ids))]
 
@@ -101,7 +102,7 @@ class Study:
     def save(self, folder: str | Path) -> Path:
         """Writes the run folder (a new one): tables, plan, environment, verdict and report; returns its path."""
         with RunFolder.create(folder) as run:
-            run.write_json(runfolder.MARK, self.plan)
+            run.write_json(MARK, self.plan)
             self.write(run)
         return run.path
 
@@ -114,7 +115,13 @@ class Study:
         folder.write_text("report.html", self.to_html())
         if not self.words:
             folder.drop_jobs()
+        self.write_readme(folder)
         folder.finish(self.environment)
+
+    def write_readme(self, folder: RunFolder) -> None:
+        """README.txt, of the files that are there now."""
+        tables = (*self.experiment.folds(), *self.experiment.tables)
+        folder.write_text(README, contents(folder.path, self.experiment.name, tables))
 
     def to_html(self, title: str | None = None, *, top: int | None = None, texts: bool = True) -> str:
         """The report as one self-contained page.
@@ -162,5 +169,5 @@ def open_study(folder: str | Path) -> Study:
     stored = runfolder.open_stored(path)
     kind = experiment(experiment_of(stored.plan))
     folds = tuple(kind.folds()) if stored.plan.get("no_text") else kind.stored  # without tokens none is made again
-    frames = runfolder.read_tables(path, [t for t in (*kind.tables, *folds) if t not in UNFOLDED])
+    frames = tablefiles.read_tables(path, [t for t in (*kind.tables, *folds) if t not in UNFOLDED])
     return Study(frames, stored.plan, stored.environment, path)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from decodedrift.core.estimate import READING
 from decodedrift.core.files import disk_failed
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import Cell, InputError, Job, Key, Prompt, Reading, Trace, Variant, VariantError
@@ -158,7 +159,7 @@ class Bench:
             text = f"{count} sequences hold ids beyond this variant's {width} embeddings; not read"
             self.result.fail(self.plan.model, model.variant.name, "score", "skipped", text, label)
         readings = [p.reading for p in texts]
-        self.progress.start(model.variant.name, "reading", sum(len(r.continuation) for r in readings))
+        self.progress.start(model.variant.name, READING, sum(len(r.continuation) for r in readings))
         size, vocab = batch_size or self.size(model.variant), self.world.vocab
         for index, logits in force(model, readings, size, vocab.pad, vocab.window):
             self.progress.tick(len(readings[index].continuation))

@@ -78,6 +78,32 @@ TABLES: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
+ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
+    "answer": "the answer, a row per candidate",
+    "summary": "every figure, a row per compared variant and strategy, or per strategy and position",
+    "certificate": "what the noise of execution explains, a row per candidate and strategy",
+    "perplexity": "a row per variant and text, the reference first",
+    "distribution": "distances of the distributions, a row per compared variant, strategy and bucket of confidence",
+    "survival": "how long the texts stay equal, a row per compared variant, strategy and position",
+    "growth": "how the logit error grows, a row per compared variant, strategy and forced position",
+    "after": "agreement after the texts part, a row per compared variant, strategy and lag",
+    "risk": "every scalar of these curves with its interval, a row per compared variant and strategy",
+    "comparisons": "which of two candidates parts first, a row per pair and strategy",
+    "flip_law": "how well laws foretell divergences, a row per candidate, strategy and law",
+    "flip_calibration": "flips foretold and seen, a row per bin",
+    "decomposition": "error of a step against error of the path, a row per candidate, strategy and position",
+    "traces": "every text, a row per trace of any variant",
+    "divergences": "where the texts part, a row per compared trace",
+    "positions": "a row per teacher-forced token",
+    "alternatives": "the top tokens at a position",
+    "injection": "a row per replaced token",
+    "steps": "a row per position, read token by token",
+    "tokens": "text and bytes of every token id that is met",
+    "timings": "seconds by job, variant, strategy and phase",
+    "failures": "what did not run, and why",
+}
+
+
 @dataclass
 class JobResult:
     """The rows of one finished job.

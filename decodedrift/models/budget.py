@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from decodedrift.core.estimate import Work
 from decodedrift.core.records import InputError, Job, Variant
 from decodedrift.core.settings import Settings
 from decodedrift.models.machine import available_memory
@@ -169,6 +170,19 @@ def flops(world: World, prompts: int, texts: bool = True) -> float:
     floored = effort.floors * min(prompts, effort.floor_prompts) * plan.max_new_tokens
     tokens += floored * (rows * (1 if plan.layout == "mixed" else 2) + 2 * len(plan.cells))
     return 2.0 * world.checkpoint.parameters * tokens
+
+
+def work(world: World, job: Job) -> Work:
+    """The tokens that a job writes and reads, as its phases count them: each cell of strategy and seed for itself."""
+    plan, effort = world.plan, world.plan.effort
+    windows = world.texts[job.text].windows[slice(*job.windows)] if job.text is not None else ()
+    scored = sum(len(w.reading.continuation) for w in windows)
+    steps = len(job.prompts) * len(plan.cells) * plan.max_new_tokens
+    read = effort.reading and effort.reading + effort.writing - 1  # what others wrote, the reference judges
+    return Work(
+        (effort.writing + effort.injecting + effort.stepwise) * steps,
+        read * steps + effort.reading * scored,
+    )
 
 
 def _loads(world: World) -> list[Variant]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 
+from decodedrift.core.estimate import Work
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError, Job
 from decodedrift.measure.tables import JobResult, gathered, joined
@@ -51,9 +52,10 @@ def carry_out(
     last = folder.job_facts(keys[-1]) if folder is not None and keys else {}
     if path := last.get("path"):
         ready.world.route = Route(path["path"], fixed=True, reasons=dict(path["path_reasons"]))
-    spill = str(folder.path) if folder is not None else None
+    spill = str(folder.internals) if folder is not None else None
     work = Worker(execute, ready.world, progress, spill, last.get("batch_size") or ready.plan.batch_size)
     results: list[JobResult] = []
+    progress.begin(*_work(ready, keys))
     with closing(ready.world):
         for result in EXECUTORS[ready.plan.executor](work, [job for job in ready.jobs if job.key not in keys]):
             if folder is None:
@@ -61,6 +63,8 @@ def carry_out(
             else:
                 folder.write_job(result)
     progress.batch()  # a signal that came in the last batch: the tables are made by the resume
+    if folder is not None:
+        progress.report()
     rows = gathered(results) if folder is None else folder.read_jobs([job.key for job in ready.jobs])
     rows.frames["failures"] = _with_refused(rows.frames["failures"], ready)
     way: dict[str, Any] = {"spilled_bytes": rows.spilled_bytes} | rows.path
@@ -88,6 +92,16 @@ def finished(ready: Prepared, folder: RunFolder) -> bool:
             f"{folder.path}: its finished job {other[0]} is not of this run (other prompts or texts); name a new folder"
         )
     return stored.finished
+
+
+def _work(ready: Prepared, finished: Collection[str]) -> tuple[dict[str, Work], Work]:
+    """What each job comes to that is still to run, and all those together that are not."""
+    from decodedrift.models.budget import work
+
+    every = {job.key: work(ready.world, job) for job in ready.jobs}
+    done = [every[key] for key in every if key in finished]
+    todo = {key: each for key, each in every.items() if key not in finished}
+    return todo, Work(sum(each.written for each in done), sum(each.read for each in done))
 
 
 def _start(ready: Prepared, folder: RunFolder) -> tuple[list[str], dict[str, Any]]:

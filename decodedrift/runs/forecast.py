@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decodedrift.core.progress import span
 from decodedrift.models import budget
 from decodedrift.models.machine import flops_per_second
 from decodedrift.runs.prepare import Prepared
@@ -33,7 +34,7 @@ def forecast(ready: Prepared) -> str:
         f"logits    {_waiting(ready)}",
         f"loading   weights {loads.loads} times ({_why_loaded(ready, loads.share)}),"
         f" about {_percent(loads.share)} of the time",
-        f"time      roughly {_span(low)} to {_span(high)} on {plan.device}, after loading",
+        f"time      roughly {span(low)} to {span(high)} on {plan.device}, after loading",
     ])  # fmt: skip
 
 
@@ -82,13 +83,3 @@ def _seconds(ready: Prepared) -> tuple[float, float]:
     speed = flops_per_second(ready.plan.device)
     work = budget.flops(ready.world, len(ready.plan.prompts))
     return work / speed * 2, work / speed * 10
-
-
-def _span(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from decodedrift.core import prompts as prompt_files
+from decodedrift.core.progress import without_widgets
 from decodedrift.core.records import InputError, Job, Prompt, Strategy, Text, Variant, nearest, plain
 from decodedrift.core.settings import Settings
 from decodedrift.core.versions import untested
@@ -106,6 +107,7 @@ def prepare(
         InputError: the run cannot be made as asked.
     """
     plan = draft(settings)
+    without_widgets()  # transformers would have tqdm choose
     from decodedrift.models import budget, footprint, world
     from decodedrift.models.machine import check_device
     from decodedrift.models.sources import checkpoints, identity

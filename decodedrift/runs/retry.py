@@ -59,6 +59,7 @@ class Worker:
 
     def _tried(self, job: Job) -> JobResult | None:
         """A job in the present batch size; None where half of it may help."""
+        self.progress.job(job.key)
         world = replace(self.world, plan=self.world.plan.having(batch_size=self.size))
         try:
             result = self.execute(job, world, self.progress, self.spill)

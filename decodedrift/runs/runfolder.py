@@ -2,14 +2,15 @@
 
 plan.json is written before anything else and environment.json next. `unfinished.json` holds what a resume needs and a
 finished run does not (where it was started, with --no-text the texts); that it goes is what finishes a run. The tables
-are CSV; positions and alternatives are Parquet, a part a job, under one explicit schema.
+are CSV; positions and alternatives are Parquet, a part a job, under one explicit schema. A table without rows has no
+file: rows.json tells it from one that is lost. Where each file lies is `places.where`'s to say.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +23,10 @@ from decodedrift.core import untrusted
 from decodedrift.core.files import LOCK, atomic, linked, locked, sync, writable, writing
 from decodedrift.core.formats import path_of, read_json
 from decodedrift.core.records import InputError
-from decodedrift.measure.tables import PARTS, TABLES, UNFOLDED, Gathered, JobResult, joined, typed, without_words
-from decodedrift.runs.tablefiles import read_csv, read_parquet, write_csv, write_parquet
+from decodedrift.measure.tables import PARTS, TABLES, UNFOLDED, Gathered, JobResult, joined, without_words
+from decodedrift.runs.places import DATA, MARK, RAN_ON, ROWS, UNFINISHED, where
+from decodedrift.runs.tablefiles import length, read_part, write_csv, write_parquet
 
-MARK, RAN_ON, UNFINISHED = "plan.json", "environment.json", "unfinished.json"
 WAITING = "decodedrift-"  # how the folders begin in which logits wait; a kill leaves them
 
 
@@ -60,7 +61,7 @@ class RunFolder:
         """
         folder = writable(path, "--out")
         if _foreign(folder):
-            resumable = "; --resume goes on with the run in it" if (folder / MARK).exists() else ""
+            resumable = "; --resume goes on with the run in it" if where(folder, MARK).exists() else ""
             raise InputError(
                 f"--out {folder}: the folder is not empty{resumable}; nothing is overwritten, name a new one"
             )
@@ -74,16 +75,26 @@ class RunFolder:
             InputError: it holds something else, or cannot be written.
         """
         folder = writable(path, "--resume")
-        if not (folder / MARK).exists() and (other := _foreign(folder)):
+        fresh = not where(folder, MARK).exists()
+        if fresh and (other := _foreign(folder)):
             raise InputError(f"--resume {folder}: not a run folder (it holds {other[0]} and no {MARK}); name another")
-        return cls(folder, fresh=not (folder / MARK).exists())
+        return cls(folder, fresh)
+
+    def file(self, name: str) -> Path:
+        """Where a file of the run lies."""
+        return where(self.path, name)
+
+    @property
+    def internals(self) -> Path:
+        """Where what no reader needs lies, and logits wait."""
+        return self.file(MARK).parent
 
     def __enter__(self) -> RunFolder:
         self._stack.enter_context(locked(self.path))
-        if self.fresh and (self.path / MARK).exists():
+        if self.fresh and self.file(MARK).exists():
             self._stack.close()
             raise InputError(f"{self.path}: another run has just begun in this folder; name a new one")
-        for stale in [*self.path.glob(f"{WAITING}*"), *self.path.glob("jobs/*.part")]:
+        for stale in [*self.internals.glob(f"{WAITING}*"), *self.file("jobs").glob("*.part")]:
             shutil.rmtree(stale, ignore_errors=True)
         for stale in self.path.glob("**/*.part"):
             stale.unlink()
@@ -94,8 +105,9 @@ class RunFolder:
     ) -> None:
         self._stack.close()
         if kind is not None and self.fresh:
-            with suppress(OSError):  # a run that was refused leaves no empty folder
-                self.path.rmdir()
+            for folder in (self.internals, self.path):  # a run that was refused leaves no empty folder
+                with suppress(OSError):
+                    folder.rmdir()
 
     def begin(self, plan: Mapping[str, Any], environment: Mapping[str, Any], unfinished: Mapping[str, Any]) -> None:
         """Writes what a resume goes by, the plan before anything else."""
@@ -107,8 +119,8 @@ class RunFolder:
         """The last step: from here on the run counts as finished."""
         self.write_json(RAN_ON, environment)
         with writing(self.path):
-            (self.path / UNFINISHED).unlink(missing_ok=True)
-            sync(self.path)
+            self.file(UNFINISHED).unlink(missing_ok=True)
+            sync(self.file(UNFINISHED).parent)
 
     def stored(self) -> Stored | None:
         """What the folder says of itself; None where not even the plan was written.
@@ -116,18 +128,18 @@ class RunFolder:
         Raises:
             InputError: a file of it cannot be read.
         """
-        if not (self.path / MARK).is_file():
+        if not self.file(MARK).is_file():
             return None
-        parts = [_json(p) if (p := self.path / name).is_file() else {} for name in (MARK, RAN_ON, UNFINISHED)]
+        parts = [_json(p) if (p := self.file(name)).is_file() else {} for name in (MARK, RAN_ON, UNFINISHED)]
         return Stored(*parts)
 
     def discard(self) -> None:
         """Takes away a folder in which no job finished: a run that was refused leaves nothing."""
-        if self.fresh and not any((self.path / "jobs").glob("*")):
-            for name in (MARK, RAN_ON, UNFINISHED):
+        if self.fresh and not any(self.file("jobs").glob("*")):
+            for name in (RAN_ON, UNFINISHED, MARK):
                 with suppress(OSError):  # on a disk that has become read-only the refusal is the error to tell
-                    (self.path / name).unlink(missing_ok=True)
-            for folder in (self.path / "jobs", self.path):
+                    self.file(name).unlink(missing_ok=True)
+            for folder in (self.file("jobs"), self.internals, self.path):
                 with suppress(OSError):  # someone else's file is in it: it stays
                     folder.rmdir()
 
@@ -137,7 +149,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """A text file, whole or not at all."""
-        with atomic(self.path / name) as part:
+        with atomic(_housed(self.file(name))) as part:
             part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
     def write_job(self, result: JobResult) -> None:
@@ -146,9 +158,9 @@ class RunFolder:
         Raises:
             InputError: the disk is full, or the folder has gone (it is not made again: earlier jobs went with it).
         """
-        final = self.path / "jobs" / result.key
+        final = self.file("jobs") / result.key
         part = final.with_name(final.name + ".part")
-        if not (self.path / MARK).is_file():
+        if not self.file(MARK).is_file():
             raise InputError(f"{self.path}: the run folder has been moved or deleted; start again")
         shutil.rmtree(part, ignore_errors=True)
         with writing(final):
@@ -166,15 +178,15 @@ class RunFolder:
 
     def finished_jobs(self) -> list[str]:
         """The keys of the jobs on disk."""
-        return sorted(p.name for p in (self.path / "jobs").glob("*") if p.suffix != ".part")
+        return sorted(p.name for p in self.file("jobs").glob("*") if p.suffix != ".part")
 
     def written_jobs(self) -> list[str]:
         """The keys of the jobs that the tables are made of; a run that keeps no texts has no jobs/ any more."""
-        return self.finished_jobs() or sorted(p.stem for p in (self.path / "positions").glob("*.parquet"))
+        return self.finished_jobs() or sorted(p.stem for p in self.file("positions").glob("*.parquet"))
 
     def job_facts(self, key: str) -> dict[str, Any]:
         """What a finished job says beside its rows: the batch size where it had to be lowered, the path it took."""
-        return _json(self.path / "jobs" / key / "facts.json")
+        return _json(self.file("jobs") / key / "facts.json")
 
     def read_jobs(self, keys: Sequence[str]) -> Gathered:
         """The finished jobs, in the order of their keys.
@@ -182,9 +194,11 @@ class RunFolder:
         Raises:
             InputError: a job is missing or cannot be read.
         """
-        folders = {key: self.path / "jobs" / key for key in keys}
+        folders = {key: self.file("jobs") / key for key in keys}
         frames = {
-            t: joined((_part(f / f"{t}.parquet", t) for f in folders.values()), t) for t in TABLES if t not in UNFOLDED
+            t: joined((read_part(f / f"{t}.parquet", t) for f in folders.values()), t)
+            for t in TABLES
+            if t not in UNFOLDED
         }
         jobs = Gathered(frames)
         for key, folder in folders.items():
@@ -195,60 +209,47 @@ class RunFolder:
     def write_csv(self, table: str, frame: pd.DataFrame, spreadsheet: bool = False) -> None:
         """One table as CSV, whole or not at all; `spreadsheet`: as TABLE.spreadsheet.csv, in which no cell is run."""
         name = f"{table}.spreadsheet.csv" if spreadsheet else f"{table}.csv"
-        with atomic(self.path / name) as part:
-            write_csv(frame, part, spreadsheet)
+        if len(frame):
+            with atomic(_housed(self.file(name))) as part:
+                write_csv(frame, part, spreadsheet)
 
     def write_tables(self, frames: Mapping[str, pd.DataFrame | None], words: bool = True) -> None:
         """A run's tables as CSV, and the long ones as Parquet; `words`: with all that spells out a text.
 
-        None stands for a table that the finished jobs have and nobody read.
+        None stands for a table that the finished jobs have and nobody read. What has no rows gets no file.
         """
+        rows = {}
         for table, frame in frames.items():
+            if frame is not None and not words:
+                frame = without_words(frame, table)
             if table in PARTS:
-                self._write_parts(table, frame, words)
+                rows[table] = self._write_parts(table, frame, words)
             elif frame is not None:
-                self.write_csv(table, frame if words else without_words(frame, table))
+                self.write_csv(table, frame)
+                rows[table] = len(frame)
+        self.write_json(ROWS, rows)
 
-    def _write_parts(self, table: str, frame: pd.DataFrame | None, words: bool) -> None:
+    def _write_parts(self, table: str, frame: pd.DataFrame | None, words: bool) -> int:
         """A folder of Parquet parts: the finished jobs' own, or one part for a study that was never on disk."""
-        folder = self.path / table
-        with writing(folder):
-            folder.mkdir(exist_ok=True)
-        jobs = self.finished_jobs()
-        for key in jobs:
-            source = self.path / "jobs" / key / f"{table}.parquet"
-            with atomic(folder / f"{key}.parquet") as part:
-                if words:
-                    linked(source, part)
-                else:
-                    write_parquet(without_words(_part(source, table), table), part, table)
-        if not jobs and frame is not None:
-            with atomic(folder / "part-00000.parquet") as part:
-                write_parquet(frame if words else without_words(frame, table), part, table)
+        count = 0
+        for key in (jobs := self.finished_jobs()):
+            source, target = self.file("jobs") / key / f"{table}.parquet", self.file(table) / f"{key}.parquet"
+            mine = None if words else without_words(read_part(source, table), table)
+            if many := length(source) if mine is None else len(mine):
+                with atomic(_housed(target)) as part:
+                    linked(source, part) if mine is None else write_parquet(mine, part, table)
+                count += many
+        if not jobs and frame is not None and len(frame):
+            with atomic(_housed(self.file(table) / "part-00000.parquet")) as part:
+                write_parquet(frame, part, table)
+            count = len(frame)
+        return count
 
     def drop_jobs(self) -> None:
         """Takes the finished jobs away: their rows hold texts that this run was asked not to keep."""
         with writing(self.path):
-            if (self.path / "jobs").is_dir():
-                shutil.rmtree(self.path / "jobs")
-
-
-def read_tables(folder: Path, tables: Iterable[str]) -> dict[str, pd.DataFrame]:
-    """Tables of a finished run by name; one that came with a later version is empty, a fold that did is left out."""
-    frames = {}
-    for table in tables:
-        if table in PARTS:
-            frames[table] = read_parts(folder, table)
-        elif (file := folder / f"{table}.csv").is_file():
-            frames[table] = read_csv(file, table)
-        elif table in TABLES:
-            frames[table] = pd.DataFrame()
-    return {name: typed(frame, name) if name in TABLES else frame for name, frame in frames.items()}
-
-
-def read_parts(folder: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
-    """A table that is a folder of Parquet parts, whole or of a few prompts only."""
-    return joined((_part(p, table, prompt_ids) for p in sorted((folder / table).glob("*.parquet"))), table)
+            if self.file("jobs").is_dir():
+                shutil.rmtree(self.file("jobs"))
 
 
 def open_stored(path: str | Path) -> Stored:
@@ -261,7 +262,9 @@ def open_stored(path: str | Path) -> Stored:
     stored = RunFolder(folder).stored()
     if stored is None:
         raise InputError(f"{folder}: not a run folder (no {MARK} in it)")
-    missing = [name for name in ("traces.csv", "failures.csv", RAN_ON) if not (folder / name).is_file()]
+    old = where(folder, MARK).parent == folder and not where(folder, ROWS).is_file()  # finished by version 0.1
+    last = ("traces.csv", "failures.csv") if old else (ROWS,)
+    missing = [name for name in (*last, RAN_ON) if not where(folder, name).is_file()]
     if missing or not stored.finished:
         hint = f" ({missing[0]} is missing)" if missing else ""
         raise InputError(f"{folder}: this run did not finish{hint}; go on with: decodedrift resume {folder}")
@@ -270,7 +273,19 @@ def open_stored(path: str | Path) -> Stored:
 
 def _foreign(folder: Path) -> list[str]:
     """Names in a folder beside what a run leaves that was killed before its plan was written."""
-    return sorted(p.name for p in folder.iterdir() if p.name not in (LOCK, f"{MARK}.part"))
+    ours = {LOCK, f"{MARK}.part"}  # the latter on top where it was version 0.1
+    if not any(p.name != f"{MARK}.part" for p in (folder / DATA).glob("*")):
+        ours.add(DATA)
+    return sorted(p.name for p in folder.iterdir() if p.name not in ours)
+
+
+def _housed(file: Path) -> Path:
+    """A path whose folder is there, on disk and not only in its cache; the run folder itself is never made again."""
+    if not file.parent.is_dir():
+        with writing(file.parent):
+            file.parent.mkdir()
+            sync(file.parent.parent)
+    return file
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -281,11 +296,3 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({str(error)[:120]})") from None
     return content
-
-
-def _part(path: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
-    try:
-        return read_parquet(path, table, prompt_ids)
-    except Exception as error:  # pyarrow raises OSError, ArrowInvalid, KeyError and more for a file that is damaged
-        mend = "delete its folder and resume" if path.parent.parent.name == "jobs" else "delete it, then resume"
-        raise InputError(f"{path}: cannot be read ({str(error)[:80]}); {mend}") from None

@@ -10,10 +10,11 @@ import os
 import signal
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from decodedrift.core.estimate import Work
 from decodedrift.core.progress import Progress
 
 ENDING = ("SIGTERM", "SIGHUP")  # Windows knows no SIGHUP
@@ -34,6 +35,14 @@ class Stoppable(Progress):
         self.inner = inner
         self.signum: int | None = None
 
+    def begin(self, todo: Mapping[str, Work], finished: Work) -> None:
+        """Passed on."""
+        self.inner.begin(todo, finished)
+
+    def job(self, key: str) -> None:
+        """Passed on."""
+        self.inner.job(key)
+
     def start(self, variant: str, what: str, tokens: int) -> None:
         """Passed on."""
         self.inner.start(variant, what, tokens)
@@ -51,6 +60,10 @@ class Stoppable(Progress):
     def stop(self) -> None:
         """Passed on."""
         self.inner.stop()
+
+    def report(self) -> None:
+        """Passed on."""
+        self.inner.report()
 
     def received(self, signum: int, frame: FrameType | None) -> None:
         """A signal handler."""

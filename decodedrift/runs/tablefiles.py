@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import pyarrow.parquet as pq
 from decodedrift.core import untrusted
 from decodedrift.core.records import InputError
 from decodedrift.measure.metrics.base import INTEGERS
-from decodedrift.measure.tables import FOLD_TEXTS, TABLES, TEXTS, TEXTS_OF, typed
+from decodedrift.measure.tables import FOLD_TEXTS, PARTS, TABLES, TEXTS, TEXTS_OF, joined, typed
+from decodedrift.runs.places import ROWS, file_of, where
 
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n|\Z)')
 
@@ -112,6 +114,74 @@ def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = No
         distinct = np.array([*(untrusted.csv_text_back(t) for t in texts.categories), None], dtype=object)
         frame[name] = pd.Series(distinct[texts.codes], dtype=TEXTS)  # a code of -1 is the None at the end
     return typed(frame, table)
+
+
+def read_tables(folder: Path, tables: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """Tables of a finished run by name; one that has no rows, or came with a later version, is empty.
+
+    A fold of which that holds is left out.
+
+    Raises:
+        InputError: the run wrote rows of a table, and its file is gone; or it cannot be read.
+    """
+    frames, rows = {}, _rows_written(folder)
+    for table in tables:
+        path = where(folder, file_of(table))
+        if rows.get(table) and not path.exists():
+            raise InputError(
+                f"{path}: missing, and this run wrote {rows[table]} rows of it; put it back, or run it again"
+            )
+        if table in PARTS:
+            frames[table] = read_parts(folder, table)
+        elif path.is_file():
+            frames[table] = read_csv(path, table)
+        elif table in TABLES:
+            frames[table] = pd.DataFrame()
+    return {name: typed(frame, name) if name in TABLES else frame for name, frame in frames.items()}
+
+
+def read_parts(folder: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
+    """A table that is a folder of Parquet parts, whole or of a few prompts only."""
+    parts = sorted(where(folder, table).glob("*.parquet"))
+    return joined((read_part(p, table, prompt_ids) for p in parts), table)
+
+
+def read_part(path: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
+    """One Parquet file of a table.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        return read_parquet(path, table, prompt_ids)
+    except Exception as error:  # pyarrow raises OSError, ArrowInvalid, KeyError and more for a file that is damaged
+        raise _damaged(path, error) from None
+
+
+def length(path: Path) -> int:
+    """How many rows a Parquet file has, without reading them.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except Exception as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    mend = "delete its folder and resume" if path.parent.parent.name == "jobs" else "delete it, then resume"
+    return InputError(f"{path}: cannot be read ({str(error)[:80]}); {mend}")
+
+
+def _rows_written(folder: Path) -> dict[str, int]:
+    """rows.json; empty of a run of version 0.1, which wrote empty tables too."""
+    path = where(folder, ROWS)
+    try:
+        return json.loads(path.read_text("utf-8")) if path.is_file() else {}  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read ({str(error)[:120]})") from None
 
 
 def _cells(series: pd.Series, change: Callable[[str], str]) -> list[str]:

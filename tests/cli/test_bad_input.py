@@ -700,12 +700,12 @@ def test_a_candidates_own_window_counts(
         "refused prompt long: 30 prompt tokens + 3 new ones exceed candidate mine's window of 32; "
         "shorten the prompt or lower --max-new-tokens\n"
     )
-    failures = pd.read_csv(tmp_path / "run" / "failures.csv")
+    failures = pd.read_csv(tmp_path / "run" / "tables/failures.csv")
     assert failures[["prompt_id", "stage"]].values.tolist() == [["long", "prompt"]], failures.to_string()
-    assert set(pd.read_csv(tmp_path / "run" / "traces.csv")["prompt_id"]) == {"fits"}
-    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert set(pd.read_csv(tmp_path / "run" / "tables/traces.csv")["prompt_id"]) == {"fits"}
+    plan = json.loads((tmp_path / "run" / "data/plan.json").read_text())
     assert (plan["context"], plan["stride"]) == (32, 16)
-    assert set(pd.read_csv(tmp_path / "run" / "perplexity.csv")["variant"]) >= {"fp32", "mine"}
+    assert set(pd.read_csv(tmp_path / "run" / "tables/perplexity.csv")["variant"]) >= {"fp32", "mine"}
     run(*asked, *SHORT, "--context", "33").refused("--context 33", "candidate mine's window of 32")
 
 
@@ -754,11 +754,11 @@ def test_some_prompts_are_refused(run: Callable[..., Result], saved: Callable[..
     assert "give it some text" in said[0]
     assert "126 prompt tokens + 3 new ones exceed the model's window of 128" in said[1]
     assert "surrogate" in said[2]
-    failures = pd.read_csv(tmp_path / "run" / "failures.csv")
+    failures = pd.read_csv(tmp_path / "run" / "tables/failures.csv")
     assert failures[["prompt_id", "stage", "status"]].values.tolist() == [
         [i, "prompt", "refused"] for i in ("empty", "long", "half")
     ]
-    traces = pd.read_csv(tmp_path / "run" / "traces.csv")
+    traces = pd.read_csv(tmp_path / "run" / "tables/traces.csv")
     assert set(traces["prompt_id"]) == {"good", "fits"}
 
 
@@ -798,12 +798,12 @@ def test_a_variant_fails_alone(
     done = run(*SHORT, "--model", saved(), "--candidates", f"{candidate},fp16", "--out", "run", "--quiet")
     assert done.code == 3
     assert not done.err
-    failures = pd.read_csv(tmp_path / "run" / "failures.csv")
+    failures = pd.read_csv(tmp_path / "run" / "tables/failures.csv")
     assert failures["variant"].tolist() == [candidate]
     assert failures["stage"].tolist() == ["load"]
     for word in words:
         assert word in failures["error"][0]
-    divergences = pd.read_csv(tmp_path / "run" / "divergences.csv")
+    divergences = pd.read_csv(tmp_path / "run" / "tables/divergences.csv")
     assert set(divergences["candidate"]) == {"fp32", "fp16"}
     assert "fp16" in done.out
 
@@ -821,7 +821,7 @@ def test_a_broken_checkpoint_as_candidate_fails_alone(
     tiny_tokenizer().save_pretrained(tmp_path / "nan")
     done = run(*SHORT, "--model", saved(), "--candidates", "mine=nan,fp16", "--out", "run", "--quiet")
     assert done.code == 3
-    failures = pd.read_csv(tmp_path / "run" / "failures.csv")
+    failures = pd.read_csv(tmp_path / "run" / "tables/failures.csv")
     assert set(failures["variant"]) == {"mine"}
     assert set(failures["status"]) == {"nonfinite"}
 

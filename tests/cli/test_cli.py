@@ -15,14 +15,14 @@ import pandas as pd
 import pytest
 
 from decodedrift import cli
+from decodedrift.core.estimate import Work
 from decodedrift.experiments.compare import EXPERIMENT as COMPARE
 from decodedrift.experiments.study import open_study
 from decodedrift.measure.tables import PARTS, TABLES
 from decodedrift.runs import tablefiles
 
-FOLDER = {"plan.json", "environment.json", "report.html", "verdict.txt", "jobs", *PARTS} | {
-    f"{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds()) if table not in PARTS
-}
+EMPTY = {"injection", "steps", "failures", "decomposition", "after"}  # of the run below
+TABLES_THERE = {f"tables/{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds()) if table not in {*PARTS, *EMPTY}}
 SMALL = ("--max-new-tokens", "4", "--candidates", "bf16")
 
 
@@ -170,13 +170,17 @@ Ran = tuple[Path, "subprocess.CompletedProcess[str]"]
 def test_a_run_leaves_its_folder(ran: Ran) -> None:
     run, done = ran
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in run.iterdir()} == FOLDER
-    jobs = sorted(p.name for p in (run / "jobs").iterdir())
+    assert {p.name for p in run.iterdir()} == {"report.html", "verdict.txt", "README.txt", "tables", "data"}
+    assert {f"tables/{p.name}" for p in (run / "tables").iterdir()} == TABLES_THERE
+    assert {p.name for p in (run / "data").iterdir()} == {
+        "plan.json", "environment.json", "rows.json", "jobs", "positions", "alternatives"
+    }  # fmt: skip
+    jobs = sorted(p.name for p in (run / "data/jobs").iterdir())
     assert len(jobs) == 3  # two shards of prompts and one of text
-    for table in PARTS:
-        assert sorted(p.stem for p in (run / table).iterdir()) == jobs
+    assert sorted(p.stem for p in (run / "data/positions").iterdir()) == jobs
+    assert sorted(p.stem for p in (run / "data/alternatives").iterdir()) == jobs[:2], "a text has none: no empty part"
     assert not list(run.rglob("*.part"))
-    plan = json.loads((run / "plan.json").read_text())
+    plan = json.loads((run / "data/plan.json").read_text())
     assert [v["name"] for v in plan["candidates"]] == ["bf16", "fp16:batch_size=1"]
     assert [s["label"] for s in plan["strategies"]] == ["greedy", "top-k:k=5", "beam:num_beams=2"]
 
@@ -189,34 +193,35 @@ def test_what_a_run_says(ran: Ran) -> None:
     assert len(done.stderr.splitlines()) == 1
     assert "fp32 against bf16, fp16:batch_size=1; 3 prompts" in done.stderr
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", done.stdout + done.stderr)
-    assert str(run.parent) not in (run / "environment.json").read_text()
+    assert str(run.parent) not in (run / "data/environment.json").read_text()
 
 
 def test_columns_are_the_declared_ones(ran: Ran) -> None:
     run, _ = ran
-    for table in ("traces", "divergences", "timings", "failures"):
-        assert list(pd.read_csv(run / f"{table}.csv").columns) == list(TABLES[table])
-    for table in PARTS:
-        assert list(pd.read_parquet(run / table).columns) == list(TABLES[table])
+    for table in ("traces", "divergences", "timings"):
+        assert list(pd.read_csv(run / f"tables/{table}.csv").columns) == list(TABLES[table])
+    for table in ("positions", "alternatives"):
+        assert list(pd.read_parquet(run / "data" / table).columns) == list(TABLES[table])
 
 
 def test_a_plan_runs_again(ran: Ran, here: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     """`--config RUN/plan.json --out NEW`: every table the same, to the last byte, but for the clock."""
     run, _ = ran
-    code, out, err = here("--config", run / "plan.json", "--out", "again", "--quiet")
+    code, out, err = here("--config", run / "data/plan.json", "--out", "again", "--quiet")
     assert (code, err) == (0, "")
     assert out.splitlines()[-1] == "report: again/report.html"
     again = tmp_path / "again"
-    for name in sorted(FOLDER - {"jobs", *PARTS, "timings.csv", "report.html", "environment.json"}):
+    for name in sorted(TABLES_THERE - {"tables/timings.csv"} | {"verdict.txt", "README.txt", "data/plan.json"}):
         assert (again / name).read_bytes() == (run / name).read_bytes(), name
-    for table in PARTS:
-        assert [p.name for p in sorted((again / table).iterdir())] == [p.name for p in sorted((run / table).iterdir())]
-        pd.testing.assert_frame_equal(pd.read_parquet(again / table), pd.read_parquet(run / table), check_exact=True)
+    for table in ("positions", "alternatives"):
+        ours, theirs = (folder / "data" / table for folder in (again, run))
+        assert sorted(p.name for p in ours.iterdir()) == sorted(p.name for p in theirs.iterdir())
+        pd.testing.assert_frame_equal(pd.read_parquet(ours), pd.read_parquet(theirs), check_exact=True)
 
 
 def test_flags_win_over_the_plan(ran: Ran, here: Callable[..., tuple[int, str, str]]) -> None:
     run, _ = ran
-    plan = run / "plan.json"
+    plan = run / "data/plan.json"
     assert "fp32, int8" in dry(here, "--config", plan, "--candidates", "int8")
     assert "; 1 prompt," in dry(here, "--config", plan, "--prompt-id", "q1")
     assert "; 2 prompts" in dry(here, "--config", plan, "--limit", "2")
@@ -349,12 +354,41 @@ def test_progress_at_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 
     bars = Bars(True, opening="what runs")
     assert capsys.readouterr().err == "what runs\n"
+    bars.begin({"a": Work(10), "b": Work(10)}, Work(20))
+    bars.job("a")
     bars.start("bf16", "greedy", 10)
     bars.tick(10)
     bars.stop()
+    bars.job("b")
+    bars.start("bf16", "greedy", 10)
+    bars.tick(5)
+    bars.report()
     said = capsys.readouterr().err
-    assert "bf16 greedy" in said
-    assert "tok/s" in said
+    assert " 50 % " in said, "it goes on where the first session ended"
+    assert " 75 % " in said
+    assert "bf16 greedy, about 0 s left" in said
+    assert said.endswith("writing the report\n")
+
+
+def test_progress_of_a_long_run_in_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line a minute, and none with --quiet."""
+    from decodedrift.core import progress
+
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for silent in (False, True):
+        bars = progress.Bars(silent=silent)
+        bars.begin({"a": Work(100)}, Work())
+        bars.job("a")
+        bars.start("bf16", "greedy", 100)
+        for _ in range(100):
+            now[0] += 1.5
+            bars.tick(1)
+        bars.report()
+        lines = capsys.readouterr().err.splitlines()
+        assert lines == (
+            [] if silent else ["41 % done, about 88 s left", "82 % done, about 27 s left", "writing the report"]
+        )
 
 
 def test_a_terminal_without_utf8(tmp_path: Path) -> None:
@@ -424,5 +458,5 @@ def test_positions_as_csv_too(saved: Callable[..., Path], tmp_path: Path, monkey
     assert ended.value.code == 0
     frames = open_study(tmp_path / "run").frames
     pd.testing.assert_frame_equal(
-        tablefiles.read_csv(tmp_path / "run" / "positions.csv", "positions"), frames["positions"]
+        tablefiles.read_csv(tmp_path / "run" / "tables/positions.csv", "positions"), frames["positions"]
     )

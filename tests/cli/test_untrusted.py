@@ -73,9 +73,9 @@ def test_hostile_text_comes_back_from_every_table(hostile: dd.Study) -> None:
     assert back.traces["text"].tolist() == hostile.traces["text"].tolist()
     assert back.positions["token"].tolist() == hostile.positions["token"].tolist()
     csv.field_size_limit(2**31 - 1)
-    with open(path / "traces.csv", encoding="utf-8", newline="") as handle:
+    with open(path / "tables/traces.csv", encoding="utf-8", newline="") as handle:
         assert [csv_text_back(row["text"]) for row in csv.DictReader(handle)] == hostile.traces["text"].tolist()
-    frame = pd.read_csv(path / "divergences.csv", keep_default_na=False, dtype=str)
+    frame = pd.read_csv(path / "tables/divergences.csv", keep_default_na=False, dtype=str)
     assert [csv_text_back(t) for t in frame["reference_token"]] == hostile.divergences["reference_token"].tolist()
     assert (path / "report.html").stat().st_size < 5 * 2**20
 
@@ -284,7 +284,7 @@ def test_secrets_are_in_no_output(saved: Callable[..., Path], tmp_path: Path) ->
     everything = [text.encode() for _, text in said] + [p.read_bytes() for p in files]
     for secret in (b"PLANTED", b"home-OF-ALICE"):
         assert not [text[:2000] for text in everything if secret in text], secret
-    assert json.loads((tmp_path / "run" / "plan.json").read_text())["model"] == "~/model"
+    assert json.loads((tmp_path / "run" / "data/plan.json").read_text())["model"] == "~/model"
 
 
 # ---- a run without texts
@@ -304,7 +304,7 @@ def test_no_text_leaves_none(saved: Callable[..., Path], tmp_path: Path) -> None
 
     class Dying(Progress):
         def start(self, variant: str, what: str, tokens: int) -> None:
-            if variant == "int8" and (out / "jobs").is_dir():
+            if variant == "int8" and (out / "data/jobs").is_dir():
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -361,4 +361,4 @@ def test_a_plan_without_texts_says_so(saved: Callable[..., Path], tmp_path: Path
     from decodedrift.runs.prepare import draft
 
     with pytest.raises(InputError, match="kept without texts"):
-        draft(make_settings(CompareSettings, read_config(tmp_path / "run" / "plan.json")))
+        draft(make_settings(CompareSettings, read_config(tmp_path / "run" / "data/plan.json")))

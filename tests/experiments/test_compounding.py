@@ -17,7 +17,7 @@ import decodedrift as dd
 from decodedrift.experiments.compare.folds import comparisons, compounding, prediction
 from decodedrift.experiments.compare.verdict import hazard
 from decodedrift.measure.tables import typed
-from decodedrift.runs import runfolder
+from decodedrift.runs import tablefiles
 
 KEYS = {"model": "m", "reference": "fp32", "candidate": "bf16", "role": "candidate", "strategy": "greedy", "seed": 0}
 FOLDS = ("survival", "growth", "after", "risk", "comparisons", "flip_law", "flip_calibration")
@@ -270,9 +270,9 @@ def test_folds_are_files_and_come_back_the_same(tmp_path: Path) -> None:
     folder = study.save(tmp_path / "run")
     again = dd.open_study(folder)
     for name in FOLDS:
-        assert (folder / f"{name}.csv").is_file()
+        assert (folder / f"tables/{name}.csv").is_file()
         pd.testing.assert_frame_equal(getattr(again, name), getattr(study, name))
-        read = runfolder.read_csv(folder / f"{name}.csv", name)
+        read = tablefiles.read_csv(folder / f"tables/{name}.csv", name)
         pd.testing.assert_frame_equal(read, getattr(study, name), check_dtype=False)
 
 

@@ -276,6 +276,6 @@ def test_a_saved_run_reads_the_same(study: Any, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again.steps, study.steps)
     pd.testing.assert_frame_equal(again.decomposition, study.decomposition)
     assert again.verdict == study.verdict
-    written = pd.read_csv(tmp_path / "run" / "decomposition.csv")
+    written = pd.read_csv(tmp_path / "run" / "tables/decomposition.csv")
     assert list(written.columns) == decomposition.COLUMNS
     assert len(written) == len(study.decomposition)

@@ -354,11 +354,13 @@ def test_the_runner_up_is_the_strategys_second(tmp_path: Path) -> None:
     reached = sum(len(walk(R, s, 0, p.id)) > at for s in SINGLE for p in PROMPTS for at in (3, 7))
     assert reached - 8 < len(rows) <= reached  # a nucleus of a single token has no second
     assert set(done.injection["role"]) == {"injected"}
-    assert {f.name for f in (tmp_path / "run").iterdir()} == {
-        "plan.json", "environment.json", "injection.csv", "traces.csv", "failures.csv", "after.csv", "summary.csv",
-        "tokens.csv", "timings.csv", "verdict.txt", "report.html", "jobs",
+    files = {str(f.relative_to(tmp_path / "run")) for f in (tmp_path / "run").rglob("*") if "jobs/" not in str(f)}
+    tables = ("injection", "traces", "after", "summary", "tokens", "timings")
+    assert files == {
+        "verdict.txt", "report.html", "README.txt", "tables", *(f"tables/{name}.csv" for name in tables),
+        "data", "data/jobs", "data/plan.json", "data/environment.json", "data/rows.json",
     }  # fmt: skip
-    assert json.loads((tmp_path / "run" / "plan.json").read_text())["at"] == [3, 7]
+    assert json.loads((tmp_path / "run" / "data/plan.json").read_text())["at"] == [3, 7]
 
 
 def test_where_the_set_holds_one_token_nothing_is_replaced() -> None:
@@ -382,7 +384,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "replaced by the one ranked 2" in " ".join(done.stdout.split())
     assert all(len(line) <= 80 for line in done.stdout.splitlines() if not line.startswith(("tables", "report")))
-    assert pd.read_csv(tmp_path / "run" / "summary.csv")["position"].tolist() == [2, 2, 5, 5]
+    assert pd.read_csv(tmp_path / "run" / "tables/summary.csv")["position"].tolist() == [2, 2, 5, 5]
     refused = subprocess.run([*words_, "--rank", "0"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert refused.stderr == "decodedrift: --rank: must be a whole number >= 1, not '0'\n"

@@ -180,8 +180,8 @@ def test_a_knob_that_is_set_while_loading_is_refused_of_a_model_in_memory(monkey
 
 def test_every_metric_is_a_column_of_its_type(study: dd.Study) -> None:
     assert study.path is not None
-    positions = pd.read_parquet(study.path / "positions")
-    divergences = pd.read_csv(study.path / "divergences.csv")
+    positions = pd.read_parquet(study.path / "data/positions")
+    divergences = pd.read_csv(study.path / "tables/divergences.csv")
     for name, metric in TOKEN_METRICS.items():
         assert str(study.positions[name].dtype) == metric.column
         assert str(positions[name].dtype).lower() == metric.column.lower()
@@ -229,14 +229,14 @@ def newcomers(tmp_path_factory: pytest.TempPathFactory) -> dd.Study:
 
 def test_new_metrics_are_in_the_files_with_their_types(newcomers: dd.Study) -> None:
     assert newcomers.path is not None
-    positions = pd.read_parquet(newcomers.path / "positions")
+    positions = pd.read_parquet(newcomers.path / "data/positions")
     assert (positions["kl_twice"] == 2 * positions["kl"]).all()
     assert positions["kl_twice"].max() > 0
     assert str(positions["argmax_candidate"].dtype).lower() == "int64"
     agrees = positions["top1_agree"] == 1
     greedy = positions["strategy"] == "greedy"
     assert (positions["argmax_candidate"] == positions["token_id"])[agrees & greedy].all()
-    divergences, traces = pd.read_csv(newcomers.path / "divergences.csv"), newcomers.traces
+    divergences, traces = pd.read_csv(newcomers.path / "tables/divergences.csv"), newcomers.traces
     assert list(divergences.columns)[-2:] == ["shared_ids", "nonfinite"]
     keys = ["strategy", "prompt_id"]
     ours = traces.query("role == 'reference'").set_index(keys)["token_ids"]
@@ -282,20 +282,23 @@ def test_a_new_section_and_a_new_knob_are_on_the_page(newcomers: dd.Study) -> No
 
 def test_a_new_fold_is_a_file_and_an_attribute(newcomers: dd.Study) -> None:
     assert newcomers.path is not None
-    lengths = pd.read_csv(newcomers.path / "lengths.csv").set_index("variant")["n_tokens"]
+    lengths = pd.read_csv(newcomers.path / "tables/lengths.csv").set_index("variant")["n_tokens"]
     assert lengths["int8"] == newcomers.traces.query("variant == 'int8'")["n_tokens"].sum() > 0
 
 
 def test_a_new_experiment_has_its_command_its_option_and_its_table(newcomers: dd.Study) -> None:
     assert newcomers.path is not None
     folder = newcomers.path.parent / "counting"
-    plan = json.loads((folder / "plan.json").read_text("utf-8"))
+    plan = json.loads((folder / "data/plan.json").read_text("utf-8"))
     assert (plan["experiment"], plan["times"], plan["executor"]) == ("counting", 3, "backwards")
-    counts = pd.read_csv(folder / "counts.csv")
+    counts = pd.read_csv(folder / "tables/counts.csv")
     assert list(counts["count"]) == [3, 3]
     assert list(counts["prompt_id"]) == [p["id"] for p in plan["prompts"]], "whatever ran first, rows are in file order"
     assert "Counted" in (folder / "report.html").read_text("utf-8")
-    starts = [(folder / "jobs" / job).stat().st_mtime_ns for job in sorted(p.name for p in (folder / "jobs").iterdir())]
+    starts = [
+        (folder / "data/jobs" / job).stat().st_mtime_ns
+        for job in sorted(p.name for p in (folder / "data/jobs").iterdir())
+    ]
     assert starts[0] > starts[1], "the executor took the last job first"
 
 

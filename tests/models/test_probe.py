@@ -202,7 +202,7 @@ def test_one_candidate_that_needs_a_plainer_path_takes_all_along(saved: Callable
     assert len(study.traces.query("variant == 'bf16'")) == len(PROMPTS)
     alone = dd.compare(llama, candidates=["bf16"], **asked)
     assert alone.environment["generation"]["path"] == "shared"
-    fact = json.loads(next((tmp_path / "run" / "jobs").glob("*/facts.json")).read_text())
+    fact = json.loads(next((tmp_path / "run" / "data/jobs").glob("*/facts.json")).read_text())
     assert fact["path"]["path"] == "stock"
 
 

@@ -197,7 +197,7 @@ def test_warnings_are_said_and_kept_and_are_no_failure(saved: Callable[..., Path
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("warning: prompt p")
     assert done.stderr.count("\n") == 1
-    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    environment = json.loads((tmp_path / "run" / "data/environment.json").read_text())
     assert done.stderr == f"warning: {environment['warnings'][0]}\n"
     assert "<|end|>" not in done.stderr, "without texts not even the token's"
 

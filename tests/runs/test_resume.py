@@ -111,7 +111,7 @@ def test_killed_at_random_moments(saved: Callable[..., Path], tmp_path: Path, ki
     assert set(early) <= {-signal.SIGKILL, 129, 130, 143}
     assert last == 3, "done, with one prompt refused"
     files = content(tmp_path / "run")
-    assert {"plan.json", "traces.csv", "verdict.txt"} <= files.keys()
+    assert {"data/plan.json", "tables/traces.csv", "verdict.txt"} <= files.keys()
     assert files == content(uninterrupted(saved, tmp_path))
 
 
@@ -256,7 +256,7 @@ def test_memory_that_is_free_later_changes_no_batch(saved: Callable[..., Path], 
     environment = stored.environment | {
         "generation": stored.environment["generation"] | {"batch_size": 2, "batch_size_asked": 16}
     }
-    (tmp_path / "run" / "environment.json").write_text(json.dumps(environment))  # as if 16 had not fitted
+    (tmp_path / "run" / "data/environment.json").write_text(json.dumps(environment))  # as if 16 had not fitted
     assert stored_settings(CompareSettings, RunFolder(tmp_path / "run").stored()).batch_size == 16  # type: ignore[arg-type]
     assert running.resume(tmp_path / "run").plan["batch_size"] == 2
     assert content(tmp_path / "run") == content(whole)
@@ -267,8 +267,8 @@ def test_memory_that_is_free_later_changes_no_batch(saved: Callable[..., Path], 
 
 def test_a_folder_that_died_before_its_plan_is_begun(saved: Callable[..., Path], whole: Path, tmp_path: Path) -> None:
     early = tmp_path / "early"
-    early.mkdir()
-    (early / "plan.json.part").write_text("{")
+    (early / "data").mkdir(parents=True)
+    (early / "data/plan.json.part").write_text("{")
     (early / ".lock").write_text("1")
     with pytest.raises(InputError, match=r"no run was begun here"):
         running.resume(early)
@@ -282,13 +282,26 @@ def test_a_folder_that_died_before_its_plan_is_begun(saved: Callable[..., Path],
 def test_a_folder_that_died_within_its_first_files(saved: Callable[..., Path], tmp_path: Path, left: list[str]) -> None:
     """Nothing that a resume goes by is lost, the refused prompt included."""
     whole = uninterrupted(saved, tmp_path)
-    assert "refused" in (whole / "failures.csv").read_text()
+    assert "refused" in (whole / "tables/failures.csv").read_text()
     interrupted(tmp_path / "run", 0, saved(), prompts=[*ASKED["prompts"], ""])
-    for file in (tmp_path / "run").iterdir():
+    for file in (tmp_path / "run/data").iterdir():
         if file.name not in left:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
     running.resume(tmp_path / "run")
     assert content(tmp_path / "run") == content(whole)
+
+
+def test_a_run_of_version_0_1_goes_on_in_its_form(saved: Callable[..., Path], whole: Path, tmp_path: Path) -> None:
+    """Everything on top, as it was begun; its files are those of a new folder."""
+    interrupted(tmp_path / "run", 1, saved())
+    for file in (tmp_path / "run/data").iterdir():
+        file.rename(tmp_path / "run" / file.name)
+    (tmp_path / "run/data").rmdir()
+    running.resume(tmp_path / "run")
+    flat = {name.removeprefix("data/").removeprefix("tables/"): data for name, data in content(whole).items()}
+    assert content(tmp_path / "run") | {"README.txt": b""} == flat | {"README.txt": b""}
+    assert "\nsummary.csv " in (tmp_path / "run/README.txt").read_text()
+    assert dd.open_study(tmp_path / "run").summary.equals(dd.open_study(whole).summary)
 
 
 def test_someone_elses_folder_is_not_begun_in(tmp_path: Path) -> None:
@@ -299,12 +312,14 @@ def test_someone_elses_folder_is_not_begun_in(tmp_path: Path) -> None:
 
 def test_what_a_kill_left_is_cleared(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
-    (folder.path / "decodedrift-abc").mkdir()
-    (folder.path / "decodedrift-abc" / "0").write_bytes(b"logits")
-    (folder.path / "jobs" / "00000-x.part").mkdir(parents=True)
-    (folder.path / "summary.csv.part").write_text("half")
+    (folder.path / "data/decodedrift-abc").mkdir(parents=True)
+    (folder.path / "data/decodedrift-abc" / "0").write_bytes(b"logits")
+    (folder.path / "data/jobs" / "00000-x.part").mkdir(parents=True)
+    (folder.path / "tables").mkdir()
+    (folder.path / "tables/summary.csv.part").write_text("half")
     with RunFolder(folder.path, fresh=False):
-        assert [p.name for p in folder.path.rglob("*") if p.name != ".lock"] == ["jobs"]
+        left = {str(p.relative_to(folder.path)) for p in folder.path.rglob("*") if p.name != ".lock"}
+        assert left == {"data", "data/jobs", "tables"}
 
 
 def test_two_processes_in_one_folder(tmp_path: Path) -> None:
@@ -363,7 +378,7 @@ def test_a_disk_that_becomes_read_only_in_the_first_job(tmp_path: Path, monkeypa
     for name in ("unlink", "rmdir"):
         monkeypatch.setattr(Path, name, refuse)
     folder.discard()
-    assert (folder.path / runfolder.MARK).exists()
+    assert (folder.path / "data/plan.json").exists()
 
 
 def test_a_full_disk_keeps_no_one_from_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,7 +433,7 @@ def test_a_limit_on_file_sizes_is_a_full_disk(saved: Callable[..., Path], tmp_pa
 
 def test_a_damaged_job_is_named(saved: Callable[..., Path], tmp_path: Path, whole: Path) -> None:
     interrupted(tmp_path / "run", 2, saved())
-    job = tmp_path / "run" / "jobs" / RunFolder(tmp_path / "run").finished_jobs()[0]
+    job = tmp_path / "run" / "data/jobs" / RunFolder(tmp_path / "run").finished_jobs()[0]
     (job / "traces.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match=r"traces\.parquet: cannot be read .*delete its folder and resume"):
         running.resume(tmp_path / "run")
@@ -481,7 +496,7 @@ def test_a_terminal_that_is_closed(saved: Callable[..., Path], tmp_path: Path) -
     if not child:
         os.execv(sys.executable, [sys.executable, "-m", "decodedrift", *arguments])
     end = time.monotonic() + 100
-    while not list(out.glob("jobs/0*")):
+    while not list(out.glob("data/jobs/0*")):
         assert time.monotonic() < end, "no job was finished"
         if select.select([terminal], [], [], 0.01)[0]:
             os.read(terminal, 10_000)

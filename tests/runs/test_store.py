@@ -23,6 +23,7 @@ from decodedrift.experiments.compare import EXPERIMENT as COMPARE
 from decodedrift.experiments.study import open_study
 from decodedrift.measure.tables import TABLES, UNFOLDED, JobResult, typed
 from decodedrift.runs import runfolder
+from decodedrift.runs.places import contents, where
 from decodedrift.runs.runfolder import RunFolder
 from decodedrift.runs.tablefiles import read_csv, read_parquet, write_csv, write_parquet
 
@@ -179,7 +180,7 @@ def test_discard_takes_only_what_is_ours(tmp_path: Path) -> None:
     done.write_json(runfolder.MARK, {})
     done.write_job(JobResult("00000-a"))
     done.discard()
-    assert (done.path / runfolder.MARK).exists()
+    assert where(done.path, runfolder.MARK).exists()
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         folder.write_json(runfolder.RAN_ON, {})
     with pytest.raises(InputError, match=r"00000-a: cannot be written \(No space left"):
         folder.write_job(JobResult("00000-a"))
-    assert [p.name for p in folder.path.iterdir() if p.is_file()] == [runfolder.MARK]
+    assert [p.name for p in (folder.path / "data").iterdir() if p.is_file()] == [runfolder.MARK]
     assert folder.finished_jobs() == []
 
 
@@ -221,7 +222,7 @@ def test_a_job_is_finished_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found.facts == {"bf16": {"x": 1}}
     assert set(found.frames) == {t for t in TABLES if t not in UNFOLDED}
     folder.write_job(JobResult("00001-b"))  # what was left half-written is no hindrance
-    assert sorted(p.name for p in (folder.path / "jobs").iterdir()) == ["00000-a", "00001-b"]
+    assert sorted(p.name for p in (folder.path / "data/jobs").iterdir()) == ["00000-a", "00001-b"]
 
 
 def test_jobs_come_back_in_order(tmp_path: Path) -> None:
@@ -240,6 +241,7 @@ def finished(folder: RunFolder) -> None:
     frames = {t: typed(pd.DataFrame(), t) for t in TABLES}
     folder.write_json(runfolder.MARK, {"model": "demo"})
     folder.write_json("environment.json", {"python": "3"})
+    frames["traces"] = table("traces", [{"prompt_id": "p", "n_tokens": 3}])
     folder.write_tables(frames | {t: pd.DataFrame({"model": []}) for t in COMPARE.folds()})
 
 
@@ -248,16 +250,74 @@ def test_only_a_finished_run_opens(tmp_path: Path) -> None:
         open_study(tmp_path / "nothing")
     folder = RunFolder.create(tmp_path / "run")
     folder.write_json(runfolder.MARK, {"model": "demo"})
-    with pytest.raises(InputError, match=r"did not finish \(traces\.csv is missing\)"):
+    with pytest.raises(InputError, match=r"did not finish \(rows\.json is missing\)"):
         open_study(folder.path)
     finished(RunFolder.create(tmp_path / "done"))
     study = open_study(tmp_path / "done")
     assert study.plan == {"model": "demo"}
     read = {name for name in study.tables if name in study.__dict__}
-    assert read == {*COMPARE.tables, "perplexity"} - {"alternatives"}, "folds are made again of the rows"
-    (tmp_path / "done" / runfolder.MARK).write_text("{")
+    assert read == {*COMPARE.tables} - {"alternatives"}, "folds are made again of the rows"
+    where(tmp_path / "done", runfolder.MARK).write_text("{")
     with pytest.raises(InputError, match=r"plan\.json: cannot be read"):
         open_study(tmp_path / "done")
+
+
+def test_nothing_that_is_empty_is_written_and_what_is_lost_is_named(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    finished(folder)
+    assert [str(p.relative_to(folder.path)) for p in sorted(folder.path.rglob("*")) if p.is_file()] == [
+        "data/environment.json", "data/plan.json", "data/rows.json", "tables/traces.csv",
+    ]  # fmt: skip
+    assert not [p for p in folder.path.rglob("*") if p.is_dir() and not any(p.iterdir())]
+    assert open_study(folder.path).traces["n_tokens"].tolist() == [3]
+    assert list(open_study(folder.path).failures.columns) == list(TABLES["failures"])
+    (folder.path / "tables/traces.csv").unlink()
+    with pytest.raises(InputError, match=r"tables/traces\.csv: missing, and this run wrote 1 rows"):
+        open_study(folder.path)
+
+
+def test_jobs_without_rows_leave_no_parts(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_json(runfolder.MARK, {})
+    row = {"prompt_id": "p", "position": 0, "token_id": 1, "kl": 0.5}
+    folder.write_job(JobResult("00000-a", {**JobResult("").rows, "positions": [row]}))
+    folder.write_job(JobResult("00001-b"))
+    folder.write_tables({"positions": None, "alternatives": None})
+    assert [p.name for p in (folder.path / "data/positions").iterdir()] == ["00000-a.parquet"]
+    assert not (folder.path / "data/alternatives").exists()
+    assert json.loads((folder.path / "data/rows.json").read_text()) == {"positions": 1, "alternatives": 0}
+
+
+def test_readme_names_the_files_that_are_there(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    finished(folder)
+    folder.write_text("verdict.txt", "x\n")
+    text = contents(folder.path, "compare", [*COMPARE.folds(), *COMPARE.tables])
+    files = re.findall(r"^(\S+\.\w+|data/\w+/)  +\S", text, re.M)
+    assert set(files) == {str(p.relative_to(folder.path)) for p in folder.path.rglob("*") if p.is_file()}
+    assert "every text, a row per trace" in text
+    assert "\x1b" not in text and text.isascii()
+
+
+def test_every_table_has_its_line_in_the_readme() -> None:
+    from decodedrift.experiments import EXPERIMENTS, experiment
+    from decodedrift.measure.tables import ABOUT
+
+    names = {t for kind in map(experiment, EXPERIMENTS) for t in (*kind.tables, *kind.folds())}
+    assert names - set(ABOUT) == set()
+
+
+def test_a_folder_of_version_0_1_keeps_its_form(tmp_path: Path) -> None:
+    """What lies on top stays there, whatever is written after it; with data/plan.json beside it, it is a new one."""
+    (tmp_path / "plan.json").write_text("{}")
+    assert where(tmp_path, "summary.csv") == tmp_path / "summary.csv"
+    folder = RunFolder(tmp_path, fresh=False)
+    folder.write_job(JobResult("00000-a"))
+    assert [p.name for p in (tmp_path / "jobs").iterdir()] == folder.finished_jobs() == ["00000-a"]
+    assert not (tmp_path / "data").exists()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/plan.json").write_text("{}")
+    assert where(tmp_path, "summary.csv") == tmp_path / "tables/summary.csv"
 
 
 def test_json_holds_no_nan(tmp_path: Path) -> None:
@@ -265,5 +325,5 @@ def test_json_holds_no_nan(tmp_path: Path) -> None:
     folder.write_json(
         "environment.json", {"a": math.nan, "b": [math.inf, -math.inf], "c": "\ud800", "d": np.float64(0.5)}
     )
-    found = json.loads((folder.path / "environment.json").read_bytes(), parse_constant=lambda c: pytest.fail(c))
+    found = json.loads((folder.path / "data/environment.json").read_bytes(), parse_constant=lambda c: pytest.fail(c))
     assert found == {"a": None, "b": ["inf", "-inf"], "c": "\ud800", "d": 0.5}

@@ -52,7 +52,7 @@ def compare(
     no_text: bool = False,
     out: Path | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Study:
     """Runs the same prompts through a reference and its candidates, and measures where and how far they part.
 
@@ -63,7 +63,7 @@ def compare(
             any conversion and left as it was, as is torch's global state.
         out: a new folder for the run; None keeps everything in memory (`study.save(folder)` writes it later).
         resume: go on with the run in `out` if one was begun there: its finished jobs are not run again.
-        progress: told how far the run is.
+        progress: told how far the run is; True shows it on stderr: a bar, or a line a minute in a notebook.
 
     Raises:
         InputError: the run cannot be made as asked; the message is one line with the culprit and the mend.

@@ -43,7 +43,7 @@ def inject(
     no_text: bool = False,
     out: Path | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Study:
     """Replaces the token at each position of `at` by the one that the strategy ranks `rank`, and goes on from it.
 

@@ -1,0 +1,152 @@
+"""How much of a run is done, and how long the rest will take: from what its own phases took, never from a guess."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+READING = "reading"  # what a phase is called that reads whole sequences; every other goes token by token
+READ_COST = 0.2  # of a written token, where neither has been timed: it places the bar, and no time is told by it
+
+
+class Work(NamedTuple):
+    """Tokens that a job writes, one by one, and that it reads, over all variants and passes, at most."""
+
+    written: float = 0.0
+    read: float = 0.0
+
+
+NONE = Work()
+
+
+@dataclass
+class _Kind:
+    """Phases of one kind: what was planned of them in all, in this job, and in what time; `asked` in finished jobs."""
+
+    seconds: float = 0.0
+    tokens: float = 0.0
+    job: float = 0.0
+    asked: float = 0.0
+    planned: float = 0.0
+
+    def scale(self) -> float:
+        """What finished jobs came to of what was planned of them."""
+        return self.asked / self.planned if self.planned and self.asked else 1.0
+
+
+@dataclass
+class Estimate:
+    """The state of a run. todo: the jobs that are still to run, by key; finished: what earlier sessions ran.
+
+    A kind's speed is its seconds per token planned in the phases that ended, and so holds that texts end early. What a
+    job takes beside its phases (loading, tables) is taken to be what the last one took.
+    """
+
+    todo: dict[str, Work]
+    finished: Work = NONE
+    clock: Callable[[], float] = lambda: time.monotonic()
+    _kinds: dict[bool, _Kind] = field(default_factory=lambda: {True: _Kind(), False: _Kind()})
+    _job: str | None = None
+    _done: list[str] = field(default_factory=list)
+    _began: float = 0.0
+    _beside: float = 0.0
+    _in_phases: float = 0.0
+    _phase: tuple[bool, float, float] | None = None  # whether it reads, tokens planned, when it began
+    _ticks: float = 0.0
+    _most: float = 0.0
+
+    def job(self, key: str) -> None:
+        """A job begins, or begins again; the one before it is over."""
+        now = self.clock()
+        self.stop()
+        if self._job not in (None, key):
+            self._settle(str(self._job), now)
+        for kind in self._kinds.values():
+            kind.job = 0.0
+        self._job, self._began, self._in_phases = key, now, 0.0
+
+    def start(self, what: str, tokens: float) -> None:
+        """A phase begins."""
+        self.stop()
+        self._phase, self._ticks = (what == READING, max(1.0, tokens), self.clock()), 0.0
+
+    def tick(self, tokens: float) -> None:
+        """So many tokens more of it."""
+        self._ticks += tokens
+
+    def stop(self) -> None:
+        """The phase is over, with all that was planned of it."""
+        if self._phase is not None:
+            reads, tokens, began = self._phase
+            seconds = self.clock() - began
+            kind = self._kinds[reads]
+            kind.seconds, kind.tokens, kind.job = kind.seconds + seconds, kind.tokens + tokens, kind.job + tokens
+            self._in_phases += seconds
+            self._phase = None
+
+    def share(self) -> float:
+        """How much of the run is done, 0 to 1; never less than it was."""
+        rest, known = self._rest()
+        done = _cost(self.finished, known) + sum(_cost(self.todo[key], known) for key in self._done)
+        done += sum(known[reads] * tokens for reads, tokens in self._done_in_job().items())
+        self._most = max(self._most, done / (done + rest) if done else 0.0)
+        return min(self._most, 1.0)
+
+    def left(self) -> float | None:
+        """Seconds until the last job ends; None as long as a kind of phase that is to come has not been timed."""
+        todo = self._remaining()
+        if any(tokens > 0 and self._speed(reads) is None for reads, tokens in todo.items()):
+            return None
+        seconds = sum(tokens * (self._speed(reads) or 0.0) for reads, tokens in todo.items())
+        others = len(self.todo) - len(self._done) - (self._job is not None)
+        return seconds + self._beside * others
+
+    def _settle(self, key: str, now: float) -> None:
+        """Takes a job as finished."""
+        self._done.append(key)
+        self._beside = now - self._began - self._in_phases
+        for reads, planned in ((False, self.todo[key].written), (True, self.todo[key].read)):
+            kind = self._kinds[reads]
+            kind.asked, kind.planned = kind.asked + kind.job, kind.planned + planned
+
+    def _done_in_job(self) -> dict[bool, float]:
+        """Tokens of the present job that are done, by kind."""
+        done = {reads: kind.job for reads, kind in self._kinds.items()}
+        if self._phase is not None:
+            done[self._phase[0]] += min(self._ticks, self._phase[1])
+        return done
+
+    def _remaining(self) -> dict[bool, float]:
+        """Tokens that are to come, by kind; what a phase has announced comes, planned or not."""
+        done, left = self._done_in_job(), {False: 0.0, True: 0.0}
+        for key, work in self.todo.items():
+            if key not in self._done:
+                for reads, tokens in ((False, work.written), (True, work.read)):
+                    tokens *= self._kinds[reads].scale()
+                    left[reads] += max(0.0, tokens - done[reads]) if key == self._job else tokens
+        if self._phase is not None:
+            reads, tokens, _ = self._phase
+            left[reads] = max(left[reads], tokens - self._ticks)
+        return left
+
+    def _rest(self) -> tuple[float, Mapping[bool, float]]:
+        """What is to come and a token's cost by kind, in seconds where both are known."""
+        write, read = self._speed(False), self._speed(True)
+        write = write or (read / READ_COST if read else 1.0)
+        known = {False: write, True: read or write * READ_COST}
+        return sum(tokens * known[reads] for reads, tokens in self._remaining().items()), known
+
+    def _speed(self, reads: bool) -> float | None:
+        """Seconds a planned token of a kind; of the phase under way where none has ended."""
+        kind = self._kinds[reads]
+        if kind.tokens:
+            return kind.seconds / kind.tokens
+        if self._phase is not None and self._phase[0] == reads and self._ticks:
+            return (self.clock() - self._phase[2]) / self._ticks
+        return None
+
+
+def _cost(work: Work, known: Mapping[bool, float]) -> float:
+    return work.written * known[False] + work.read * known[True]
