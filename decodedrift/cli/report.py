@@ -34,7 +34,8 @@ def report(
     out: Annotated[
         Text,
         typer.Option(
-            metavar="FILE", help="- is stdout. [default: DIR/report.html; for two runs DIR/beside-OTHER.html; md: stdout]"
+            metavar="FILE",
+            help="- is stdout. [default: DIR/report.html; two runs: DIR/beside-OTHER.html; md: -]",
         ),
     ] = None,
 ) -> None:

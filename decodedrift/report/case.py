@@ -116,7 +116,9 @@ def narrowed(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
 def decoder(tokens: pd.DataFrame) -> Callable[[Sequence[int]], str]:
     """From ids to their text, by the table of tokens: bytes where they are known, so that characters come together."""
     octets = {
-        int(row.token_id): bytes.fromhex(row.bytes) if isinstance(row.bytes, str) and row.bytes else str(row.token).encode()
+        int(row.token_id): bytes.fromhex(row.bytes)
+        if isinstance(row.bytes, str) and row.bytes
+        else str(row.token).encode()
         for row in tokens.itertuples()
     }
     return lambda ids: b"".join(octets.get(i, f"⟨{i}⟩".encode()) for i in ids).decode("utf-8", "replace")

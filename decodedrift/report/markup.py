@@ -54,8 +54,6 @@ def latex(text: str) -> str:
 
 def latex_table(table: pd.DataFrame) -> str:
     """A `tabular` of text with the rules of booktabs."""
-    head, *rows = (
-        " & ".join(latex(str(cell)) for cell in row) + r" \\" for row in (table.columns, *table.to_numpy())
-    )
+    head, *rows = (" & ".join(latex(str(cell)) for cell in row) + r" \\" for row in (table.columns, *table.to_numpy()))
     begin, end = rf"\begin{{tabular}}{{{'l' * len(table.columns)}}}", r"\end{tabular}"
     return "\n".join([begin, r"\toprule", head, r"\midrule", *rows, r"\bottomrule", end])

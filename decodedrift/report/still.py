@@ -1,7 +1,7 @@
 """The page's figures as matplotlib's, for papers: what a Bokeh model would draw, from its own sources.
 
-A figure is built once, for the page (`report/figures/curves.py`); here its glyphs are drawn again, so that both show the
-same values. A kind of glyph that has no line in GLYPHS is an error, not a gap in the picture.
+A figure is built once, for the page (`report/figures/curves.py`); here its glyphs are drawn again, so that both show
+the same values. A kind of glyph that has no line in GLYPHS is an error, not a gap in the picture.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TRACE = ["role", "variant", "strategy", "seed", "prompt_id"]
 CELL = ["role", "reference", "candidate", "strategy"]
-FILES = ("model.files.", "model.config", "tokenizer", "checkpoints.")
+CONTENTS = ("model.files.", "model.config", "tokenizer", "checkpoints.")
 MACHINES = ("numerical.", "python", "system", "cpu", "cores")
 APART = ("variants", "started", "finished", "memory_bytes")  # not of the place
 MOST = 12  # changes named in a sentence
@@ -29,16 +29,22 @@ MOST = 12  # changes named in a sentence
 
 def sentences(first: Study, second: Study) -> list[str]:
     """The changes that there are, and that there are none of a kind."""
-    one, two = _flat(first.environment), _flat(second.environment)
-    differing = [name for name in dict.fromkeys([*one, *two]) if one.get(name) != two.get(name)]
+    places = differences(first.environment, second.environment)
     lines = [_told("Settings", settings(first.experiment.settings, first.plan, second.plan))]
     for kind, prefixes in (("Versions", ("versions.",)), ("Machine", MACHINES)):
-        names = [name for name in differing if name.startswith(prefixes)]
-        lines.append(_told(kind, [f"{name.rpartition('.')[2]} {_arrow(one.get(name), two.get(name))}" for name in names]))
-    if files := [name for name in differing if name.startswith(FILES)]:
-        lines.append(_told("Other content", [name.removeprefix("model.files.").replace("model.config", "the model's config") for name in files]))
+        moved = {name.rpartition(".")[2]: ends for name, ends in places.items() if name.startswith(prefixes)}
+        lines.append(_told(kind, [f"{name} {_arrow(*ends)}" for name, ends in moved.items()]))
+    contents = [name for name in places if name.startswith(CONTENTS)]
+    lines.append(_told("Model and tokenizer", [f"{name.removeprefix('model.')} is another" for name in contents]))
     lines += [_answers(first.answer, second.answer), _rates(first.summary, second.summary)]
     return [line for line in lines if line]
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """What two environments disagree on: dotted name -> both values as text, hashes cut."""
+    one, two = _flat(first), _flat(second)
+    names = dict.fromkeys([*one, *two])
+    return {n: (one.get(n, ""), two.get(n, "")) for n in names if one.get(n) != two.get(n)}
 
 
 def settings(kind: type[Settings], first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -71,7 +77,7 @@ def _value(value: Any, option: Option) -> str:
 
 def _arrow(one: Any, two: Any) -> str:
     """`one → two`; what is told alike is given otherwise."""
-    one, two = (visible(brief(str("none" if v is None else v), 60)) for v in (one, two))
+    one, two = (visible(brief(str("none" if v in (None, "") else v), 60)) for v in (one, two))
     return f"({one}) given otherwise" if one == two else f"{one} → {two}"
 
 
@@ -98,10 +104,14 @@ def _rates(first: pd.DataFrame, second: pd.DataFrame) -> str:
     apart = both[(both["divergence_rate_low_a"] > both["divergence_rate_high_b"])
                  | (both["divergence_rate_low_b"] > both["divergence_rate_high_a"])]  # fmt: skip
     changes = [
-        f"{visible(row.candidate)} under {row.strategy} {percent(row.divergence_rate_a)} → {percent(row.divergence_rate_b)}"
-        for row in apart.itertuples()
-    ]
-    return _told("Divergence rates whose intervals do not overlap", changes).replace("the same", "none") if len(both) else ""
+        f"{visible(row.candidate)} under {visible(row.strategy)} {_arrow(*map(percent, ends))}"
+        for row in apart.itertuples() if (ends := (row.divergence_rate_a, row.divergence_rate_b))
+    ]  # fmt: skip
+    return (
+        _told("Divergence rates whose intervals do not overlap", changes).replace("the same", "none")
+        if len(both)
+        else ""
+    )
 
 
 def partings(first: Study, second: Study) -> pd.DataFrame:

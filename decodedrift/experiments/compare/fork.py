@@ -35,7 +35,9 @@ def case(study: Study, wanted: Mapping[str, Any]) -> Case:
 def _case(study: Study, row: Any) -> Case:
     decode = decoder(study.tokens)
     at = None if absent(row.first_divergence) else int(row.first_divergence)
-    ours, theirs = (_ids(study, role, name, row) for role, name in (("reference", row.reference), ("candidate", row.candidate)))
+    ours, theirs = (
+        _ids(study, role, name, row) for role, name in (("reference", row.reference), ("candidate", row.candidate))
+    )
     chances = _chances(study, row, at) if at is not None else {}
     sides = [
         Side(name, decode(ids[at : at + 1]), decode(ids[at + 1 :]), chances[name]) if at is not None else Side(name)

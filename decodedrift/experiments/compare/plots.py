@@ -37,7 +37,7 @@ class Plots:
         return tokens(self._study, prompt_id, candidate, strategy, seed)
 
     def __iter__(self) -> Iterator[tuple[str, str, Any]]:
-        """(name, strategy, model) of every figure that has something to draw; one that has no switch has no strategy."""
+        """(name, strategy, model) of every figure that has something to draw; no strategy where it has no switch."""
         labels = [str(s["label"]) for s in self._study.plan.get("strategies", ())]
         for name, figure in FIGURES.items():
             for label in labels if figure.switch == "strategy" else [None]:

@@ -54,7 +54,9 @@ def example(rows: pd.DataFrame) -> Any | None:
     parted = rows[(rows["role"] == "candidate") & (rows["diverged"] == 1) & rows["first_divergence"].notna()]
     if not len(parted):
         return None
-    words = [parted[f"{side}_token"].astype("string").str.strip().str.fullmatch(WORD) for side in ("reference", "candidate")]
+    words = [
+        parted[f"{side}_token"].astype("string").str.strip().str.fullmatch(WORD) for side in ("reference", "candidate")
+    ]
     wishes = {
         "strategy": parted["strategy"] == "greedy",
         "cause": parted["cause"] == "near_tie",

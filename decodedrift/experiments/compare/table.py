@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.report.numbers import first, with_error
-from decodedrift.report.phrases import counted, relative
+from decodedrift.report.numbers import absent, first, with_error
+from decodedrift.report.phrases import counted, percent, relative
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
@@ -27,8 +27,9 @@ def table(study: Study) -> pd.DataFrame:
     summary = study.summary
     rows = [
         [
-            row.candidate, row.strategy, counted(row.diverged, row.traces, row.divergence_rate_low, row.divergence_rate_high),
-            _first(row), with_error(row.kl_mean, row.kl_se, "", "").text, *_answer(answers.get(row.candidate)),
+            row.candidate, row.strategy,
+            counted(row.diverged, row.traces, row.divergence_rate_low, row.divergence_rate_high), _first(row),
+            with_error(row.kl_mean, row.kl_se, "", "").text, *_answer(answers.get(row.candidate)),
         ]
         for row in (summary[summary["role"] == "candidate"] if len(summary) else summary).itertuples()
     ]  # fmt: skip
@@ -51,5 +52,9 @@ def answer(study: Study) -> list[str]:
     lines = []
     for row in study.answer.itertuples():
         share = counted(row.diverged, row.traces, row.divergence_rate_low, row.divergence_rate_high)
-        lines.append(f"{visible(row.candidate)}: {row.wording} ({share} parted), {row.quality}")
+        floor = "" if absent(row.floor_rate) else f"; batching alone {percent(row.floor_rate)}"
+        wording = f" ({share} texts part{floor})" if row.traces else ""
+        change = relative(row.ppl_change, row.ppl_change_low, row.ppl_change_high)
+        quality = "" if absent(row.ppl_change) else f" (perplexity {change})"
+        lines.append(f"{visible(row.candidate)}: {row.wording}{wording}, {row.quality}{quality}")
     return lines
