@@ -44,7 +44,7 @@ def answer(study: Study) -> pd.DataFrame:
         same = same_execution(candidate, plan["reference"], study.environment.get("variants", {}))
         row["wording"], row["wording_note"] = wording(row, broken.get(name, ""), same)
         rows.append(row | _quality(study.positions, name))
-    return fold(rows, COLUMNS)
+    return fold(rows, COLUMNS, "answer")
 
 
 def _rates(divergences: pd.DataFrame, name: str) -> dict[str, Any]:
@@ -123,15 +123,16 @@ def _quality(positions: pd.DataFrame, name: str) -> dict[str, Any]:
         (positions["strategy"] == "text") & (positions["role"] == "candidate") & (positions["candidate"] == name)
     ]
     windows = rows["prompt_id"].to_numpy(dtype=str)
+    count = len(np.unique(windows))
     change = rows["nll_candidate"].to_numpy(float) - rows["nll_reference"].to_numpy(float)
     row = {
         "texts": ", ".join(rows["prompt_id"].str.rsplit("#", n=1).str[0].unique()),
-        "scored_tokens": len(rows), "windows": len(np.unique(windows)),
+        "scored_tokens": len(rows), "windows": count,
         "ppl_change": math.nan, "ppl_change_low": math.nan, "ppl_change_high": math.nan,
     }  # fmt: skip
     lost = int((~np.isfinite(rows["nll_candidate"]) & np.isfinite(rows["nll_reference"])).sum())
     if len(rows) and np.isfinite(change).all():
-        half = t95(row["windows"]) * clustered_se(change, windows)
+        half = t95(count) * clustered_se(change, windows)
         mean = float(change.mean())
         ends = (mean, mean - half, mean + half)
         row |= dict(zip(("ppl_change", "ppl_change_low", "ppl_change_high"), map(math.expm1, ends), strict=True))
