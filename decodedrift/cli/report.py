@@ -1,8 +1,9 @@
-"""`decodedrift report`: a finished run's page again, or two runs side by side; needs no torch."""
+"""`decodedrift report`: a finished run's page or summary, or two runs side by side; needs no torch."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,10 @@ import typer
 
 from decodedrift.cli.app import Text, app
 from decodedrift.core.formats import path_of
-from decodedrift.core.records import InputError
+from decodedrift.core.records import InputError, nearest
 from decodedrift.core.untrusted import terminal
+
+FORMATS = ("html", "md")
 
 
 @app.command()
@@ -25,18 +28,34 @@ def report(
     ] = None,
     top: Annotated[Text, typer.Option(metavar="N", help="Cases in the page. [default: 300]")] = None,
     no_text: Annotated[bool, typer.Option("--no-text", help="No prompt, continuation or token in the page.")] = False,
+    format: Annotated[
+        str, typer.Option(metavar="html|md", help="md: a summary in Markdown, for a pull request or a model card.")
+    ] = "html",
     out: Annotated[
-        Text, typer.Option(metavar="FILE", help="[default: DIR/report.html; for two runs DIR/beside-OTHER.html]")
+        Text,
+        typer.Option(
+            metavar="FILE",
+            help="- is stdout. [default: DIR/report.html; two runs: DIR/beside-OTHER.html; md: -]",
+        ),
     ] = None,
 ) -> None:
     """Render a finished run's page again, or hold two runs of one plan side by side."""
     from decodedrift.experiments.study import open_study
 
+    if format not in FORMATS:
+        raise InputError(f"--format {format}: unknown; {nearest(format, FORMATS)}")
     first = open_study(run)
     count = _count(top)
+    if format == "md":
+        if other is not None or top is not None:
+            raise InputError("--format md is a summary of a single run: leave out the second run, and --top")
+        from decodedrift.report.brief import summary
+
+        _put(summary(first, title, not no_text), out or "-", b"<sub>decodedrift ")
+        return
     if other is None:
         page = first.to_html(title, top=count, texts=not no_text)
-        path = path_of(out or os.path.join(run, "report.html"), "--out")
+        default = "report.html"
     else:
         if top is not None or no_text:
             raise InputError("--top and --no-text are of a single run's page; two runs side by side show figures alone")
@@ -45,9 +64,18 @@ def report(
             if study.experiment.beside is None or study.experiment.name != first.experiment.name:
                 raise InputError(f"{folder}: a run of {study.experiment.name} cannot be held beside another")
             page = study.experiment.beside(first, second, names=(run, other), title=title)
-        beside_it = f"beside-{path_of(other).resolve().name}.html"
-        path = path_of(out or os.path.join(run, beside_it), "--out")
-    _write(path, page)
+        default = f"beside-{path_of(other).resolve().name}.html"
+    _put(page, out or os.path.join(run, default), b'content="decodedrift"')
+
+
+def _put(text: str, out: str, mark: bytes) -> None:
+    """Writes to a file, or to stdout where it is `-`; mark: what our own files hold, which alone are overwritten."""
+    if out == "-":
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")  # type: ignore[union-attr]
+        print(text, end="")
+        return
+    path = path_of(out, "--out")
+    _write(path, text, mark)
     print(f"report: {terminal(str(path))}")
 
 
@@ -60,15 +88,15 @@ def _count(top: str | None) -> int | None:
         raise InputError(f"--top: {error}") from None
 
 
-def _write(path: Path, page: str) -> None:
-    """Whole or not at all; a file that is no page of ours is left alone."""
+def _write(path: Path, text: str, mark: bytes) -> None:
+    """Whole or not at all; a file that is none of ours is left alone."""
     from decodedrift.core.files import atomic
 
     if path.is_dir():
         raise InputError(f"--out {path}: this is a folder; name a file")
-    if path.exists() and b'content="decodedrift"' not in path.read_bytes()[:20_000]:
+    if path.exists() and mark not in path.read_bytes()[:200_000]:
         raise InputError(f"--out {path}: this file is no report of decodedrift's; nothing else is overwritten")
     if not path.parent.is_dir():
         raise InputError(f"--out {path}: there is no folder {path.parent}")
     with atomic(path) as part:
-        part.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

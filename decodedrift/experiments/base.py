@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from decodedrift.measure.tables import JobResult
+    from decodedrift.report.case import Case
     from decodedrift.runs.gates import Gating
 
 
@@ -47,6 +48,9 @@ class Experiment:
     folded: study -> the verdict in two, what a reader sees at once with every alarm in it, and the rest. heat: study ->
     the tables of a notebook's cell. broken: study -> whether a control failed. plots: study -> figures as Bokeh models.
     beside: (study, study, names=, title=) -> a page on two runs; None where two cannot be held side by side.
+
+    table: study -> the result in seven columns of text, for a paper. answer: study -> it in a line a candidate. case:
+    (study, {column: value}) -> a `report.case.Case`; of several that one which is easiest to read.
     """
 
     name: str
@@ -60,6 +64,9 @@ class Experiment:
     shown: Callable[[Any, int], str]
     gating: Callable[[Mapping[str, Any]], Gating]
     title: Callable[[Mapping[str, Any]], str]
+    table: Callable[[Any], pd.DataFrame]
+    answer: Callable[[Any], list[str]]
+    case: Callable[[Any, Mapping[str, Any]], Case]
     stored: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
     check: Callable[[Any], None] = lambda world: None

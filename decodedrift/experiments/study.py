@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -15,6 +15,9 @@ from decodedrift.measure.tables import UNFOLDED, typed
 from decodedrift.runs import runfolder, tablefiles
 from decodedrift.runs.places import MARK, README, contents
 from decodedrift.runs.runfolder import RunFolder
+
+if TYPE_CHECKING:
+    from decodedrift.report.case import Case
 
 
 class Study:
@@ -146,6 +149,73 @@ class Study:
         if (plots := self.experiment.plots(self)) is None:
             raise ValueError(f"{self.experiment.name} draws no figures")
         return plots
+
+    def table(self) -> pd.DataFrame:
+        """The result for a paper: seven columns of text with intervals and units, a row per line of the summary."""
+        return self.experiment.table(self)
+
+    def to_markdown(self) -> str:
+        """`table` as a GitHub-flavoured Markdown table; nothing in it is markup."""
+        from decodedrift.report.markup import markdown_table
+
+        return markdown_table(self.table())
+
+    def to_latex(self) -> str:
+        r"""`table` as a LaTeX `tabular`, escaped; it needs `\\usepackage{booktabs}`."""
+        from decodedrift.report.markup import latex_table
+
+        return latex_table(self.table())
+
+    def case(
+        self,
+        prompt_id: str | None = None,
+        candidate: str | None = None,
+        strategy: str | None = None,
+        *,
+        seed: int | None = None,
+        position: int | None = None,
+    ) -> Case:
+        """Two texts and where they part, for a notebook's cell or to `print`; what is left open is chosen for reading.
+
+        Args:
+            position: of an `inject`, which token was replaced.
+
+        Raises:
+            InputError: there is no such case (the message lists the choices), or no texts were kept.
+        """
+        named = {"prompt_id": prompt_id, "candidate": candidate, "strategy": strategy, "seed": seed}
+        named["position"] = position
+        return self.experiment.case(self, {name: value for name, value in named.items() if value is not None})
+
+    def figure(self, name: str, *choice: str) -> Any:
+        """A figure of the page, with the same values, as a matplotlib Figure: `study.figure("survival").savefig(...)`.
+
+        Args:
+            name: as in `study.plot`.
+            choice: what that method takes, such as a strategy.
+
+        Raises:
+            InputError: no such figure, nothing to draw, or matplotlib is not installed.
+        """
+        from decodedrift.report.still import still
+
+        return still(self.plot, name, *choice)
+
+    def save_figures(self, folder: str | Path, format: str = "svg") -> list[Path]:
+        """Every figure that has something to show as `NAME.svg` (or png, pdf) in a folder; the files.
+
+        Raises:
+            InputError: no such format, the folder cannot be written, or matplotlib is not installed.
+        """
+        from decodedrift.report.still import save
+
+        return save(self.plot, path_of(folder), format)
+
+    def __repr__(self) -> str:
+        """What was run, and what it came to."""
+        from decodedrift.report.brief import heading, short
+
+        return f"{heading(self)}\n{short(self)}"
 
     def _repr_html_(self) -> str:
         """Verdict and the most telling table for a notebook: escaped, no script."""

@@ -51,3 +51,22 @@ def listed(parts: Iterable[str]) -> str:
     """`a, b and c`."""
     items = list(parts)
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1] if items else ""
+
+
+def counted(count: Any, total: Any, low: Any, high: Any) -> str:
+    """`23 of 64 (36 %, 25 to 48 %)`."""
+    if not total:
+        return "n/a"
+    ends = "" if pd.isna(low) or pd.isna(high) else f", {percent(low).removesuffix(' %')} to {percent(high)}"
+    return f"{int(count)} of {int(total)} ({percent(count / total)}{ends})"
+
+
+def relative(value: Any, low: Any, high: Any) -> str:
+    """A relative change in percent, with as many decimals as its interval bears."""
+    if pd.isna(value):
+        return "n/a"
+    known = not (pd.isna(low) or pd.isna(high)) and high > low
+    width = 100 * (high - low) / 2 if known else abs(100 * value)
+    decimals = min(6, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 2
+    ends = f" ({100 * low:+.{decimals}f} to {100 * high:+.{decimals}f} %)" if known else ""
+    return f"{100 * value:+.{decimals}f} %{ends}".replace("-", "−")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 import pandas as pd
@@ -70,6 +71,7 @@ def carry_out(
     way: dict[str, Any] = {"spilled_bytes": rows.spilled_bytes} | rows.path
     way |= {"lowered": rows.batch_sizes} if rows.batch_sizes else {}
     environment = environment | {"variants": rows.variants(), "generation": environment["generation"] | way}
+    environment["finished"] = datetime.now(UTC).isoformat(timespec="minutes")
     result_of_all = study(rows.frames, ready.plan.as_dict(), environment)
     if folder is not None:
         result_of_all.write(folder)

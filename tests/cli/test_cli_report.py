@@ -66,7 +66,7 @@ def test_two_runs(run: Path, tmp_path: Path) -> None:
     other = synthetic(prompts=3, tokens=12, candidates=1).save(tmp_path / "second")
     done = report(run, other)
     assert (done.returncode, done.stdout) == (0, f"report: {run / 'beside-second.html'}\n"), done.stderr
-    assert "Not the same plan" in (run / "beside-second.html").read_text("utf-8")
+    assert "Settings: candidates v0 and v1 → v0." in (run / "beside-second.html").read_text("utf-8")
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -25,6 +25,9 @@ EXPERIMENT = Experiment(
     heat=later(f"{HERE}.heat:in_a_cell"),
     shown=later("report.terminal:summary_table"),
     gating=later(f"{HERE}.gating:gating"),
+    table=later(f"{HERE}.table:table"),
+    answer=later(f"{HERE}.table:answer"),
+    case=later(f"{HERE}.fork:case"),
     examples=(
         "decodedrift compare --model gpt2 --candidates bf16,int8 --max-new-tokens 128",
         "decodedrift compare --model ./base --candidates q=./quantized --text w.txt",

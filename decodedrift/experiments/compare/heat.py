@@ -4,42 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from decodedrift.numerics.intervals import Z95
+from decodedrift.report.heat import LEVELS, HeatMap, Spot, level
 from decodedrift.report.numbers import absent, exactly, percentage, position, significant, with_error
 from decodedrift.report.texts import brief
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
 
-LEVELS = 8
 MOST_ROWS, MOST_COLUMNS = 40, 12
-
-
-@dataclass(frozen=True)
-class Spot:
-    """A cell: text, what stands below it, the exact values, and how hot from 0 to LEVELS."""
-
-    text: str
-    below: str = ""
-    exact: str = ""
-    level: int = 0
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """One quantity over all cells. rows: (name, note, cells)."""
-
-    name: str
-    label: str
-    meaning: str
-    columns: list[str]
-    rows: list[tuple[str, str, list[Spot | None]]] = field(default_factory=list)
-    controls: list[tuple[str, str, list[Spot | None]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -103,7 +81,7 @@ def _rate(row: Any) -> Spot:
     values = {"diverged": row.diverged, "traces": row.traces, "divergence_rate": share, "divergence_rate_low": low,
               "divergence_rate_high": high}  # fmt: skip
     below = "" if absent(low) else f"{percentage(low).removesuffix(' %')} – {percentage(high)}"
-    return Spot(percentage(share), below, exactly(values), _level(share))
+    return Spot(percentage(share), below, exactly(values), level(share))
 
 
 def _half_life(row: Any, horizon: float) -> Spot:
@@ -114,7 +92,7 @@ def _half_life(row: Any, horizon: float) -> Spot:
     ends = [position(end, "").text if not absent(end) else "…" for end in (low, high)]
     below = "" if absent(low) and absent(high) else " – ".join(ends)
     exact = exactly({"half_life": value, "half_life_low": low, "half_life_high": high})
-    return Spot(position(value, "half_life").text, below, exact, _level(1 - value / horizon))
+    return Spot(position(value, "half_life").text, below, exact, level(1 - value / horizon))
 
 
 def _kl(row: Any) -> Spot:
@@ -140,13 +118,9 @@ def _plus(value: Any, error: Any) -> str:
     return f"± {significant(Z95 * float(error))}"
 
 
-def _level(share: Any) -> int:
-    return 0 if absent(share) or not math.isfinite(share) else round(LEVELS * min(1.0, max(0.0, float(share))))
-
-
 def _log_level(value: Any, low: float, high: float) -> int:
     if absent(value) or value <= 0:
         return 0
     if math.isinf(value):
         return LEVELS
-    return _level((math.log10(value) - math.log10(low)) / (math.log10(high) - math.log10(low)))
+    return level((math.log10(value) - math.log10(low)) / (math.log10(high) - math.log10(low)))

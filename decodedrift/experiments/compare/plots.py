@@ -9,7 +9,7 @@ from decodedrift.experiments.compare.figures import FIGURES, Curves
 from decodedrift.experiments.compare.figures.tokens import tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from decodedrift.experiments.study import Study
 
@@ -35,6 +35,18 @@ class Plots:
     def tokens(self, prompt_id: str, candidate: str, strategy: str, seed: int = 0) -> Any:
         """Both texts of one case, token by token, coloured by the margin, with the top alternatives on hover."""
         return tokens(self._study, prompt_id, candidate, strategy, seed)
+
+    def __iter__(self) -> Iterator[tuple[str, str, Any]]:
+        """(name, strategy, model) of every figure that has something to draw; no strategy where it has no switch."""
+        labels = [str(s["label"]) for s in self._study.plan.get("strategies", ())]
+        for name, figure in FIGURES.items():
+            for label in labels if figure.switch == "strategy" else [None]:
+                try:
+                    drawing = figure(self._study, label, notebook=True).figure()
+                except ValueError:  # the strategy has none
+                    continue
+                if drawing is not None:
+                    yield name, label or "", drawing.model
 
     def __getattr__(self, name: str) -> Any:
         figures = [figure for figure in dir(type(self)) if not figure.startswith("_")]

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 MOST = 300
 TYPICAL = 48
+WORD = r"[^\W\d_]{2,}"  # letters alone
+DIFFERENT = 0.25  # of the tokens after t* at most these are equal in an example, index by index
+EARLY = 60  # tokens into the text, so that what follows can be seen
 # The order is how much each says about the candidate: a broken number, a changed mind, a cut-off, a search, a tie.
 CAUSES = {
     "nonfinite": "NaN or infinite logits ended a trace.",
@@ -41,6 +44,30 @@ def select_cases(study: Study, most: int = MOST) -> pd.DataFrame:
     rows = pd.concat([clearest(parted, len(parted)), kept_equal], ignore_index=True)
     kl = kl_at(study.positions, rows)
     return rows.assign(kl=pd.Series([kl.get(key_of(row)) for row in rows.itertuples()], dtype="float64"))
+
+
+def example(rows: pd.DataFrame) -> Any | None:
+    """The label of the row of divergences.csv that shows best what happens; None where nothing parted.
+
+    A greedy near tie between two words, not at the beginning, whose texts go on differently. A wish that no row
+    fulfils is dropped, the last first; of equals the earliest row, and so the first candidate's.
+    """
+    parted = rows[(rows["role"] == "candidate") & (rows["diverged"] == 1) & rows["first_divergence"].notna()]
+    if not len(parted):
+        return None
+    words = [
+        parted[f"{side}_token"].astype("string").str.strip().str.fullmatch(WORD) for side in ("reference", "candidate")
+    ]
+    wishes = {
+        "strategy": parted["strategy"] == "greedy",
+        "cause": parted["cause"] == "near_tie",
+        "words": words[0] & words[1],
+        "begun": parted["first_divergence"] > 0,
+        "differ": parted["agreement_after"] < DIFFERENT,
+        "compared": parted["first_divergence"] <= EARLY,
+    }
+    fulfilled = pd.DataFrame({name: wish.fillna(False).astype(int) for name, wish in wishes.items()})
+    return fulfilled.sort_values(list(wishes), ascending=False, kind="stable").index[0]
 
 
 def clearest(parted: pd.DataFrame, most: int) -> pd.DataFrame:

@@ -17,6 +17,10 @@ EXPERIMENT = Experiment(
     title=later(f"{HERE}.sections:title"),
     shown=later(f"{HERE}.texts:overview"),
     gating=later(f"{HERE}.verdict:gating"),
+    table=later(f"{HERE}.table:table"),
+    answer=later(f"{HERE}.table:answer"),
+    case=later(f"{HERE}.texts:case"),
+    heat=later(f"{HERE}.table:heat"),
     examples=(
         "decodedrift inject --at 5,20 --max-new-tokens 100",
         'decodedrift inject --model gpt2 --prompt "The ship" --rank 3',

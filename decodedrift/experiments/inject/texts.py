@@ -10,7 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from decodedrift.core.records import InputError
 from decodedrift.core.untrusted import terminal
+from decodedrift.report.case import Case, Side, decoder, narrowed
 from decodedrift.report.numbers import percentage
 from decodedrift.report.terminal import text_table
 
@@ -35,11 +37,12 @@ class Pair:
     injected_rest: str
 
 
-def pairs(study: Any) -> Iterator[Pair]:
-    """Every row of injection.csv whose token was replaced by another; none where no texts were kept."""
-    octets = {int(i): bytes.fromhex(b) for i, b in zip(study.tokens["token_id"], study.tokens["bytes"], strict=True)}
+def pairs(study: Any, rows: pd.DataFrame | None = None) -> Iterator[Pair]:
+    """Every row of injection.csv (or of some) whose token was replaced by another; none where no texts were kept."""
+    rows = study.injection if rows is None else rows
+    decode = decoder(study.tokens)
     originals = study.traces[study.traces["role"] == "reference"].set_index(KEYS)
-    for row in study.injection.itertuples() if octets else ():
+    for row in rows.itertuples() if len(study.tokens) else ():
         trace = originals.loc[(row.strategy, row.seed, row.prompt_id)]
         ours, its = ([int(i) for i in text.split()] for text in (trace["token_ids"], row.token_ids))
         at = int(row.position)
@@ -47,12 +50,8 @@ def pairs(study: Any) -> Iterator[Pair]:
             parts = (ours[:at], ours[at : at + 1], ours[at + 1 :], its[at : at + 1], its[at + 1 :])
             yield Pair(
                 row.strategy, int(row.seed), row.prompt_id, str(trace["prompt"]), at, row.agreement,
-                *(_decoded(part, octets) for part in parts),
+                *map(decode, parts),
             )  # fmt: skip
-
-
-def _decoded(ids: list[int], octets: Mapping[int, bytes]) -> str:
-    return b"".join(octets.get(i, b"") for i in ids).decode("utf-8", "replace")
 
 
 def table(summary: pd.DataFrame, width: int) -> str:
@@ -87,3 +86,22 @@ def one(study: Any, width: int) -> str:
     head = f"{pair.strategy}, prompt {pair.prompt_id}, position {pair.position}: as it was, and with another token"
     lines = (f"{a:<{column}} | {b}" for a, b in zip_longest(left, right, fillvalue=""))
     return "\n".join([terminal(head, width), *lines])
+
+
+def case(study: Any, wanted: Mapping[str, Any]) -> Case:
+    """One text as it was and as it went on; of all that are left open, the one that agrees least afterwards.
+
+    Raises:
+        InputError: there is none of these names, or the run kept no texts.
+    """
+    rows = narrowed(study.injection, wanted)
+    pair = next(pairs(study, rows.sort_values("agreement", kind="stable")), None)
+    if pair is None:
+        raise InputError("there is no such case to show: nothing was replaced there, or the run kept no texts")
+    seed = f", seed {pair.seed}" if len(study.plan["seeds"]) > 1 else ""
+    sides = (
+        Side("as it was", pair.original, pair.original_rest),
+        Side("replaced", pair.injected, pair.injected_rest),
+    )
+    note = f"{percentage(pair.agreement)} of the tokens after it are the reference's."
+    return Case(f"{pair.prompt_id}, {pair.strategy}{seed}", pair.prompt, pair.before, sides, pair.position, note)

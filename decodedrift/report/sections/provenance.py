@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from typing import Any
 
+from decodedrift.core.records import Variant
 from decodedrift.core.settings import shown_settings
 from decodedrift.report.html import Options, StudyLike
 from decodedrift.report.numbers import Number, exactly, number, percent, significant
@@ -20,7 +22,8 @@ VARIANT_COLUMNS = (
     Column("Rounded", "Share of the weights that the precision changed."),
     Column("Attention", numeric=False), Column("Asked for besides", numeric=False),
 )  # fmt: skip
-DEFAULTS = {"device": None, "batch_size": None, "threads": None, "use_cache": True, "model": None, "revision": None}
+SHOWN = ("compute", "attention")  # in columns of their own
+DEFAULTS = {f.name: f.default for f in fields(Variant) if f.default is not MISSING and f.name not in SHOWN}
 
 
 def provenance(study: StudyLike, options: Options) -> dict[str, Any] | None:

@@ -1,0 +1,81 @@
+"""The fork of a case: what both texts share, how each goes on, and how probable the two tokens were where they part."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from decodedrift.core.records import InputError
+from decodedrift.experiments.compare.selection import CAUSES, example
+from decodedrift.report.case import Case, Side, decoder, narrowed
+from decodedrift.report.numbers import absent, significant
+from decodedrift.report.tokenview import key_of
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+
+
+def case(study: Study, wanted: Mapping[str, Any]) -> Case:
+    """One compared pair of texts; of all that are left open, the one that is easiest to read.
+
+    Raises:
+        InputError: there is none of these names, or the run kept no texts.
+    """
+    rows = study.divergences[(study.divergences["role"] == "candidate") & (study.divergences["compared"] > 0)]
+    rows = narrowed(rows, wanted)
+    if not len(rows):
+        raise InputError("nothing was compared: there is no case to show")
+    if not len(study.tokens) or study.traces["token_ids"].isna().all():
+        raise InputError("this run kept no texts (--no-text): there is no case to show")
+    chosen = example(rows)
+    return _case(study, next(rows.loc[[rows.index[0] if chosen is None else chosen]].itertuples()))
+
+
+def _case(study: Study, row: Any) -> Case:
+    decode = decoder(study.tokens)
+    at = None if absent(row.first_divergence) else int(row.first_divergence)
+    ours, theirs = (
+        _ids(study, role, name, row) for role, name in (("reference", row.reference), ("candidate", row.candidate))
+    )
+    chances = _chances(study, row, at) if at is not None else {}
+    sides = [
+        Side(name, decode(ids[at : at + 1]), decode(ids[at + 1 :]), chances[name]) if at is not None else Side(name)
+        for name, ids in ((row.reference, ours), (row.candidate, theirs))
+    ]
+    prompts = {str(p["id"]): str(p.get("text") or "") for p in study.plan.get("prompts", ())}
+    seed = f", seed {row.seed}" if len(study.plan.get("seeds", ())) > 1 else ""
+    where = f"{row.prompt_id}, {row.strategy}{seed}, {row.candidate} against {row.reference}"
+    return Case(where, prompts.get(row.prompt_id, ""), decode(ours[:at]), (sides[0], sides[1]), at, _why(row))
+
+
+def _ids(study: Study, role: str, name: str, row: Any) -> list[int]:
+    traces = study.traces
+    rows = traces[(traces["role"] == role) & (traces["variant"] == name) & (traces["strategy"] == row.strategy)
+                  & (traces["seed"] == row.seed) & (traces["prompt_id"] == row.prompt_id)]  # fmt: skip
+    return [int(i) for text in rows["token_ids"].head(1) if isinstance(text, str) for i in text.split()]
+
+
+def _chances(study: Study, row: Any, at: int) -> dict[str, tuple[float | None, ...]]:
+    """Variant -> the probabilities that it gave the two tokens there, None where they are not among its first five.
+
+    Up to there both wrote the same, so what was seen when it was written comes before what was read again.
+    """
+    tops = study.alternatives_of([row.prompt_id])
+    tops = tops[(tops["position"] == at) & (tops["role"] == "candidate")]
+    tops = tops[[key_of(top) == key_of(row) for top in tops.itertuples()]].sort_values("pass")
+    ln = {(t.variant, int(t.token_id)): float(t.logprob) for t in tops.itertuples()}
+    pair = [None if absent(i) else int(i) for i in (row.reference_token_id, row.candidate_token_id)]
+    return {
+        name: tuple(math.exp(ln[name, i]) if i is not None and (name, i) in ln else None for i in pair)
+        for name in (row.reference, row.candidate)
+    }
+
+
+def _why(row: Any) -> str:
+    """The cause in a sentence, and how close it was."""
+    if absent(row.cause):
+        return ""
+    meaning = CAUSES.get(row.cause, row.cause.replace("_", " ")).partition(". ")[0].rstrip(".")
+    gap = "" if absent(row.reference_gap) else f" (gap {significant(row.reference_gap)} nats)"
+    return f"{meaning}{gap}."

@@ -1,0 +1,60 @@
+"""The table for a paper, a row per candidate and strategy, and the answer in a line per candidate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from decodedrift.core.untrusted import visible
+from decodedrift.report.numbers import absent, first, with_error
+from decodedrift.report.phrases import counted, percent, relative
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+
+COLUMNS = ("Candidate", "Strategy", "Parted", "First at", "Mean KL (nats)", "Perplexity", "Answer")
+
+
+def table(study: Study) -> pd.DataFrame:
+    """The seven columns, as text with intervals (95 %) and units.
+
+    Parted: traces whose tokens differ from the reference's. First at: the median token of it, from 0. Mean KL: on the
+    reference's tokens. Perplexity: its change on texts that neither side wrote, and Answer: both of a candidate over
+    all strategies.
+    """
+    answers = {row.candidate: row for row in study.answer.itertuples()}
+    summary = study.summary
+    rows = [
+        [
+            row.candidate, row.strategy,
+            counted(row.diverged, row.traces, row.divergence_rate_low, row.divergence_rate_high), _first(row),
+            with_error(row.kl_mean, row.kl_se, "", "").text, *_answer(answers.get(row.candidate)),
+        ]
+        for row in (summary[summary["role"] == "candidate"] if len(summary) else summary).itertuples()
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _first(row: Any) -> str:
+    text = first(row).text
+    return text if text in ("never", "n/a") else f"token {text}"
+
+
+def _answer(row: Any) -> tuple[str, str]:
+    if row is None:
+        return "n/a", "not compared"
+    return relative(row.ppl_change, row.ppl_change_low, row.ppl_change_high), f"{row.wording}; {row.quality}"
+
+
+def answer(study: Study) -> list[str]:
+    """A line for each candidate: does it write as the reference does, and does it read as well."""
+    lines = []
+    for row in study.answer.itertuples():
+        share = counted(row.diverged, row.traces, row.divergence_rate_low, row.divergence_rate_high)
+        floor = "" if absent(row.floor_rate) else f"; batching alone {percent(row.floor_rate)}"
+        wording = f" ({share} texts part{floor})" if row.traces else ""
+        change = relative(row.ppl_change, row.ppl_change_low, row.ppl_change_high)
+        quality = "" if absent(row.ppl_change) else f" (perplexity {change})"
+        lines.append(f"{visible(row.candidate)}: {row.wording}{wording}, {row.quality}{quality}")
+    return lines

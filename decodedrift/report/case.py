@@ -1,0 +1,124 @@
+"""One case, two texts that begin alike and part: for a notebook's cell, a terminal and a Markdown page."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from decodedrift.core.records import InputError, nearest
+from decodedrift.core.untrusted import terminal
+from decodedrift.report.html import jinja
+from decodedrift.report.numbers import percentage
+from decodedrift.report.palette import LIGHT
+from decodedrift.report.texts import brief, shown
+
+LONGEST = 1200  # characters of each text in a notebook
+LINE = 60  # of each in a line
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one of the two wrote from the fork on. chances: what it held the fork's tokens to be, 0 to 1, where known;
+    the reference's token first."""
+
+    name: str
+    token: str = ""
+    rest: str = ""
+    chances: tuple[float | None, ...] = ()
+
+    @property
+    def bracketed(self) -> str:
+        """Token and rest, brackets around the token and not around the space before it."""
+        word = self.token.lstrip(" ")
+        return f"{self.token[: len(self.token) - len(word)]}[{word}]{self.rest}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two texts of one prompt. at: the index of the first token that differs, None where none does.
+
+    where: which case it is, in words. note: why they part. Show it in a notebook, or `print` it.
+    """
+
+    where: str
+    prompt: str
+    shared: str
+    sides: tuple[Side, Side]
+    at: int | None = None
+    note: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Which case it is, and where it parts."""
+        return f"{self.where}: " + ("equal to the end" if self.at is None else f"they part at token {self.at}")
+
+    def held(self, mark: tuple[str, str] = ("“", "”")) -> list[str]:
+        """A sentence for each side whose probabilities of the two tokens are known."""
+        words = [f"{mark[0]}{brief(side.token.strip() or side.token, 30)}{mark[1]}" for side in self.sides]
+        lines = []
+        for side in self.sides:
+            pairs = [(word, p) for word, p in zip(words, side.chances) if p is not None]
+            if pairs:
+                listed = " and ".join(f"{word} at {percentage(p)}" for word, p in pairs)
+                lines.append(f"{side.name} held {listed}")
+        return lines
+
+    def lines(self, width: int = LINE) -> list[str]:
+        """The end of what both share, and how each goes on: a line each, with names in front."""
+        names = ["both", *(side.name for side in self.sides)]
+        start = self.shared if len(self.shared) <= width else "…" + self.shared[1 - width :]
+        texts = [start, *(side.bracketed for side in self.sides if self.at is not None)]
+        room = min(24, max(map(len, names)))
+        return [f"{terminal(brief(n, 24)):<{room}}  {terminal(t, width)}" for n, t in zip(names, texts)]
+
+    def __str__(self) -> str:
+        """A heading, the lines, and what each side held."""
+        after = [*self.held(), *([self.note] if self.note and self.at is not None else [])]
+        wrapped = [line for text in after for line in textwrap.wrap(terminal(text), 80)]
+        return "\n".join([terminal(self.heading), *self.lines(), *wrapped])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """Escaped, with inline styles alone."""
+        sides = [
+            {"name": side.name, "token": shown(side.token).replace("\n", "⏎") or "∅", "rest": side.rest[:LONGEST],
+             "colour": colour}
+            for side, colour in zip(self.sides, (LIGHT["reference"], LIGHT["candidate"]))
+        ]  # fmt: skip
+        context: Mapping[str, Any] = {
+            "heading": self.heading, "prompt": self.prompt[-LONGEST:], "shared": self.shared[-LONGEST:],
+            "sides": sides if self.at is not None else [], "held": self.held(), "note": self.note,
+        }  # fmt: skip
+        return jinja().get_template("case.html.j2").render(context)
+
+
+def narrowed(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows in which these columns hold these values.
+
+    Raises:
+        InputError: no row does; the message lists the choices.
+    """
+    for column, value in wanted.items():
+        if column not in rows:
+            raise InputError(f"{column}={value!r}: a case of this experiment has no {column}")
+        choices = list(dict.fromkeys(map(str, rows[column])))
+        rows = rows[rows[column].astype(str) == str(value)]
+        if not len(rows):
+            raise InputError(f"no case with {column} {value!r}; {nearest(str(value), choices[:40])}")
+    return rows
+
+
+def decoder(tokens: pd.DataFrame) -> Callable[[Sequence[int]], str]:
+    """From ids to their text, by the table of tokens: bytes where they are known, so that characters come together."""
+    octets = {
+        int(row.token_id): bytes.fromhex(row.bytes)
+        if isinstance(row.bytes, str) and row.bytes
+        else str(row.token).encode()
+        for row in tokens.itertuples()
+    }
+    return lambda ids: b"".join(octets.get(i, f"⟨{i}⟩".encode()) for i in ids).decode("utf-8", "replace")
