@@ -592,12 +592,18 @@ def test_two_runs_side_by_side() -> None:
     second = study({"bf16": [parted(), parted()]}, environment={"cpu": "two", "versions": {"torch": "2"}})
     second.traces.loc[second.traces["role"] == "candidate", "token_ids"] = ["1 2 3", "1 2 4"]
     found = only_ours(beside(first, second, names=("runs/a", "runs/b")))
-    assert "Not the same place" in found.text
-    assert "Not the same plan" not in found.text
+    assert "Machine: cpu one → two." in found.text
+    assert "Settings: the same." in found.text
     titles = [a.get("title") for tag, a in found.tags if tag == "td"]
-    assert {"divergence_rate = 0.5", "divergence_rate = 1.0", "difference = 0.5", "same = 1; traces = 2"} <= set(titles)
+    assert {
+        "divergence_rate = 0.5",
+        "divergence_rate = 1.0",
+        "difference = 0.5",
+        "same = 1; texts = 2",
+        "at = 2",
+    } <= set(titles)
     assert "cpu" in found.text
     assert "torch" not in found.text
-    assert "Not the same place" not in only_ours(beside(first, first, names=("a", "b"))).text
+    assert "Where they ran" not in only_ours(beside(first, first, names=("a", "b"))).text
     with pytest.raises(InputError, match="nothing in common"):
         beside(first, study({"int8": [parted()]}), names=("a", "b"))

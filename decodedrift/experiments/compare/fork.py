@@ -26,7 +26,7 @@ def case(study: Study, wanted: Mapping[str, Any]) -> Case:
     rows = narrowed(rows, wanted)
     if not len(rows):
         raise InputError("nothing was compared: there is no case to show")
-    if not len(study.tokens) or study.traces["token_ids"].isna().all():
+    if not study.words:
         raise InputError("this run kept no texts (--no-text): there is no case to show")
     chosen = example(rows)
     return _case(study, next(rows.loc[[rows.index[0] if chosen is None else chosen]].itertuples()))
@@ -62,9 +62,8 @@ def _chances(study: Study, row: Any, at: int) -> dict[str, tuple[float | None, .
     Up to there both wrote the same, so what was seen when it was written comes before what was read again.
     """
     tops = study.alternatives_of([row.prompt_id])
-    tops = tops[(tops["position"] == at) & (tops["role"] == "candidate")]
-    tops = tops[[key_of(top) == key_of(row) for top in tops.itertuples()]].sort_values("pass")
-    ln = {(t.variant, int(t.token_id)): float(t.logprob) for t in tops.itertuples()}
+    tops = tops[(tops["position"] == at) & (tops["role"] == "candidate")].sort_values("pass")  # generated comes last
+    ln = {(t.variant, int(t.token_id)): float(t.logprob) for t in tops.itertuples() if key_of(t) == key_of(row)}
     pair = [None if absent(i) else int(i) for i in (row.reference_token_id, row.candidate_token_id)]
     return {
         name: tuple(math.exp(ln[name, i]) if i is not None and (name, i) in ln else None for i in pair)

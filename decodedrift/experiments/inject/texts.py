@@ -42,7 +42,7 @@ def pairs(study: Any, rows: pd.DataFrame | None = None) -> Iterator[Pair]:
     rows = study.injection if rows is None else rows
     decode = decoder(study.tokens)
     originals = study.traces[study.traces["role"] == "reference"].set_index(KEYS)
-    for row in rows.itertuples() if len(study.tokens) else ():
+    for row in rows.itertuples() if len(study.tokens) and study.words else ():
         trace = originals.loc[(row.strategy, row.seed, row.prompt_id)]
         ours, its = ([int(i) for i in text.split()] for text in (trace["token_ids"], row.token_ids))
         at = int(row.position)
