@@ -14,6 +14,7 @@ import running
 from bokeh.layouts import gridplot
 from bokeh.plotting import figure
 from matplotlib.colors import to_hex
+from synthetic import synthetic
 from test_report import HOSTILE, parted, study
 
 import decodedrift as dd
@@ -57,15 +58,21 @@ def test_points_have_their_places() -> None:
     assert {tuple(p) for p in drawn_at} == set(zip(table["reference_gap"], table["swing"]))
 
 
-def test_every_figure_is_saved_once_for_each_strategy_that_has_it(tmp_path: Path) -> None:
-    files = run().save_figures(tmp_path / "figures", "svg")
+def test_every_figure_is_saved_and_the_same_again(tmp_path: Path) -> None:
+    small = synthetic(prompts=3, tokens=8, candidates=1, alternatives=False)
+    files = small.save_figures(tmp_path / "figures")
     assert sorted(files) == sorted((tmp_path / "figures").iterdir())
-    names = {f.stem for f in files}
-    assert {"survival-greedy", "kl-top-p", "gaps", "perplexity"} <= names
+    assert {"kl.svg", "gaps.svg"} <= {f.name.replace("-top-k-k=5", "") for f in files}
     assert all(ElementTree.parse(f).getroot().tag.endswith("svg") for f in files)
-    assert "position" in (tmp_path / "figures" / "kl-greedy.svg").read_text("utf-8")  # text, not outlines
+    assert "position" in next(f for f in files if f.name.startswith("kl")).read_text("utf-8")  # text, not outlines
     before = [f.read_bytes() for f in files]
-    assert [f.read_bytes() for f in run().save_figures(tmp_path / "figures")] == before
+    assert [f.read_bytes() for f in small.save_figures(tmp_path / "figures")] == before
+
+
+def test_a_figure_for_each_strategy_that_has_it() -> None:
+    drawn_of = {(name, strategy) for name, strategy, _ in run().plot}
+    assert {("kl", "greedy"), ("kl", "top-p"), ("gaps", ""), ("perplexity", "")} <= drawn_of
+    assert not {name for name, _ in drawn_of} & {"state", "path"}
 
 
 def test_png_and_a_notebooks_cell(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from decodedrift.cli.report import report
 from decodedrift.models.sources import checkpoints
 from decodedrift.report.brief import summary
 from decodedrift.report.markup import fenced, latex, latex_table, markdown, markdown_table
+from decodedrift.report.numbers import percentage
 from decodedrift.report.phrases import counted, relative
 
 ACTING = [
@@ -141,11 +142,15 @@ def test_a_case_and_the_probabilities_at_its_fork() -> None:
 
 
 def test_a_case_in_lines() -> None:
-    lines = str(run().case()).splitlines()
-    assert lines[0] == "animals-01, greedy, bf16 against fp32: they part at token 3"
-    assert lines[2].startswith("fp32   [careful] ")
-    assert lines[3].startswith("bf16   [happy] ")
-    assert lines[4].startswith("fp32 held “careful” at 6.9 % and “happy” at 6.6 %")
+    case = run().case()
+    both, lines = f"{case.shared}{case.sides[0].token}", str(case).splitlines()
+    assert re.fullmatch(rf"\S+, greedy, bf16 against fp32: they part at token {case.at}", lines[0])
+    assert lines[1].split("  ", 1)[1].strip(" …⏎") in both.replace("\n", "⏎")
+    for side, line in zip(case.sides, lines[2:4]):
+        assert line.startswith(f"{side.name}   [{side.token.strip()}]")
+    first, second = (f"“{side.token.strip()}” at {{}}" for side in case.sides)
+    said = " and ".join(w.format(percentage(p)) for w, p in zip((first, second), case.sides[0].chances))
+    assert lines[4].startswith(f"fp32 held {said}")
     assert all(len(line) <= 80 for line in lines)
     equal = run().divergences.query("role == 'candidate' and diverged == 0").iloc[0]
     assert str(run().case(equal.prompt_id)).splitlines()[0].endswith("equal to the end")
