@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from decodedrift.experiments.compare.folds.answer import QUALITIES, WORDINGS
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import FOLD_TEXTS, KEYS, TABLES, typed
 from decodedrift.runs.gates import Fault, Gating
@@ -23,6 +24,7 @@ IF_DIVERGED = (
     "reconverged_share", "injected", "recovered_share", "trajectory_share", "trajectory_share_low",
     "trajectory_share_high", "path_compounding", "path_compounding_low", "path_compounding_high",
 )  # fmt: skip
+RECOMMENDED = ("wording==nonfinite", "wording==not compared", "quality==worse")
 # and those of them that exist only where the run was asked for them
 ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "path_": "decompose"}
 
@@ -30,7 +32,10 @@ ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "p
 def gating(plan: Mapping[str, Any]) -> Gating:
     """Every candidate under every strategy, whether it left a row or not."""
     cells = [(c["name"], s["label"]) for c in plan["candidates"] for s in plan["strategies"]]
-    return Gating(("candidate", "strategy"), cells, columns(), lambda row, column: never(row, column, plan), faults)
+    return Gating(
+        ("candidate", "strategy"), cells, columns(), lambda row, column: never(row, column, plan), faults,
+        {"wording": WORDINGS, "quality": QUALITIES}, RECOMMENDED,
+    )  # fmt: skip
 
 
 def faults(study: Study) -> dict[tuple[str, ...], Fault]:

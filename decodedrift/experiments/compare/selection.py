@@ -1,8 +1,10 @@
-"""Which cases the page carries: all of a small run; of a large one the worst, the typical, some that stayed equal."""
+"""Which cases are shown: on the page all of a small run or the worst and the typical; and the one to show first."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -72,3 +74,70 @@ def kl_at(positions: pd.DataFrame, rows: pd.DataFrame) -> Mapping[tuple[str, str
     frame = positions[(positions["role"] == "candidate") & positions["prompt_id"].isin(set(rows["prompt_id"]))]
     rows_at = frame[[*keys, "position", "kl"]].merge(places, on=[*keys, "position"])
     return {key_of(row): row.kl for row in rows_at.itertuples()}
+
+
+def telling_case(study: Study) -> Any | None:
+    """The split to show first, a row of divergences.csv: two words that the reference all but tied between.
+
+    Greedy, a near tie, on a word, not at the very beginning, with texts that differ visibly behind it: a case that
+    lacks fewer of these, in this order, comes first, then that of the earlier candidate and prompt. None where nothing
+    diverged at a single token.
+    """
+    rows = study.divergences[(study.divergences["role"] == "candidate") & (study.divergences["diverged"] == 1)]
+    single = rows[~rows["cause"].isin(["search", "uncoupled", "nonfinite"]) & (rows["at_end"] != 1)]
+    return min(single.itertuples(), key=_lacks, default=None)
+
+
+def _lacks(row: Any) -> tuple[bool, ...]:
+    words = [str(token).strip() for token in (row.reference_token, row.candidate_token)]
+    return (
+        row.strategy != "greedy",
+        row.cause != "near_tie",
+        not all(len(word) > 2 and word.isalpha() for word in words) or words[0].lower() == words[1].lower(),
+        row.first_divergence == 0,
+        not row.agreement_after < 0.5,  # NaN where nothing follows
+    )
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A split as texts: what both wrote, how each went on, and what the reference held of the two tokens at the fork.
+
+    p_reference, p_candidate: its probabilities of its own and of the candidate's token; NaN where they are not known.
+    """
+
+    shared: str
+    reference_text: str
+    candidate_text: str
+    reference_token: str
+    candidate_token: str
+    p_reference: float
+    p_candidate: float
+
+
+def fork(study: Study, row: Any) -> Fork | None:
+    """The split of a row of divergences.csv; None where the run kept no texts."""
+    traces = study.traces[(study.traces["prompt_id"] == row.prompt_id) & (study.traces["strategy"] == row.strategy)]
+    traces = traces[(traces["seed"] == row.seed) & traces["role"].isin(["reference", "candidate"])].set_index("variant")
+    if not study.words or not {row.reference, row.candidate} <= set(traces.index):
+        return None
+    ours, theirs = (str(traces.loc[name, "text"]) for name in (row.reference, row.candidate))
+    at = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    at = ours[:at].rfind(" ") + 1 if ours[:at][-1:].isalnum() else at  # whole words, whatever the tokens are
+    prompt = traces.loc[row.reference, "prompt"]
+    return Fork(
+        f"{'' if pd.isna(prompt) else prompt}{ours[:at]}", ours[at:], theirs[at:], str(row.reference_token),
+        str(row.candidate_token), *_held(study, row),
+    )  # fmt: skip
+
+
+def _held(study: Study, row: Any) -> tuple[float, float]:
+    """The reference's probabilities of both tokens at the fork of a greedy text, from its reading and the gap."""
+    frame = study.positions
+    here = frame[(frame["role"] == "candidate") & (frame["candidate"] == row.candidate) & (frame["seed"] == row.seed)]
+    here = here[(here["strategy"] == row.strategy) & (here["prompt_id"] == row.prompt_id)]
+    at = here[here["position"] == row.first_divergence]
+    if row.strategy != "greedy" or not len(at):
+        return math.nan, math.nan
+    held = math.exp(-float(at["nll_reference"].iloc[0]))
+    return held, held * math.exp(-float(row.reference_gap))

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 AS_NOISE = 0.10  # of the texts: an excess over the floor that stays below is no more than noise
 NO_LOSS = 0.01  # of the perplexity
+WORDINGS = (
+    "same", "as noise", "more than noise", "cannot tell", "differs", "nonfinite", "same execution", "not compared",
+)  # fmt: skip
+QUALITIES = ("no loss above 1 %", "worse", "better", "cannot tell", "not measured")
 PAIR = ["strategy", "seed", "prompt_id"]
 COLUMNS = [
     "model", "reference", "candidate", "strategies", "prompts", "traces", "diverged", "divergence_rate",
