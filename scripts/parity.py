@@ -32,7 +32,16 @@ ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "tests" / "fixtures" / "parity"
 RUNS = {
     "default": ("--no-noise-floor", "--no-default-text"),
-    "explained": ("--no-default-text", "--inject", "--decompose", "--noise-floor", "--limit", "8", "--max-new-tokens", "48"),
+    "explained": (
+        "--no-default-text",
+        "--inject",
+        "--decompose",
+        "--noise-floor",
+        "--limit",
+        "8",
+        "--max-new-tokens",
+        "48",
+    ),
     "screened": ("--no-default-text", "--mode", "screen", "--limit", "8", "--max-new-tokens", "48"),
 }
 LEFT_OUT = {"timings"}

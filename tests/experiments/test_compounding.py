@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
+from running import LEAN
 
 import decodedrift as dd
 from decodedrift.experiments.compare.folds import compounding, prediction
@@ -51,7 +52,7 @@ def positions(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def run(model: Any = None, **more: Any) -> dd.Study:
     asked: dict[str, Any] = {"strategies": ["greedy"], "prompts": ["w1 w2", "w3", "w9 w8 w7", "w20 w21"]}
     asked |= {"max_new_tokens": 10, "candidates": ["bf16"]}
-    return dd.compare(model or tiny_model("gpt2"), tokenizer=tiny_tokenizer(), **asked | more)
+    return dd.compare(model or tiny_model("gpt2"), tokenizer=tiny_tokenizer(), **asked | more, **LEAN)
 
 
 def test_agreement_by_lag_by_hand() -> None:
@@ -82,7 +83,9 @@ def test_growth_by_hand() -> None:
 
 
 def test_survival_of_a_run_is_its_rows() -> None:
-    study = dd.compare("demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48)
+    study = dd.compare(
+        "demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48, **LEAN
+    )
     table = study.survival
     for row in study.risk.itertuples():
         cell = study.divergences[
@@ -111,7 +114,7 @@ def test_survival_of_a_run_is_its_rows() -> None:
 
 def test_choices_turn_where_margin_and_error_say_so() -> None:
     """The two columns that the law reads, against the choices themselves, on both kinds of strategy."""
-    study = dd.compare("demo", candidates=["int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48)
+    study = dd.compare("demo", candidates=["int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48, **LEAN)
     rows = study.positions[study.positions["role"] == "candidate"]
     greedy, drawn = (rows[rows["strategy"] == s] for s in ("greedy", "top-p"))
     np.testing.assert_array_equal(greedy["choice_margin"], greedy["logit_margin_reference"])

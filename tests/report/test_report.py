@@ -249,7 +249,9 @@ def test_every_number_of_the_summary_is_the_tables() -> None:
 def test_every_number_of_controls_injection_and_timings_is_the_tables() -> None:
     import decodedrift as dd
 
-    made = dd.compare("demo", candidates=["bf16"], limit=3, max_new_tokens=24, noise_floor=True, inject=True)
+    made = dd.compare(
+        "demo", candidates=["bf16"], limit=3, max_new_tokens=24, noise_floor=True, inject=True, default_text=False
+    )
     page = only_ours(render(made))
     titles = [a["title"] or "" for tag, a in page.tags if tag == "td" and a.get("title")]
     shown = [part.split(" = ") for title in titles for part in title.split("; ")]
