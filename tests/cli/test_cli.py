@@ -21,7 +21,7 @@ from decodedrift.experiments.study import open_study
 from decodedrift.measure.tables import PARTS, TABLES
 from decodedrift.runs import tablefiles
 
-FOLDER = {"plan.json", "environment.json", "report.html", "verdict.txt", "jobs", *PARTS} | {
+FOLDER = {"plan.json", "environment.json", "report.html", "verdict.txt", "verdict.json", "jobs", *PARTS} | {
     f"{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds()) if table not in PARTS
 }
 SMALL = ("--max-new-tokens", "4", "--candidates", "bf16", *LEAN_FLAGS)
@@ -234,7 +234,9 @@ def test_json(saved: Callable[..., Path], tmp_path: Path) -> None:
         raise AssertionError(constant)
 
     found = json.loads(done.stdout, parse_constant=refuse)
-    assert set(found) == {"summary", "verdict", "gates_exceeded", "run"}
+    assert list(found) == ["candidates", "controls", "summary", "verdict", "gates_exceeded", "gates_passed", "run"]
+    assert list(found["candidates"][0])[:3] == ["candidate", "wording", "quality"]
+    assert {row["role"] for row in found["controls"]} == {"self"}
     assert found["run"] == "RUN"
     assert {row["strategy"] for row in found["summary"]} == {"greedy", "beam", "top-k", "top-p"}
     assert all(isinstance(row["traces"], int) for row in found["summary"])
