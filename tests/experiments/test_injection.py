@@ -208,7 +208,7 @@ def test_an_error_at_one_place_is_all_trajectory_and_one_that_goes_on_is_not(tmp
     assert row["second_hazard_high"] == min(1, 3 / study_.injection["second_compared"].sum())
     tokens = study_.injection["second_compared"].sum()
     assert any(f"happens at 0 % of the tokens for other (0 in {tokens} tokens; 0 times the first" in s for s in study_.verdict)
-    few = injection_sentences(study_.injection.iloc[:1], study_.divergences)
+    few = injection_sentences(study_.injection.iloc[:1].assign(second_compared=1), study_.divergences)
     assert "too few to hold against the first split" in few[1]
     share = study.summary.query("role == 'candidate' and strategy == 'greedy'")["trajectory_share"].iloc[0]
     assert share < 1  # C errs everywhere
