@@ -481,7 +481,7 @@ def test_curves_are_what_their_tables_hold(show: Show) -> None:
     at["position"] = at["position"].astype(int)
     draws = np.random.default_rng(1).random((len(at), 12)) + 0.1
     numbers = {
-        "survival": ["survival", "survival_low", "survival_high", "hazard", "survival_predicted"],
+        "survival": ["incidence", "incidence_low", "incidence_high", "hazard", "incidence_predicted"],
         "growth": ["logit_gap_rms_median", "logit_gap_rms_p10", "logit_gap_rms_p90", "kl_mean"],
         "decomposition": [f"{n}{end}" for n in ("state_compounding", "path_compounding_after") for end in ("", "_low", "_high")],
         "after": ["agreement"],

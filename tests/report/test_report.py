@@ -473,7 +473,7 @@ def test_figures_compose_and_save(tmp_path: Path) -> None:
     from bokeh.layouts import column
     from bokeh.resources import INLINE
 
-    made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
+    made = synthetic(prompts=16, tokens=40, candidates=2, strategies=2)
     case = ("prompt-1", "v0", "top-k:k=5")
     drawn = [
         made.plot.margins(),
@@ -519,7 +519,7 @@ def test_every_figure_is_in_the_page_once_and_in_a_notebook() -> None:
 
 @pytest.mark.parametrize("name", ["survival", "comparisons", "kl", "gap", "margins", "after"])
 def test_a_notebooks_figure_shows_one_strategy(name: str) -> None:
-    made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
+    made = synthetic(prompts=16, tokens=40, candidates=2, strategies=2)
     first, second = (s["label"] for s in made.plan["strategies"])
     for asked, shown_alone in (({}, first), ({"strategy": second}, second)):
         sources = [tag for source in getattr(made.plot, name)(**asked).select({"type": ColumnDataSource})

@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 
 # Columns of the summary that hold a value only where something diverged (docs/runs.md lists them)
 IF_DIVERGED = (
-    "first_divergence_median", "half_life", "compounding_index", "compounding_index_low", "compounding_index_high",
-    "compounding_index_p", "reference_gap_median", "swing_median", "near_tie_share", "agreement_after",
-    "reconverged_share", "injected", "recovered_share", "trajectory_share", "trajectory_share_low",
-    "trajectory_share_high", "path_compounding", "path_compounding_low", "path_compounding_high",
+    "first_divergence_median", "half_life", "half_life_low", "half_life_high", "compounding_index",
+    "compounding_index_low", "compounding_index_high", "compounding_index_p", "reference_gap_median", "swing_median",
+    "near_tie_share", "agreement_after", "reconverged_share", "injected", "recovered_share", "trajectory_share",
+    "trajectory_share_low", "trajectory_share_high", "trajectory_horizon", "second_hazard", "second_hazard_low",
+    "second_hazard_high", "second_hazard_ratio", "second_hazard_ratio_low", "second_hazard_ratio_high",
+    "path_compounding", "path_compounding_low", "path_compounding_high",
 )  # fmt: skip
 RECOMMENDED = ("wording==nonfinite", "wording==not compared", "quality==worse")
 # and those of them that exist only where the run was asked for them
-ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "path_": "decompose"}
+ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "second_": "inject",
+         "path_": "decompose"}  # fmt: skip
 
 
 def gating(plan: Mapping[str, Any]) -> Gating:

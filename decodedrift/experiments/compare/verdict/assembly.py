@@ -43,7 +43,7 @@ def rest(study: Study) -> list[str]:
     sentences += hazard.sentences(study.risk, study.flip_law)
     sentences += _texts(study)
     sentences += _distributions(candidates) if len(candidates) else []
-    sentences += [*injection.sentences(study.injection), *decomposition.sentences(study.steps)]
+    sentences += [*injection.sentences(study.injection, study.divergences), *decomposition.sentences(study.steps)]
     return [*sentences, *_cut_ids(study), *_rounds_nothing(study), *knobs.sentences(study), *_path(study)]
 
 
