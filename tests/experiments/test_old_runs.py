@@ -18,10 +18,12 @@ OLD = Path(__file__).parents[1] / "fixtures" / "run-0.1.0"
 INJECT = Path(__file__).parents[1] / "fixtures" / "inject-0.1.0"
 FOLDS = ["summary", "distribution", "survival", "growth", "after", "risk", "comparisons", "flip_law", "decomposition"]
 
+REDEFINED = {"risk": ["agreement_chance"]}  # since then, see docs/metrics.md
+
 
 @pytest.mark.parametrize("table", FOLDS)
 def test_the_folds_of_an_old_run_come_out_as_they_were_written(table: str) -> None:
-    written = read_csv(OLD / f"{table}.csv", table)
+    written = read_csv(OLD / f"{table}.csv", table).drop(columns=REDEFINED.get(table, []))
     now = getattr(open_study(OLD), table)[list(written.columns)]
     assert len(written) > 0
     pd.testing.assert_frame_equal(now, written, check_dtype=False, rtol=1e-6, atol=1e-9)
