@@ -60,32 +60,6 @@ def row(*arguments: Any, **more: Any) -> Any:
     return answer
 
 
-def test_the_difference_is_agresti_and_mins_for_one_pair_a_prompt() -> None:
-    both, only, other, none = 5, 9, 2, 14
-    a = np.repeat([1.0, 1, 0, 0], [both, only, other, none])
-    b = np.repeat([1.0, 0, 1, 0], [both, only, other, none])
-    n = len(a)
-    value, low, high = paired_difference(a, b, np.arange(n).astype(str))
-    p10, p01 = (only + 0.5) / (n + 2), (other + 0.5) / (n + 2)
-    half = stats.t.ppf(0.975, n - 1) * math.sqrt((p10 + p01 - (p10 - p01) ** 2) / (n + 2))
-    assert value == pytest.approx((only - other) / n, rel=1e-12)
-    assert (low, high) == pytest.approx((p10 - p01 - half, p10 - p01 + half), rel=1e-12)
-
-
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1), st.integers(0, 8)), min_size=2, max_size=60))
-def test_the_difference_lies_in_its_interval_and_turns_round_with_its_sides(pairs: list[tuple[int, int, int]]) -> None:
-    a, b, clusters = (np.array(x) for x in zip(*pairs, strict=True))
-    value, low, high = paired_difference(a.astype(float), b.astype(float), clusters.astype(str))
-    assert paired_difference(b.astype(float), a.astype(float), clusters.astype(str)) == pytest.approx(
-        (-value, -high, -low), nan_ok=True
-    )
-    if len(set(clusters)) < 2:
-        assert math.isnan(low) and math.isnan(high)
-    else:
-        assert -1 <= low <= value <= high <= 1
-        assert low < high, "nothing is certain, even where nothing was seen"
-
-
 @pytest.mark.parametrize("clusters", [5, 10, 40])
 @pytest.mark.parametrize("excess", [0.0, 0.3])
 def test_the_interval_covers_the_difference(clusters: int, excess: float) -> None:
@@ -167,7 +141,7 @@ def test_the_change_of_perplexity_is_clustered_by_window_with_t() -> None:
     ("change", "word"),
     [
         ([0.001, 0.002, 0.003, 0.002], "no loss above 1 %"),
-        ([0.000001] * 4, "no loss above 1 %"),
+        ([0.0, 1e-9, 0.0, 1e-9], "no loss above 1 %"),
         ([0.03, 0.02, 0.04, 0.03], "worse"),
         ([-0.03, -0.02, -0.04, -0.03], "better"),
         ([0.02, -0.02, 0.03, -0.03], "cannot tell"),

@@ -66,8 +66,43 @@ def test_agreement_by_lag_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found[["lag", "n", "agreement"]].to_numpy().tolist() == [[1, 2, 1.0], [2, 1, 1.0], [3, 1, 0.0]]
     table = compounding.risk(rows, positions([]), traces(ids)).iloc[0]
     assert table["agreement_after"] == pytest.approx(3 / 4)
-    # after t*: the reference holds 3 4 5 2, the candidate 3 4 6 2: three ids shared, each a quarter on both sides
-    assert table["agreement_chance"] == pytest.approx(3 / 16)
+    # after t*: 3 4 5 against 3 4 6, two ids shared, each a third of either; 2 against 2, which no order can part
+    assert table["agreement_chance"] == pytest.approx((2 / 3 + 1) / 4)
+
+
+def topical(rng: np.random.Generator, p: np.ndarray, pairs: int, tokens: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pairs that part at once, both sides drawn from the pair's own distribution, the rows of `p` in turn."""
+    ids = {}
+    for n in range(pairs):
+        for name, first in (("fp32", 0), ("bf16", 1)):
+            length = tokens + int(rng.integers(0, tokens))
+            drawn = 2 + rng.choice(p.shape[1], size=length, p=p[n % len(p)])
+            ids[name, f"p{n}"] = " ".join(map(str, [first, *drawn]))
+    return divergences([left(0)] * pairs), traces(ids)
+
+
+def test_independent_texts_agree_by_chance_and_no_more() -> None:
+    """Two texts about one thing share its words: pooled over all pairs, chance would look four times too small."""
+    rng = np.random.default_rng(11)
+    p = np.kron(np.eye(4), np.full((1, 8), 1 / 8)) * 0.9 + 0.1 / 32  # four topics of eight words each
+    rows, texts = topical(rng, p, pairs=60, tokens=40)
+    row = compounding.risk(rows, positions([]), texts).iloc[0]
+    expected = float((p**2).sum(1).mean())
+    assert row["agreement_chance"] == pytest.approx(expected, rel=0.03)
+    assert row["agreement_after_low"] < row["agreement_chance"] < row["agreement_after_high"]
+    assert expected > 3 * float((p.mean(0) ** 2).sum())
+
+
+def test_chance_is_not_what_texts_share_in_order() -> None:
+    """The negative control: a candidate that tells the reference's text, word for word, is far above it."""
+    rng = np.random.default_rng(12)
+    rows, texts = topical(rng, np.full((1, 32), 1 / 32), pairs=20, tokens=40)
+    ours = texts[texts["variant"] == "fp32"].set_index("prompt_id")["token_ids"]
+    same = texts["prompt_id"].map(ours).str.replace("0 ", "1 ", n=1)
+    texts["token_ids"] = texts["token_ids"].where(texts["variant"] == "fp32", same)
+    row = compounding.risk(rows, positions([]), texts).iloc[0]
+    assert row["agreement_after"] == 1.0
+    assert row["agreement_chance"] == pytest.approx(1 / 32 + (1 - 1 / 32) / 60, rel=0.2)
 
 
 def test_growth_by_hand() -> None:
@@ -135,7 +170,9 @@ def test_an_end_is_joint_where_the_reference_chose_to_stop() -> None:
     ids = {(v, f"p{n}"): "1 2 3" for n in range(5) for v in ("fp32", "bf16")}
     texts = traces(ids)
     texts["finish"] = ["eos", "eos"] * 2 + ["length", "eos"] + ["nonfinite", "eos"] * 2
-    twice = texts[texts["variant"] == "bf16"].assign(role="floor", variant="fp32", finish="eos")  # no control's name says
+    twice = texts[texts["variant"] == "bf16"].assign(
+        role="floor", variant="fp32", finish="eos"
+    )  # no control's name says
     found = compounding.with_ends(pd.concat([rows, floor]), pd.concat([texts, twice]))
     assert found["ended"].tolist() == [False, True, False, False, False, False, True, True, True, False]
     curve = compounding.survival(rows, texts, prediction.survival([]))
@@ -307,7 +344,9 @@ def never(candidate: str, strategy: str = "greedy") -> dict[str, Any]:
 
 def said(*cells: dict[str, Any]) -> list[str]:
     law = pd.DataFrame(columns=["candidate", "law", "strategy", "flips", "flips_predicted", "km_distance"])
-    return hazard.sentences(pd.DataFrame(list(cells)).astype({"agreement_after": float, "agreement_chance": float}), law)
+    return hazard.sentences(
+        pd.DataFrame(list(cells)).astype({"agreement_after": float, "agreement_chance": float}), law
+    )
 
 
 def test_half_of_the_texts_are_gone_only_where_they_are() -> None:
@@ -323,11 +362,15 @@ def test_half_of_the_texts_are_gone_only_where_they_are() -> None:
 
 def test_a_shape_is_named_after_ten_divergences_and_all_looks() -> None:
     first = said(cell("a"))[0]
-    assert "; no change with length shown from 40 divergences, 0.87 to 1.1 times at twice the length not excluded)" in first
+    assert (
+        "; no change with length shown from 40 divergences, 0.87 to 1.1 times at twice the length not excluded)"
+        in first
+    )
     growing = {"compounding_index": 1.5, "compounding_index_low": 1.2, "compounding_index_high": 1.9}
-    assert "growing with length: 1.1 to 1.9 times at twice the length, 40 divergences" in said(
-        cell("a", **growing, compounding_index_p_holm=0.01)
-    )[0]
+    assert (
+        "growing with length: 1.1 to 1.9 times at twice the length, 40 divergences"
+        in said(cell("a", **growing, compounding_index_p_holm=0.01))[0]
+    )
     looks = said(cell("a", **growing, compounding_index_p_holm=0.2))[0]
     assert "growing" not in looks and "1 to 1.9 times at twice the length not excluded" in looks
     few = said(cell("a", **growing, diverged=3, compounding_index_p_holm=math.nan))[0]
@@ -350,9 +393,10 @@ def test_growth_is_told_where_it_is_shown_and_no_further_than_measured() -> None
     assert "changes by +46 % over 4 tokens for a" in said(cell("a", **steep))[1], "not +1229706 % per 100"
     alone = {"growth_slope": 4.09, "growth_slope_low": math.nan, "growth_slope_high": math.nan}
     assert not any("logit error" in text for text in (*said(cell("a")), *said(cell("a", **alone))))
-    assert "over 50 tokens for a (none shown under top-p)" in said(
-        cell("a", **known, growth_length=50), cell("a", "top-p")
-    )[1]
+    assert (
+        "over 50 tokens for a (none shown under top-p)"
+        in said(cell("a", **known, growth_length=50), cell("a", "top-p"))[1]
+    )
     agree = said(cell("a"), never("a", "top-p"))[1]
     assert "the tokens agree in 6 % for a (2 % by chance; no two texts that went on under top-p)" in agree
 

@@ -43,8 +43,12 @@ def gating(plan: Mapping[str, Any]) -> Gating:
 
 def faults(study: Study) -> dict[tuple[str, ...], Fault]:
     """(candidate, strategy) -> what no gate there may pass: a candidate that broke, a KL that is infinite somewhere."""
+    impossible = nonfinite.impossible(study.positions)
     cells: dict[tuple[str, ...], Fault] = {
-        key: Fault(f"the KL is infinite at {n} positions, which its figures leave out", ("kl_",))
+        key: Fault(
+            f"the KL is infinite at {n} positions, which its figures leave out",
+            ("kl_", "perplexity_candidate", "ln_ppl_ratio") if key in impossible else ("kl_",),
+        )
         for key, n in nonfinite.infinite(study.positions).items()
     }
     return cells | {key: Fault(why) for key, why in nonfinite.faults(study.traces, study.positions).items()}

@@ -23,6 +23,7 @@ CAUSES = {
     "truncation": "A token fell out of the set that one of the two may draw from.",
     "search": "Beam search: whole hypotheses were exchanged. Gap and swing are theirs; a negative gap says that the "
     "reference itself scores the candidate's text higher.",
+    "draw": "The shared draw fell on the edge between two tokens that the reference itself held apart.",
     "near_tie": "The reference all but tied between the two tokens.",
     "uncoupled": "The draws were independent: chance alone parts such traces.",
 }  # fmt: skip

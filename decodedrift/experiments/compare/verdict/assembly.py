@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.compare.verdict import answer, decomposition, hazard, injection, knobs, nonfinite
+from decodedrift.experiments.compare.verdict import answer, causes, decomposition, hazard, injection, knobs, nonfinite
 from decodedrift.measure.nonfinite import TRACE
 from decodedrift.numerics.intervals import Z95
 from decodedrift.report import failures
@@ -39,7 +39,7 @@ def rest(study: Study) -> list[str]:
         return [_nothing(study)]
     sentences = [*_screening(study)]
     if len(candidates):
-        sentences += [*_causes(study), *_divergence(study, candidates), *_floor(table, candidates)]
+        sentences += [*causes.sentences(study), *_divergence(study, candidates), *_floor(table, candidates)]
     sentences += hazard.sentences(study.risk, study.flip_law)
     sentences += _texts(study)
     sentences += _distributions(candidates) if len(candidates) else []
@@ -63,7 +63,7 @@ def alarms(study: Study) -> list[str]:
 
 
 def _broken(study: Study) -> list[str]:
-    return [*nonfinite.sentences(study.traces, study.divergences, study.positions), *_self_control(study)]
+    return [*nonfinite.sentences(study), *_self_control(study)]
 
 
 def _path(study: Study) -> list[str]:
@@ -180,33 +180,6 @@ def _censored(study: Study) -> str:
     parts = [f"{stopped} stopped early at the same end"] if stopped else []
     parts += [f"{broken} ended where the reference broke"] if broken else []
     return f"; of the {len(stayed)} pairs that stayed together {_listed(parts)}" if parts else ""
-
-
-def _causes(study: Study) -> list[str]:
-    """How close the reference itself was between the two tokens: per candidate, single tokens only."""
-    parts, shares = {}, {}
-    ties = 0
-    for name in study.summary[study.summary["role"] == "candidate"]["candidate"].unique():
-        rows = _diverged(study, str(name))
-        rows = rows[rows["cause"].isin(["near_tie", "shift", "truncation"])]
-        if len(rows):
-            near = int((rows["cause"] == "near_tie").sum())
-            parts[name] = (
-                f"{near} of {len(rows)} for {visible(str(name))} (median gap {_number(rows['reference_gap'].median())})"
-            )
-            shares[name] = -near / len(rows)
-            ties += int((rows["candidate_gap"] == 0).sum())
-    sentences = []
-    if parts:
-        tied = f"; {ties} turned on an exact tie of the candidate's logits" if ties else ""
-        below = study.plan["near_tie_below"]
-        sentences.append(
-            f"Near ties, where the reference itself held the two tokens within {below:g} nats, make up "
-            f"{', '.join(_telling(parts, shares))} of the divergences of single tokens{tied}."
-        )
-    if (study.divergences["cause"] == "uncoupled").any():
-        sentences.append("Sampling was not coupled, so sampled traces may part by the luck of the draw alone.")
-    return sentences
 
 
 def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
