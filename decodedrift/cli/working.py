@@ -61,7 +61,7 @@ def read_gates(
         raise InputError("--fail-on-interval: there is no gate; add one with --fail-on")
     if not texts:
         return []
-    from decodedrift.runs.gates import parse_gates
+    from decodedrift.runs.wordgates import parse_gates
 
     return parse_gates(texts, interval, kind.gating(plan))
 

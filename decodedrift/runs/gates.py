@@ -13,7 +13,6 @@ import pandas as pd
 
 from decodedrift.core.records import InputError, nearest
 from decodedrift.numerics.intervals import Z95
-from decodedrift.runs.wordgates import WordGate, parse_word_gate
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, "==": eq, "!=": ne, ">": gt, "<": lt}
 _GATE = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([^:]+?)\s*(?::(.*))?", re.S)
@@ -101,21 +100,6 @@ class Gate:
             if math.isnan(value) or OPERATORS[self.operator](value, self.bound):
                 sentences.append(f"{where}: {shown}")
         return sentences
-
-
-def parse_gates(texts: Sequence[str], interval: bool, gating: Gating) -> list[Gate | WordGate]:
-    """Gates as they are typed; `default` stands for the recommended ones.
-
-    Raises:
-        InputError: see `parse_gate`, or there are none to recommend.
-    """
-    gates: list[Gate | WordGate] = []
-    for text in texts:
-        if text.strip() == "default" and not gating.recommended:
-            raise InputError("--fail-on default: this experiment has no recommended gates; name a column")
-        for each in gating.recommended if text.strip() == "default" else (text,):
-            gates.append(parse_word_gate(each, gating) or parse_gate(each, interval, gating))
-    return gates
 
 
 def parse_gate(text: str, interval: bool, gating: Gating) -> Gate:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 
 from decodedrift.core.records import InputError, nearest
-
-if TYPE_CHECKING:
-    from decodedrift.runs.gates import Fault, Gating
+from decodedrift.runs.gates import Fault, Gate, Gating, parse_gate
 
 _GATE = re.compile(r"\s*(\w+)\s*(==|!=)\s*([^:]*?)\s*(?::(.*))?", re.S)
 
@@ -69,3 +67,18 @@ def parse_word_gate(text: str, gating: Gating) -> WordGate | None:
     if match[4] is not None and only not in names:
         raise InputError(f"--fail-on {text!r}: no candidate {only!r}; {nearest(only, names)}")
     return WordGate(text.strip(), match[1], match[2], match[3], only)
+
+
+def parse_gates(texts: Sequence[str], interval: bool, gating: Gating) -> list[Gate | WordGate]:
+    """Gates as they are typed; `default` stands for the recommended ones.
+
+    Raises:
+        InputError: see `parse_gate`, or there are none to recommend.
+    """
+    gates: list[Gate | WordGate] = []
+    for text in texts:
+        if text.strip() == "default" and not gating.recommended:
+            raise InputError("--fail-on default: this experiment has no recommended gates; name a column")
+        for each in gating.recommended if text.strip() == "default" else (text,):
+            gates.append(parse_word_gate(each, gating) or parse_gate(each, interval, gating))
+    return gates

@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import running
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
 import decodedrift as dd
