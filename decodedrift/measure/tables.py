@@ -18,6 +18,8 @@ LARGEST = ("batch_size", "cut_ids", "cut_reference_mass", "cut_candidate_mass")
 CELL = ["model", "reference", "candidate", "role", "strategy"]
 KEYS = [*CELL, "seed", "prompt_id"]
 CONTROLS = ("self", "floor")  # roles of what is held against itself
+TOKEN_CAUSES = ("near_tie", "draw", "shift", "truncation")  # of a divergence of two tokens that both sides chose
+LAYOUTS = DECODED, FORCED, STEPPED = "decoded", "forced", "stepped"  # how the logits of a distance were computed
 PARTS = ("positions", "alternatives", "steps")  # too long for CSV: a folder of Parquet parts
 UNFOLDED = ("alternatives",)  # no mean is made of it and it is the longest: read only by who asks
 TEXTS = pd.StringDtype("python", na_value=np.nan)  # pandas' default, Arrow, cannot hold a lone surrogate
@@ -39,13 +41,14 @@ TABLES: dict[str, dict[str, str]] = {
         **{name: metric.column for name, metric in TRACE_METRICS.items() if not metric.after},
         "reference_token_id": INTEGERS, "candidate_token_id": INTEGERS, "reference_token": "str",
         "candidate_token": "str", "reference_margin": "float64", "candidate_margin": "float64",
-        "reference_gap": "float64", "candidate_gap": "float64", "swing": "float64", "gap_over_error": "float64",
-        "cause": "str", "at_end": INTEGERS, "search_error": INTEGERS,
+        "reference_gap": "float64", "candidate_gap": "float64", "swing": "float64", "logprob_gap": "float64",
+        "gap_over_error": "float64", "gap_ulps": "float64", "layout": "str", "cause": "str",
+        "at_end": INTEGERS, "search_error": INTEGERS,
         **{name: metric.column for name, metric in TRACE_METRICS.items() if metric.after}, "nonfinite": INTEGERS,
     },
     "positions": {
         **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
-        "token_id": INTEGERS, "token": "str",
+        "token_id": INTEGERS, "token": "str", "layout": "str",
         **{name: metric.column for name, metric in TOKEN_METRICS.items()},
     },
     "alternatives": {
@@ -56,7 +59,8 @@ TABLES: dict[str, dict[str, str]] = {
         **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
         "original_token_id": INTEGERS, "injected_token_id": INTEGERS, "recovered": INTEGERS,
         "recovery_lag": INTEGERS, "agreement": "float64", "trajectory_share": "float64",
-        "distance_injected": INTEGERS, "distance_reference": INTEGERS, "token_ids": "str",
+        "distance_injected": INTEGERS, "distance_reference": INTEGERS, "second_divergence": INTEGERS,
+        "second_compared": INTEGERS, "token_ids": "str",
     },
     "steps": {
         **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
@@ -194,6 +198,22 @@ FOLD_TEXTS = (
 
 
 TEXTS_OF = {"answer": ("texts",)}  # columns of one fold that are numbers elsewhere
+
+
+def of_one_layout(positions: pd.DataFrame) -> pd.DataFrame:
+    """The positions as they are, for a fold: distances of two layouts are never averaged.
+
+    Rows of runs before there was a `layout` are forced.
+
+    Raises:
+        ValueError: a candidate and strategy has rows of several layouts.
+    """
+    if positions["layout"].nunique() > 1:
+        layouts = positions["layout"].fillna(FORCED).groupby([positions[c] for c in CELL], sort=False)
+        for key, names in layouts.unique().items():
+            if len(names) > 1:
+                raise ValueError(f"{key[2]} {key[4]}: a fold is over one layout, not over {' and '.join(names)}")
+    return positions
 
 
 def fold(rows: list[dict[str, Any]], columns: list[str] | None = None, name: str = "") -> pd.DataFrame:

@@ -104,7 +104,7 @@ def ran() -> Study:
     """A small run of the bundled model, with alternatives, a text and the noise floor."""
     return dd.compare(
         "demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=4, max_new_tokens=24, noise_floor=True,
-        texts=[str(Path(__file__).parents[2] / "CHANGELOG.md")],
+        texts=[str(Path(__file__).parents[2] / "CHANGELOG.md")], default_text=False,
     )  # fmt: skip
 
 
@@ -481,7 +481,7 @@ def test_curves_are_what_their_tables_hold(show: Show) -> None:
     at["position"] = at["position"].astype(int)
     draws = np.random.default_rng(1).random((len(at), 12)) + 0.1
     numbers = {
-        "survival": ["survival", "survival_low", "survival_high", "hazard", "survival_predicted"],
+        "survival": ["incidence", "incidence_low", "incidence_high", "hazard", "incidence_predicted"],
         "growth": ["logit_gap_rms_median", "logit_gap_rms_p10", "logit_gap_rms_p90", "kl_mean"],
         "decomposition": [f"{n}{end}" for n in ("state_compounding", "path_compounding_after") for end in ("", "_low", "_high")],
         "after": ["agreement"],

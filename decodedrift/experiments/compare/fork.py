@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from decodedrift.core.records import InputError
-from decodedrift.experiments.compare.selection import CAUSES, example
+from decodedrift.experiments.compare.selection import CAUSES, telling_case
 from decodedrift.report.case import Case, Side, decoder, narrowed
 from decodedrift.report.numbers import absent, significant
 from decodedrift.report.tokenview import key_of
@@ -28,8 +28,7 @@ def case(study: Study, wanted: Mapping[str, Any]) -> Case:
         raise InputError("nothing was compared: there is no case to show")
     if not study.words:
         raise InputError("this run kept no texts (--no-text): there is no case to show")
-    chosen = example(rows)
-    return _case(study, next(rows.loc[[rows.index[0] if chosen is None else chosen]].itertuples()))
+    return _case(study, telling_case(study, rows) or next(rows.itertuples()))
 
 
 def _case(study: Study, row: Any) -> Case:

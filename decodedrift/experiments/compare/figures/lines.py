@@ -67,6 +67,7 @@ class After(Curves):
 
     def _read(self) -> pd.DataFrame:
         rows = super()._read()
+        rows = rows[rows["agreement"].notna()]  # too few pairs
         return rows.assign(candidate=rows["candidate"].where(rows["role"] != "injected", rows["candidate"] + INJECTED))
 
     def _look(self, name: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Survival: the share of traces that still equal the reference, by position, with bands and numbers at risk."""
+"""Survival: the share of traces that have not parted from the reference, by position, with bands and numbers at risk."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Series
 from decodedrift.report.figures.curves import Curves, Names
 
-PREDICTED, LAW = "survival_predicted", "foretold by the flip law"
+PREDICTED, LAW = "incidence_predicted", "foretold by the flip law"
+SHARE, LOW, HIGH = "incidence", "incidence_low", "incidence_high"
 
 
 class Survival(Curves):
-    """Kaplan-Meier curves of the first divergence, with bands and numbers at risk; default: the first strategy."""
+    """1 - F(t), the texts still equal or ended so, with bands and numbers at risk; default: the first strategy."""
 
     name = table = "survival"
     file, along = "survival.csv", "position"
     labels, share, step = ("position (generated tokens)", "share of traces still equal"), True, True
-    columns: Names = ("position", "at_risk", "events", "survival", "survival_low", "survival_high")
-    y, band = "survival", ("survival_low", "survival_high")
-    hover = (("", "$name"), ("position", "@position"), ("survival", "@survival{%.3f}"),
-             ("95 %", "@survival_low{%.3f} – @survival_high{%.3f}"), ("at risk", "@at_risk"),
-             ("diverge here", "@events"))  # fmt: skip
+    columns: Names = ("position", "at_risk", "events", SHARE, LOW, HIGH)
+    y, band = "_equal", ("_low", "_high")
+    hover = (("", "$name"), ("position", "@position"), ("still equal", "@_equal{%.3f}"),
+             ("95 %", "@_low{%.3f} – @_high{%.3f}"), ("at risk", "@at_risk"), ("diverge here", "@events"))  # fmt: skip
     line_policy = "prev"
     last, other = LAW, ("soft", "dotted")
 
     def _read(self) -> pd.DataFrame:
         rows = super()._read()
+        rows = rows if SHARE in rows else rows.iloc[:0]  # a folder of version 0.1.0 without texts has no such column
         self.end = int(rows["position"].max()) + 1 if len(rows) else 0
         if PREDICTED in rows and rows[PREDICTED].notna().any():
             self.columns += (PREDICTED,)
@@ -60,6 +61,10 @@ class Survival(Curves):
         strip.yaxis.major_tick_out = strip.yaxis.major_tick_in = 0
         self.model = column(self.plot, strip, sizing_mode=self.plot.sizing_mode)
 
+    def _extra(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
+        shares = {"equal": SHARE, "low": HIGH, "high": LOW, "foretold": PREDICTED}
+        return {name: 1 - part[c].to_numpy(float) for name, c in shares.items() if c in self.columns}
+
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
         super()._draw(source, series, part)
         at = part[part["position"].isin(self.ticks)]
@@ -70,4 +75,4 @@ class Survival(Curves):
         base.paint(numbers.glyph, text_color=series.colour)
         self._add(series, numbers)
         if PREDICTED in self.columns:
-            self._line(source, replace(series, name=LAW, dash="dotted", width=1), PREDICTED)
+            self._line(source, replace(series, name=LAW, dash="dotted", width=1), "_foretold")

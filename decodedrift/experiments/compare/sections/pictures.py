@@ -35,9 +35,9 @@ class Pictures:
 
 survival = Pictures(
     "How long the texts stay equal",
-    "The share of traces whose every token so far equals the reference's. The bands are 95 % intervals; the numbers "
-    "below count the traces that could still part.",
-    {"survival": "Survival until the first divergence"},
+    "The share of traces whose every token so far equals the reference's; one that ended with it stays equal. The bands "
+    "are 95 % intervals; the numbers below count the traces that could still part.",
+    {"survival": "Share of texts still equal"},
 )
 comparisons = Pictures(
     "",
@@ -61,8 +61,9 @@ reasons = Pictures(
 )
 gaps = Pictures(
     "",
-    "Left of the dotted line the reference all but tied: its gap is below {near_tie_below:g} nats. No point lies "
-    "below the dashed one, where the error just sufficed. A click opens the case.",
+    "Left of the dotted line the reference's choice was close: its gap is below {near_tie_below:g} nats; where it "
+    "samples, the noise of the draw is part of the gap. No point lies below the dashed one, where the error just "
+    "sufficed. A click opens the case.",
     {"gaps": "Each first divergence: the reference's gap, and the error that turned it"},
 )
 calibration = Pictures(
