@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import running
+from bokeh.core.properties import value
 from bokeh.layouts import gridplot
 from bokeh.plotting import figure
 from matplotlib.colors import to_hex
@@ -113,6 +114,8 @@ def test_a_glyph_that_is_not_known_is_an_error_and_a_grid_is_a_grid() -> None:
     for plot in plots:
         plot.line([1, 2], [3, 4])
     assert [a.get_subplotspec().get_geometry()[:2] for a in drawn(gridplot(plots, ncols=2)).axes] == [(2, 2)] * 3
+    plots[1].text(x=value(1), y=value(3), x_offset=value(6), text=value("once"))
+    assert [text.get_text() for text in drawn(plots[1]).axes[0].texts] == ["once"]
     plots[0].hex_tile([1], [1])
     with pytest.raises(dd.InputError, match="HexTile"):
         drawn(plots[0])

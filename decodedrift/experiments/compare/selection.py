@@ -80,9 +80,9 @@ def kl_at(positions: pd.DataFrame, rows: pd.DataFrame) -> Mapping[tuple[str, str
 def telling_case(study: Study, of: pd.DataFrame | None = None) -> Any | None:
     """The split to show first, a row of divergences.csv: two words that the reference all but tied between.
 
-    of: rows of it to choose from. Greedy, a near tie, on a word, not at the very beginning, with texts that differ visibly behind it: a case that
+    Greedy, a near tie, on a word, not at the very beginning, with texts that differ visibly behind it: a case that
     lacks fewer of these, in this order, comes first, then that of the earlier candidate and prompt. None where nothing
-    diverged at a single token.
+    diverged at a single token. of: rows of it to choose from.
     """
     rows = study.divergences if of is None else of
     rows = rows[(rows["role"] == "candidate") & (rows["diverged"] == 1)]
