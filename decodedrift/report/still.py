@@ -206,7 +206,8 @@ def _boxes(axes: Any, v: _Values) -> Any:
 
 def _texts(axes: Any, v: _Values) -> None:
     look = {"size": POINT * float(str(v["text_font_size"]).removesuffix("px")), "ha": v["text_align"],
-            "va": BASELINES.get(v["text_baseline"], "bottom"), "weight": "bold" if "bold" in v["text_font_style"] else None}  # fmt: skip
+            "va": BASELINES.get(v["text_baseline"], "bottom"),
+            "weight": "bold" if "bold" in v["text_font_style"] else "normal"}  # fmt: skip
     move = [POINT * way * v[f"{axis}_offset"] for axis, way in (("x", 1), ("y", -1))]
     colours = v.colour("text")
     for i, (x, y, text) in enumerate(zip(v.column("x"), v.column("y"), v.column("text"))):
