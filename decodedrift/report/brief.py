@@ -12,7 +12,6 @@ from decodedrift.report.markup import fenced, markdown, markdown_table
 from decodedrift.report.sections.verdict import facts
 from decodedrift.report.texts import brief
 
-ANSWERS = 40  # lines of it in a summary, a candidate each
 WIDTH = 240  # characters of a line of the `repr`
 
 
@@ -39,7 +38,8 @@ def summary(study: Any, title: str | None = None, texts: bool = True) -> str:
     table = study.table()
     parts = [
         f"## {markdown(title or study.experiment.title(study.plan))}",
-        _listed([*alarms, *answers[:ANSWERS]]),
+        markdown("; ".join(f"{label} {value}" for label, value in facts(study))),
+        _listed([*alarms, *answers]),
         markdown_table(table) if len(table) else "",
         _listed(besides),
         _case(study) if texts and study.words else "",

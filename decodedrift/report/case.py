@@ -56,9 +56,9 @@ class Case:
         """Which case it is, and where it parts."""
         return f"{self.where}: " + ("equal to the end" if self.at is None else f"they part at token {self.at}")
 
-    def held(self, mark: tuple[str, str] = ("“", "”")) -> list[str]:
+    def held(self) -> list[str]:
         """A sentence for each side whose probabilities of the two tokens are known."""
-        words = [f"{mark[0]}{brief(side.token.strip() or side.token, 30)}{mark[1]}" for side in self.sides]
+        words = [f"“{brief(side.token.strip() or side.token, 30)}”" for side in self.sides]
         lines = []
         for side in self.sides:
             pairs = [(word, p) for word, p in zip(words, side.chances) if p is not None]
@@ -118,7 +118,7 @@ def decoder(tokens: pd.DataFrame) -> Callable[[Sequence[int]], str]:
     octets = {
         int(row.token_id): bytes.fromhex(row.bytes)
         if isinstance(row.bytes, str) and row.bytes
-        else str(row.token).encode()
+        else str(row.token).encode("utf-8", "replace")
         for row in tokens.itertuples()
     }
     return lambda ids: b"".join(octets.get(i, f"⟨{i}⟩".encode()) for i in ids).decode("utf-8", "replace")

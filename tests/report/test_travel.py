@@ -210,7 +210,8 @@ def test_a_run_in_two_lines() -> None:
 def test_the_summary_of_a_run() -> None:
     lines = summary(run(), "After <the> upgrade").splitlines()
     assert lines[0] == "## After &lt;the&gt; upgrade"
-    assert lines[2].startswith("- bf16: ")
+    assert lines[2] == "model demo; reference fp32; prompts 4; new tokens 24; ran on CPU"
+    assert lines[4].startswith("- bf16: ")
     assert run().to_markdown() in summary(run())
     assert "```text" in lines
     assert re.fullmatch(r"<sub>decodedrift \S+, torch \S+, .*, metrics \d+, \d{4}-\d\d-\d\d</sub>", lines[-1])
