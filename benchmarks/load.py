@@ -88,7 +88,7 @@ def rows(count: int = 1_000_000) -> dict[str, object]:
         asked = [f"w{1 + i % 95} w{1 + i // 95 % 95}" for i in range(400)]
         study = dd.compare(
             str(Path(work) / "model"), prompts=asked, candidates=["bf16", "int8"], strategies=["greedy"],
-            max_new_tokens=64, ignore_eos=True, batch_size=50, prompts_per_job=100,
+            max_new_tokens=64, ignore_eos=True, batch_size=50, prompts_per_job=100, noise_floor=False, default_text=False,
         )  # fmt: skip
         times = -(-count // len(study.positions))
         for table in ("positions", "divergences", "traces"):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.folds.answer import ppl_change
 from decodedrift.experiments.compare.verdict import answer, causes, decomposition, hazard, injection, knobs, nonfinite
 from decodedrift.measure.nonfinite import TRACE
-from decodedrift.numerics.intervals import Z95
 from decodedrift.report import failures
 from decodedrift.report.phrases import change as _change
 from decodedrift.report.phrases import listed as _listed
@@ -216,14 +216,17 @@ def _distributions(table: pd.DataFrame) -> list[str]:
 
 
 def _texts(study: Study) -> list[str]:
-    """Perplexity on the given texts, paired, with its error."""
+    """Perplexity on each text that neither side wrote, paired, with its interval."""
     table, sentences = study.perplexity, []
+    read = study.positions[(study.positions["strategy"] == "text") & (study.positions["role"] == "candidate")]
+    of = read["prompt_id"].str.rsplit("#", n=1).str[0]
     for text, rows in table.groupby("text", sort=False):
         reference = rows.iloc[0]  # its own row is the first of a text
         parts, damage = {}, {}
         for row in rows.iloc[1:].itertuples():
-            error = f" ± {Z95 * row.ln_ppl_ratio_se * 100:.2g}" if pd.notna(row.ln_ppl_ratio_se) else ""
-            parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)[:-2]}{error} %"
+            _, low, high = ppl_change(read[(of == text) & (read["candidate"] == row.variant)])
+            span = "" if math.isnan(low) else f" ({100 * low:+.2g} to {100 * high:+.2g} %)"
+            parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)}{span}"
             damage[row.variant] = math.inf if pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
         base = f" (reference {_number(reference['perplexity'], 4)})"
         sentences.append(f"Perplexity on {visible(str(text))}{base}: {', '.join(_telling(parts, damage))}.")
