@@ -108,7 +108,7 @@ def test_the_table_says_what_the_folds_say() -> None:
     assert line[:2] == ["bf16", "greedy"]
     assert line[2].startswith(f"{row.diverged} of 4 (")
     assert line[3] == f"token {row.first_divergence_median:.1f}".removesuffix(".0")
-    assert line[6] == "; ".join(ran.answer.iloc[0][["wording", "quality"]])
+    assert line[6] == "wording {wording}; quality {quality}".format(**ran.answer.iloc[0])
     assert ran.to_markdown().splitlines()[2].count(" | ") == 6
     assert ran.to_latex().count(" & ") == 12
 
