@@ -174,6 +174,19 @@ def test_a_run_without_texts_has_no_case() -> None:
     assert "careful" not in summary(ran)
 
 
+def test_a_vocabulary_whose_tokens_lose_their_spaces() -> None:
+    """Read one by one they have none; a case is written as its texts are."""
+    ran = running.run(candidates=["fp16"], strategies=["top-k:k=5"], prompts={"p": "w5 w6 w7"}, max_new_tokens=12)
+    ran.divergences.loc[ran.divergences["role"] == "candidate", ["diverged", "first_divergence", "at_end"]] = [1, 4, 0]
+    reference, candidate = (ran.traces.query(f"role == '{role}'").iloc[0].text for role in ("reference", "candidate"))
+    ours, theirs = ran.case().sides
+    assert " " in reference
+    assert ran.case().shared + ours.token + ours.rest == reference
+    assert ran.case().shared + theirs.token + theirs.rest == candidate
+    assert ran.case().shared.count(" ") == 3
+    assert ours.token[0] == " "
+
+
 def test_a_case_of_an_injection() -> None:
     case = injected().case("animals-01", position=5)
     before, after = case.sides

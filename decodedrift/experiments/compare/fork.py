@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.selection import CAUSES, telling_case
 from decodedrift.report.case import Case, Side, decoder, narrowed
@@ -32,11 +34,10 @@ def case(study: Study, wanted: Mapping[str, Any]) -> Case:
 
 
 def _case(study: Study, row: Any) -> Case:
-    decode = decoder(study.tokens)
     at = None if absent(row.first_divergence) else int(row.first_divergence)
-    ours, theirs = (
-        _ids(study, role, name, row) for role, name in (("reference", row.reference), ("candidate", row.candidate))
-    )
+    traces = [_trace(study, "reference", row.reference, row), _trace(study, "candidate", row.candidate, row)]
+    decode = decoder(study.tokens, pd.concat(traces))
+    ours, theirs = ([int(i) for text in trace["token_ids"].dropna() for i in text.split()] for trace in traces)
     chances = _chances(study, row, at) if at is not None else {}
     sides = [
         Side(name, decode(ids[at : at + 1]), decode(ids[at + 1 :]), chances[name]) if at is not None else Side(name)
@@ -48,11 +49,10 @@ def _case(study: Study, row: Any) -> Case:
     return Case(where, prompts.get(row.prompt_id, ""), decode(ours[:at]), (sides[0], sides[1]), at, _why(row))
 
 
-def _ids(study: Study, role: str, name: str, row: Any) -> list[int]:
+def _trace(study: Study, role: str, name: str, row: Any) -> pd.DataFrame:
     traces = study.traces
-    rows = traces[(traces["role"] == role) & (traces["variant"] == name) & (traces["strategy"] == row.strategy)
-                  & (traces["seed"] == row.seed) & (traces["prompt_id"] == row.prompt_id)]  # fmt: skip
-    return [int(i) for text in rows["token_ids"].head(1) if isinstance(text, str) for i in text.split()]
+    return traces[(traces["role"] == role) & (traces["variant"] == name) & (traces["strategy"] == row.strategy)
+                  & (traces["seed"] == row.seed) & (traces["prompt_id"] == row.prompt_id)].head(1)  # fmt: skip
 
 
 def _chances(study: Study, row: Any, at: int) -> dict[str, tuple[float | None, ...]]:

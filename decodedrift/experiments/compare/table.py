@@ -48,7 +48,9 @@ def _first(row: Any) -> str:
 def _answer(row: Any) -> tuple[str, str]:
     if row is None:
         return "n/a", "not compared"
-    return relative(row.ppl_change, row.ppl_change_low, row.ppl_change_high), f"wording {row.wording}; quality {row.quality}"
+    return relative(
+        row.ppl_change, row.ppl_change_low, row.ppl_change_high
+    ), f"wording {row.wording}; quality {row.quality}"
 
 
 def brief(study: Study) -> tuple[list[str], list[str], list[str]]:

@@ -40,7 +40,7 @@ class Pair:
 def pairs(study: Any, rows: pd.DataFrame | None = None) -> Iterator[Pair]:
     """Every row of injection.csv (or of some) whose token was replaced by another; none where no texts were kept."""
     rows = study.injection if rows is None else rows
-    decode = decoder(study.tokens)
+    decode = decoder(study.tokens, study.traces)
     originals = study.traces[study.traces["role"] == "reference"].set_index(KEYS)
     for row in rows.itertuples() if len(study.tokens) and study.words else ():
         trace = originals.loc[(row.strategy, row.seed, row.prompt_id)]
