@@ -53,7 +53,8 @@ def parse_word_gate(text: str, gating: Gating) -> WordGate | None:
     Raises:
         InputError: not such a gate; an unknown word or candidate, with the choices.
     """
-    column = text.split("=")[0].strip(" !<>")
+    first = re.match(r"\s*(\w+)", text)
+    column = first[1] if first else ""
     if column not in gating.words:
         return None
     match, choices = _GATE.fullmatch(text), gating.words[column]

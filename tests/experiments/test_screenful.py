@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from decodedrift.experiments.study import open_study
 @pytest.fixture(scope="module")
 def study() -> Any:
     return running.run(
-        "demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=2, max_new_tokens=12,
+        "demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=3, max_new_tokens=24,
         noise_floor=True, default_text=True,
     )  # fmt: skip
 
@@ -38,7 +39,7 @@ def study() -> Any:
 def test_both_questions_are_answered_for_every_candidate(study: Any) -> None:
     """int8 too: against itself in another layout, and on a text that neither side wrote."""
     assert study.answer["candidate"].tolist() == ["bf16", "int8"]
-    assert (study.answer["floor_prompts"] == 2).all()
+    assert (study.answer["floor_prompts"] == 3).all()
     assert (study.answer["texts"] == "bundled story").all()
     assert (study.answer["quality"] == "no loss above 1 %").all()
     floors = study.divergences[study.divergences["role"] == "floor"]
@@ -117,6 +118,18 @@ def test_the_probabilities_at_the_fork_are_the_references_own(study: Any) -> Non
     assert texts.p_reference > texts.p_candidate
 
 
+@pytest.mark.parametrize("text", ["", "a word " * 60, "漢字" * 200, "x" * 500, "\x1b[2J\u202e" * 50, "é\n\t" * 90])
+@pytest.mark.parametrize("name", ["c", "a" * 60, "漢" * 40])
+def test_a_split_of_any_text_fits(text: str, name: str, study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from decodedrift.experiments.compare import screenful as module
+    from decodedrift.experiments.compare.selection import Fork
+
+    monkeypatch.setattr(module, "telling_case", lambda study: types.SimpleNamespace(reference=name, candidate=name))
+    monkeypatch.setattr(module, "fork", lambda study, row: Fork(text, text, text, text[:90], text[:90], 0.123, 0.045))
+    lines = module._split(study, 80).split("\n")
+    assert len(lines) == 3 and all(cell_len(line) <= 80 and line.isprintable() for line in lines), lines
+
+
 def case(**changes: Any) -> dict[str, Any]:
     row = {"role": "candidate", "diverged": 1, "strategy": "greedy", "cause": "near_tie", "reference_token": " careful",
            "candidate_token": " happy", "first_divergence": 5, "agreement_after": 0.1, "at_end": 0}  # fmt: skip
@@ -168,7 +181,7 @@ def test_a_run_is_not_worse_than_itself_and_worse_where_a_figure_leaves_its_inte
 
     from scipy import stats
 
-    bound = table.loc[at, "kl_mean"] + stats.t.ppf(0.975, 1) * table.loc[at, "kl_se"]
+    bound = table.loc[at, "kl_mean"] + stats.t.ppf(0.975, 2) * table.loc[at, "kl_se"]
     for value, bad in ((bound * 0.999, False), (bound * 1.001, True), (math.nan, True)):
         moved = table.copy()
         moved.loc[at, "kl_mean"] = value
@@ -182,7 +195,7 @@ def test_a_run_is_not_worse_than_itself_and_worse_where_a_figure_leaves_its_inte
     assert worse(run(answer=words), study)[0] == [
         f"{name}: quality is 'worse', and was 'no loss above 1 %'" for name in ("bf16", "int8")]  # fmt: skip
     assert not worse(run(answer=words), run(answer=words))[0], "it was so before"
-    with pytest.raises(InputError, match="max_new_tokens 12 there, 25 here"):
+    with pytest.raises(InputError, match="max_new_tokens 24 there, 25 here"):
         worse(run(plan={**study.plan, "max_new_tokens": 25}), study)
     with pytest.raises(InputError, match="metrics version"):
         worse(run(environment={**study.environment, "metrics_version": 1}), study)

@@ -159,11 +159,7 @@ def _divergence(study: Study, table: pd.DataFrame) -> list[str]:
     if not parts and not none:
         return [f"{head} nothing could be compared."]
     if not parts:
-        prompts = int(table["prompts"].max())
-        return [
-            f"{head} nothing diverged: {_listed(none)}; {prompts} prompt{'s' if prompts > 1 else ''} cannot exclude a "
-            f"true rate of up to {_percent(min(1.0, 3 / prompts))} of prompts (95 %, rule of three){tail}."
-        ]
+        return [f"{head} nothing diverged: {_listed(none)}{tail}."]
     rates = {n: c["diverged"].sum() / max(1, c["traces"].sum()) for n, c in table.groupby("candidate", sort=False)}
     tail = (f"; {_listed(none)} never did" if none else "") + tail
     tail += _censored(study)
@@ -225,7 +221,7 @@ def _texts(study: Study) -> list[str]:
         parts, damage = {}, {}
         for row in rows.iloc[1:].itertuples():
             _, low, high = ppl_change(read[(of == text) & (read["candidate"] == row.variant)])
-            span = "" if math.isnan(low) else f" ({100 * low:+.2g} to {100 * high:+.2g} %)"
+            span = "" if math.isnan(low) else f" ({_change(math.log1p(low))[:-2]} to {_change(math.log1p(high))})"
             parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)}{span}"
             damage[row.variant] = math.inf if pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
         base = f" (reference {_number(reference['perplexity'], 4)})"
