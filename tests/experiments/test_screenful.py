@@ -77,15 +77,15 @@ def test_the_default_run_fits_a_terminal(tmp_path: Path) -> None:
 
 
 def test_what_broke_comes_before_the_answer() -> None:
-    broken = made([1, 0])
+    broken = made([0, 0])
     trace = {"model": "m", "strategy": "greedy", "seed": 0, "prompt_id": "p0", "token_ids": "1 2", "n_tokens": 2}
     broken.traces = rows("traces", [
         trace | {"variant": "fp32", "role": "reference", "finish": "length"},
         trace | {"variant": "c", "role": "candidate", "finish": "nonfinite", "n_tokens": 1, "nonfinite": 1},
     ])  # fmt: skip
     assert broken.answer["wording"].tolist() == ["nonfinite"]
-    assert broken.verdict[0].startswith("c broke: ")
-    assert screenful(broken).startswith("- c broke: ")
+    assert broken.verdict[0].startswith("c breaks in ")
+    assert screenful(broken).startswith("- c breaks in ")
 
 
 def test_the_split_is_a_greedy_near_tie_on_a_word_that_changes_the_text(study: Any) -> None:
