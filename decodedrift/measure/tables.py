@@ -189,18 +189,21 @@ def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
 
 FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
-    "growth_note", "law", "flip_note",
+    "growth_note", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
 )  # fmt: skip
 
 
-def fold(rows: list[dict[str, Any]], columns: list[str] | None = None) -> pd.DataFrame:
-    """The rows of summary, distribution or perplexity as a frame: texts are texts, the rest numbers."""
+TEXTS_OF = {"answer": ("texts",)}  # columns of one fold that are numbers elsewhere
+
+
+def fold(rows: list[dict[str, Any]], columns: list[str] | None = None, name: str = "") -> pd.DataFrame:
+    """The rows of a fold as a frame: texts are texts, the rest numbers. name: of the fold, where TEXTS_OF has it."""
     frame = pd.DataFrame({c: [row.get(c) for row in rows] for c in columns or (rows[0] if rows else FOLD_TEXTS[:5])})
-    for name in frame.columns:
-        if name in FOLD_TEXTS:
-            frame[name] = frame[name].astype(TEXTS)
-        elif frame[name].dtype == "object":
-            frame[name] = frame[name].astype("float64")
+    for column in frame.columns:
+        if column in FOLD_TEXTS or column in TEXTS_OF.get(name, ()):
+            frame[column] = frame[column].astype(TEXTS)
+        elif frame[column].dtype == "object":
+            frame[column] = frame[column].astype("float64")
     return frame
 
 

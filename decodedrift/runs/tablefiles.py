@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from decodedrift.core import untrusted
 from decodedrift.core.records import InputError
 from decodedrift.measure.metrics.base import INTEGERS
-from decodedrift.measure.tables import FOLD_TEXTS, TABLES, TEXTS, typed
+from decodedrift.measure.tables import FOLD_TEXTS, TABLES, TEXTS, TEXTS_OF, typed
 
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n|\Z)')
 
@@ -44,7 +44,7 @@ def read_csv(path: Path, table: str) -> pd.DataFrame:
     types = TABLES.get(table, {})
     columns = [[row[n] for row in rows] for n in range(len(header))]
     names = [str(name) for name in header]
-    kinds = [types.get(name, "fold" if name in FOLD_TEXTS else None) for name in names]
+    kinds = [types.get(name, "fold" if name in (*FOLD_TEXTS, *TEXTS_OF.get(table, ())) else None) for name in names]
     try:
         data = {name: _column(cells, kind) for name, kind, cells in zip(names, kinds, columns, strict=True)}
     except ValueError as error:
