@@ -108,7 +108,8 @@ def conclude(study: Study, gates: Sequence[Gate], as_json: bool) -> None:
     if gates:
         gating = study.experiment.gating(study.plan)
         faults = gating.faults(study)
-        exceeded = [sentence for gate in gates for sentence in gate.exceeded(study.summary, gating, faults)]
+        table = gating.table(study)
+        exceeded = [sentence for gate in gates for sentence in gate.exceeded(table, gating, faults)]
     with suppress(BrokenPipeError):  # whoever reads may have gone: what was found counts all the same
         show(study, as_json, sys.stderr if as_json else sys.stdout, exceeded)
     for sentence in exceeded:

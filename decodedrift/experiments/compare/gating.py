@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from decodedrift.experiments.compare.folds.certificate import GATED
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import FOLD_TEXTS, KEYS, TABLES, typed
 from decodedrift.runs.gates import Fault, Gating
@@ -30,13 +31,20 @@ ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "p
 def gating(plan: Mapping[str, Any]) -> Gating:
     """Every candidate under every strategy, whether it left a row or not."""
     cells = [(c["name"], s["label"]) for c in plan["candidates"] for s in plan["strategies"]]
-    return Gating(("candidate", "strategy"), cells, columns(), lambda row, column: never(row, column, plan), faults)
+    gated = (*columns(), *GATED)
+    return Gating(("candidate", "strategy"), cells, gated, lambda row, name: never(row, name, plan), table, faults)
+
+
+def table(study: Study) -> pd.DataFrame:
+    """The summary with the certificate's columns beside it."""
+    keys = ["model", "reference", "candidate", "strategy"]
+    return study.summary.merge(study.certificate, on=keys, how="left") if len(study.summary) else study.summary
 
 
 def faults(study: Study) -> dict[tuple[str, ...], Fault]:
     """(candidate, strategy) -> what no gate there may pass: a candidate that broke, a KL that is infinite somewhere."""
     cells: dict[tuple[str, ...], Fault] = {
-        key: Fault(f"the KL is infinite at {n} positions, which its figures leave out", ("kl_",))
+        key: Fault(f"the KL is infinite at {n} positions, which its figures leave out", ("kl_", "excess_kl"))
         for key, n in nonfinite.infinite(study.positions).items()
     }
     return cells | {key: Fault(why) for key, why in nonfinite.faults(study.traces, study.positions).items()}

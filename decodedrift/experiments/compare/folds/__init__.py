@@ -13,6 +13,7 @@ import pandas as pd
 
 from decodedrift.experiments.compare.folds import decomposition, summary
 from decodedrift.experiments.compare.folds.answer import answer
+from decodedrift.experiments.compare.folds.certificate import certificate
 from decodedrift.measure import trajectory
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "perplexity": lambda study: summary.perplexity(study.positions, study.environment.get("scored_bytes", {})),
     "distribution": lambda study: summary.distribution(study.positions),
     "summary": _summary,
+    "certificate": certificate,
     "survival": _survival,
     "growth": lambda study: _compounding().growth(study.positions),
     "after": _after,

@@ -16,7 +16,7 @@ import pandas as pd
 
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import fold
-from decodedrift.numerics.intervals import clustered_se, paired_difference, share_interval, t95
+from decodedrift.numerics.intervals import mean_interval, paired_difference, share_interval
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
@@ -132,9 +132,7 @@ def _quality(positions: pd.DataFrame, name: str) -> dict[str, Any]:
     }  # fmt: skip
     lost = int((~np.isfinite(rows["nll_candidate"]) & np.isfinite(rows["nll_reference"])).sum())
     if len(rows) and np.isfinite(change).all():
-        half = t95(count) * clustered_se(change, windows)
-        mean = float(change.mean())
-        ends = (mean, mean - half, mean + half)
+        ends = mean_interval(change, windows)
         row |= dict(zip(("ppl_change", "ppl_change_low", "ppl_change_high"), map(math.expm1, ends), strict=True))
     row["quality"], row["quality_note"] = quality(row, lost)
     return row

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.compare.verdict import decomposition, hazard, injection, knobs, nonfinite
+from decodedrift.experiments.compare.verdict import certificate, decomposition, hazard, injection, knobs, nonfinite
 from decodedrift.measure.nonfinite import TRACE
-from decodedrift.numerics.intervals import Z95
 from decodedrift.report import failures
 from decodedrift.report.phrases import change as _change
 from decodedrift.report.phrases import listed as _listed
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 
 FIRST = 3  # sentences that are read at once
-VANISHING = 1e-20  # nats; a float64 floor is nothing to speak of
 
 
 def verdict(study: Study) -> list[str]:
@@ -34,7 +32,7 @@ def verdict(study: Study) -> list[str]:
     if len(candidates):
         sentences += _divergence(study, candidates)
         sentences += _causes(study)
-        sentences += _floor(table, candidates)
+        sentences += certificate.sentences(study)
         sentences += _distributions(candidates)
     sentences += hazard.sentences(study.risk, study.flip_law)
     sentences += [*injection.sentences(study.injection), *decomposition.sentences(study.steps)]
@@ -204,24 +202,6 @@ def _causes(study: Study) -> list[str]:
     return sentences
 
 
-def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
-    floor = table[table["role"] == "floor"]
-    parts = {}
-    for name, cells in floor.groupby("reference", sort=False):
-        mine = candidates[candidates["candidate"] == name]
-        if not (cells["kl_mean"] > VANISHING).any():
-            continue
-        mean, shift = _pooled(cells, "kl_mean"), _pooled(mine, "kl_mean") if len(mine) else math.nan
-        share = f", {_percent(mean / shift)} of the KL to the reference" if shift > 0 else ""
-        parted, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
-        parts[name] = (
-            f"{visible(str(name))} leaves its own text in {parted} of {traces} traces (mean KL {_number(mean)}{share})"
-        )
-    return (
-        [f"Noise floor, a type against itself in another batch layout: {'; '.join(parts.values())}."] if parts else []
-    )
-
-
 def _distributions(table: pd.DataFrame) -> list[str]:
     """What the distributions say along the reference's own tokens, with the caveat that belongs to them."""
     parts, damage = {}, {}
@@ -245,8 +225,9 @@ def _texts(study: Study) -> list[str]:
         reference = rows.iloc[0]  # its own row is the first of a text
         parts, damage = {}, {}
         for row in rows.iloc[1:].itertuples():
-            error = f" ± {Z95 * row.ln_ppl_ratio_se * 100:.2g}" if pd.notna(row.ln_ppl_ratio_se) else ""
-            parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)[:-2]}{error} %"
+            ends = [getattr(row, f"ln_ppl_ratio_{end}", math.nan) for end in ("low", "high")]
+            interval = "" if any(map(pd.isna, ends)) else f" ({_change(ends[0])[:-2]} to {_change(ends[1])})"
+            parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)}{interval}"
             damage[row.variant] = math.inf if pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
         base = f" (reference {_number(reference['perplexity'], 4)})"
         sentences.append(f"Perplexity on {visible(str(text))}{base}: {', '.join(_telling(parts, damage))}.")
