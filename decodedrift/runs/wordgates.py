@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pandas as pd
 
@@ -24,7 +23,6 @@ class WordGate:
     operator: str
     word: str
     only: str = ""
-    table: ClassVar[str] = "answer"
 
     def cells(self, gating: Gating) -> list[str]:
         """The candidates that it holds for."""
