@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import pandas as pd
 
@@ -24,7 +23,6 @@ class WordGate:
     operator: str
     word: str
     only: str = ""
-    table: ClassVar[str] = "answer"
 
     def cells(self, gating: Gating) -> list[str]:
         """The candidates that it holds for."""
@@ -53,7 +51,8 @@ def parse_word_gate(text: str, gating: Gating) -> WordGate | None:
     Raises:
         InputError: not such a gate; an unknown word or candidate, with the choices.
     """
-    column = text.split("=")[0].strip(" !<>")
+    first = re.match(r"\s*(\w+)", text)
+    column = first[1] if first else ""
     if column not in gating.words:
         return None
     match, choices = _GATE.fullmatch(text), gating.words[column]

@@ -211,3 +211,19 @@ def test_a_screening_has_a_floor_of_its_own_and_a_plan_from_before_no_text() -> 
     assert make_settings(CompareSettings, {"model": "gpt2"}).standard_texts()[0].name == "bundled prose"
     assert not make_settings(CompareSettings, {"default_text": False}).standard_texts()
     assert not make_settings(CompareSettings, {"prompt_source": "given"}).standard_texts()
+
+
+def test_a_forecast_counts_a_floor_for_every_candidate_and_64_prompts_at_most() -> None:
+    from decodedrift.core.settings import make_settings
+    from decodedrift.experiments.compare.settings import CompareSettings
+    from decodedrift.models.budget import flops
+    from decodedrift.runs.forecast import forecast
+    from decodedrift.runs.prepare import prepare
+
+    ready = prepare(make_settings(CompareSettings, {"limit": 2, "max_new_tokens": 3, "strategies": ["greedy"]}))
+    assert ready.plan.effort.floors == 3, "bf16, fp16, int8"
+    assert "noise floor: 3 passes over 2 prompts in another layout" in forecast(ready)
+    lean = prepare(make_settings(CompareSettings, ready.plan.as_dict() | {"noise_floor": False}))
+    more = {n: flops(ready.world, n) - flops(lean.world, n) for n in (1, 64, 640)}
+    assert more[1] == 2.0 * ready.world.checkpoint.parameters * 3 * 3 * (1 + 2)
+    assert more[64] == more[640] == 64 * more[1]

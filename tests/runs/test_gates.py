@@ -21,7 +21,6 @@ from decodedrift import cli
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.gating import IF_DIVERGED, columns, gating
 from decodedrift.experiments.compare.heat import heat_maps
-from decodedrift.numerics.intervals import Z95
 from decodedrift.report.terminal import summary_table
 from decodedrift.runs import runfolder
 from decodedrift.runs.gates import OPERATORS, Gate, parse_gate
@@ -74,16 +73,16 @@ def test_a_candidate_without_a_result_does_not_pass() -> None:
         ("divergence_rate>0.1", {"divergence_rate": 0.2, "divergence_rate_low": 0.11, "divergence_rate_high": 0.4}, 4),
         ("divergence_rate<0.3", {"divergence_rate": 0.2, "divergence_rate_low": 0.05, "divergence_rate_high": 0.4}, 0),
         ("divergence_rate<0.5", {"divergence_rate": 0.2, "divergence_rate_low": 0.05, "divergence_rate_high": 0.4}, 4),
-        ("kl_mean>0.1", {"kl_mean": 0.1 + 1.9 * 0.01, "kl_se": 0.01}, 0),
-        ("kl_mean>0.1", {"kl_mean": 0.1 + 2.0 * 0.01, "kl_se": 0.01}, 4),
-        ("kl_mean>0.1", {"kl_mean": 0.05, "kl_se": math.nan}, 4),
+        ("kl_mean>0.1", {"kl_mean": 0.12, "kl_mean_low": 0.09, "kl_mean_high": 0.16}, 0),
+        ("kl_mean>0.1", {"kl_mean": 0.12, "kl_mean_low": 0.101, "kl_mean_high": 0.16}, 4),
+        ("kl_mean>0.1", {"kl_mean": 0.05, "kl_mean_low": math.nan, "kl_mean_high": math.nan}, 4),
     ],
 )  # fmt: skip
 def test_intervals(text: str, values: dict[str, float], exceeded: int) -> None:
     said = parse_gate(text, True, gating(PLAN)).exceeded(table(**values), gating(PLAN))
     assert len(said) == exceeded
-    if exceeded and "kl_se" in values and not math.isnan(values["kl_se"]):
-        assert f"{values['kl_mean'] - Z95 * values['kl_se']:.6g} to" in said[0]
+    if exceeded and "kl_mean" in values:
+        assert f"{values['kl_mean_low']:.6g} to {values['kl_mean_high']:.6g}" in said[0]
 
 
 @pytest.mark.parametrize("operator", list(OPERATORS))

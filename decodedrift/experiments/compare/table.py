@@ -8,8 +8,7 @@ import pandas as pd
 
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.verdict import answer, assembly
-from decodedrift.numerics.intervals import Z95, t95
-from decodedrift.report.numbers import first, with_error
+from decodedrift.report.numbers import first, with_interval
 from decodedrift.report.phrases import counted, relative
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def table(study: Study) -> pd.DataFrame:
         [
             row.candidate, row.strategy,
             counted(row.diverged, row.traces, row.divergence_rate_low, row.divergence_rate_high), _first(row),
-            with_error(row.kl_mean, row.kl_se * t95(row.prompts) / Z95, "", "").text,
+            with_interval(row, "kl_mean").text,
             *_answer(answers.get(row.candidate)),
         ]
         for row in (summary[summary["role"] == "candidate"] if len(summary) else summary).itertuples()
