@@ -36,7 +36,7 @@ def test_the_wheel_holds_model_prompts_templates_and_types(wheel: Path) -> None:
     for wanted in (
         "decodedrift/data/demo/model.safetensors", "decodedrift/data/demo/tokenizer.json",
         "decodedrift/data/demo/README.md", "decodedrift/data/prompts/default.jsonl",
-        "decodedrift/data/prompts/stories.jsonl", "decodedrift/py.typed", "decodedrift/models/precisions/int8.py",
+        "decodedrift/data/prompts/stories.jsonl", "decodedrift/data/texts/story.txt", "decodedrift/py.typed", "decodedrift/models/precisions/int8.py",
     ):  # fmt: skip
         assert wanted in names
     assert {"decodedrift/report/templates/page.html.j2", "decodedrift/report/static/tokens.js"} <= set(names)
@@ -72,7 +72,11 @@ def test_the_installed_wheel_runs_outside_the_checkout(wheel: Path, tmp_path: Pa
     assert report.stat().st_size > 5000
 
 
-NAMES = {"yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}  # where a module has another name than its package
+NAMES = {
+    "yaml": "pyyaml",
+    "huggingface_hub": "huggingface-hub",
+    "markdown_it": "markdown-it-py",
+}  # where a module has another name than its package
 OPTIONAL = {"lm_eval"}  # a benchmark measures it where it is installed
 
 
@@ -99,12 +103,13 @@ def imported(*folders: str) -> set[str]:
 
 
 def test_the_package_imports_what_it_declares_and_declares_what_it_imports() -> None:
-    assert imported("decodedrift") - {"bitsandbytes"} == set(declared())
+    assert imported("decodedrift") - {"bitsandbytes", "matplotlib"} == set(declared())
     assert "bitsandbytes" in declared("bnb")
+    assert "matplotlib" in declared("plots")
 
 
 def test_tests_and_scripts_import_what_is_declared() -> None:
-    assert not imported("tests", "scripts", "benchmarks") - set(declared("test", "dev", "bnb")) - OPTIONAL
+    assert not imported("tests", "scripts", "benchmarks") - set(declared("test", "dev", "bnb", "plots")) - OPTIONAL
 
 
 def locked() -> dict[str, tuple[str, Marker | None]]:
@@ -132,7 +137,7 @@ def test_the_lock_names_its_command_and_no_index() -> None:
 def test_what_is_declared_is_locked_for_every_python_and_system(python: str, system: str) -> None:
     lock = locked()
     where = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": system}
-    for name, line in declared("test", "dev").items():
+    for name, line in declared("test", "dev", "plots").items():
         version, marker = lock[name]
         assert Requirement(line).specifier.contains(version), f"{line}, locked at {version}"
         assert marker is None or marker.evaluate(where), f"{name} is not locked for Python {python} on {system}"
@@ -141,7 +146,7 @@ def test_what_is_declared_is_locked_for_every_python_and_system(python: str, sys
 def test_all_that_an_environment_holds_for_us_is_locked() -> None:
     """Every requirement of a requirement, as the packages that are installed here state them."""
     lock, seen = locked(), set()
-    waiting = [Requirement(line) for line in declared("test", "dev").values()]
+    waiting = [Requirement(line) for line in declared("test", "dev", "plots").values()]
     while waiting:
         wanted = waiting.pop()
         key = (canonicalize_name(wanted.name), *sorted(wanted.extras))

@@ -41,16 +41,18 @@ class Experiment:
 
     execute: (job, world, progress, folder for waiting logits) -> rows; raises InputError where the reference cannot
     run, and whatever else fails is a row. verdict: study -> plain sentences with numbers, the most important first.
-    sections: () -> the page's, name -> function. shown: (study, width) -> the result on a terminal. gating: plan ->
-    what can be gated.
+    sections: () -> the page's, name -> function. shown: (study, width, all of it?) -> the result on a terminal, with
+    what matters of the verdict. gating: plan -> what can be gated.
 
     check: refuses what a World shows before weights are loaded. title: plan -> what stands at the top of the page.
     folded: study -> the verdict in two, what a reader sees at once with every alarm in it, and the rest. heat: study ->
     the tables of a notebook's cell. broken: study -> whether a control failed. plots: study -> figures as Bokeh models.
-    beside: (study, study, names=, title=) -> a page on two runs; None where two cannot be held side by side.
+    answers: study -> what verdict.json and `--json` say beside the sentences, by key. beside: (study, study, names=,
+    title=) -> a page on two runs; None where two cannot be held side by side.
 
-    table: study -> the result in seven columns of text, for a paper. answer: study -> it in a line a candidate. case:
-    (study, {column: value}) -> a `report.case.Case`; of several that one which is easiest to read.
+    table: study -> the result in seven columns of text, for a paper. brief: study -> what must be read first, the
+    answer in a line a candidate, and a few sentences besides. case: (study, {column: value}) -> a `report.case.Case`;
+    of several that one which is easiest to read.
     """
 
     name: str
@@ -61,11 +63,11 @@ class Experiment:
     execute: Callable[[Job, Any, Progress, str | None], JobResult]
     verdict: Callable[[Any], list[str]]
     sections: Callable[[], Mapping[str, Any]]
-    shown: Callable[[Any, int], str]
+    shown: Callable[[Any, int, bool], str]
     gating: Callable[[Mapping[str, Any]], Gating]
     title: Callable[[Mapping[str, Any]], str]
     table: Callable[[Any], pd.DataFrame]
-    answer: Callable[[Any], list[str]]
+    brief: Callable[[Any], tuple[list[str], list[str], list[str]]]
     case: Callable[[Any, Mapping[str, Any]], Case]
     stored: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
@@ -74,4 +76,5 @@ class Experiment:
     heat: Callable[[Any], Sequence[Any]] = lambda study: ()
     broken: Callable[[Any], bool] = lambda study: False
     plots: Callable[[Any], Any] = lambda study: None
+    answers: Callable[[Any], Mapping[str, Any]] = lambda study: {}
     beside: Callable[..., str] | None = None

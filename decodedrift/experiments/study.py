@@ -24,8 +24,9 @@ class Study:
     """What a run left. Every table is an attribute, a DataFrame with the columns of docs/metrics.md.
 
     Rows of a `compare`: traces, divergences, positions, alternatives, injection, steps, tokens, timings, failures.
-    Folds: summary, distribution, perplexity, survival, growth, after, risk, comparisons, flip_law, flip_calibration,
-    decomposition. Of an `inject`: traces, injection, tokens, timings, failures; summary and after. `dir` lists them.
+    Folds: answer, summary, distribution, perplexity, survival, growth, after, risk, comparisons, flip_law,
+    flip_calibration, decomposition. Of an `inject`: traces, injection, tokens, timings, failures; summary and after.
+    `dir` lists them.
 
     plan and environment: what was asked and what it ran on, JSON-ready. path: its folder, None while it has none.
     """
@@ -115,6 +116,7 @@ class Study:
         folder.write_tables({n: None if n in elsewhere else getattr(self, n) for n in self.tables}, self.words)
         self.path = folder.path
         folder.write_text("verdict.txt", "\n".join(self.verdict) + "\n")
+        folder.write_json("verdict.json", {**self.experiment.answers(self), "verdict": self.verdict})
         folder.write_text("report.html", self.to_html())
         if not self.words:
             folder.drop_jobs()

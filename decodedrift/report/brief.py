@@ -12,8 +12,6 @@ from decodedrift.report.markup import fenced, markdown, markdown_table
 from decodedrift.report.sections.verdict import facts
 from decodedrift.report.texts import brief
 
-MOST = 3  # sentences of the verdict
-ANSWERS = 40  # lines of it in a summary, a candidate each
 WIDTH = 240  # characters of a line of the `repr`
 
 
@@ -26,7 +24,8 @@ def heading(study: StudyLike) -> str:
 
 def short(study: StudyLike) -> str:
     """The answer, in a line."""
-    lines = study.experiment.answer(study) or ["Nothing was compared."]
+    alarms, answers, _ = study.experiment.brief(study)
+    lines = [*alarms, *answers] or ["Nothing was compared."]
     return terminal("; ".join(line.removesuffix(".") for line in lines), WIDTH)
 
 
@@ -35,17 +34,22 @@ def summary(study: Any, title: str | None = None, texts: bool = True) -> str:
 
     Nothing that a model, a prompt or a name brings along is markup, a mention or a link in it.
     """
-    answers = study.experiment.answer(study)
-    first = [s for s in study.experiment.folded(study)[0] if s not in answers]
+    alarms, answers, besides = study.experiment.brief(study)
+    table = study.table()
     parts = [
         f"## {markdown(title or study.experiment.title(study.plan))}",
-        "\n".join(f"- {markdown(line)}" for line in answers[:ANSWERS]),
-        markdown_table(study.table()) if len(study.table()) else "",
-        "\n".join(f"- {markdown(sentence)}" for sentence in first[:MOST]),
+        markdown("; ".join(f"{label} {value}" for label, value in facts(study))),
+        _listed([*alarms, *answers]),
+        markdown_table(table) if len(table) else "",
+        _listed(besides),
         _case(study) if texts and study.words else "",
         f"<sub>{markdown(_provenance(study))}</sub>",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _listed(sentences: list[str]) -> str:
+    return "\n".join(f"- {markdown(sentence)}" for sentence in sentences)
 
 
 def _case(study: Any) -> str:
@@ -64,7 +68,7 @@ def _provenance(study: StudyLike) -> str:
     """Versions, machine and date, in a line."""
     environment = study.environment
     versions, ran = environment.get("versions", {}), environment.get("numerical", {})
-    named = [f"{name} {versions[name]}" for name in ("decodedrift", "torch", "transformers") if name in versions]
+    named = [f"{name} {versions.get(name, 'of unknown version')}" for name in ("decodedrift", "torch", "transformers")]
     machine = [ran.get("gpu"), environment.get("cpu"), environment.get("system")]
     told = [*named, *(str(part) for part in machine if part), f"metrics {environment.get('metrics_version', 1)}"]
     return brief(", ".join([*told, str(environment.get("finished", ""))[:10]]).rstrip(", "), 400)

@@ -56,9 +56,9 @@ class Case:
         """Which case it is, and where it parts."""
         return f"{self.where}: " + ("equal to the end" if self.at is None else f"they part at token {self.at}")
 
-    def held(self, mark: tuple[str, str] = ("“", "”")) -> list[str]:
+    def held(self) -> list[str]:
         """A sentence for each side whose probabilities of the two tokens are known."""
-        words = [f"{mark[0]}{brief(side.token.strip() or side.token, 30)}{mark[1]}" for side in self.sides]
+        words = [f"“{brief(side.token.strip() or side.token, 30)}”" for side in self.sides]
         lines = []
         for side in self.sides:
             pairs = [(word, p) for word, p in zip(words, side.chances) if p is not None]
@@ -113,12 +113,25 @@ def narrowed(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
     return rows
 
 
-def decoder(tokens: pd.DataFrame) -> Callable[[Sequence[int]], str]:
-    """From ids to their text, by the table of tokens: bytes where they are known, so that characters come together."""
+def decoder(tokens: pd.DataFrame, traces: pd.DataFrame) -> Callable[[Sequence[int]], str]:
+    """From ids to their text: by the table of tokens, and by these traces, whose texts have the spaces between tokens.
+
+    A token by itself may have lost the space before it (SentencePiece, and vocabularies of words).
+    """
     octets = {
         int(row.token_id): bytes.fromhex(row.bytes)
         if isinstance(row.bytes, str) and row.bytes
-        else str(row.token).encode()
+        else str(row.token).encode("utf-8", "replace")
         for row in tokens.itertuples()
     }
-    return lambda ids: b"".join(octets.get(i, f"⟨{i}⟩".encode()) for i in ids).decode("utf-8", "replace")
+    spaced = dict(octets)
+    for row in traces.dropna(subset=["token_ids", "text"]).itertuples():
+        text, at = row.text.encode("utf-8", "replace"), 0
+        for index, token_id in enumerate(map(int, row.token_ids.split())):
+            piece = octets.get(token_id, b"")
+            if not text.startswith(piece, at) and index and text.startswith(b" " + piece, at):
+                piece = spaced[token_id] = b" " + piece
+            if not text.startswith(piece, at):
+                break
+            at += len(piece)
+    return lambda ids: b"".join(spaced.get(i, f"⟨{i}⟩".encode()) for i in ids).decode("utf-8", "replace")

@@ -28,6 +28,7 @@ FORMATS = ("svg", "png", "pdf")
 INCH = 100  # pixels of a Bokeh plot
 POINT = 72 / INCH
 LOOK = {"font.size": 8.5, "svg.fonttype": "none", "svg.hashsalt": "decodedrift"}  # text stays text, and files the same
+BASELINES = {"middle": "center", "top": "top", "alphabetic": "baseline"}
 MARKERS = {"circle": "o", "triangle": "^", "square": "s", "x": "x", "diamond": "D", "inverted_triangle": "v"}
 DATES = {"svg": "Date", "pdf": "CreationDate"}
 
@@ -152,7 +153,7 @@ class _Values:
 
     def column(self, name: str) -> Any:
         """A property as an array, a value of its own for each row."""
-        length = len(next(iter(self.data.values()), ()))
+        length = len(next(iter(self.data.values()), (0,)))  # a glyph of values alone is drawn once
         value = self[name]
         return value if isinstance(value, np.ndarray) else np.full(length, value)
 
@@ -204,11 +205,14 @@ def _boxes(axes: Any, v: _Values) -> Any:
 
 
 def _texts(axes: Any, v: _Values) -> None:
-    size = POINT * float(str(v["text_font_size"]).removesuffix("px"))
+    look = {"size": POINT * float(str(v["text_font_size"]).removesuffix("px")), "ha": v["text_align"],
+            "va": BASELINES.get(v["text_baseline"], "bottom"),
+            "weight": "bold" if "bold" in v["text_font_style"] else "normal"}  # fmt: skip
+    move = [POINT * way * v[f"{axis}_offset"] for axis, way in (("x", 1), ("y", -1))]
     colours = v.colour("text")
     for i, (x, y, text) in enumerate(zip(v.column("x"), v.column("y"), v.column("text"))):
         colour = colours[i] if isinstance(colours, list) else colours
-        axes.text(x, y, _plain(str(text)), color=colour, size=size, ha=v["text_align"], va="center", clip_on=True)
+        axes.annotate(_plain(str(text)), (x, y), move, textcoords="offset points", color=colour, **look)
 
 
 GLYPHS: dict[str, Callable[[Any, _Values], Any]] = {

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 
 import pandas as pd
 
 from decodedrift.core.records import InputError, nearest
-from decodedrift.numerics.intervals import Z95
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, "==": eq, "!=": ne, ">": gt, "<": lt}
 _GATE = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([^:]+?)\s*(?::(.*))?", re.S)
@@ -36,14 +35,18 @@ class Gating:
 
     keys: the columns of its summary that name a row; cells: all rows that there should be, whether they are or not.
     columns: of numbers. never: (row, column) -> whether a cell is empty because what it tells of never happened, not
-    because nothing was measured. faults: study -> cell -> why no gate there may pass.
+    because nothing was measured. table: study -> the rows that are gated. faults: study -> cell -> why no gate there
+    may pass. words: by column of the answer, what it may say. recommended: the gates that `default` stands for.
     """
 
     keys: tuple[str, ...]
     cells: Sequence[tuple[str, ...]]
     columns: tuple[str, ...]
     never: Callable[[Mapping[str, Any], str], bool] = lambda row, column: False
+    table: Callable[[Any], pd.DataFrame] = lambda study: study.summary  # type: ignore[no-any-return]
     faults: Callable[[Any], Mapping[tuple[str, ...], Fault]] = lambda study: {}
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    recommended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,10 @@ class Gate:
     only: str = ""
     interval: bool = False
 
+    def cells(self, gating: Gating) -> list[tuple[str, ...]]:
+        """The rows that it holds for."""
+        return [cell for cell in gating.cells if not self.only or self.only in cell]
+
     def exceeded(
         self, table: pd.DataFrame, gating: Gating, faults: Mapping[tuple[str, ...], Fault] | None = None
     ) -> list[str]:
@@ -76,9 +83,7 @@ class Gate:
             table = table[table["role"] == "candidate"]
         rows = {tuple(str(row[k]) for k in gating.keys): row for row in table.to_dict("records")}
         faults, sentences = faults or {}, []
-        for cell in gating.cells:
-            if self.only and self.only not in cell:
-                continue
+        for cell in self.cells(gating):
             row, where = rows.get(cell), f"{self.text}: {' '.join(cell)}"
             if (fault := faults.get(cell)) and fault.spoils(self.column):
                 sentences.append(f"{where}: {fault.reason}")
@@ -138,19 +143,14 @@ def _check_interval(text: str, column: str, operator: str, choices: tuple[str, .
 
 
 def _ends(column: str, names: Any) -> tuple[str, ...]:
-    """The columns that an interval is made of: its two ends, or the standard error of a mean."""
-    if f"{column}_low" in names and f"{column}_high" in names:
-        return f"{column}_low", f"{column}_high"
-    error = f"{column.removesuffix('_mean')}_se"
-    return (error,) if error in names and error != column else ()
+    """The columns of an interval's two ends; none where there is no interval."""
+    ends = f"{column}_low", f"{column}_high"
+    return ends if all(end in names for end in ends) else ()
 
 
 def _interval(row: Mapping[str, Any], column: str) -> tuple[float, float]:
-    ends = [_number(row, name) for name in _ends(column, row)]
-    if len(ends) == 2:
-        return ends[0], ends[1]
-    value = _number(row, column)
-    return value - Z95 * ends[0], value + Z95 * ends[0]
+    low, high = (_number(row, name) for name in _ends(column, row))
+    return low, high
 
 
 def _number(row: Mapping[str, Any] | None, column: str) -> float:

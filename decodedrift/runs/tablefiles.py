@@ -109,7 +109,7 @@ def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = No
     filters = None if prompt_ids is None else [("prompt_id", "in", [untrusted.csv_text(i) for i in prompt_ids])]
     names = [name for name, kind in TABLES[table].items() if kind == "str"]
     frame = pq.read_table(path, read_dictionary=names, filters=filters).to_pandas()
-    for name in names:
+    for name in frame.columns.intersection(names):  # a run of an earlier version has fewer
         texts = frame[name].cat
         distinct = np.array([*(untrusted.csv_text_back(t) for t in texts.categories), None], dtype=object)
         frame[name] = pd.Series(distinct[texts.codes], dtype=TEXTS)  # a code of -1 is the None at the end

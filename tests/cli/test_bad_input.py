@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import tiny_model, tiny_tokenizer
+from running import LEAN_FLAGS
 
 from decodedrift import cli
 from decodedrift.core.records import InputError
@@ -25,7 +26,7 @@ from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.runs import prepare
 from decodedrift.runs.config import read_config
 
-PROMPT = ("--prompt", "w1 w2")
+PROMPT = ("--prompt", "w1 w2", *LEAN_FLAGS)
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
 SHORT = (*PROMPT, "--max-new-tokens", "3", "--strategies", "greedy")
 
@@ -743,7 +744,7 @@ def test_some_prompts_are_refused(run: Callable[..., Result], saved: Callable[..
     rows = [("good", "w1 w2"), ("empty", ""), ("long", "w3 " * 126), ("half", "w1 \ud800"), ("fits", "w3 " * 125)]
     prompts.write_text("".join(json.dumps({"id": i, "prompt": t}) + "\n" for i, t in rows))
     done = run("--model", saved(), "--prompts", prompts, "--max-new-tokens", "3", "--strategies", "greedy",
-               "--candidates", "bf16", "--out", "run", "--quiet")  # fmt: skip
+               "--candidates", "bf16", "--out", "run", "--quiet", *LEAN_FLAGS)  # fmt: skip
     assert done.code == 3
     said = done.err.splitlines()
     assert [line.split(":")[0] for line in said] == [

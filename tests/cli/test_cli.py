@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from running import LEAN_FLAGS
 
 from decodedrift import cli
 from decodedrift.core.estimate import Work
@@ -23,7 +24,7 @@ from decodedrift.runs import tablefiles
 
 EMPTY = {"injection", "steps", "failures", "decomposition", "after"}  # of the run below
 TABLES_THERE = {f"tables/{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds()) if table not in {*PARTS, *EMPTY}}
-SMALL = ("--max-new-tokens", "4", "--candidates", "bf16")
+SMALL = ("--max-new-tokens", "4", "--candidates", "bf16", *LEAN_FLAGS)
 
 
 def command(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -159,7 +160,7 @@ def ran(
     done = command(
         "compare", "--model", saved(), "--prompts", prompts, "--candidates", "bf16,fp16:batch_size=1",
         "--strategies", "greedy,top-k:k=5", "--strategies", "beam:num_beams=2", "--seeds", "0,1", "--text", text,
-        "--context", "16", "--max-new-tokens", "6", "--prompts-per-job", "2", "--out", "RUN", cwd=folder,
+        "--context", "16", "--max-new-tokens", "6", "--prompts-per-job", "2", "--no-noise-floor", "--out", "RUN", cwd=folder,
     )  # fmt: skip
     return folder / "RUN", done
 
@@ -188,7 +189,7 @@ def test_a_run_leaves_its_folder(ran: Ran) -> None:
 def test_what_a_run_says(ran: Ran) -> None:
     """The last line is where to look; nothing is wider than a terminal; libraries keep quiet; no bars in a pipe."""
     run, done = ran
-    assert done.stdout.splitlines()[-2:] == ["tables: RUN", "report: RUN/report.html"]
+    assert done.stdout.splitlines()[-1] == "report: RUN/report.html"
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert len(done.stderr.splitlines()) == 1
     assert "fp32 against bf16, fp16:batch_size=1; 3 prompts" in done.stderr
@@ -238,7 +239,9 @@ def test_json(saved: Callable[..., Path], tmp_path: Path) -> None:
         raise AssertionError(constant)
 
     found = json.loads(done.stdout, parse_constant=refuse)
-    assert set(found) == {"summary", "verdict", "gates_exceeded", "run"}
+    assert list(found) == ["candidates", "controls", "summary", "verdict", "gates_exceeded", "gates_passed", "run"]
+    assert list(found["candidates"][0])[:3] == ["candidate", "wording", "quality"]
+    assert {row["role"] for row in found["controls"]} == {"self"}
     assert found["run"] == "RUN"
     assert {row["strategy"] for row in found["summary"]} == {"greedy", "beam", "top-k", "top-p"}
     assert all(isinstance(row["traces"], int) for row in found["summary"])
@@ -441,7 +444,18 @@ def test_ctrl_c_at_any_moment(moment: str, monkeypatch: pytest.MonkeyPatch, caps
 
 def test_positions_as_csv_too(saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
-    asked = ["compare", "--model", str(saved()), "--prompt", "w1 w2", "--candidates", "bf16", "--strategies", "greedy"]
+    asked = [
+        "compare",
+        "--model",
+        str(saved()),
+        "--prompt",
+        "w1 w2",
+        "--candidates",
+        "bf16",
+        "--strategies",
+        "greedy",
+        *LEAN_FLAGS,
+    ]
     argv = [
         "decodedrift",
         *asked,

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
+from running import LEAN
 
 import decodedrift as dd
 from decodedrift.experiments.compare.folds import comparisons, compounding, prediction
@@ -51,7 +52,7 @@ def positions(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def run(model: Any = None, **more: Any) -> dd.Study:
     asked: dict[str, Any] = {"strategies": ["greedy"], "prompts": ["w1 w2", "w3", "w9 w8 w7", "w20 w21"]}
     asked |= {"max_new_tokens": 10, "candidates": ["bf16"]}
-    return dd.compare(model or tiny_model("gpt2"), tokenizer=tiny_tokenizer(), **asked | more)
+    return dd.compare(model or tiny_model("gpt2"), tokenizer=tiny_tokenizer(), **asked | more, **LEAN)
 
 
 def test_agreement_by_lag_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,8 +66,43 @@ def test_agreement_by_lag_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found[["lag", "n", "agreement"]].to_numpy().tolist() == [[1, 2, 1.0], [2, 1, 1.0], [3, 1, 0.0]]
     table = compounding.risk(rows, positions([]), traces(ids)).iloc[0]
     assert table["agreement_after"] == pytest.approx(3 / 4)
-    # after t*: the reference holds 3 4 5 2, the candidate 3 4 6 2: three ids shared, each a quarter on both sides
-    assert table["agreement_chance"] == pytest.approx(3 / 16)
+    # after t*: 3 4 5 against 3 4 6, two ids shared, each a third of either; 2 against 2, which no order can part
+    assert table["agreement_chance"] == pytest.approx((2 / 3 + 1) / 4)
+
+
+def topical(rng: np.random.Generator, p: np.ndarray, pairs: int, tokens: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pairs that part at once, both sides drawn from the pair's own distribution, the rows of `p` in turn."""
+    ids = {}
+    for n in range(pairs):
+        for name, first in (("fp32", 0), ("bf16", 1)):
+            length = tokens + int(rng.integers(0, tokens))
+            drawn = 2 + rng.choice(p.shape[1], size=length, p=p[n % len(p)])
+            ids[name, f"p{n}"] = " ".join(map(str, [first, *drawn]))
+    return divergences([left(0)] * pairs), traces(ids)
+
+
+def test_independent_texts_agree_by_chance_and_no_more() -> None:
+    """Two texts about one thing share its words: pooled over all pairs, chance would look four times too small."""
+    rng = np.random.default_rng(11)
+    p = np.kron(np.eye(4), np.full((1, 8), 1 / 8)) * 0.9 + 0.1 / 32  # four topics of eight words each
+    rows, texts = topical(rng, p, pairs=60, tokens=40)
+    row = compounding.risk(rows, positions([]), texts).iloc[0]
+    expected = float((p**2).sum(1).mean())
+    assert row["agreement_chance"] == pytest.approx(expected, rel=0.03)
+    assert row["agreement_after_low"] < row["agreement_chance"] < row["agreement_after_high"]
+    assert expected > 3 * float((p.mean(0) ** 2).sum())
+
+
+def test_chance_is_not_what_texts_share_in_order() -> None:
+    """The negative control: a candidate that tells the reference's text, word for word, is far above it."""
+    rng = np.random.default_rng(12)
+    rows, texts = topical(rng, np.full((1, 32), 1 / 32), pairs=20, tokens=40)
+    ours = texts[texts["variant"] == "fp32"].set_index("prompt_id")["token_ids"]
+    same = texts["prompt_id"].map(ours).str.replace("0 ", "1 ", n=1)
+    texts["token_ids"] = texts["token_ids"].where(texts["variant"] == "fp32", same)
+    row = compounding.risk(rows, positions([]), texts).iloc[0]
+    assert row["agreement_after"] == 1.0
+    assert row["agreement_chance"] == pytest.approx(1 / 32 + (1 - 1 / 32) / 60, rel=0.2)
 
 
 def test_growth_by_hand() -> None:
@@ -88,7 +124,9 @@ def test_growth_by_hand() -> None:
 
 
 def test_survival_of_a_run_is_its_rows() -> None:
-    study = dd.compare("demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48)
+    study = dd.compare(
+        "demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48, **LEAN
+    )
     table = study.survival
     for row in study.risk.itertuples():
         cell = study.divergences[
@@ -160,7 +198,7 @@ def test_the_law_expects_no_more_divergences_than_texts() -> None:
 
 def test_choices_turn_where_margin_and_error_say_so() -> None:
     """The two columns that the law reads, against the choices themselves, on both kinds of strategy."""
-    study = dd.compare("demo", candidates=["int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48)
+    study = dd.compare("demo", candidates=["int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48, **LEAN)
     rows = study.positions[study.positions["role"] == "candidate"]
     greedy, drawn = (rows[rows["strategy"] == s] for s in ("greedy", "top-p"))
     np.testing.assert_array_equal(greedy["choice_margin"], greedy["logit_margin_reference"])

@@ -16,6 +16,7 @@ import pytest
 import torch
 from bigram import bigram_model, ids_of, rolled, saved_bigram
 from conftest import tiny_model, tiny_tokenizer
+from running import LEAN
 from test_generate import NEW as STEPS
 from test_generate import PROMPTS as IDS
 from test_generate import free_run
@@ -88,7 +89,7 @@ def compare(candidate: np.ndarray, folder: Path, **settings: Any) -> Any:
     other = saved_bigram(candidate, folder)
     return dd.compare(
         bigram_model(R), tokenizer=tiny_tokenizer(VOCAB), reference="fp64", candidates=[f"other={other}"],
-        prompts=PROMPTS, max_new_tokens=NEW, inject=True, **settings,
+        prompts=PROMPTS, max_new_tokens=NEW, inject=True, **settings, **LEAN,
     )  # fmt: skip
 
 
@@ -200,7 +201,7 @@ def test_an_error_at_one_place_is_all_trajectory_and_one_that_goes_on_is_not(tmp
     other[3, 9] = 5.0  # from 3 to 9 instead of 4
     study_ = dd.compare(
         bigram_model(table), tokenizer=tiny_tokenizer(VOCAB), reference="fp64", max_new_tokens=10, inject=True,
-        candidates=[f"other={saved_bigram(other, tmp_path / 'once')}"], prompts=PROMPTS[:3], strategies=["greedy"],
+        candidates=[f"other={saved_bigram(other, tmp_path / 'once')}"], prompts=PROMPTS[:3], strategies=["greedy"], **LEAN,
     )  # fmt: skip
     assert len(study_.injection) == 3
     assert (study_.injection["trajectory_share"] == 1).all()
@@ -212,7 +213,7 @@ def test_an_error_at_one_place_is_all_trajectory_and_one_that_goes_on_is_not(tmp
     assert any(
         f"happens at 0 % of the tokens for other (0 in {tokens} tokens; 0 times the first" in s for s in study_.verdict
     )
-    few = injection_sentences(study_.injection.iloc[:1], study_.divergences)
+    few = injection_sentences(study_.injection.iloc[:1].assign(second_compared=1), study_.divergences)
     assert "too few to hold against the first split" in few[1]
     share = study.summary.query("role == 'candidate' and strategy == 'greedy'")["trajectory_share"].iloc[0]
     assert share < 1  # C errs everywhere
@@ -334,7 +335,7 @@ def test_the_second_split_by_hand() -> None:
 def test_beams_alone_are_refused_by_name() -> None:
     for settings in ({"strategies": ["beam"]}, {"strategies": ["top-p"], "coupling": "none"}):
         with pytest.raises(InputError, match="inject=True: a beam search"):
-            dd.compare("demo", inject=True, **settings)
+            dd.compare("demo", inject=True, **settings, **LEAN)
         with pytest.raises(InputError, match="inject: a beam search"):
             inject("demo", **settings)
     with pytest.raises(InputError, match="at=8: positions count from 0 and 8 tokens are generated"):

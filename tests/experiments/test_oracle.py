@@ -13,6 +13,7 @@ import pytest
 import torch
 from bigram import EOS, bigram_model, ids_of, log_softmax, rolled, saved_bigram, words
 from conftest import tiny_tokenizer
+from running import LEAN
 
 import decodedrift as dd
 from decodedrift.numerics import gumbel
@@ -49,7 +50,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return dd.compare(
         bigram_model(R), tokenizer=tiny_tokenizer(VOCAB), reference="fp64", candidates=[f"other={other}"],
         strategies=[*SINGLE, BEAM], seeds=list(SEEDS), prompts=PROMPTS, texts=[dd.Text("text", words(TEXT))],
-        max_new_tokens=NEW, context=CONTEXT, stride=STRIDE,
+        max_new_tokens=NEW, context=CONTEXT, stride=STRIDE, **LEAN,
     )  # fmt: skip
 
 
@@ -325,7 +326,7 @@ def test_margins_in_units_of_the_last_place_of_the_candidates_type() -> None:
     table = R.astype(np.float32).astype(np.float64)
     study = dd.compare(
         bigram_model(table, torch.float32), tokenizer=tiny_tokenizer(VOCAB), candidates=["bf16"], strategies=["greedy"],
-        prompts=PROMPTS, max_new_tokens=4,
+        prompts=PROMPTS, max_new_tokens=4, **LEAN,
     )  # fmt: skip
     rows = candidates(study.positions)
     rounded = torch.from_numpy(table).bfloat16().double().numpy()
@@ -375,7 +376,7 @@ def test_beam_gaps_are_of_whole_hypotheses_from_four_forced_scores(study: Any) -
 def test_beams_as_wide_as_the_vocabulary_find_the_best_of_all_hypotheses() -> None:
     study = dd.compare(
         bigram_model(R), tokenizer=tiny_tokenizer(VOCAB), reference="fp64", candidates=["fp32"],
-        strategies=[f"beam:length_penalty=0.7,num_beams={VOCAB}"], prompts=PROMPTS[:5], max_new_tokens=2,
+        strategies=[f"beam:length_penalty=0.7,num_beams={VOCAB}"], prompts=PROMPTS[:5], max_new_tokens=2, **LEAN,
     )  # fmt: skip
     lp = log_softmax(R)
     for row in study.traces[study.traces["role"] == "reference"].itertuples():
@@ -499,7 +500,7 @@ def test_one_changed_entry_shows_where_the_walk_meets_it_and_nowhere_else(
     study = dd.compare(
         bigram_model(r, torch.float32), tokenizer=tiny_tokenizer(VOCAB), candidates=[f"other={other}"],
         strategies=["greedy"], prompts=[dd.Prompt("three", "w3"), dd.Prompt("nine", "w9")], max_new_tokens=10,
-        near_tie_below=0.125,
+        near_tie_below=0.125, **LEAN,
     )  # fmt: skip
     rows = candidates(study.divergences).set_index("prompt_id")
     assert rows.loc["nine", "diverged"] == 0  # 10 .. 15, 1 .. 4: it never reads a 7
@@ -556,7 +557,7 @@ def test_a_head_rounded_to_int8_errs_exactly_by_that_rounding() -> None:
     table = R.astype(np.float32)
     study = dd.compare(
         bigram_model(table.astype(float), torch.float32), tokenizer=tiny_tokenizer(VOCAB),
-        candidates=["int8", "int8:head=true"], strategies=["greedy"], prompts=PROMPTS, max_new_tokens=3,
+        candidates=["int8", "int8:head=true"], strategies=["greedy"], prompts=PROMPTS, max_new_tokens=3, **LEAN,
     )  # fmt: skip
     scale = np.abs(table / np.float32(4)).max(0) / np.float32(127)  # per output token: a column of the table
     rounded = (np.clip(np.rint(table / np.float32(4) / scale), -127, 127) * scale * np.float32(4)).astype(float)
@@ -575,7 +576,7 @@ def test_a_candidate_wrong_by_thousands_of_nats_is_reported_and_not_a_crash(tmp_
     other = saved_bigram(-300 * ring(0.5), tmp_path / "other")
     study = dd.compare(
         bigram_model(ring(0.5)), tokenizer=tiny_tokenizer(VOCAB), reference="fp64", candidates=[f"other={other}"],
-        strategies=["greedy"], prompts=["w3"], texts=[dd.Text("text", words([3, 4, 5, 6]))], max_new_tokens=3,
+        strategies=["greedy"], prompts=["w3"], texts=[dd.Text("text", words([3, 4, 5, 6]))], max_new_tokens=3, **LEAN,
     )  # fmt: skip
     (row,) = candidates(study.summary).itertuples()
     assert row.ln_ppl_ratio > 1000

@@ -7,10 +7,12 @@ import gzip
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -30,9 +32,9 @@ from decodedrift.experiments.study import Study
 from decodedrift.measure.tables import TABLES, typed
 from decodedrift.report import html, summary_table, tokenview
 from decodedrift.report.inline import library
-from decodedrift.report.numbers import Number, number, percentage, significant, with_error
+from decodedrift.report.numbers import Number, number, percentage, significant, with_interval
 from decodedrift.report.phrases import percent
-from decodedrift.report.terminal import _cut, text_table
+from decodedrift.report.terminal import cut, text_table
 from decodedrift.report.texts import shown
 from decodedrift.report.tokenview import meetings
 
@@ -235,9 +237,8 @@ def test_every_number_of_the_summary_is_the_tables() -> None:
     said = [part.split(" = ") for title in titles for part in title.split("; ")]
     for table, columns in (
         (made.summary, ["traces", "diverged", "divergence_rate", "divergence_rate_low", "divergence_rate_high",
-                        "first_divergence_median", "near_tie_share", "reference_gap_median", "kl_mean", "kl_se",
-                        "top1_agreement", "ln_ppl_ratio", "agreement_after", "nonfinite"]),
-        (made.perplexity, ["tokens", "perplexity", "bits_per_byte", "ln_ppl_ratio", "ln_ppl_ratio_se", "kl_mean",
+                        "first_divergence_median", "near_tie_share", "reference_gap_median", "kl_mean", "top1_agreement", "ln_ppl_ratio", "agreement_after", "nonfinite"]),
+        (made.perplexity, ["tokens", "perplexity", "bits_per_byte", "ln_ppl_ratio", "ln_ppl_ratio_low", "kl_mean",
                            "same_top1"]),
     ):  # fmt: skip
         for column in columns:
@@ -249,7 +250,9 @@ def test_every_number_of_the_summary_is_the_tables() -> None:
 def test_every_number_of_controls_injection_and_timings_is_the_tables() -> None:
     import decodedrift as dd
 
-    made = dd.compare("demo", candidates=["bf16"], limit=3, max_new_tokens=24, noise_floor=True, inject=True)
+    made = dd.compare(
+        "demo", candidates=["bf16"], limit=3, max_new_tokens=24, noise_floor=True, inject=True, default_text=False
+    )
     page = only_ours(render(made))
     titles = [a["title"] or "" for tag, a in page.tags if tag == "td" and a.get("title")]
     shown = [part.split(" = ") for title in titles for part in title.split("; ")]
@@ -340,10 +343,14 @@ def test_shares_are_never_rounded_to_all_or_nothing() -> None:
 
 
 def test_a_mean_and_its_error_share_their_power_of_ten() -> None:
-    made = with_error(1.14e-4, 0.05e-4, "kl_mean", "kl_se")
-    assert made == Number("(1.14 ± 0.10)×10⁻⁴", "kl_mean = 0.000114; kl_se = 5e-06")
-    assert with_error(1e-6, 1e-4, "m", "e").text == "(0.01 ± 1.96)×10⁻⁴"
-    assert with_error(0.0, 0.0, "m", "e").text == "0"
+    def told(value: float, low: float, high: float) -> Number:
+        return with_interval(SimpleNamespace(m=value, m_low=low, m_high=high), "m")
+
+    exact = "m = 0.000114; m_low = 0.000105; m_high = 0.000123"
+    assert told(1.14e-4, 1.05e-4, 1.23e-4) == Number("1.14 (1.05 to 1.23) ×10⁻⁴", exact)
+    assert told(1e-6, -1.95e-4, 1.97e-4).text == "0.01 (−1.95 to 1.97) ×10⁻⁴"
+    assert told(0.0, math.nan, math.nan).text == "0"
+    assert with_interval(SimpleNamespace(m=0.25), "m").text == "0.250", "an older run"
     assert number(0.1 + 0.2, "x").exact == "x = 0.30000000000000004"
 
 
@@ -369,11 +376,11 @@ def test_the_terminal_table_stays_aligned_whatever_the_letters(name: str) -> Non
     "name", ["top-k:k=50,temperature=0.8", "从前有一只兔子在森林里", "กั่นกั่นกั่นกั่นกั่น", "a b c d e f g h"]
 )
 def test_a_cut_name_keeps_both_ends(name: str, width: int) -> None:
-    cut = _cut(name, width)
-    assert cell_len(cut) <= width
-    assert ("…" in cut) == (0 < width < cell_len(name))
+    short = cut(name, width)
+    assert cell_len(short) <= width
+    assert ("…" in short) == (0 < width < cell_len(name))
     if width > 5:
-        assert (cut[0], cut[-1]) == (name[0], name[-1])
+        assert (short[0], short[-1]) == (name[0], name[-1])
 
 
 @pytest.mark.parametrize(("shape", "limit"), [
@@ -471,7 +478,7 @@ def test_figures_compose_and_save(tmp_path: Path) -> None:
     from bokeh.layouts import column
     from bokeh.resources import INLINE
 
-    made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
+    made = synthetic(prompts=16, tokens=40, candidates=2, strategies=2)
     case = ("prompt-1", "v0", "top-k:k=5")
     drawn = [
         made.plot.margins(),
@@ -517,7 +524,7 @@ def test_every_figure_is_in_the_page_once_and_in_a_notebook() -> None:
 
 @pytest.mark.parametrize("name", ["survival", "comparisons", "kl", "gap", "margins", "after"])
 def test_a_notebooks_figure_shows_one_strategy(name: str) -> None:
-    made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
+    made = synthetic(prompts=16, tokens=40, candidates=2, strategies=2)
     first, second = (s["label"] for s in made.plan["strategies"])
     for asked, shown_alone in (({}, first), ({"strategy": second}, second)):
         sources = [tag for source in getattr(made.plot, name)(**asked).select({"type": ColumnDataSource})
@@ -592,12 +599,18 @@ def test_two_runs_side_by_side() -> None:
     second = study({"bf16": [parted(), parted()]}, environment={"cpu": "two", "versions": {"torch": "2"}})
     second.traces.loc[second.traces["role"] == "candidate", "token_ids"] = ["1 2 3", "1 2 4"]
     found = only_ours(beside(first, second, names=("runs/a", "runs/b")))
-    assert "Not the same place" in found.text
-    assert "Not the same plan" not in found.text
+    assert "Machine: cpu one → two." in found.text
+    assert "Settings: the same." in found.text
     titles = [a.get("title") for tag, a in found.tags if tag == "td"]
-    assert {"divergence_rate = 0.5", "divergence_rate = 1.0", "difference = 0.5", "same = 1; traces = 2"} <= set(titles)
+    assert {
+        "divergence_rate = 0.5",
+        "divergence_rate = 1.0",
+        "difference = 0.5",
+        "same = 1; texts = 2",
+        "at = 2",
+    } <= set(titles)
     assert "cpu" in found.text
     assert "torch" not in found.text
-    assert "Not the same place" not in only_ours(beside(first, first, names=("a", "b"))).text
+    assert "Where they ran" not in only_ours(beside(first, first, names=("a", "b"))).text
     with pytest.raises(InputError, match="nothing in common"):
         beside(first, study({"int8": [parted()]}), names=("a", "b"))

@@ -9,7 +9,8 @@ EXPERIMENT = Experiment(
     about="Run the same prompts through a reference and its candidates; measure where and how far they part.",
     settings=CompareSettings,
     tables=(
-        "traces", "divergences", "positions", "alternatives", "injection", "steps", "tokens", "timings", "failures",
+        "traces", "divergences", "positions", "alternatives", "judged", "injection", "steps", "tokens", "timings",
+        "failures",
     ),
     folds=later(f"{HERE}.folds:folds"),
     stored=("perplexity",),
@@ -23,10 +24,11 @@ EXPERIMENT = Experiment(
     beside=later(f"{HERE}.beside:beside"),
     plots=later(f"{HERE}.plots:Plots"),
     heat=later(f"{HERE}.heat:in_a_cell"),
-    shown=later("report.terminal:summary_table"),
+    shown=later(f"{HERE}.screenful:screenful"),
+    answers=later(f"{HERE}.verdict.answer:table"),
     gating=later(f"{HERE}.gating:gating"),
     table=later(f"{HERE}.table:table"),
-    answer=later(f"{HERE}.table:answer"),
+    brief=later(f"{HERE}.table:brief"),
     case=later(f"{HERE}.fork:case"),
     examples=(
         "decodedrift compare --model gpt2 --candidates bf16,int8 --max-new-tokens 128",

@@ -81,10 +81,10 @@ def _arrow(one: Any, two: Any) -> str:
     return f"({one}) given otherwise" if one == two else f"{one} → {two}"
 
 
-def _told(kind: str, changes: Sequence[str]) -> str:
-    """A sentence on the changes of a kind; none where there is none."""
+def _told(kind: str, changes: Sequence[str], none: str = "the same") -> str:
+    """A sentence on the changes of a kind, or that there are none."""
     more = f" and {len(changes) - MOST} more" if len(changes) > MOST else ""
-    return f"{kind}: {'; '.join(changes[:MOST])}{more}." if changes else f"{kind}: the same."
+    return f"{kind}: {'; '.join(changes[:MOST])}{more}." if changes else f"{kind}: {none}."
 
 
 def _answers(first: pd.DataFrame, second: pd.DataFrame) -> str:
@@ -107,11 +107,7 @@ def _rates(first: pd.DataFrame, second: pd.DataFrame) -> str:
         f"{visible(row.candidate)} under {visible(row.strategy)} {_arrow(*map(percent, ends))}"
         for row in apart.itertuples() if (ends := (row.divergence_rate_a, row.divergence_rate_b))
     ]  # fmt: skip
-    return (
-        _told("Divergence rates whose intervals do not overlap", changes).replace("the same", "none")
-        if len(both)
-        else ""
-    )
+    return _told("Divergence rates whose intervals do not overlap", changes, "none") if len(both) else ""
 
 
 def partings(first: Study, second: Study) -> pd.DataFrame:

@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from decodedrift.core.records import InputError
-from decodedrift.experiments.compare.selection import CAUSES, example
+from decodedrift.experiments.compare.selection import CAUSES, telling_case
 from decodedrift.report.case import Case, Side, decoder, narrowed
 from decodedrift.report.numbers import absent, significant
 from decodedrift.report.tokenview import key_of
@@ -26,18 +28,16 @@ def case(study: Study, wanted: Mapping[str, Any]) -> Case:
     rows = narrowed(rows, wanted)
     if not len(rows):
         raise InputError("nothing was compared: there is no case to show")
-    if not len(study.tokens) or study.traces["token_ids"].isna().all():
+    if not study.words:
         raise InputError("this run kept no texts (--no-text): there is no case to show")
-    chosen = example(rows)
-    return _case(study, next(rows.loc[[rows.index[0] if chosen is None else chosen]].itertuples()))
+    return _case(study, telling_case(study, rows) or next(rows.itertuples()))
 
 
 def _case(study: Study, row: Any) -> Case:
-    decode = decoder(study.tokens)
     at = None if absent(row.first_divergence) else int(row.first_divergence)
-    ours, theirs = (
-        _ids(study, role, name, row) for role, name in (("reference", row.reference), ("candidate", row.candidate))
-    )
+    traces = [_trace(study, "reference", row.reference, row), _trace(study, "candidate", row.candidate, row)]
+    decode = decoder(study.tokens, pd.concat(traces))
+    ours, theirs = ([int(i) for text in trace["token_ids"].dropna() for i in text.split()] for trace in traces)
     chances = _chances(study, row, at) if at is not None else {}
     sides = [
         Side(name, decode(ids[at : at + 1]), decode(ids[at + 1 :]), chances[name]) if at is not None else Side(name)
@@ -49,11 +49,10 @@ def _case(study: Study, row: Any) -> Case:
     return Case(where, prompts.get(row.prompt_id, ""), decode(ours[:at]), (sides[0], sides[1]), at, _why(row))
 
 
-def _ids(study: Study, role: str, name: str, row: Any) -> list[int]:
+def _trace(study: Study, role: str, name: str, row: Any) -> pd.DataFrame:
     traces = study.traces
-    rows = traces[(traces["role"] == role) & (traces["variant"] == name) & (traces["strategy"] == row.strategy)
-                  & (traces["seed"] == row.seed) & (traces["prompt_id"] == row.prompt_id)]  # fmt: skip
-    return [int(i) for text in rows["token_ids"].head(1) if isinstance(text, str) for i in text.split()]
+    return traces[(traces["role"] == role) & (traces["variant"] == name) & (traces["strategy"] == row.strategy)
+                  & (traces["seed"] == row.seed) & (traces["prompt_id"] == row.prompt_id)].head(1)  # fmt: skip
 
 
 def _chances(study: Study, row: Any, at: int) -> dict[str, tuple[float | None, ...]]:
@@ -62,9 +61,8 @@ def _chances(study: Study, row: Any, at: int) -> dict[str, tuple[float | None, .
     Up to there both wrote the same, so what was seen when it was written comes before what was read again.
     """
     tops = study.alternatives_of([row.prompt_id])
-    tops = tops[(tops["position"] == at) & (tops["role"] == "candidate")]
-    tops = tops[[key_of(top) == key_of(row) for top in tops.itertuples()]].sort_values("pass")
-    ln = {(t.variant, int(t.token_id)): float(t.logprob) for t in tops.itertuples()}
+    tops = tops[(tops["position"] == at) & (tops["role"] == "candidate")].sort_values("pass")  # generated comes last
+    ln = {(t.variant, int(t.token_id)): float(t.logprob) for t in tops.itertuples() if key_of(t) == key_of(row)}
     pair = [None if absent(i) else int(i) for i in (row.reference_token_id, row.candidate_token_id)]
     return {
         name: tuple(math.exp(ln[name, i]) if i is not None and (name, i) in ln else None for i in pair)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from decodedrift.experiments.compare.folds.answer import QUALITIES, WORDINGS
+from decodedrift.experiments.compare.folds.certificate import GATED
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import FOLD_TEXTS, KEYS, TABLES, typed
 from decodedrift.runs.gates import Fault, Gating
@@ -25,6 +27,7 @@ IF_DIVERGED = (
     "second_hazard_high", "second_hazard_ratio", "second_hazard_ratio_low", "second_hazard_ratio_high",
     "path_compounding", "path_compounding_low", "path_compounding_high",
 )  # fmt: skip
+RECOMMENDED = ("wording==nonfinite", "wording==not compared", "quality==worse")
 # and those of them that exist only where the run was asked for them
 ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "second_": "inject",
          "path_": "decompose"}  # fmt: skip
@@ -33,7 +36,17 @@ ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "s
 def gating(plan: Mapping[str, Any]) -> Gating:
     """Every candidate under every strategy, whether it left a row or not."""
     cells = [(c["name"], s["label"]) for c in plan["candidates"] for s in plan["strategies"]]
-    return Gating(("candidate", "strategy"), cells, columns(), lambda row, column: never(row, column, plan), faults)
+    gated = (*columns(), *GATED)
+    return Gating(
+        ("candidate", "strategy"), cells, gated, lambda row, name: never(row, name, plan), table, faults,
+        {"wording": WORDINGS, "quality": QUALITIES}, RECOMMENDED,
+    )  # fmt: skip
+
+
+def table(study: Study) -> pd.DataFrame:
+    """The summary with the certificate's columns beside it."""
+    keys = ["model", "reference", "candidate", "strategy"]
+    return study.summary.merge(study.certificate, on=keys, how="left") if len(study.summary) else study.summary
 
 
 def faults(study: Study) -> dict[tuple[str, ...], Fault]:
@@ -42,7 +55,7 @@ def faults(study: Study) -> dict[tuple[str, ...], Fault]:
     cells: dict[tuple[str, ...], Fault] = {
         key: Fault(
             f"the KL is infinite at {n} positions, which its figures leave out",
-            ("kl_", "perplexity_candidate", "ln_ppl_ratio") if key in impossible else ("kl_",),
+            ("kl_", "excess_kl", *(("perplexity_candidate", "ln_ppl_ratio") if key in impossible else ())),
         )
         for key, n in nonfinite.infinite(study.positions).items()
     }

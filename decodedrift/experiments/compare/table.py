@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.report.numbers import absent, first, with_error
-from decodedrift.report.phrases import counted, percent, relative
+from decodedrift.experiments.compare.verdict import answer, assembly
+from decodedrift.report.numbers import first, with_interval
+from decodedrift.report.phrases import counted, relative
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
 
+MOST = 3
 COLUMNS = ("Candidate", "Strategy", "Parted", "First at", "Mean KL (nats)", "Perplexity", "Answer")
 
 
@@ -29,7 +31,8 @@ def table(study: Study) -> pd.DataFrame:
         [
             row.candidate, row.strategy,
             counted(row.diverged, row.traces, row.divergence_rate_low, row.divergence_rate_high), _first(row),
-            with_error(row.kl_mean, row.kl_se, "", "").text, *_answer(answers.get(row.candidate)),
+            with_interval(row, "kl_mean").text,
+            *_answer(answers.get(row.candidate)),
         ]
         for row in (summary[summary["role"] == "candidate"] if len(summary) else summary).itertuples()
     ]  # fmt: skip
@@ -44,17 +47,13 @@ def _first(row: Any) -> str:
 def _answer(row: Any) -> tuple[str, str]:
     if row is None:
         return "n/a", "not compared"
-    return relative(row.ppl_change, row.ppl_change_low, row.ppl_change_high), f"{row.wording}; {row.quality}"
+    return relative(
+        row.ppl_change, row.ppl_change_low, row.ppl_change_high
+    ), f"wording {row.wording}; quality {row.quality}"
 
 
-def answer(study: Study) -> list[str]:
-    """A line for each candidate: does it write as the reference does, and does it read as well."""
-    lines = []
-    for row in study.answer.itertuples():
-        share = counted(row.diverged, row.traces, row.divergence_rate_low, row.divergence_rate_high)
-        floor = "" if absent(row.floor_rate) else f"; batching alone {percent(row.floor_rate)}"
-        wording = f" ({share} texts part{floor})" if row.traces else ""
-        change = relative(row.ppl_change, row.ppl_change_low, row.ppl_change_high)
-        quality = "" if absent(row.ppl_change) else f" (perplexity {change})"
-        lines.append(f"{visible(row.candidate)}: {row.wording}{wording}, {row.quality}{quality}")
-    return lines
+def brief(study: Study) -> tuple[list[str], list[str], list[str]]:
+    """The alarms, the answer in a line for each candidate, and what matters most besides; MOST alarms leave no room."""
+    alarms = assembly.alarms(study)
+    lines = [f"{visible(name)}: {wording}; {quality}" for name, wording, quality in answer.lines(study)]
+    return alarms, lines, assembly.rest(study)[: max(0, MOST - len(alarms))]

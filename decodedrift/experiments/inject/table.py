@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from decodedrift.report import failures, texts
 from decodedrift.report.heat import HeatMap, Spot, level
 from decodedrift.report.numbers import exactly, percentage
 from decodedrift.report.phrases import counted
-from decodedrift.report.texts import brief
 
 COLUMNS = ("Strategy", "Position", "Texts", "Came back", "In step", "Equal after", "Equal 20 later")
 
@@ -31,9 +31,10 @@ def table(study: Any) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def answer(study: Any) -> list[str]:
-    """A sentence per strategy and position."""
-    return list(study.verdict)
+def brief(study: Any) -> tuple[list[str], list[str], list[str]]:
+    """A sentence per strategy and position; and before them what failed."""
+    failed = failures.sentences(study.failures)
+    return failed, [sentence for sentence in study.verdict if sentence not in failed], []
 
 
 def heat(study: Any) -> list[HeatMap]:
@@ -47,7 +48,7 @@ def heat(study: Any) -> list[HeatMap]:
     )  # fmt: skip
     for strategy, part in rows.groupby("strategy", sort=False):
         spots = {row.position: _spot(row) for row in part.itertuples()}
-        map_.rows.append((brief(strategy, 40), "", [spots.get(position) for position in columns]))
+        map_.rows.append((texts.brief(strategy, 40), "", [spots.get(position) for position in columns]))
     return [map_] if map_.rows else []
 
 

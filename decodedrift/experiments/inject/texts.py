@@ -14,7 +14,7 @@ from decodedrift.core.records import InputError
 from decodedrift.core.untrusted import terminal
 from decodedrift.report.case import Case, Side, decoder, narrowed
 from decodedrift.report.numbers import percentage
-from decodedrift.report.terminal import text_table
+from decodedrift.report.terminal import text_table, wrapped
 
 KEYS = ["strategy", "seed", "prompt_id"]
 LAGS = (1, 5, 20)
@@ -40,9 +40,9 @@ class Pair:
 def pairs(study: Any, rows: pd.DataFrame | None = None) -> Iterator[Pair]:
     """Every row of injection.csv (or of some) whose token was replaced by another; none where no texts were kept."""
     rows = study.injection if rows is None else rows
-    decode = decoder(study.tokens)
+    decode = decoder(study.tokens, study.traces)
     originals = study.traces[study.traces["role"] == "reference"].set_index(KEYS)
-    for row in rows.itertuples() if len(study.tokens) else ():
+    for row in rows.itertuples() if len(study.tokens) and study.words else ():
         trace = originals.loc[(row.strategy, row.seed, row.prompt_id)]
         ours, its = ([int(i) for i in text.split()] for text in (trace["token_ids"], row.token_ids))
         at = int(row.position)
@@ -68,9 +68,10 @@ def table(summary: pd.DataFrame, width: int) -> str:
     return text_table(head, body, width, names=1)
 
 
-def overview(study: Any, width: int) -> str:
-    """The table by strategy and position, and one text beside what became of it."""
-    return "\n\n".join(part for part in (table(study.summary, width), one(study, width)) if part)
+def overview(study: Any, width: int, verbose: bool = False) -> str:
+    """The table by strategy and position, one text beside what became of it, and the verdict, which is short."""
+    sentences = "\n".join(wrapped(sentence, width) for sentence in study.verdict)
+    return "\n\n".join(part for part in (table(study.summary, width), one(study, width), sentences) if part)
 
 
 def one(study: Any, width: int) -> str:

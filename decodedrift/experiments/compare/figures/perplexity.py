@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 from bokeh.models import FixedTicker
 
-from decodedrift.numerics.intervals import Z95
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Series
 from decodedrift.report.figures.curves import Curves
@@ -22,9 +21,9 @@ class Perplexity(Curves):
     name, what, file = "perplexity", "perplexities", "perplexity.csv and distribution.csv"
     switch, keys = "", ("candidate",)
     labels = ("ln PPL ratio, 95 % interval", "")
-    columns = ("tokens_of", "ln_ppl_ratio", "ln_ppl_ratio_se")
+    columns = ("tokens_of", "ln_ppl_ratio", "ln_ppl_ratio_low", "ln_ppl_ratio_high")
     hover = (("", "$name on @tokens_of"), ("ln ratio", "@ln_ppl_ratio{%.4g}"),
-             ("standard error", "@ln_ppl_ratio_se{%.3g}"), ("95 %", "@_low{%.4g} … @_high{%.4g}"))  # fmt: skip
+             ("95 %", "@ln_ppl_ratio_low{%.4g} … @ln_ppl_ratio_high{%.4g}"))  # fmt: skip
 
     def _read(self) -> pd.DataFrame:
         """Texts from perplexity.csv, then each strategy's own continuations from distribution.csv."""
@@ -34,7 +33,7 @@ class Perplexity(Curves):
             table = table[(table["role"] == "candidate") & (table["bucket"] == "all") & (table["strategy"] != "text")]
             tables.append(table.rename(columns={"strategy": "tokens_of"}).assign(own=True))
         columns = ["candidate", *self.columns, "own"]
-        parts = [table.loc[table["ln_ppl_ratio"].notna(), columns] for table in tables if len(table)]
+        parts = [table[table["ln_ppl_ratio"].notna()].reindex(columns=columns) for table in tables if len(table)]
         return pd.concat(parts, ignore_index=True) if parts else texts.head(0)
 
     def _choose(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -56,14 +55,12 @@ class Perplexity(Curves):
 
     def _extra(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
         place = (self.candidates.index(series.name) + 1) / (len(self.candidates) + 1)
-        half = Z95 * part["ln_ppl_ratio_se"]
-        return {"y": [self.groups.index(group) + place for group in part["tokens_of"]],
-                "low": (part["ln_ppl_ratio"] - half).to_numpy("float64"),
-                "high": (part["ln_ppl_ratio"] + half).to_numpy("float64")}  # fmt: skip
+        return {"y": [self.groups.index(group) + place for group in part["tokens_of"]]}
 
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
         """Intervals, and points that have the tooltip."""
-        bars = self.plot.segment(x0="_low", x1="_high", y0="_y", y1="_y", source=source, line_width=2)
+        ends = {"x0": "ln_ppl_ratio_low", "x1": "ln_ppl_ratio_high", "y0": "_y", "y1": "_y"}
+        bars = self.plot.segment(**ends, source=source, line_width=2)
         base.paint(bars.glyph, line_color=series.colour)
         self._add(series, bars)
         self._dots(source, series, "ln_ppl_ratio", "_y", size=8)

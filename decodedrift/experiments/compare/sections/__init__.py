@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from decodedrift.experiments.compare.sections.cases import cases
+from decodedrift.experiments.compare.sections.certificate import certificate
 from decodedrift.experiments.compare.sections.injection import injection
 from decodedrift.experiments.compare.sections.perplexity import perplexity
 from decodedrift.experiments.compare.sections.pictures import (
@@ -39,6 +40,7 @@ SECTIONS: dict[str, Section] = {
     "calibration": calibration,
     "cases": cases,
     "perplexity": perplexity,
+    "certificate": certificate,
     "after": after,
     "injection": injection,
     "decomposition": decomposition,

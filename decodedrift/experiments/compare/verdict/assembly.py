@@ -1,4 +1,4 @@
-"""The verdict: three to eight plain sentences with numbers, computed from the tables and from nothing else."""
+"""The verdict: plain sentences with numbers, computed from the tables and from nothing else."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.compare.verdict import causes, decomposition, hazard, injection, knobs, nonfinite
+from decodedrift.experiments.compare.verdict import (
+    answer,
+    causes,
+    certificate,
+    decomposition,
+    hazard,
+    injection,
+    knobs,
+    nonfinite,
+)
 from decodedrift.measure.nonfinite import TRACE
-from decodedrift.numerics.intervals import Z95
 from decodedrift.report import failures
 from decodedrift.report.phrases import change as _change
 from decodedrift.report.phrases import listed as _listed
@@ -23,41 +31,45 @@ if TYPE_CHECKING:
 
 
 FIRST = 3  # sentences that are read at once
-VANISHING = 1e-20  # nats; a float64 floor is nothing to speak of
 
 
 def verdict(study: Study) -> list[str]:
-    """What the run says, most important first: what broke, a broken control, divergence, causes, floor, quality."""
+    """What the run says, most important first: what broke, a broken control, the answer by candidate, the rest."""
+    return [*_broken(study), *answer.sentences(study), *rest(study), *failures.sentences(study.failures)]
+
+
+def rest(study: Study) -> list[str]:
+    """All that is neither an alarm nor the answer: why texts part, where, how far distributions are, and more."""
     table = study.summary
     candidates = table[table["role"] == "candidate"] if len(table) else table
+    if not len(candidates) and not len(study.perplexity):
+        return [_nothing(study)]
     sentences = [*_screening(study)]
     if len(candidates):
-        sentences += _divergence(study, candidates)
-        sentences += causes.sentences(study)
-        sentences += _floor(table, candidates)
-        sentences += _distributions(candidates)
+        sentences += [*causes.sentences(study), *_divergence(study, candidates), *certificate.sentences(study)]
     sentences += hazard.sentences(study.risk, study.flip_law)
-    sentences += [*injection.sentences(study.injection, study.divergences), *decomposition.sentences(study.steps)]
     sentences += _texts(study)
-    sentences += _cut_ids(study)
-    sentences += _rounds_nothing(study)
-    sentences += [*knobs.sentences(study), *_path(study)]
-    if not len(candidates) and not len(study.perplexity):
-        return [*_alarms(study), *failures.sentences(study.failures), _nothing(study)]
-    return [*_alarms(study), *sentences, *failures.sentences(study.failures)]
+    sentences += _distributions(candidates) if len(candidates) else []
+    sentences += [*injection.sentences(study.injection, study.divergences), *decomposition.sentences(study.steps)]
+    return [*sentences, *_cut_ids(study), *_rounds_nothing(study), *knobs.sentences(study), *_path(study)]
 
 
 def folded(study: Study) -> tuple[list[str], list[str]]:
     """The verdict in two: what a reader sees at once, in which every alarm is, and what a disclosure may hold."""
-    alarms = {*_alarms(study), *failures.sentences(study.failures)}
+    loud = {*alarms(study)}
     sentences = study.verdict
-    rest = [s for s in sentences if s not in alarms][FIRST:]
+    rest = [s for s in sentences if s not in loud][FIRST:]
     if len(rest) < 2:
         return sentences, []
     return [s for s in sentences if s not in rest], rest
 
 
-def _alarms(study: Study) -> list[str]:
+def alarms(study: Study) -> list[str]:
+    """What must be read before any figure is: what broke, a control that did, and what did not run."""
+    return [*_broken(study), *failures.sentences(study.failures)]
+
+
+def _broken(study: Study) -> list[str]:
     return [*nonfinite.sentences(study), *_self_control(study)]
 
 
@@ -154,11 +166,7 @@ def _divergence(study: Study, table: pd.DataFrame) -> list[str]:
     if not parts and not none:
         return [f"{head} nothing could be compared."]
     if not parts:
-        prompts = int(table["prompts"].max())
-        return [
-            f"{head} nothing diverged: {_listed(none)}; {prompts} prompt{'s' if prompts > 1 else ''} cannot exclude a "
-            f"true rate of up to {_percent(min(1.0, 3 / prompts))} of prompts (95 %, rule of three){tail}."
-        ]
+        return [f"{head} nothing diverged: {_listed(none)}{tail}."]
     rates = {n: c["diverged"].sum() / max(1, c["traces"].sum()) for n, c in table.groupby("candidate", sort=False)}
     tail = (f"; {_listed(none)} never did" if none else "") + tail
     tail += _censored(study)
@@ -177,49 +185,31 @@ def _censored(study: Study) -> str:
     return f"; of the {len(stayed)} pairs that stayed together {_listed(parts)}" if parts else ""
 
 
-def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
-    floor = table[table["role"] == "floor"]
-    parts = {}
-    for name, cells in floor.groupby("reference", sort=False):
-        mine = candidates[candidates["candidate"] == name]
-        if not (cells["kl_mean"] > VANISHING).any():
-            continue
-        mean, shift = _pooled(cells, "kl_mean"), _pooled(mine, "kl_mean") if len(mine) else math.nan
-        share = f", {_percent(mean / shift)} of the KL to the reference" if shift > 0 else ""
-        parted, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
-        parts[name] = (
-            f"{visible(str(name))} leaves its own text in {parted} of {traces} traces (mean KL {_number(mean)}{share})"
-        )
-    return (
-        [f"Noise floor, a type against itself in another batch layout: {'; '.join(parts.values())}."] if parts else []
-    )
-
-
 def _distributions(table: pd.DataFrame) -> list[str]:
-    """What the distributions say along the reference's own tokens, with the caveat that belongs to them."""
+    """How far the distributions are on the reference's own tokens: a distance, which says nothing of quality."""
     parts, damage = {}, {}
     measured = table[table["kl_mean"].notna() | table["top1_agreement"].notna()]
     for name, cells in measured.groupby("candidate", sort=False):
-        damage[name] = _pooled(cells, "kl_mean")
-        same, change = _percent(_pooled(cells, "top1_agreement")), _change(_pooled(cells, "ln_ppl_ratio"))
+        damage[name] = pooled(cells, "kl_mean")
         parts[name] = (
-            f"{visible(str(name))} is at mean KL {_number(damage[name])} nats, the same top token at {same} of "
-            f"positions, perplexity {change}"
+            f"{visible(str(name))} is at mean KL {_number(damage[name])} nats, the same top token at "
+            f"{_percent(pooled(cells, 'top1_agreement'))} of positions"
         )
     if not parts:
         return []
-    return [f"Reading the reference's own text, {'; '.join(_telling(parts, damage))}. KL ranks damage, not quality."]
+    return [f"Reading the reference's own text, {'; '.join(_telling(parts, damage))}: distances, not quality."]
 
 
 def _texts(study: Study) -> list[str]:
-    """Perplexity on the given texts, paired, with its error."""
+    """Perplexity on each text that neither side wrote, paired, with its interval."""
     table, sentences = study.perplexity, []
     for text, rows in table.groupby("text", sort=False):
         reference = rows.iloc[0]  # its own row is the first of a text
         parts, damage = {}, {}
         for row in rows.iloc[1:].itertuples():
-            error = f" ± {Z95 * row.ln_ppl_ratio_se * 100:.2g}" if pd.notna(row.ln_ppl_ratio_se) else ""
-            parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)[:-2]}{error} %"
+            ends = [getattr(row, f"ln_ppl_ratio_{end}", math.nan) for end in ("low", "high")]
+            interval = "" if any(map(pd.isna, ends)) else f" ({_change(ends[0])[:-2]} to {_change(ends[1])})"
+            parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)}{interval}"
             damage[row.variant] = math.inf if pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
         base = f" (reference {_number(reference['perplexity'], 4)})"
         sentences.append(f"Perplexity on {visible(str(text))}{base}: {', '.join(_telling(parts, damage))}.")
@@ -264,8 +254,8 @@ def _diverged(study: Study, name: str) -> pd.DataFrame:
     return rows[(rows["role"] == "candidate") & (rows["candidate"] == name) & (rows["diverged"] == 1)]
 
 
-def _pooled(cells: pd.DataFrame, column: str) -> float:
-    """The mean over strategies, each weighted by its traces."""
+def pooled(cells: pd.DataFrame, column: str) -> float:
+    """The mean of a column of the summary over strategies, each weighted by its traces."""
     finite = cells[cells[column].notna()]
     weights = finite["traces"] if finite["traces"].any() else finite["traces"] + 1
     return float((finite[column] * weights).sum() / weights.sum()) if len(finite) else math.nan

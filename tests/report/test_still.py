@@ -1,0 +1,139 @@
+"""Figures as SVG and PNG: the values of the tables, drawn by matplotlib."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import running
+from bokeh.core.properties import value
+from bokeh.layouts import gridplot
+from bokeh.plotting import figure
+from matplotlib.colors import to_hex
+from synthetic import synthetic
+from test_report import HOSTILE, parted, study
+
+import decodedrift as dd
+from decodedrift.experiments.compare.figures import FIGURES
+from decodedrift.report.palette import LIGHT
+from decodedrift.report.still import GLYPHS, drawn
+
+run = partial(
+    running.run, "demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=4, max_new_tokens=24
+)
+
+
+def rows(table: str, candidate: str) -> object:
+    frame = getattr(run(), table)
+    return frame[(frame["role"] == "candidate") & (frame["strategy"] == "greedy") & (frame["candidate"] == candidate)]
+
+
+def test_a_line_has_the_values_of_its_table() -> None:
+    axes = run().figure("kl", "greedy").axes[0]
+    for name, colour in (("bf16", "s0"), ("int8", "s1")):
+        table = rows("growth", name)
+        [line] = [a for a in axes.lines if to_hex(a.get_color()) == LIGHT[colour] and len(a.get_xdata()) > 2]
+        np.testing.assert_array_equal(line.get_xdata(), table["position"])
+        np.testing.assert_array_equal(line.get_ydata(), table["kl_mean"])
+    assert (axes.get_yscale(), axes.get_xlabel()) == ("log", "position (reference's tokens)")
+
+
+def test_a_curve_in_steps_with_its_band() -> None:
+    still = run().figure("survival", "greedy")
+    table = rows("survival", "bf16")
+    lines = [line for axes in still.axes for line in axes.lines if line.get_drawstyle() == "steps-post"]
+    assert any(np.allclose(line.get_ydata(), 1 - table["incidence"], atol=0) for line in lines)
+    bands = [band.get_paths()[0].vertices[:, 1] for axes in still.axes for band in axes.collections]
+    ends = {*(1 - table["incidence_low"]), *(1 - table["incidence_high"])}
+    assert any(ends <= set(band) for band in bands)
+
+
+def test_points_have_their_places() -> None:
+    axes = run().figure("gaps").axes[0]
+    table = run().divergences.query("role == 'candidate' and diverged == 1")
+    drawn_at = np.concatenate([c.get_offsets() for c in axes.collections])
+    assert {tuple(p) for p in drawn_at} == set(zip(table["reference_gap"], table["swing"]))
+
+
+def test_every_figure_is_saved_and_the_same_again(tmp_path: Path) -> None:
+    small = synthetic(prompts=3, tokens=8, candidates=1, alternatives=False)
+    files = small.save_figures(tmp_path / "figures")
+    assert sorted(files) == sorted((tmp_path / "figures").iterdir())
+    assert {"kl.svg", "gaps.svg"} <= {f.name.replace("-top-k-k=5", "") for f in files}
+    assert all(ElementTree.parse(f).getroot().tag.endswith("svg") for f in files)
+    assert "position" in next(f for f in files if f.name.startswith("kl")).read_text("utf-8")  # text, not outlines
+    before = [f.read_bytes() for f in files]
+    assert [f.read_bytes() for f in small.save_figures(tmp_path / "figures")] == before
+
+
+def test_a_figure_for_each_strategy_that_has_it() -> None:
+    drawn_of = {(name, strategy) for name, strategy, _ in run().plot}
+    assert {("kl", "greedy"), ("kl", "top-p"), ("gaps", ""), ("perplexity", "")} <= drawn_of
+    assert not {name for name, _ in drawn_of} & {"state", "path"}
+
+
+def test_png_and_a_notebooks_cell(tmp_path: Path) -> None:
+    assert run().figure("kl")._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
+    run().figure("kl").savefig(tmp_path / "kl.png")
+    assert (tmp_path / "kl.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "$x^2$ \\$", "$\\nosuch$"])
+def test_no_name_is_a_formula_or_markup(text: str, tmp_path: Path) -> None:
+    held = text.encode("utf-8", "replace").decode("utf-8")[:40]
+    made = study({held: [parted(), {}], "b": [{}, parted(2)]}, strategy="greedy")
+    for name in ("survival", "comparisons"):
+        made.figure(name).savefig(tmp_path / "x.svg")
+        ElementTree.parse(tmp_path / "x.svg")
+
+
+@pytest.mark.parametrize(("asked", "says"), [
+    (("survivals",), "no figure 'survivals'; choices: .*did you mean 'survival'"),
+    (("survival", "beam"), "choices: greedy, top-p"), (("decomposition",), "holds no decomposition to draw"),
+    (("survival", "greedy", "more"), "survival: too many"),
+])  # fmt: skip
+def test_a_figure_that_there_is_not(asked: tuple[str, ...], says: str) -> None:
+    with pytest.raises(dd.InputError, match=says):
+        run().figure(*asked)
+
+
+def test_what_cannot_be_saved(tmp_path: Path) -> None:
+    with pytest.raises(dd.InputError, match="format 'gif': unknown; choices: svg, png, pdf"):
+        run().save_figures(tmp_path, "gif")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(dd.InputError, match="file"):
+        run().save_figures(tmp_path / "file")
+
+
+def test_a_glyph_that_is_not_known_is_an_error_and_a_grid_is_a_grid() -> None:
+    plots = [figure(width=100, height=80) for _ in range(3)]
+    for plot in plots:
+        plot.line([1, 2], [3, 4])
+    assert [a.get_subplotspec().get_geometry()[:2] for a in drawn(gridplot(plots, ncols=2)).axes] == [(2, 2)] * 3
+    plots[1].text(x=value(1), y=value(3), x_offset=value(6), text=value("once"))
+    assert [text.get_text() for text in drawn(plots[1]).axes[0].texts] == ["once"]
+    plots[0].hex_tile([1], [1])
+    with pytest.raises(dd.InputError, match="HexTile"):
+        drawn(plots[0])
+
+
+def test_every_glyph_of_every_figure_is_known() -> None:
+    models = [FIGURES[name](run(), notebook=True).figure() for name in FIGURES]
+    plots = [plot for model in models if model for plot in model.model.select({"type": figure})]
+    kinds = {type(renderer.glyph).__name__ for plot in plots for renderer in plot.renderers}
+    assert {"Line", "Step"} <= kinds <= set(GLYPHS)
+
+
+def test_without_matplotlib_one_line_says_what_to_install() -> None:
+    code = "import sys; sys.modules['matplotlib'] = None\nimport decodedrift.report.still"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert 'InputError: figures as SVG or PNG need matplotlib: pip install "decodedrift[plots]"' in done.stderr
+    assert "matplotlib" not in subprocess.run(
+        [sys.executable, "-c", "import sys, decodedrift.experiments.study; print(*sys.modules)"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
