@@ -157,7 +157,7 @@ def hazard_ratio(
     (event - risk x tokens) / events of its kind. t counts the clusters of the kind that has fewer. Without a second
     event: 0, and up to 3 / tokens (rule of three) over the lower end of the first risk.
     """
-    kinds = [(event[part].sum(), tokens[part].sum(), part) for part in (second, ~second)]
+    kinds = [(float(event[part].sum()), float(tokens[part].sum()), part) for part in (second, ~second)]
     (again, exposure, _), (firsts, before, _) = kinds
     if not (firsts and exposure):
         return math.nan, math.nan, math.nan

@@ -53,7 +53,7 @@ def _again(injection: pd.DataFrame, divergences: pd.DataFrame) -> list[str]:
             continue
         low, high = figures["second_hazard_ratio_low"], figures["second_hazard_ratio_high"]
         counts = f"{int(rows['second_divergence'].count())} in {int(rows['second_compared'].sum())} tokens"
-        times = f"{number(ratio)} times the first split's risk, {number(low)} to {number(high)}, a greater factor is excluded"
+        times = f"{number(ratio)} times the first split's risk, {number(low)} to {number(high)}"
         parts[name] = (
             f"{percent(figures['second_hazard'])} of the tokens for {visible(str(name))} ({counts}; "
             f"{times if high < TELLING else 'too few to hold against the first split'})"
@@ -63,5 +63,5 @@ def _again(injection: pd.DataFrame, divergences: pd.DataFrame) -> list[str]:
         return []
     return [
         "From that token on both read one text again; that they part a second time, which errors that compound would "
-        f"hasten, happens at {listed(telling(parts, ratios))}."
+        f"hasten, happens at {listed(telling(parts, ratios))}. A factor beyond an interval (95 %) is excluded."
     ]
