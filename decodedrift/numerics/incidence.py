@@ -80,7 +80,8 @@ def _band(share: float, size: float, groups: int) -> tuple[float, float]:
 def aalen_johansen(at_risk: np.ndarray, parted: np.ndarray, stopped: np.ndarray) -> np.ndarray:
     """F, float64 [..., positions], from the traces at risk, those that part and those that end together at each."""
     hazard, leaving = (
-        np.divide(count, at_risk, out=np.zeros(at_risk.shape), where=at_risk > 0) for count in (parted, parted + stopped)
+        np.divide(count, at_risk, out=np.zeros(at_risk.shape), where=at_risk > 0)
+        for count in (parted, parted + stopped)
     )
     still = np.cumprod(1 - leaving, axis=-1)
     before = np.concatenate([np.ones_like(still[..., :1]), still[..., :-1]], axis=-1)

@@ -59,7 +59,7 @@ class CensoredTimes:
         return int(self.tokens.max()) if len(self.tokens) else 0
 
     def counts(self, what: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(at risk, events) of each cluster at each position, int64 [clusters, horizon]; what: bool [n], else `event`."""
+        """(at risk, events) of each cluster at each position, int64 [clusters, horizon]; what: [n], else `event`."""
         what = self.event if what is None else what
         ends = np.zeros((self.clusters, self.horizon + 1), dtype=np.int64)
         np.add.at(ends, (self.cluster, self.tokens - 1), 1)

@@ -132,7 +132,9 @@ def test_an_end_is_joint_where_the_reference_chose_to_stop() -> None:
     ids = {(v, f"p{n}"): "1 2 3" for n in range(5) for v in ("fp32", "bf16")}
     texts = traces(ids)
     texts["finish"] = ["eos", "eos"] * 2 + ["length", "eos"] + ["nonfinite", "eos"] * 2
-    twice = texts[texts["variant"] == "bf16"].assign(role="floor", variant="fp32", finish="eos")  # no control's name says
+    twice = texts[texts["variant"] == "bf16"].assign(
+        role="floor", variant="fp32", finish="eos"
+    )  # no control's name says
     found = compounding.with_ends(pd.concat([rows, floor]), pd.concat([texts, twice]))
     assert found["ended"].tolist() == [False, True, False, False, False, False, True, True, True, False]
     curve = compounding.survival(rows, texts, prediction.survival([]))
@@ -304,7 +306,9 @@ def never(candidate: str, strategy: str = "greedy") -> dict[str, Any]:
 
 def said(*cells: dict[str, Any]) -> list[str]:
     law = pd.DataFrame(columns=["candidate", "law", "strategy", "flips", "flips_predicted", "km_distance"])
-    return hazard.sentences(pd.DataFrame(list(cells)).astype({"agreement_after": float, "agreement_chance": float}), law)
+    return hazard.sentences(
+        pd.DataFrame(list(cells)).astype({"agreement_after": float, "agreement_chance": float}), law
+    )
 
 
 def test_half_of_the_texts_are_gone_only_where_they_are() -> None:
@@ -320,11 +324,15 @@ def test_half_of_the_texts_are_gone_only_where_they_are() -> None:
 
 def test_a_shape_is_named_after_ten_divergences_and_all_looks() -> None:
     first = said(cell("a"))[0]
-    assert "; no change with length shown from 40 divergences, 0.87 to 1.1 times at twice the length not excluded)" in first
+    assert (
+        "; no change with length shown from 40 divergences, 0.87 to 1.1 times at twice the length not excluded)"
+        in first
+    )
     growing = {"compounding_index": 1.5, "compounding_index_low": 1.2, "compounding_index_high": 1.9}
-    assert "growing with length: 1.1 to 1.9 times at twice the length, 40 divergences" in said(
-        cell("a", **growing, compounding_index_p_holm=0.01)
-    )[0]
+    assert (
+        "growing with length: 1.1 to 1.9 times at twice the length, 40 divergences"
+        in said(cell("a", **growing, compounding_index_p_holm=0.01))[0]
+    )
     looks = said(cell("a", **growing, compounding_index_p_holm=0.2))[0]
     assert "growing" not in looks and "1 to 1.9 times at twice the length not excluded" in looks
     few = said(cell("a", **growing, diverged=3, compounding_index_p_holm=math.nan))[0]
@@ -347,9 +355,10 @@ def test_growth_is_told_where_it_is_shown_and_no_further_than_measured() -> None
     assert "changes by +46 % over 4 tokens for a" in said(cell("a", **steep))[1], "not +1229706 % per 100"
     alone = {"growth_slope": 4.09, "growth_slope_low": math.nan, "growth_slope_high": math.nan}
     assert not any("logit error" in text for text in (*said(cell("a")), *said(cell("a", **alone))))
-    assert "over 50 tokens for a (none shown under top-p)" in said(
-        cell("a", **known, growth_length=50), cell("a", "top-p")
-    )[1]
+    assert (
+        "over 50 tokens for a (none shown under top-p)"
+        in said(cell("a", **known, growth_length=50), cell("a", "top-p"))[1]
+    )
     agree = said(cell("a"), never("a", "top-p"))[1]
     assert "the tokens agree in 6 % for a (2 % by chance; no two texts that went on under top-p)" in agree
 

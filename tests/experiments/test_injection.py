@@ -183,9 +183,13 @@ def test_the_summary_pools_the_distances(study: Any) -> None:
     assert after.set_index("strategy")["n"]["greedy"] <= sum(map(len, firsts))
     explained, again = (s for s in study.verdict if "trajectory" in s or "a second time" in s)
     assert "is trajectory, not growing arithmetic error" in explained and " tokens in the median" in explained
-    pooled = second.pooled(second.beside(study.divergences.query("role == 'candidate' and strategy != @BEAM"), study.injection))
+    pooled = second.pooled(
+        second.beside(study.divergences.query("role == 'candidate' and strategy != @BEAM"), study.injection)
+    )
     low, high = (float(f"{pooled[f'second_hazard_ratio_{end}']:.2g}") for end in ("low", "high"))
-    assert f"times the first split's risk, {low:g} to {high:g}). A factor beyond an interval (95 %) is excluded." in again
+    assert (
+        f"times the first split's risk, {low:g} to {high:g}). A factor beyond an interval (95 %) is excluded." in again
+    )
 
 
 def test_an_error_at_one_place_is_all_trajectory_and_one_that_goes_on_is_not(tmp_path: Path, study: Any) -> None:
@@ -207,7 +211,9 @@ def test_an_error_at_one_place_is_all_trajectory_and_one_that_goes_on_is_not(tmp
     assert (row["second_hazard"], row["second_hazard_ratio"]) == (0, 0), "never a second time"
     assert row["second_hazard_high"] == min(1, 3 / study_.injection["second_compared"].sum())
     tokens = study_.injection["second_compared"].sum()
-    assert any(f"happens at 0 % of the tokens for other (0 in {tokens} tokens; 0 times the first" in s for s in study_.verdict)
+    assert any(
+        f"happens at 0 % of the tokens for other (0 in {tokens} tokens; 0 times the first" in s for s in study_.verdict
+    )
     few = injection_sentences(study_.injection.iloc[:1].assign(second_compared=1), study_.divergences)
     assert "too few to hold against the first split" in few[1]
     share = study.summary.query("role == 'candidate' and strategy == 'greedy'")["trajectory_share"].iloc[0]

@@ -47,7 +47,9 @@ def weighted(tokens: np.ndarray, parted: np.ndarray, stopped: np.ndarray) -> np.
     lost = ~parted & ~stopped
     times = tokens + 0.5 * lost  # one that is lost at t was still at risk of parting at t
     seen_ = stats.ecdf(stats.CensoredData.right_censored(times, ~lost)).sf.evaluate(tokens - 0.25)
-    return np.array([np.sum(parted[tokens <= t + 1] / seen_[tokens <= t + 1]) for t in range(tokens.max())]) / len(tokens)
+    return np.array([np.sum(parted[tokens <= t + 1] / seen_[tokens <= t + 1]) for t in range(tokens.max())]) / len(
+        tokens
+    )
 
 
 def test_where_traces_are_lost_it_is_aalen_and_johansens() -> None:

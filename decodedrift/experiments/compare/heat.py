@@ -77,7 +77,8 @@ def quantities(horizon: float) -> list[Quantity]:
     return [
         Quantity("divergence_rate", "Divergence rate", "Share of traces whose tokens differ from the reference's, with "
                  "its 95 % interval.", _rate),
-        Quantity("half_life", "Half-life", "Position by which half of the traces have left the reference.", lambda row: _half_life(row, horizon)),
+        Quantity("half_life", "Half-life", "Position by which half of the traces have left the reference.",
+                 lambda row: _half_life(row, horizon)),
         Quantity("kl_mean", "Mean KL", "KL(reference ‖ candidate) per token in nats, on the reference's tokens, ± 1.96 "
                  "standard errors. Colour: logarithmic, 10⁻⁷ to 0.1.", _kl),
         Quantity("top1_agreement", "Same top token", "Share of positions at which both rank the same token first, on "
