@@ -3,8 +3,8 @@
     python benchmarks/interval_coverage.py [--sets 2000] [--only TEXT]
 
 Times to divergence are drawn from a discrete Weibull of known shape and censored at a horizon. Seeds of one prompt
-share a Gaussian copula, so that every trace keeps the known distribution while the traces of a prompt are alike. One
-line per interval: the share of data sets whose interval holds the truth, and of those that miss, on which side.
+share a Gaussian copula, so that every trace keeps the known distribution while the traces of a prompt are alike. Where
+texts end, or the reference breaks, each does so at a constant risk of its own. One line per interval: the share of data sets whose interval holds the truth, and of those that miss, on which side.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from scipy import stats
 
 from decodedrift.numerics import survival as sv
 from decodedrift.numerics import weibull
+from decodedrift.numerics.incidence import incidence
 
 HORIZON = 200
 
@@ -31,6 +32,26 @@ def simulated(
     uniform = stats.norm.cdf(math.sqrt(alike) * shared + math.sqrt(1 - alike) * own).ravel()
     tokens = np.ceil(scale * (-np.log(uniform)) ** (1 / shape)).clip(1, HORIZON + 1).astype(int)
     return sv.CensoredTimes.of(np.minimum(tokens, HORIZON), tokens <= HORIZON, np.repeat(np.arange(prompts), seeds))
+
+
+def competing(rng: np.random.Generator, breaks: float, prompts: int = 100, seeds: int = 1) -> sv.CensoredTimes:
+    """Parting and ending together at 0.5 % a token each, breaking at `breaks`; half of the seeds do as their first."""
+    rates = np.array([0.005, 0.005, breaks])
+    kind, tokens = rng.choice(3, (prompts, seeds), p=rates / rates.sum()), rng.geometric(rates.sum(), (prompts, seeds))
+    alike = rng.random((prompts, seeds)) < 0.5
+    kind, tokens = (np.where(alike, of[:, :1], of).ravel() for of in (kind, tokens))
+    kind, groups = np.where(tokens > HORIZON, 2, kind), np.repeat(np.arange(prompts), seeds)
+    return sv.CensoredTimes.of(np.minimum(tokens, HORIZON), kind == 0, groups, kind == 1)
+
+
+def second_splits(rng: np.random.Generator, prompts: int, rate: float) -> tuple[np.ndarray, ...]:
+    """Texts that part at `rate` a token, and given the token part again at the same: events, tokens, second, prompts."""
+    first, again = rng.geometric(rate, prompts), rng.geometric(rate, prompts)
+    left = HORIZON - first
+    on = left > 0
+    event = np.concatenate([first <= HORIZON, (again <= left)[on]]).astype(float)
+    tokens = np.concatenate([np.minimum(first, HORIZON), np.minimum(again, left)[on]]).astype(float)
+    return event, tokens, np.arange(len(event)) >= prompts, np.concatenate([np.arange(prompts), np.arange(prompts)[on]])
 
 
 def true_survival(shape: float, scale: float, t: int) -> float:
@@ -56,7 +77,7 @@ def hazard_interval(times: sv.CensoredTimes) -> tuple[float, float]:
 
 
 def half_life_interval(times: sv.CensoredTimes) -> tuple[float, float]:
-    middle, low, high = sv.kaplan_meier(times).median()
+    middle, low, high = incidence(times).half_life()
     return (low, high) if not math.isnan(middle) else (math.nan, math.nan)
 
 
@@ -108,8 +129,23 @@ def lines() -> Iterator[Line]:
     yield survive("half-life, 100 prompts", half_life_interval, 1.0, 150, half)
     yield survive("hazard, 100 prompts", hazard_interval, 1.0, 150, rate)
     yield survive("hazard, 50 prompts x 4 alike seeds", hazard_interval, 1.0, 150, rate, **seeds)
+    for breaks in (0, 0.002):
+        truth = 0.5 * (1 - 0.99**100)  # of a world in which nothing breaks
+        for more in ({}, {"prompts": 16}, {"prompts": 50, "seeds": 4}):
+            name = f"F(99), ends{' and breaks' if breaks else ''}, {more.get('prompts', 100)} prompts"
+            name += " x 4 alike seeds" if "seeds" in more else ""
+            yield name, lambda rng, more=more, breaks=breaks: incidence_at(competing(rng, breaks, **more), 99), truth
+    for prompts, rate in ((16, 0.01), (100, 0.01), (100, 0.002)):
+        name = f"second over first risk, {rate:.1%} a token, {prompts} prompts"
+        yield name, lambda rng, n=prompts, r=rate: sv.hazard_ratio(*second_splits(rng, n, r))[1:], 1.0
     for prompts in (16, 100):
         yield f"growth slope, {prompts} prompts", lambda rng, n=prompts: slope_interval(rng, n), 0.05
+
+
+def incidence_at(times: sv.CensoredTimes, t: int) -> tuple[float, float]:
+    curve = incidence(times)
+    at = min(t, len(curve.low) - 1)
+    return float(curve.low[at]), float(curve.high[at])
 
 
 def slope_interval(rng: np.random.Generator, prompts: int) -> tuple[float, float]:

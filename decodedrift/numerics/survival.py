@@ -59,7 +59,7 @@ class CensoredTimes:
         return int(self.tokens.max()) if len(self.tokens) else 0
 
     def counts(self, what: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(at risk, events) of each cluster at each position, int64 [clusters, horizon]; what: bool [n], else `event`."""
+        """(at risk, events) of each cluster at each position, int64 [clusters, horizon]; what: [n], else `event`."""
         what = self.event if what is None else what
         ends = np.zeros((self.clusters, self.horizon + 1), dtype=np.int64)
         np.add.at(ends, (self.cluster, self.tokens - 1), 1)
@@ -157,7 +157,7 @@ def hazard_ratio(
     (event - risk x tokens) / events of its kind. t counts the clusters of the kind that has fewer. Without a second
     event: 0, and up to 3 / tokens (rule of three) over the lower end of the first risk.
     """
-    kinds = [(event[part].sum(), tokens[part].sum(), part) for part in (second, ~second)]
+    kinds = [(float(event[part].sum()), float(tokens[part].sum()), part) for part in (second, ~second)]
     (again, exposure, _), (firsts, before, _) = kinds
     if not (firsts and exposure):
         return math.nan, math.nan, math.nan

@@ -188,7 +188,9 @@ def test_the_summary_pools_the_distances(study: Any) -> None:
         second.beside(study.divergences.query("role == 'candidate' and strategy != @BEAM"), study.injection)
     )
     low, high = (float(f"{pooled[f'second_hazard_ratio_{end}']:.2g}") for end in ("low", "high"))
-    assert f"times the first split's risk, {low:g} to {high:g}, a greater factor is excluded" in again
+    assert (
+        f"times the first split's risk, {low:g} to {high:g}). A factor beyond an interval (95 %) is excluded." in again
+    )
 
 
 def test_an_error_at_one_place_is_all_trajectory_and_one_that_goes_on_is_not(tmp_path: Path, study: Any) -> None:
@@ -308,7 +310,7 @@ def test_folds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < row.recovered_share_low < 0.5 < row.recovered_share_high < 1
     share = trajectory.pooled(injection)
     assert share["trajectory_share"] == 0.5
-    assert (share["trajectory_share_low"], share["trajectory_share_high"]) == (0.25, 0.75)  # p or q alone
+    assert math.isnan(share["trajectory_share_low"]), "two prompts are too few to draw anew"
     assert share["trajectory_horizon"] == 2.5  # three tokens and two
     none = trajectory.pooled(injection.iloc[:0])
     assert all(math.isnan(v) for v in none.values())

@@ -1,4 +1,4 @@
-"""Survival: the share of traces that have not parted from the reference, by position, with bands and numbers at risk."""
+"""Survival: the share of traces that have not parted, by position, with bands and numbers at risk."""
 
 from __future__ import annotations
 

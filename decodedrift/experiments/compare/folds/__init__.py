@@ -1,7 +1,7 @@
 """Functions from tables to tables: every figure of a run's CSV files that is not a row. No words, no torch.
 
-A fold is a function of a Study and a line in FOLDS; `compounding`, `comparisons`, `second` and `prediction` are imported
-when they are asked for, as their statistics take most of a second to import.
+A fold is a function of a Study and a line in FOLDS; `compounding`, `comparisons`, `second` and `prediction` are
+imported when they are asked for, as their statistics take most of a second to import.
 """
 
 from __future__ import annotations

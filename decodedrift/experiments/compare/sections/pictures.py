@@ -35,8 +35,8 @@ class Pictures:
 
 survival = Pictures(
     "How long the texts stay equal",
-    "The share of traces whose every token so far equals the reference's; one that ended with it stays equal. The bands "
-    "are 95 % intervals; the numbers below count the traces that could still part.",
+    "The share of traces whose every token so far equals the reference's; one that ended with it stays equal. The "
+    "bands are 95 % intervals; the numbers below count the traces that could still part.",
     {"survival": "Share of texts still equal"},
 )
 comparisons = Pictures(

@@ -26,11 +26,9 @@ def _explained(injection: pd.DataFrame) -> list[str]:
         figures = pooled(cell)
         if not math.isnan(share := figures["trajectory_share"]):
             low, high = figures["trajectory_share_low"], figures["trajectory_share_high"]
-            spread = "" if math.isnan(low) else f" ({percent(low).removesuffix(' %')} to {percent(high)})"
-            parts[name] = (
-                f"{percent(share)}{spread} for {visible(str(name))}, over {figures['trajectory_horizon']:.0f} tokens in "
-                "the median"
-            )
+            spread = "" if math.isnan(low) else f"{percent(low).removesuffix(' %')} to {percent(high)}, "
+            over = f"over {figures['trajectory_horizon']:.0f} tokens in the median"
+            parts[name] = f"{percent(share)} for {visible(str(name))} ({spread}{over})"
             shares[name] = share
     if not parts:
         return []
@@ -53,15 +51,13 @@ def _again(injection: pd.DataFrame, divergences: pd.DataFrame) -> list[str]:
             continue
         low, high = figures["second_hazard_ratio_low"], figures["second_hazard_ratio_high"]
         counts = f"{int(rows['second_divergence'].count())} in {int(rows['second_compared'].sum())} tokens"
-        times = f"{number(ratio)} times the first split's risk, {number(low)} to {number(high)}, a greater factor is excluded"
-        parts[name] = (
-            f"{percent(figures['second_hazard'])} of the tokens for {visible(str(name))} ({counts}; "
-            f"{times if high < TELLING else 'too few to hold against the first split'})"
-        )
+        times = f"{number(ratio)} times the first split's risk, {number(low)} to {number(high)}"
+        said = times if high < TELLING else "too few to hold against the first split"
+        parts[name] = f"{percent(figures['second_hazard'])} of the tokens for {visible(str(name))} ({counts}; {said})"
         ratios[name] = ratio
     if not parts:
         return []
     return [
         "From that token on both read one text again; that they part a second time, which errors that compound would "
-        f"hasten, happens at {listed(telling(parts, ratios))}."
+        f"hasten, happens at {listed(telling(parts, ratios))}. A factor beyond an interval (95 %) is excluded."
     ]
