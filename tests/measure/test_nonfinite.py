@@ -285,7 +285,9 @@ def test_a_token_that_the_candidate_forbids_is_in_no_perplexity_and_no_gate_on_i
     frame = forced(plain, forbidding)
     study = synthetic(prompts=1, tokens=2, candidates=1)
     study.positions = frame
-    assert sentences(study)[0].endswith("; at 2 it is the reference's own token, which its perplexity there leaves out.")
+    assert sentences(study)[0].endswith(
+        "; at 2 it is the reference's own token, which its perplexity there leaves out."
+    )
     assert nonfinite.impossible(frame) == {("c", "greedy"): 2}
     fault = faults(study)["c", "greedy"]
     assert [fault.spoils(c) for c in ("kl_mean", "ln_ppl_ratio", "perplexity_candidate", "divergence_rate")] == [

@@ -16,9 +16,8 @@ import pandas as pd
 
 from decodedrift.core.records import InputError
 from decodedrift.measure.tables import CELL, CONTROLS, TEXTS, fold
-from decodedrift.numerics import sequences
+from decodedrift.numerics import sequences, weibull
 from decodedrift.numerics import survival as sv
-from decodedrift.numerics import weibull
 from decodedrift.numerics.intervals import ratio_half_width
 
 SURVIVAL = ["at_risk", "events", "survival", "survival_low", "survival_high", "hazard"]
