@@ -23,6 +23,7 @@ from decodedrift.decoding.spool import Spool
 from decodedrift.measure import passes
 from decodedrift.measure.passes import Pass, Passage
 from decodedrift.measure.tables import JobResult
+from decodedrift.models.knobs import unread
 from decodedrift.models.load import Loaded, status_and_reason
 from decodedrift.models.probe import AnotherPath
 from decodedrift.models.world import World
@@ -149,10 +150,20 @@ class Bench:
         """A variant's batch size: its own, or the plan's."""
         return variant.batch_size or self.plan.batch_size
 
+    def reads(self, variant: Variant) -> bool:
+        """Whether reading a text at once uses all that sets a variant apart from the reference."""
+        return not unread(variant, self.plan.reference)
+
     def logits(
         self, model: Loaded, group: list[Passage], batch_size: int | None = None
     ) -> Iterator[tuple[Passage, Tensor]]:
-        """(passage, logits) for one group of passages, batched like the variant's generation."""
+        """(passage, logits) for one group of passages, batched like the variant's generation.
+
+        None where a reading would not use what sets the variant apart from the reference: an error of 0 that says
+        nothing.
+        """
+        if not self.reads(model.variant):
+            return
         width = model.model.get_input_embeddings().weight.shape[0]
         texts = passes.readable(group, width)
         for label, count in (Counter(p.key.strategy for p in group) - Counter(p.key.strategy for p in texts)).items():

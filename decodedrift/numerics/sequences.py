@@ -119,9 +119,9 @@ def reconvergence_lag(reference: Sequence[int], candidate: Sequence[int]) -> int
 
 
 def shuffled_matches(a: Sequence[int], b: Sequence[int]) -> float:
-    """Expected number of places with equal ids once one of two equally long sequences is shuffled; 0 of empty ones.
+    """Expected number of places with equal ids once one of two equally long sequences is shuffled.
 
-    Each of n places holds one of a's ids, and one of b's with chance count / n: the sum over ids of count_a count_b / n.
+    Each place of n holds one of a's ids and any of b's alike: the sum over ids of count_a count_b / n.
 
     >>> shuffled_matches([1, 1, 2, 3], [1, 2, 2, 4])
     1.0

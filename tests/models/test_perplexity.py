@@ -163,6 +163,33 @@ def test_a_character_whose_first_byte_is_not_scored_counts_once_with_its_rest() 
     assert (row["tokens"], row["bytes"]) == (4, 5)
 
 
+def dropping() -> Any:
+    """BPE over a few letters without an unknown token: what it does not know is gone without a word."""
+    from tokenizers import AddedToken, Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate("abcdefgh ")} | {"ab": 9}, [("a", "b")]))
+    tokenizer.add_special_tokens([AddedToken("<|end|>", special=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>")
+
+
+@pytest.mark.parametrize(
+    ("text", "dropped"), [("abc déf gh", 1), ("ab\nXYZ cab\n", 5), ("abc<|end|>d  e", 0), (" abc def ", 0)]
+)
+def test_characters_that_the_tokenizer_drops_are_counted_and_said(text: str, dropped: int) -> None:
+    study = measured(
+        tiny_model("llama", vocab=16), tokenizer=dropping(), texts=[dd.Text("text", text)], prompts=["abc"], context=64
+    )
+    known = [c for c in text.replace("<|end|>", "") if c in "abcdefgh "]
+    assert len(text.replace("<|end|>", "")) - len(known) == dropped
+    assert study.environment["dropped_characters"] == {"text": dropped}
+    assert study.perplexity["dropped_characters"].tolist() == [dropped, dropped]
+    assert study.perplexity["bytes"].iloc[0] == len(known) - len("ab" if text[0] == "a" else " ")
+    assert measured("llama", texts=[dd.Text("text", "w1  w2\nw3 ")]).environment["dropped_characters"] == {"text": 0}
+    said = f"The tokenizer makes no token of {dropped} characters of it: no token and no byte counts them."
+    assert (said in " ".join(study.verdict)) == (dropped > 0)
+
+
 # Other tools.
 
 

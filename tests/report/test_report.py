@@ -86,7 +86,7 @@ def study(
         )
     rows["failures"] = failures or []
     frames = {name: typed(pd.DataFrame(rows[name]), name) for name in TABLES}
-    frames["perplexity"] = perplexity(frames["positions"], {"book": 40} if texts else {})
+    frames["perplexity"] = perplexity(frames["positions"], {"book": 40} if texts else {}, {})
     return Study(frames, plan(list(candidates or {}), strategy, says), environment)
 
 

@@ -24,7 +24,7 @@ from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import JobResult, token_rows
 from decodedrift.models import budget
-from decodedrift.models.knobs import idle
+from decodedrift.models.knobs import idle, unread
 from decodedrift.models.load import Loaded
 from decodedrift.models.longrope import switch
 from decodedrift.models.world import World
@@ -59,9 +59,16 @@ def check(world: World) -> None:
     """Screening rests on one reading of each text being what generates it.
 
     Raises:
-        InputError: a text passes the length at which the model becomes another function.
+        InputError: a text passes the length at which the model becomes another function, or a candidate turns a knob
+            that a reading does not use.
     """
     plan, at = world.plan, switch(world.checkpoint.config)
+    for variant in plan.candidates if plan.mode == "screen" else ():  # type: ignore[attr-defined]
+        if knobs := unread(variant, plan.reference):
+            raise InputError(
+                f"--mode screen: {variant.name} turns {knobs[0]}, which acts while tokens are generated and not where "
+                "a text is read; leave it or --mode screen out"
+            )
     past = [p for p, ids in world.prompts.items() if at is not None and len(ids) + plan.max_new_tokens > at.length]
     if plan.mode == "screen" and at is not None and past:  # type: ignore[attr-defined]
         raise InputError(
@@ -130,7 +137,7 @@ class Comparison:
         if self.decomposition:
             with bench.guarded(variant.name, "decompose"):
                 self.decomposition.read(model, candidate)
-        if any(s.searches for s, _ in self.plan.cells) and prompts:
+        if any(s.searches for s, _ in self.plan.cells) and prompts and bench.reads(variant):
             read_own_beams(bench, model, candidate, self.reference)
         passes.note_nonfinite(candidate, self.plan.model, self.reference.name, bench.result)
         self.keep(candidate)

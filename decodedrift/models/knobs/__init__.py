@@ -33,6 +33,16 @@ def turned(variant: Variant) -> list[tuple[str, Knob, Any]]:
     return [entry for entry in settings if entry[2] is not None]
 
 
+def apart(variant: Variant, reference: Variant) -> list[str]:
+    """The knobs that two variants are asked to turn differently."""
+    return [name for name in KNOBS if setting(variant, name) != setting(reference, name)]
+
+
+def unread(variant: Variant, reference: Variant) -> list[str]:
+    """Those of them that act while tokens are generated, and not where a given text is read at once."""
+    return [name for name in apart(variant, reference) if not KNOBS[name].forced]
+
+
 def idle(variant: Variant, reference: Variant, facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The knobs that a candidate was asked to turn and that came to what the reference's did: they did not engage.
 
@@ -41,6 +51,6 @@ def idle(variant: Variant, reference: Variant, facts: Mapping[str, Mapping[str, 
     Args:
         facts: of both, by name.
     """
-    asked = [] if variant.model else [name for name in KNOBS if setting(variant, name) != setting(reference, name)]
+    asked = [] if variant.model else apart(variant, reference)
     ours, theirs = facts[reference.name], facts[variant.name]
     return [name for name in asked if (fact := KNOBS[name].fact) in ours and ours[fact] == theirs.get(fact)]

@@ -5,4 +5,4 @@ from __future__ import annotations
 from decodedrift.core.notation import Param, boolean
 from decodedrift.models.knobs.base import Knob
 
-USE_CACHE = Knob(Param(boolean, True, "whether generation keeps a KV cache"), fact="decoding_cache")
+USE_CACHE = Knob(Param(boolean, True, "whether generation keeps a KV cache"), fact="decoding_cache", forced=False)

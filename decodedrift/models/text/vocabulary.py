@@ -19,6 +19,7 @@ from decodedrift.models.text.tokenizer import tokenizer_of
 
 TEMPLATE_SECONDS = 10.0  # a chat template is a program of the model's authors, and need not end
 BYTE_PIECE = re.compile("<0x([0-9A-Fa-f]{2})>")  # SentencePiece's byte fallback
+NEAR = 8  # characters to either side, in which most characters show that they are no dropped ones
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -104,6 +105,24 @@ class Vocabulary:
         ids = ids[: self._length(ids, text)]
         offsets = [(0, 0) if i in special else tuple(o) for i, o in zip(ids, encoding["offset_mapping"], strict=False)]
         return ids, offsets
+
+    def dropped(self, text: str) -> int:
+        """How many characters of a text the tokenizer drops: those that can be taken out of it and change no token.
+
+        Spans do not tell: behind a dropped character those of tokenizers are shifted.
+        """
+
+        def ids(piece: str) -> list[int]:
+            return list(self.tokenizer(piece, add_special_tokens=False)["input_ids"])
+
+        count = 0
+        with quiet():
+            for character in dict.fromkeys(text):
+                at = text.index(character)
+                near = text[max(0, at - NEAR) : at + NEAR]
+                if ids(near) == ids(near.replace(character, "")) and ids(text) == ids(text.replace(character, "")):
+                    count += text.count(character)
+        return count
 
 
 def vocabulary(checkpoint: Checkpoint, ignore_eos: bool = False) -> Vocabulary:

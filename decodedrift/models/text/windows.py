@@ -25,12 +25,17 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowedText:
-    """A tokenized text. scored_bytes: UTF-8 bytes of the scored tokens' characters, None without character spans."""
+    """A tokenized text.
+
+    scored_bytes: UTF-8 bytes of the scored tokens' characters, None without character spans. dropped_characters: those
+    of the text that the tokenizer makes no token of.
+    """
 
     name: str
     windows: tuple[Window, ...]
     tokens: int
     scored_bytes: int | None
+    dropped_characters: int
 
 
 def sizes(
@@ -76,7 +81,8 @@ def cut(text: Text, vocab: Vocabulary, context: int, stride: int) -> WindowedTex
         covered = end
         if end == len(ids):
             break
-    return WindowedText(text.name, tuple(windows), len(scored), _bytes(text.text, spans, scored))
+    size = _bytes(text.text, spans, scored)
+    return WindowedText(text.name, tuple(windows), len(scored), size, vocab.dropped(text.text))
 
 
 def _bytes(text: str, spans: list[tuple[int, int]] | None, scored: list[int]) -> int | None:

@@ -86,7 +86,9 @@ def _survival(study: Study) -> pd.DataFrame:
 
 FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "answer": answer,
-    "perplexity": lambda study: summary.perplexity(_positions(study), study.environment.get("scored_bytes", {})),
+    "perplexity": lambda study: summary.perplexity(
+        _positions(study), *(study.environment.get(name, {}) for name in ("scored_bytes", "dropped_characters"))
+    ),
     "distribution": lambda study: summary.distribution(_positions(study)),
     "summary": _summary,
     "certificate": certificate,

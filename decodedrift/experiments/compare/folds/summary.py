@@ -156,8 +156,14 @@ def _distribution_fold(part: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def perplexity(positions: pd.DataFrame, scored_bytes: Mapping[str, int | None]) -> pd.DataFrame:
-    """perplexity.csv: a row per variant x text. The reference's rows come first; its ratio columns are empty."""
+def perplexity(
+    positions: pd.DataFrame, scored_bytes: Mapping[str, int | None], dropped: Mapping[str, int]
+) -> pd.DataFrame:
+    """perplexity.csv: a row per variant x text. The reference's rows come first; its ratio columns are empty.
+
+    Args:
+        scored_bytes, dropped: by text, bytes of the scored tokens and characters that are in no token.
+    """
     part = positions[(positions["strategy"] == "text") & (positions["role"] == "candidate")]
     names = part["prompt_id"].str.rsplit("#", n=1).str[0]
     rows: list[dict[str, object]] = []
@@ -177,8 +183,9 @@ def perplexity(positions: pd.DataFrame, scored_bytes: Mapping[str, int | None]) 
                 | {"ln_ppl_ratio_se": clustered_se(ratio, clusters),
                    "kl_mean": _mean(_finite(cell, "kl")[0]), "same_top1": float(cell["top1_agree"].mean())}
             )  # fmt: skip
-    columns = ["model", "variant", "text", "tokens", "bytes", "perplexity", "bits_per_byte", "nll_mean",
-               "ln_ppl_ratio", "ln_ppl_ratio_low", "ln_ppl_ratio_high", "ln_ppl_ratio_se", "kl_mean",
+    rows = [row | {"dropped_characters": dropped.get(str(row["text"]))} for row in rows]
+    columns = ["model", "variant", "text", "tokens", "bytes", "dropped_characters", "perplexity", "bits_per_byte",
+               "nll_mean", "ln_ppl_ratio", "ln_ppl_ratio_low", "ln_ppl_ratio_high", "ln_ppl_ratio_se", "kl_mean",
                "same_top1"]  # fmt: skip
     return fold(rows, columns)
 

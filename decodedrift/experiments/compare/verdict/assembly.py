@@ -212,8 +212,18 @@ def _texts(study: Study) -> list[str]:
             parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)}{interval}"
             damage[row.variant] = math.inf if pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
         base = f" (reference {_number(reference['perplexity'], 4)})"
-        sentences.append(f"Perplexity on {visible(str(text))}{base}: {', '.join(_telling(parts, damage))}.")
+        sentences.append(
+            f"Perplexity on {visible(str(text))}{base}: {', '.join(_telling(parts, damage))}.{_dropped(reference)}"
+        )
     return sentences
+
+
+def _dropped(row: pd.Series) -> str:
+    """That bits per byte leaves out what the tokenizer did."""
+    count = row.get("dropped_characters")
+    if pd.isna(count) or not count:
+        return ""
+    return f" The tokenizer makes no token of {int(count)} characters of it: no token and no byte counts them."
 
 
 def _cut_ids(study: Study) -> list[str]:

@@ -18,7 +18,7 @@ def sentences(study: Study) -> list[str]:
     """Near ties by candidate, with the gaps in three units; draws that fell on the edge; and what was not coupled."""
     rows = study.divergences
     parted = rows[(rows["role"] == "candidate") & rows["cause"].isin(TOKEN_CAUSES)]
-    said = _near_ties(study, parted) + _draws(study, parted) if len(parted) else []
+    said = _near_ties(study, parted) if len(parted) else []
     if (rows["cause"] == "uncoupled").any():
         said.append("Sampling was not coupled, so sampled traces may part by the luck of the draw alone.")
     return said
@@ -34,7 +34,7 @@ def _near_ties(study: Study, parted: pd.DataFrame) -> list[str]:
     tied = f"; {ties} turned on an exact tie of the candidate's logits" if ties else ""
     return [
         f"Near ties, where the reference itself held the two tokens within {study.plan['near_tie_below']:g} nats, make "
-        f"up {', '.join(telling(parts, shares))} of the divergences of single tokens{tied}."
+        f"up {', '.join(telling(parts, shares))} of the divergences of single tokens{tied}{_draws(study, parted)}."
     ]
 
 
@@ -49,13 +49,13 @@ def _median_gap(study: Study, name: str, cell: pd.DataFrame) -> str:
     return f" (median gap {number(nats)} nats{f', {listed(units)}' if units else ''})"
 
 
-def _draws(study: Study, parted: pd.DataFrame) -> list[str]:
+def _draws(study: Study, parted: pd.DataFrame) -> str:
     counts = parted[parted["cause"] == "draw"].groupby("candidate", sort=False).size()
     if not len(counts):
-        return []
+        return ""
     parts = {name: f"{n} for {visible(str(name))}" for name, n in counts.items()}
-    return [
-        f"In another {listed(telling(parts, counts.to_dict()))} the shared draw fell within "
+    return (
+        f"; in another {listed(telling(parts, counts.to_dict()))} the shared draw fell within "
         f"{study.plan['near_tie_below']:g} nats of the edge between two tokens that the reference itself held further "
-        "apart: the draw was a near tie, the choice was not."
-    ]
+        "apart"
+    )

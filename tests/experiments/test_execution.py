@@ -1,0 +1,111 @@
+"""What a run says of how its variants were executed: the reference under another name, knobs that no reading uses."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import running
+import torch
+from conftest import tiny_model
+from running import saved_as
+
+import decodedrift as dd
+from decodedrift.core.records import InputError
+from decodedrift.experiments.compare.verdict.knobs import same_execution
+from decodedrift.measure.tables import LAYOUTS, of_one_layout
+
+run = functools.partial(
+    running.run, prompts=["w1 w2", "w3", "w9 w8 w7", "w20 w21"], strategies=["greedy"], max_new_tokens=10
+)
+
+
+def of(frame: pd.DataFrame, candidate: str) -> pd.DataFrame:
+    return frame[(frame["role"] == "candidate") & (frame["candidate"] == candidate)]
+
+
+def test_a_candidate_that_is_the_references_execution_is_named(tmp_path: Path) -> None:
+    """sdpa where sdpa is the default, threads as there are: no finding; another kernel, other weights: one."""
+    torch.set_num_threads(1)
+    other = tiny_model("llama")
+    with torch.no_grad():
+        other.lm_head.weight[3] += 1
+    folders = {
+        name: saved_as(model, tmp_path / name)
+        for name, model in (("mine", tiny_model("llama")), ("copy", tiny_model("llama")), ("changed", other))
+    }
+    study = dd.compare(
+        folders["mine"],
+        candidates=["fp32:attention=sdpa", "fp32:threads=1", "fp32:attention=eager", "bf16:attention=sdpa",
+                    *(f"{name}={folders[name]}" for name in ("copy", "changed"))],
+        prompts=["w1 w2", "w3"], strategies=["greedy"], max_new_tokens=4,
+    )  # fmt: skip
+    assert same_execution(study) == ["fp32:attention=sdpa", "fp32:threads=1", "copy"]
+    (said,) = (s for s in study.verdict if "own execution" in s)
+    assert said.startswith("fp32:attention=sdpa, fp32:threads=1 and copy are the reference's own execution")
+    idle = next(s for s in study.verdict if s.startswith("Did not engage"))
+    assert idle == "Did not engage, being what the reference does too: attention of bf16:attention=sdpa."
+    del study.environment["variants"]["copy"]["idle_knobs"]  # what did not run, or was not noted
+    assert same_execution(study) == ["fp32:attention=sdpa", "fp32:threads=1"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_kernel_that_is_read_back_as_the_default_is_the_same_execution() -> None:
+    assert same_execution(run("llama", candidates=["fp32:attention=paged|sdpa"])) == ["fp32:attention=paged|sdpa"]
+
+
+def test_a_knob_that_no_reading_uses_has_no_distances_and_never_zero_ones() -> None:
+    study = run(
+        "llama", candidates=["fp32:use_cache=false", "bf16"], strategies=["greedy", "beam:num_beams=2"],
+        texts=[dd.Text("text", " ".join(f"w{i}" for i in range(1, 30)))], noise_floor=True, decompose=True,
+    )  # fmt: skip
+    uncached, bf16 = (of(study.summary, name) for name in ("fp32:use_cache=false", "bf16"))
+    assert (uncached["traces"] == 4).all()
+    distances = ["kl_mean", "kl_max", "logit_gap_max", "significant_digits", "top1_agreement", "ln_ppl_ratio"]
+    assert uncached[distances].isna().all(axis=None)
+    assert bf16[distances].notna().all(axis=None)
+    assert not len(of(study.positions, "fp32:use_cache=false"))
+    assert not len(study.steps[study.steps["candidate"] == "fp32:use_cache=false"])
+    assert study.perplexity["variant"].tolist() == ["fp32", "bf16"]
+    assert not study.positions["candidate"].str.startswith("fp32:use_cache").any(), "nor has its floor any"
+    risk = of(study.risk, "fp32:use_cache=false")
+    assert risk["growth_slope"].isna().all()
+    (said,) = (s for s in study.verdict if s.startswith("use_cache acts"))
+    assert "of fp32:use_cache=false there are first divergences, and no distances along a text" in said
+    assert "fp32:use_cache=false is at mean KL" not in " ".join(study.verdict)
+    assert "fp32:use_cache=false" in study.to_html()
+
+
+def test_beams_of_a_knob_that_no_reading_uses_have_no_gaps() -> None:
+    study = run(
+        "llama", candidates=["int8", "int8:use_cache=false"], strategies=["beam:num_beams=2"], max_new_tokens=24
+    )
+    for name, empty in (("int8", False), ("int8:use_cache=false", True)):
+        parted = of(study.divergences, name).query("diverged == 1")
+        assert len(parted) > 0
+        assert (parted[["reference_gap", "candidate_gap", "swing"]].isna() == empty).all(axis=None), name
+
+
+def test_a_knob_that_no_reading_uses_cannot_be_screened() -> None:
+    with pytest.raises(InputError, match="fp32:use_cache=false turns use_cache, which acts while tokens are generated"):
+        run("llama", candidates=["bf16", "fp32:use_cache=false"], mode="screen")
+
+
+def test_every_row_says_its_layout_and_a_fold_takes_one() -> None:
+    study = run("llama", candidates=["int8"], strategies=["greedy", "beam:num_beams=2"])
+    assert set(study.positions["layout"]) == {"forced"}
+    layouts = study.divergences.groupby("strategy")["layout"].unique().map(list).to_dict()
+    assert layouts == {"greedy": ["decoded"], "beam:num_beams=2": ["forced"]}
+    assert set(study.positions["layout"]) <= set(LAYOUTS)
+    mixed = study.positions.copy()
+    rows = (mixed["role"] == "candidate") & (mixed["strategy"] == "greedy")
+    mixed.loc[rows, "layout"] = "stepped"
+    assert of_one_layout(mixed) is mixed, "a candidate and strategy may have another than the next"
+    mixed.loc[rows & (mixed["position"] > 3), "layout"] = None  # as of old: forced
+    rows_of = {name: getattr(study, name) for name in study.experiment.tables}
+    for name in ("growth", "summary", "distribution", "risk", "flip_law"):
+        fresh = dd.Study({**rows_of, "positions": mixed}, study.plan)
+        with pytest.raises(ValueError, match="int8 greedy: a fold is over one layout, not over stepped and forced"):
+            getattr(fresh, name)
