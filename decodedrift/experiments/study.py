@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Study:
     """What a run left. Every table is an attribute, a DataFrame with the columns of docs/metrics.md.
 
-    Rows of a `compare`: traces, divergences, positions, alternatives, injection, steps, tokens, timings, failures.
-    Folds: answer, summary, distribution, perplexity, survival, growth, after, risk, comparisons, flip_law,
+    Rows of a `compare`: traces, divergences, positions, alternatives, judged, injection, steps, tokens, timings,
+    failures.
+    Folds: answer, summary, certificate, distribution, perplexity, survival, growth, after, risk, comparisons, flip_law,
     flip_calibration, decomposition. Of an `inject`: traces, injection, tokens, timings, failures; summary and after.
     `dir` lists them.
 

@@ -105,7 +105,8 @@ class CompareSettings(Settings):
         there = {v.compute for v in self.candidates if is_cast(v)}
         types = dict.fromkeys(v.compute for v in others if v.compute not in there)
         taken = {v.name for v in self.variants}
-        return tuple(Variant(f"{t} (cast)" if t in taken else t, t, compute=t) for t in types)
+        names = {t: f"{t} (cast)" if t in taken else t for t in types}
+        return tuple(Variant(name, t, compute=t, device=self.reference.device) for t, name in names.items())
 
     @property
     def manner(self) -> str:

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
 
 VANISHING = 1e-20  # nats; a float64 floor is nothing to speak of
+MANY = 1000  # times the noise: more is told as many
 WIDEST, LEAST_OVERLAP = 1.0, 0.99  # of the error beside a plain cast's, as AWS Neuron's accuracy debugger bounds them
 
 
 def sentences(study: Study) -> list[str]:
     """The floor of every candidate, and the candidates that leave the certificate; nothing of what was not measured."""
-    return [*_floor(study), *_outside(study)]
+    return [*_floor(study), *outside(study)]
 
 
 def _floor(study: Study) -> list[str]:
@@ -27,17 +28,21 @@ def _floor(study: Study) -> list[str]:
         if not noise.floor > VANISHING:
             continue
         parted, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
-        value, low, high = noise.times
-        interval = f", {number(low)} to {number(high)}" if low == low else ""
         parts.append(
             f"{visible(str(name))} leaves its own text in {parted} of {traces} traces (mean KL {number(noise.floor)}; "
-            f"to the reference {number(value)} times that{interval})"
+            f"to the reference {_times(*noise.times)} that)"
         )
     lead = "Noise floor, a candidate against itself in another batch layout"
     return [f"{lead}: {'; '.join(parts)}."] if parts else []
 
 
-def _outside(study: Study) -> list[str]:
+def _times(value: float, low: float, high: float) -> str:
+    if low > MANY:
+        return f"over {MANY:,} times"
+    return f"{number(value)} times" + (f" ({number(low)} to {number(high)})" if low == low else "")
+
+
+def outside(study: Study) -> list[str]:
     """Candidates whose error is wider than a plain cast's of their type, or lies elsewhere, by their intervals."""
     rows = study.certificate
     wide, apart = rows["sigma_ratio_low"] > WIDEST, rows["bhattacharyya_high"] < LEAST_OVERLAP
