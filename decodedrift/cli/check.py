@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from decodedrift.cli.app import Grouped, app
-from decodedrift.cli.options import AS_JSON, FAIL_ON, FAIL_ON_INTERVAL, parameter
-from decodedrift.cli.working import conclude, read_gates
+from decodedrift.cli.options import AS_JSON, FAIL_ON, FAIL_ON_INTERVAL, LOG_LEVEL, parameter
+from decodedrift.cli.working import conclude, log_to_stderr, read_gates
 from decodedrift.core.records import InputError
 
 Gates = parameter("fail_on", FAIL_ON).annotation
 Interval = parameter("fail_on_interval", FAIL_ON_INTERVAL).annotation
 Json = parameter("as_json", AS_JSON).annotation
+Log = parameter("log_level", LOG_LEVEL).annotation
 
 
 @app.command(cls=Grouped)
@@ -22,10 +23,12 @@ def check(
     fail_on: Gates = None,  # type: ignore[valid-type]
     fail_on_interval: Interval = False,  # type: ignore[valid-type]
     as_json: Json = False,  # type: ignore[valid-type]
+    log_level: Log = None,  # type: ignore[valid-type]
 ) -> None:
     """Hold a finished run against bounds; exit code 4 where one is exceeded."""
     from decodedrift.experiments.study import open_study
 
+    log_to_stderr(log_level)
     study = open_study(folder)
     if not fail_on:
         raise InputError('check: give at least one --fail-on, such as --fail-on "COLUMN>0.1"')

@@ -20,6 +20,7 @@ FAIL_ON = Option(
 )
 FAIL_ON_INTERVAL = Option("Gates hold only where the whole 95 % interval is beyond the bound.", GATES)
 AS_JSON = Option("The summary as JSON on stdout, all else on stderr.", OUTPUT, flag="json")
+LOG_LEVEL = Option("What is logged on stderr: debug, info, warning.", OUTPUT, "NAME", default="warning", rare=True)
 QUIET = Option("No progress; only the result.", OUTPUT)
 FRAME = {  # beside an experiment's settings
     "prompt": Option("A prompt; repeatable.", PROMPTS, "TEXT", many=True),
@@ -31,9 +32,7 @@ FRAME = {  # beside an experiment's settings
     "spreadsheet_safe": Option("Each CSV a second time, so that no spreadsheet runs a cell.", OUTPUT, rare=True),
     "as_json": AS_JSON,
     "quiet": QUIET,
-    "log_level": Option(
-        "What is logged on stderr: debug, info, warning.", OUTPUT, "NAME", default="warning", rare=True
-    ),
+    "log_level": LOG_LEVEL,
     "fail_on": FAIL_ON,
     "fail_on_interval": FAIL_ON_INTERVAL,
 }

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from decodedrift.cli.app import Text, app
+from decodedrift.cli.check import Log
+from decodedrift.cli.working import log_to_stderr
 from decodedrift.core.formats import path_of
 from decodedrift.core.records import InputError
 from decodedrift.core.untrusted import terminal
@@ -28,10 +30,12 @@ def report(
     out: Annotated[
         Text, typer.Option(metavar="FILE", help="[default: DIR/report.html; for two runs DIR/beside-OTHER.html]")
     ] = None,
+    log_level: Log = None,  # type: ignore[valid-type]
 ) -> None:
     """Render a finished run's page again, or hold two runs of one plan side by side."""
     from decodedrift.experiments.study import open_study
 
+    log_to_stderr(log_level)
     first = open_study(run)
     count = _count(top)
     if other is None:
