@@ -51,7 +51,7 @@ def report(
             page = study.experiment.beside(first, second, names=(run, other), title=title)
         beside_it = f"beside-{path_of(other).resolve().name}.html"
         path = path_of(out or os.path.join(run, beside_it), "--out")
-    _write(path, page)
+    write_page(path, page)
     print(f"report: {terminal(str(path))}")
 
 
@@ -64,7 +64,7 @@ def _count(top: str | None) -> int | None:
         raise InputError(f"--top: {error}") from None
 
 
-def _write(path: Path, page: str) -> None:
+def write_page(path: Path, page: str) -> None:
     """Whole or not at all; a file that is no page of ours is left alone."""
     from decodedrift.core.files import atomic
 
