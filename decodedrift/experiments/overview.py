@@ -57,7 +57,8 @@ def overview(
             rows += list(_rows(open_study(path), path, name, place or top))
             count += 1
         except Exception as error:  # whatever is wrong with one folder, the others are shown
-            skipped.append((name, excerpt(" ".join(str(error).split()) or type(error).__name__, 200)))
+            reason = " ".join(str(error).split()).replace(f"{path}/", "") or type(error).__name__
+            skipped.append((name, excerpt(reason, 200)))
     if not rows:
         first = f" ({skipped[0][0]}: {skipped[0][1]})" if skipped else ""
         raise InputError(f"{top}: no run in it that can be read{first}")

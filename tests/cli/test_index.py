@@ -84,7 +84,7 @@ def test_the_command(many: Path, tmp_path: Path) -> None:
     done = command(str(many), "--out", "page.html", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "index: page.html\n")
     assert done.stderr.splitlines()[1] == "skipped notes: no run"
-    assert done.stderr.startswith("skipped broken: ") and "plan.json: cannot be read" in done.stderr
+    assert done.stderr.startswith("skipped broken: plan.json: cannot be read")
     link = re.search(r'href="([^"]*new/report.html)"', (tmp_path / "page.html").read_text("utf-8"))
     assert link and (tmp_path / link[1]).is_file(), "links lead from where the page lies"
     (tmp_path / "empty/notes").mkdir(parents=True)
