@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from decodedrift.cli.app import Grouped, app
-from decodedrift.cli.options import AS_JSON, BASELINE, FAIL_ON, FAIL_ON_INTERVAL, VERBOSE, parameter
-from decodedrift.cli.working import conclude, read_gates
+from decodedrift.cli.options import AS_JSON, BASELINE, FAIL_ON, FAIL_ON_INTERVAL, LOG_LEVEL, VERBOSE, parameter
+from decodedrift.cli.working import conclude, log_to_stderr, read_gates
 from decodedrift.core.records import InputError
 
 Gates = parameter("fail_on", FAIL_ON).annotation
@@ -16,6 +16,7 @@ Interval = parameter("fail_on_interval", FAIL_ON_INTERVAL).annotation
 Json = parameter("as_json", AS_JSON).annotation
 Verbose = parameter("verbose", VERBOSE).annotation
 Baseline = parameter("baseline", BASELINE).annotation
+Log = parameter("log_level", LOG_LEVEL).annotation
 
 
 @app.command(cls=Grouped)
@@ -26,10 +27,12 @@ def check(
     baseline: Baseline = None,  # type: ignore[valid-type]
     as_json: Json = False,  # type: ignore[valid-type]
     verbose: Verbose = False,  # type: ignore[valid-type]
+    log_level: Log = None,  # type: ignore[valid-type]
 ) -> None:
     """Hold a finished run against bounds or an earlier run; exit code 4 where one is exceeded."""
     from decodedrift.experiments.study import open_study
 
+    log_to_stderr(log_level)
     study = open_study(folder)
     if not fail_on and baseline is None:
         raise InputError('check: give --baseline DIR or at least one --fail-on, such as default or "COLUMN>0.1"')

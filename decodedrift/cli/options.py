@@ -20,6 +20,7 @@ FAIL_ON = Option(
 )
 FAIL_ON_INTERVAL = Option("Gates hold only where the whole 95 % interval is beyond the bound.", GATES)
 AS_JSON = Option("The summary as JSON on stdout, all else on stderr.", OUTPUT, flag="json")
+LOG_LEVEL = Option("What is logged on stderr: debug, info, warning.", OUTPUT, "NAME", default="warning", rare=True)
 QUIET = Option("No progress; only the result.", OUTPUT)
 VERBOSE = Option("The whole verdict and the table by strategy.", OUTPUT)
 BASELINE = Option("Exit code 4 where a figure is worse than in this earlier run of the same.", GATES, "DIR")
@@ -34,9 +35,7 @@ FRAME = {  # beside an experiment's settings
     "as_json": AS_JSON,
     "quiet": QUIET,
     "verbose": VERBOSE,
-    "log_level": Option(
-        "What is logged on stderr: debug, info, warning.", OUTPUT, "NAME", default="warning", rare=True
-    ),
+    "log_level": LOG_LEVEL,
     "fail_on": FAIL_ON,
     "fail_on_interval": FAIL_ON_INTERVAL,
 }

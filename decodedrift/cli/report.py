@@ -10,11 +10,14 @@ from typing import Annotated
 import typer
 
 from decodedrift.cli.app import Text, app
+from decodedrift.cli.check import Log
+from decodedrift.cli.working import log_to_stderr
 from decodedrift.core.formats import path_of
 from decodedrift.core.records import InputError, nearest
 from decodedrift.core.untrusted import terminal
 
 FORMATS = ("html", "md")
+PAGE = b'content="decodedrift"'  # what a page of ours holds
 
 
 @app.command()
@@ -38,10 +41,12 @@ def report(
             help="- is stdout. [default: DIR/report.html; two runs: DIR/beside-OTHER.html; md: -]",
         ),
     ] = None,
+    log_level: Log = None,  # type: ignore[valid-type]
 ) -> None:
     """Render a finished run's page again, or hold two runs of one plan side by side."""
     from decodedrift.experiments.study import open_study
 
+    log_to_stderr(log_level)
     if format not in FORMATS:
         raise InputError(f"--format {format}: unknown; {nearest(format, FORMATS)}")
     first = open_study(run)
@@ -65,7 +70,7 @@ def report(
                 raise InputError(f"{folder}: a run of {study.experiment.name} cannot be held beside another")
             page = study.experiment.beside(first, second, names=(run, other), title=title)
         default = f"beside-{path_of(other).resolve().name}.html"
-    _put(page, out or os.path.join(run, default), b'content="decodedrift"')
+    _put(page, out or os.path.join(run, default), PAGE)
 
 
 def _put(text: str, out: str, mark: bytes) -> None:
@@ -75,7 +80,7 @@ def _put(text: str, out: str, mark: bytes) -> None:
         print(text, end="")
         return
     path = path_of(out, "--out")
-    _write(path, text, mark)
+    write_page(path, text, mark)
     print(f"report: {terminal(str(path))}")
 
 
@@ -88,7 +93,7 @@ def _count(top: str | None) -> int | None:
         raise InputError(f"--top: {error}") from None
 
 
-def _write(path: Path, text: str, mark: bytes) -> None:
+def write_page(path: Path, text: str, mark: bytes = PAGE) -> None:
     """Whole or not at all; a file that is none of ours is left alone."""
     from decodedrift.core.files import atomic
 

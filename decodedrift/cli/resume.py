@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from decodedrift.cli.app import Grouped, app
-from decodedrift.cli.check import Gates, Interval, Json, Verbose
+from decodedrift.cli.check import Gates, Interval, Json, Log, Verbose
 from decodedrift.cli.options import QUIET, parameter
-from decodedrift.cli.working import conclude, read_gates, work
+from decodedrift.cli.working import conclude, log_to_stderr, read_gates, work
 from decodedrift.core.formats import path_of
 
 Quiet = parameter("quiet", QUIET).annotation
@@ -24,12 +24,14 @@ def resume(
     as_json: Json = False,  # type: ignore[valid-type]
     quiet: Quiet = False,  # type: ignore[valid-type]
     verbose: Verbose = False,  # type: ignore[valid-type]
+    log_level: Log = None,  # type: ignore[valid-type]
 ) -> None:
     """Go on with a run that was stopped or killed; finished jobs are not run again."""
     from decodedrift.experiments import experiment
     from decodedrift.experiments.study import experiment_of, open_study
     from decodedrift.runs.resume import stored_run
 
+    log_to_stderr(log_level)
     stored = stored_run(folder)
     gates = read_gates(experiment(experiment_of(stored.plan)), fail_on, fail_on_interval, stored.plan)
     if stored.finished:

@@ -221,3 +221,11 @@ def _is_source(source: str) -> bool:
     return os.path.isdir(os.path.expanduser(source)) or bool(
         re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)
     )
+
+
+def gib(value: object) -> int:
+    """GiB, as `--memory` takes it, in bytes."""
+    try:
+        return max(1, int(number(0, 1e6, open_low=True)(value) * 2**30))
+    except ValueError as error:
+        raise ValueError(f"{error} (GiB)") from None

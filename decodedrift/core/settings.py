@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from decodedrift.core.notation import count, number, one_of, split, thread_count, whole
+from decodedrift.core.notation import count, gib, one_of, split, thread_count, whole
 from decodedrift.core.records import Cell, InputError, Strategy, Text, Variant, distinct, plain, shortened
 
 GROUPS = ("What to compare", "Prompts", "Decoding", "Measuring", "Machine", "Output", "Gates")
@@ -47,14 +47,6 @@ class Option:
 def option(default: Any, help: str, group: str, metavar: str = "", *, says: str = "", **more: Any) -> Any:
     """A field that can be asked for; says: its default in words."""
     return Field(default, json_schema_extra={"option": Option(help, group, metavar, default=says, **more)})  # type: ignore[dict-item]
-
-
-def gib(value: object) -> int:
-    """GiB, as `--memory` takes it, in bytes."""
-    try:
-        return max(1, int(number(0, 1e6, open_low=True)(value) * 2**30))
-    except ValueError as error:
-        raise ValueError(f"{error} (GiB)") from None
 
 
 def files(items: list[str]) -> list[str]:
@@ -248,16 +240,26 @@ def make_settings(kind: type[S], values: Mapping[str, Any]) -> S:
     asked = kind.options()
     for key, value in values.items():
         if key not in kind.model_fields or (key not in (*asked, *RECORDED) and value not in (None, (), [])):
-            close = difflib.get_close_matches(key, asked, n=1, cutoff=0.6)
-            where = f"`decodedrift {kind.experiment} --help` lists them, with - for _"
-            hint = f"did you mean {close[0]!r}?" if close else where
+            flags = {kind.flag(name).removeprefix("--").replace("-", "_"): name for name in asked}
+            close = difflib.get_close_matches(key, [*asked, *flags], n=1, cutoff=0.6)
+            hint = f"did you mean {flags.get(close[0], close[0])!r}?" if close else f"choices: {', '.join(asked)}"
             raise InputError(f"unknown setting {key!r}; {hint}")
+    _refuse_invented(values)
     try:
         settings = kind(**values)
     except ValidationError as error:
         raise InputError(_first(kind, error)) from None
     settings.check()
     return settings
+
+
+def _refuse_invented(values: Mapping[str, Any]) -> None:
+    """What a plan records of its own prompts goes with the prompts as a plan has them, and is nothing to ask for."""
+    prompts = values.get("prompts")
+    listed = isinstance(prompts, (list, tuple)) and all(isinstance(p, Mapping) and "tags" in p for p in prompts)
+    for key in RECORDED:
+        if values.get(key) and not (listed and prompts):
+            raise InputError(f"{key}: a run records it of its own prompts, it cannot be asked for; leave it out")
 
 
 def _first(kind: type[Settings], error: ValidationError) -> str:

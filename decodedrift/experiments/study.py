@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.formats import path_of
+from decodedrift.core.records import InputError
+from decodedrift.core.settings import Settings
 from decodedrift.experiments import experiment
 from decodedrift.experiments.base import Experiment
 from decodedrift.measure.tables import UNFOLDED, typed
 from decodedrift.runs import runfolder, tablefiles
-from decodedrift.runs.places import MARK, README, contents
+from decodedrift.runs.places import MARK, README, contents, where
 from decodedrift.runs.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -66,6 +68,14 @@ class Study:
             table = typed(pd.DataFrame(), name)
         setattr(self, name, table)
         return table
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the experiment, whose functions cannot be pickled and whose name is in the plan."""
+        return {name: value for name, value in self.__dict__.items() if name != "experiment"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.experiment = experiment(experiment_of(self.plan))
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self.tables]
@@ -241,6 +251,12 @@ def open_study(folder: str | Path) -> Study:
     path = path_of(folder)
     stored = runfolder.open_stored(path)
     kind = experiment(experiment_of(stored.plan))
+    own = kind.settings.model_fields.keys() - Settings.model_fields.keys()
+    if "experiment" in stored.plan and own and not own & stored.plan.keys():
+        raise InputError(
+            f"{where(path, MARK)}: its experiment is {kind.name}, and it has none of {kind.name}'s own settings; "
+            "put back what the run wrote"
+        )
     folds = tuple(kind.folds()) if stored.plan.get("no_text") else kind.stored  # without tokens none is made again
     frames = tablefiles.read_tables(path, [t for t in (*kind.tables, *folds) if t not in UNFOLDED])
     return Study(frames, stored.plan, stored.environment, path)

@@ -178,10 +178,13 @@ def work(world: World, job: Job) -> Work:
     windows = world.texts[job.text].windows[slice(*job.windows)] if job.text is not None else ()
     scored = sum(len(w.reading.continuation) for w in windows)
     steps = len(job.prompts) * len(plan.cells) * plan.max_new_tokens
+    earlier = job.index * int(plan.prompts_per_job)
+    floors = effort.floors * max(0, min(len(job.prompts), effort.floor_prompts - earlier)) * len(plan.cells)
+    floors *= plan.max_new_tokens
     read = effort.reading and effort.reading + effort.writing - 1  # what others wrote, the reference judges
     return Work(
-        (effort.writing + effort.injecting + effort.stepwise) * steps,
-        read * steps + effort.reading * scored,
+        (effort.writing + effort.injecting + effort.stepwise) * steps + floors,
+        read * steps + 2 * floors + effort.reading * scored,
     )
 
 

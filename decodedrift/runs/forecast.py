@@ -17,8 +17,10 @@ def forecast(ready: Prepared) -> str:
     traces = len(plan.prompts) * len(plan.cells)
     scored = sum(t.tokens for t in world.texts.values())
     floored = effort.floors * min(len(plan.prompts), effort.floor_prompts)
-    rows = len(plan.cells) * plan.max_new_tokens * (len(plan.prompts) * len(plan.candidates) + floored)
-    rows += scored * len(plan.candidates)
+    positions = len(plan.cells) * plan.max_new_tokens * (len(plan.prompts) * len(plan.candidates) + floored)
+    positions += scored * len(plan.candidates)
+    rows = [f"{positions} positions"] if positions else []
+    rows += [f"{scored} text tokens per variant"] if scored else []
     low, high = _seconds(ready)
     loads = budget.loading(world, ready.jobs)
     extra = _extra(ready)
@@ -27,11 +29,11 @@ def forecast(ready: Prepared) -> str:
         f"jobs      {len(ready.jobs)} ({plan.prompts_per_job} prompts each; texts in jobs of their own)",
         f"variants  {', '.join(v.name for v in variants)}",
         f"cells     {len(plan.cells)} strategy x seed: {', '.join(f'{s.label} (seed {n})' for s, n in plan.cells)}",
-        f"rows      up to {traces * len(variants)} traces, {rows} positions, {scored} text tokens per variant",
+        f"rows      up to {traces * len(variants)} traces{''.join(f', {rest}' for rest in rows)}",
         *([f"extra     {'; '.join(extra)}"] if extra else []),
         f"memory    about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
         f" ({budget.resident(world)} resident, batch size {plan.batch_size})",
-        f"logits    {_waiting(ready)}",
+        *([f"logits    {_waiting(ready)}"] if plan.candidates else []),
         f"loading   weights {loads.loads} times ({_why_loaded(ready, loads.share)}),"
         f" about {_percent(loads.share)} of the time",
         f"time      roughly {span(low)} to {span(high)} on {plan.device}, after loading",

@@ -13,6 +13,7 @@ from decodedrift.core.records import InputError, Job, Prompt, Strategy, Text, Va
 from decodedrift.core.settings import Settings
 from decodedrift.core.versions import untested
 from decodedrift.decoding.strategies import parse_strategies
+from decodedrift.models.precisions import beware
 from decodedrift.models.variants import default_candidates, on_device, parse_variants, variant_from_dict
 from decodedrift.runs.executors import EXECUTORS
 from decodedrift.runs.plan import IDENTITY, METRICS_VERSION, jobs
@@ -66,7 +67,8 @@ class Prepared:
             line += f"; batch size lowered from {size} to {plan.batch_size} to fit the memory"
         if self.enlarged:
             line += f"; jobs of {plan.prompts_per_job} prompts, as each loads the weights anew"
-        return line
+        told = beware((v.precision, v.compute) for v in plan.variants)
+        return line + "".join(f"; {name}: {text}" for name, text in told.items())
 
 
 def draft(settings: S) -> S:

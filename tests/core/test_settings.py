@@ -18,9 +18,11 @@ from running import run
 import decodedrift as dd
 from decodedrift.cli import app
 from decodedrift.cli.options import FRAME
+from decodedrift.core.records import InputError
 from decodedrift.core.settings import GROUPS, Option, make_settings
 from decodedrift.experiments import EXPERIMENTS, experiment
 from decodedrift.experiments.base import Experiment
+from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.runs.config import read_config
 from decodedrift.runs.prepare import prepare
 
@@ -183,3 +185,31 @@ def test_a_plan_can_be_asked_again(kind: Experiment, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 prompts" in done.stdout
+
+
+@pytest.mark.parametrize(("name", "field"), [("text", "texts"), ("prompt-id", "prompt_ids"), ("continue", "continued"),
+                                             ("memory", "memory_bytes")])  # fmt: skip
+def test_a_flag_s_name_leads_to_the_setting(name: str, field: str) -> None:
+    with pytest.raises(InputError, match=f"did you mean '{field}'"):
+        make_settings(CompareSettings, {name.replace("-", "_"): 1})
+
+
+def test_an_unknown_setting_lists_the_choices() -> None:
+    with pytest.raises(InputError, match=r"unknown setting 'qqqq'; choices: model, .*max_new_tokens"):
+        make_settings(CompareSettings, {"qqqq": 1})
+
+
+@pytest.mark.parametrize(("key", "value"), [("refused", {"p": "r"}), ("left_out", 3), ("prompt_source", "stories")])
+@pytest.mark.parametrize("prompts", [None, ["a"], "stories"])
+def test_what_a_run_records_is_not_asked_for(key: str, value: object, prompts: object) -> None:
+    with pytest.raises(InputError, match=f"{key}: a run records it"):
+        make_settings(CompareSettings, {"prompts": prompts, key: value})
+    plan = {"prompts": [{"id": "p", "text": "a", "tags": []}], key: value}
+    assert getattr(make_settings(CompareSettings, plan), key) == value
+
+
+@pytest.mark.parametrize("name", ["context", "stride"])
+def test_windows_of_no_text_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"--{name} cuts texts into windows and there is none"):
+        make_settings(CompareSettings, {name: 16, "default_text": False})
+    assert getattr(make_settings(CompareSettings, {name: 16}), name) == 16, "of the bundled text"

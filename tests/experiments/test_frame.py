@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +111,55 @@ def test_runs_that_cannot_be_held_beside_each_other_are_refused(tmp_path: Path) 
     assert "a run of inject cannot be held beside another" in err
     with pytest.raises(ValueError, match="inject draws no figures"):
         _ = dd.open_study(tmp_path / "i").plot
+
+
+OLD = Path(__file__).parents[1] / "fixtures" / "run-0.1.0"
+
+
+@pytest.mark.parametrize("again", [lambda study: pickle.loads(pickle.dumps(study)), copy.deepcopy])
+@pytest.mark.parametrize("folder", [OLD, OLD.with_name("inject-0.1.0")], ids=lambda folder: folder.name)
+def test_a_study_is_pickled_and_copied(folder: Path, again: Any) -> None:
+    study = dd.open_study(folder)
+    summary = study.summary  # folded, with what the fold keeps beside it
+    other = again(study)
+    assert other is not study
+    assert other.experiment is study.experiment
+    assert other.verdict == study.verdict
+    pd.testing.assert_frame_equal(other.summary, summary)
+    other.summary.loc[0, "strategy"] = "changed"
+    assert study.summary.loc[0, "strategy"] != "changed"
+
+
+@pytest.mark.parametrize(("folder", "name"), [(OLD, "inject"), (OLD.with_name("inject-0.1.0"), "compare")])
+def test_a_plan_whose_experiment_was_edited(folder: Path, name: str, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "run")
+    plan = json.loads((folder / "plan.json").read_text("utf-8"))
+    own = {"at", "rank"} if name == "inject" else {"context", "stride", "decompose", "inject", "mode", "continued",
+                                                   "noise_floor", "near_tie_below", "default_text"}  # fmt: skip
+    edited = {key: value for key, value in plan.items() if key not in own} | {"experiment": name}
+    (tmp_path / "run/plan.json").write_text(json.dumps(edited))
+    with pytest.raises(dd.InputError, match=f"plan.json: its experiment is {name}, and it has none"):
+        dd.open_study(tmp_path / "run")
+
+
+def test_a_dry_run_that_would_go_on_refuses_another_plan(tmp_path: Path) -> None:
+    dd.inject("demo", at=[2], limit=1, max_new_tokens=4, strategies=["greedy"], out=tmp_path / "run")
+    asked = [
+        "inject",
+        "--limit",
+        "1",
+        "--max-new-tokens",
+        "4",
+        "--strategies",
+        "greedy",
+        "--resume",
+        "run",
+        "--dry-run",
+    ]
+    for at, code in (("2", 0), ("3", 2)):
+        command = [sys.executable, "-m", "decodedrift", *asked, "--at", at]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        said = done.stderr if code else done.stdout
+        assert ("run holds another run: at 2 only there" in said) == bool(code)
+    assert "positions" not in done.stdout and "candidates" not in done.stdout

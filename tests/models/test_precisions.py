@@ -18,7 +18,7 @@ from running import LEAN
 import decodedrift as dd
 from decodedrift.models import load
 from decodedrift.models.load import loaded
-from decodedrift.models.precisions import PRECISIONS
+from decodedrift.models.precisions import PRECISIONS, beware
 from decodedrift.models.precisions.floating import DTYPES
 from decodedrift.models.sources.checkpoints import Checkpoint, find, in_memory
 from decodedrift.models.variants import parse_variants
@@ -479,3 +479,17 @@ def test_what_transformers_keeps_in_float32_stays_so_in_memory(dtype: str, wide:
     for name, parameter in model.named_parameters():
         kept = wide & set(name.split("."))
         assert parameter.dtype == (torch.float32 if kept else DTYPES[dtype]), name
+
+
+def test_a_name_that_promises_more_says_so() -> None:
+    text = "weights rounded, arithmetic {}; not what a serving engine's int8 kernels do"
+    assert beware([("fp32", "fp32"), ("int8", "bf16")]) == {"int8": text.format("bf16")}
+    both = beware([("int8", "fp32"), ("int8", "bf16"), ("int8", "bf16")])
+    assert both == {"int8": f"{text.format('fp32')}; {text.format('bf16')}"}
+    assert beware([("bf16", "bf16"), ("int8-bnb", "fp16")]) == {}, "bitsandbytes' kernels are a serving engine's"
+    from decodedrift.core.settings import make_settings
+    from decodedrift.experiments.compare.settings import CompareSettings
+    from decodedrift.runs.prepare import prepare
+
+    head = prepare(make_settings(CompareSettings, {"candidates": ["int8", "bf16"], "limit": 1})).announcement()
+    assert head.endswith(f"; int8: {text.format('fp32')}")

@@ -67,6 +67,9 @@ class CompareSettings(Settings):
         for name in ("inject", "decompose", "noise_floor"):
             if self.mode == "screen" and getattr(self, name):
                 raise InputError(f"--{name.replace('_', '-')} needs generated texts: leave it out, or use --mode exact")
+        for name in ("context", "stride"):
+            if getattr(self, name) is not None and not (self.texts or self.default_text):
+                raise InputError(f"--{name} cuts texts into windows and there is none: give --text, or leave it out")
 
     def standard_texts(self) -> tuple[Text, ...]:
         """The bundled text, unless it is not wanted."""

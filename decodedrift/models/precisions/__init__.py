@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from decodedrift.models.precisions.base import Precision
 from decodedrift.models.precisions.bitsandbytes import INT8_BNB
 from decodedrift.models.precisions.int8 import INT8
@@ -24,3 +26,16 @@ PRECISIONS: dict[str, Precision] = {
     "int8": INT8,
     "int8-bnb": INT8_BNB,
 }
+
+
+def beware(variants: Iterable[tuple[str, str | None]]) -> dict[str, str]:
+    """What to know of the precisions of a run, by name: of those that are not what their name may suggest.
+
+    Args:
+        variants: (precision, floating type of the arithmetic) of each.
+    """
+    told: dict[str, list[str]] = {}
+    for name, compute in variants:
+        if name in PRECISIONS and (text := PRECISIONS[name].beware.format(compute=compute)):
+            told.setdefault(name, []).append(text)
+    return {name: "; ".join(dict.fromkeys(texts)) for name, texts in told.items()}

@@ -96,4 +96,5 @@ INT8 = Precision(
     read_as="fp32",
     params={"head": Param(boolean, False, "an untied output head too"), "compute": COMPUTE},
     apply=lambda model, options: quantize(model, head=options["head"]),
+    beware="weights rounded, arithmetic {compute}; not what a serving engine's int8 kernels do",
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 from decodedrift.core.records import Variant
 from decodedrift.core.settings import shown_settings
+from decodedrift.models.precisions import beware
 from decodedrift.report.html import Options, StudyLike
 from decodedrift.report.numbers import Number, exactly, number, percent, significant
 from decodedrift.report.tables import Cell, Column, Table, num, text
@@ -64,8 +65,15 @@ def _options(study: StudyLike) -> list[tuple[str, str]]:
         *shown_settings(study.experiment.settings, plan),
         ("Batch size asked", way["batch_size_asked"] if lowered else None),
         ("Read on the path", way.get("path")),
+        *_beware(plan),
         *(("Warning", warning) for warning in environment.get("warnings", ())[:MOST]),
     ])  # fmt: skip
+
+
+def _beware(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What to know of the precisions that were run."""
+    variants = (plan["reference"], *plan.get("candidates", ()))
+    return list(beware((v.get("precision", ""), v.get("compute")) for v in variants).items())
 
 
 def _ran_on(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
