@@ -86,8 +86,8 @@ def wording(row: Mapping[str, Any], broken: str = "", same: bool = False) -> tup
         return "same execution", "what was asked for comes to what the reference does: no finding about it"
     if not row["diverged"]:
         return "same", (
-            f"none of {_plural(row['traces'], 'text')} parted, and {_plural(row['prompts'], 'prompt')} cannot exclude that "
-            f"{100 * row['divergence_rate_high']:.0f} of 100 do"
+            f"none of {_plural(row['traces'], 'text')} parted, and {_plural(row['prompts'], 'prompt')} cannot exclude "
+            f"that {100 * row['divergence_rate_high']:.0f} of 100 do"
         )
     if math.isnan(row["floor_rate"]):
         return "differs", "there is no noise floor to hold it against"
