@@ -103,6 +103,7 @@ ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
     "divergences": "where the texts part, a row per compared trace",
     "positions": "a row per teacher-forced token",
     "alternatives": "the top tokens at a position",
+    "judged": "how probable each side holds the candidate's text, a row per trace",
     "injection": "a row per replaced token",
     "steps": "a row per position, read token by token",
     "tokens": "text and bytes of every token id that is met",

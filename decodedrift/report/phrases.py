@@ -30,7 +30,10 @@ def change(ln_ratio: float) -> str:
 
 def number(value: float, digits: int = 2) -> str:
     """Two significant digits, or as many as asked."""
-    return "n/a" if pd.isna(value) else f"{value:.{digits}g}"
+    if pd.isna(value):
+        return "n/a"
+    text = f"{value:.{digits}g}"
+    return f"{float(text):,.0f}" if 100 <= abs(value) < 1e5 else text
 
 
 def percent(share: float) -> str:

@@ -550,7 +550,7 @@ def test_a_near_tie_is_of_the_distribution_and_a_draw_on_the_edge_of_the_noise(
     assert table.near_tie_share == (cause == "near_tie")
     said = " ".join(study.verdict)
     assert f"make up {int(cause == 'near_tie')} of 1 for other (median gap {apart:.2g} nats" in said
-    assert ("; in another 1 for other the shared draw fell within 0.1 nats" in said) == (cause == "draw")
+    assert ("In 1 for other the shared draw fell within 0.1 nats" in said) == (cause == "draw")
 
 
 def test_a_head_rounded_to_int8_errs_exactly_by_that_rounding() -> None:

@@ -13,6 +13,8 @@ from decodedrift.report.phrases import listed, number, telling
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
 
+TELLING = 1000  # spacings, beyond which a type's grid has no part in a tie
+
 
 def sentences(study: Study) -> list[str]:
     """Near ties by candidate, with the gaps in three units; draws that fell on the edge; and what was not coupled."""
@@ -32,10 +34,11 @@ def _near_ties(study: Study, parted: pd.DataFrame) -> list[str]:
         shares[name] = -near / len(cell)
     ties = int((parted["candidate_gap"] == 0).sum())
     tied = f"; {ties} turned on an exact tie of the candidate's logits" if ties else ""
-    return [
+    near_ties = (
         f"Near ties, where the reference itself held the two tokens within {study.plan['near_tie_below']:g} nats, make "
-        f"up {', '.join(telling(parts, shares))} of the divergences of single tokens{tied}{_draws(study, parted)}."
-    ]
+        f"up {', '.join(telling(parts, shares))} of the divergences of single tokens{tied}."
+    )
+    return [near_ties, *_draws(study, parted)]
 
 
 def _median_gap(study: Study, name: str, cell: pd.DataFrame) -> str:
@@ -45,17 +48,16 @@ def _median_gap(study: Study, name: str, cell: pd.DataFrame) -> str:
         return ""
     kind = study.environment.get("variants", {}).get(name, {}).get("logits_dtype", "its logits")
     units = [f"{number(errors)} times the error before it"] if pd.notna(errors) else []
-    units += [f"{number(spacings)} spacings of {visible(str(kind))}"] if pd.notna(spacings) else []
+    units += [f"{number(spacings)} spacings of {visible(str(kind))}"] if spacings <= TELLING else []
     return f" (median gap {number(nats)} nats{f', {listed(units)}' if units else ''})"
 
 
-def _draws(study: Study, parted: pd.DataFrame) -> str:
+def _draws(study: Study, parted: pd.DataFrame) -> list[str]:
     counts = parted[parted["cause"] == "draw"].groupby("candidate", sort=False).size()
     if not len(counts):
-        return ""
+        return []
     parts = {name: f"{n} for {visible(str(name))}" for name, n in counts.items()}
-    return (
-        f"; in another {listed(telling(parts, counts.to_dict()))} the shared draw fell within "
-        f"{study.plan['near_tie_below']:g} nats of the edge between two tokens that the reference itself held further "
-        "apart"
-    )
+    return [
+        f"In {listed(telling(parts, counts.to_dict()))} the shared draw fell within {study.plan['near_tie_below']:g} "
+        "nats of the edge between two tokens that the reference itself held further apart."
+    ]
