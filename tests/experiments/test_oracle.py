@@ -17,6 +17,7 @@ from running import LEAN
 
 import decodedrift as dd
 from decodedrift.numerics import gumbel
+from decodedrift.report import phrases
 
 VOCAB, NEW = 16, 28
 TOP_K, TOP_P, BEAM = "top-k:k=5,temperature=0.7", "top-p:p=0.8", "beam:length_penalty=0.5,num_beams=3"
@@ -549,7 +550,7 @@ def test_a_near_tie_is_of_the_distribution_and_a_draw_on_the_edge_of_the_noise(
     (table,) = candidates(study.summary).itertuples()
     assert table.near_tie_share == (cause == "near_tie")
     said = " ".join(study.verdict)
-    assert f"make up {int(cause == 'near_tie')} of 1 for other (median gap {apart:.2g} nats" in said
+    assert f"make up {int(cause == 'near_tie')} of 1 for other (median gap {phrases.number(apart)} nats" in said
     assert ("In 1 for other the shared draw fell within 0.1 nats" in said) == (cause == "draw")
 
 

@@ -29,17 +29,18 @@ def _floor(study: Study) -> list[str]:
             continue
         parted, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
         parts.append(
-            f"{visible(str(name))} leaves its own text in {parted} of {traces} traces (mean KL {number(noise.floor)}; "
-            f"to the reference {_times(*noise.times)} that)"
+            f"{visible(str(name))} leaves its own text in {parted} of {traces} traces (mean KL {number(noise.floor)}"
+            f"{_times(*noise.times)})"
         )
     lead = "Noise floor, a candidate against itself in another batch layout"
     return [f"{lead}: {'; '.join(parts)}."] if parts else []
 
 
 def _times(value: float, low: float, high: float) -> str:
-    if low > MANY:
-        return f"over {MANY:,} times"
-    return f"{number(value)} times" + (f" ({number(low)} to {number(high)})" if low == low else "")
+    """The KL to the reference as a multiple of the floor's; nothing where there is none."""
+    interval = f" ({number(low)} to {number(high)})" if low == low else ""
+    times = f"over {MANY:,} times" if low > MANY else f"{number(value)} times{interval}"
+    return f"; to the reference {times} that" if value > 0 else ""
 
 
 def outside(study: Study) -> list[str]:
