@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 MOST = 300
 TYPICAL = 48
+WORD = r"[^\W\d_]{2,}"  # letters alone
+DIFFERENT = 0.25  # of the tokens after t* at most these are equal in an example, index by index
+EARLY = 0.7  # of its text an example may have behind it when it parts, so that what follows can be seen
 # The order is how much each says about the candidate: a broken number, a changed mind, a cut-off, a search, a tie.
 CAUSES = {
     "nonfinite": "NaN or infinite logits ended a trace.",
@@ -27,19 +30,44 @@ CAUSES = {
 
 
 def select_cases(study: Study, most: int = MOST) -> pd.DataFrame:
-    """Up to `most` rows of divergences.csv with `kl` at t*: the clearest first, those that stayed equal last."""
+    """Up to `most` rows of divergences.csv with `kl` at t*: the example, then the clearest; what stayed equal last."""
     compared = study.divergences[study.divergences["role"] == "candidate"].reset_index(drop=True)
     parted = compared[(compared["diverged"] == 1) & compared["first_divergence"].notna()]
     equal = compared[compared["diverged"] == 0]
     kept_equal = equal.head(max(most - len(parted), most // 10 if len(equal) else 0))
     room = most - len(kept_equal)
     if len(parted) > room:
-        typical = spread(parted, min(TYPICAL, room // 4))
+        typical = list(dict.fromkeys([example(parted), *spread(parted, min(TYPICAL, room // 4))]))
         worst = clearest(parted.drop(index=typical), room - len(typical)).index
         parted = parted.loc[[*worst, *typical]]
-    rows = pd.concat([clearest(parted, len(parted)), kept_equal], ignore_index=True)
+    ordered = clearest(parted, len(parted))
+    if (first := example(ordered)) is not None:
+        ordered = ordered.loc[[first, *ordered.index.drop(first)]]
+    rows = pd.concat([ordered, kept_equal], ignore_index=True)
     kl = kl_at(study.positions, rows)
     return rows.assign(kl=pd.Series([kl.get(key_of(row)) for row in rows.itertuples()], dtype="float64"))
+
+
+def example(rows: pd.DataFrame) -> Any | None:
+    """The label of the row of divergences.csv that shows best what happens; None where nothing parted.
+
+    A greedy near tie between two words, not at the beginning, whose texts go on differently. A wish that no row
+    fulfils is dropped, the last first; of equals the lowest label, and so the first candidate's.
+    """
+    parted = rows[(rows["role"] == "candidate") & (rows["diverged"] == 1) & rows["first_divergence"].notna()]
+    if not len(parted):
+        return None
+    words = [parted[f"{side}_token"].astype("string").str.strip().str.fullmatch(WORD) for side in ("reference", "candidate")]
+    wishes = {
+        "strategy": parted["strategy"] == "greedy",
+        "cause": parted["cause"] == "near_tie",
+        "words": words[0] & words[1],
+        "begun": parted["first_divergence"] > 0,
+        "differ": parted["agreement_after"] < DIFFERENT,
+        "early": parted["prefix_fraction"] <= EARLY,
+    }
+    fulfilled = pd.DataFrame({name: wish.fillna(False).astype(int) for name, wish in wishes.items()}).sort_index()
+    return fulfilled.sort_values(list(wishes), ascending=False, kind="stable").index[0]
 
 
 def clearest(parted: pd.DataFrame, most: int) -> pd.DataFrame:

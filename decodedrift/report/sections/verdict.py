@@ -14,7 +14,13 @@ from decodedrift.report.texts import brief, isolated
 def verdict(study: StudyLike, options: Options) -> dict[str, Any] | None:
     """The verdict's sentences under a line of facts without a date: equal runs give equal pages."""
     first, rest = sentences(study)
-    return {"facts": _facts(study), "first": first, "rest": rest}
+    return {"facts": facts(study), "first": first, "rest": rest, "opening": True}
+
+
+def in_words(study: StudyLike, options: Options) -> dict[str, Any] | None:
+    """The verdict's sentences as a section of their own, on a page that begins with something else."""
+    first, rest = sentences(study)
+    return {"heading": "In words", "facts": [], "first": first, "rest": rest}
 
 
 def sentences(study: StudyLike) -> tuple[list[list[tuple[str, bool]]], list[list[tuple[str, bool]]]]:
@@ -24,21 +30,22 @@ def sentences(study: StudyLike) -> tuple[list[list[tuple[str, bool]]], list[list
     return [isolated(s, names) for s in first], [isolated(s, names) for s in rest]
 
 
-def _facts(study: StudyLike) -> list[tuple[str, str]]:
+def facts(study: StudyLike) -> list[tuple[str, str]]:
+    """What was run, and on what: labels and values."""
     plan, ran = study.plan, study.environment.get("numerical", {})
     model = study.environment.get("model", {})
     commit = str(model.get("commit") or plan.get("revision") or "")
     prompts, texts = len(plan.get("prompts", ())), len(plan.get("texts", ()))
-    facts = [("model", brief(str(plan.get("model", "")), 80) + (f" at {commit[:12]}" if commit else ""))]
-    facts.append(("reference", brief(str(plan["reference"]["name"]), 60)))
+    known = [("model", brief(str(plan.get("model", "")), 80) + (f" at {commit[:12]}" if commit else ""))]
+    known.append(("reference", brief(str(plan["reference"]["name"]), 60)))
     if prompts:
         seeds = len(plan.get("seeds", (0,)))
         sampled = any(kind_of(Strategy(**s)).samples for s in plan.get("strategies", ()))
         count = f"{prompts} × {seeds} seeds" if seeds > 1 and sampled else str(prompts)
-        facts.append(("prompts", count))
-        facts.append(("new tokens", str(plan.get("max_new_tokens", ""))))
+        known.append(("prompts", count))
+        known.append(("new tokens", str(plan.get("max_new_tokens", ""))))
     if texts:
-        facts.append(("texts", str(texts)))
+        known.append(("texts", str(texts)))
     device = str(ran.get("gpu") or ran.get("device") or plan.get("device", ""))
-    facts.append(("ran on", device.upper() if device == "cpu" else device))
-    return [(label, value) for label, value in facts if value]
+    known.append(("ran on", device.upper() if device == "cpu" else device))
+    return [(label, value) for label, value in known if value]

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.experiments.compare.selection import CAUSES, MOST, select_cases
+from decodedrift.report import promptmap
 from decodedrift.report.numbers import absent, as_in_csv, number, position
+from decodedrift.report.promptmap import prompt_map
 from decodedrift.report.tables import cause, num, text, token
 from decodedrift.report.texts import brief, cell_text
 from decodedrift.report.tokenview import case_link, key_of, token_view
@@ -27,10 +29,12 @@ def cases(study: Study, options: Options) -> dict[str, Any] | None:
     picks = select_cases(study, options.top or MOST)
     readable = options.texts and bool(study.traces["token_ids"].notna().any())
     counts = parted["cause"].value_counts()
+    prompts = {str(p["id"]): str(p.get("text") or "") for p in study.plan.get("prompts", ())}
+    texts = {str(name): prompts.get(str(name), "") if options.texts else "" for name in compared["prompt_id"].unique()}
     tags = {str(p["id"]): [str(t) for t in p.get("tags", ())] for p in study.plan.get("prompts", ())}
     seeded = picks["seed"].nunique() > 1
     return {
-        "heading": "Case by case",
+        "heading": "All prompts at once",
         "total": len(compared),
         "parted": len(parted),
         "causes": [(name, int(counts[name]), meaning) for name, meaning in CAUSES.items() if name in counts.index],
@@ -40,6 +44,8 @@ def cases(study: Study, options: Options) -> dict[str, Any] | None:
         "found_causes": [name for name in CAUSES if name in set(picks["cause"])],
         "island": (lambda room: token_view(study, picks, room)) if readable else None,
         "readable": readable,
+        "map": prompt_map(compared, study.traces, texts, {key_of(row) for row in picks.itertuples()}),
+        "left_out": max(0, len(compared) - promptmap.MOST),
     }
 
 
