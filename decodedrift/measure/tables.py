@@ -56,7 +56,8 @@ TABLES: dict[str, dict[str, str]] = {
         **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
         "original_token_id": INTEGERS, "injected_token_id": INTEGERS, "recovered": INTEGERS,
         "recovery_lag": INTEGERS, "agreement": "float64", "trajectory_share": "float64",
-        "distance_injected": INTEGERS, "distance_reference": INTEGERS, "token_ids": "str",
+        "distance_injected": INTEGERS, "distance_reference": INTEGERS, "second_divergence": INTEGERS,
+        "second_compared": INTEGERS, "token_ids": "str",
     },
     "steps": {
         **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,

@@ -13,10 +13,12 @@ from decodedrift.measure.tables import CELL, fold
 from decodedrift.numerics import sequences
 from decodedrift.numerics.intervals import bootstrap_ratio, share_interval
 
-SUMMARY = ["injected", "recovered_share", "trajectory_share", "trajectory_share_low", "trajectory_share_high"]
+SUMMARY = ["injected", "recovered_share", "trajectory_share", "trajectory_share_low", "trajectory_share_high",
+           "trajectory_horizon"]  # fmt: skip
 LAGS = [*CELL, "lag", "n", "agreement"]
 ROLE = "injected"
 SHOWN_LAGS = (1, 5, 20)
+LEAST_PAIRS = 5  # of tokens at one lag, below which no share of them is told
 BY_POSITION = [
     "strategy", "position", "texts", "long_enough", "recovered", "recovered_share", "recovered_share_low",
     "recovered_share_high", "in_step", "unchanged", "agreement", *(f"agreement_lag_{lag}" for lag in SHOWN_LAGS),
@@ -52,11 +54,13 @@ def injection_row(
         "token_ids": " ".join(map(str, injected)),
     }
     if candidate is not None and not ended and not broken:
-        part, whole = (
-            Levenshtein.distance(text, candidate[position + 1 :]) for text in (rest, reference[position + 1 :])
-        )
+        its = candidate[position + 1 :]
+        part, whole = (Levenshtein.distance(text, its) for text in (rest, reference[position + 1 :]))
         row |= {"distance_injected": part, "distance_reference": whole}
         row["trajectory_share"] = 1 - part / whole if whole else None
+        again_at = sequences.first_divergence(rest, its)
+        row["second_divergence"] = None if again_at is None else position + 1 + again_at
+        row["second_compared"] = sequences.compared_length(rest, its)
     return row
 
 
@@ -74,18 +78,21 @@ def pooled(cell: pd.DataFrame) -> dict[str, float]:
         "trajectory_share": 1 - value,
         "trajectory_share_low": 1 - high,
         "trajectory_share_high": 1 - low,
+        "trajectory_horizon": float((rows["token_ids"].str.split().str.len() - rows["position"] - 1).median()),
     }
 
 
 def by_lag(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """The columns of after.csv, under the role `injected`: agreement of the injected text with the reference's by lag.
 
-    lag 1 is the token after the replaced one; `n` pairs in which both go on that far.
+    lag 1 is the token after the replaced one; `n` pairs in which both go on that far. Fewer than LEAST_PAIRS have no
+    share.
     """
     rows = []
     for key, cell in _compared(injection, traces).groupby([*CELL, "lag"], sort=True):
         keys = dict(zip([*CELL, "lag"], key, strict=True)) | {"role": ROLE}
-        rows.append(keys | {"n": len(cell), "agreement": float(cell["same"].mean())})
+        agreement = float(cell["same"].mean()) if len(cell) >= LEAST_PAIRS else math.nan
+        rows.append(keys | {"n": len(cell), "agreement": agreement})
     return fold(rows, LAGS)
 
 
@@ -109,7 +116,7 @@ def by_position(injection: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
             "unchanged": int((cell["original_token_id"] == cell["injected_token_id"]).sum()),
             "agreement": float(after["same"].mean()) if len(after) else math.nan,
         }  # fmt: skip
-        at = after.groupby("lag")["same"].mean()
+        at = after.groupby("lag")["same"].agg(lambda same: same.mean() if len(same) >= LEAST_PAIRS else math.nan)
         rows.append(row | {f"agreement_lag_{lag}": float(at.get(lag, math.nan)) for lag in SHOWN_LAGS})
     return fold(rows, BY_POSITION)
 

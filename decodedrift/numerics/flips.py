@@ -111,23 +111,38 @@ def held_out(law: str, positions: ForcedPositions) -> np.ndarray:
     return out
 
 
+def predicted_share(chance: np.ndarray, trace: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """The share of traces that these chances expect to have parted by each position, float64 [longest trace].
+
+    1 less the chance of no flip so far, in the mean over traces: one that has ended keeps its own. NaN counts as 0.
+    """
+    table, _ = _by_trace(chance, trace, position)
+    return np.asarray(1 - np.cumprod(1 - table, axis=1).mean(0)) if len(table) else np.empty(0)
+
+
 def predicted_curve(chance: np.ndarray, trace: np.ndarray, position: np.ndarray) -> np.ndarray:
     """S(t) that these chances predict, float64 [longest trace].
 
     As Kaplan-Meier would see it: at each position the mean chance over the traces that reach it, each weighted by its
     own chance of still being with the reference. A NaN chance counts as none.
     """
-    _, row = np.unique(trace, return_inverse=True)
-    if not len(row):
+    table, there = _by_trace(chance, trace, position)
+    if not len(table):
         return np.empty(0)
-    table = np.zeros((int(row.max()) + 1, int(position.max()) + 1))
-    there = np.zeros(table.shape, dtype=bool)
-    table[row, position], there[row, position] = np.nan_to_num(chance), True
     alive = np.cumprod(1 - table, axis=1)
     alive = np.concatenate([np.ones((len(table), 1)), alive[:, :-1]], axis=1) * there
     weight = alive.sum(0)
     risk = np.divide((alive * table).sum(0), weight, out=np.zeros(len(weight)), where=weight > 0)
     return np.asarray(np.cumprod(1 - risk))
+
+
+def _by_trace(chance: np.ndarray, trace: np.ndarray, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(chances, 0 where there is none; whether the trace has the position), [traces, longest trace]."""
+    _, row = np.unique(trace, return_inverse=True)
+    table = np.zeros((int(row.max()) + 1, int(position.max()) + 1) if len(row) else (0, 0))
+    there = np.zeros(table.shape, dtype=bool)
+    table[row, position], there[row, position] = np.nan_to_num(chance), True
+    return table, there
 
 
 def brier(chance: np.ndarray, happened: np.ndarray) -> float:

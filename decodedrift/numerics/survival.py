@@ -2,7 +2,8 @@
 
 Pure arrays. An observation is a trace: `tokens`, how many were at risk (`compared`), and `event`, whether the last of
 them was the divergence: an event at position t has tokens = t + 1, a trace that stayed together through n tokens is
-censored at n. S(t) is the chance that the first t + 1 tokens are all the same. Traces of one prompt share a cluster.
+censored at n. S(t) is the chance that the first t + 1 tokens are all the same, as if the ends of texts were unrelated
+to parting; what share of texts has parted is `incidence`'s. Traces of one prompt share a cluster.
 """
 
 from __future__ import annotations
@@ -15,23 +16,32 @@ from functools import cached_property
 import numpy as np
 from scipy import stats
 
-from decodedrift.numerics.intervals import bootstrap, ratio_half_width, t95
+from decodedrift.numerics.intervals import bootstrap, ratio_half_width, sandwich, t95
 
 
 @dataclass(frozen=True)
 class CensoredTimes:
-    """Traces as censored times. tokens: int64 [n], all >= 1. event: bool [n]. cluster: int64 [n], numbered from 0."""
+    """Traces as censored times. tokens: int64 [n], all >= 1. event: bool [n]. cluster: int64 [n], numbered from 0.
+
+    ended: bool [n], whether both texts of a trace without event stopped at the same stop token, and can never part.
+    """
 
     tokens: np.ndarray
     event: np.ndarray
     cluster: np.ndarray
+    ended: np.ndarray
 
     @classmethod
-    def of(cls, tokens: np.ndarray, event: np.ndarray, clusters: np.ndarray) -> CensoredTimes:
-        """From columns; traces of which no token was at risk say nothing and are left out."""
+    def of(
+        cls, tokens: np.ndarray, event: np.ndarray, clusters: np.ndarray, ended: np.ndarray | None = None
+    ) -> CensoredTimes:
+        """From columns; traces of which no token was at risk say nothing and are left out. None ended unless told."""
         at_risk = np.asarray(tokens) > 0
         _, index = np.unique(np.asarray(clusters)[at_risk], return_inverse=True)
-        return cls(np.asarray(tokens)[at_risk].astype(np.int64), np.asarray(event)[at_risk].astype(bool), index)
+        stopped = np.zeros(len(at_risk)) if ended is None else np.asarray(ended)
+        columns = [np.asarray(tokens).astype(np.int64), np.asarray(event).astype(bool), stopped.astype(bool)]
+        times, parted, stops = (column[at_risk] for column in columns)
+        return cls(times, parted, index, stops & ~parted)
 
     @cached_property
     def clusters(self) -> int:
@@ -48,13 +58,14 @@ class CensoredTimes:
         """The longest observation, tokens."""
         return int(self.tokens.max()) if len(self.tokens) else 0
 
-    def counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """(at risk, events) of each cluster at each position, int64 [clusters, horizon]."""
+    def counts(self, what: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(at risk, events) of each cluster at each position, int64 [clusters, horizon]; what: bool [n], else `event`."""
+        what = self.event if what is None else what
         ends = np.zeros((self.clusters, self.horizon + 1), dtype=np.int64)
         np.add.at(ends, (self.cluster, self.tokens - 1), 1)
         at_risk = ends[:, ::-1].cumsum(1)[:, ::-1][:, : self.horizon]
         events = np.zeros_like(at_risk)
-        np.add.at(events, (self.cluster[self.event], self.tokens[self.event] - 1), 1)
+        np.add.at(events, (self.cluster[what], self.tokens[what] - 1), 1)
         return at_risk, events
 
 
@@ -72,17 +83,6 @@ class Curve:
     def hazard(self) -> np.ndarray:
         """Events over traces at risk."""
         return np.asarray(self.events / self.at_risk)
-
-    def median(self) -> tuple[float, float, float]:
-        """First position with S <= 1/2, and the interval made of the band's own (Brookmeyer and Crowley 1982).
-
-        NaN where the curve does not reach 1/2; an upper end that is not reached is inf.
-        """
-        below = [np.flatnonzero(values <= 0.5) for values in (self.survival, self.low, self.high)]
-        middle, low, high = (float(at[0]) if len(at) else math.inf for at in below)
-        if math.isinf(middle):
-            return math.nan, math.nan, math.nan
-        return (middle, low, high) if np.isfinite(self.low).any() else (middle, math.nan, math.nan)
 
     def restricted_mean(self, horizon: int) -> float:
         """Expected number of equal tokens among the first `horizon`; past the last trace at risk S stays as it is."""
@@ -123,7 +123,7 @@ def kaplan_meier(traces: CensoredTimes) -> Curve:
     if gone.any():
         first = int(np.argmax(gone))
         before = high[first - 1] if first else 1.0
-        high = np.where(gone, min(before, 1 - sure[first]), high)
+        high = np.where(gone, np.fmin(before, 1 - sure[first]), high)
     return Curve(total, parted, survival, low, high)
 
 
@@ -145,6 +145,31 @@ def hazard_rate(traces: CensoredTimes) -> tuple[float, float, float]:
     rate, half = ratio_half_width(traces.event, traces.tokens, traces.cluster)
     factor = math.exp(half / rate)
     return rate, rate / factor, min(1.0, rate * factor) if factor == factor else math.nan
+
+
+def hazard_ratio(
+    event: np.ndarray, tokens: np.ndarray, second: np.ndarray, clusters: np.ndarray
+) -> tuple[float, float, float]:
+    """The risk per token of the rows that are `second` (bool [n]) over that of the others, with its 95 % interval.
+
+    Both risks come from the same clusters, so the error of the logarithm is taken of both together: a row is off by
+    (event - risk x tokens) / events of its kind. t counts the clusters of the kind that has fewer. Without a second
+    event: 0, and up to 3 / tokens (rule of three) over the lower end of the first risk.
+    """
+    kinds = [(event[part].sum(), tokens[part].sum(), part) for part in (second, ~second)]
+    (again, exposure, _), (firsts, before, _) = kinds
+    if not (firsts and exposure):
+        return math.nan, math.nan, math.nan
+    if not again:
+        least = hazard_rate(CensoredTimes.of(tokens[~second], event[~second], clusters[~second]))[1]
+        return 0.0, 0.0, 3 / exposure / least
+    off = np.zeros(len(event))
+    for count, total, part in kinds:
+        off[part] = (event[part] - count / total * tokens[part]) / count
+    error = math.sqrt(sandwich(np.where(second, off, -off), clusters))
+    few = min(len(np.unique(clusters[part])) for part in (second, ~second))
+    ratio, factor = (again / exposure) / (firsts / before), math.exp(t95(few) * error) if error > 0 else math.nan
+    return ratio, ratio / factor, ratio * factor
 
 
 def rule_of_three(traces: CensoredTimes) -> tuple[float, float]:
@@ -206,14 +231,27 @@ def log_rank(first: CensoredTimes, second: CensoredTimes) -> float:
     return float(stats.logrank(*sides).pvalue)
 
 
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """p of each test as one of all that were made (Holm 1979), float64 [n]; NaN is no test."""
+    adjusted = np.full(len(p_values), math.nan)
+    known = np.flatnonzero(~np.isnan(p_values))
+    order = known[np.argsort(p_values[known])]
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p_values[order] * np.arange(len(order), 0, -1)))
+    return adjusted
+
+
 @dataclass(frozen=True)
 class Slope:
-    """A clustered least-squares slope. low and high are NaN with one cluster; `why` says what is missing."""
+    """A clustered least-squares slope. low and high are NaN with one cluster; `why` says what is missing.
+
+    length: how far in x the longest trace goes; beyond it the slope was not measured.
+    """
 
     value: float
     low: float
     high: float
     why: str = ""
+    length: float = 0.0
 
 
 def slope_within(x: np.ndarray, y: np.ndarray, trace: np.ndarray, cluster: np.ndarray) -> Slope:
@@ -231,6 +269,10 @@ def slope_within(x: np.ndarray, y: np.ndarray, trace: np.ndarray, cluster: np.nd
     if not len(x):
         return Slope(math.nan, math.nan, math.nan, "no position has an error above 0")
     sizes = np.bincount(trace)
+    first, last = np.full((2, len(sizes)), [[math.inf], [-math.inf]])
+    np.minimum.at(first, trace, x)
+    np.maximum.at(last, trace, x)
+    length = float((last - first).max())
     x = x - (np.bincount(trace, weights=x) / sizes)[trace]
     y = y - (np.bincount(trace, weights=y) / sizes)[trace]
     spread = float(x @ x)
@@ -239,11 +281,11 @@ def slope_within(x: np.ndarray, y: np.ndarray, trace: np.ndarray, cluster: np.nd
     value = float(x @ y) / spread
     groups = int(cluster.max()) + 1
     if groups < 2:
-        return Slope(value, math.nan, math.nan, "one prompt: no interval")
+        return Slope(value, math.nan, math.nan, "one prompt: no interval", length)
     weight = np.bincount(cluster, weights=x * x)
     without, effective = spread - weight, spread**2 / float(weight @ weight)
     if (without <= 0).any():
-        return Slope(value, math.nan, math.nan, "all but one prompt are too short: no interval")
+        return Slope(value, math.nan, math.nan, "all but one prompt are too short: no interval", length)
     others = (float(x @ y) - np.bincount(cluster, weights=x * y)) / without
     half = t95(effective) * math.sqrt((groups - 1) / groups * float(np.sum((others - value) ** 2)))
-    return Slope(value, value - half, value + half)
+    return Slope(value, value - half, value + half, "", length)

@@ -14,7 +14,7 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 import decodedrift as dd
-from decodedrift.experiments.compare.folds import compounding, prediction
+from decodedrift.experiments.compare.folds import comparisons, compounding, prediction
 from decodedrift.experiments.compare.verdict import hazard
 from decodedrift.measure.tables import typed
 from decodedrift.runs import runfolder
@@ -145,9 +145,9 @@ def test_any_run_gives_numbers_or_a_reason(rows: list[dict[str, Any]]) -> None:
     law = prediction.flip_law(predictions)
     assert (law["flips_predicted"].isna() == (law["flip_note"] != "")).all()
     assert prediction.calibration(predictions).empty
-    compounding.survival(table, prediction.survival(predictions))
+    compounding.survival(table, texts, prediction.survival(predictions))
     compounding.after(table, texts)
-    compounding.comparisons(table)
+    comparisons.comparisons(table)
     said = hazard.sentences(figures, law)
     assert not any("nan" in s for s in said)
 
@@ -189,7 +189,7 @@ def test_one_prompt_has_curves_and_no_prediction() -> None:
 def test_candidates_are_paired_by_what_both_ran() -> None:
     rows = [left(2), left(3), stayed(9), left(5)]
     other = [left(6, candidate="fp16"), stayed(9, candidate="fp16"), stayed(9, candidate="fp16")]  # its last job failed
-    table = compounding.comparisons(divergences([*rows, *(r | {"prompt_id": f"p{n}"} for n, r in enumerate(other))]))
+    table = comparisons.comparisons(divergences([*rows, *(r | {"prompt_id": f"p{n}"} for n, r in enumerate(other))]))
     row = table.iloc[0]
     assert (row["candidate"], row["other"]) == ("bf16", "fp16")
     assert (row["pairs"], row["candidate_earlier"], row["other_earlier"], row["p_value"]) == (3, 2, 0, 0.5)
@@ -198,16 +198,16 @@ def test_candidates_are_paired_by_what_both_ran() -> None:
 def test_runs_over_different_prompts_are_compared_unpaired() -> None:
     first = divergences([left(2), left(3), stayed(9), left(5)])
     second = divergences([r | {"prompt_id": f"q{n}"} for n, r in enumerate([stayed(9), left(8), stayed(9)])])
-    row = compounding.between(first, second).iloc[0]
+    row = comparisons.between(first, second).iloc[0]
     assert (row["hazard"], row["other_hazard"]) == (3 / 22, 1 / 27)
     assert 0 < row["p_value"] < 1
     with pytest.raises(dd.InputError, match=r"prompt 'p0' is in both runs \(4 are\)"):
-        compounding.between(first, first)
+        comparisons.between(first, first)
     seeds = pd.concat([second, second.assign(seed=1)])
     with pytest.raises(dd.InputError, match=r"bf16 greedy: .*one seed"):
-        compounding.between(first, seeds)
+        comparisons.between(first, seeds)
     none = divergences([stayed(4, prompt_id="z")])
-    assert compounding.between(none, none.assign(prompt_id="y"))["p_value"].isna().all()
+    assert comparisons.between(none, none.assign(prompt_id="y"))["p_value"].isna().all()
 
 
 def test_several_seeds_are_clustered_by_prompt() -> None:

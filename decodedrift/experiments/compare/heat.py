@@ -61,10 +61,6 @@ def heat_maps(study: Study) -> list[HeatMap]:
         errors = study.distribution[study.distribution["bucket"] == "all"]
         keys = ["reference", "candidate", "role", "strategy"]
         table = table.merge(errors[[*keys, "ln_ppl_ratio_se"]], on=keys, how="left")
-    risk = getattr(study, "risk", None)
-    if risk is not None and len(risk) and "half_life" in table:
-        keys = ["reference", "candidate", "role", "strategy"]
-        table = table.merge(risk[[*keys, "half_life_low", "half_life_high"]], on=keys, how="left")
     horizon = float(study.plan.get("max_new_tokens") or 1)
     shown = [q for q in quantities(horizon) if q.name in table]
     columns = list(dict.fromkeys(table["strategy"]))[:MOST_COLUMNS]
@@ -81,8 +77,7 @@ def quantities(horizon: float) -> list[Quantity]:
     return [
         Quantity("divergence_rate", "Divergence rate", "Share of traces whose tokens differ from the reference's, with "
                  "its 95 % interval.", _rate),
-        Quantity("half_life", "Half-life", "Position by which half of the traces have left the reference "
-                 "(Kaplan-Meier).", lambda row: _half_life(row, horizon)),
+        Quantity("half_life", "Half-life", "Position by which half of the traces have left the reference.", lambda row: _half_life(row, horizon)),
         Quantity("kl_mean", "Mean KL", "KL(reference ‖ candidate) per token in nats, on the reference's tokens, ± 1.96 "
                  "standard errors. Colour: logarithmic, 10⁻⁷ to 0.1.", _kl),
         Quantity("top1_agreement", "Same top token", "Share of positions at which both rank the same token first, on "

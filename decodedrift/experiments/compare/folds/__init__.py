@@ -1,7 +1,7 @@
 """Functions from tables to tables: every figure of a run's CSV files that is not a row. No words, no torch.
 
-A fold is a function of a Study and a line in FOLDS; `compounding` and `prediction` are imported when they are asked
-for, as their statistics take most of a second to import.
+A fold is a function of a Study and a line in FOLDS; `compounding`, `comparisons`, `second` and `prediction` are imported
+when they are asked for, as their statistics take most of a second to import.
 """
 
 from __future__ import annotations
@@ -24,6 +24,18 @@ def _compounding() -> Any:
     return compounding
 
 
+def _comparisons() -> Any:
+    from decodedrift.experiments.compare.folds import comparisons
+
+    return comparisons
+
+
+def _second() -> Any:
+    from decodedrift.experiments.compare.folds import second
+
+    return second
+
+
 def _prediction() -> Any:
     from decodedrift.experiments.compare.folds import prediction
 
@@ -34,7 +46,12 @@ def _summary(study: Study) -> pd.DataFrame:
     """A row per compared variant x strategy."""
     table = summary.summarize(study.divergences, study.positions, study.traces)
     table = _compounding().in_summary(table, study.risk)
-    extra = ((trajectory, study.injection), (decomposition, study.steps))
+    second = _second()
+    extra = (
+        (trajectory, study.injection),
+        (second, second.beside(study.divergences, study.injection)),
+        (decomposition, study.steps),
+    )
     return summary.widened(table, [(module.SUMMARY, module.pooled, rows) for module, rows in extra])
 
 
@@ -54,8 +71,9 @@ def _predictions(study: Study) -> Any:
 
 
 def _survival(study: Study) -> pd.DataFrame:
-    """Kaplan-Meier: the share of traces still with the reference, a row per position of each cell."""
-    table: pd.DataFrame = _compounding().survival(study.divergences, _prediction().survival(_predictions(study)))
+    """How many traces have parted, and Kaplan-Meier's curve, a row per position of each cell."""
+    foretold = _prediction().survival(_predictions(study))
+    table: pd.DataFrame = _compounding().survival(study.divergences, study.traces, foretold)
     return table
 
 
@@ -67,7 +85,7 @@ FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "growth": lambda study: _compounding().growth(study.positions),
     "after": _after,
     "risk": lambda study: _compounding().risk(study.divergences, study.positions, study.traces),
-    "comparisons": lambda study: _compounding().comparisons(study.divergences),
+    "comparisons": lambda study: _comparisons().comparisons(study.divergences),
     "flip_law": lambda study: _prediction().flip_law(_predictions(study)),
     "flip_calibration": lambda study: _prediction().calibration(_predictions(study)),
     "decomposition": lambda study: decomposition.fold_positions(study.steps),

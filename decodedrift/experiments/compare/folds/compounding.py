@@ -6,7 +6,6 @@ exist is empty, and a note beside it says why.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,17 +13,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decodedrift.core.records import InputError
 from decodedrift.measure.tables import CELL, CONTROLS, TEXTS, fold
+from decodedrift.measure.trajectory import LEAST_PAIRS
 from decodedrift.numerics import survival as sv
 from decodedrift.numerics import weibull
+from decodedrift.numerics.incidence import incidence
 from decodedrift.numerics.intervals import ratio_half_width
 
-SURVIVAL = ["at_risk", "events", "survival", "survival_low", "survival_high", "hazard"]
+SURVIVAL = ["at_risk", "events", "survival", "survival_low", "survival_high", "hazard", "incidence", "incidence_low",
+            "incidence_high"]  # fmt: skip
 GROWTH = ["logit_gap_rms_median", "logit_gap_rms_p10", "logit_gap_rms_p90", "kl_mean", "n"]
 INDEX = ("compounding_index", "compounding_index_low", "compounding_index_high", "compounding_index_p")
-IN_SUMMARY = ("half_life", *INDEX, "compounding_note")
+HALF_LIFE = ("half_life", "half_life_low", "half_life_high")
+IN_SUMMARY = (*HALF_LIFE, *INDEX, "compounding_note")
 PER = 100  # positions, the unit of a growth slope
+LEAST = 10  # divergences, below which the shape of a risk is given no name
 
 
 def cells(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
@@ -34,11 +37,20 @@ def cells(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
 
 
 def times_of(cell: pd.DataFrame) -> sv.CensoredTimes:
-    """The traces of a cell as censored times, clustered by prompt."""
+    """The traces of a cell as censored times, clustered by prompt; `ended` as `with_ends` tells it, if it does."""
     return sv.CensoredTimes.of(
         cell["compared"].to_numpy(dtype=np.int64), (cell["diverged"] == 1).to_numpy(dtype=bool, na_value=False),
-        cell["prompt_id"].to_numpy(dtype=str),
+        cell["prompt_id"].to_numpy(dtype=str), cell["ended"].to_numpy(dtype=bool) if "ended" in cell else None,
     )  # fmt: skip
+
+
+def with_ends(divergences: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
+    """Divergences with `ended`: whether both texts stopped at the same stop token, and so can never part."""
+    names = ["strategy", "seed", "prompt_id"]
+    stopped = traces[~traces["role"].isin(CONTROLS) & (traces["finish"] == "eos")]
+    stops = pd.MultiIndex.from_frame(stopped[["model", "variant", *names]])
+    keys = pd.MultiIndex.from_frame(divergences[["model", "reference", *names]])
+    return divergences.assign(ended=keys.isin(stops) & (divergences["diverged"] == 0).to_numpy(bool, na_value=False))
 
 
 def stacked(parts: list[tuple[dict[str, Any], dict[str, Any]]], columns: list[str]) -> pd.DataFrame:
@@ -54,16 +66,17 @@ def stacked(parts: list[tuple[dict[str, Any], dict[str, Any]]], columns: list[st
     return pd.concat(frames, ignore_index=True)
 
 
-def survival(divergences: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
-    """survival.csv: the Kaplan-Meier curve of each cell, a row per position, and the flip law's beside it.
+def survival(divergences: pd.DataFrame, traces: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+    """survival.csv: each cell's Kaplan-Meier curve and incidence, a row per position, and the flip law's beside them.
 
     Args:
-        predicted: keys, position, survival_predicted (`prediction.survival`).
+        predicted: keys, position, survival_predicted, incidence_predicted (`prediction.survival`).
     """
     parts = []
-    for keys, cell in cells(divergences):
-        curve = sv.kaplan_meier(times_of(cell))
-        values = (curve.at_risk, curve.events, curve.survival, curve.low, curve.high, curve.hazard)
+    for keys, cell in cells(with_ends(divergences, traces)):
+        curve, parted = sv.kaplan_meier(times := times_of(cell)), incidence(times)
+        values = (curve.at_risk, curve.events, curve.survival, curve.low, curve.high, curve.hazard, parted.share,
+                  parted.low, parted.high)  # fmt: skip
         parts.append((keys, {"position": np.arange(len(curve.survival)), **dict(zip(SURVIVAL, values, strict=True))}))
     curves = stacked(parts, ["position", *SURVIVAL])
     return curves.merge(predicted, on=[*CELL, "position"], how="left", validate="one_to_one")
@@ -118,9 +131,9 @@ class Remainders:
         self.tokens = [np.concatenate(side) if side else np.zeros(0, dtype=np.int64) for side in sides]
 
     def by_lag(self) -> dict[str, np.ndarray]:
-        """Columns of after.csv; lag 1 is the first token after t*."""
+        """Columns of after.csv; lag 1 is the first token after t*. No share of fewer than LEAST_PAIRS pairs."""
         n, equal = self.total.sum(0), self.equal.sum(0)
-        return {"lag": np.arange(1, len(n) + 1), "n": n, "agreement": equal / n}
+        return {"lag": np.arange(1, len(n) + 1), "n": n, "agreement": np.where(n < LEAST_PAIRS, math.nan, equal / n)}
 
     def pooled(self) -> dict[str, float]:
         """Agreement over all lags with its interval over prompts, and what two shuffled texts would have."""
@@ -163,7 +176,7 @@ def risk(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFram
     longest = divergences.groupby(["model", "reference", "role", "strategy"])["compared"].max()
     tokens = token_ids(traces)
     rows = []
-    for keys, cell in cells(divergences):
+    for keys, cell in cells(with_ends(divergences, traces)):
         horizon = int(longest[keys["model"], keys["reference"], keys["role"], keys["strategy"]])
         row = keys | _survival(times_of(cell), horizon)
         row |= _growth(positions_of.get(tuple(keys.values()), positions.iloc[:0]))
@@ -172,18 +185,26 @@ def risk(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFram
             row[name] = _mean(cell[name])
         row["reconvergence_lag_median"] = _median(cell["reconvergence_lag"])
         rows.append(row)
-    return fold(rows)
+    return _holm(fold(rows)) if rows else fold(rows)
+
+
+def _holm(risk: pd.DataFrame) -> pd.DataFrame:
+    """With `compounding_index_p_holm`: p of the shape among all candidates' cells that have the divergences for one."""
+    tested = (risk["role"] == "candidate") & (risk["diverged"] >= LEAST)
+    adjusted = sv.holm(risk["compounding_index_p"].where(tested).to_numpy(float))
+    risk.insert(list(risk.columns).index("compounding_index_p") + 1, "compounding_index_p_holm", adjusted)
+    return risk
 
 
 def _survival(times: sv.CensoredTimes, horizon: int) -> dict[str, Any]:
     curve, shape = sv.kaplan_meier(times), weibull.fit(times)
-    half, half_low, half_high = curve.median()
     rate, rate_low, rate_high = sv.hazard_rate(times)
     token, prompt = sv.rule_of_three(times)
     return {
         "prompts": times.clusters,
         "traces": len(times.tokens),
         "diverged": int(times.event.sum()),
+        "ended": int(times.ended.sum()),
         "exposure": times.exposure,
         "horizon": horizon,
         "hazard": rate,
@@ -191,9 +212,7 @@ def _survival(times: sv.CensoredTimes, horizon: int) -> dict[str, Any]:
         "hazard_high": rate_high,
         "certified_per_token": token,
         "certified_per_prompt": prompt,
-        "half_life": half,
-        "half_life_low": half_low,
-        "half_life_high": half_high,
+        **dict(zip(HALF_LIFE, incidence(times).half_life(), strict=True)),
         "restricted_mean": curve.restricted_mean(horizon),
         **dict(zip(INDEX, (shape.value, shape.low, shape.high, shape.p_value), strict=True)),
         "compounding_note": shape.why,
@@ -206,55 +225,9 @@ def _growth(cell: pd.DataFrame) -> dict[str, Any]:
         "growth_slope": growth.value,
         "growth_slope_low": growth.low,
         "growth_slope_high": growth.high,
+        "growth_length": round(growth.length * PER) + 1 if growth.length else math.nan,
         "growth_note": growth.why,
     }
-
-
-def comparisons(divergences: pd.DataFrame) -> pd.DataFrame:
-    """comparisons.csv: which of two candidates of one run leaves the reference first, stratified by prompt."""
-    rows = []
-    part = divergences[divergences["role"] == "candidate"]
-    for (model, reference, strategy), cell in part.groupby(["model", "reference", "strategy"], sort=False):
-        sides = {name: rows.set_index(["seed", "prompt_id"]) for name, rows in cell.groupby("candidate", sort=False)}
-        for first, second in itertools.combinations(sides, 2):
-            both = sides[first].index.intersection(sides[second].index)  # a job of one of them may have failed
-            pair = [sides[name].loc[both].reset_index() for name in (first, second)]
-            usable = (pair[0]["compared"] > 0) & (pair[1]["compared"] > 0)
-            test = sv.paired_test(*(times_of(p[usable]) for p in pair))
-            rows.append({"model": model, "reference": reference, "strategy": strategy, "candidate": first,
-                         "other": second, "pairs": test.pairs, "candidate_earlier": test.first_earlier,
-                         "other_earlier": test.second_earlier, "p_value": test.p_value})  # fmt: skip
-    columns = ["model", "reference", "strategy", "candidate", "other", "pairs", "candidate_earlier", "other_earlier",
-               "p_value"]  # fmt: skip
-    return fold(rows, columns)
-
-
-def between(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Unpaired log-rank test of two runs over different prompts, one seed each: a row per cell that both have.
-
-    Args:
-        first, second: the runs' divergences.
-
-    Raises:
-        InputError: a prompt is in both (then one run of both candidates, and `comparisons`, is the better test), or a
-            run has several seeds.
-    """
-    shared = set(first["prompt_id"]) & set(second["prompt_id"])
-    if shared:
-        raise InputError(f"prompt {min(shared)!r} is in both runs ({len(shared)} are): compare them in one run, paired")
-    rows = []
-    others = {tuple(keys.values())[1:]: cell for keys, cell in cells(second)}  # runs of two models may be compared
-    for keys, cell in cells(first):
-        if (other := others.get(tuple(keys.values())[1:])) is None:
-            continue
-        pair = [times_of(side) for side in (cell, other)]
-        try:
-            p_value = sv.log_rank(*pair) if any(s.event.any() for s in pair) else math.nan
-        except ValueError as error:
-            raise InputError(f"{keys['candidate']} {keys['strategy']}: {error}") from None
-        rates = [sv.hazard_rate(side)[0] for side in pair]
-        rows.append(keys | {"hazard": rates[0], "other_hazard": rates[1], "p_value": p_value})
-    return fold(rows, [*CELL, "hazard", "other_hazard", "p_value"])
 
 
 def in_summary(summary: pd.DataFrame, risk: pd.DataFrame) -> pd.DataFrame:

@@ -22,6 +22,7 @@ LAW = "empirical"  # draws `survival_predicted`: the best held-out log score ove
 FORCED = "forced"  # the candidate's own forced choices, which need its pass over every position: no law, a bound
 COLUMNS = [*CELL, "law", "positions", "flips", "flips_predicted", "sigma", "brier", "log_score", "km_distance",
            "expected_predicted", "expected_observed", "flip_note"]  # fmt: skip
+FORETOLD = ["position", "survival_predicted", "incidence_predicted"]
 CALIBRATION = ["bin_low", "bin_high", "n", "predicted", "observed", "observed_low", "observed_high"]
 
 
@@ -48,6 +49,10 @@ class Prediction:
     def predicted(self, law: str) -> np.ndarray:
         """The survival curve a law predicts."""
         return flips.predicted_curve(self.chances(law), self.trace, self.position)
+
+    def parted(self, law: str) -> np.ndarray:
+        """The share of texts that a law expects to have parted, by position."""
+        return flips.predicted_share(self.chances(law), self.trace, self.position)
 
 
 Predictions = list[tuple[dict[str, Any], "Prediction"]]
@@ -84,6 +89,8 @@ def _prediction(cell: pd.DataFrame, forced: pd.DataFrame) -> Prediction:
         why = "no choice is made a position (beam search, uncoupled sampling) or none was read"
     elif not positions.finite.any():
         why = "no position has a finite error"
+    elif not positions.error[~np.isnan(positions.error)].any():
+        why = "no error was seen"
     elif len(np.unique(cluster)) < 2:
         why = "one prompt: nothing to hold out"
     trace = pd.factorize(pd.MultiIndex.from_frame(rows[names]))[0] if len(rows) else np.empty(0, dtype=np.int64)
@@ -93,13 +100,14 @@ def _prediction(cell: pd.DataFrame, forced: pd.DataFrame) -> Prediction:
 
 
 def survival(predictions: Predictions) -> pd.DataFrame:
-    """Keys, position and `survival_predicted`, for the curve beside Kaplan-Meier's."""
+    """Keys, position, `survival_predicted` and `incidence_predicted`, for the curves beside those that came."""
     parts = []
     for keys, cell in predictions:
         if not cell.why:
             curve = cell.predicted(LAW)
-            parts.append((keys, {"position": np.arange(len(curve)), "survival_predicted": curve}))
-    return stacked(parts, ["position", "survival_predicted"])
+            columns = (np.arange(len(curve)), curve, cell.parted(LAW))
+            parts.append((keys, dict(zip(FORETOLD, columns, strict=True))))
+    return stacked(parts, FORETOLD)
 
 
 def flip_law(predictions: Predictions) -> pd.DataFrame:
@@ -121,7 +129,7 @@ def _scores(cell: Prediction, law: str) -> dict[str, Any]:
     return {
         "positions": int(mask.sum()),
         "flips": int(happened.sum()),
-        "flips_predicted": float(chance[mask].sum()),
+        "flips_predicted": float(cell.parted(law)[-1]) * len(np.unique(cell.trace)),
         "sigma": flips.rms(cell.forced.error[cell.forced.finite]),
         "brier": flips.brier(chance[mask], happened),
         "log_score": math.nan if law == FORCED else flips.log_score(chance[mask], happened),

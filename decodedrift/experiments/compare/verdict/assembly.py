@@ -37,7 +37,7 @@ def verdict(study: Study) -> list[str]:
         sentences += _floor(table, candidates)
         sentences += _distributions(candidates)
     sentences += hazard.sentences(study.risk, study.flip_law)
-    sentences += [*injection.sentences(study.injection), *decomposition.sentences(study.steps)]
+    sentences += [*injection.sentences(study.injection, study.divergences), *decomposition.sentences(study.steps)]
     sentences += _texts(study)
     sentences += _cut_ids(study)
     sentences += _rounds_nothing(study)

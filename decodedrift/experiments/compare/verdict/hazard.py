@@ -1,91 +1,119 @@
-"""What the verdict says of compounding: risk per token and its shape, what follows the split, what was foreseeable."""
+"""What the verdict says of compounding: risk per token and its shape, what follows the split, what was foreseeable.
+
+Nothing is told without its evidence: no slope whose interval holds none, no shape from fewer than LEAST divergences or
+that many looks explain. A range over strategies names those that it leaves out.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.folds.compounding import LEAST, PER
 from decodedrift.report.phrases import listed, number, percent, telling
 
-SHAPES = {
-    "constant": "constant",
-    "open": "too few divergences to tell a shape",
-    "grows": "growing with length",
-    "front": "front-loaded, or prompts of unequal risk",
-}
-TIGHT = (0.5, 2.0)  # an interval of k around 1 that is wider tells nothing, least of all that the risk is constant
+LEVEL = 0.05  # below which p tells a shape
+LATER = ("ended", "compounding_index_p_holm", "growth_length")  # columns that a run of version 0.1.0 kept no fold of
 
 
 def sentences(risk: pd.DataFrame, flip_law: pd.DataFrame) -> list[str]:
     """At most three sentences from risk.csv and flip_law.csv, candidates only; none where nothing was generated."""
-    table = risk[(risk["role"] == "candidate") & (risk["exposure"] > 0)] if len(risk) else risk
-    return [*_hazard(table), *_after(table), *_foreseen(flip_law)] if len(table) else []
+    table = risk[risk["role"] == "candidate"] if len(risk) else risk
+    if not len(table) or not (table["exposure"] > 0).any():
+        return []
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *LATER])))
+    return [*_hazard(table), *_after(table), *_foreseen(flip_law)]
 
 
 def _hazard(table: pd.DataFrame) -> list[str]:
     parts, size = {}, {}
-    for name, cells in table.groupby("candidate", sort=False):
-        size[name] = float(cells["hazard"].max())
-        parted = cells[cells["diverged"] > 0]
-        if not len(parted):
-            tokens = int(cells["exposure"].sum())
-            parts[name] = (
-                f"{visible(str(name))} below {percent(min(1.0, 3 / tokens))} (95 %, none in {tokens} tokens, were they "
-                "independent)"
-            )
+    for name, rows in table.groupby("candidate", sort=False):
+        cells, label = rows[rows["exposure"] > 0], visible(str(name))
+        if not len(cells):
             continue
-        half = _range(parted["half_life"], lambda v: f"{v:.0f}")
-        gone = (
-            f"; half of the texts gone by token {half}" if half else "; over half of the texts still with it at the end"
-        )
-        parts[name] = f"{visible(str(name))} {_range(parted['hazard'], percent)} ({_shape(parted)}{gone})"
-    return [f"Risk of the first divergence at a token: {'; '.join(telling(parts, size))}."]
+        size[name] = float(cells["hazard"].max())
+        unread = _without(rows, cells, "nothing compared")
+        if not size[name]:
+            tokens = int(cells["exposure"].sum())
+            bound = f"below {percent(min(1.0, 3 / tokens))} (95 %, none in {tokens} tokens, were they independent"
+            parts[name] = f"{label} {bound}{unread})"
+            continue
+        said = "; ".join((_half(cells), *_shape(cells)))
+        parts[name] = f"{label} {_range(cells['hazard'], percent)} ({said}{unread})"
+    ends = ", taken as if the ends of texts were unrelated to it" if table["ended"].sum() else ""
+    return [f"Risk of parting at a token, while two texts are the same{ends}: {'; '.join(telling(parts, size))}."]
 
 
-def _shape(cells: pd.DataFrame) -> str:
-    """Constant, growing or front-loaded, by the interval of k; each strategy that differs is named."""
-    shaped = cells[cells["compounding_index"].notna()]
-    if not len(shaped):
-        return f"shape n/a: {cells['compounding_note'].iloc[0]}"
-    kinds: dict[str, list[str]] = {}
-    for row in shaped.itertuples():
-        low, high = row.compounding_index_low, row.compounding_index_high
-        tight = TIGHT[0] <= low and high <= TIGHT[1]
-        kind = "grows" if low > 1 else "front" if high < 1 else "constant" if tight else "open"
-        kinds.setdefault(kind, []).append(f"{visible(str(row.strategy))}, k = {_k(row)}")
-    if len(shaped) == 1:
-        return f"{SHAPES[next(iter(kinds))]}: k = {_k(next(shaped.itertuples()))}"
-    if len(kinds) == 1 and (kind := next(iter(kinds))) in ("constant", "open"):
-        values = _range(shaped["compounding_index"], number)
-        return f"{SHAPES[kind]}: k = {values}, 1 within every interval"
-    named = [kind for kind in kinds if kind in ("grows", "front")] or list(kinds)
-    return "; ".join(f"{SHAPES[kind]} under {' and '.join(kinds[kind])}" for kind in named)
+def _half(cells: pd.DataFrame) -> str:
+    """By when half of the texts have parted, and under which strategies they never do."""
+    reached = cells[cells["half_life"].notna()]
+    if not len(reached):
+        share = cells["diverged"].sum() / cells["traces"].sum()
+        return f"{percent(share)} of the texts part, nowhere half of them"
+    at = _range(reached["half_life"], lambda v: f"{v:.0f}")
+    if len(reached) == len(cells):
+        return f"half of the texts gone by token {at}"
+    return f"half of the texts gone by token {at} under {_names(reached)}, never under {_names(_rest(cells, reached))}"
 
 
-def _k(row: object) -> str:
-    low, high = row.compounding_index_low, row.compounding_index_high  # type: ignore[attr-defined]
-    end = "no bound" if math.isinf(high) else number(high)
-    return f"{number(row.compounding_index)}, {number(low)} to {end}"  # type: ignore[attr-defined]
+def _shape(cells: pd.DataFrame) -> list[str]:
+    """Whether the risk changes along the text, from how many divergences; where it is not shown, what is not excluded.
+
+    As the factor on the risk at twice the length, 2^(k - 1).
+    """
+    enough = cells[(cells["diverged"] >= LEAST) & cells["compounding_index"].notna()]
+    told = enough[enough["compounding_index_p_holm"] < LEVEL]
+    parts = []
+    for row in told.itertuples():
+        kind = "growing with length" if row.compounding_index > 1 else "front-loaded, or prompts of unequal risk"
+        factor = _factors([row.compounding_index_low], [row.compounding_index_high])
+        where = f" under {visible(str(row.strategy))}" if len(cells) > 1 else ""
+        parts.append(f"{kind}{where}: {factor} times at twice the length, {int(row.diverged)} divergences")
+    if len(other := _rest(enough, told)):
+        factor = _factors([*other["compounding_index_low"], 1.0], [*other["compounding_index_high"], 1.0])
+        where = f" under {_names(other)}" if len(other) < len(cells) else ""
+        count = _range(other["diverged"], lambda v: f"{v:.0f}")
+        parts.append(f"no change with length shown{where} from {count} divergences, {factor} times at twice the length "
+                     "not excluded")  # fmt: skip
+    if len(few := _rest(cells, enough)):
+        where = f" under {_names(few)}" if len(few) < len(cells) else ""
+        parts.append(f"too few divergences{where} to tell whether it changes with length")
+    return parts
+
+
+def _factors(low: Iterable[float], high: Iterable[float]) -> str:
+    """The risk at twice the length over the risk, from the least to the greatest shape k."""
+    least, most = min(low), max(high)
+    end = "any number of" if math.isinf(most) else number(2 ** (most - 1))
+    return f"{number(2 ** (least - 1))} to {end}"
 
 
 def _after(table: pd.DataFrame) -> list[str]:
     """Agreement after the split beside chance, and how the forced error changes along a text."""
     agree, grow = {}, {}
-    for name, cells in table.groupby("candidate", sort=False):
-        if (share := _range(cells["agreement_after"], percent)) is not None:
-            chance = _range(cells["agreement_chance"], percent)
-            agree[name] = f"{share} for {visible(str(name))} ({chance} by chance)"
-        if (factor := _range(10 ** cells["growth_slope"] - 1, _signed)) is not None:
-            none = ((cells["growth_slope_low"] < 0) & (cells["growth_slope_high"] > 0)).all()
-            grow[name] = f"{factor} for {visible(str(name))}{', which is within error of none' if none else ''}"
+    for name, rows in table.groupby("candidate", sort=False):
+        cells, label = rows[rows["exposure"] > 0], visible(str(name))
+        known = cells[cells["agreement_after"].notna()]
+        if len(known):
+            chance = _range(known["agreement_chance"], percent)
+            share = f"{_range(known['agreement_after'], percent)} for {label} ({chance} by chance"
+            agree[name] = f"{share}{_without(cells, known, 'no two texts that went on')})"
+        apart = (cells["growth_slope_low"] > 0) | (cells["growth_slope_high"] < 0)
+        shown = cells[apart & cells["growth_length"].notna()]
+        if len(shown):
+            tokens = min(PER, int(shown["growth_length"].min()))
+            change = _range(10 ** (shown["growth_slope"] * tokens / PER) - 1, _signed)
+            rest = _without(cells, shown, "none shown")
+            grow[name] = f"{change} over {tokens} tokens for {label}{f' ({rest[2:]})' if rest else ''}"
     parts = []
     if agree:
         parts.append(f"at the same place after the split the tokens agree in {listed(telling(agree, _ranks(agree)))}")
     if grow:
-        parts.append(f"along one text the logit error changes per 100 tokens by {listed(telling(grow, _ranks(grow)))}")
+        parts.append(f"along one text the logit error changes by {listed(telling(grow, _ranks(grow)))}")
     text = "; ".join(parts)
     return [f"{text[0].upper()}{text[1:]}."] if text else []
 
@@ -96,12 +124,14 @@ def _signed(share: float) -> str:
 
 
 def _foreseen(flip_law: pd.DataFrame) -> list[str]:
-    rows = flip_law[flip_law["law"] == "empirical"]
-    rows = rows[rows["flips_predicted"].notna()]
+    law = flip_law[flip_law["law"] == "empirical"]
+    rows = law[law["flips_predicted"].notna()]
     parts, size = {}, {}
     for name, cells in rows.groupby("candidate", sort=False):
         size[name] = float(cells["flips"].sum())
-        parts[name] = f"{cells['flips_predicted'].sum():.0f} for {visible(str(name))} ({size[name]:.0f} came)"
+        left = _without(law[law["candidate"] == name], cells, "none foretold")
+        came = f"({size[name]:.0f} came{left})"
+        parts[name] = f"{cells['flips_predicted'].sum():.0f} for {visible(str(name))} {came}"
     if not parts:
         return []
     return [
@@ -111,15 +141,26 @@ def _foreseen(flip_law: pd.DataFrame) -> list[str]:
     ]
 
 
-def _range(values: pd.Series, show: Callable[[float], str]) -> str | None:
-    """The least and the greatest known value in words, one where they read alike; None where none is known."""
-    finite = values.dropna()
-    if not len(finite):
-        return None
-    low, high = show(float(finite.min())), show(float(finite.max()))
+def _rest(cells: pd.DataFrame, part: pd.DataFrame) -> pd.DataFrame:
+    return cells[~cells["strategy"].isin(part["strategy"])]
+
+
+def _without(cells: pd.DataFrame, part: pd.DataFrame, why: str) -> str:
+    """The strategies of which a figure does not speak, `; WHY under NAMES`; nothing where there are none."""
+    rest = _rest(cells, part)
+    return f"; {why} under {_names(rest)}" if len(rest) else ""
+
+
+def _names(cells: pd.DataFrame) -> str:
+    return listed(visible(str(name)) for name in cells["strategy"])
+
+
+def _range(values: pd.Series, show: Callable[[float], str]) -> str:
+    """The least and the greatest of known values in words, one where they read alike."""
+    low, high = show(float(values.min())), show(float(values.max()))
     return low if low == high else f"{low.removesuffix(' %') if high.endswith(' %') else low} to {high}"
 
 
-def _ranks(parts: dict[str, str]) -> dict[str, float]:
+def _ranks(parts: dict[Any, str]) -> dict[Any, float]:
     """In the order they came: there is no worst here."""
     return {name: -float(place) for place, name in enumerate(parts)}

@@ -7,19 +7,28 @@ import math
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.folds import second
 from decodedrift.measure.trajectory import pooled
-from decodedrift.report.phrases import listed, percent, telling
+from decodedrift.report.phrases import listed, number, percent, telling
 
 
-def sentences(injection: pd.DataFrame) -> list[str]:
-    """The verdict's sentence on `--inject`: how much of the split texts' difference one forced token explains."""
+def sentences(injection: pd.DataFrame, divergences: pd.DataFrame) -> list[str]:
+    """The verdict on `--inject`: how much of the split texts' difference one forced token explains, and how soon the
+    texts part again after it."""
+    return [*_explained(injection), *_again(injection, divergences)]
+
+
+def _explained(injection: pd.DataFrame) -> list[str]:
     parts, shares = {}, {}
     for name, cell in injection.groupby("candidate", sort=False):
         figures = pooled(cell)
         if not math.isnan(share := figures["trajectory_share"]):
             low, high = figures["trajectory_share_low"], figures["trajectory_share_high"]
             spread = "" if math.isnan(low) else f" ({percent(low).removesuffix(' %')} to {percent(high)})"
-            parts[name] = f"{percent(share)}{spread} for {visible(str(name))}"
+            parts[name] = (
+                f"{percent(share)}{spread} for {visible(str(name))}, over {figures['trajectory_horizon']:.0f} tokens in "
+                "the median"
+            )
             shares[name] = share
     if not parts:
         return []
@@ -28,4 +37,29 @@ def sentences(injection: pd.DataFrame) -> list[str]:
     return [
         "Of the difference after the split, the candidate's one token, put into the reference's text, explains "
         f"{listed(telling(parts, shares))}: that part is trajectory, not growing arithmetic error{back}."
+    ]
+
+
+def _again(injection: pd.DataFrame, divergences: pd.DataFrame) -> list[str]:
+    """The hazard of the second split against that of the first, under the strategies in which tokens were replaced."""
+    parts, ratios = {}, {}
+    for name, cell in injection.groupby("candidate", sort=False):
+        mine = (divergences["candidate"] == name) & (divergences["role"] == "candidate")
+        rows = second.beside(divergences[mine & divergences["strategy"].isin(cell["strategy"])], cell)
+        figures = second.pooled(rows)
+        if math.isnan(ratio := figures["second_hazard_ratio"]):
+            continue
+        low, high = figures["second_hazard_ratio_low"], figures["second_hazard_ratio_high"]
+        bound = "no interval" if math.isnan(high) else f"{number(low)} to {number(high)}: more is excluded at 95 %"
+        counts = f"{int(rows['second_divergence'].count())} in {int(rows['second_compared'].sum())} tokens"
+        parts[name] = (
+            f"{percent(figures['second_hazard'])} of the tokens for {visible(str(name))} ({counts}; {number(ratio)} times "
+            f"the first split's risk, {bound})"
+        )
+        ratios[name] = ratio
+    if not parts:
+        return []
+    return [
+        "From that token on both read one text again; that they part a second time, which errors that compound would "
+        f"hasten, happens at {listed(telling(parts, ratios))}."
     ]
