@@ -14,6 +14,7 @@ from conftest import FAMILIES, tiny_model, tiny_tokenizer
 
 import decodedrift as dd
 
+LEAN = {"noise_floor": False, "default_text": False}  # what few tests look at, and every run would take longer for
 VARYING = {"timings.csv", "report.html", "environment.json", "facts.json", "timings.parquet"}
 
 _runs: dict[tuple[str, int], dd.Study] = {}
@@ -29,7 +30,7 @@ def run(model: Any = "llama", **asked: Any) -> dd.Study:
 
     Args:
         model: a family of `conftest.FAMILIES`, read with the tiny tokenizer; "demo"; a folder; or a model.
-        asked: as of `dd.compare`. prompts may be a mapping, id -> text.
+        asked: as of `dd.compare`, over LEAN. prompts may be a mapping, id -> text.
     """
     if isinstance(asked.get("prompts"), Mapping):
         asked["prompts"] = [dd.Prompt(name, text) for name, text in asked["prompts"].items()]
@@ -78,4 +79,4 @@ def content(folder: Path) -> dict[str, bytes]:
 def _compared(model: Any, asked: Mapping[str, Any]) -> dd.Study:
     model = tiny_model(model) if model in FAMILIES else model
     given = {} if isinstance(model, (str, Path)) else {"tokenizer": tiny_tokenizer(model.config.vocab_size)}
-    return dd.compare(model, **given | dict(asked))
+    return dd.compare(model, **LEAN | given | dict(asked))

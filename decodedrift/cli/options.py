@@ -43,16 +43,17 @@ def parameter(name: str, option: Option, default: Any = None) -> inspect.Paramet
     """An option as typer takes it. default: the setting's own, for its help."""
     words = option.default or (",".join(map(str, default)) if isinstance(default, (tuple, list)) else default)
     ending = f" [default: {words}]" if option.metavar and words not in (None, "") else ""
-    flag = f"--{option.flag or name.replace('_', '-')}"
+    flag = option.flag or name.replace("_", "-")
     argument = typer.Option(
-        flag, metavar=option.metavar or None, help=option.help + ending, rich_help_panel=option.group,
+        f"--{flag}/--no-{flag}" if default is True else f"--{flag}", metavar=option.metavar or None,
+        help=option.help + ending, rich_help_panel=option.group,
         show_default=False,
     )  # fmt: skip
     kind: Any = bool if not option.metavar else Items if option.many else Text
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=None if option.metavar else False,
+        default=None if option.metavar or default is True else False,
         annotation=Annotated[kind, argument],
     )
 
@@ -79,7 +80,7 @@ def given_settings(kind: type[Settings], flags: Mapping[str, Any]) -> dict[str, 
     values = {}
     for name, option in kind.options().items():
         value = flags[name]
-        if value is None or value is False:
+        if value is None or value is kind.model_fields[name].default is False:
             continue
         try:
             values[name] = option.read(value) if option.read else value

@@ -12,6 +12,7 @@ from decodedrift.core.formats import csv_rows, existing, read_json, read_utf8
 from decodedrift.core.records import InputError, Prompt, Text, nearest
 
 BALANCED = 16
+TEXTS = STORY, PROSE = "bundled story", "bundled prose"
 SUFFIXES = (".txt", ".jsonl", ".csv")
 COLUMNS = ("prompt", "id", "tags")  # only the first must be there
 
@@ -93,6 +94,12 @@ def load_texts(sources: Iterable[str | Path]) -> tuple[Text, ...]:
             raise InputError(f"--text {source}: the file is empty")
         texts.append(Text(path.name, content))
     return tuple(texts)
+
+
+def bundled_text(name: str) -> Text:
+    """One of TEXTS, which are there for perplexity where no other is given."""
+    path = Path(__file__).parents[1] / "data" / "texts" / f"{name.split()[-1]}.txt"
+    return Text(name, read_utf8(path, "--text"))
 
 
 @dataclass(frozen=True)

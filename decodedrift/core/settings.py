@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from decodedrift.core.notation import count, number, one_of, split, thread_count, whole
-from decodedrift.core.records import Cell, InputError, Strategy, Variant, distinct, plain, shortened
+from decodedrift.core.records import Cell, InputError, Strategy, Text, Variant, distinct, plain, shortened
 
 GROUPS = ("What to compare", "Prompts", "Decoding", "Measuring", "Machine", "Output", "Gates")
 WHAT, PROMPTS, DECODING, MEASURING, MACHINE, OUTPUT, GATES = GROUPS
@@ -73,14 +73,15 @@ COUPLINGS = {"gumbel": "coupled: the same for every variant", "none": "not coupl
 class Effort(NamedTuple):
     """How much a run does, in passes over its prompts, beside loading: what time and memory are estimated from.
 
-    writing, reading: passes that generate, and that read what the reference wrote; floors: those of them that hold a
-    type against itself. injecting: passes of the reference with tokens put in. stepwise: readings token by token.
-    logits: those of one token that wait in a job.
+    writing, reading: passes that generate, and that read what the reference wrote; floors: further ones that do both,
+    of a variant against itself, over `floor_prompts` at most. injecting: passes of the reference with tokens put in.
+    stepwise: readings token by token. logits: those of one token that wait in a job.
     """
 
     writing: int = 1
     reading: int = 0
     floors: int = 0
+    floor_prompts: int = 0
     injecting: int = 0
     stepwise: int = 0
     logits: int = 1
@@ -175,6 +176,10 @@ class Settings(BaseModel):
             InputError: one that was named cannot run, or none can.
         """
         return strategies
+
+    def standard_texts(self) -> tuple[Text, ...]:
+        """The texts to read where none is given."""
+        return ()
 
     def check_resolved(self) -> None:
         """Refuses what is given twice, once names are resolved.

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Hashable
+from contextlib import suppress
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
 
+Key = tuple[Any, ...]
+
 
 class Spool:
-    """A keyed store of CPU tensors in their own dtype. Beyond `budget` bytes they are written to `folder` and mapped.
+    """A store of CPU tensors in their own dtype. Beyond `budget` bytes they are written to `folder` and mapped.
 
-    What comes back has the bits that went in. Leaving the context removes the files.
+    What comes back has the bits that went in. A key begins with what sort of tensor it is. Leaving the context removes
+    the files.
     """
 
     def __init__(self, budget: int, folder: str | None = None) -> None:
         self.budget = budget
         self.spilled_bytes = 0
-        self._held: dict[Hashable, Tensor] = {}
+        self._held: dict[Key, Tensor] = {}
         self._used = 0
+        self._written = 0
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._folder = folder
-        self._files: dict[Hashable, tuple[str, torch.dtype, torch.Size]] = {}
+        self._files: dict[Key, tuple[str, torch.dtype, torch.Size]] = {}
 
     def __enter__(self) -> Spool:
         return self
@@ -36,7 +41,7 @@ class Spool:
         if self._directory is not None:
             self._directory.cleanup()
 
-    def put(self, key: Hashable, tensor: Tensor) -> None:
+    def put(self, key: Key, tensor: Tensor) -> None:
         """Keeps a copy of a tensor; its storage holds nothing else."""
         tensor = tensor.detach().to("cpu", copy=True).contiguous()
         size = tensor.numel() * tensor.element_size()
@@ -46,13 +51,23 @@ class Spool:
             return
         if self._directory is None:
             self._directory = tempfile.TemporaryDirectory(prefix="decodedrift-", dir=self._folder)
-        path = os.path.join(self._directory.name, str(len(self._files)))
+        path = os.path.join(self._directory.name, str(self._written))
+        self._written += 1
         with open(path, "wb") as handle:
             handle.write(tensor.view(-1).view(torch.uint8).numpy().data)
         self.spilled_bytes += size
         self._files[key] = (path, tensor.dtype, tensor.shape)
 
-    def get(self, key: Hashable) -> Tensor:
+    def drop(self, sort: str) -> None:
+        """Lets go of every tensor of a sort."""
+        for key in [key for key in self._held if key[0] == sort]:
+            tensor = self._held.pop(key)
+            self._used -= tensor.numel() * tensor.element_size()
+        for key in [key for key in self._files if key[0] == sort]:
+            with suppress(OSError):  # where a file that is mapped cannot be removed it goes with the folder
+                os.remove(self._files.pop(key)[0])
+
+    def get(self, key: Key) -> Tensor:
         """The tensor, bit for bit."""
         if key in self._held:
             return self._held[key]

@@ -84,10 +84,14 @@ class Bench:
         watch: Mapping[Key, Trace] | None = None,
         keep_scores: bool = False,
         batches: int | None = None,
+        only: Collection[str] | None = None,
         inject: Mapping[Key, tuple[int, int]] | None = None,
     ) -> None:
-        """Generates with every strategy, batch by batch, into a Pass; with `inject` only the batches it concerns."""
-        prompts = [(p.id, self.world.prompts[p.id]) for p in self.order]
+        """Generates with every strategy, batch by batch, into a Pass; with `inject` only the batches it concerns.
+
+        only: ids of the prompts, None for all of the job.
+        """
+        prompts = [(p.id, self.world.prompts[p.id]) for p in self.order if only is None or p.id in only]
         watched = {key: trace.token_ids for key, trace in (watch or {}).items()}
         for cells in self.groups():
             label = cells[0][0].label if len(cells) == 1 else "all strategies"

@@ -190,7 +190,7 @@ def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
 
 FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
-    "growth_note", "law", "flip_note",
+    "growth_note", "law", "flip_note", "strategies", "wording", "wording_note", "texts", "quality", "quality_note",
 )  # fmt: skip
 
 

@@ -166,6 +166,8 @@ def flops(world: World, prompts: int, texts: bool = True) -> float:
     tokens: float = effort.writing * steps * rows * (1 if plan.layout == "mixed" else 2)
     tokens += effort.injecting * steps * rows + effort.stepwise * steps * len(plan.cells)
     tokens += effort.reading * (2 * steps * len(plan.cells) + scored)
+    floored = effort.floors * min(prompts, effort.floor_prompts) * plan.max_new_tokens
+    tokens += floored * (rows * (1 if plan.layout == "mixed" else 2) + 2 * len(plan.cells))
     return 2.0 * world.checkpoint.parameters * tokens
 
 

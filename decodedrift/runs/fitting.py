@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from decodedrift.core.prompts import BALANCED, balanced, bundled_sets
-from decodedrift.core.records import InputError, Prompt
+from decodedrift.core.prompts import BALANCED, TEXTS, balanced, bundled_sets
+from decodedrift.core.records import InputError, Prompt, Text
 from decodedrift.core.settings import Settings
 from decodedrift.models.text.vocabulary import SURROGATE, Vocabulary, encode_prompts, strange
-from decodedrift.models.text.windows import WindowedText, cut, sizes
+from decodedrift.models.text.windows import BUNDLED_CONTEXT, DEFAULT_CONTEXT, WindowedText, cut, sizes
 
 S = TypeVar("S", bound=Settings)
 TOKEN_ID = re.compile(r"token id \d+")
@@ -41,22 +42,37 @@ def fitting_prompts(plan: S, settings: Settings, vocab: Vocabulary) -> tuple[S, 
     return plan, {p.id: encoded[p.id] for p in plan.prompts}
 
 
-def windowed(plan: S, vocab: Vocabulary) -> tuple[S, dict[str, WindowedText]]:
+def windowed(plan: S, vocab: Vocabulary) -> tuple[S, dict[str, WindowedText], list[str]]:
     """Texts cut into windows that every variant reads, and the plan with the windows' sizes.
+
+    A bundled text that is none of the model's is left out of the plan, and the list says so.
 
     Raises:
         InputError: a size beyond a window, or a text that is none of the model's.
     """
     if not plan.texts:
-        return plan, {}
-    context, stride = sizes(plan.context, plan.stride, vocab)  # type: ignore[attr-defined]
-    plan = plan.having(context=context, stride=stride)
-    cuts = {}
-    for text in plan.texts:
-        if SURROGATE.search(text.text):
-            raise InputError(f"--text {text.name}: it holds an unpaired surrogate, which no tokenizer reads")
-        cuts[text.name] = cut(text, vocab, context, stride)
-        for window in cuts[text.name].windows:
-            if reason := strange(vocab, window.reading.context + window.reading.continuation):
-                raise InputError(f"--text {text.name}: {reason}")
-    return plan, cuts
+        return plan, {}, []
+    bundled = all(text.name in TEXTS for text in plan.texts)
+    default = BUNDLED_CONTEXT if bundled else DEFAULT_CONTEXT
+    context, stride = sizes(plan.context, plan.stride, vocab, default)  # type: ignore[attr-defined]
+    try:
+        cuts = {text.name: _windows(text, vocab, context, stride) for text in plan.texts}
+    except InputError as error:
+        if not bundled:
+            raise
+        return plan.having(texts=()), {}, [f"{error}; so quality is not measured: give a text of your own with --text"]
+    return plan.having(context=context, stride=stride), cuts, []
+
+
+def _windows(source: Text, vocab: Vocabulary, context: int, stride: int) -> WindowedText:
+    if SURROGATE.search(source.text):
+        raise InputError(f"--text {source.name}: it holds an unpaired surrogate, which no tokenizer reads")
+    text = cut(source, vocab, context, stride)
+    for window in text.windows:
+        if reason := strange(vocab, window.reading.context + window.reading.continuation):
+            raise InputError(f"--text {text.name}: {reason}")
+    scored = Counter(token for window in text.windows for token in window.reading.continuation)
+    token, count = scored.most_common(1)[0]
+    if text.name in TEXTS and count > text.tokens / 2:
+        raise InputError(f"the {text.name} is {count} times token {token} to this tokenizer, of {text.tokens} in all")
+    return text

@@ -15,7 +15,9 @@ def forecast(ready: Prepared) -> str:
     variants, effort = plan.variants, plan.effort
     traces = len(plan.prompts) * len(plan.cells)
     scored = sum(t.tokens for t in world.texts.values())
-    rows = (traces * plan.max_new_tokens) * (len(plan.candidates) + effort.floors) + scored * len(plan.candidates)
+    floored = effort.floors * min(len(plan.prompts), effort.floor_prompts)
+    rows = len(plan.cells) * plan.max_new_tokens * (len(plan.prompts) * len(plan.candidates) + floored)
+    rows += scored * len(plan.candidates)
     low, high = _seconds(ready)
     loads = budget.loading(world, ready.jobs)
     extra = _extra(ready)
@@ -65,6 +67,9 @@ def _extra(ready: Prepared) -> list[str]:
     """The passes beside the run's own."""
     many, effort = len(ready.plan.candidates), ready.plan.effort
     lines = []
+    if effort.floors:
+        prompts = min(len(ready.plan.prompts), effort.floor_prompts)
+        lines.append(f"noise floor: {effort.floors} passes over {prompts} prompts in another layout")
     if effort.injecting:
         lines.append(f"{effort.injecting} passes of the reference with tokens put in")
     if effort.stepwise:

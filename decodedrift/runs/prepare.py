@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from decodedrift.core import prompts as prompt_files
-from decodedrift.core.records import InputError, Job, Prompt, Strategy, Text, Variant, nearest
+from decodedrift.core.records import InputError, Job, Prompt, Strategy, Text, Variant, nearest, plain
 from decodedrift.core.settings import Settings
 from decodedrift.core.versions import untested
 from decodedrift.decoding.strategies import parse_strategies
@@ -86,8 +86,8 @@ def draft(settings: S) -> S:
     plan = settings.having(
         model=model, reference=reference[0], candidates=candidates,
         strategies=settings.allowed(_strategies(settings.strategies, settings.coupling)), prompts=prompts,
-        texts=_texts(settings.texts), prompts_per_job=settings.prompts_per_job or PROMPTS_PER_JOB, prompt_source=source,
-        prompt_ids=[], limit=None,
+        texts=_texts(settings.texts) or settings.standard_texts(),
+        prompts_per_job=settings.prompts_per_job or PROMPTS_PER_JOB, prompt_source=source, prompt_ids=[], limit=None,
     )  # fmt: skip
     plan.check_resolved()
     return plan
@@ -122,7 +122,7 @@ def prepare(
     others = world.other_checkpoints(plan, vocab)
     vocab = vocabulary.narrowed(vocab, others)
     plan, encoded = fitting.fitting_prompts(plan, settings, vocab)
-    plan, texts = fitting.windowed(plan, vocab)
+    plan, texts, unread = fitting.windowed(plan, vocab)
     rows = footprint.footprint(checkpoint)
     place = world.World(plan, checkpoint, vocab, encoded, texts, others, budget.usable_memory(plan), rows)
     _check_beams(plan, place.width)
@@ -132,6 +132,7 @@ def prepare(
         each = sizes.prompts_per_job or budget.prompts_per_job(place, plan.prompts_per_job)
         place.plan = place.plan.having(prompts_per_job=each)
     facts = _environment(place)
+    facts["warnings"] += unread
     windows = {name: len(t.windows) for name, t in texts.items()}
     todo = jobs(place.plan, {key: facts[key] for key in IDENTITY}, windows, budget.windows_per_job(place))
     place.keeps = len(todo) > 1 and budget.all_fit(place)
@@ -246,6 +247,8 @@ def _texts(values: Any) -> tuple[Text, ...]:
         if isinstance(item, Text):
             texts.append(item)
         elif isinstance(item, Mapping):
+            if item.get("text", "") is None and item.get("name") in prompt_files.TEXTS:  # from a plan with --no-text
+                item = plain(prompt_files.bundled_text(str(item["name"])))
             if not (isinstance(item.get("name"), str) and isinstance(item.get("text"), str)):
                 raise InputError(f"--text: a text is a file, or {{name, text}}, not {sorted(map(str, item))}")
             texts.append(Text(item["name"], item["text"]))

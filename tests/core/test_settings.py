@@ -136,7 +136,6 @@ BAD: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("compare", {"candidates": ["fp32"]}, ("'fp32' is the reference", "leave it out of candidates=")),
     ("compare", {"mode": "scren"}, ("mode=", "exact, screen", "'scren'")),
     ("compare", {"continued": True}, ("continued=True", "add mode='screen'")),
-    ("compare", {"mode": "screen", "noise_floor": True}, ("noise_floor=True", "use mode='exact'")),
     ("compare", {"inject": True, "strategies": ["beam"]}, ("inject=True", "coupling='gumbel'")),
     ("compare", {"texts": "missing.txt"}, ("texts=missing.txt", "no such file")),
     ("compare", {"near_tie_below": -1}, ("near_tie_below=", ">= 0, not -1")),

@@ -1,10 +1,11 @@
-"""The two controls of a run: the reference against itself, and a floating type against itself in another layout."""
+"""The two controls of a run: the reference against itself, and every candidate against itself in another layout."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from decodedrift.experiments.compare.reading import read_against
+from decodedrift.experiments.compare.settings import FLOOR_PROMPTS
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
 from decodedrift.models.load import Loaded
@@ -18,13 +19,19 @@ def self_control(bench: Bench, model: Loaded, reference: Pass) -> Pass:
     return again
 
 
+def floored(bench: Bench) -> set[str]:
+    """The prompts of a job that floors are measured on."""
+    return {p.id for p in bench.plan.prompts[:FLOOR_PROMPTS]} & {p.id for p in bench.job.prompts}
+
+
 def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pass:
-    """A dtype against itself in another layout: what batching alone does to it."""
+    """A candidate against itself in another layout: what batching alone does to it."""
     model = replace(model, facts={})  # what this pass shows is no fact of the variant
     size = 1 if bench.size(model.variant) > 1 else 4
     other = replace(model.variant, batch_size=size)
     name = f"{same.name}{',' if ':' in same.name else ':'}batch_size={size}"
     floor = Pass(name, other, "floor", against=same, batch_size=size)
-    bench.free_run(model, floor, batch_size=size, watch=same.traces)
-    read_against(bench, model, floor, reference, bench.passages(reference.traces), stored=same.keep_logits)
+    bench.free_run(model, floor, batch_size=size, watch=same.traces, only=floored(bench))
+    groups = bench.passages(reference.traces, only=floor.traces)
+    read_against(bench, model, floor, reference, groups, stored=same.keep_logits)
     return floor

@@ -113,7 +113,7 @@ class Comparison:
         """A candidate generates and reads the reference's tokens."""
         bench, variant, prompts = self.bench, model.variant, self.bench.job.prompts
         candidate = Pass(variant.name, variant, "candidate")
-        floor = self.plan.noise_floor and variant.precision == variant.compute and not variant.model
+        floor = self.plan.noise_floor and bool(controls.floored(bench))
         candidate.keep_logits = f"floor {variant.name}" if floor else ""
         groups = read_by_all(bench, self.reference)
         if self.plan.mode == "screen":
@@ -131,8 +131,9 @@ class Comparison:
             read_own_beams(bench, model, candidate, self.reference)
         passes.note_nonfinite(candidate, self.plan.model, self.reference.name, bench.result)
         self.keep(candidate)
-        if floor and prompts:
+        if floor:
             self.keep(controls.noise_floor(bench, model, candidate, self.reference))
+            bench.spool.drop(candidate.keep_logits)
 
     def judge(self, model: Loaded) -> None:
         """The reference reads what the candidates wrote, and goes on from their tokens where it was asked to."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
 from decodedrift.core.notation import number, one_of, whole
-from decodedrift.core.records import InputError, Strategy, distinct
+from decodedrift.core.prompts import PROSE, STORY, bundled_text
+from decodedrift.core.records import InputError, Strategy, Text, distinct
 from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Settings, Whole, files, option
 from decodedrift.decoding.strategies import not_injectable, screened
 
+FLOOR_PROMPTS = 64  # of a run's prompts, the first, on which a floor is measured
 MODES = {"exact": "every variant generates", "screen": "screening: candidates read"}
 
 
@@ -32,7 +35,10 @@ class CompareSettings(Settings):
         None, "Tokens per window.", PROMPTS, "N", says="the model's, <= 1024", rare=True, label="Window of texts"
     )
     stride: Whole | None = option(None, "Tokens between windows.", PROMPTS, "N", says="context / 2", rare=True)
-    noise_floor: bool = option(False, "Each dtype against itself in another layout.", MEASURING)
+    default_text: bool = option(
+        True, "Without --text, measure perplexity on a bundled text.", PROMPTS, label="Bundled text", changes_rows=False
+    )
+    noise_floor: bool = option(True, "Each candidate against itself in another batch layout.", MEASURING)
     inject: bool = option(False, "Force each divergence's token on the reference.", MEASURING)
     decompose: bool = option(False, "Split the error: local, state, path.", MEASURING)
     mode: Annotated[str, BeforeValidator(one_of(*MODES))] = option(
@@ -45,6 +51,13 @@ class CompareSettings(Settings):
         0.1, "The gap of a near tie.", MEASURING, "NATS", rare=True, label="Near tie below (nats)"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Screening has a floor of its own; a plan from before there was a bundled text has none."""
+        off = {"noise_floor": False} if values.get("mode") == "screen" else {}
+        return off | ({"default_text": False} if "prompt_source" in values else {}) | values
+
     def check(self) -> None:
         """Screening generates nothing that could be injected, decomposed or run in a second layout."""
         if self.mode != "screen" and self.continued:
@@ -52,6 +65,10 @@ class CompareSettings(Settings):
         for name in ("inject", "decompose", "noise_floor"):
             if self.mode == "screen" and getattr(self, name):
                 raise InputError(f"--{name.replace('_', '-')} needs generated texts: leave it out, or use --mode exact")
+
+    def standard_texts(self) -> tuple[Text, ...]:
+        """The bundled text, unless it is not wanted."""
+        return (bundled_text(STORY if self.model == "demo" else PROSE),) if self.default_text else ()
 
     def allowed(self, strategies: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
         """The strategies that can be measured in this mode."""
@@ -86,13 +103,14 @@ class CompareSettings(Settings):
     def effort(self) -> Effort:
         """A pass a variant and floor; a candidate's token put in is one more, a part of the error three more."""
         many = len(self.candidates)
-        floors = sum(c.precision == c.compute for c in self.candidates) if self.noise_floor else 0
+        floors = many if self.noise_floor else 0
         screens = self.mode == "screen" and not self.continued
         return Effort(
-            writing=1 if screens else 1 + many + floors,
-            reading=1 + many + floors,
+            writing=1 if screens else 1 + many,
+            reading=1 + many,
             floors=floors,
+            floor_prompts=FLOOR_PROMPTS,
             injecting=many if self.inject else 0,
             stepwise=1 + 3 * many if self.decompose else 0,
-            logits=2 + floors + (1 + many if self.decompose else 0),
+            logits=2 + (floors and 1 + ceil(floors / len(self.cells))) + (1 + many if self.decompose else 0),
         )

@@ -8,6 +8,7 @@ from decodedrift.core.records import InputError, Reading, Text
 from decodedrift.models.text.vocabulary import Vocabulary
 
 DEFAULT_CONTEXT = 1024
+BUNDLED_CONTEXT = 256  # a bundled text is short, and its windows are the clusters of its errors
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,16 @@ class WindowedText:
     scored_bytes: int | None
 
 
-def sizes(context: int | None, stride: int | None, vocab: Vocabulary) -> tuple[int, int]:
-    """(context, stride) with the defaults: min(smallest window, 1024) and half of it.
+def sizes(
+    context: int | None, stride: int | None, vocab: Vocabulary, default: int = DEFAULT_CONTEXT
+) -> tuple[int, int]:
+    """(context, stride) with the defaults: min(smallest window, default) and half of it.
 
     Raises:
         InputError: a context beyond the window of a model, or a stride beyond the context.
     """
     window = vocab.window
-    limit = window or DEFAULT_CONTEXT
-    size = min(limit, DEFAULT_CONTEXT) if context is None else context
+    size = min(window or default, default) if context is None else context
     if window is not None and size > window:
         raise InputError(f"--context {size} exceeds {vocab.narrowest}'s window of {window}")
     step = max(1, size // 2) if stride is None else stride

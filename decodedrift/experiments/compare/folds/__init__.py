@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.experiments.compare.folds import decomposition, summary
+from decodedrift.experiments.compare.folds.answer import answer
 from decodedrift.measure import trajectory
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def _survival(study: Study) -> pd.DataFrame:
 
 
 FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
+    "answer": answer,
     "perplexity": lambda study: summary.perplexity(study.positions, study.environment.get("scored_bytes", {})),
     "distribution": lambda study: summary.distribution(study.positions),
     "summary": _summary,

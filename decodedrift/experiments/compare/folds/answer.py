@@ -1,0 +1,166 @@
+"""answer.csv: two questions to each candidate, never mixed. Is its wording another, and is its quality?
+
+Wording: the share of texts that part, F(C), against the share that part between two batch layouts of the candidate
+itself, F(floor). Quality: perplexity on texts that neither side wrote; on a text of the reference's own every honest
+candidate looks worse (E[ln p - ln q] is a KL, which is a distance), and a sharper one looks better than it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from decodedrift.measure import nonfinite
+from decodedrift.measure.tables import fold
+from decodedrift.numerics.intervals import clustered_se, paired_difference, share_interval, t95
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+
+AS_NOISE = 0.10  # of the texts: an excess over the floor that stays below is no more than noise
+NO_LOSS = 0.01  # of the perplexity
+PAIR = ["strategy", "seed", "prompt_id"]
+COLUMNS = [
+    "model", "reference", "candidate", "strategies", "prompts", "traces", "diverged", "divergence_rate",
+    "divergence_rate_low", "divergence_rate_high", "floor_prompts", "floor_rate", "excess_rate", "excess_rate_low",
+    "excess_rate_high", "wording", "wording_note", "texts", "scored_tokens", "windows", "ppl_change", "ppl_change_low",
+    "ppl_change_high", "quality", "quality_note",
+]  # fmt: skip
+
+
+def answer(study: Study) -> pd.DataFrame:
+    """A row per candidate in the order of the plan, whether it ran or not."""
+    plan = study.plan
+    broken = _broken(study)
+    rows = []
+    for candidate in plan["candidates"]:
+        name = str(candidate["name"])
+        row = {"model": plan["model"], "reference": str(plan["reference"]["name"]), "candidate": name}
+        row |= _rates(study.divergences, name)
+        same = same_execution(candidate, plan["reference"], study.environment.get("variants", {}))
+        row["wording"], row["wording_note"] = wording(row, broken.get(name, ""), same)
+        rows.append(row | _quality(study.positions, name))
+    return fold(rows, COLUMNS)
+
+
+def _rates(divergences: pd.DataFrame, name: str) -> dict[str, Any]:
+    """How many of a candidate's texts part, of its floor's too, and the difference, paired."""
+    compared = divergences[divergences["compared"] > 0]
+    cell = compared[(compared["role"] == "candidate") & (compared["candidate"] == name)]
+    prompts = cell["prompt_id"].to_numpy(dtype=str)
+    rate, low, high = share_interval(cell["diverged"].to_numpy(float), prompts)
+    floor = compared[(compared["role"] == "floor") & (compared["reference"] == name)]
+    pairs = cell[[*PAIR, "diverged"]].merge(floor[[*PAIR, "diverged"]], on=PAIR, suffixes=("", "_floor"))
+    flags, floor_flags = pairs["diverged"].to_numpy(float), pairs["diverged_floor"].to_numpy(float)
+    excess, excess_low, excess_high = paired_difference(flags, floor_flags, pairs["prompt_id"].to_numpy(dtype=str))
+    return {
+        "strategies": ", ".join(cell["strategy"].unique()),
+        "prompts": len(np.unique(prompts)), "traces": len(cell), "diverged": int(cell["diverged"].sum()),
+        "divergence_rate": rate, "divergence_rate_low": low, "divergence_rate_high": high,
+        "floor_prompts": pairs["prompt_id"].nunique() if len(pairs) else math.nan,
+        "floor_rate": floor_flags.mean() if len(pairs) else math.nan,
+        "excess_rate": excess, "excess_rate_low": excess_low, "excess_rate_high": excess_high,
+    }  # fmt: skip
+
+
+def wording(row: Mapping[str, Any], broken: str = "", same: bool = False) -> tuple[str, str]:
+    """The word for a candidate's wording, and what it means here.
+
+    Args:
+        row: its rates. broken: where its logits were no numbers, empty if nowhere. same: see `same_execution`.
+    """
+    low, high = row["excess_rate_low"], row["excess_rate_high"]
+    if broken:
+        return "nonfinite", broken
+    if not row["traces"]:
+        return "not compared", "no text of it could be held against the reference's"
+    if same and not row["diverged"]:
+        return "same execution", "what was asked for comes to what the reference does: no finding about it"
+    if not row["diverged"]:
+        return "same", (
+            f"none of {row['traces']} texts parted, and {_plural(row['prompts'], 'prompt')} cannot exclude that "
+            f"{100 * row['divergence_rate_high']:.0f} of 100 do"
+        )
+    if math.isnan(row["floor_rate"]):
+        return "differs", "there is no noise floor to hold it against"
+    if low > 0:
+        return "more than noise", f"{100 * low:.0f} to {100 * high:.0f} more of 100 texts part than by batching alone"
+    if high < AS_NOISE:
+        return "as noise", f"at most {100 * high:.0f} more of 100 texts part than by batching alone"
+    prompts = _plural(int(row["floor_prompts"]), "prompt")
+    if math.isnan(low):
+        return "cannot tell", f"{prompts} cannot tell it from what batching alone does"
+    return "cannot tell", (
+        f"how many more texts part than by batching alone, {prompts} leave open: {100 * low:.0f} to {100 * high:.0f} "
+        "of 100"
+    )
+
+
+def same_execution(candidate: Mapping[str, Any], reference: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether all that a candidate was asked to do otherwise is, as read back, what the reference does."""
+    fields = set(candidate) - {"name", "knobs"}
+    asked = {key for key in fields if candidate[key] != reference.get(key)}
+    knobs = [dict(side.get("knobs") or {}) for side in (candidate, reference)]
+    asked |= {key for key in {*knobs[0], *knobs[1]} if knobs[0].get(key) != knobs[1].get(key)}
+    return bool(asked) and asked <= set(facts.get(candidate["name"], {}).get("idle_knobs", ()))
+
+
+def _broken(study: Study) -> dict[str, str]:
+    """Candidate -> where its own logits were no numbers."""
+    reasons: dict[str, str] = {}
+    for (name, strategy), why in nonfinite.faults(study.traces, study.positions).items():
+        reasons.setdefault(name, f"{why} (text)" if strategy == "text" else f"{why} ({strategy})")
+    return reasons
+
+
+def _quality(positions: pd.DataFrame, name: str) -> dict[str, Any]:
+    """The relative change of perplexity over all texts that neither side wrote, with its interval, and its word."""
+    rows = positions[
+        (positions["strategy"] == "text") & (positions["role"] == "candidate") & (positions["candidate"] == name)
+    ]
+    windows = rows["prompt_id"].to_numpy(dtype=str)
+    change = rows["nll_candidate"].to_numpy(float) - rows["nll_reference"].to_numpy(float)
+    row = {
+        "texts": ", ".join(rows["prompt_id"].str.rsplit("#", n=1).str[0].unique()),
+        "scored_tokens": len(rows), "windows": len(np.unique(windows)),
+        "ppl_change": math.nan, "ppl_change_low": math.nan, "ppl_change_high": math.nan,
+    }  # fmt: skip
+    lost = int((~np.isfinite(rows["nll_candidate"]) & np.isfinite(rows["nll_reference"])).sum())
+    if len(rows) and np.isfinite(change).all():
+        half = t95(row["windows"]) * clustered_se(change, windows)
+        mean = float(change.mean())
+        ends = (mean, mean - half, mean + half)
+        row |= dict(zip(("ppl_change", "ppl_change_low", "ppl_change_high"), map(math.expm1, ends), strict=True))
+    row["quality"], row["quality_note"] = quality(row, lost)
+    return row
+
+
+def quality(row: Mapping[str, Any], lost: int = 0) -> tuple[str, str]:
+    """The word for a candidate's quality, and what it means here.
+
+    Args:
+        row: its change of perplexity. lost: tokens to which the candidate alone gives no finite likelihood.
+    """
+    low, high = row["ppl_change_low"], row["ppl_change_high"]
+    if not row["scored_tokens"]:
+        return "not measured", "no text that neither side wrote was read; give one with --text"
+    if lost:
+        return "worse", f"{lost} of {row['scored_tokens']} tokens have no finite likelihood under it"
+    if math.isnan(row["ppl_change"]):
+        return "cannot tell", "the reference gives no finite likelihood to some tokens"
+    if math.isnan(low):
+        return "cannot tell", "a single window has no interval; give a longer text with --text"
+    where = f"over {row['scored_tokens']} tokens of {row['texts']}"
+    if low > -NO_LOSS and high < NO_LOSS:
+        return "no loss above 1 %", f"perplexity changes by less than 1 % {where}"
+    if low > 0 or high < 0:
+        return "worse" if low > 0 else "better", f"perplexity {'rises' if low > 0 else 'falls'} {where}"
+    return "cannot tell", f"{where} neither a change above 1 % nor none is excluded; give a longer text with --text"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
