@@ -1,13 +1,14 @@
-"""Perplexity: ln of the candidate's over the reference's, paired, on given texts and on the reference's own."""
+"""Perplexity: by how much the candidate's differs from the reference's, paired, on given texts and on its own."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from bokeh.models import FixedTicker
+from bokeh.models import AdaptiveTicker, FixedTicker, NumeralTickFormatter
 
-from decodedrift.numerics.intervals import Z95
+from decodedrift.numerics.intervals import t95
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Series
 from decodedrift.report.figures.curves import Curves
@@ -16,15 +17,15 @@ MOST = 60
 
 
 class Perplexity(Curves):
-    """ln of the perplexity ratio with paired 95 % intervals, by text and by strategy: the reference's own
-    continuations."""
+    """The relative change of perplexity in per cent with paired 95 % intervals, by text; below the texts the same on the
+    reference's own continuations, by strategy, which is a distance."""
 
     name, what, file = "perplexity", "perplexities", "perplexity.csv and distribution.csv"
     switch, keys = "", ("candidate",)
-    labels = ("ln PPL ratio, 95 % interval", "")
+    labels = ("change (%) and its 95 % interval", "")
     columns = ("tokens_of", "ln_ppl_ratio", "ln_ppl_ratio_se")
-    hover = (("", "$name on @tokens_of"), ("ln ratio", "@ln_ppl_ratio{%.4g}"),
-             ("standard error", "@ln_ppl_ratio_se{%.3g}"), ("95 %", "@_low{%.4g} … @_high{%.4g}"))  # fmt: skip
+    hover = (("", "$name on @tokens_of"), ("change", "@_change{%+.3g} %"), ("95 %", "@_low{%+.3g} to @_high{%+.3g} %"),
+             ("ln ratio", "@ln_ppl_ratio{%.4g} ± @ln_ppl_ratio_se{%.2g} (standard error)"))  # fmt: skip
 
     def _read(self) -> pd.DataFrame:
         """Texts from perplexity.csv, then each strategy's own continuations from distribution.csv."""
@@ -34,6 +35,7 @@ class Perplexity(Curves):
             table = table[(table["role"] == "candidate") & (table["bucket"] == "all") & (table["strategy"] != "text")]
             tables.append(table.rename(columns={"strategy": "tokens_of"}).assign(own=True))
         columns = ["candidate", *self.columns, "own"]
+        self.clusters = _clusters(self.study.positions)
         parts = [table.loc[table["ln_ppl_ratio"].notna(), columns] for table in tables if len(table)]
         return pd.concat(parts, ignore_index=True) if parts else texts.head(0)
 
@@ -50,20 +52,35 @@ class Perplexity(Curves):
     def _furnish(self, rows: pd.DataFrame) -> None:
         """Names at the middle of each group, and lines between the groups."""
         base.rule(self.plot, 0, "height", line_width=1)
+        self.plot.xaxis.formatter = NumeralTickFormatter(format="+0.[000]")
+        self.plot.xaxis.ticker = AdaptiveTicker(desired_num_ticks=4)
         own_texts = set(rows.loc[rows["own"], "tokens_of"])
-        base.tick_labels(self.plot, [base.label(g, 22) + (", own text" if g in own_texts else "") for g in self.groups])
+        base.tick_labels(self.plot, [base.label(g, 22) + (" (distance)" if g in own_texts else "") for g in self.groups])
         self.plot.ygrid.ticker = FixedTicker(ticks=list(range(len(self.groups))))
 
     def _extra(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
         place = (self.candidates.index(series.name) + 1) / (len(self.candidates) + 1)
-        half = Z95 * part["ln_ppl_ratio_se"]
+        half = part["ln_ppl_ratio_se"] * [t95(self.clusters.get((series.name, of), 0)) for of in part["tokens_of"]]
         return {"y": [self.groups.index(group) + place for group in part["tokens_of"]],
-                "low": (part["ln_ppl_ratio"] - half).to_numpy("float64"),
-                "high": (part["ln_ppl_ratio"] + half).to_numpy("float64")}  # fmt: skip
+                "change": _per_cent(part["ln_ppl_ratio"]), "low": _per_cent(part["ln_ppl_ratio"] - half),
+                "high": _per_cent(part["ln_ppl_ratio"] + half)}  # fmt: skip
 
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
         """Intervals, and points that have the tooltip."""
         bars = self.plot.segment(x0="_low", x1="_high", y0="_y", y1="_y", source=source, line_width=2)
         base.paint(bars.glyph, line_color=series.colour)
         self._add(series, bars)
-        self._dots(source, series, "ln_ppl_ratio", "_y", size=8)
+        self._dots(source, series, "_change", "_y", size=8)
+
+
+def _per_cent(ln_ratio: pd.Series) -> np.ndarray:
+    """A logarithm of a ratio as a change in per cent."""
+    return 100 * np.expm1(ln_ratio.to_numpy("float64"))
+
+
+def _clusters(positions: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """(candidate, text or strategy) -> the windows or prompts behind its mean."""
+    rows = positions.loc[positions["role"] == "candidate", ["candidate", "strategy", "prompt_id"]].drop_duplicates()
+    text = rows["strategy"] == "text"
+    of = rows["strategy"].where(~text, rows["prompt_id"].str.rsplit("#", n=1).str[0])
+    return rows.groupby(["candidate", of.rename("of")])["prompt_id"].nunique().to_dict()
