@@ -32,7 +32,7 @@ def prompt_map(rows: pd.DataFrame, traces: pd.DataFrame, prompts: dict[str, str]
     written = {(t.role, t.variant, t.strategy, int(t.seed), t.prompt_id): t.token_ids for t in traces.itertuples()}
     numbers = {name: i for i, name in enumerate(prompts)}
     cells: dict[tuple[str, str], list[list[int]]] = {}
-    for row in rows.head(MOST).itertuples():
+    for row in carried(rows).itertuples():
         key = key_of(row)
         candidate, strategy, seed, prompt = key
         at = -1 if absent(row.first_divergence) else int(row.first_divergence)
@@ -49,6 +49,12 @@ def prompt_map(rows: pd.DataFrame, traces: pd.DataFrame, prompts: dict[str, str]
         "texts": [brief(shown(text), HEAD) for text in prompts.values()],
         "cells": [[*key, traces] for key, traces in cells.items()],
     })  # fmt: skip
+
+
+def carried(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the map: all, or of very many as many of every candidate and strategy."""
+    cells = rows.groupby(["candidate", "strategy"], sort=False)
+    return cells.head(max(1, MOST // max(1, cells.ngroups)))
 
 
 def _ids(text: Any) -> list[int]:

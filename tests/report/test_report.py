@@ -43,12 +43,12 @@ HOSTILE = [
     "שלום עולם, مرحبا", "从前有一只兔子", "&lt;b&gt;&#60;i&#62;", "x" * 4000, "<!--", "]]>", "javascript:alert(1)",
     "a\u0300" * 99,
 ]  # fmt: skip
-TAGS = "html head meta title style body main header nav a section p h1 h2 h3 h4 b bdi small span div dl dt dd table "
+TAGS = "html head meta title style body main nav a section article p ul dfn h1 h2 h3 h4 b bdi small span div dl dt dd table "
 TAGS += (
-    "thead tbody tr th td details summary svg line circle script button figure figcaption label select option noscript"
+    "thead tbody tr th td details summary svg line circle rect script button figure figcaption label select option noscript"
 )
 ATTRIBUTES = "lang dir http-equiv content charset name id class title href aria-label aria-hidden tabindex role scope "
-ATTRIBUTES += "rowspan open viewbox x1 x2 y1 y2 cx cy r type aria-pressed aria-live hidden value"
+ATTRIBUTES += "rowspan open viewbox x y width height x1 x2 y1 y2 cx cy r type aria-pressed aria-live hidden value"
 
 
 def render(study: Study, title: str | None = None, **options: Any) -> str:
@@ -471,7 +471,7 @@ def test_figures_compose_and_save(tmp_path: Path) -> None:
     from bokeh.layouts import column
     from bokeh.resources import INLINE
 
-    made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
+    made = synthetic(prompts=12, tokens=40, candidates=2, strategies=2)
     case = ("prompt-1", "v0", "top-k:k=5")
     drawn = [
         made.plot.margins(),
@@ -492,6 +492,8 @@ def test_figures_compose_and_save(tmp_path: Path) -> None:
         made.plot.gaps("v9")
     with pytest.raises(ValueError, match="no compared trace with prompt_id 'x'; choices: prompt-0"):
         made.plot.tokens("x", "v0", "top-k:k=5")
+    with pytest.raises(ValueError, match=r"no after to draw\. Not drawn, for want of 5 pairs at any lag: v0 \(top-k:k=5\)"):
+        synthetic(prompts=4, tokens=40, candidates=1).plot.after()
     with pytest.raises(ValueError, match="holds no first divergences"):
         study({"bf16": [{}]}).plot.gaps()
 
@@ -517,7 +519,7 @@ def test_every_figure_is_in_the_page_once_and_in_a_notebook() -> None:
 
 @pytest.mark.parametrize("name", ["survival", "comparisons", "kl", "gap", "margins", "after"])
 def test_a_notebooks_figure_shows_one_strategy(name: str) -> None:
-    made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
+    made = synthetic(prompts=12, tokens=40, candidates=2, strategies=2)
     first, second = (s["label"] for s in made.plan["strategies"])
     for asked, shown_alone in (({}, first), ({"strategy": second}, second)):
         sources = [tag for source in getattr(made.plot, name)(**asked).select({"type": ColumnDataSource})
@@ -540,7 +542,7 @@ def test_a_long_verdict_folds_but_never_its_alarms() -> None:
     assert first[0].startswith("The reference differs from itself") and first[-2].startswith("Not everything ran")
     assert first[-1].startswith("v9 (load): ")
     for markup in (render(made), made._repr_html_()):
-        closed = re.search(r"<details.*?</details>", markup, re.S)
+        closed = re.search(r"<details.*?</details>", markup[max(0, markup.find('id="verdict"')) :], re.S)
         assert closed is not None
         assert all(s in Page(closed[0]).text for s in rest)
         assert not any(s in Page(closed[0]).text for s in first)

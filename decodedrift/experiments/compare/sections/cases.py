@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.experiments.compare.selection import CAUSES, MOST, select_cases
-from decodedrift.report import promptmap
 from decodedrift.report.numbers import absent, as_in_csv, number, position
-from decodedrift.report.promptmap import prompt_map
+from decodedrift.report.promptmap import carried, prompt_map
 from decodedrift.report.tables import cause, num, text, token
 from decodedrift.report.texts import brief, cell_text
 from decodedrift.report.tokenview import case_link, key_of, token_view
@@ -45,7 +44,7 @@ def cases(study: Study, options: Options) -> dict[str, Any] | None:
         "island": (lambda room: token_view(study, picks, room)) if readable else None,
         "readable": readable,
         "map": prompt_map(compared, study.traces, texts, {key_of(row) for row in picks.itertuples()}),
-        "left_out": max(0, len(compared) - promptmap.MOST),
+        "left_out": len(compared) - len(carried(compared)),
     }
 
 
