@@ -503,7 +503,7 @@ def test_every_figure_is_in_the_page_once_and_in_a_notebook() -> None:
     from decodedrift.experiments.compare.sections import SECTIONS, pictures
 
     made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
-    in_sections = [s for s in (*SECTIONS.values(), pictures.perplexity) if isinstance(s, pictures.Pictures)]
+    in_sections = [s for s in (*SECTIONS.values(), pictures.perplexity, pictures.reasons) if isinstance(s, pictures.Pictures)]
     assert sorted(name for section in in_sections for name in section.captions) == sorted(FIGURES)
     assert set(dir(made.plot)) >= {*FIGURES, "decomposition", "tokens"} - {"state", "path"}
     for name, figure in FIGURES.items():

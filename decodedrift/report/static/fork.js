@@ -15,10 +15,11 @@
   // the last characters of a text, from the beginning of a word
   const tail = (words, room) => (words.length <= room ? words : words.slice(-room).replace(/^\S{0,20}(?=\s)/, ""));
 
-  // the probability that a side gives a word at the fork; empty where it is not among those that were kept
+  // the probability that a side gives a word at the fork; nothing where none were kept
   function chance(now, side, word) {
-    const entry = (side === "left" ? now.tops : now.beside).get(now.at)?.find(({ token }) => token === word);
-    return entry ? island.percent(entry.p) : "";
+    const kept = (side === "left" ? now.tops : now.beside).get(now.at);
+    const entry = kept?.find(({ token }) => token === word);
+    return entry ? ` ${island.percent(entry.p)}` : kept ? " not in its top five" : "";
   }
 
   function branch(now, side) {
@@ -26,11 +27,10 @@
     const word = ids[now.at];
     const node = part[side];
     const said = element("p", undefined, { class: "said" });
-    said.append(element("bdi", word === undefined ? "(ends here)" : flat(island.name(now.data, word)).trim() || "␣", { class: "mark" }));
+    said.append(element("bdi", word === undefined ? "(ends here)" : flat(island.name(now.data, word)).trim().slice(0, 40) || "␣", { class: "mark" }));
     for (const [name, who] of [["left", now.data.reference], ["right", now.candidate]]) {
-      const p = chance(now, name, word);
       const chose = element("span", undefined, { class: name === side ? "chose" : "" });
-      chose.append(element("bdi", who), ` ${p || "not in its top five"}`);
+      chose.append(element("bdi", who), word === undefined ? "" : chance(now, name, word));
       said.append(chose);
     }
     const rest = text(now, ids.slice(now.at, now.at + 160));
@@ -57,7 +57,7 @@
       branch(now, "left");
       branch(now, "right");
     }
-    part.cause.textContent = now.at === null ? "Both answers are the same to the end." : `Word ${now.at}. ${fork.dataset[`why${now.cause.replaceAll("_", "")}`] ?? ""}`;
+    part.cause.textContent = now.at === null ? "Both answers are the same to the end." : ` ${now.at}. ${fork.dataset[`why${now.cause.replaceAll("_", "")}`] ?? ""}`;
     const cases = decodedrift.apart();
     part.count.textContent = cases.includes(index) ? `${cases.indexOf(index) + 1} of ${cases.length}` : "";
   }

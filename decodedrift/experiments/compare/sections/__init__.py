@@ -20,9 +20,9 @@ from decodedrift.experiments.compare.sections.pictures import (
     decomposition,
     gaps,
     growth,
-    reasons,
     survival,
 )
+from decodedrift.experiments.compare.sections.reasons import reasons
 from decodedrift.experiments.compare.sections.summary import summary
 from decodedrift.report.html import Section
 from decodedrift.report.sections.failures import failures
