@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE, PICTURE = ROOT / "reports" / "example", ROOT / "docs" / "report.png"
-COMMAND = ("compare", "--noise-floor")
+COMMAND = ("compare",)
 KEPT = ("report.html", "verdict.txt", "summary.csv", "plan.json", "environment.json")
 MOST = 4_000_000  # bytes of the committed page
 

@@ -3,7 +3,7 @@
     python scripts/parity.py [RUN ...]    # make the runs (or those named) anew; exit code 1 where one differs
     python scripts/parity.py --write      # make tests/fixtures/parity/ from the code as it is
 
-A default run, one with `--inject --decompose --noise-floor`, one screened. CSV tables are kept whole (gzip), of
+A run without a floor, one with `--inject --decompose` and a floor, one screened. CSV tables are kept whole (gzip), of
 Parquet tables the SHA-256 of each column, values and nulls. Timings are left out, and columns
 whose formula was put another way may differ by rounding (CLOSE). Last bits depend on the CPU's vector instructions and
 on torch and transformers; where these are not the fixtures' own, that is said first.
@@ -31,9 +31,9 @@ import pyarrow.ipc
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "tests" / "fixtures" / "parity"
 RUNS = {
-    "default": (),
-    "explained": ("--inject", "--decompose", "--noise-floor", "--limit", "8", "--max-new-tokens", "48"),
-    "screened": ("--mode", "screen", "--limit", "8", "--max-new-tokens", "48"),
+    "default": ("--no-noise-floor", "--no-default-text"),
+    "explained": ("--no-default-text", "--inject", "--decompose", "--limit", "8", "--max-new-tokens", "48"),
+    "screened": ("--no-default-text", "--mode", "screen", "--limit", "8", "--max-new-tokens", "48"),
 }
 LEFT_OUT = {"timings"}
 # relative; the beginnings of columns

@@ -124,7 +124,7 @@ def main(folder: str) -> None:
     dd.compare(
         "demo", candidates=["fp32:autocast=true", "fp32:autocast=false", "fp32:attention=sdpa", "int8"],
         strategies=["greedy", "second", "epsilon:epsilon=0.05"], limit=2, max_new_tokens=12, batch_size=1,
-        out=f"{folder}/run",
+        out=f"{folder}/run", noise_floor=False, default_text=False,
     )  # fmt: skip
     sys.argv = [
         "decodedrift", "counting", "--times", "3", "--executor", "backwards", "--prompts-per-job", "1", "--limit", "2",

@@ -15,6 +15,7 @@ from conftest import FAMILIES, tiny_model, tiny_tokenizer
 import decodedrift as dd
 
 LEAN = {"noise_floor": False, "default_text": False}  # what few tests look at, and every run would take longer for
+LEAN_FLAGS = ("--no-noise-floor", "--no-default-text")
 VARYING = {"timings.csv", "report.html", "environment.json", "facts.json", "timings.parquet"}
 
 _runs: dict[tuple[str, int], dd.Study] = {}

@@ -58,7 +58,7 @@ def test_commands_in_the_docs_run(command: str, tmp_path: Path) -> None:
 LINKED = [*PAGES, *sorted(p for p in ROOT.glob("*.md") if p not in PAGES)]
 HOME, RAW = "https://github.com/decodedrift/decodedrift", "https://raw.githubusercontent.com/decodedrift/decodedrift"
 STABLE = ("Python", "The command line", "The run folder")
-RECORDS = {"plan.json", "environment.json", "verdict.txt", "report.html"}  # beside the tables
+RECORDS = {"plan.json", "environment.json", "verdict.txt", "verdict.json", "report.html"}  # beside the tables
 
 
 def links(page: Path) -> list[str]:

@@ -50,7 +50,7 @@ def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> 
         return
     study = work(kind, ready, folder, frame["resume"] is not None, frame["quiet"])
     more_files(study, frame["positions_csv"], frame["spreadsheet_safe"])
-    conclude(study, gates, frame["as_json"])
+    conclude(study, gates, frame["as_json"], frame["verbose"])
 
 
 def _settings(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> Settings:

@@ -13,7 +13,7 @@ from decodedrift.core.records import InputError
 from decodedrift.core.settings import GATES, GROUPS, MACHINE, OUTPUT, PROMPTS, Option, Settings
 
 FAIL_ON = Option(
-    'Exit code 4 where it holds: "COLUMN>0.1" of summary.csv, or "COLUMN>0.1:ROW"; repeatable.',
+    'Exit code 4 where it holds: "COLUMN>0.1" of summary.csv, "COLUMN>0.1:ROW", or default; repeatable.',
     GATES,
     "GATE",
     many=True,
@@ -21,6 +21,8 @@ FAIL_ON = Option(
 FAIL_ON_INTERVAL = Option("Gates hold only where the whole 95 % interval is beyond the bound.", GATES)
 AS_JSON = Option("The summary as JSON on stdout, all else on stderr.", OUTPUT, flag="json")
 QUIET = Option("No progress; only the result.", OUTPUT)
+VERBOSE = Option("The whole verdict and the table by strategy.", OUTPUT)
+BASELINE = Option("Exit code 4 where a figure is worse than in this earlier run of the same.", GATES, "DIR")
 FRAME = {  # beside an experiment's settings
     "prompt": Option("A prompt; repeatable.", PROMPTS, "TEXT", many=True),
     "config": Option("Settings from a plan.json or YAML file; flags win.", OUTPUT, "FILE"),
@@ -31,6 +33,7 @@ FRAME = {  # beside an experiment's settings
     "spreadsheet_safe": Option("Each CSV a second time, so that no spreadsheet runs a cell.", OUTPUT, rare=True),
     "as_json": AS_JSON,
     "quiet": QUIET,
+    "verbose": VERBOSE,
     "log_level": Option(
         "What is logged on stderr: debug, info, warning.", OUTPUT, "NAME", default="warning", rare=True
     ),

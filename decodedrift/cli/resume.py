@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from decodedrift.cli.app import Grouped, app
-from decodedrift.cli.check import Gates, Interval, Json
+from decodedrift.cli.check import Gates, Interval, Json, Verbose
 from decodedrift.cli.options import QUIET, parameter
 from decodedrift.cli.working import conclude, read_gates, work
 from decodedrift.core.formats import path_of
@@ -23,6 +23,7 @@ def resume(
     fail_on_interval: Interval = False,  # type: ignore[valid-type]
     as_json: Json = False,  # type: ignore[valid-type]
     quiet: Quiet = False,  # type: ignore[valid-type]
+    verbose: Verbose = False,  # type: ignore[valid-type]
 ) -> None:
     """Go on with a run that was stopped or killed; finished jobs are not run again."""
     from decodedrift.experiments import experiment
@@ -32,11 +33,11 @@ def resume(
     stored = stored_run(folder)
     gates = read_gates(experiment(experiment_of(stored.plan)), fail_on, fail_on_interval, stored.plan)
     if stored.finished:
-        conclude(open_study(folder), gates, as_json)
+        conclude(open_study(folder), gates, as_json, verbose)
     from decodedrift.experiments.running import prepared_again
 
     path = path_of(folder).resolve()
     if os.path.isdir(where := os.path.expanduser(stored.unfinished.get("folder", ""))):
         os.chdir(where)  # a model given as a relative path is found from where the run was begun
     kind, ready = prepared_again(stored)
-    conclude(work(kind, ready, str(path), True, quiet), gates, as_json)
+    conclude(work(kind, ready, str(path), True, quiet), gates, as_json, verbose)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from decodedrift.experiments.base import Experiment
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
     from decodedrift.runs.gates import Gate
+    from decodedrift.runs.wordgates import WordGate
 
 LEVELS = ("debug", "info", "warning")
 
@@ -49,7 +49,9 @@ def _escaped(record: Any) -> bool:
     return True
 
 
-def read_gates(kind: Experiment, texts: list[str] | None, interval: bool, plan: Mapping[str, Any]) -> list[Gate]:
+def read_gates(
+    kind: Experiment, texts: list[str] | None, interval: bool, plan: Mapping[str, Any]
+) -> list[Gate | WordGate]:
     """The gates, refused before a run begins if they name what it will not have.
 
     Raises:
@@ -59,10 +61,9 @@ def read_gates(kind: Experiment, texts: list[str] | None, interval: bool, plan: 
         raise InputError("--fail-on-interval: there is no gate; add one with --fail-on")
     if not texts:
         return []
-    from decodedrift.runs.gates import parse_gate
+    from decodedrift.runs.gates import parse_gates
 
-    gating = kind.gating(plan)
-    return [parse_gate(text, interval, gating) for text in texts]
+    return parse_gates(texts, interval, kind.gating(plan))
 
 
 def work(kind: Experiment, ready: Any, folder: str, resume: bool, quiet: bool) -> Study:
@@ -102,38 +103,57 @@ def work(kind: Experiment, ready: Any, folder: str, resume: bool, quiet: bool) -
     return study
 
 
-def conclude(study: Study, gates: Sequence[Gate], as_json: bool) -> None:
-    """Shows a finished run and exits: 3 where something failed, 4 where a gate is exceeded, 0 otherwise."""
+def conclude(
+    study: Study, gates: Sequence[Gate | WordGate], as_json: bool, verbose: bool = False, baseline: Study | None = None
+) -> None:
+    """Shows a finished run and exits: 3 where something failed, 4 where a gate is exceeded, 0 otherwise.
+
+    baseline: an earlier run that this one must not be worse than.
+    """
     exceeded: list[str] = []
+    passed: list[str] = []
     if gates:
         gating = study.experiment.gating(study.plan)
         faults = gating.faults(study)
-        exceeded = [sentence for gate in gates for sentence in gate.exceeded(study.summary, gating, faults)]
+        for gate in gates:
+            sentences = gate.exceeded(getattr(study, gate.table), gating, faults)
+            exceeded += sentences
+            if not sentences:
+                passed.append(f"{gate.text}: in none of {len(gate.cells(gating))}")
+    if baseline is not None:
+        from decodedrift.experiments.compare.baseline import worse
+
+        sentences, count = worse(study, baseline)
+        exceeded += sentences
+        if not sentences:
+            passed.append(f"--baseline: none of {count} figures is worse")
     with suppress(BrokenPipeError):  # whoever reads may have gone: what was found counts all the same
-        show(study, as_json, sys.stderr if as_json else sys.stdout, exceeded)
+        show(study, as_json, sys.stderr if as_json else sys.stdout, exceeded, passed, verbose)
     for sentence in exceeded:
         print(terminal(f"gate exceeded: {sentence}", 300), file=sys.stderr)
     raise typer.Exit(FAILED if study.failed else GATE if exceeded else DONE)
 
 
-def show(study: Study, as_json: bool, say: Any, exceeded: Sequence[str] = ()) -> None:
-    """The result, the verdict and the paths to open on `say`; with `as_json` also JSON on stdout."""
+def show(
+    study: Study,
+    as_json: bool,
+    say: Any,
+    exceeded: Sequence[str] = (),
+    passed: Sequence[str] = (),
+    verbose: bool = False,
+) -> None:
+    """The result, the gates that passed and the paths to open on `say`; with `as_json` also JSON on stdout."""
     from decodedrift.core.untrusted import to_json
 
     if as_json:
-        rows = study.summary.astype(object).where(study.summary.notna(), None).to_dict("records")
-        print(to_json({"summary": rows, "verdict": study.verdict, "gates_exceeded": exceeded, "run": str(study.path)}))
-    print(study.experiment.shown(study, 80), file=say)
+        summary = study.summary.astype(object).where(study.summary.notna(), None).to_dict("records")
+        said = {"summary": summary, "verdict": study.verdict, "gates_exceeded": exceeded, "gates_passed": passed}
+        print(to_json({**study.experiment.answers(study), **said, "run": str(study.path)}))
+    print(study.experiment.shown(study, 80, verbose), file=say)
     print(file=say)
-    for sentence in study.verdict:
-        print(wrapped(sentence), file=say)
-    print(f"\ntables: {terminal(str(study.path))}", file=say)
+    for sentence in passed:
+        print(terminal(f"gate passed: {sentence}", 300), file=say)
     print(f"report: {terminal(str(Path(study.path or '.') / 'report.html'))}", file=say)
-
-
-def wrapped(sentence: str, width: int = 80) -> str:
-    """A sentence of the verdict as an item of a list."""
-    return textwrap.fill(terminal(sentence), width, initial_indent="- ", subsequent_indent="  ", break_long_words=True)
 
 
 def more_files(study: Study, positions_csv: bool, spreadsheet_safe: bool) -> None:

@@ -56,10 +56,13 @@ class ScoreLog:
 
     Greedy keeps the raw logits of each position in their own dtype; coupled sampling keeps the allowed ids and their
     scores. `at` answers s_R[token] at a position, NaN where the token was not allowed.
+
+    taken: the raw logit of the token taken at each position.
     """
 
     logits: Sequence[Tensor] | Tensor = field(default_factory=list)
     allowed: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    taken: Sequence[float] = ()
 
     def at(self, position: int, token: int) -> float:
         """The score of one token, in nats (greedy: the raw logit)."""
@@ -81,6 +84,7 @@ class _Row:
     logprobs: list[float] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
     chosen: list[float] = field(default_factory=list)
+    taken: list[float] = field(default_factory=list)
     watched: list[float] = field(default_factory=list)
     log: ScoreLog = field(default_factory=ScoreLog)
     logits: list[Tensor] = field(default_factory=list)
@@ -141,9 +145,11 @@ class Single:
             rows = clean if len(live) == len(self.rows) else clean[live]
             log_total = log_totals(rows)
             top = tops(rows, log_total)
-            chosen = clean[live, tokens[live].to(clean.device)].double() - log_total
-            for n, (i, value) in enumerate(zip(live, chosen.tolist(), strict=True)):
+            taken = clean[live, tokens[live].to(clean.device)].double()
+            values = zip(live, taken.tolist(), (taken - log_total).tolist(), strict=True)
+            for n, (i, logit, value) in enumerate(values):
                 row = self.rows[i]
+                row.taken.append(logit)
                 row.tops.append((top.ids[n], top.log_p[n]))
                 row.tokens.append(int(tokens[i]))
                 row.logprobs.append(value)
@@ -179,7 +185,7 @@ class Single:
 
     def logs(self) -> dict[str, ScoreLog]:
         """Prompt id -> every score of the pass, where `keep_scores` asked for it."""
-        return {row.prompt_id: ScoreLog(row.logits, row.log.allowed) for row in self.rows}
+        return {row.prompt_id: ScoreLog(row.logits, row.log.allowed, row.taken) for row in self.rows}
 
     def _choose(self, logits: Tensor) -> Tensor:
         if self.strategy.samples and not self.strategy.coupled:

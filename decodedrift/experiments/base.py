@@ -40,13 +40,14 @@ class Experiment:
 
     execute: (job, world, progress, folder for waiting logits) -> rows; raises InputError where the reference cannot
     run, and whatever else fails is a row. verdict: study -> plain sentences with numbers, the most important first.
-    sections: () -> the page's, name -> function. shown: (study, width) -> the result on a terminal. gating: plan ->
-    what can be gated.
+    sections: () -> the page's, name -> function. shown: (study, width, all of it?) -> the result on a terminal, with
+    what matters of the verdict. gating: plan -> what can be gated.
 
     check: refuses what a World shows before weights are loaded. title: plan -> what stands at the top of the page.
     folded: study -> the verdict in two, what a reader sees at once with every alarm in it, and the rest. heat: study ->
     the tables of a notebook's cell. broken: study -> whether a control failed. plots: study -> figures as Bokeh models.
-    beside: (study, study, names=, title=) -> a page on two runs; None where two cannot be held side by side.
+    answers: study -> what verdict.json and `--json` say beside the sentences, by key. beside: (study, study, names=,
+    title=) -> a page on two runs; None where two cannot be held side by side.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Experiment:
     execute: Callable[[Job, Any, Progress, str | None], JobResult]
     verdict: Callable[[Any], list[str]]
     sections: Callable[[], Mapping[str, Any]]
-    shown: Callable[[Any, int], str]
+    shown: Callable[[Any, int, bool], str]
     gating: Callable[[Mapping[str, Any]], Gating]
     title: Callable[[Mapping[str, Any]], str]
     stored: tuple[str, ...] = ()
@@ -67,4 +68,5 @@ class Experiment:
     heat: Callable[[Any], Sequence[Any]] = lambda study: ()
     broken: Callable[[Any], bool] = lambda study: False
     plots: Callable[[Any], Any] = lambda study: None
+    answers: Callable[[Any], Mapping[str, Any]] = lambda study: {}
     beside: Callable[..., str] | None = None

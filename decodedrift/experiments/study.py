@@ -111,6 +111,7 @@ class Study:
         folder.write_tables({n: None if n in elsewhere else getattr(self, n) for n in self.tables}, self.words)
         self.path = folder.path
         folder.write_text("verdict.txt", "\n".join(self.verdict) + "\n")
+        folder.write_json("verdict.json", {**self.experiment.answers(self), "verdict": self.verdict})
         folder.write_text("report.html", self.to_html())
         if not self.words:
             folder.drop_jobs()

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from decodedrift.core.records import Strategy, Trace
 from decodedrift.decoding.choosers import ScoreLog
 from decodedrift.measure.metrics import TRACE_METRICS, TracePair
 from decodedrift.models.text.vocabulary import Vocabulary
+from decodedrift.numerics import gumbel
+from decodedrift.numerics.logits import ulp
 from decodedrift.numerics.sequences import remainders
 
 ERROR_POSITIONS = 8  # fewer forced positions before t* say too little about the error's size
@@ -45,12 +48,14 @@ def divergence(
     vocab: Vocabulary,
     *,
     near_tie_below: float,
+    logits_dtype: str = "fp64",
     directional_error: np.ndarray | None = None,
     beams: BeamScores | None = None,
 ) -> dict[str, Any]:
     """Every column of divergences.csv after the keys. Missing values are None.
 
     Args:
+        logits_dtype: the type of the candidate's logits, a key of FLOAT_FORMATS.
         directional_error: forced d[top1] - d[top2] at the reference's positions, float64 [T_R].
         beams: the four forced scores of whole hypotheses; beam search only.
     """
@@ -77,7 +82,10 @@ def divergence(
     if strategy.searches and gaps["reference_gap"] is not None:
         row["search_error"] = int(gaps["reference_gap"] < 0)
     elif not strategy.searches:
-        row["gap_over_error"] = _over_error(gaps["reference_gap"], directional_error, t, strategy)
+        ahead = _ahead(gaps["reference_gap"], r, t, (a, b), strategy)
+        gaps["logprob_gap"] = row["logprob_gap"] = gap = None if ahead is None else abs(ahead)
+        row["gap_ulps"] = _ulps(ahead, reference.log, t, strategy, logits_dtype)
+        row["gap_over_error"] = _over_error(gap, directional_error, t, strategy)
     row["cause"] = "nonfinite" if broken else _cause(strategy, gaps, near_tie_below)
     return row
 
@@ -110,6 +118,29 @@ def _gaps(reference: Side, candidate: Side, t: int, b: int | None) -> dict[str, 
     return {"reference_gap": reference_gap, "candidate_gap": candidate_gap, "swing": swing}
 
 
+def _ahead(
+    gap: float | None, reference: Trace, t: int, tokens: tuple[int | None, int | None], strategy: Strategy
+) -> float | None:
+    """ln p~_R(a) - ln p~_R(b): how far the reference itself has a before b; for greedy in raw logits.
+
+    Where it samples, the noise is taken off the scores again, exactly as it was put on.
+    """
+    a, b = tokens
+    if gap is None or a is None or b is None or not strategy.samples:
+        return gap
+    noise = gumbel.gumbel(reference.seed, reference.prompt_id, t, max(a, b) + 1, np.array([a, b]))
+    return gap - float(noise[0] - noise[1])
+
+
+def _ulps(ahead: float | None, log: ScoreLog, t: int, strategy: Strategy, dtype: str) -> float | None:
+    """The gap of the raw logits in spacings of a type at the larger magnitude of the two."""
+    if ahead is None or t >= len(log.taken):
+        return None
+    a = log.taken[t]
+    b = a - ahead * float(strategy.params.get("temperature", 1.0))
+    return abs(a - b) / float(ulp(torch.tensor(max(abs(a), abs(b)), dtype=torch.float64), dtype))
+
+
 def _beam_gaps(beams: BeamScores | None) -> dict[str, float | None]:
     if beams is None or not all(math.isfinite(v) for v in (beams.rr, beams.rc, beams.cr, beams.cc)):
         return {"reference_gap": None, "candidate_gap": None, "swing": None}
@@ -125,8 +156,10 @@ def _cause(strategy: Strategy, gaps: dict[str, float | None], near_tie_below: fl
         return "search"
     if gaps["swing"] is None:
         return "truncation"
-    gap = gaps["reference_gap"]
-    return "near_tie" if gap is not None and gap < near_tie_below else "shift"
+    if (gap := gaps["logprob_gap"]) is not None and gap < near_tie_below:
+        return "near_tie"
+    score_gap = gaps["reference_gap"]
+    return "draw" if score_gap is not None and score_gap < near_tie_below else "shift"
 
 
 def _over_error(gap: float | None, error: np.ndarray | None, t: int, strategy: Strategy) -> float | None:

@@ -60,7 +60,17 @@ def faults(traces: pd.DataFrame, positions: pd.DataFrame) -> dict[tuple[str, str
 
 def infinite(positions: pd.DataFrame) -> dict[tuple[str, str], int]:
     """(candidate, strategy) -> at how many positions the KL is infinite, which its mean and percentiles leave out."""
-    counts = at_fault(positions, "candidate_forbids").groupby(["candidate", "strategy"], sort=False).size()
+    return _counts(at_fault(positions, "candidate_forbids"))
+
+
+def impossible(positions: pd.DataFrame) -> dict[tuple[str, str], int]:
+    """(candidate, strategy) -> how many of the reference's own tokens it forbids; perplexities leave them out."""
+    rows = positions[(positions["role"] == "candidate") & (positions["strategy"] != "text")]
+    return _counts(rows[np.isposinf(rows["nll_candidate"].to_numpy(float))])
+
+
+def _counts(rows: pd.DataFrame) -> dict[tuple[str, str], int]:
+    counts = rows.groupby(["candidate", "strategy"], sort=False).size()
     return {(str(name), str(strategy)): int(n) for (name, strategy), n in counts.items()}
 
 

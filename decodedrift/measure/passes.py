@@ -22,7 +22,7 @@ from decodedrift.measure.alternatives import BUDGET, Ledger
 from decodedrift.measure.divergence import BeamScores, Side, divergence
 from decodedrift.measure.metrics.token import LogitPair, token_metrics
 from decodedrift.measure.nonfinite import reasons
-from decodedrift.measure.tables import JobResult
+from decodedrift.measure.tables import DECODED, FORCED, JobResult
 from decodedrift.models.precisions.floating import NAMES
 from decodedrift.models.text.vocabulary import Vocabulary
 from decodedrift.numerics.logits import exp
@@ -55,7 +55,7 @@ class Pass:
 
     against: the pass it is held against, None for the job's reference. own_nll: NLL of its own forced continuations;
     judge_nll: the same continuations under the reference; float64 [T], nats. last_nll: of a screening's predicted token
-    alone, float64 [1].
+    alone, float64 [1]. layout: how its scores at a divergence were computed, one of tables.LAYOUTS.
     """
 
     name: str
@@ -72,6 +72,7 @@ class Pass:
     positions: dict[Key, pd.DataFrame] = field(default_factory=dict)
     forced_tops: dict[Key, Tops] = field(default_factory=dict)
     last_nll: dict[Key, np.ndarray] = field(default_factory=dict)
+    layout: str = DECODED
 
     @property
     def whole(self) -> bool:
@@ -177,7 +178,13 @@ def _at(logits: Tensor, tokens: tuple[int, ...]) -> Tensor:
 
 
 def divergence_row(
-    reference: Pass, candidate: Pass, key: Key, strategy: Strategy, vocab: Vocabulary, near_tie_below: float
+    reference: Pass,
+    candidate: Pass,
+    key: Key,
+    strategy: Strategy,
+    vocab: Vocabulary,
+    near_tie_below: float,
+    logits_dtype: str,
 ) -> dict[str, Any]:
     """One row of divergences.csv, without keys."""
     frame = candidate.positions.get(key)
@@ -188,6 +195,7 @@ def divergence_row(
         strategy,
         vocab,
         near_tie_below=near_tie_below,
+        logits_dtype=logits_dtype,
         directional_error=error,
         beams=_beam_scores(reference, candidate, key, strategy) if strategy.searches else None,
     )
@@ -252,15 +260,18 @@ def write(
     against = output.against or job_reference
     pair = {"model": plan.model, "reference": against.name, "candidate": output.name, "role": output.role}
     strategies = {s.label: s for s, _ in plan.cells}
+    dtype = result.facts[output.variant.name].get("logits_dtype", "")  # a candidate may have read nothing
     ledger = Ledger(BUDGET // max(1, len(plan.candidates)))
     for key in output.traces:
-        row = divergence_row(against, output, key, strategies[key.strategy], vocab, near_tie_below)
+        strategy = strategies[key.strategy]
+        row = divergence_row(against, output, key, strategy, vocab, near_tie_below, dtype)
+        row["layout"] = FORCED if strategy.searches else output.layout  # hypotheses are scored by reading them
         named = pair | key._asdict()
         result.rows["divergences"].append(named | row)
         if output.role == "candidate":
             result.rows["alternatives"].extend(ledger.rows(named, _tops(against, output, key), row["first_divergence"]))
     for key, frame in output.positions.items():
-        result.rows["positions"].append(keyed(pair | key._asdict(), frame))
+        result.rows["positions"].append(keyed(pair | key._asdict() | {"layout": FORCED}, frame))
 
 
 def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], Tops]:

@@ -18,6 +18,8 @@ LARGEST = ("batch_size", "cut_ids", "cut_reference_mass", "cut_candidate_mass")
 CELL = ["model", "reference", "candidate", "role", "strategy"]
 KEYS = [*CELL, "seed", "prompt_id"]
 CONTROLS = ("self", "floor")  # roles of what is held against itself
+TOKEN_CAUSES = ("near_tie", "draw", "shift", "truncation")  # of a divergence of two tokens that both sides chose
+LAYOUTS = DECODED, FORCED, STEPPED = "decoded", "forced", "stepped"  # how the logits of a distance were computed
 PARTS = ("positions", "alternatives", "steps")  # too long for CSV: a folder of Parquet parts
 UNFOLDED = ("alternatives",)  # no mean is made of it and it is the longest: read only by who asks
 TEXTS = pd.StringDtype("python", na_value=np.nan)  # pandas' default, Arrow, cannot hold a lone surrogate
@@ -39,13 +41,14 @@ TABLES: dict[str, dict[str, str]] = {
         **{name: metric.column for name, metric in TRACE_METRICS.items() if not metric.after},
         "reference_token_id": INTEGERS, "candidate_token_id": INTEGERS, "reference_token": "str",
         "candidate_token": "str", "reference_margin": "float64", "candidate_margin": "float64",
-        "reference_gap": "float64", "candidate_gap": "float64", "swing": "float64", "gap_over_error": "float64",
-        "cause": "str", "at_end": INTEGERS, "search_error": INTEGERS,
+        "reference_gap": "float64", "candidate_gap": "float64", "swing": "float64", "logprob_gap": "float64",
+        "gap_over_error": "float64", "gap_ulps": "float64", "layout": "str", "cause": "str",
+        "at_end": INTEGERS, "search_error": INTEGERS,
         **{name: metric.column for name, metric in TRACE_METRICS.items() if metric.after}, "nonfinite": INTEGERS,
     },
     "positions": {
         **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
-        "token_id": INTEGERS, "token": "str",
+        "token_id": INTEGERS, "token": "str", "layout": "str",
         **{name: metric.column for name, metric in TOKEN_METRICS.items()},
     },
     "alternatives": {
@@ -190,18 +193,37 @@ def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
 
 FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
-    "growth_note", "law", "flip_note", "strategies", "wording", "wording_note", "texts", "quality", "quality_note",
+    "growth_note", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
 )  # fmt: skip
 
 
-def fold(rows: list[dict[str, Any]], columns: list[str] | None = None) -> pd.DataFrame:
-    """The rows of summary, distribution or perplexity as a frame: texts are texts, the rest numbers."""
+TEXTS_OF = {"answer": ("texts",)}  # columns of one fold that are numbers elsewhere
+
+
+def of_one_layout(positions: pd.DataFrame) -> pd.DataFrame:
+    """The positions as they are, for a fold: distances of two layouts are never averaged.
+
+    Rows of runs before there was a `layout` are forced.
+
+    Raises:
+        ValueError: a candidate and strategy has rows of several layouts.
+    """
+    if positions["layout"].nunique() > 1:
+        layouts = positions["layout"].fillna(FORCED).groupby([positions[c] for c in CELL], sort=False)
+        for key, names in layouts.unique().items():
+            if len(names) > 1:
+                raise ValueError(f"{key[2]} {key[4]}: a fold is over one layout, not over {' and '.join(names)}")
+    return positions
+
+
+def fold(rows: list[dict[str, Any]], columns: list[str] | None = None, name: str = "") -> pd.DataFrame:
+    """The rows of a fold as a frame: texts are texts, the rest numbers. name: of the fold, where TEXTS_OF has it."""
     frame = pd.DataFrame({c: [row.get(c) for row in rows] for c in columns or (rows[0] if rows else FOLD_TEXTS[:5])})
-    for name in frame.columns:
-        if name in FOLD_TEXTS:
-            frame[name] = frame[name].astype(TEXTS)
-        elif frame[name].dtype == "object":
-            frame[name] = frame[name].astype("float64")
+    for column in frame.columns:
+        if column in FOLD_TEXTS or column in TEXTS_OF.get(name, ()):
+            frame[column] = frame[column].astype(TEXTS)
+        elif frame[column].dtype == "object":
+            frame[column] = frame[column].astype("float64")
     return frame
 
 

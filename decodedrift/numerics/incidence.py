@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decodedrift.numerics.intervals import share_interval, wilson
+from decodedrift.numerics.intervals import share_interval, t95, wilson
 from decodedrift.numerics.survival import CensoredTimes
 
 
@@ -65,14 +65,23 @@ def _estimated(traces: CensoredTimes) -> Incidence:
     size = np.full(len(share), float(groups))
     known = (variance > 0) & (share > 0) & (share < 1)
     size[known] = np.minimum(share[known] * (1 - share[known]) / variance[known], len(traces.tokens))
-    low, high = np.array([wilson(f * n, n) for f, n in zip(share, size, strict=True)]).T
+    low, high = np.array([_band(f, n, groups) for f, n in zip(share, size, strict=True)]).T
     return Incidence(share, low, high)
+
+
+def _band(share: float, size: float, groups: int) -> tuple[float, float]:
+    """As `share_interval`: Student's quantile of the clusters, and no less than what nothing seen at all allows."""
+    if groups < 2 or not 0 < share < 1:
+        return wilson(share * size, size)
+    (low, high), unseen = wilson(share * size, size, t95(groups)), wilson(0, groups)[1]
+    return min(low, 1 - unseen), max(high, unseen)
 
 
 def aalen_johansen(at_risk: np.ndarray, parted: np.ndarray, stopped: np.ndarray) -> np.ndarray:
     """F, float64 [..., positions], from the traces at risk, those that part and those that end together at each."""
     hazard, leaving = (
-        np.divide(count, at_risk, out=np.zeros(at_risk.shape), where=at_risk > 0) for count in (parted, parted + stopped)
+        np.divide(count, at_risk, out=np.zeros(at_risk.shape), where=at_risk > 0)
+        for count in (parted, parted + stopped)
     )
     still = np.cumprod(1 - leaving, axis=-1)
     before = np.concatenate([np.ones_like(still[..., :1]), still[..., :-1]], axis=-1)

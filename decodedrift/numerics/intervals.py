@@ -1,6 +1,8 @@
 """What is not known of an estimate: 95 % intervals and standard errors, shared within clusters. Pure arrays.
 
-A cluster is a prompt, its seeds inside, or a window of a text: rows of one cluster are not independent.
+A cluster is a prompt, its seeds inside, or a window of a text: rows of one cluster are not independent. Where a spread
+is estimated from clusters its quantile is Student's; tests/numerics/test_coverage.py bounds how often an interval
+holds the truth.
 """
 
 from __future__ import annotations
@@ -13,14 +15,15 @@ import numpy as np
 
 Z95 = 1.959963984540054  # normal quantile; scipy takes too long to load for a constant
 DRAWS = 2000
+FEW = 10  # clusters below which drawing them anew says too little
 SEED = 20250609  # fixed, so that the same tables give the same interval
 
 
 def t95(clusters: float) -> float:
     """Student's factor of a 95 % interval whose error was estimated from that many (effective) clusters."""
-    from scipy import stats
+    from scipy.special import stdtrit
 
-    return float(stats.t.ppf(0.975, clusters - 1)) if clusters > 1 else math.nan
+    return float(stdtrit(clusters - 1, 0.975)) if clusters > 1 else math.nan
 
 
 def iid_se(values: np.ndarray) -> float:
@@ -56,9 +59,39 @@ def clustered_se(values: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def ratio_half_width(top: np.ndarray, bottom: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """`ratio_se` and half its 95 % interval, by t; NaN where the clusters do not differ, which is no certainty."""
-    value, error = ratio_se(top, bottom, clusters)
-    return value, t95(len(np.unique(clusters))) * error if error > 1e-12 * value else math.nan  # less is rounding
+    """sum(top) / sum(bottom), and half its 95 % interval: Student's, of the jackknife over clusters.
+
+    With t of as many clusters as would weigh equally, (sum w)^2 / sum w^2 of their bottoms.
+    NaN where the clusters do not differ, which is no certainty, and where one alone has a bottom.
+    """
+    _, index = np.unique(clusters, return_inverse=True)
+    above, below = np.bincount(index, top), np.bincount(index, bottom)
+    total, groups = float(below.sum()), len(below)
+    if not total:
+        return math.nan, math.nan
+    value, without = float(above.sum()) / total, total - below
+    if groups < 2 or not (without > 0).all():
+        return value, math.nan
+    off = (above.sum() - above) / without - value
+    error = math.sqrt((groups - 1) / groups * float(off @ off))
+    return value, t95(total**2 / float(below @ below)) * error if error > 1e-12 * abs(value) else math.nan  # rounding
+
+
+def mean_interval(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float, float]:
+    """Mean of rows, and its 95 % interval by `ratio_half_width`; NaN of nothing."""
+    value, half = ratio_half_width(values, np.ones(len(values)), clusters)
+    return value, value - half, value + half
+
+
+def ratio_interval(top: np.ndarray, bottom: np.ndarray, clusters: np.ndarray) -> tuple[float, float, float]:
+    """sum(top) / sum(bottom) of what is never negative, and its 95 % interval on the log scale.
+
+    A ratio of 0 has no interval.
+    """
+    value, half = ratio_half_width(top, bottom, clusters)
+    with np.errstate(over="ignore"):
+        factor = float(np.exp(np.float64(half) / value)) if value > 0 else math.nan
+    return value, value / factor, value * factor
 
 
 def design_effect(clustered: float, plain: float) -> float:
@@ -79,55 +112,76 @@ def effective_size(flags: np.ndarray, clusters: np.ndarray) -> float:
     return n / design_effect(clustered_se(flags, clusters) ** 2, share * (1 - share) / n)
 
 
-def wilson(successes: float, n: float) -> tuple[float, float]:
+def wilson(successes: float, n: float, quantile: float = Z95) -> tuple[float, float]:
     """Wilson's 95 % interval of a share; `n` may be an effective sample size. (Wilson 1927.)"""
     if n <= 0:
         return math.nan, math.nan
-    p, z2 = successes / n, Z95**2
+    p, z2 = successes / n, quantile**2
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
+    half = quantile / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
     return (0.0 if successes == 0 else max(0.0, centre - half)), (1.0 if successes == n else min(1.0, centre + half))
 
 
 def share_interval(flags: np.ndarray, clusters: np.ndarray) -> tuple[float, float, float]:
-    """Share of rows that are 1, float64 [n], with Wilson's interval for the effective sample size; NaN of nothing."""
-    value, n = float(np.mean(flags)) if len(flags) else math.nan, effective_size(flags, clusters)
-    return value, *wilson(value * n, n)
+    """Share of rows that are 1, float64 [n], with Wilson's interval for the effective sample size; NaN of nothing.
 
-
-def paired_difference(a: np.ndarray, b: np.ndarray, clusters: np.ndarray) -> tuple[float, float, float]:
-    """Share of `a` less share of `b`, flags [n] each in pairs, with a 95 % interval by clusters; NaN of nothing.
-
-    Agresti and Min (2005): half a pair more in each of the four cells of the table, so that a difference of which
-    nothing was seen is no certainty. Clusters enter by their linearized values, with Student's factor; no interval of
-    a single one.
+    The quantile is t of the clusters, of the rows where clusters do not show, and normal at a share of 0 or 1, where
+    no spread was estimated. What was seen once never allows less than what was not seen at all.
     """
-    names, index = np.unique(clusters, return_inverse=True)
-    groups = len(names)
-    if not len(a):
+    if not len(flags):
         return math.nan, math.nan, math.nan
-    value = float(np.mean(a - b))
-    sizes = np.bincount(index)
-    each = value + (np.bincount(index, a - b) - value * sizes) / sizes.mean()
-    centre = float(each.sum()) / (groups + 2)
-    variance = (float(np.sum(each**2)) + 1 - (groups + 2) * centre**2) / (groups + 2) ** 2
-    half = t95(groups) * math.sqrt(variance)
-    if math.isnan(half):
-        return value, math.nan, math.nan
-    return value, max(-1.0, centre - half), min(1.0, centre + half)
+    value, n, groups = float(np.mean(flags)), effective_size(flags, clusters), len(np.unique(clusters))
+    if groups < 2 or not 0 < value < 1:
+        return value, *wilson(value * n, n)
+    low, high = wilson(value * n, n, t95(len(flags) if n == len(flags) else groups))
+    unseen = wilson(0, groups)[1]
+    return value, min(low, 1 - unseen), max(high, unseen)
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray, clusters: np.ndarray) -> tuple[float, float, float]:
+    """Difference of two shares of the same rows, share(first) - share(second), and its 95 % interval.
+
+    Squares of the two `share_interval`s are added, less what the clusters' means have in common (Newcombe 1998, method
+    10). That no row differs is no certainty: each end is at least what rows that differ one way allow if none was seen.
+    NaN of nothing.
+
+    Args:
+        first, second: 0 or 1, float64 [n]; row i of both is one (strategy, seed, prompt).
+    """
+    if not len(clusters):
+        return math.nan, math.nan, math.nan
+    (a, a_low, a_high), (b, b_low, b_high) = (share_interval(flags, clusters) for flags in (first, second))
+    names, index = np.unique(clusters, return_inverse=True)
+    off = np.stack([np.bincount(index, flags) / np.bincount(index) for flags in (first, second)])
+    off -= off.mean(1, keepdims=True)
+    spread = math.sqrt(float((off[0] @ off[0]) * (off[1] @ off[1])))
+    alike = float(off[0] @ off[1]) / spread if spread > 0 else 0.0
+
+    def width(above: float, below: float) -> float:
+        return math.sqrt(max(0.0, above**2 + below**2 - 2 * alike * above * below))
+
+    unseen, more, fewer = wilson(0, len(names))[1], float(np.mean(first > second)), float(np.mean(first < second))
+    low = min(a - b - width(a - a_low, b_high - b), more - unseen)
+    return a - b, low, max(a - b + width(a_high - a, b - b_low), unseen - fewer)
 
 
 def bootstrap(statistic: Callable[..., np.ndarray], *sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Percentile interval of a statistic of sums over clusters, which are drawn anew (Efron 1979).
 
-    A draw whose statistic is NaN says nothing and is left out.
+    Its percentiles are widened to Student's, Phi(-t sqrt(G/(G-1))), as a draw spreads less than a sample (Hesterberg
+    2015). NaN for fewer than FEW clusters. A draw whose statistic is NaN says nothing and is left out.
 
     Args:
         statistic: takes each of `sums` as [draws, k]; gives [draws, k].
         sums: [clusters, k], of each cluster.
     """
-    weights = _weights(len(sums[0]))
-    low, high = np.nanpercentile(statistic(*(weights @ part for part in sums)), [2.5, 97.5], axis=0)
+    groups = len(sums[0])
+    if groups < FEW:
+        low, high = np.full((2, *np.shape(statistic(*(part.sum(0) for part in sums)))), math.nan)
+        return low, high
+    tail = 50 * math.erfc(t95(groups) * math.sqrt(groups / (groups - 1)) / math.sqrt(2))
+    weights = _weights(groups)
+    low, high = np.nanpercentile(statistic(*(weights @ part for part in sums)), [tail, 100 - tail], axis=0)
     return low, high
 
 
@@ -143,7 +197,7 @@ def bootstrap_ratio(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """sum(top) / sum(bottom) of each of `count` groups of rows, low and high by bootstrap, float64 [count] each.
 
-    NaN where the bottom sums to 0; no interval where fewer than two clusters have a bottom other than 0.
+    NaN where the bottom sums to 0; no interval where fewer than FEW clusters have a bottom other than 0.
 
     Args:
         top, bottom: float64 [n], finite. columns: int [n], the group that a row belongs to; one group without.
@@ -154,7 +208,7 @@ def bootstrap_ratio(
     np.add.at(above, place, top)
     np.add.at(below, place, bottom)
     low, high = np.full((2, count), math.nan)
-    several = (below != 0).sum(0) > 1
+    several = (below != 0).sum(0) >= FEW
     if several.any():
         low[several], high[several] = bootstrap(_divided, above[:, several], below[:, several])
     return _divided(above.sum(0), below.sum(0)), low, high

@@ -7,6 +7,7 @@ itself is the divergence, and what follows it is the consequence.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
@@ -115,6 +116,18 @@ def reconvergence_lag(reference: Sequence[int], candidate: Sequence[int]) -> int
         if length >= RECONVERGED_TOKENS and len(set(passage)) >= RECONVERGED_DISTINCT:
             return other - start
     return None
+
+
+def shuffled_matches(a: Sequence[int], b: Sequence[int]) -> float:
+    """Expected number of places with equal ids once one of two equally long sequences is shuffled; 0 of empty ones.
+
+    Each of n places holds one of a's ids, and one of b's with chance count / n: the sum over ids of count_a count_b / n.
+
+    >>> shuffled_matches([1, 1, 2, 3], [1, 2, 2, 4])
+    1.0
+    """
+    ours, theirs = Counter(a), Counter(b)
+    return sum(count * theirs[token] for token, count in ours.items()) / max(1, len(a))
 
 
 def _longest_common_substrings(a: Sequence[int], b: Sequence[int]) -> Iterator[tuple[int, int, int]]:

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from scipy import stats
 
-from decodedrift.numerics.intervals import bootstrap, ratio_half_width, sandwich, t95
+from decodedrift.numerics.intervals import FEW, bootstrap, ratio_half_width, sandwich, t95
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,10 @@ class Curve:
 def kaplan_meier(traces: CensoredTimes) -> Curve:
     """The product-limit curve with a 95 % band.
 
-    One trace a cluster: Greenwood on the log-log scale (Kalbfleisch and Prentice 1980). Several: bootstrap over
-    clusters. Both are undefined where S is 1 or 0; there the band is what the traces at risk alone allow: if all of n
-    stayed, S > 0.025^(1/n), and if all left, S < 1 - 0.025^(1/n) (Clopper and Pearson 1934; n counts clusters).
+    One trace a cluster: Greenwood on the log-log scale (Kalbfleisch and Prentice 1980), with t of the clusters.
+    Several: bootstrap over clusters, no band for fewer than FEW. Both are undefined where S is 1 or 0; there the band
+    is what the traces at risk alone allow: if all of n stayed, S > 0.025^(1/n), and if all left, S < 1 - 0.025^(1/n)
+    (Clopper and Pearson 1934; n counts clusters).
     """
     at_risk, events = traces.counts()
     total, parted = at_risk.sum(0), events.sum(0)
@@ -108,9 +109,9 @@ def kaplan_meier(traces: CensoredTimes) -> Curve:
     if traces.clusters == len(traces.tokens):
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore", RuntimeWarning)  # "undefined at some observations": filled in below
-            band = steps.confidence_interval(0.95, method="log-log")
+            band = steps.confidence_interval(math.erf(t95(max(2, traces.clusters)) / math.sqrt(2)), method="log-log")
             low, high = band.low.evaluate(positions), band.high.evaluate(positions)
-    elif traces.clusters > 1:
+    elif traces.clusters >= FEW:
         low, high = bootstrap(_product_limit, at_risk, events)
     else:
         low = high = np.full(traces.horizon, math.nan)
@@ -123,7 +124,7 @@ def kaplan_meier(traces: CensoredTimes) -> Curve:
     if gone.any():
         first = int(np.argmax(gone))
         before = high[first - 1] if first else 1.0
-        high = np.where(gone, np.fmin(before, 1 - sure[first]), high)
+        high = np.where(gone, min(before, 1 - sure[first]), high)
     return Curve(total, parted, survival, low, high)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ def summary_table(study: StudyLike, width: int = 80) -> str:
     What does not fit goes from the right, column by column; names are shortened first.
     """
     parts = [part for part in (_summary(study, width), _perplexity(study, width)) if part]
-    return "\n\n".join(parts) if parts else _cut("Nothing was compared.", width)
+    return "\n\n".join(parts) if parts else cut("Nothing was compared.", width)
 
 
 def _summary(study: StudyLike, width: int) -> str:
@@ -56,6 +57,11 @@ def _ratio(logarithm: Any) -> str:
     return f"{math.exp(logarithm):.5f}" if abs(logarithm) < 2 else significant(math.exp(min(logarithm, 700.0)))
 
 
+def wrapped(sentence: str, width: int = 80) -> str:
+    """A sentence of the verdict as an item of a list."""
+    return textwrap.fill(terminal(sentence), width, initial_indent="- ", subsequent_indent="  ", break_long_words=True)
+
+
 def text_table(head: Sequence[str], body: list[list[str]], width: int, names: int) -> str:
     """Lines of a table at most `width` cells wide: `names` columns of text to the left, then numbers, right-aligned."""
     if not body:
@@ -72,7 +78,7 @@ def text_table(head: Sequence[str], body: list[list[str]], width: int, names: in
     widths[:names] = _shares(widths[:names], max(0, room))
     lines = [_line(row, widths, names) for row in rows]
     rule = "─" * min(width, max(map(cell_len, lines)))
-    return "\n".join(_cut(line, width) for line in [lines[0], rule, *lines[1:]])
+    return "\n".join(cut(line, width) for line in [lines[0], rule, *lines[1:]])
 
 
 def _shares(widths: list[int], room: int) -> list[int]:
@@ -85,13 +91,13 @@ def _shares(widths: list[int], room: int) -> list[int]:
 def _line(row: list[str], widths: list[int], names: int) -> str:
     parts = []
     for index, (cell, width) in enumerate(zip(row, widths, strict=True)):
-        fitted = _cut(cell, width)
+        fitted = cut(cell, width)
         space = " " * (width - cell_len(fitted))
         parts.append(fitted + space if index < names else space + fitted)
     return "  ".join(parts).rstrip()
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
     """At most `width` terminal columns, with an ellipsis in the middle: the ends tell names apart."""
     if cell_len(text) <= width or width <= 0:
         return text if width > 0 else ""

@@ -60,7 +60,7 @@ def windowed(plan: S, vocab: Vocabulary) -> tuple[S, dict[str, WindowedText], li
     except InputError as error:
         if not bundled:
             raise
-        return plan.having(texts=()), {}, [f"{error}; so quality is not measured: give a text of your own with --text"]
+        return plan.having(texts=()), {}, [f"quality is not measured, give a text with --text: {error}"]
     return plan.having(context=context, stride=stride), cuts, []
 
 

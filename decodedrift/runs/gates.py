@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import eq, ge, gt, le, lt, ne
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
 from decodedrift.core.records import InputError, nearest
 from decodedrift.numerics.intervals import Z95
+from decodedrift.runs.wordgates import WordGate, parse_word_gate
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, "==": eq, "!=": ne, ">": gt, "<": lt}
 _GATE = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([^:]+?)\s*(?::(.*))?", re.S)
@@ -36,7 +37,8 @@ class Gating:
 
     keys: the columns of its summary that name a row; cells: all rows that there should be, whether they are or not.
     columns: of numbers. never: (row, column) -> whether a cell is empty because what it tells of never happened, not
-    because nothing was measured. faults: study -> cell -> why no gate there may pass.
+    because nothing was measured. faults: study -> cell -> why no gate there may pass. words: by column of the
+    answer, what it may say. recommended: the gates that `default` stands for.
     """
 
     keys: tuple[str, ...]
@@ -44,6 +46,8 @@ class Gating:
     columns: tuple[str, ...]
     never: Callable[[Mapping[str, Any], str], bool] = lambda row, column: False
     faults: Callable[[Any], Mapping[tuple[str, ...], Fault]] = lambda study: {}
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    recommended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ class Gate:
     bound: float
     only: str = ""
     interval: bool = False
+    table: ClassVar[str] = "summary"
+
+    def cells(self, gating: Gating) -> list[tuple[str, ...]]:
+        """The rows that it holds for."""
+        return [cell for cell in gating.cells if not self.only or self.only in cell]
 
     def exceeded(
         self, table: pd.DataFrame, gating: Gating, faults: Mapping[tuple[str, ...], Fault] | None = None
@@ -76,9 +85,7 @@ class Gate:
             table = table[table["role"] == "candidate"]
         rows = {tuple(str(row[k]) for k in gating.keys): row for row in table.to_dict("records")}
         faults, sentences = faults or {}, []
-        for cell in gating.cells:
-            if self.only and self.only not in cell:
-                continue
+        for cell in self.cells(gating):
             row, where = rows.get(cell), f"{self.text}: {' '.join(cell)}"
             if (fault := faults.get(cell)) and fault.spoils(self.column):
                 sentences.append(f"{where}: {fault.reason}")
@@ -94,6 +101,21 @@ class Gate:
             if math.isnan(value) or OPERATORS[self.operator](value, self.bound):
                 sentences.append(f"{where}: {shown}")
         return sentences
+
+
+def parse_gates(texts: Sequence[str], interval: bool, gating: Gating) -> list[Gate | WordGate]:
+    """Gates as they are typed; `default` stands for the recommended ones.
+
+    Raises:
+        InputError: see `parse_gate`, or there are none to recommend.
+    """
+    gates: list[Gate | WordGate] = []
+    for text in texts:
+        if text.strip() == "default" and not gating.recommended:
+            raise InputError("--fail-on default: this experiment has no recommended gates; name a column")
+        for each in gating.recommended if text.strip() == "default" else (text,):
+            gates.append(parse_word_gate(each, gating) or parse_gate(each, interval, gating))
+    return gates
 
 
 def parse_gate(text: str, interval: bool, gating: Gating) -> Gate:

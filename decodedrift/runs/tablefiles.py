@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from decodedrift.core import untrusted
 from decodedrift.core.records import InputError
 from decodedrift.measure.metrics.base import INTEGERS
-from decodedrift.measure.tables import FOLD_TEXTS, TABLES, TEXTS, typed
+from decodedrift.measure.tables import FOLD_TEXTS, TABLES, TEXTS, TEXTS_OF, typed
 
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n|\Z)')
 
@@ -44,7 +44,7 @@ def read_csv(path: Path, table: str) -> pd.DataFrame:
     types = TABLES.get(table, {})
     columns = [[row[n] for row in rows] for n in range(len(header))]
     names = [str(name) for name in header]
-    kinds = [types.get(name, "fold" if name in FOLD_TEXTS else None) for name in names]
+    kinds = [types.get(name, "fold" if name in (*FOLD_TEXTS, *TEXTS_OF.get(table, ())) else None) for name in names]
     try:
         data = {name: _column(cells, kind) for name, kind, cells in zip(names, kinds, columns, strict=True)}
     except ValueError as error:
@@ -107,7 +107,7 @@ def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = No
     filters = None if prompt_ids is None else [("prompt_id", "in", [untrusted.csv_text(i) for i in prompt_ids])]
     names = [name for name, kind in TABLES[table].items() if kind == "str"]
     frame = pq.read_table(path, read_dictionary=names, filters=filters).to_pandas()
-    for name in names:
+    for name in frame.columns.intersection(names):  # a run of an earlier version has fewer
         texts = frame[name].cat
         distinct = np.array([*(untrusted.csv_text_back(t) for t in texts.categories), None], dtype=object)
         frame[name] = pd.Series(distinct[texts.codes], dtype=TEXTS)  # a code of -1 is the None at the end

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import tiny_model, tiny_tokenizer
+from running import LEAN_FLAGS
 
 from decodedrift import cli
 from decodedrift.core.records import InputError
@@ -25,7 +26,7 @@ from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.runs import prepare
 from decodedrift.runs.config import read_config
 
-PROMPT = ("--prompt", "w1 w2")
+PROMPT = ("--prompt", "w1 w2", *LEAN_FLAGS)
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
 SHORT = (*PROMPT, "--max-new-tokens", "3", "--strategies", "greedy")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from running import LEAN_FLAGS
 
 from decodedrift import cli
 from decodedrift.experiments.compare import EXPERIMENT as COMPARE
@@ -20,10 +21,10 @@ from decodedrift.experiments.study import open_study
 from decodedrift.measure.tables import PARTS, TABLES
 from decodedrift.runs import tablefiles
 
-FOLDER = {"plan.json", "environment.json", "report.html", "verdict.txt", "jobs", *PARTS} | {
+FOLDER = {"plan.json", "environment.json", "report.html", "verdict.txt", "verdict.json", "jobs", *PARTS} | {
     f"{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds()) if table not in PARTS
 }
-SMALL = ("--max-new-tokens", "4", "--candidates", "bf16")
+SMALL = ("--max-new-tokens", "4", "--candidates", "bf16", *LEAN_FLAGS)
 
 
 def command(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -159,7 +160,7 @@ def ran(
     done = command(
         "compare", "--model", saved(), "--prompts", prompts, "--candidates", "bf16,fp16:batch_size=1",
         "--strategies", "greedy,top-k:k=5", "--strategies", "beam:num_beams=2", "--seeds", "0,1", "--text", text,
-        "--context", "16", "--max-new-tokens", "6", "--prompts-per-job", "2", "--out", "RUN", cwd=folder,
+        "--context", "16", "--max-new-tokens", "6", "--prompts-per-job", "2", "--no-noise-floor", "--out", "RUN", cwd=folder,
     )  # fmt: skip
     return folder / "RUN", done
 
@@ -233,7 +234,9 @@ def test_json(saved: Callable[..., Path], tmp_path: Path) -> None:
         raise AssertionError(constant)
 
     found = json.loads(done.stdout, parse_constant=refuse)
-    assert set(found) == {"summary", "verdict", "gates_exceeded", "run"}
+    assert list(found) == ["candidates", "controls", "summary", "verdict", "gates_exceeded", "gates_passed", "run"]
+    assert list(found["candidates"][0])[:3] == ["candidate", "wording", "quality"]
+    assert {row["role"] for row in found["controls"]} == {"self"}
     assert found["run"] == "RUN"
     assert {row["strategy"] for row in found["summary"]} == {"greedy", "beam", "top-k", "top-p"}
     assert all(isinstance(row["traces"], int) for row in found["summary"])
@@ -407,7 +410,18 @@ def test_ctrl_c_at_any_moment(moment: str, monkeypatch: pytest.MonkeyPatch, caps
 
 def test_positions_as_csv_too(saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
-    asked = ["compare", "--model", str(saved()), "--prompt", "w1 w2", "--candidates", "bf16", "--strategies", "greedy"]
+    asked = [
+        "compare",
+        "--model",
+        str(saved()),
+        "--prompt",
+        "w1 w2",
+        "--candidates",
+        "bf16",
+        "--strategies",
+        "greedy",
+        *LEAN_FLAGS,
+    ]
     argv = [
         "decodedrift",
         *asked,

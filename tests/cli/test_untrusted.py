@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import tiny_tokenizer
+from running import LEAN, LEAN_FLAGS
 
 import decodedrift as dd
 from decodedrift.core.progress import Progress
@@ -47,7 +48,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, saved: Callable[..., Path]
     """A run whose prompts, names, generated texts and tokens are the corpus."""
     study = dd.compare(
         saved(), prompts=[{"id": f"{name} {text[:40]}", "prompt": "w1 w2"} for name, text in HOSTILE.items()],
-        candidates=["bf16:batch_size=3"], strategies=["greedy"], max_new_tokens=6,
+        candidates=["bf16:batch_size=3"], strategies=["greedy"], max_new_tokens=6, **LEAN,
     )  # fmt: skip
     texts = [*HOSTILE.values(), "lone \ud800 surrogate"]
     for frame, columns in (
@@ -161,8 +162,8 @@ SMALL: dict[str, Any] = {"prompts": ["w1 w2"], "candidates": ["bf16"], "strategi
 def test_pickles_only_on_request_and_with_the_same_rows(saved: Callable[..., Path], tmp_path: Path) -> None:
     folder = pickled_model(saved, tmp_path / "pickled")
     with pytest.raises(InputError, match=r"pickled weights.*allow_pickle=True"):
-        dd.compare(folder, **SMALL)
-    study, safe = dd.compare(folder, allow_pickle=True, **SMALL), dd.compare(saved(), **SMALL)
+        dd.compare(folder, **SMALL, **LEAN)
+    study, safe = dd.compare(folder, allow_pickle=True, **SMALL, **LEAN), dd.compare(saved(), **SMALL, **LEAN)
     columns = ["strategy", "position", "token", "kl", "nll_candidate"]
     assert study.positions[columns].equals(safe.positions[columns])
     assert list(study.environment["model"]["files"]) == ["pytorch_model.bin"]
@@ -179,7 +180,7 @@ def test_a_pickle_that_runs_code_does_not(saved: Callable[..., Path], tmp_path: 
     folder = pickled_model(saved, tmp_path / "pickled")
     torch.save({"a": Evil()}, folder / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"pytorch_model\.bin cannot be read as plain tensors.*nothing of it was run"):
-        dd.compare(folder, allow_pickle=True, **SMALL)
+        dd.compare(folder, allow_pickle=True, **SMALL, **LEAN)
     assert not (tmp_path / "it-ran").exists()
 
 
@@ -198,7 +199,7 @@ def test_a_chat_template_without_an_end(
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     folder = chat_model(saved, tmp_path / "loops", loops)
     with pytest.raises(InputError, match=r"chat_template=True: .* did not end within 0.3 s"):
-        dd.compare(folder, chat_template=True, **SMALL)
+        dd.compare(folder, chat_template=True, **SMALL, **LEAN)
     time.sleep(0.2)
     assert not [t for t in threading.enumerate() if t.daemon and t.name.startswith("Thread") and "run" in t.name]
 
@@ -206,7 +207,7 @@ def test_a_chat_template_without_an_end(
 def test_a_chat_template_stays_in_its_sandbox(saved: Callable[..., Path], tmp_path: Path) -> None:
     folder = chat_model(saved, tmp_path / "escapes", "{{ ''.__class__.__mro__[1].__subclasses__() }}")
     with pytest.raises(InputError, match="chat template refuses it"):
-        dd.compare(folder, chat_template=True, **SMALL)
+        dd.compare(folder, chat_template=True, **SMALL, **LEAN)
 
 
 # ---- secrets
@@ -261,7 +262,17 @@ def test_secrets_are_in_no_output(saved: Callable[..., Path], tmp_path: Path) ->
         "HF_ENDPOINT": "http://bob:PLANTEDpass@127.0.0.1:9", "HTTPS_PROXY": "http://bob:PLANTEDpass@127.0.0.1:9",
         "TMPDIR": str(logs),
     }  # fmt: skip
-    short = ["--prompt", "w1 w2", "--candidates", "bf16", "--strategies", "greedy", "--max-new-tokens", "3"]
+    short = [
+        "--prompt",
+        "w1 w2",
+        "--candidates",
+        "bf16",
+        "--strategies",
+        "greedy",
+        "--max-new-tokens",
+        "3",
+        *LEAN_FLAGS,
+    ]
     bug = (
         "import sys\nfrom decodedrift import cli\nfrom decodedrift.cli import listing\n"
         "def fails(what): raise RuntimeError('hf_PLANTEDplantedPLANTED at http://bob:PLANTEDpass@h/ in ' + sys.argv[0])\n"
@@ -299,7 +310,7 @@ def test_no_text_leaves_none(saved: Callable[..., Path], tmp_path: Path) -> None
         "candidates": ["bf16", "int8"], "strategies": ["greedy", "beam", "top-p"], "max_new_tokens": 8,
         "texts": [text], "noise_floor": True, "prompts_per_job": 1,
     }  # fmt: skip
-    with_text = dd.compare(saved(), **asked)
+    with_text = dd.compare(saved(), **LEAN | asked)
     out = tmp_path / "run"
 
     class Dying(Progress):
@@ -308,7 +319,7 @@ def test_no_text_leaves_none(saved: Callable[..., Path], tmp_path: Path) -> None
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        dd.compare(saved(), out=out, no_text=True, progress=Dying(), **asked)
+        dd.compare(saved(), out=out, no_text=True, progress=Dying(), **LEAN | asked)
     study = running.resume(out)  # its texts were on disk as long as they were needed
     for path in out.rglob("*"):
         if path.suffix == ".parquet":
@@ -326,16 +337,16 @@ def test_no_text_leaves_none(saved: Callable[..., Path], tmp_path: Path) -> None
         pd.testing.assert_frame_equal(kept[numbers], full[numbers].reset_index(drop=True))
     pd.testing.assert_frame_equal(back.summary, with_text.summary)
     assert study.failures["prompt_id"].tolist() == ["none"]
-    assert dd.compare(saved(), out=out, no_text=True, resume=True, **asked).path == out
+    assert dd.compare(saved(), out=out, no_text=True, resume=True, **LEAN | asked).path == out
     other = asked | {"prompts": [{"id": "first", "prompt": "w11 w14"}, *asked["prompts"][1:]]}
     with pytest.raises(InputError, match="other prompts or texts"):
-        dd.compare(saved(), out=out, no_text=True, resume=True, **other)
+        dd.compare(saved(), out=out, no_text=True, resume=True, **LEAN | other)
 
 
 def test_no_text_holds_for_every_file_that_can_be_asked_for(saved: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "run"
     asked = ["--prompt", "w11 w12", "--candidates", "int8", "--strategies", "greedy,top-p", "--max-new-tokens", "8",
-             "--inject", "--decompose", "--spreadsheet-safe", "--positions-csv"]  # fmt: skip
+             "--inject", "--decompose", "--spreadsheet-safe", "--positions-csv", *LEAN_FLAGS]  # fmt: skip
     words = [sys.executable, "-m", "decodedrift", "compare", "--model", str(saved()), *asked, "--quiet"]
     subprocess.run([*words, "--no-text", "--out", str(out)], check=True, capture_output=True)
     subprocess.run([*words, "--out", str(tmp_path / "full")], check=True, capture_output=True)
@@ -357,7 +368,7 @@ def test_a_plan_without_texts_says_so(saved: Callable[..., Path], tmp_path: Path
     from decodedrift.experiments.compare.settings import CompareSettings
     from decodedrift.runs.config import read_config
 
-    dd.compare(saved(), out=tmp_path / "run", no_text=True, **SMALL)
+    dd.compare(saved(), out=tmp_path / "run", no_text=True, **SMALL, **LEAN)
     from decodedrift.runs.prepare import draft
 
     with pytest.raises(InputError, match="kept without texts"):

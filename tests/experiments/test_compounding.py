@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
+from running import LEAN
 
 import decodedrift as dd
 from decodedrift.experiments.compare.folds import comparisons, compounding, prediction
@@ -51,19 +52,57 @@ def positions(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def run(model: Any = None, **more: Any) -> dd.Study:
     asked: dict[str, Any] = {"strategies": ["greedy"], "prompts": ["w1 w2", "w3", "w9 w8 w7", "w20 w21"]}
     asked |= {"max_new_tokens": 10, "candidates": ["bf16"]}
-    return dd.compare(model or tiny_model("gpt2"), tokenizer=tiny_tokenizer(), **asked | more)
+    return dd.compare(model or tiny_model("gpt2"), tokenizer=tiny_tokenizer(), **asked | more, **LEAN)
 
 
-def test_agreement_by_lag_by_hand() -> None:
+def test_agreement_by_lag_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = divergences([left(1), left(0), stayed(3)])
     ids = {("fp32", "p0"): "1 2 3 4 5", ("bf16", "p0"): "1 9 3 4 6", ("fp32", "p1"): "1 2 3", ("bf16", "p1"): "7 2",
            ("fp32", "p2"): "1 2 3", ("bf16", "p2"): "1 2 3"}  # fmt: skip
+    few = compounding.after(rows, traces(ids))
+    assert few["n"].tolist() == [2, 1, 1] and few["agreement"].isna().all(), "no share of so few pairs"
+    monkeypatch.setattr(compounding, "LEAST_PAIRS", 1)
     found = compounding.after(rows, traces(ids))
     assert found[["lag", "n", "agreement"]].to_numpy().tolist() == [[1, 2, 1.0], [2, 1, 1.0], [3, 1, 0.0]]
     table = compounding.risk(rows, positions([]), traces(ids)).iloc[0]
     assert table["agreement_after"] == pytest.approx(3 / 4)
-    # after t*: the reference holds 3 4 5 2, the candidate 3 4 6 2: three ids shared, each a quarter on both sides
-    assert table["agreement_chance"] == pytest.approx(3 / 16)
+    # after t*: 3 4 5 against 3 4 6, two ids shared, each a third of either; 2 against 2, which no order can part
+    assert table["agreement_chance"] == pytest.approx((2 / 3 + 1) / 4)
+
+
+def topical(rng: np.random.Generator, p: np.ndarray, pairs: int, tokens: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pairs that part at once, both sides drawn from the pair's own distribution, the rows of `p` in turn."""
+    ids = {}
+    for n in range(pairs):
+        for name, first in (("fp32", 0), ("bf16", 1)):
+            length = tokens + int(rng.integers(0, tokens))
+            drawn = 2 + rng.choice(p.shape[1], size=length, p=p[n % len(p)])
+            ids[name, f"p{n}"] = " ".join(map(str, [first, *drawn]))
+    return divergences([left(0)] * pairs), traces(ids)
+
+
+def test_independent_texts_agree_by_chance_and_no_more() -> None:
+    """Two texts about one thing share its words: pooled over all pairs, chance would look four times too small."""
+    rng = np.random.default_rng(11)
+    p = np.kron(np.eye(4), np.full((1, 8), 1 / 8)) * 0.9 + 0.1 / 32  # four topics of eight words each
+    rows, texts = topical(rng, p, pairs=60, tokens=40)
+    row = compounding.risk(rows, positions([]), texts).iloc[0]
+    expected = float((p**2).sum(1).mean())
+    assert row["agreement_chance"] == pytest.approx(expected, rel=0.03)
+    assert row["agreement_after_low"] < row["agreement_chance"] < row["agreement_after_high"]
+    assert expected > 3 * float((p.mean(0) ** 2).sum())
+
+
+def test_chance_is_not_what_texts_share_in_order() -> None:
+    """The negative control: a candidate that tells the reference's text, word for word, is far above it."""
+    rng = np.random.default_rng(12)
+    rows, texts = topical(rng, np.full((1, 32), 1 / 32), pairs=20, tokens=40)
+    ours = texts[texts["variant"] == "fp32"].set_index("prompt_id")["token_ids"]
+    same = texts["prompt_id"].map(ours).str.replace("0 ", "1 ", n=1)
+    texts["token_ids"] = texts["token_ids"].where(texts["variant"] == "fp32", same)
+    row = compounding.risk(rows, positions([]), texts).iloc[0]
+    assert row["agreement_after"] == 1.0
+    assert row["agreement_chance"] == pytest.approx(1 / 32 + (1 - 1 / 32) / 60, rel=0.2)
 
 
 def test_growth_by_hand() -> None:
@@ -79,10 +118,15 @@ def test_growth_by_hand() -> None:
     assert table["n"].tolist() == [2, 2, 2]
     slope = compounding.slope(rows)
     assert (slope.value, slope.low, slope.high) == pytest.approx((2.0, 2.0, 2.0))
+    ids = {(v, p): "1 2" for v in ("fp32", "bf16") for p in "ab"}
+    figures = compounding.risk(divergences([stayed(2, prompt_id=p) for p in "ab"]), rows, traces(ids)).iloc[0]
+    assert figures["growth_length"] == 51, "the position without an error has no say"
 
 
 def test_survival_of_a_run_is_its_rows() -> None:
-    study = dd.compare("demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48)
+    study = dd.compare(
+        "demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48, **LEAN
+    )
     table = study.survival
     for row in study.risk.itertuples():
         cell = study.divergences[
@@ -96,11 +140,21 @@ def test_survival_of_a_run_is_its_rows() -> None:
         assert curve["at_risk"].sum() == cell["compared"].sum() == row.exposure
         product = np.cumprod(1 - curve["events"] / curve["at_risk"])
         np.testing.assert_allclose(curve["survival"], product, atol=1e-12)
+        np.testing.assert_allclose(curve["incidence"], curve["events"].cumsum() / len(cell), atol=1e-12)
+        assert row.ended == ((cell["diverged"] == 0) & (cell["compared"] < 48)).sum()
         assert row.restricted_mean <= row.horizon
+    assert study.risk["ended"].sum() > 0
     summary = study.summary
     merged = summary.merge(study.risk, on=["candidate", "role", "strategy"], suffixes=("", "_risk"))
     assert len(merged) == len(summary)
-    pd.testing.assert_series_equal(merged["half_life"], merged["half_life_risk"], check_names=False)
+    for name in compounding.HALF_LIFE:
+        pd.testing.assert_series_equal(merged[name], merged[f"{name}_risk"], check_names=False)
+    last = table.groupby(["candidate", "role", "strategy"], sort=False).tail(1).reset_index(drop=True)
+    for name in ("", "_low", "_high"):
+        assert last[f"incidence{name}"].tolist() == summary[f"divergence_rate{name}"].tolist()
+    assert (summary["identical_share"] == 1 - summary["divergence_rate"]).all()
+    assert (summary["identical_share_low"] == 1 - summary["divergence_rate_high"]).all()
+    assert (summary["half_life"].notna() == (summary["divergence_rate"] >= 0.5)).all()
     self_rows = study.risk[study.risk["role"] == "self"]
     assert (self_rows["diverged"] == 0).all() and (self_rows["compounding_note"] == "nothing diverged").all()
     np.testing.assert_allclose(self_rows["certified_per_token"], np.minimum(1, 3 / self_rows["exposure"]))
@@ -109,9 +163,42 @@ def test_survival_of_a_run_is_its_rows() -> None:
     assert (law["positions"].to_numpy() == study.risk[study.risk["role"] == "candidate"]["exposure"].to_numpy()).all()
 
 
+def test_an_end_is_joint_where_the_reference_chose_to_stop() -> None:
+    """Not where it reached the last token, or broke; and a control is held against its own type's text."""
+    rows = divergences([left(1), stayed(3), stayed(3), stayed(3), stayed(0, diverged=None)])
+    floor = rows.assign(reference="bf16", candidate="bf16:batch_size=1", role="floor")
+    ids = {(v, f"p{n}"): "1 2 3" for n in range(5) for v in ("fp32", "bf16")}
+    texts = traces(ids)
+    texts["finish"] = ["eos", "eos"] * 2 + ["length", "eos"] + ["nonfinite", "eos"] * 2
+    twice = texts[texts["variant"] == "bf16"].assign(
+        role="floor", variant="fp32", finish="eos"
+    )  # no control's name says
+    found = compounding.with_ends(pd.concat([rows, floor]), pd.concat([texts, twice]))
+    assert found["ended"].tolist() == [False, True, False, False, False, False, True, True, True, False]
+    curve = compounding.survival(rows, texts, prediction.survival([]))
+    assert curve["incidence"].tolist() == [0, 0.25, 0.25]
+
+
+def test_the_law_expects_no_more_divergences_than_texts() -> None:
+    """Four texts whose every token all but flips; and none is expected where no error was seen."""
+    rows = divergences([left(0), left(1), left(0), left(2)])
+    forced = [{"prompt_id": f"p{n}", "position": t, "choice_margin": 0.01, "choice_error": e, "choice_agree": int(e > 0),
+               "logit_gap_rms": 0.1, "significant_digits": 1.0}
+              for n in range(4) for t, e in enumerate((-0.3, 0.2, -0.4, -0.1, -0.2, -0.5))]  # fmt: skip
+    law = prediction.flip_law(prediction.predict(rows, positions(forced))).set_index("law")
+    chance = law["flips_predicted"]["empirical"]
+    assert 3.5 < chance <= 4 and law["flips"].eq(4).all()
+    assert (law["flips_predicted"] <= 4).all()
+    still = [row | {"choice_error": 0.0, "choice_agree": 1} for row in forced]
+    none = prediction.flip_law(prediction.predict(divergences([stayed(6)] * 4), positions(still)))
+    assert none["flips_predicted"].isna().all() and set(none["flip_note"]) == {"no error was seen"}
+    forbidden = [row | {"choice_error": -math.inf if row["position"] == 5 else 0.0} for row in still]
+    assert "" in set(prediction.flip_law(prediction.predict(rows, positions(forbidden)))["flip_note"])
+
+
 def test_choices_turn_where_margin_and_error_say_so() -> None:
     """The two columns that the law reads, against the choices themselves, on both kinds of strategy."""
-    study = dd.compare("demo", candidates=["int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48)
+    study = dd.compare("demo", candidates=["int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48, **LEAN)
     rows = study.positions[study.positions["role"] == "candidate"]
     greedy, drawn = (rows[rows["strategy"] == s] for s in ("greedy", "top-p"))
     np.testing.assert_array_equal(greedy["choice_margin"], greedy["logit_margin_reference"])
@@ -239,28 +326,101 @@ def test_columns_are_explained() -> None:
     assert {"directional_error", "choice_margin", "choice_error", "chrf_after", "reconvergence_lag"} <= said
 
 
-def test_the_verdict_names_the_risk_and_its_shape() -> None:
-    table = pd.DataFrame({
-        "candidate": ["a", "b", "c"], "role": "candidate", "strategy": "greedy", "exposure": [1000, 1000, 1000],
-        "diverged": [8, 90, 0], "hazard": [0.008, 0.09, 0.0], "half_life": [84.0, math.nan, math.nan],
-        "compounding_index": [0.97, 1.5, math.nan], "compounding_index_low": [0.81, 1.2, math.nan],
-        "compounding_index_high": [1.16, 1.9, math.nan], "compounding_note": ["", "", "nothing diverged"],
-        "agreement_after": [0.06, 0.05, math.nan], "agreement_chance": [0.02, 0.02, math.nan],
-        "growth_slope": [0.0, 0.301, math.nan], "growth_slope_low": [-0.1, 0.2, math.nan],
-        "growth_slope_high": [0.1, 0.4, math.nan],
-    })  # fmt: skip
-    law = pd.DataFrame(
-        {"candidate": ["a"], "law": ["empirical"], "flips": [8], "flips_predicted": [7.6], "km_distance": [0.04]}
+def cell(candidate: str, strategy: str = "greedy", **more: Any) -> dict[str, Any]:
+    """A row of risk.csv: 40 of 100 texts part, and nothing is shown of anything else."""
+    return {
+        "candidate": candidate, "role": "candidate", "strategy": strategy, "traces": 100, "diverged": 40, "ended": 0,
+        "exposure": 5000, "hazard": 0.008, "half_life": math.nan, "compounding_index": 1.0,
+        "compounding_index_low": 0.8, "compounding_index_high": 1.2, "compounding_index_p_holm": 1.0,
+        "compounding_note": "", "agreement_after": 0.06, "agreement_chance": 0.02, "growth_slope": 0.01,
+        "growth_slope_low": -0.01, "growth_slope_high": 0.03, "growth_length": 64,
+    } | more  # fmt: skip
+
+
+def never(candidate: str, strategy: str = "greedy") -> dict[str, Any]:
+    nothing = dict.fromkeys(("compounding_index", "compounding_index_p_holm", "agreement_after", "agreement_chance"))
+    return cell(candidate, strategy, diverged=0, hazard=0.0, compounding_note="nothing diverged", **nothing)
+
+
+def said(*cells: dict[str, Any]) -> list[str]:
+    law = pd.DataFrame(columns=["candidate", "law", "strategy", "flips", "flips_predicted", "km_distance"])
+    return hazard.sentences(
+        pd.DataFrame(list(cells)).astype({"agreement_after": float, "agreement_chance": float}), law
     )
-    first, second, third = hazard.sentences(table, law)
-    assert "a 0.8 % (constant: k = 0.97, 0.81 to 1.2; half of the texts gone by token 84)" in first
-    assert "b 9 % (growing with length: k = 1.5, 1.2 to 1.9; over half of the texts still with it at the end)" in first
-    assert "c below 0.3 % (95 %, none in 1000 tokens, were they independent)" in first
-    assert "6 % for a (2 % by chance)" in second and "+100 % for b" in second
-    assert "+0 % for a, which is within error of none" in second
-    assert "8 for a (8 came)" in third and "off by at most 0.04" in third
-    wide = table.assign(compounding_index_low=0.2, compounding_index_high=3.0)
-    assert "too few divergences to tell a shape" in hazard.sentences(wide, law)[0], "no evidence is not constancy"
-    mixed = pd.concat([table, wide.assign(strategy="top-p")])
-    said = hazard.sentences(mixed[mixed["candidate"] == "a"], law)[0]
-    assert "(constant under greedy, k = 0.97, 0.81 to 1.2; too few divergences to tell a shape under top-p, k =" in said
+
+
+def test_half_of_the_texts_are_gone_only_where_they_are() -> None:
+    first = said(cell("a", half_life=84.0), cell("b"), never("c"))[0]
+    assert "a 0.8 % (half of the texts gone by token 84; " in first
+    assert "b 0.8 % (40 % of the texts part, nowhere half of them; " in first
+    assert "c below 0.06 % (95 %, none in 5000 tokens, were they independent)" in first
+    some = said(cell("a", half_life=45.0), cell("a", "top-p"), cell("a", "beam"), never("a", "min-p"))[0]
+    assert "a 0 to 0.8 % (half of the texts gone by token 45 under greedy, never under top-p, beam and min-p; " in some
+    assert "as if the ends of texts were unrelated to it" in said(cell("a", ended=3))[0]
+    assert "as if" not in some
+
+
+def test_a_shape_is_named_after_ten_divergences_and_all_looks() -> None:
+    first = said(cell("a"))[0]
+    assert (
+        "; no change with length shown from 40 divergences, 0.87 to 1.1 times at twice the length not excluded)"
+        in first
+    )
+    growing = {"compounding_index": 1.5, "compounding_index_low": 1.2, "compounding_index_high": 1.9}
+    assert (
+        "growing with length: 1.1 to 1.9 times at twice the length, 40 divergences"
+        in said(cell("a", **growing, compounding_index_p_holm=0.01))[0]
+    )
+    looks = said(cell("a", **growing, compounding_index_p_holm=0.2))[0]
+    assert "growing" not in looks and "1 to 1.9 times at twice the length not excluded" in looks
+    few = said(cell("a", **growing, diverged=3, compounding_index_p_holm=math.nan))[0]
+    assert "; too few divergences to tell whether it changes with length)" in few
+    mixed = said(
+        cell("a", **growing, compounding_index_p_holm=0.01), cell("a", "top-p", compounding_index_high=math.inf),
+        cell("a", "beam", diverged=9),
+    )[0]  # fmt: skip
+    assert "growing with length under greedy: 1.1 to 1.9 times" in mixed
+    assert "no change with length shown under top-p from 40 divergences, 0.87 to any number of times" in mixed
+    assert "too few divergences under beam to tell" in mixed
+    assert not any("constant" in text for text in (first, looks, few, mixed))
+
+
+def test_growth_is_told_where_it_is_shown_and_no_further_than_measured() -> None:
+    known = {"growth_slope": 0.301, "growth_slope_low": 0.2, "growth_slope_high": 0.4}
+    assert "changes by +100 % over 100 tokens for a." in said(cell("a", **known, growth_length=200))[1]
+    assert "changes by +41 % over 50 tokens for a." in said(cell("a", **known, growth_length=50))[1]
+    steep = {"growth_slope": 4.09, "growth_slope_low": 1.0, "growth_slope_high": 7.0, "growth_length": 4}
+    assert "changes by +46 % over 4 tokens for a" in said(cell("a", **steep))[1], "not +1229706 % per 100"
+    alone = {"growth_slope": 4.09, "growth_slope_low": math.nan, "growth_slope_high": math.nan}
+    assert not any("logit error" in text for text in (*said(cell("a")), *said(cell("a", **alone))))
+    assert (
+        "over 50 tokens for a (none shown under top-p)"
+        in said(cell("a", **known, growth_length=50), cell("a", "top-p"))[1]
+    )
+    agree = said(cell("a"), never("a", "top-p"))[1]
+    assert "the tokens agree in 6 % for a (2 % by chance; no two texts that went on under top-p)" in agree
+
+
+def test_what_was_foreseen_says_for_which_strategies() -> None:
+    law = pd.DataFrame({"candidate": "a", "law": "empirical", "strategy": ["greedy", "beam"], "flips": [8, math.nan],
+                        "flips_predicted": [7.6, math.nan], "km_distance": [0.04, math.nan]})  # fmt: skip
+    third = hazard.sentences(pd.DataFrame([cell("a")]), law)[2]
+    assert "8 for a (8 came; none foretold under beam)" in third and "off by at most 0.04" in third
+
+
+def test_holm_is_over_the_runs_candidates_with_ten_divergences() -> None:
+    rng = np.random.default_rng(2)
+    parts = []
+    for name, role, n in (("a", "candidate", 30), ("b", "candidate", 30), ("c", "candidate", 9), ("a2", "floor", 30)):
+        part = divergences([left(int(t)) for t in rng.integers(1, 60, n)])
+        parts.append(part.assign(candidate=name, role=role))
+    ids = {("fp32", f"p{n}"): "1" for n in range(30)} | {("bf16", f"p{n}"): "1" for n in range(30)}
+    texts = pd.concat([traces(ids), *(traces(ids).query("variant == 'bf16'").assign(variant=v) for v in "abc"),
+                       traces(ids).query("variant == 'bf16'").assign(variant="a2", role="floor")])  # fmt: skip
+    table = compounding.risk(pd.concat(parts, ignore_index=True), positions([]), texts).set_index("candidate")
+    p = table.loc[["a", "b"], "compounding_index_p"].sort_values()
+    assert table["compounding_index_p"].notna().all()
+    assert table.loc[p.index, "compounding_index_p_holm"].tolist() == [
+        min(1, 2 * p.iloc[0]), max(min(1, 2 * p.iloc[0]), p.iloc[1]),
+    ]  # fmt: skip
+    assert table.loc[["c", "a2"], "compounding_index_p_holm"].isna().all()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from bigram import bigram_model, log_softmax, saved_bigram
 from conftest import tiny_model, tiny_tokenizer
+from running import LEAN
 from test_generate import PROMPTS as IDS
 from test_oracle import BEAM, LAST, NEW, PROMPTS, VOCAB, C, R, walk
 
@@ -150,7 +151,7 @@ def compare(model: Any, candidates: Any, **settings: Any) -> Any:
     torch.set_num_threads(1)
     given: dict[str, Any] = {"strategies": ["greedy"], "max_new_tokens": 8, "decompose": True} | settings
     prompts = [dd.Prompt(name, " ".join(f"w{i}" for i in ids)) for name, ids in IDS.items()]
-    return dd.compare(model, tokenizer=tiny_tokenizer(), candidates=candidates, prompts=prompts, **given)
+    return dd.compare(model, tokenizer=tiny_tokenizer(), candidates=candidates, prompts=prompts, **given, **LEAN)
 
 
 def test_a_sliding_window_is_refused_and_the_path_measured_all_the_same() -> None:
@@ -211,7 +212,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Any:
     other = saved_bigram(C, tmp_path_factory.mktemp("other"))
     return dd.compare(
         bigram_model(R), tokenizer=tiny_tokenizer(VOCAB), reference="fp64", candidates=[f"other={other}"],
-        prompts=PROMPTS, max_new_tokens=NEW, decompose=True, strategies=["greedy", BEAM],
+        prompts=PROMPTS, max_new_tokens=NEW, decompose=True, strategies=["greedy", BEAM], **LEAN,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from running import LEAN
 
 import decodedrift as dd
 
@@ -68,29 +69,29 @@ def test_nothing_is_ignored_without_a_word(words: list[str], says: str, tmp_path
 )
 def test_a_variant_as_an_object_is_checked_as_one_in_words(candidate: dd.Variant, says: str) -> None:
     with pytest.raises(dd.InputError, match=says):
-        dd.compare(candidates=[candidate], **SHORT)
+        dd.compare(candidates=[candidate], **SHORT, **LEAN)
 
 
 def test_wrong_keywords_are_input_errors() -> None:
     for call in (
         lambda: dd.inject(at=None),  # type: ignore[arg-type]
         lambda: dd.inject(at=1.5),  # type: ignore[arg-type]
-        lambda: dd.compare(object(), tokenizer="x"),
-        lambda: dd.compare(resume=True),
-        lambda: dd.compare(strategies=[dd.Strategy("greedy", "top-k:k=1")], candidates=["bf16"]),
-        lambda: dd.compare(strategies=[dd.Strategy("top-k", "t", {"k": 2}, "none")], candidates=["bf16"]),
+        lambda: dd.compare(object(), tokenizer="x", **LEAN),
+        lambda: dd.compare(resume=True, **LEAN),
+        lambda: dd.compare(strategies=[dd.Strategy("greedy", "top-k:k=1")], candidates=["bf16"], **LEAN),
+        lambda: dd.compare(strategies=[dd.Strategy("top-k", "t", {"k": 2}, "none")], candidates=["bf16"], **LEAN),
     ):
         with pytest.raises(dd.InputError):
             call()
 
 
 def test_seeds_are_written_as_on_the_command_line() -> None:
-    study = dd.compare(candidates=["bf16"], limit=1, max_new_tokens=2, strategies="top-k:k=5", seeds="0,2")
+    study = dd.compare(candidates=["bf16"], limit=1, max_new_tokens=2, strategies="top-k:k=5", seeds="0,2", **LEAN)
     assert study.plan["seeds"] == [0, 2]
 
 
 def test_a_knob_that_does_nothing_is_said_to(tmp_path: Path) -> None:
-    study = dd.compare(candidates=["fp32:attention=sdpa"], **SHORT)
+    study = dd.compare(candidates=["fp32:attention=sdpa"], **SHORT, **LEAN)
     assert any(s.startswith("Did not engage") and "attention of fp32:attention=sdpa" in s for s in study.verdict)
 
 

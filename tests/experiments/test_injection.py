@@ -16,6 +16,7 @@ import pytest
 import torch
 from bigram import bigram_model, ids_of, rolled, saved_bigram
 from conftest import tiny_model, tiny_tokenizer
+from running import LEAN
 from test_generate import NEW as STEPS
 from test_generate import PROMPTS as IDS
 from test_generate import free_run
@@ -25,6 +26,8 @@ import decodedrift as dd
 from decodedrift.core.records import InputError
 from decodedrift.decoding import scripted
 from decodedrift.decoding.warping import warp
+from decodedrift.experiments.compare.folds import second
+from decodedrift.experiments.compare.verdict.injection import sentences as injection_sentences
 from decodedrift.experiments.inject.face import inject
 from decodedrift.measure import trajectory
 from decodedrift.measure.tables import typed
@@ -86,7 +89,7 @@ def compare(candidate: np.ndarray, folder: Path, **settings: Any) -> Any:
     other = saved_bigram(candidate, folder)
     return dd.compare(
         bigram_model(R), tokenizer=tiny_tokenizer(VOCAB), reference="fp64", candidates=[f"other={other}"],
-        prompts=PROMPTS, max_new_tokens=NEW, inject=True, **settings,
+        prompts=PROMPTS, max_new_tokens=NEW, inject=True, **settings, **LEAN,
     )  # fmt: skip
 
 
@@ -137,6 +140,10 @@ def test_every_divergence_is_replayed_with_the_one_token(study: Any) -> None:
                 else:
                     distances = (edits(side[parted + 1 :], its[parted + 1 :]) for side in (text, ours))
                     assert (row.distance_injected, row.distance_reference) == tuple(distances)
+                    again = next((t for t, (a, b) in enumerate(zip(text, its, strict=False)) if a != b), None)
+                    assert again is None or again > parted
+                    assert row.second_compared == (len(its) if again is None else again + 1) - parted - 1
+                    assert pd.isna(row.second_divergence) if again is None else row.second_divergence == again
                 seen += 1
     assert seen == len(rows) > 40
     assert set(study.injection["strategy"]) == set(SINGLE)  # a beam takes no token
@@ -163,12 +170,25 @@ def test_the_summary_pools_the_distances(study: Any) -> None:
         assert row.trajectory_share == pytest.approx(share, abs=1e-12)
         assert row.trajectory_share_low <= share <= row.trajectory_share_high
         assert row.recovered_share == pytest.approx(cell["recovered"].mean())
+        left = [len(ids_of(ids)) - at - 1 for ids, at in zip(cell["token_ids"], cell["position"], strict=True)]
+        assert row.trajectory_horizon == np.median(np.array(left)[cell["distance_reference"].notna()])
+        first = study.risk.query("role == 'candidate' and strategy == @row.strategy").iloc[0]
+        rate = cell["second_divergence"].count() / cell["second_compared"].sum()
+        assert row.second_hazard == pytest.approx(rate)
+        assert row.second_hazard_ratio == pytest.approx(rate / first["hazard"])
+        assert row.second_hazard_ratio_low < row.second_hazard_ratio < row.second_hazard_ratio_high
     assert math.isnan(study.summary.query("role == 'self'")["trajectory_share"].iloc[0])
     after = study.after[(study.after["lag"] == 1) & (study.after["role"] == "injected")]
     assert set(after["strategy"]) == set(SINGLE)
     firsts = [ids_of(r.token_ids)[r.position + 1 :][:1] for r in study.injection.itertuples() if r.strategy == "greedy"]
     assert after.set_index("strategy")["n"]["greedy"] <= sum(map(len, firsts))
-    assert any("is trajectory, not growing arithmetic error" in sentence for sentence in study.verdict)
+    explained, again = (s for s in study.verdict if "trajectory" in s or "a second time" in s)
+    assert "is trajectory, not growing arithmetic error" in explained and " tokens in the median" in explained
+    pooled = second.pooled(
+        second.beside(study.divergences.query("role == 'candidate' and strategy != @BEAM"), study.injection)
+    )
+    low, high = (float(f"{pooled[f'second_hazard_ratio_{end}']:.2g}") for end in ("low", "high"))
+    assert f"times the first split's risk, {low:g} to {high:g}, a greater factor is excluded" in again
 
 
 def test_an_error_at_one_place_is_all_trajectory_and_one_that_goes_on_is_not(tmp_path: Path, study: Any) -> None:
@@ -181,11 +201,20 @@ def test_an_error_at_one_place_is_all_trajectory_and_one_that_goes_on_is_not(tmp
     other[3, 9] = 5.0  # from 3 to 9 instead of 4
     study_ = dd.compare(
         bigram_model(table), tokenizer=tiny_tokenizer(VOCAB), reference="fp64", max_new_tokens=10, inject=True,
-        candidates=[f"other={saved_bigram(other, tmp_path / 'once')}"], prompts=PROMPTS[:3], strategies=["greedy"],
+        candidates=[f"other={saved_bigram(other, tmp_path / 'once')}"], prompts=PROMPTS[:3], strategies=["greedy"], **LEAN,
     )  # fmt: skip
     assert len(study_.injection) == 3
     assert (study_.injection["trajectory_share"] == 1).all()
     assert study_.summary.query("role == 'candidate'")["trajectory_share"].iloc[0] == 1
+    row = study_.summary.query("role == 'candidate'").iloc[0]
+    assert (row["second_hazard"], row["second_hazard_ratio"]) == (0, 0), "never a second time"
+    assert row["second_hazard_high"] == min(1, 3 / study_.injection["second_compared"].sum())
+    tokens = study_.injection["second_compared"].sum()
+    assert any(
+        f"happens at 0 % of the tokens for other (0 in {tokens} tokens; 0 times the first" in s for s in study_.verdict
+    )
+    few = injection_sentences(study_.injection.iloc[:1].assign(second_compared=1), study_.divergences)
+    assert "too few to hold against the first split" in few[1]
     share = study.summary.query("role == 'candidate' and strategy == 'greedy'")["trajectory_share"].iloc[0]
     assert share < 1  # C errs everywhere
 
@@ -220,6 +249,7 @@ def test_rows_by_hand() -> None:
     back = trajectory.injection_row(STORY, [*STORY[:5], 99, *STORY[6:]], 5, [*STORY[:5], 99, 1, 2, *STORY[8:]])
     assert (back["recovered"], back["recovery_lag"], back["agreement"]) == (1, 0, 1.0)
     assert (back["distance_injected"], back["distance_reference"], back["trajectory_share"]) == (2, 2, 0.0)
+    assert (back["second_divergence"], back["second_compared"]) == (6, 1)
     late = trajectory.injection_row(STORY, [*STORY[:5], 99, 98, 97, *STORY[6:]], 5)
     assert (late["recovered"], late["recovery_lag"], late["agreement"]) == (1, 2, 0.0)
     assert "trajectory_share" not in late
@@ -233,7 +263,9 @@ def test_rows_by_hand() -> None:
     assert [broken.get(name) for name in ("recovered", "recovery_lag", "trajectory_share")] == [None] * 3
     assert broken["agreement"] == 1.0
     ended = trajectory.injection_row(STORY, [*STORY[:5], 0], 5, [*STORY[:5], 0], ended=True)
-    assert "distance_injected" not in ended
+    assert "distance_injected" not in ended and "second_compared" not in ended and "second_compared" not in broken
+    together = trajectory.injection_row(STORY, [*STORY[:5], 99, 1, 2, 3], 5, [*STORY[:5], 99, 1, 2, 3])
+    assert (together["second_divergence"], together["second_compared"]) == (None, 3)
     goes_on = trajectory.injection_row([*STORY[:5], 0], STORY, 5, STORY)
     assert (goes_on["trajectory_share"], goes_on["agreement"]) == (1.0, None)
     same = trajectory.injection_row(STORY, [*STORY[:5], 99, *[3] * 20], 5, [*STORY[:5], 98, *STORY[6:]])
@@ -244,7 +276,7 @@ def table_of(rows: list[dict[str, Any]], name: str) -> pd.DataFrame:
     return typed(pd.DataFrame(rows), name)
 
 
-def test_folds_by_hand() -> None:
+def test_folds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {"model": "m", "reference": "r", "candidate": "c", "role": "candidate", "strategy": "greedy", "seed": 0}
     texts = {"p": "1 2 3 4 5", "q": "6 7 8"}
     traces = table_of(
@@ -261,6 +293,10 @@ def test_folds_by_hand() -> None:
         ],
         "injection",
     )  # fmt: skip
+    few = trajectory.by_lag(injection, traces)
+    assert few["n"].tolist() == [2, 1, 1] and few["agreement"].isna().all(), "no share of so few pairs"
+    assert math.isnan(trajectory.by_position(injection, traces).iloc[0]["agreement_lag_1"])
+    monkeypatch.setattr(trajectory, "LEAST_PAIRS", 1)
     after = trajectory.by_lag(injection, traces)
     assert after[["role", "lag", "n", "agreement"]].values.tolist() == [
         ["injected", 1, 2, 1.0], ["injected", 2, 1, 0.0], ["injected", 3, 1, 1.0],
@@ -273,9 +309,24 @@ def test_folds_by_hand() -> None:
     share = trajectory.pooled(injection)
     assert share["trajectory_share"] == 0.5
     assert (share["trajectory_share_low"], share["trajectory_share_high"]) == (0.25, 0.75)  # p or q alone
+    assert share["trajectory_horizon"] == 2.5  # three tokens and two
     none = trajectory.pooled(injection.iloc[:0])
     assert all(math.isnan(v) for v in none.values())
     assert not len(trajectory.by_lag(injection.iloc[:0], traces))
+
+
+def test_the_second_split_by_hand() -> None:
+    """Four prompts of which three part in 60 tokens; given the token, two of them part again in 20 more."""
+    keys = {"model": "m", "reference": "r", "candidate": "c", "role": "candidate", "strategy": "greedy", "seed": 0}
+    compared, again = {"p": 10, "q": 20, "r": 25, "s": 5}, {"p": (5, 14), "q": (5, 24), "r": (10, None)}
+    firsts = [keys | {"prompt_id": p, "compared": n, "diverged": int(p != "s")} for p, n in compared.items()]
+    put = [keys | {"prompt_id": p, "second_compared": n, "second_divergence": t} for p, (n, t) in again.items()]
+    rows = second.beside(table_of(firsts, "divergences"), table_of(put, "injection"))
+    figures = second.pooled(rows)
+    assert (figures["second_hazard"], figures["second_hazard_ratio"]) == pytest.approx((2 / 20, 2 / 20 / (3 / 60)))
+    assert 0 < figures["second_hazard_ratio_low"] < 2 < figures["second_hazard_ratio_high"]
+    old = second.pooled(rows.assign(second_compared=None, second_divergence=None))
+    assert all(math.isnan(value) for value in old.values()), "a run of an earlier version does not say"
 
 
 # ---- the command
@@ -284,7 +335,7 @@ def test_folds_by_hand() -> None:
 def test_beams_alone_are_refused_by_name() -> None:
     for settings in ({"strategies": ["beam"]}, {"strategies": ["top-p"], "coupling": "none"}):
         with pytest.raises(InputError, match="inject=True: a beam search"):
-            dd.compare("demo", inject=True, **settings)
+            dd.compare("demo", inject=True, **settings, **LEAN)
         with pytest.raises(InputError, match="inject: a beam search"):
             inject("demo", **settings)
     with pytest.raises(InputError, match="at=8: positions count from 0 and 8 tokens are generated"):

@@ -15,7 +15,7 @@ import running
 import torch
 from bigram import bigram_model, ids_of, saved_bigram, words
 from conftest import tiny_model, tiny_tokenizer
-from running import same_rows, saved_as
+from running import LEAN, same_rows, saved_as
 
 import decodedrift as dd
 from decodedrift.measure import bench
@@ -88,7 +88,7 @@ def test_powers_of_two_moved_between_weights_change_the_file_and_not_one_logit_b
     for precision in ("fp32", "bf16"):
         study = dd.compare(
             same, reference=precision, candidates=[f"moved={moved}"], strategies=ALL[:2], prompts=PROMPTS,
-            max_new_tokens=10,
+            max_new_tokens=10, **LEAN,
         )  # fmt: skip
         assert study.environment["model"]["files"] != study.environment["checkpoints"]["moved"]["files"]
         assert (of(study.positions)["logit_gap_max"] == 0).all()
@@ -174,7 +174,7 @@ def test_first_divergence_is_symmetric_and_kl_is_not(tmp_path: Path) -> None:
         )
     one, two = saved_as(model, tmp_path / "one"), saved_as(other, tmp_path / "two")
     there, back = (
-        dd.compare(a, candidates=[f"x={b}"], strategies=ALL[:3], prompts=PROMPTS, max_new_tokens=10)
+        dd.compare(a, candidates=[f"x={b}"], strategies=ALL[:3], prompts=PROMPTS, max_new_tokens=10, **LEAN)
         for a, b in ((one, two), (two, one))
     )
     a, b = (of(s.divergences).set_index(["strategy", "prompt_id"]) for s in (there, back))
@@ -414,7 +414,7 @@ def test_heads_of_two_widths_are_compared_over_what_they_share(tmp_path: Path, w
     tiny_tokenizer(16).save_pretrained(tmp_path / "c")
     study = dd.compare(
         bigram_model(r, torch.float32), tokenizer=tiny_tokenizer(16), candidates=[f"c={tmp_path / 'c'}", "bf16"],
-        strategies=["greedy"], prompts=["w4", "w9"], max_new_tokens=5,
+        strategies=["greedy"], prompts=["w4", "w9"], max_new_tokens=5, **LEAN,
     )  # fmt: skip
     assert set(of(study.divergences)["candidate"]) == {"c", "bf16"}
     row = of(study.divergences, candidate="c").iloc[0]

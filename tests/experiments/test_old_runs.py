@@ -12,17 +12,27 @@ import pandas as pd
 import pytest
 
 from decodedrift import open_study
+from decodedrift.measure.trajectory import LEAST_PAIRS
 from decodedrift.runs.tablefiles import read_csv
 
 OLD = Path(__file__).parents[1] / "fixtures" / "run-0.1.0"
 INJECT = Path(__file__).parents[1] / "fixtures" / "inject-0.1.0"
+REDEFINED = ["flips_predicted", "agreement_chance"]  # since then, see docs/metrics.md
 FOLDS = ["summary", "distribution", "survival", "growth", "after", "risk", "comparisons", "flip_law", "decomposition"]
+
+
+def without_small_shares(table: pd.DataFrame) -> pd.DataFrame:
+    """Agreement by lag of fewer than five pairs, which is told no more, left out of a table of an older version."""
+    for name in (c for c in table if c.startswith("agreement_lag_") or ("lag" in table and c == "agreement")):
+        table[name] = table[name].where(table["n" if "n" in table else "texts"] >= LEAST_PAIRS)
+    return table
 
 
 @pytest.mark.parametrize("table", FOLDS)
 def test_the_folds_of_an_old_run_come_out_as_they_were_written(table: str) -> None:
     written = read_csv(OLD / f"{table}.csv", table)
-    now = getattr(open_study(OLD), table)[list(written.columns)]
+    now = getattr(open_study(OLD), table)[list(written.columns)].drop(columns=REDEFINED, errors="ignore")
+    written = without_small_shares(written.drop(columns=REDEFINED, errors="ignore"))
     assert len(written) > 0
     pd.testing.assert_frame_equal(now, written, check_dtype=False, rtol=1e-6, atol=1e-9)
 
@@ -46,6 +56,18 @@ def test_an_old_run_is_rendered(tmp_path: Path) -> None:
     first = (OLD / "verdict.txt").read_text("utf-8").split(".")[0].removeprefix("- ")
     assert " ".join(first.split()) in page
     assert page.count("data-case=") > 0
+
+
+def test_an_old_run_without_texts_lacks_columns_and_opens(tmp_path: Path) -> None:
+    """Its folds are read, not made: what they do not have is empty, and what is said goes without."""
+    run = tmp_path / "run"
+    shutil.copytree(OLD, run)
+    plan = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps(plan | {"no_text": True}))
+    study = open_study(run)
+    assert "incidence" not in study.survival and "ended" not in study.risk
+    assert any(s.startswith("Risk of parting") for s in study.verdict)
+    assert "Divergence rate" in study.to_html() and study.plot.survival is not None
 
 
 @pytest.mark.parametrize(("gate", "code"), [("divergence_rate>1", 0), ("kl_mean>0", 4)])
@@ -76,6 +98,7 @@ def test_the_folds_of_an_old_injection_come_out_as_they_were_written(table: str)
     written = read_csv(INJECT / f"{table}.csv", table)
     written = written.rename(columns={f"recovered_{end}": f"recovered_share_{end}" for end in ("low", "high")})
     assert study.experiment.name == "inject"
+    written = without_small_shares(written)
     assert len(written) > 0
     pd.testing.assert_frame_equal(getattr(study, table)[list(written.columns)], written, check_dtype=False, rtol=1e-6)
 

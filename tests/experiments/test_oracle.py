@@ -13,6 +13,7 @@ import pytest
 import torch
 from bigram import EOS, bigram_model, ids_of, log_softmax, rolled, saved_bigram, words
 from conftest import tiny_tokenizer
+from running import LEAN
 
 import decodedrift as dd
 from decodedrift.numerics import gumbel
@@ -49,18 +50,18 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return dd.compare(
         bigram_model(R), tokenizer=tiny_tokenizer(VOCAB), reference="fp64", candidates=[f"other={other}"],
         strategies=[*SINGLE, BEAM], seeds=list(SEEDS), prompts=PROMPTS, texts=[dd.Text("text", words(TEXT))],
-        max_new_tokens=NEW, context=CONTEXT, stride=STRIDE,
+        max_new_tokens=NEW, context=CONTEXT, stride=STRIDE, **LEAN,
     )  # fmt: skip
 
 
 # The strategies, written again in numpy.
 
 
-def scores(strategy: str, seed: int, prompt: str, row: np.ndarray, position: int) -> np.ndarray:
-    """s_V over the vocabulary, -inf where not allowed."""
+def preferred(strategy: str, row: np.ndarray) -> np.ndarray:
+    """What the strategy makes of a row without any noise: raw logits for greedy, else ln p~, -inf where not allowed."""
     if strategy == "greedy":
         return row
-    z = row / (0.7 if strategy == TOP_K else 1.0)
+    z = row / temperature(strategy)
     order = np.sort(z)[::-1]
     if strategy == TOP_K:
         least = order[4]
@@ -68,8 +69,17 @@ def scores(strategy: str, seed: int, prompt: str, row: np.ndarray, position: int
         p = np.exp(log_softmax(order))
         before = np.concatenate([[0.0], np.cumsum(p)[:-1]])
         least = order[np.flatnonzero(before < 0.8)[-1]]
-    kept = np.where(z >= least, z, -np.inf)
-    return log_softmax(kept) + gumbel.gumbel(seed, prompt, position, VOCAB)
+    return log_softmax(np.where(z >= least, z, -np.inf))
+
+
+def temperature(strategy: str) -> float:
+    return 0.7 if strategy == TOP_K else 1.0
+
+
+def scores(strategy: str, seed: int, prompt: str, row: np.ndarray, position: int) -> np.ndarray:
+    """s_V over the vocabulary, -inf where not allowed."""
+    noise = 0.0 if strategy == "greedy" else gumbel.gumbel(seed, prompt, position, VOCAB)
+    return preferred(strategy, row) + noise
 
 
 def walk(table: np.ndarray, strategy: str, seed: int, prompt: str) -> list[int]:
@@ -113,7 +123,7 @@ def test_greedy_and_coupled_tokens_are_predicted_exactly(study: Any) -> None:
 
 def test_the_oracle_run_holds_every_case_worth_checking(study: Any) -> None:
     rows = candidates(study.divergences)
-    assert set(rows["cause"].dropna()) == {"near_tie", "shift", "truncation", "search"}
+    assert set(rows["cause"].dropna()) == {"near_tie", "draw", "shift", "truncation", "search"}
     assert rows["gap_over_error"].notna().any()
     assert rows["at_end"].sum() > 0
     assert {"eos", "length"} == set(study.traces["finish"])
@@ -221,7 +231,11 @@ def test_margins_gaps_swing_and_cause_are_those_of_the_tables(study: Any) -> Non
         if gap_r is None or gap_c is None:
             assert row.cause == "truncation"
         else:
-            assert row.cause == ("near_tie" if gap_r < 0.1 else "shift")
+            own = preferred(cell[0], R[previous])
+            assert close(row.logprob_gap, abs(own[a] - own[b]))
+            assert row.cause == ("near_tie" if row.logprob_gap < 0.1 else "draw" if gap_r < 0.1 else "shift")
+            spacing = 2.0 ** (math.floor(math.log2(max(abs(R[previous][[a, b]])))) - 52)
+            assert close(row.gap_ulps, abs(R[previous][a] - R[previous][b]) / spacing)
             if cell[0] == "greedy":
                 raw = C[previous] - R[previous]
                 assert close(row.swing, raw[b] - raw[a])
@@ -232,15 +246,18 @@ def test_gap_over_error_is_over_the_rms_directional_error_before(study: Any) -> 
     seen = 0
     for cell in cells():
         row, r = rows[cell], walk(R, *cell)
-        if pd.isna(row.first_divergence) or row.first_divergence < 8 or pd.isna(row.reference_gap):
+        if pd.isna(row.first_divergence) or row.first_divergence < 8 or pd.isna(row.logprob_gap):
             assert pd.isna(row.gap_over_error)
             continue
         errors = []
         for previous in before(r, cell[2])[: row.first_divergence]:
             first, second = np.argsort(R[previous])[::-1][:2]
             d = C[previous] - R[previous]
-            errors.append((d[first] - d[second]) / (0.7 if cell[0] == TOP_K else 1.0))
-        assert close(row.gap_over_error, row.reference_gap / np.sqrt(np.mean(np.square(errors))))
+            errors.append((d[first] - d[second]) / temperature(cell[0]))
+        previous = before(r, cell[2])[row.first_divergence]
+        own = preferred(cell[0], R[previous])
+        gap = abs(own[row.reference_token_id] - own[row.candidate_token_id])
+        assert close(row.gap_over_error, gap / np.sqrt(np.mean(np.square(errors))))
         seen += 1
     assert seen > 3
 
@@ -309,7 +326,7 @@ def test_margins_in_units_of_the_last_place_of_the_candidates_type() -> None:
     table = R.astype(np.float32).astype(np.float64)
     study = dd.compare(
         bigram_model(table, torch.float32), tokenizer=tiny_tokenizer(VOCAB), candidates=["bf16"], strategies=["greedy"],
-        prompts=PROMPTS, max_new_tokens=4,
+        prompts=PROMPTS, max_new_tokens=4, **LEAN,
     )  # fmt: skip
     rows = candidates(study.positions)
     rounded = torch.from_numpy(table).bfloat16().double().numpy()
@@ -359,7 +376,7 @@ def test_beam_gaps_are_of_whole_hypotheses_from_four_forced_scores(study: Any) -
 def test_beams_as_wide_as_the_vocabulary_find_the_best_of_all_hypotheses() -> None:
     study = dd.compare(
         bigram_model(R), tokenizer=tiny_tokenizer(VOCAB), reference="fp64", candidates=["fp32"],
-        strategies=[f"beam:length_penalty=0.7,num_beams={VOCAB}"], prompts=PROMPTS[:5], max_new_tokens=2,
+        strategies=[f"beam:length_penalty=0.7,num_beams={VOCAB}"], prompts=PROMPTS[:5], max_new_tokens=2, **LEAN,
     )  # fmt: skip
     lp = log_softmax(R)
     for row in study.traces[study.traces["role"] == "reference"].itertuples():
@@ -483,11 +500,12 @@ def test_one_changed_entry_shows_where_the_walk_meets_it_and_nowhere_else(
     study = dd.compare(
         bigram_model(r, torch.float32), tokenizer=tiny_tokenizer(VOCAB), candidates=[f"other={other}"],
         strategies=["greedy"], prompts=[dd.Prompt("three", "w3"), dd.Prompt("nine", "w9")], max_new_tokens=10,
-        near_tie_below=0.125,
+        near_tie_below=0.125, **LEAN,
     )  # fmt: skip
     rows = candidates(study.divergences).set_index("prompt_id")
     assert rows.loc["nine", "diverged"] == 0  # 10 .. 15, 1 .. 4: it never reads a 7
     three = rows.loc["three"]
+    assert (three["logprob_gap"], three["gap_ulps"], three["layout"]) == (gap, gap / 2.0**-21, "decoded")
     assert (three["first_divergence"], three["reference_token_id"], three["candidate_token_id"]) == (4, 8, 9)
     assert (three["reference_margin"], three["reference_gap"]) == (gap, gap)
     assert (three["candidate_margin"], three["candidate_gap"]) == (0.03125, 0.03125)
@@ -501,11 +519,45 @@ def test_one_changed_entry_shows_where_the_walk_meets_it_and_nowhere_else(
     ).all()
 
 
+@pytest.mark.parametrize(("mode", "layout"), [("exact", "decoded"), ("screen", "forced")])
+@pytest.mark.parametrize(("apart", "edge", "cause"), [(0.495, 0.016, "draw"), (0.016, 0.495, "near_tie")])
+def test_a_near_tie_is_of_the_distribution_and_a_draw_on_the_edge_of_the_noise(
+    tmp_path: Any, mode: Any, layout: str, apart: float, edge: float, cause: str
+) -> None:
+    """At 7 the reference holds 8 before 9 by `apart` in ln p~; with the noise of this prompt, 8 is ahead by `edge`."""
+    ids = [f"three {n}" for n in range(3000)]
+    noise = np.array([gumbel.gumbel(0, i, 4, VOCAB, np.array([8, 9])) for i in ids])
+    ahead = apart + noise[:, 0] - noise[:, 1]
+    name, ahead = min(zip(ids, ahead.tolist()), key=lambda pair: abs(pair[1] - edge))
+    assert abs(ahead - edge) < 5e-3
+    temperature = 0.5
+    r = 20 * ring(0.0)
+    r[7, [8, 9]] = 20.0, 20.0 - apart * temperature
+    c = r.copy()
+    c[7, 9] += (edge + 0.03) * temperature
+    other = saved_bigram(c, tmp_path / "other")
+    study = dd.compare(
+        bigram_model(r), tokenizer=tiny_tokenizer(VOCAB), reference="fp64", candidates=[f"other={other}"], mode=mode,
+        strategies=[f"top-p:p=0.9,temperature={temperature}"], prompts=[dd.Prompt(name, "w3")], max_new_tokens=8,
+    )  # fmt: skip
+    (row,) = candidates(study.divergences).itertuples()
+    assert (row.first_divergence, row.reference_token_id, row.candidate_token_id) == (4, 8, 9)
+    assert row.reference_gap == pytest.approx(ahead, rel=1e-9)
+    assert row.logprob_gap == pytest.approx(apart, rel=1e-9)
+    assert row.gap_ulps == pytest.approx(apart * temperature / 2.0**-48, rel=1e-9)
+    assert (row.cause, row.layout) == (cause, layout)
+    (table,) = candidates(study.summary).itertuples()
+    assert table.near_tie_share == (cause == "near_tie")
+    said = " ".join(study.verdict)
+    assert f"make up {int(cause == 'near_tie')} of 1 for other (median gap {apart:.2g} nats" in said
+    assert ("In another 1 for other the shared draw fell within 0.1 nats" in said) == (cause == "draw")
+
+
 def test_a_head_rounded_to_int8_errs_exactly_by_that_rounding() -> None:
     table = R.astype(np.float32)
     study = dd.compare(
         bigram_model(table.astype(float), torch.float32), tokenizer=tiny_tokenizer(VOCAB),
-        candidates=["int8", "int8:head=true"], strategies=["greedy"], prompts=PROMPTS, max_new_tokens=3,
+        candidates=["int8", "int8:head=true"], strategies=["greedy"], prompts=PROMPTS, max_new_tokens=3, **LEAN,
     )  # fmt: skip
     scale = np.abs(table / np.float32(4)).max(0) / np.float32(127)  # per output token: a column of the table
     rounded = (np.clip(np.rint(table / np.float32(4) / scale), -127, 127) * scale * np.float32(4)).astype(float)
@@ -524,7 +576,7 @@ def test_a_candidate_wrong_by_thousands_of_nats_is_reported_and_not_a_crash(tmp_
     other = saved_bigram(-300 * ring(0.5), tmp_path / "other")
     study = dd.compare(
         bigram_model(ring(0.5)), tokenizer=tiny_tokenizer(VOCAB), reference="fp64", candidates=[f"other={other}"],
-        strategies=["greedy"], prompts=["w3"], texts=[dd.Text("text", words([3, 4, 5, 6]))], max_new_tokens=3,
+        strategies=["greedy"], prompts=["w3"], texts=[dd.Text("text", words([3, 4, 5, 6]))], max_new_tokens=3, **LEAN,
     )  # fmt: skip
     (row,) = candidates(study.summary).itertuples()
     assert row.ln_ppl_ratio > 1000

@@ -23,6 +23,7 @@ def study() -> dd.Study:
         texts=[dd.Text("alice", text)],
         context=256,
         noise_floor=True,
+        default_text=False,
     )
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
+from running import LEAN
 
 import decodedrift as dd
 from decodedrift.core.notation import Param, boolean
@@ -65,7 +66,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> dd.Study:
     tiny_tokenizer().save_pretrained(folder / "model")
     return dd.compare(
         str(folder / "model"), candidates=[*turned, "bf16", "int8"], strategies=[*STRATEGIES], max_new_tokens=6,
-        prompts=["w1 w2 w3", "w7", "w9 w11 w13", "w4 w4"], out=folder / "run", threads=1, batch_size=4,
+        prompts=["w1 w2 w3", "w7", "w9 w11 w13", "w4 w4"], out=folder / "run", threads=1, batch_size=4, **LEAN,
     )  # fmt: skip
 
 

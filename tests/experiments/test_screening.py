@@ -15,6 +15,7 @@ import torch
 from conftest import FAMILIES, tiny_model, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from running import LEAN
 
 import decodedrift as dd
 from decodedrift.core.records import InputError, Key, Reading, Variant
@@ -100,7 +101,7 @@ def test_a_prediction_off_its_own_text_is_counted(monkeypatch: pytest.MonkeyPatc
 def test_reading_and_generating_may_part_at_a_tie_and_only_there() -> None:
     """In bf16 the two layouts round apart: where prediction and generation differ, the two tokens are close."""
     asked: dict[str, Any] = {"candidates": ["bf16"], "strategies": ["greedy"], "limit": 16, "max_new_tokens": 48}
-    exact, screened = dd.compare("demo", **asked), dd.compare("demo", **asked, mode="screen")
+    exact, screened = dd.compare("demo", **asked, **LEAN), dd.compare("demo", **asked, mode="screen", **LEAN)
     a, b = (of_candidate(s.divergences).set_index("prompt_id") for s in (exact, screened))
     same = a["first_divergence"].eq(b["first_divergence"]) | (a["diverged"].eq(0) & b["diverged"].eq(0))
     assert same.mean() >= 0.5
@@ -152,16 +153,16 @@ def test_nan_ends_a_screened_trace_and_is_a_failure(tmp_path: Path) -> None:
 
 
 def test_beams_are_left_out_where_nothing_was_named() -> None:
-    study = dd.compare("demo", candidates=["fp16"], limit=1, max_new_tokens=3, mode="screen")
+    study = dd.compare("demo", candidates=["fp16"], limit=1, max_new_tokens=3, mode="screen", **LEAN)
     assert [s["name"] for s in study.plan["strategies"]] == ["greedy", "top-k", "top-p"]
     assert (study.plan["mode"], study.plan["continued"]) == ("screen", False)
     with pytest.raises(InputError, match="beam"):
-        dd.compare("demo", strategies=["beam"], mode="screen")
+        dd.compare("demo", strategies=["beam"], mode="screen", **LEAN)
 
 
 def test_a_screening_is_told_apart_when_it_is_resumed(tmp_path: Path) -> None:
     asked: dict[str, Any] = {"candidates": ["bf16"], "strategies": ["greedy"], "limit": 1, "max_new_tokens": 3}
-    dd.compare("demo", **asked, mode="screen", out=tmp_path / "run")
+    dd.compare("demo", **asked, mode="screen", out=tmp_path / "run", **LEAN)
     with pytest.raises(InputError, match="mode"):
-        dd.compare("demo", **asked, out=tmp_path / "run", resume=True)
+        dd.compare("demo", **asked, out=tmp_path / "run", resume=True, **LEAN)
     np.testing.assert_array_equal(dd.open_study(tmp_path / "run").plan["mode"], "screen")

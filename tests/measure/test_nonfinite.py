@@ -116,12 +116,14 @@ def test_a_search_that_broke_in_the_reference_is_not_compared(broken_reference: 
 
 def test_what_broke_is_said_first_with_its_place_and_in_no_fold(broken_reference: dd.Study) -> None:
     first, second = broken_reference.verdict[:2]
-    assert first.startswith("breaks broke: NaN or infinite logits ended")
-    assert "the earliest at position 2 (prompt meets, greedy)" in first
-    assert second.startswith("The reference fp32 broke: NaN or infinite logits ended")
+    assert first == (
+        "breaks breaks in 2 of 3 prompts, first at position 2 (prompt meets, greedy): NaN or infinite logits ended 3 of "
+        "its 6 traces, which have diverged. No gate passes where it did."
+    )
+    assert second.startswith("The reference fp32 breaks: NaN or infinite logits ended")
     assert "the earliest at position 0 (prompt at once, greedy)" in second
     assert "could not be compared at all and count nowhere" in second
-    assert not any(s.startswith(("fp64 broke", "good broke")) for s in broken_reference.verdict)
+    assert not any(s.startswith(("fp64 breaks", "good breaks")) for s in broken_reference.verdict)
     assert {first, second} <= set(folded(broken_reference)[0])
     assert "good (0 of 2)" in " ".join(broken_reference.verdict)
     assert "ended where the reference broke" in " ".join(broken_reference.verdict)
@@ -222,7 +224,8 @@ def test_the_side_that_forbids_an_id_is_the_one_that_is_named(side: str) -> None
     assert marked[f"{side}_forbids"].all()
     assert not marked[["reference_breaks", "candidate_breaks"]].any(axis=None)
     study = synthetic(prompts=1, tokens=2, candidates=1)
-    (said,) = sentences(study.traces, study.divergences, frame)
+    study.positions = frame
+    (said,) = sentences(study)
     assert said.startswith(
         "c gives -inf to ids that fp32 allows, at 2 of 6" if side == "candidate" else "The reference fp32"
     )
@@ -238,8 +241,9 @@ def test_the_side_that_breaks_in_a_reading_is_the_one_that_is_named(side: str, v
     ((name, _),) = nonfinite.reasons("fp32", "c", [], [("greedy", frame)])
     assert name == ("fp32" if side == "reference" else "c")
     study = synthetic(prompts=1, tokens=2, candidates=1)
-    (said,) = sentences(study.traces, study.divergences, frame)
-    assert said.startswith("c broke" if side == "candidate" else "The reference fp32 broke")
+    study.positions = frame
+    (said,) = sentences(study)
+    assert said.startswith("c breaks: NaN" if side == "candidate" else "The reference fp32 breaks")
     assert "position 2 (prompt p, greedy)" in said
     assert set(nonfinite.faults(study.traces, frame)) == ({("c", "greedy")} if side == "candidate" else set())
 
@@ -255,6 +259,43 @@ def test_a_gate_on_a_kl_that_is_infinite_somewhere_fails() -> None:
     assert not parse_gate("top1_agreement<0.5", False, gating(study.plan)).exceeded(
         study.summary, gating(study.plan), known
     )
+
+
+def test_a_type_that_overflows_is_said_to_and_another_checkpoint_only_to_break(tmp_path: Path) -> None:
+    """A logit of 160,000 is beyond fp16's 65,504 and no matter to bf16."""
+    table = chain()
+    table[7, 8] = 160_000
+    model = bigram_model(table, torch.float32)
+    other = saved_as(model, tmp_path / "other")
+    study = run(
+        model, candidates=["fp16", "bf16", f"other={other},precision=fp16"],
+        prompts={"meets": "w4", "spared": "w9", "at once": "w7"},
+    )  # fmt: skip
+    place = "in 2 of 3 prompts, first at position 0 (prompt at once, greedy): NaN or infinite logits ended 2 of its 3 traces"
+    assert study.verdict[0].startswith(f"fp16 overflows {place}, which have diverged")
+    assert study.verdict[1].startswith(f"other breaks {place}")
+    assert not any(s.startswith("bf16 ") for s in study.verdict)
+    assert pairs(study, "fp16")["cause"].to_dict()["meets"] == "nonfinite"
+
+
+def test_a_token_that_the_candidate_forbids_is_in_no_perplexity_and_no_gate_on_it_passes() -> None:
+    plain = masked([])
+    forbidding = plain.clone()
+    forbidding[[1, 4], 0] = -math.inf  # the token that is read
+    frame = forced(plain, forbidding)
+    study = synthetic(prompts=1, tokens=2, candidates=1)
+    study.positions = frame
+    assert sentences(study)[0].endswith(
+        "; at 2 it is the reference's own token, which its perplexity there leaves out."
+    )
+    assert nonfinite.impossible(frame) == {("c", "greedy"): 2}
+    fault = faults(study)["c", "greedy"]
+    assert [fault.spoils(c) for c in ("kl_mean", "ln_ppl_ratio", "perplexity_candidate", "divergence_rate")] == [
+        True, True, True, False,
+    ]  # fmt: skip
+    study.positions = forced(plain, masked([1, 4]))  # an id that is not read
+    assert nonfinite.impossible(study.positions) == {}
+    assert not faults(study)["c", "greedy"].spoils("ln_ppl_ratio")
 
 
 def test_positions_where_the_reference_broke_leave_the_distributions_n() -> None:

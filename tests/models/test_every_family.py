@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import tiny_tokenizer
 from families import TABLE, Family, config
+from running import LEAN
 
 import decodedrift as dd
 from decodedrift.models.load import loaded
@@ -98,7 +99,7 @@ def test_its_tokens_are_those_of_its_own_generate(one: Family, size: int) -> Non
     prompts = PROMPTS if size > 1 else [PROMPTS[0], PROMPTS[-2]]
     study = dd.compare(
         tiny(one), tokenizer=tiny_tokenizer(), candidates=["bf16"], strategies=list(SETTINGS), coupling="none",
-        prompts=[" ".join(f"w{i}" for i in p) for p in prompts], max_new_tokens=NEW, batch_size=size,
+        prompts=[" ".join(f"w{i}" for i in p) for p in prompts], max_new_tokens=NEW, batch_size=size, **LEAN,
     )  # fmt: skip
     assert study.failures.query("status != 'skipped'").empty, study.failures.to_string()
     assert study.failures.empty or "longrope" in one.name, "what is skipped: texts past the change of rotary factors"
@@ -127,7 +128,7 @@ def test_what_is_no_function_of_the_tokens_so_far_is_refused_by_name_from_its_co
     one: Family, tmp_path: Path
 ) -> None:
     with pytest.raises(dd.InputError, match=f"{one.kind} cannot be read token by token") as error:
-        dd.compare(str(saved(tmp_path, one)), candidates=["bf16"], prompts=["w1"])
+        dd.compare(str(saved(tmp_path, one)), candidates=["bf16"], prompts=["w1"], **LEAN)
     assert "\n" not in str(error.value)
 
 
@@ -141,7 +142,7 @@ def test_what_is_no_function_of_the_tokens_so_far_is_refused_by_name_from_its_co
 )
 def test_what_reads_both_ways_unless_told_is_refused_where_it_is_not(one: Family, tmp_path: Path) -> None:
     with pytest.raises(dd.InputError, match=f"{one.kind} here is bidirectional"):
-        dd.compare(str(saved(tmp_path, one, is_decoder=False)), candidates=["bf16"], prompts=["w1"])
+        dd.compare(str(saved(tmp_path, one, is_decoder=False)), candidates=["bf16"], prompts=["w1"], **LEAN)
 
 
 @pytest.mark.parametrize("name", ["xglm", "openai-gpt"])

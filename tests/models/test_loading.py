@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
-from running import content, run
+from running import LEAN, content, run
 
 import decodedrift as dd
 from decodedrift.core.progress import Progress
@@ -73,8 +73,8 @@ def test_loads_are_counted_and_foretold(
 
 def test_of_a_resumed_run_the_loads_of_its_finished_jobs_count_too(saved: Any, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        dd.compare(saved(), out=tmp_path / "run", progress=Dying(2), **SHORT)
-    study = dd.compare(saved(), out=tmp_path / "run", resume=True, **SHORT)
+        dd.compare(saved(), out=tmp_path / "run", progress=Dying(2), **SHORT, **LEAN)
+    study = dd.compare(saved(), out=tmp_path / "run", resume=True, **SHORT, **LEAN)
     assert {v["loads"] for v in study.environment["variants"].values()} == {2}
 
 
@@ -131,20 +131,20 @@ def test_a_resumed_run_keeps_the_size_of_its_jobs(saved: Any, tmp_path: Path, mo
     monkeypatch.setattr(budget, "SHARE", 0.16)
     with monkeypatch.context() as patch:
         apart(patch, "all_fit")
-        whole = dd.compare(saved(), out=tmp_path / "whole", **ASKED)
+        whole = dd.compare(saved(), out=tmp_path / "whole", **ASKED, **LEAN)
         assert whole.plan["prompts_per_job"] == 24
         with pytest.raises(KeyboardInterrupt):
-            dd.compare(saved(), out=tmp_path / "run", progress=Dying(2), **ASKED)
+            dd.compare(saved(), out=tmp_path / "run", progress=Dying(2), **ASKED, **LEAN)
     assert len(RunFolder(tmp_path / "run").finished_jobs()) == 1
     assert prepare(make_settings(CompareSettings, {"model": str(saved())} | ASKED)).plan.prompts_per_job == 16, (
         "asked anew, all fits"
     )
     with pytest.raises(dd.InputError, match="prompts_per_job 24 there, 16 here"):
-        dd.compare(saved(), out=tmp_path / "run", resume=True, **ASKED | {"prompts_per_job": 16})
+        dd.compare(saved(), out=tmp_path / "run", resume=True, **ASKED | {"prompts_per_job": 16}, **LEAN)
     stored = RunFolder(tmp_path / "run").stored()
     assert stored is not None
     assert stored_settings(CompareSettings, stored).prompts_per_job == 24
-    dd.compare(saved(), out=tmp_path / "run", resume=True, **ASKED)
+    dd.compare(saved(), out=tmp_path / "run", resume=True, **ASKED, **LEAN)
     assert content(tmp_path / "run") == content(tmp_path / "whole")
 
 

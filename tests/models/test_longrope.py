@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_tokenizer
+from running import LEAN
 
 import decodedrift as dd
 from decodedrift.core.records import VariantError
@@ -95,9 +96,9 @@ def test_what_is_read_again_is_what_was_generated(batch_size: int) -> None:
     }  # fmt: skip
     if reads_one_token_there():
         with pytest.raises(dd.InputError, match=REFUSED):
-            dd.compare(model(), tokenizer=tiny_tokenizer(), **asked)
+            dd.compare(model(), tokenizer=tiny_tokenizer(), **asked, **LEAN)
         return
-    study = dd.compare(model(), tokenizer=tiny_tokenizer(), **asked)
+    study = dd.compare(model(), tokenizer=tiny_tokenizer(), **asked, **LEAN)
     longest = max(map(len, PROMPTS.values()))
     rows = study.positions.query("role == 'candidate'")
     for (strategy, prompt), frame in rows.groupby(["strategy", "prompt_id"]):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import assets, tiny_model, tiny_tokenizer
-from running import run
+from running import LEAN, run
 
 import decodedrift as dd
 
@@ -188,7 +188,7 @@ def test_lm_eval_gets_the_same_rolling_log_likelihood() -> None:
     # lm-eval reads a prefix token (BOS) and scores every token of a text that it tokenizes without one
     (expected,) = theirs.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)])
     study = dd.compare(str(folder), candidates=["bf16"], strategies=["greedy"], prompts=["Once"], max_new_tokens=1,
-                       texts=[dd.Text("text", text)], context=512)  # fmt: skip
+                       texts=[dd.Text("text", text)], context=512, **LEAN)  # fmt: skip
     row = study.perplexity.iloc[0]
     assert tokenizer(text)["input_ids"][0] == tokenizer.bos_token_id
     assert row["tokens"] == len(theirs.tok_encode(text, add_special_tokens=False))

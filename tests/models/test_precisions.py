@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, tiny_config, tiny_model, tiny_tokenizer
+from running import LEAN
 
 import decodedrift as dd
 from decodedrift.models import load
@@ -403,19 +404,19 @@ def spoiled(folder: Path, how: str) -> Path:
 def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path, how: str, named: str, name: str) -> None:
     spoiled(tmp_path, how)
     with pytest.raises(dd.InputError, match=named) as error:
-        dd.compare(str(tmp_path), reference=name, candidates=["bf16"], prompts=["w3"], max_new_tokens=2)
+        dd.compare(str(tmp_path), reference=name, candidates=["bf16"], prompts=["w3"], max_new_tokens=2, **LEAN)
     assert "\n" not in str(error.value)
 
 
 def test_an_unknown_precision_lists_the_choices() -> None:
     with pytest.raises(dd.InputError, match="unknown precision 'fp8'; choices: fp64, fp32, bf16, fp16, int8, int8-bnb"):
-        dd.compare("demo", candidates=["fp8"])
+        dd.compare("demo", candidates=["fp8"], **LEAN)
     with pytest.raises(dd.InputError, match="did you mean 'bf16'"):
-        dd.compare("demo", candidates=["bf-16"])
+        dd.compare("demo", candidates=["bf-16"], **LEAN)
     with pytest.raises(dd.InputError, match="unknown precision 'float32'"):
-        dd.compare("demo", reference="float32")
+        dd.compare("demo", reference="float32", **LEAN)
     with pytest.raises(dd.InputError, match="unknown precision 'fp33'"):
-        dd.compare("demo", candidates=[replace(variant("bf16"), precision="fp33")])
+        dd.compare("demo", candidates=[replace(variant("bf16"), precision="fp33")], **LEAN)
 
 
 # The caller's world.
@@ -435,7 +436,7 @@ def test_the_callers_model_and_torchs_global_state_are_left_as_they_were(family:
         dd.compare(
             model, tokenizer=tokenizer, reference="fp32", candidates=["fp64", "int8", "fp32:threads=2"],
             strategies=["greedy", "beam:num_beams=2", "top-p"], coupling="none", max_new_tokens=2,
-            prompts=["w4 w5", "w6"], texts=[dd.Text("text", "w4 w5 w6")],
+            prompts=["w4 w5", "w6"], texts=[dd.Text("text", "w4 w5 w6")], **LEAN,
         )  # fmt: skip
         assert torch.get_float32_matmul_precision() == "high"
     finally:
@@ -463,7 +464,7 @@ def test_a_model_handed_over_in_training_mode_is_measured_in_evaluation_mode() -
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config).train()
     study = dd.compare(model, tokenizer=tiny_tokenizer(), candidates=["bf16"], strategies=["greedy"], prompts=["w4 w5"],
-                       max_new_tokens=4)  # fmt: skip
+                       max_new_tokens=4, **LEAN)  # fmt: skip
     assert not study.failed
     assert (study.positions[study.positions["role"] == "candidate"]["logit_gap_max"] < 0.1).all()
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import FAMILIES, tiny_model, tiny_tokenizer
+from running import LEAN
 
 import decodedrift as dd
 from decodedrift.core.records import VariantError
@@ -81,7 +82,7 @@ def test_a_cache_that_is_silently_ignored_is_caught_and_the_tokens_are_the_plain
 ) -> None:
     model = tiny_model("llama")
     asked: dict[str, Any] = {"candidates": ["bf16"], "prompts": PROMPTS, "max_new_tokens": 6}
-    sound = dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
+    sound = dd.compare(model, tokenizer=tiny_tokenizer(), **asked, **LEAN)
     patched(monkeypatch, model, ignore_cache)
     with opened(model) as (ready, vocab):
         ready.path = "shared"
@@ -89,7 +90,7 @@ def test_a_cache_that_is_silently_ignored_is_caught_and_the_tokens_are_the_plain
         assert path == "plain"
         assert [r.split(":")[0] for r in reasons] == ["with a cache that is written in place", "with its own cache"]
         assert all("continues otherwise than it reads" in r for r in reasons)
-    study = dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
+    study = dd.compare(model, tokenizer=tiny_tokenizer(), **asked, **LEAN)
     assert study.environment["generation"]["path"] == "plain"
     assert set(study.environment["generation"]["path_reasons"]) == {"fp32"}
     own = [
@@ -104,10 +105,10 @@ def test_without_the_probe_an_ignored_cache_would_change_the_text(monkeypatch: p
     """The control of the control: what is caught above does matter."""
     model = tiny_model("llama")
     asked: dict[str, Any] = {"candidates": ["bf16"], "prompts": PROMPTS, "max_new_tokens": 6}
-    sound = dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
+    sound = dd.compare(model, tokenizer=tiny_tokenizer(), **asked, **LEAN)
     patched(monkeypatch, model, ignore_cache)
     monkeypatch.setattr(probe, "needed", lambda loaded, vocab, path, batched: (path, []))
-    study = dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
+    study = dd.compare(model, tokenizer=tiny_tokenizer(), **asked, **LEAN)
     assert study.traces["token_ids"].tolist() != sound.traces["token_ids"].tolist()
 
 
@@ -148,7 +149,7 @@ def test_a_model_that_sees_what_follows_is_refused(monkeypatch: pytest.MonkeyPat
     with opened(model) as (ready, vocab), pytest.raises(VariantError, match="no causal model"):
         needed(ready, vocab, "shared")
     with pytest.raises(dd.InputError, match=r"the reference cannot run: fp32: .*no causal model"):
-        dd.compare(model, tokenizer=tiny_tokenizer(), candidates=["bf16"], prompts=PROMPTS, max_new_tokens=4)
+        dd.compare(model, tokenizer=tiny_tokenizer(), candidates=["bf16"], prompts=PROMPTS, max_new_tokens=4, **LEAN)
 
 
 def test_padding_that_is_read_as_text_is_refused_and_the_mend_works(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,8 +168,8 @@ def test_padding_that_is_read_as_text_is_refused_and_the_mend_works(monkeypatch:
     patched(monkeypatch, model, width)
     asked: dict[str, Any] = {"candidates": ["bf16"], "prompts": PROMPTS, "max_new_tokens": 4, "strategies": ["greedy"]}
     with pytest.raises(dd.InputError, match=r"reads otherwise than alone: .*batch_size=1"):
-        dd.compare(model, tokenizer=tiny_tokenizer(), **asked)
-    assert not dd.compare(model, tokenizer=tiny_tokenizer(), batch_size=1, **asked).failed
+        dd.compare(model, tokenizer=tiny_tokenizer(), **asked, **LEAN)
+    assert not dd.compare(model, tokenizer=tiny_tokenizer(), batch_size=1, **asked, **LEAN).failed
 
 
 def test_a_deviation_in_16_bits_is_decided_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,13 +195,13 @@ def test_one_candidate_that_needs_a_plainer_path_takes_all_along(saved: Callable
     """Its checkpoint keeps a window: the run's first job is run again, and rows of one path alone are kept."""
     llama, mistral = str(saved("llama")), str(saved("mistral"))
     asked: dict[str, Any] = {"prompts": PROMPTS, "max_new_tokens": 6, "strategies": ["greedy"]}
-    study = dd.compare(llama, candidates=["bf16", f"other={mistral}"], out=tmp_path / "run", **asked)
+    study = dd.compare(llama, candidates=["bf16", f"other={mistral}"], out=tmp_path / "run", **asked, **LEAN)
     made = study.environment["generation"]
     assert made["path"] == "stock"
     assert set(made["path_reasons"]) == {"other"}
     assert not study.failed
     assert len(study.traces.query("variant == 'bf16'")) == len(PROMPTS)
-    alone = dd.compare(llama, candidates=["bf16"], **asked)
+    alone = dd.compare(llama, candidates=["bf16"], **asked, **LEAN)
     assert alone.environment["generation"]["path"] == "shared"
     fact = json.loads(next((tmp_path / "run" / "jobs").glob("*/facts.json")).read_text())
     assert fact["path"]["path"] == "stock"
@@ -256,10 +257,11 @@ def test_the_path_is_in_the_verdict_where_it_is_not_the_first_choice() -> None:
         "All variants were read over the model's own kind of cache. The faster way does not fit fp32, with a cache "
     )
     assert any(
-        s.startswith(sentence) for s in dd.compare(tiny_model("mistral"), tokenizer=tiny_tokenizer(), **asked).verdict
+        s.startswith(sentence)
+        for s in dd.compare(tiny_model("mistral"), tokenizer=tiny_tokenizer(), **asked, **LEAN).verdict
     )
     assert not any(
-        "were read" in s for s in dd.compare(tiny_model("llama"), tokenizer=tiny_tokenizer(), **asked).verdict
+        "were read" in s for s in dd.compare(tiny_model("llama"), tokenizer=tiny_tokenizer(), **asked, **LEAN).verdict
     )
 
 
@@ -278,7 +280,12 @@ def test_a_library_that_fails_under_way_is_a_failure_of_the_candidate_with_the_v
 
     patched(monkeypatch, model, break_bf16)
     study = dd.compare(
-        model, tokenizer=tiny_tokenizer(), candidates=["bf16", "fp16"], prompts=PROMPTS, max_new_tokens=16
+        model,
+        tokenizer=tiny_tokenizer(),
+        candidates=["bf16", "fp16"],
+        prompts=PROMPTS,
+        max_new_tokens=16,
+        **LEAN,
     )
     (row,) = study.failures.to_dict("records")
     assert row["variant"] == "bf16"
@@ -286,13 +293,19 @@ def test_a_library_that_fails_under_way_is_a_failure_of_the_candidate_with_the_v
     assert set(study.summary.query("role == 'candidate'")["candidate"]) == {"fp16"}
     with pytest.raises(dd.InputError, match=r"the reference cannot run: bf16: .*KeyError: 'cache_position'"):
         dd.compare(
-            model, tokenizer=tiny_tokenizer(), reference="bf16", candidates=["fp16"], prompts=PROMPTS, max_new_tokens=16
+            model,
+            tokenizer=tiny_tokenizer(),
+            reference="bf16",
+            candidates=["fp16"],
+            prompts=PROMPTS,
+            max_new_tokens=16,
+            **LEAN,
         )
 
 
 def test_the_page_has_the_path_and_the_warnings() -> None:
     asked: dict[str, Any] = {"candidates": ["bf16"], "prompts": ["w1 w2 <|end|> w3"], "max_new_tokens": 4}
-    page = dd.compare(tiny_model("mistral"), tokenizer=tiny_tokenizer(), **asked).to_html()
+    page = dd.compare(tiny_model("mistral"), tokenizer=tiny_tokenizer(), **asked, **LEAN).to_html()
     assert "<dt>Read on the path</dt><dd><bdi>stock</bdi></dd>" in page
     assert "<dt>Warning</dt><dd><bdi>prompt " in page
 

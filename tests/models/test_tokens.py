@@ -17,6 +17,7 @@ import pytest
 from conftest import tiny_model, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from running import LEAN
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 import decodedrift as dd
@@ -51,7 +52,7 @@ def without_a_stop() -> Any:
 def test_without_a_stop_token_texts_run_to_their_length() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = None
-    study = dd.compare(without_a_stop(), tokenizer=tokenizer, prompts=["w1 w2", "w3"], **SMALL)
+    study = dd.compare(without_a_stop(), tokenizer=tokenizer, prompts=["w1 w2", "w3"], **SMALL, **LEAN)
     assert study.failures.empty, study.failures.to_string()
     assert study.environment["generation"]["stop_ids"] == []
     assert {len(ids.split()) for ids in study.traces["token_ids"]} == {5}

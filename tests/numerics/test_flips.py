@@ -100,7 +100,11 @@ def test_the_predicted_curve_by_hand_and_as_kaplan_meier_counts() -> None:
     curve = flips.predicted_curve(chance, np.array([0, 0, 0, 1]), np.array([0, 1, 2, 0]))
     np.testing.assert_allclose(curve, [0.7, 0.35, 0.35])
     assert len(flips.predicted_curve(np.empty(0), np.empty(0, int), np.empty(0, int))) == 0
+    share = flips.predicted_share(chance, np.array([0, 0, 0, 1]), np.array([0, 1, 2, 0]))
+    np.testing.assert_allclose(share, [0.3, 0.425, 0.425])  # the text of one token keeps its chance of 0.9
+    assert len(flips.predicted_share(np.empty(0), np.empty(0, int), np.empty(0, int))) == 0
     from decodedrift.numerics import survival as sv
+    from decodedrift.numerics.incidence import incidence
 
     rng = np.random.default_rng(0)
     lengths = rng.integers(5, 30, 200)
@@ -109,9 +113,11 @@ def test_the_predicted_curve_by_hand_and_as_kaplan_meier_counts() -> None:
     certain = (rng.random(len(trace)) < 0.05).astype(float)  # chances of 0 and 1 are the events themselves
     first = np.array([next((t for t in range(n) if certain[(trace == g)][t]), n) for g, n in enumerate(lengths)])
     events = first < lengths
-    seen = sv.CensoredTimes.of(np.where(events, first + 1, lengths), events, np.arange(200))
+    seen = sv.CensoredTimes.of(np.where(events, first + 1, lengths), events, np.arange(200), ~events)
     km = sv.kaplan_meier(seen).survival
     np.testing.assert_allclose(flips.predicted_curve(certain, trace, position)[: len(km)], km, atol=1e-12)
+    parted = flips.predicted_share(certain, trace, position)[: len(km)]
+    np.testing.assert_allclose(parted, incidence(seen).share, atol=1e-12)
 
 
 def test_scores_by_hand() -> None:

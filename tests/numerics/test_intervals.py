@@ -61,11 +61,17 @@ def test_an_error_over_clusters_written_out() -> None:
 
 def test_half_an_interval_is_students_and_no_difference_is_no_certainty() -> None:
     top, bottom = np.array([1, 4, 2]), np.array([10, 20, 10])
-    off = top - 7 / 40 * bottom
-    t = 0.95 / math.sqrt(2 * 0.975 * 0.025)
-    assert iv.ratio_half_width(top, bottom, np.arange(3)) == pytest.approx(
-        (7 / 40, t * math.sqrt(1.5 * off @ off) / 40)
+    off = np.array([6 / 30, 3 / 20, 5 / 30]) - 7 / 40  # without each of the three
+    t = stats.t.ppf(0.975, 40**2 / (10**2 + 20**2 + 10**2) - 1)
+    value, half = iv.ratio_half_width(top, bottom, np.arange(3))
+    assert (value, half) == pytest.approx((7 / 40, t * math.sqrt(2 / 3 * off @ off)))
+    assert iv.ratio_interval(top, bottom, np.arange(3)) == pytest.approx(
+        (value, value * math.exp(-half / value), value * math.exp(half / value))
     )
+    assert iv.mean_interval(top, np.arange(3)) == pytest.approx(
+        (7 / 3, *stats.t.interval(0.95, 2, 7 / 3, stats.sem(top)))
+    ), "clusters of one size: Student's own"
+    assert math.isnan(iv.ratio_half_width(top, np.array([5, 0, 0]), np.arange(3))[1]), "one alone has a bottom"
     for tokens in (2, 49):  # 49 x (1/49) is not 1 in float64
         assert math.isnan(iv.ratio_half_width(np.ones(3), np.full(3, tokens), np.arange(3))[1])
     assert math.isnan(iv.ratio_half_width(np.zeros(3), bottom, np.arange(3))[1])
@@ -88,7 +94,9 @@ def test_seeds_that_differ_more_than_prompts_are_no_more_than_their_number() -> 
     flags, prompts = np.array([1.0, 0] * 8 + [1, 1, 0, 0]), np.repeat(np.arange(10), 2)
     assert iv.clustered_se(flags, prompts) ** 2 / (0.25 / 20) == pytest.approx(4 / 9)
     assert iv.effective_size(flags, prompts) == 20
-    assert iv.share_interval(flags, prompts) == (0.5, *iv.wilson(10, 20))
+    assert iv.share_interval(flags, prompts) == (0.5, *iv.wilson(10, 20, iv.t95(20))), "the rows' own t"
+    alike = np.repeat([1.0, 0, 1, 0, 1, 0, 1, 0, 1, 0], 2)
+    assert iv.share_interval(alike, prompts) == (0.5, *iv.wilson(4.5, 9, iv.t95(10))), "the prompts'"
     assert math.isnan(iv.design_effect(1.0, 0.0)) and math.isnan(iv.design_effect(math.nan, 1.0))
 
 
@@ -122,11 +130,38 @@ def test_the_bootstrap_draws_clusters() -> None:
     assert np.isnan(iv.bootstrap_ratio(top * 0, bottom * 0, prompts)).all()
 
 
-def test_groups_share_the_draws_and_one_without_a_bottom_has_no_ratio() -> None:
-    """Two clusters: a quarter of the draws holds one alone, so that the ends are the two ratios themselves."""
-    clusters, columns = np.array([0, 1, 0, 1, 0, 1]), np.array([0, 0, 1, 1, 2, 2])
-    top, bottom = np.array([1.0, 4, 2, 3, 5, 6]), np.array([2.0, 4, 1, 1, 0, 0])
+def test_groups_share_the_draws_and_below_ten_clusters_nothing_is_drawn() -> None:
+    rng = np.random.default_rng(6)
+    top, bottom = rng.uniform(1, 2, (2, 30))
+    clusters, columns = np.tile(np.arange(10), 3), np.repeat([0, 1, 2], 10)
+    bottom[20:] = 0
     value, low, high = iv.bootstrap_ratio(top, bottom, clusters, columns, 3)
-    np.testing.assert_allclose([value, low, high], [[5 / 6, 2.5, math.nan], [0.5, 2, math.nan], [1, 3, math.nan]])
-    ends = iv.bootstrap(lambda total: total / 2, np.array([[1.0, 10], [3.0, 20]]))
-    np.testing.assert_allclose(ends, [[1, 10], [3, 20]])
+    for group in (0, 1):
+        rows = columns == group
+        alone = np.ravel(iv.bootstrap_ratio(top[rows], bottom[rows], clusters[rows]))
+        assert alone == pytest.approx([value[group], low[group], high[group]])
+    assert np.isnan([value[2], low[2], high[2]]).all(), "a group without a bottom"
+    nine = clusters < 9
+    value, low, high = iv.bootstrap_ratio(top[nine], bottom[nine], clusters[nine], columns[nine], 3)
+    assert np.isfinite(value[:2]).all() and np.isnan([low, high]).all()
+    mean, half = iv.ratio_half_width(top[:10], np.ones(10), np.arange(10))
+    ends = iv.bootstrap(lambda total: total / 10, top[:10, None])
+    np.testing.assert_allclose(np.ravel(ends), [mean - half, mean + half], rtol=0.02)
+
+
+def test_two_shares_of_the_same_rows() -> None:
+    """Newcombe 1998, method 10, written out; and no difference among n prompts is no certainty."""
+    first, second = np.array([1.0] * 6 + [0] * 6), np.array([1.0] * 4 + [0] * 7 + [1])
+    prompts = np.arange(12)
+    value, low, high = iv.paired_difference(first, second, prompts)
+    assert value == pytest.approx(1 / 12)
+    (p, l1, u1), (q, l2, u2) = iv.share_interval(first, prompts), iv.share_interval(second, prompts)
+    phi = (4 * 5 - 2 * 1) / math.sqrt(6 * 6 * 5 * 7)
+    assert low == pytest.approx(value - math.sqrt((p - l1) ** 2 + (u2 - q) ** 2 - 2 * phi * (p - l1) * (u2 - q)))
+    assert high == pytest.approx(value + math.sqrt((u1 - p) ** 2 + (q - l2) ** 2 - 2 * phi * (u1 - p) * (q - l2)))
+    unseen = iv.wilson(0, 12)[1]
+    for rows in (np.zeros(12), first, np.ones(12)):
+        assert iv.paired_difference(rows, rows, prompts) == pytest.approx((0, -unseen, unseen))
+    swapped = iv.paired_difference(second, first, prompts)
+    assert swapped == pytest.approx((-value, -high, -low))
+    assert np.isnan(iv.paired_difference(first[:0], first[:0], prompts[:0])).all()

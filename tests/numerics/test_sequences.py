@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 
@@ -202,6 +203,15 @@ def test_chrf_is_sacrebleus_to_the_last_bit(reference, candidate, by_sacrebleu):
 def test_ids_decide_and_never_the_text():
     values = trace_metrics(TracePair((7,), (8,), "\ufffd", "\ufffd"))
     assert (values["diverged"], values["first_divergence"], values["first_divergence_char"]) == (1, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [((1, 2, 2, 3), (2, 1, 2, 2)), ((5,), (5,)), ((5,), (6,)), ((), ()), ((1, 1, 4), (1, 1, 1))]
+)
+def test_matches_of_shuffled_texts_are_the_mean_over_every_order(a, b):
+    orders = list(itertools.permutations(b))
+    counted = np.mean([sum(x == y for x, y in zip(a, order)) for order in orders])
+    assert sequences.shuffled_matches(a, b) == pytest.approx(counted, rel=1e-12)
 
 
 @given(IDS, IDS)

@@ -104,7 +104,7 @@ def ran() -> Study:
     """A small run of the bundled model, with alternatives, a text and the noise floor."""
     return dd.compare(
         "demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=4, max_new_tokens=24, noise_floor=True,
-        texts=[str(Path(__file__).parents[2] / "CHANGELOG.md")],
+        texts=[str(Path(__file__).parents[2] / "CHANGELOG.md")], default_text=False,
     )  # fmt: skip
 
 

@@ -249,7 +249,9 @@ def test_every_number_of_the_summary_is_the_tables() -> None:
 def test_every_number_of_controls_injection_and_timings_is_the_tables() -> None:
     import decodedrift as dd
 
-    made = dd.compare("demo", candidates=["bf16"], limit=3, max_new_tokens=24, noise_floor=True, inject=True)
+    made = dd.compare(
+        "demo", candidates=["bf16"], limit=3, max_new_tokens=24, noise_floor=True, inject=True, default_text=False
+    )
     page = only_ours(render(made))
     titles = [a["title"] or "" for tag, a in page.tags if tag == "td" and a.get("title")]
     shown = [part.split(" = ") for title in titles for part in title.split("; ")]
@@ -471,7 +473,7 @@ def test_figures_compose_and_save(tmp_path: Path) -> None:
     from bokeh.layouts import column
     from bokeh.resources import INLINE
 
-    made = synthetic(prompts=12, tokens=40, candidates=2, strategies=2)
+    made = synthetic(prompts=16, tokens=40, candidates=2, strategies=2)
     case = ("prompt-1", "v0", "top-k:k=5")
     drawn = [
         made.plot.margins(),
@@ -519,7 +521,7 @@ def test_every_figure_is_in_the_page_once_and_in_a_notebook() -> None:
 
 @pytest.mark.parametrize("name", ["survival", "comparisons", "kl", "gap", "margins", "after"])
 def test_a_notebooks_figure_shows_one_strategy(name: str) -> None:
-    made = synthetic(prompts=12, tokens=40, candidates=2, strategies=2)
+    made = synthetic(prompts=16, tokens=40, candidates=2, strategies=2)
     first, second = (s["label"] for s in made.plan["strategies"])
     for asked, shown_alone in (({}, first), ({"strategy": second}, second)):
         sources = [tag for source in getattr(made.plot, name)(**asked).select({"type": ColumnDataSource})

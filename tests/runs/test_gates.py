@@ -101,7 +101,7 @@ def test_what_never_happened_passes_every_gate(column: str, operator: str) -> No
     assert exceeded(traces=4, diverged=1) == 4, "missing for another reason"
     assert exceeded() == 4
     not_asked = exceeded(traces=4, diverged=0, asked=PLAN)
-    assert not_asked == (4 if column.startswith(("injected", "recovered", "trajectory", "path_")) else 0)
+    assert not_asked == (4 if column.startswith(("injected", "recovered", "trajectory", "second_", "path_")) else 0)
 
 
 def test_a_candidate_that_is_missing_fails_where_the_others_never_diverged() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
-from running import content
+from running import LEAN, LEAN_FLAGS, content
 
 import decodedrift as dd
 from decodedrift.core import files
@@ -35,13 +35,14 @@ from decodedrift.runs.resume import stored_settings, stored_sizes
 from decodedrift.runs.runfolder import RunFolder
 from decodedrift.runs.signals import Stopped, stoppable, terminable
 
-ASKED: dict[str, Any] = {
+ASKED: dict[str, Any] = LEAN | {
     "candidates": ["bf16", "int8"], "strategies": ["greedy", "top-p"], "max_new_tokens": 5, "prompts_per_job": 1,
     "prompts": ["w1 w2", "w3", "w4 w5 w6", "w7"], "batch_size": 2,
 }  # fmt: skip
 FLAGS = [
     "--candidates", "bf16,int8", "--strategies", "greedy,top-p", "--max-new-tokens", "5", "--prompts-per-job", "1",
     "--prompt", "w1 w2", "--prompt", "w3", "--prompt", "w4 w5 w6", "--prompt", "w7", "--prompt", "", "--batch-size", "2",
+    *LEAN_FLAGS,
 ]  # fmt: skip
 
 

@@ -33,9 +33,9 @@ COLUMNS = {
     "perplexity_self perplexity_judge min_margin nonfinite",
     "divergences": f"{KEYS} diverged first_divergence first_divergence_char compared prefix_fraction "
     "reference_token_id candidate_token_id reference_token candidate_token reference_margin candidate_margin "
-    "reference_gap candidate_gap swing gap_over_error cause at_end search_error agreement_after edit_similarity "
+    "reference_gap candidate_gap swing logprob_gap gap_over_error gap_ulps layout cause at_end search_error agreement_after edit_similarity "
     "chrf_after reconverged reconvergence_lag nonfinite",
-    "positions": f"{KEYS} position token_id token kl kl_reverse tv logit_gap_max logit_gap_rms significant_digits "
+    "positions": f"{KEYS} position token_id token layout kl kl_reverse tv logit_gap_max logit_gap_rms significant_digits "
     "logit_margin_reference logit_margin_candidate logit_margin_ulps top1_agree directional_error choice_agree "
     "choice_margin choice_error rank delta_p nll_reference nll_candidate entropy_reference p_top_reference nonfinite",
     "alternatives": f"{KEYS} position variant pass rank token_id logprob",

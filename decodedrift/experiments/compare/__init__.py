@@ -23,7 +23,8 @@ EXPERIMENT = Experiment(
     beside=later(f"{HERE}.beside:beside"),
     plots=later(f"{HERE}.plots:Plots"),
     heat=later(f"{HERE}.heat:in_a_cell"),
-    shown=later("report.terminal:summary_table"),
+    shown=later(f"{HERE}.screenful:screenful"),
+    answers=later(f"{HERE}.verdict.answer:table"),
     gating=later(f"{HERE}.gating:gating"),
     examples=(
         "decodedrift compare --model gpt2 --candidates bf16,int8 --max-new-tokens 128",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from decodedrift.experiments.compare.folds.answer import QUALITIES, WORDINGS
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import FOLD_TEXTS, KEYS, TABLES, typed
 from decodedrift.runs.gates import Fault, Gating
@@ -18,25 +19,36 @@ if TYPE_CHECKING:
 
 # Columns of the summary that hold a value only where something diverged (docs/runs.md lists them)
 IF_DIVERGED = (
-    "first_divergence_median", "half_life", "compounding_index", "compounding_index_low", "compounding_index_high",
-    "compounding_index_p", "reference_gap_median", "swing_median", "near_tie_share", "agreement_after",
-    "reconverged_share", "injected", "recovered_share", "trajectory_share", "trajectory_share_low",
-    "trajectory_share_high", "path_compounding", "path_compounding_low", "path_compounding_high",
+    "first_divergence_median", "half_life", "half_life_low", "half_life_high", "compounding_index",
+    "compounding_index_low", "compounding_index_high", "compounding_index_p", "reference_gap_median", "swing_median",
+    "near_tie_share", "agreement_after", "reconverged_share", "injected", "recovered_share", "trajectory_share",
+    "trajectory_share_low", "trajectory_share_high", "trajectory_horizon", "second_hazard", "second_hazard_low",
+    "second_hazard_high", "second_hazard_ratio", "second_hazard_ratio_low", "second_hazard_ratio_high",
+    "path_compounding", "path_compounding_low", "path_compounding_high",
 )  # fmt: skip
+RECOMMENDED = ("wording==nonfinite", "wording==not compared", "quality==worse")
 # and those of them that exist only where the run was asked for them
-ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "path_": "decompose"}
+ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "second_": "inject",
+         "path_": "decompose"}  # fmt: skip
 
 
 def gating(plan: Mapping[str, Any]) -> Gating:
     """Every candidate under every strategy, whether it left a row or not."""
     cells = [(c["name"], s["label"]) for c in plan["candidates"] for s in plan["strategies"]]
-    return Gating(("candidate", "strategy"), cells, columns(), lambda row, column: never(row, column, plan), faults)
+    return Gating(
+        ("candidate", "strategy"), cells, columns(), lambda row, column: never(row, column, plan), faults,
+        {"wording": WORDINGS, "quality": QUALITIES}, RECOMMENDED,
+    )  # fmt: skip
 
 
 def faults(study: Study) -> dict[tuple[str, ...], Fault]:
     """(candidate, strategy) -> what no gate there may pass: a candidate that broke, a KL that is infinite somewhere."""
+    impossible = nonfinite.impossible(study.positions)
     cells: dict[tuple[str, ...], Fault] = {
-        key: Fault(f"the KL is infinite at {n} positions, which its figures leave out", ("kl_",))
+        key: Fault(
+            f"the KL is infinite at {n} positions, which its figures leave out",
+            ("kl_", "perplexity_candidate", "ln_ppl_ratio") if key in impossible else ("kl_",),
+        )
         for key, n in nonfinite.infinite(study.positions).items()
     }
     return cells | {key: Fault(why) for key, why in nonfinite.faults(study.traces, study.positions).items()}

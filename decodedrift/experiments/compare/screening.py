@@ -23,6 +23,7 @@ from decodedrift.decoding.preferences import Preferences
 from decodedrift.decoding.tops import Tops
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass, Passage, See, nll
+from decodedrift.measure.tables import FORCED
 from decodedrift.models import budget
 from decodedrift.models.load import Loaded
 
@@ -58,6 +59,7 @@ def predict(into: Pass, passage: Passage, logits: Tensor, preferences: Preferenc
     margins = (preferences.scores[:length, 0] - preferences.scores[:length, 1]).tolist()
     margins = [m if math.isfinite(m) else math.nan for m in margins]
     label, seed, prompt_id = passage.key
+    into.layout = FORCED
     into.traces[passage.key] = Trace(
         prompt_id,
         label,

@@ -1,8 +1,10 @@
-"""Which cases the page carries: all of a small run; of a large one the worst, the typical, some that stayed equal."""
+"""Which cases are shown: on the page all of a small run or the worst and the typical; and the one to show first."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -14,9 +16,6 @@ if TYPE_CHECKING:
 
 MOST = 300
 TYPICAL = 48
-WORD = r"[^\W\d_]{2,}"  # letters alone
-DIFFERENT = 0.25  # of the tokens after t* at most these are equal in an example, index by index
-EARLY = 0.7  # of its text an example may have behind it when it parts, so that what follows can be seen
 # The order is how much each says about the candidate: a broken number, a changed mind, a cut-off, a search, a tie.
 CAUSES = {
     "nonfinite": "NaN or infinite logits ended a trace.",
@@ -24,50 +23,30 @@ CAUSES = {
     "truncation": "A token fell out of the set that one of the two may draw from.",
     "search": "Beam search: whole hypotheses were exchanged. Gap and swing are theirs; a negative gap says that the "
     "reference itself scores the candidate's text higher.",
+    "draw": "The shared draw fell on the edge between two tokens that the reference itself held apart.",
     "near_tie": "The reference all but tied between the two tokens.",
     "uncoupled": "The draws were independent: chance alone parts such traces.",
 }  # fmt: skip
 
 
 def select_cases(study: Study, most: int = MOST) -> pd.DataFrame:
-    """Up to `most` rows of divergences.csv with `kl` at t*: the example, then the clearest; what stayed equal last."""
-    compared = study.divergences[study.divergences["role"] == "candidate"].reset_index(drop=True)
+    """Up to `most` rows of divergences.csv with `kl` at t*: the telling one, the clearest, what stayed equal."""
+    compared = study.divergences[study.divergences["role"] == "candidate"]
+    telling = telling_case(study)
+    first = [] if telling is None else [telling.Index]
     parted = compared[(compared["diverged"] == 1) & compared["first_divergence"].notna()]
     equal = compared[compared["diverged"] == 0]
     kept_equal = equal.head(max(most - len(parted), most // 10 if len(equal) else 0))
     room = most - len(kept_equal)
     if len(parted) > room:
-        typical = list(dict.fromkeys([example(parted), *spread(parted, min(TYPICAL, room // 4))]))
+        typical = list(dict.fromkeys([*first, *spread(parted, min(TYPICAL, room // 4))]))
         worst = clearest(parted.drop(index=typical), room - len(typical)).index
         parted = parted.loc[[*worst, *typical]]
     ordered = clearest(parted, len(parted))
-    if (first := example(ordered)) is not None:
-        ordered = ordered.loc[[first, *ordered.index.drop(first)]]
+    ordered = ordered.loc[[*first, *ordered.index.drop(first)]]
     rows = pd.concat([ordered, kept_equal], ignore_index=True)
     kl = kl_at(study.positions, rows)
     return rows.assign(kl=pd.Series([kl.get(key_of(row)) for row in rows.itertuples()], dtype="float64"))
-
-
-def example(rows: pd.DataFrame) -> Any | None:
-    """The label of the row of divergences.csv that shows best what happens; None where nothing parted.
-
-    A greedy near tie between two words, not at the beginning, whose texts go on differently. A wish that no row
-    fulfils is dropped, the last first; of equals the lowest label, and so the first candidate's.
-    """
-    parted = rows[(rows["role"] == "candidate") & (rows["diverged"] == 1) & rows["first_divergence"].notna()]
-    if not len(parted):
-        return None
-    words = [parted[f"{side}_token"].astype("string").str.strip().str.fullmatch(WORD) for side in ("reference", "candidate")]
-    wishes = {
-        "strategy": parted["strategy"] == "greedy",
-        "cause": parted["cause"] == "near_tie",
-        "words": words[0] & words[1],
-        "begun": parted["first_divergence"] > 0,
-        "differ": parted["agreement_after"] < DIFFERENT,
-        "early": parted["prefix_fraction"] <= EARLY,
-    }
-    fulfilled = pd.DataFrame({name: wish.fillna(False).astype(int) for name, wish in wishes.items()}).sort_index()
-    return fulfilled.sort_values(list(wishes), ascending=False, kind="stable").index[0]
 
 
 def clearest(parted: pd.DataFrame, most: int) -> pd.DataFrame:
@@ -100,3 +79,70 @@ def kl_at(positions: pd.DataFrame, rows: pd.DataFrame) -> Mapping[tuple[str, str
     frame = positions[(positions["role"] == "candidate") & positions["prompt_id"].isin(set(rows["prompt_id"]))]
     rows_at = frame[[*keys, "position", "kl"]].merge(places, on=[*keys, "position"])
     return {key_of(row): row.kl for row in rows_at.itertuples()}
+
+
+def telling_case(study: Study) -> Any | None:
+    """The split to show first, a row of divergences.csv: two words that the reference all but tied between.
+
+    Greedy, a near tie, on a word, not at the very beginning, with texts that differ visibly behind it: a case that
+    lacks fewer of these, in this order, comes first, then that of the earlier candidate and prompt. None where nothing
+    diverged at a single token.
+    """
+    rows = study.divergences[(study.divergences["role"] == "candidate") & (study.divergences["diverged"] == 1)]
+    single = rows[~rows["cause"].isin(["search", "uncoupled", "nonfinite"]) & (rows["at_end"] != 1)]
+    return min(single.itertuples(), key=_lacks, default=None)
+
+
+def _lacks(row: Any) -> tuple[bool, ...]:
+    words = [str(token).strip() for token in (row.reference_token, row.candidate_token)]
+    return (
+        row.strategy != "greedy",
+        row.cause != "near_tie",
+        not all(len(word) > 2 and word.isalpha() for word in words) or words[0].lower() == words[1].lower(),
+        row.first_divergence == 0,
+        not row.agreement_after < 0.5,  # NaN where nothing follows
+    )
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A split as texts: what both wrote, how each went on, and what the reference held of the two tokens at the fork.
+
+    p_reference, p_candidate: its probabilities of its own and of the candidate's token; NaN where they are not known.
+    """
+
+    shared: str
+    reference_text: str
+    candidate_text: str
+    reference_token: str
+    candidate_token: str
+    p_reference: float
+    p_candidate: float
+
+
+def fork(study: Study, row: Any) -> Fork | None:
+    """The split of a row of divergences.csv; None where the run kept no texts."""
+    traces = study.traces[(study.traces["prompt_id"] == row.prompt_id) & (study.traces["strategy"] == row.strategy)]
+    traces = traces[(traces["seed"] == row.seed) & traces["role"].isin(["reference", "candidate"])].set_index("variant")
+    if not study.words or not {row.reference, row.candidate} <= set(traces.index):
+        return None
+    ours, theirs = (str(traces.loc[name, "text"]) for name in (row.reference, row.candidate))
+    at = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+    at = ours[:at].rfind(" ") + 1 if ours[:at][-1:].isalnum() else at  # whole words, whatever the tokens are
+    prompt = traces.loc[row.reference, "prompt"]
+    return Fork(
+        f"{'' if pd.isna(prompt) else prompt}{ours[:at]}", ours[at:], theirs[at:], str(row.reference_token),
+        str(row.candidate_token), *_held(study, row),
+    )  # fmt: skip
+
+
+def _held(study: Study, row: Any) -> tuple[float, float]:
+    """The reference's probabilities of both tokens at the fork of a greedy text, from its reading and the gap."""
+    frame = study.positions
+    here = frame[(frame["role"] == "candidate") & (frame["candidate"] == row.candidate) & (frame["seed"] == row.seed)]
+    here = here[(here["strategy"] == row.strategy) & (here["prompt_id"] == row.prompt_id)]
+    at = here[here["position"] == row.first_divergence]
+    if row.strategy != "greedy" or not len(at):
+        return math.nan, math.nan
+    held = math.exp(-float(at["nll_reference"].iloc[0]))
+    return held, held * math.exp(-float(row.reference_gap))

@@ -12,7 +12,7 @@ import pandas as pd
 
 from decodedrift.core.untrusted import terminal
 from decodedrift.report.numbers import percentage
-from decodedrift.report.terminal import text_table
+from decodedrift.report.terminal import text_table, wrapped
 
 KEYS = ["strategy", "seed", "prompt_id"]
 LAGS = (1, 5, 20)
@@ -69,9 +69,10 @@ def table(summary: pd.DataFrame, width: int) -> str:
     return text_table(head, body, width, names=1)
 
 
-def overview(study: Any, width: int) -> str:
-    """The table by strategy and position, and one text beside what became of it."""
-    return "\n\n".join(part for part in (table(study.summary, width), one(study, width)) if part)
+def overview(study: Any, width: int, verbose: bool = False) -> str:
+    """The table by strategy and position, one text beside what became of it, and the verdict, which is short."""
+    sentences = "\n".join(wrapped(sentence, width) for sentence in study.verdict)
+    return "\n\n".join(part for part in (table(study.summary, width), one(study, width), sentences) if part)
 
 
 def one(study: Any, width: int) -> str:

@@ -13,7 +13,10 @@ from decodedrift.report.figures.curves import Curves, Names, Pairs
 from decodedrift.report.tokenview import case_link
 
 POINTS = 1500
-MARKERS = {"near_tie": "circle", "shift": "triangle", "truncation": "square", "nonfinite": "x", "uncoupled": "diamond"}
+MARKERS = {
+    "near_tie": "circle", "draw": "inverted_triangle", "shift": "triangle", "truncation": "square", "nonfinite": "x",
+    "uncoupled": "diamond",
+}  # fmt: skip
 
 
 class Gaps(Curves):

@@ -39,8 +39,9 @@ class Survival(Curves):
 
     def _read(self) -> pd.DataFrame:
         rows = super()._read()
+        rows = rows if "incidence" in rows else rows.iloc[:0]  # a folder of version 0.1.0 without texts has no such column
         self.end = int(rows["position"].max()) + 1 if len(rows) else 0
-        if rows["incidence_predicted"].notna().any():
+        if len(rows) and rows["incidence_predicted"].notna().any():
             self.columns += ("incidence_predicted",)
         return rows
 
@@ -78,7 +79,7 @@ class Survival(Curves):
 
     def _extra(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
         names = {"equal": "incidence", "low": "incidence_high", "high": "incidence_low", "law": "incidence_predicted"}
-        return {to: 1 - part[of].to_numpy("float64", na_value=math.nan) for to, of in names.items()}
+        return {to: 1 - part[of].to_numpy("float64", na_value=math.nan) for to, of in names.items() if of in part}
 
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
         first = part.iloc[0]

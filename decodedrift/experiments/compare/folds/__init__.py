@@ -14,6 +14,7 @@ import pandas as pd
 from decodedrift.experiments.compare.folds import decomposition, summary
 from decodedrift.experiments.compare.folds.answer import answer
 from decodedrift.measure import trajectory
+from decodedrift.measure.tables import of_one_layout
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
@@ -43,9 +44,13 @@ def _prediction() -> Any:
     return prediction
 
 
+def _positions(study: Study) -> pd.DataFrame:
+    return of_one_layout(study.positions)
+
+
 def _summary(study: Study) -> pd.DataFrame:
     """A row per compared variant x strategy."""
-    table = summary.summarize(study.divergences, study.positions, study.traces)
+    table = summary.summarize(study.divergences, _positions(study), study.traces)
     table = _compounding().in_summary(table, study.risk)
     second = _second()
     extra = (
@@ -67,7 +72,7 @@ def _predictions(study: Study) -> Any:
     """The flip law's view of each candidate and strategy, made once for three folds."""
     cache: dict[str, Any] = study.__dict__
     if "_predictions" not in cache:
-        cache["_predictions"] = _prediction().predict(study.divergences, study.positions)
+        cache["_predictions"] = _prediction().predict(study.divergences, _positions(study))
     return cache["_predictions"]
 
 
@@ -80,13 +85,13 @@ def _survival(study: Study) -> pd.DataFrame:
 
 FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "answer": answer,
-    "perplexity": lambda study: summary.perplexity(study.positions, study.environment.get("scored_bytes", {})),
-    "distribution": lambda study: summary.distribution(study.positions),
+    "perplexity": lambda study: summary.perplexity(_positions(study), study.environment.get("scored_bytes", {})),
+    "distribution": lambda study: summary.distribution(_positions(study)),
     "summary": _summary,
     "survival": _survival,
-    "growth": lambda study: _compounding().growth(study.positions),
+    "growth": lambda study: _compounding().growth(_positions(study)),
     "after": _after,
-    "risk": lambda study: _compounding().risk(study.divergences, study.positions, study.traces),
+    "risk": lambda study: _compounding().risk(study.divergences, _positions(study), study.traces),
     "comparisons": lambda study: _comparisons().comparisons(study.divergences),
     "flip_law": lambda study: _prediction().flip_law(_predictions(study)),
     "flip_calibration": lambda study: _prediction().calibration(_predictions(study)),

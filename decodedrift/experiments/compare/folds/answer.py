@@ -16,13 +16,17 @@ import pandas as pd
 
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import fold
-from decodedrift.numerics.intervals import clustered_se, paired_difference, share_interval, t95
+from decodedrift.numerics.intervals import mean_interval, paired_difference, share_interval
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
 
 AS_NOISE = 0.10  # of the texts: an excess over the floor that stays below is no more than noise
 NO_LOSS = 0.01  # of the perplexity
+WORDINGS = (
+    "same", "as noise", "more than noise", "cannot tell", "differs", "nonfinite", "same execution", "not compared",
+)  # fmt: skip
+QUALITIES = ("no loss above 1 %", "worse", "better", "cannot tell", "not measured")
 PAIR = ["strategy", "seed", "prompt_id"]
 COLUMNS = [
     "model", "reference", "candidate", "strategies", "prompts", "traces", "diverged", "divergence_rate",
@@ -45,7 +49,7 @@ def answer(study: Study) -> pd.DataFrame:
         same = same_execution(candidate, plan["reference"], study.environment.get("variants", {}))
         row["wording"], row["wording_note"] = wording(row, broken.get(name, ""), same)
         rows.append(row | _quality(study.positions, name))
-    return fold(rows, COLUMNS)
+    return fold(rows, COLUMNS, "answer")
 
 
 def _rates(divergences: pd.DataFrame, name: str) -> dict[str, Any]:
@@ -124,17 +128,16 @@ def _quality(positions: pd.DataFrame, name: str) -> dict[str, Any]:
         (positions["strategy"] == "text") & (positions["role"] == "candidate") & (positions["candidate"] == name)
     ]
     windows = rows["prompt_id"].to_numpy(dtype=str)
+    count = len(np.unique(windows))
     change = rows["nll_candidate"].to_numpy(float) - rows["nll_reference"].to_numpy(float)
     row = {
         "texts": ", ".join(rows["prompt_id"].str.rsplit("#", n=1).str[0].unique()),
-        "scored_tokens": len(rows), "windows": len(np.unique(windows)),
+        "scored_tokens": len(rows), "windows": count,
         "ppl_change": math.nan, "ppl_change_low": math.nan, "ppl_change_high": math.nan,
     }  # fmt: skip
     lost = int((~np.isfinite(rows["nll_candidate"]) & np.isfinite(rows["nll_reference"])).sum())
     if len(rows) and np.isfinite(change).all():
-        half = t95(row["windows"]) * clustered_se(change, windows)
-        mean = float(change.mean())
-        ends = (mean, mean - half, mean + half)
+        ends = mean_interval(change, windows) if change.any() or count < 2 else (0.0, 0.0, 0.0)
         row |= dict(zip(("ppl_change", "ppl_change_low", "ppl_change_high"), map(math.expm1, ends), strict=True))
     row["quality"], row["quality_note"] = quality(row, lost)
     return row

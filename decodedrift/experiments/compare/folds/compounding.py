@@ -15,8 +15,8 @@ import pandas as pd
 
 from decodedrift.measure.tables import CELL, CONTROLS, TEXTS, fold
 from decodedrift.measure.trajectory import LEAST_PAIRS
+from decodedrift.numerics import sequences, weibull
 from decodedrift.numerics import survival as sv
-from decodedrift.numerics import weibull
 from decodedrift.numerics.incidence import incidence
 from decodedrift.numerics.intervals import ratio_half_width
 
@@ -106,13 +106,13 @@ def slope(cell: pd.DataFrame) -> sv.Slope:
 
 
 class Remainders:
-    """What followed t* in each diverged trace of a cell: equality by lag, per prompt, and the tokens themselves."""
+    """What followed t* in each diverged trace of a cell: equality by lag, per prompt, and how much of it is chance."""
 
     def __init__(self, cell: pd.DataFrame, tokens: Mapping[tuple[Any, ...], np.ndarray]) -> None:
         parted = cell[cell["diverged"] == 1]
         _, cluster = np.unique(parted["prompt_id"].to_numpy(dtype=str), return_inverse=True)
         rows: list[np.ndarray] = []
-        sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        self.by_chance = 0.0
         for row in parted.itertuples():
             both = [
                 tokens[(name, control, row.strategy, row.seed, row.prompt_id)][int(row.first_divergence) + 1 :]
@@ -120,15 +120,13 @@ class Remainders:
             ]
             n = min(map(len, both))
             rows.append(both[0][:n] == both[1][:n])
-            for side, ids in zip(sides, both, strict=True):
-                side.append(ids[:n])
+            self.by_chance += sequences.shuffled_matches(*(ids[:n].tolist() for ids in both))
         self.clusters = int(cluster.max()) + 1 if len(cluster) else 0
         longest = max(map(len, rows), default=0)
         self.total, self.equal = np.zeros((2, self.clusters, longest), dtype=np.int64)
         for group, same in zip(cluster, rows, strict=True):
             self.total[group, : len(same)] += 1
             self.equal[group, : len(same)] += same
-        self.tokens = [np.concatenate(side) if side else np.zeros(0, dtype=np.int64) for side in sides]
 
     def by_lag(self) -> dict[str, np.ndarray]:
         """Columns of after.csv; lag 1 is the first token after t*. No share of fewer than LEAST_PAIRS pairs."""
@@ -136,19 +134,17 @@ class Remainders:
         return {"lag": np.arange(1, len(n) + 1), "n": n, "agreement": np.where(n < LEAST_PAIRS, math.nan, equal / n)}
 
     def pooled(self) -> dict[str, float]:
-        """Agreement over all lags with its interval over prompts, and what two shuffled texts would have."""
+        """Agreement over all lags with its interval over prompts, and what shuffled remainders would have."""
         total, equal = self.total.sum(1), self.equal.sum(1)
         if not total.sum():
             empty = ("agreement_after", "agreement_after_low", "agreement_after_high", "agreement_chance")
             return dict.fromkeys(empty, math.nan)
         share, half = ratio_half_width(equal, total, np.arange(self.clusters))
-        ids, index = np.unique(np.concatenate(self.tokens), return_inverse=True)
-        counts = [np.bincount(part, minlength=len(ids)) / len(part) for part in np.split(index, 2)]
         return {
             "agreement_after": share,
             "agreement_after_low": max(0.0, share - half) if half == half else half,
             "agreement_after_high": min(1.0, share + half) if half == half else half,
-            "agreement_chance": float(counts[0] @ counts[1]),
+            "agreement_chance": self.by_chance / float(total.sum()),
         }
 
 

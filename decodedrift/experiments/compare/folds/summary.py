@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from decodedrift.measure.tables import CELL, CONTROLS, fold
+from decodedrift.measure.tables import CELL, CONTROLS, TOKEN_CAUSES, fold
 from decodedrift.numerics.intervals import clustered_se, iid_se, share_interval
 from decodedrift.numerics.logits import exp
 
@@ -56,7 +56,7 @@ def _divergence_fold(cell: pd.DataFrame) -> dict[str, float]:
     prompts = cell["prompt_id"].to_numpy(dtype=str)
     share, low, high = share_interval(flags, prompts)
     parted = cell[cell["diverged"] == 1]
-    single = parted[~parted["cause"].isin(["search", "uncoupled", "nonfinite"])]  # no gap of two tokens to be near
+    single = parted[parted["cause"].isin(TOKEN_CAUSES)]
     return {
         "prompts": len(np.unique(prompts)),
         "traces": len(cell),

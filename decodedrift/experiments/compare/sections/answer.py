@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.verdict import assembly
 from decodedrift.report.numbers import Number, absent, exactly, percentage
 from decodedrift.report.sections.verdict import facts
-from decodedrift.report.texts import brief
+from decodedrift.report.texts import brief, isolated
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
@@ -54,17 +56,15 @@ def answer(study: Study, options: Options) -> dict[str, Any] | None:
     scale = math.ceil(span * 2) / 2 if span < 10 else math.ceil(span / 10) * 10
     cards = [_card(row, study, scale) for row in table.itertuples()]
     band = tuple(_place(v, scale) for v in (-1, 1))
-    return {"facts": facts(study), "cards": cards[:MOST], "more": cards[MOST:], "opening": True,
-            "scale": f"{scale:g}", "band": band, "strategies": _named(table)}  # fmt: skip
+    names = [visible(str(v["name"])) for v in (study.plan["reference"], *study.plan.get("candidates", ()))]
+    alarms = [isolated(sentence, names) for sentence in assembly.alarms(study)]
+    return {"facts": facts(study), "alarms": alarms, "cards": cards[:MOST], "more": cards[MOST:], "opening": True,
+            "scale": f"{scale:g}", "band": band}  # fmt: skip
 
 
 def _ends(table: pd.DataFrame) -> list[float]:
     columns = table[["ppl_change", "ppl_change_low", "ppl_change_high"]]
     return [float(v) for v in columns.to_numpy("float64", na_value=math.nan).ravel()]
-
-
-def _named(table: pd.DataFrame) -> str:
-    return ", ".join(dict.fromkeys(brief(str(s), 80) for s in table["strategies"] if not absent(s)))
 
 
 def _card(row: Any, study: Study, scale: float) -> Card:

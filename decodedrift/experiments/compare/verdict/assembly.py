@@ -1,4 +1,4 @@
-"""The verdict: three to eight plain sentences with numbers, computed from the tables and from nothing else."""
+"""The verdict: plain sentences with numbers, computed from the tables and from nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.compare.verdict import decomposition, hazard, injection, knobs, nonfinite
+from decodedrift.experiments.compare.verdict import answer, causes, decomposition, hazard, injection, knobs, nonfinite
 from decodedrift.measure.nonfinite import TRACE
 from decodedrift.numerics.intervals import Z95
 from decodedrift.report import failures
@@ -27,38 +27,43 @@ VANISHING = 1e-20  # nats; a float64 floor is nothing to speak of
 
 
 def verdict(study: Study) -> list[str]:
-    """What the run says, most important first: what broke, a broken control, divergence, causes, floor, quality."""
+    """What the run says, most important first: what broke, a broken control, the answer by candidate, the rest."""
+    return [*_broken(study), *answer.sentences(study), *rest(study), *failures.sentences(study.failures)]
+
+
+def rest(study: Study) -> list[str]:
+    """All that is neither an alarm nor the answer: why texts part, where, how far distributions are, and more."""
     table = study.summary
     candidates = table[table["role"] == "candidate"] if len(table) else table
+    if not len(candidates) and not len(study.perplexity):
+        return [_nothing(study)]
     sentences = [*_screening(study)]
     if len(candidates):
-        sentences += _divergence(study, candidates)
-        sentences += _causes(study)
-        sentences += _floor(table, candidates)
-        sentences += _distributions(candidates)
+        sentences += [*causes.sentences(study), *_divergence(study, candidates), *_floor(table, candidates)]
     sentences += hazard.sentences(study.risk, study.flip_law)
-    sentences += [*injection.sentences(study.injection, study.divergences), *decomposition.sentences(study.steps)]
     sentences += _texts(study)
-    sentences += _cut_ids(study)
-    sentences += _rounds_nothing(study)
-    sentences += [*knobs.sentences(study), *_path(study)]
-    if not len(candidates) and not len(study.perplexity):
-        return [*_alarms(study), *failures.sentences(study.failures), _nothing(study)]
-    return [*_alarms(study), *sentences, *failures.sentences(study.failures)]
+    sentences += _distributions(candidates) if len(candidates) else []
+    sentences += [*injection.sentences(study.injection, study.divergences), *decomposition.sentences(study.steps)]
+    return [*sentences, *_cut_ids(study), *_rounds_nothing(study), *knobs.sentences(study), *_path(study)]
 
 
 def folded(study: Study) -> tuple[list[str], list[str]]:
     """The verdict in two: what a reader sees at once, in which every alarm is, and what a disclosure may hold."""
-    alarms = {*_alarms(study), *failures.sentences(study.failures)}
+    loud = {*alarms(study)}
     sentences = study.verdict
-    rest = [s for s in sentences if s not in alarms][FIRST:]
+    rest = [s for s in sentences if s not in loud][FIRST:]
     if len(rest) < 2:
         return sentences, []
     return [s for s in sentences if s not in rest], rest
 
 
-def _alarms(study: Study) -> list[str]:
-    return [*nonfinite.sentences(study.traces, study.divergences, study.positions), *_self_control(study)]
+def alarms(study: Study) -> list[str]:
+    """What must be read before any figure is: what broke, a control that did, and what did not run."""
+    return [*_broken(study), *failures.sentences(study.failures)]
+
+
+def _broken(study: Study) -> list[str]:
+    return [*nonfinite.sentences(study), *_self_control(study)]
 
 
 def _path(study: Study) -> list[str]:
@@ -177,33 +182,6 @@ def _censored(study: Study) -> str:
     return f"; of the {len(stayed)} pairs that stayed together {_listed(parts)}" if parts else ""
 
 
-def _causes(study: Study) -> list[str]:
-    """How close the reference itself was between the two tokens: per candidate, single tokens only."""
-    parts, shares = {}, {}
-    ties = 0
-    for name in study.summary[study.summary["role"] == "candidate"]["candidate"].unique():
-        rows = _diverged(study, str(name))
-        rows = rows[rows["cause"].isin(["near_tie", "shift", "truncation"])]
-        if len(rows):
-            near = int((rows["cause"] == "near_tie").sum())
-            parts[name] = (
-                f"{near} of {len(rows)} for {visible(str(name))} (median gap {_number(rows['reference_gap'].median())})"
-            )
-            shares[name] = -near / len(rows)
-            ties += int((rows["candidate_gap"] == 0).sum())
-    sentences = []
-    if parts:
-        tied = f"; {ties} turned on an exact tie of the candidate's logits" if ties else ""
-        below = study.plan["near_tie_below"]
-        sentences.append(
-            f"Near ties, where the reference itself held the two tokens within {below:g} nats, make up "
-            f"{', '.join(_telling(parts, shares))} of the divergences of single tokens{tied}."
-        )
-    if (study.divergences["cause"] == "uncoupled").any():
-        sentences.append("Sampling was not coupled, so sampled traces may part by the luck of the draw alone.")
-    return sentences
-
-
 def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
     floor = table[table["role"] == "floor"]
     parts = {}
@@ -211,7 +189,7 @@ def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
         mine = candidates[candidates["candidate"] == name]
         if not (cells["kl_mean"] > VANISHING).any():
             continue
-        mean, shift = _pooled(cells, "kl_mean"), _pooled(mine, "kl_mean") if len(mine) else math.nan
+        mean, shift = pooled(cells, "kl_mean"), pooled(mine, "kl_mean") if len(mine) else math.nan
         share = f", {_percent(mean / shift)} of the KL to the reference" if shift > 0 else ""
         parted, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
         parts[name] = (
@@ -223,19 +201,18 @@ def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
 
 
 def _distributions(table: pd.DataFrame) -> list[str]:
-    """What the distributions say along the reference's own tokens, with the caveat that belongs to them."""
+    """How far the distributions are on the reference's own tokens: a distance, which says nothing of quality."""
     parts, damage = {}, {}
     measured = table[table["kl_mean"].notna() | table["top1_agreement"].notna()]
     for name, cells in measured.groupby("candidate", sort=False):
-        damage[name] = _pooled(cells, "kl_mean")
-        same, change = _percent(_pooled(cells, "top1_agreement")), _change(_pooled(cells, "ln_ppl_ratio"))
+        damage[name] = pooled(cells, "kl_mean")
         parts[name] = (
-            f"{visible(str(name))} is at mean KL {_number(damage[name])} nats, the same top token at {same} of "
-            f"positions, perplexity {change}"
+            f"{visible(str(name))} is at mean KL {_number(damage[name])} nats, the same top token at "
+            f"{_percent(pooled(cells, 'top1_agreement'))} of positions"
         )
     if not parts:
         return []
-    return [f"Reading the reference's own text, {'; '.join(_telling(parts, damage))}. KL ranks damage, not quality."]
+    return [f"Reading the reference's own text, {'; '.join(_telling(parts, damage))}: distances, not quality."]
 
 
 def _texts(study: Study) -> list[str]:
@@ -291,8 +268,8 @@ def _diverged(study: Study, name: str) -> pd.DataFrame:
     return rows[(rows["role"] == "candidate") & (rows["candidate"] == name) & (rows["diverged"] == 1)]
 
 
-def _pooled(cells: pd.DataFrame, column: str) -> float:
-    """The mean over strategies, each weighted by its traces."""
+def pooled(cells: pd.DataFrame, column: str) -> float:
+    """The mean of a column of the summary over strategies, each weighted by its traces."""
     finite = cells[cells[column].notna()]
     weights = finite["traces"] if finite["traces"].any() else finite["traces"] + 1
     return float((finite[column] * weights).sum() / weights.sum()) if len(finite) else math.nan

@@ -11,6 +11,8 @@ from decodedrift.experiments.compare.folds import second
 from decodedrift.measure.trajectory import pooled
 from decodedrift.report.phrases import listed, number, percent, telling
 
+TELLING = 10  # a ratio of risks whose interval goes further says nothing
+
 
 def sentences(injection: pd.DataFrame, divergences: pd.DataFrame) -> list[str]:
     """The verdict on `--inject`: how much of the split texts' difference one forced token explains, and how soon the
@@ -50,11 +52,11 @@ def _again(injection: pd.DataFrame, divergences: pd.DataFrame) -> list[str]:
         if math.isnan(ratio := figures["second_hazard_ratio"]):
             continue
         low, high = figures["second_hazard_ratio_low"], figures["second_hazard_ratio_high"]
-        bound = "no interval" if math.isnan(high) else f"{number(low)} to {number(high)}: more is excluded at 95 %"
         counts = f"{int(rows['second_divergence'].count())} in {int(rows['second_compared'].sum())} tokens"
+        times = f"{number(ratio)} times the first split's risk, {number(low)} to {number(high)}, a greater factor is excluded"
         parts[name] = (
-            f"{percent(figures['second_hazard'])} of the tokens for {visible(str(name))} ({counts}; {number(ratio)} times "
-            f"the first split's risk, {bound})"
+            f"{percent(figures['second_hazard'])} of the tokens for {visible(str(name))} ({counts}; "
+            f"{times if high < TELLING else 'too few to hold against the first split'})"
         )
         ratios[name] = ratio
     if not parts:

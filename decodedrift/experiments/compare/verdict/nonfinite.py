@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.measure.nonfinite import MEETS, TRACE, at_fault, broken_traces, plural, sides
+from decodedrift.measure.nonfinite import MEETS, TRACE, at_fault, broken_traces, impossible, plural, sides
 from decodedrift.report.phrases import listed
 
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
 
-def sentences(traces: pd.DataFrame, divergences: pd.DataFrame, positions: pd.DataFrame) -> list[str]:
+
+def sentences(study: Study) -> list[str]:
     """The verdict's first sentences: candidates that broke, a reference that did, ids that one side forbids."""
-    broken = [*_candidates(traces, positions), *_reference(traces, divergences, positions)]
+    traces, positions = study.traces, study.positions
+    broken = [*_candidates(study), *_reference(traces, study.divergences, positions)]
     return [*broken, *_forbidden(positions)]
 
 
-def _candidates(traces: pd.DataFrame, positions: pd.DataFrame) -> Iterator[str]:
-    broken, read = broken_traces(traces), at_fault(positions, "candidate_breaks")
+def _candidates(study: Study) -> Iterator[str]:
+    traces, overflow = study.traces, _narrow(study)
+    broken, read = broken_traces(traces), at_fault(study.positions, "candidate_breaks")
     for name in dict.fromkeys((*broken["variant"], *read["candidate"])):
         its = broken[broken["variant"] == name]
-        total = int(((traces["role"] == "candidate") & (traces["variant"] == name)).sum())
-        parts = []
+        mine = traces[(traces["role"] == "candidate") & (traces["variant"] == name)]
+        head, parts = f"{visible(str(name))} {'overflows' if name in overflow else 'breaks'}", []
         if len(its):
-            parts.append(
-                f"{MEETS} ended {len(its)} of its {plural(total, 'trace')}, the earliest at {_earliest(its)}; what "
-                "ended so has diverged"
-            )
-        mine = read[read["candidate"] == name]
-        parts += _readings(mine[~mine["strategy"].isin(set(its["strategy"]))], "the reference's text")
-        yield f"{visible(str(name))} broke: {'; '.join(parts)}. No gate passes where it did."
+            prompts = plural(mine["prompt_id"].nunique(), "prompt")
+            head += f" in {its['prompt_id'].nunique()} of {prompts}, first at {_earliest(its)}"
+            parts.append(f"{MEETS} ended {len(its)} of its {plural(len(mine), 'trace')}, which have diverged")
+        forced = read[read["candidate"] == name]
+        parts += _readings(forced[~forced["strategy"].isin(set(its["strategy"]))], "the reference's text")
+        yield f"{head}: {'; '.join(parts)}. No gate passes where it did."
+
+
+def _narrow(study: Study) -> set[str]:
+    """Candidates whose numbers end at 65,504 and that have the reference's own weights: there it is the type."""
+    return {str(v["name"]) for v in study.plan["candidates"] if v["compute"] == "fp16" and not v["model"]}
 
 
 def _reference(traces: pd.DataFrame, divergences: pd.DataFrame, positions: pd.DataFrame) -> Iterator[str]:
@@ -49,7 +58,7 @@ def _reference(traces: pd.DataFrame, divergences: pd.DataFrame, positions: pd.Da
             parts.append(f"{nothing} of these could not be compared at all and count nowhere")
     parts += _readings(read[~read["strategy"].isin(set(broken["strategy"]))], "its text")
     name = ours["variant"].iloc[0] if len(ours) else read["reference"].iloc[0]
-    yield f"The reference {visible(str(name))} broke: {'; '.join(parts)}."
+    yield f"The reference {visible(str(name))} breaks: {'; '.join(parts)}."
 
 
 def _not_compared(broken: pd.DataFrame, divergences: pd.DataFrame) -> int:
@@ -74,13 +83,14 @@ def _readings(rows: pd.DataFrame, whose: str) -> list[str]:
 
 
 def _forbidden(positions: pd.DataFrame) -> Iterator[str]:
-    marked = sides(positions[positions["role"] == "candidate"])
-    total = positions[positions["role"] == "candidate"].groupby("candidate", sort=False).size()
+    every = positions[positions["role"] == "candidate"]
+    marked, total = sides(every), every.groupby("candidate", sort=False).size()
+    tokens = impossible(positions)
     for name, rows in marked[marked["candidate_forbids"]].groupby("candidate", sort=False):
         yield (
             f"{visible(str(name))} gives -inf to ids that {visible(str(rows['reference'].iloc[0]))} allows, at "
             f"{len(rows)} of {total[name]} positions: there the KL is infinite and left out of its means, and the "
-            "ids are left out of the logit error."
+            f"ids are left out of the logit error{_likelihood(sum(n for key, n in tokens.items() if key[0] == name))}."
         )
     rows = marked[marked["reference_forbids"]]
     if len(rows):
@@ -91,6 +101,11 @@ def _forbidden(positions: pd.DataFrame) -> Iterator[str]:
             f"{'allows' if len(names) == 1 else 'allow'}, at {'' if len(names) == 1 else 'up to '}{most} positions: "
             "the KL counts them, the logit error leaves the ids out."
         )
+
+
+def _likelihood(count: int) -> str:
+    """At how many of these the id is the one that was read."""
+    return f"; at {count} it is the reference's own token, which its perplexity there leaves out" if count else ""
 
 
 def _earliest(rows: pd.DataFrame) -> str:

@@ -1,0 +1,71 @@
+"""Gates on words: `wording==more than noise`, `quality==worse:int8`; the words are made of intervals already."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import pandas as pd
+
+from decodedrift.core.records import InputError, nearest
+
+if TYPE_CHECKING:
+    from decodedrift.runs.gates import Fault, Gating
+
+_GATE = re.compile(r"\s*(\w+)\s*(==|!=)\s*([^:]*?)\s*(?::(.*))?", re.S)
+
+
+@dataclass(frozen=True)
+class WordGate:
+    """Exceeded where a candidate's word is (`==`) or is not (`!=`) this one, or there is none. only: as of Gate."""
+
+    text: str
+    column: str
+    operator: str
+    word: str
+    only: str = ""
+    table: ClassVar[str] = "answer"
+
+    def cells(self, gating: Gating) -> list[str]:
+        """The candidates that it holds for."""
+        return [name for name in dict.fromkeys(cell[0] for cell in gating.cells) if self.only in ("", name)]
+
+    def exceeded(
+        self, table: pd.DataFrame, gating: Gating, faults: Mapping[tuple[str, ...], Fault] | None = None
+    ) -> list[str]:
+        """A sentence for each candidate that does not pass: its word, and what that means there."""
+        rows = {str(row["candidate"]): row for row in table.to_dict("records")}
+        sentences = []
+        for name in self.cells(gating):
+            row = rows.get(name)
+            if row is None:
+                sentences.append(f"{self.text}: {name}: there is no result")
+            elif (row[self.column] == self.word) == (self.operator == "=="):
+                sentences.append(
+                    f"{self.text}: {name}: {self.column} is {row[self.column]}: {row[f'{self.column}_note']}"
+                )
+        return sentences
+
+
+def parse_word_gate(text: str, gating: Gating) -> WordGate | None:
+    """A gate on a word as it is typed, `COLUMN==WORDS[:CANDIDATE]`; None where the column is none of words.
+
+    Raises:
+        InputError: not such a gate; an unknown word or candidate, with the choices.
+    """
+    column = text.split("=")[0].strip(" !<>")
+    if column not in gating.words:
+        return None
+    match, choices = _GATE.fullmatch(text), gating.words[column]
+    if match is None or match[3] not in choices:
+        given = match[3] if match else text
+        raise InputError(
+            f"--fail-on {text!r}: a gate on words is {column}==WORDS or {column}!=WORDS; {nearest(given, choices)}"
+        )
+    only = (match[4] or "").strip()
+    names = list(dict.fromkeys(cell[0] for cell in gating.cells))
+    if match[4] is not None and only not in names:
+        raise InputError(f"--fail-on {text!r}: no candidate {only!r}; {nearest(only, names)}")
+    return WordGate(text.strip(), match[1], match[2], match[3], only)

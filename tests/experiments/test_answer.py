@@ -1,0 +1,228 @@
+"""The answer's words and intervals: closed forms, each word with what must not get it, and coverage by simulation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import running
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+import decodedrift as dd
+from decodedrift.experiments.compare.folds.answer import quality, wording
+from decodedrift.measure.tables import TABLES, typed
+from decodedrift.numerics.intervals import paired_difference
+
+PLAN = {
+    "experiment": "compare", "model": "m", "max_new_tokens": 8, "mode": "exact", "strategies": [],
+    "reference": {"name": "fp32", "precision": "fp32", "knobs": {}},
+    "candidates": [{"name": "c", "precision": "bf16", "knobs": {}}],
+}  # fmt: skip
+
+
+def rows(table: str, entries: list[dict[str, Any]]) -> pd.DataFrame:
+    return typed(
+        pd.DataFrame({c: pd.Series([e.get(c) for e in entries], dtype="object") for c in TABLES[table]}), table
+    )
+
+
+def pairs(flags: list[int], role: str, first: int = 0) -> list[dict[str, Any]]:
+    """A pair a prompt: whether it parted."""
+    sides = {"candidate": ("fp32", "c"), "floor": ("c", "c:batch_size=1")}[role]
+    return [
+        {"model": "m", "reference": sides[0], "candidate": sides[1], "role": role, "strategy": "greedy", "seed": 0,
+         "prompt_id": f"p{first + n}", "compared": 8, "diverged": flag, "nonfinite": 0}
+        for n, flag in enumerate(flags)
+    ]  # fmt: skip
+
+
+def study(
+    flags: list[int], floor: list[int] = [], nll: dict[str, list[tuple[float, float]]] = {}, **more: Any  # noqa: B006
+) -> dd.Study:  # fmt: skip
+    """A run of candidate c. nll: window -> of each token, the reference's and the candidate's."""
+    positions = [
+        {"model": "m", "reference": "fp32", "candidate": "c", "role": "candidate", "strategy": "text", "seed": 0,
+         "prompt_id": window, "position": n, "nll_reference": a, "nll_candidate": b, "p_top_reference": 0.5,
+         "nonfinite": int(not math.isfinite(b))}
+        for window, tokens in nll.items() for n, (a, b) in enumerate(tokens)
+    ]  # fmt: skip
+    tables = {"divergences": rows("divergences", [*pairs(flags, "candidate"), *pairs(floor, "floor")])}
+    return dd.Study(tables | {"positions": rows("positions", positions)}, PLAN | more)
+
+
+def row(*arguments: Any, **more: Any) -> Any:
+    (answer,) = study(*arguments, **more).answer.itertuples()
+    return answer
+
+
+@pytest.mark.parametrize("clusters", [5, 10, 40])
+@pytest.mark.parametrize("excess", [0.0, 0.3])
+def test_the_interval_covers_the_difference(clusters: int, excess: float) -> None:
+    """Four strategies a prompt that are alike: both sides share the prompt's own inclination to part."""
+    rng = np.random.default_rng(7)
+    names, covered, runs = np.repeat(np.arange(clusters), 4).astype(str), 0, 600
+    for _ in range(runs):
+        inclined = np.repeat(rng.beta(1, 2, clusters) * (1 - excess), 4)
+        a = (rng.random(4 * clusters) < inclined + excess).astype(float)
+        b = (rng.random(4 * clusters) < inclined).astype(float)
+        _, low, high = paired_difference(a, b, names)
+        covered += low <= excess <= high
+    assert covered / runs >= 0.93
+
+
+def test_every_word_of_the_wording_and_what_must_not_get_it() -> None:
+    half, few = [1, 0] * 32, [1] * 3 + [0] * 61
+    assert row([0] * 64).wording == "same"
+    assert "none of 64 texts parted, and 64 prompts cannot exclude that 6 of 100 do" in row([0] * 64).wording_note
+    assert row([0] * 64, half).wording == "same", "whatever its own layouts do"
+    assert row([*[0] * 63, 1]).wording == "differs", "one is not none, and there is no floor"
+    assert row(half, [0] * 64).wording == "more than noise"
+    assert row(few, few).wording == "as noise"
+    assert row(half, half).wording == "as noise", "the same texts part"
+    assert row(half, half[::-1]).wording == "cannot tell", "as often, but other texts: the interval is wide"
+    assert row(few[:8], few[:8]).wording == "cannot tell", "eight prompts exclude no tenth"
+    assert row([]).wording == "not compared"
+    one = row([1], [0])
+    assert one.wording == "cannot tell"
+    assert (one.excess_rate, one.floor_prompts) == (1.0, 1)
+    assert math.isnan(one.excess_rate_low)
+
+
+def test_the_difference_is_over_the_prompts_of_the_floor_alone() -> None:
+    answer = row([1] * 10 + [0] * 10, [1] * 10)
+    assert (answer.prompts, answer.divergence_rate) == (20, 0.5)
+    assert (answer.floor_prompts, answer.floor_rate, answer.excess_rate) == (10, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [(0.001, 0.3, "more than noise"), (0.0, 0.0999, "as noise"), (-0.2, 0.1, "cannot tell"), (0.0, 0.3, "cannot tell")],
+)
+def test_the_bounds_of_the_wording(low: float, high: float, word: str) -> None:
+    rates = {"traces": 9, "diverged": 3, "prompts": 9, "floor_prompts": 9, "floor_rate": 0.1, "divergence_rate_high": 1}
+    assert wording(rates | {"excess_rate_low": low, "excess_rate_high": high})[0] == word
+
+
+def test_who_is_the_reference_again_is_no_finding() -> None:
+    candidate = {"name": "c", "precision": "fp32", "knobs": {"attention": "sdpa"}}
+    run = study([0] * 9, candidates=[candidate])
+    assert run.answer["wording"].tolist() == ["same"], "nobody has read back that it is"
+    run = study([0] * 9, candidates=[candidate])
+    run.environment = {"variants": {"c": {"idle_knobs": ["attention"]}}}
+    assert run.answer["wording"].tolist() == ["same execution"]
+    run = study([0] * 9, candidates=[candidate | {"precision": "bf16"}])
+    run.environment = {"variants": {"c": {"idle_knobs": ["attention"]}}}
+    assert run.answer["wording"].tolist() == ["same"], "its type is another"
+
+
+def windows(change: list[float], tokens: int = 40, spread: float = 0.2) -> dict[str, list[tuple[float, float]]]:
+    """A window for each change of its mean NLL."""
+    wave = spread * np.sin(np.arange(tokens))
+    wave -= wave.mean()
+    return {f"t#{n}": [(3.0, 3.0 + c + w) for w in wave] for n, c in enumerate(change)}
+
+
+def test_the_change_of_perplexity_is_clustered_by_window_with_t() -> None:
+    change = [0.004, -0.001, 0.002, 0.0, 0.003]
+    answer = row([1], nll=windows(change))
+    mean, error = np.mean(change), np.std(change, ddof=1) / math.sqrt(5)
+    half = stats.t.ppf(0.975, 4) * error
+    ends = [answer.ppl_change_low, answer.ppl_change, answer.ppl_change_high]
+    np.testing.assert_allclose(ends, np.expm1([mean - half, mean, mean + half]), rtol=1e-9)
+    assert (answer.texts, answer.scored_tokens, answer.windows) == ("t", 200, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ([0.001, 0.002, 0.003, 0.002], "no loss above 1 %"),
+        ([0.0, 1e-9, 0.0, 1e-9], "no loss above 1 %"),
+        ([0.03, 0.02, 0.04, 0.03], "worse"),
+        ([-0.03, -0.02, -0.04, -0.03], "better"),
+        ([0.02, -0.02, 0.03, -0.03], "cannot tell"),
+        ([0.009, 0.011, 0.01, 0.012], "worse"),
+        ([0.001], "cannot tell"),
+        ([0.001, 0.002], "cannot tell"),
+    ],
+)
+def test_every_word_of_the_quality(change: list[float], word: str) -> None:
+    if change == [0.001, 0.002]:
+        change = [0.0, 0.01]  # two windows: Student's factor is 12.7
+    assert row([1], nll=windows(change)).quality == word
+
+
+def test_quality_is_never_read_off_the_references_own_text() -> None:
+    answer = row([1])
+    assert (answer.quality, answer.texts, answer.scored_tokens) == ("not measured", "", 0)
+    own = study([1], nll=windows([0.5, 0.6]))
+    own.positions = own.positions.assign(strategy="greedy")
+    assert own.answer["quality"].tolist() == ["not measured"]
+
+
+def test_a_token_that_a_candidate_gives_no_likelihood_is_worse() -> None:
+    nll = windows([0.0, 0.0, 0.001])
+    nll["t#0"][3] = (3.0, math.inf)
+    answer = row([1], nll=nll)
+    assert (answer.quality, answer.quality_note) == ("worse", "1 of 120 tokens have no finite likelihood under it")
+    assert math.isnan(answer.ppl_change)
+
+
+def test_the_bounds_of_the_quality() -> None:
+    change = {"ppl_change_low": -0.01, "ppl_change_high": 0.0, "ppl_change": 0.0, "scored_tokens": 9, "texts": "t"}
+    assert quality(change)[0] == "cannot tell"
+
+
+def test_a_default_run_answers_both_questions_for_every_candidate() -> None:
+    """int8 and another checkpoint too: each against itself in another layout, on a text that neither side wrote."""
+    run = dd.compare("demo", candidates=["bf16", "int8"], strategies=["greedy"], limit=3, max_new_tokens=4)
+    assert run.answer["candidate"].tolist() == ["bf16", "int8"]
+    assert (run.answer["floor_prompts"] == 3).all()
+    assert (run.answer["texts"] == "bundled story").all()
+    assert (run.answer["quality"] == "no loss above 1 %").all()
+    floors = run.divergences[run.divergences["role"] == "floor"]
+    assert floors.groupby("reference", sort=False)["candidate"].first().to_dict() == {
+        "bf16": "bf16:batch_size=1", "int8": "int8:batch_size=1"}  # fmt: skip
+    assert run.environment["warnings"] == []
+
+
+def test_a_floor_is_measured_on_the_first_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from decodedrift.experiments.compare import controls
+
+    monkeypatch.setattr(controls, "FLOOR_PROMPTS", 3)
+    run = running.run(
+        candidates=["bf16"], strategies=["greedy"], prompts=["w1", "w2 w3", "w4", "w5 w6 w7", "w8"], max_new_tokens=4,
+        noise_floor=True, prompts_per_job=2,
+    )  # fmt: skip
+    floors = run.divergences[run.divergences["role"] == "floor"]
+    assert floors["prompt_id"].tolist() == [p["id"] for p in run.plan["prompts"][:3]]
+    assert set(run.positions.loc[run.positions["role"] == "floor", "prompt_id"]) == set(floors["prompt_id"])
+    assert not run.failed, run.failures.to_string()
+    assert run.answer["floor_prompts"].tolist() == [3]
+
+
+def test_a_bundled_text_that_a_tokenizer_cannot_read_is_left_out_and_said() -> None:
+    run = running.run(candidates=["bf16"], strategies=["greedy"], prompts=["w1"], max_new_tokens=2, default_text=True)
+    (warning,) = run.environment["warnings"]
+    assert warning.startswith("quality is not measured, give a text with --text: text bundled prose: fewer than two")
+    assert run.plan["texts"] == []
+    assert run.answer["quality"].tolist() == ["not measured"]
+    assert not run.failed
+
+
+def test_a_screening_has_a_floor_of_its_own_and_a_plan_from_before_no_text() -> None:
+    from decodedrift.core.settings import make_settings
+    from decodedrift.experiments.compare.settings import CompareSettings
+
+    assert make_settings(CompareSettings, {}).noise_floor
+    assert not make_settings(CompareSettings, {"mode": "screen"}).noise_floor
+    with pytest.raises(dd.InputError, match="--noise-floor"):
+        make_settings(CompareSettings, {"mode": "screen", "noise_floor": True})
+    assert make_settings(CompareSettings, {}).standard_texts()[0].name == "bundled story"
+    assert make_settings(CompareSettings, {"model": "gpt2"}).standard_texts()[0].name == "bundled prose"
+    assert not make_settings(CompareSettings, {"default_text": False}).standard_texts()
+    assert not make_settings(CompareSettings, {"prompt_source": "given"}).standard_texts()

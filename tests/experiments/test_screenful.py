@@ -1,0 +1,176 @@
+"""What a terminal of 80 x 24 shows of a run, and which split it shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import running
+from rich.cells import cell_len
+from test_answer import rows
+from test_answer import study as made
+
+from decodedrift.core.records import InputError
+from decodedrift.experiments.compare.baseline import worse
+from decodedrift.experiments.compare.screenful import screenful
+from decodedrift.experiments.compare.selection import fork, telling_case
+from decodedrift.experiments.compare.verdict import assembly
+from decodedrift.experiments.study import open_study
+
+
+@pytest.fixture(scope="module")
+def study() -> Any:
+    return running.run(
+        "demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=3, max_new_tokens=24,
+        noise_floor=True, default_text=True,
+    )  # fmt: skip
+
+
+def test_a_screen_has_the_answer_a_table_and_a_split_and_verbose_has_all(study: Any) -> None:
+    shown = screenful(study)
+    lines = shown.split("\n")
+    assert all(cell_len(line) <= 80 for line in lines)
+    assert len(lines) <= 21, "the command line, the path of the report, and a blank line are beside it"
+    for row in study.answer.itertuples():
+        assert f"{row.candidate}  wording {row.wording}: " in shown
+        assert f"quality {row.quality}: perplexity " in shown
+    assert lines[0].startswith("bf16")
+    assert "parted from fp32" in shown
+    everything = " ".join(screenful(study, verbose=True).replace("\n  ", " ").split())
+    for sentence in assembly.rest(study):
+        assert f"- {sentence}" in everything
+    assert "median t*" in everything and "median t*" not in shown
+
+
+@pytest.mark.slow
+def test_the_default_run_fits_a_terminal(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "decodedrift", "compare", "--quiet", "--out", "run"], cwd=tmp_path, check=True,
+        capture_output=True, text=True, env=os.environ | {"COLUMNS": "80", "LINES": "24"},
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert len(lines) < 24 and all(cell_len(line) <= 80 for line in lines), done.stdout
+    assert [line.split()[1] for line in lines if line[:4] in ("bf16", "fp16", "int8")][:3] == ["wording"] * 3
+    assert any(line.startswith("- ") for line in lines) and any(" held " in line for line in lines)
+
+
+def test_what_broke_comes_before_the_answer() -> None:
+    broken = made([1, 0])
+    trace = {"model": "m", "strategy": "greedy", "seed": 0, "prompt_id": "p0", "token_ids": "1 2", "n_tokens": 2}
+    broken.traces = rows("traces", [
+        trace | {"variant": "fp32", "role": "reference", "finish": "length"},
+        trace | {"variant": "c", "role": "candidate", "finish": "nonfinite", "n_tokens": 1, "nonfinite": 1},
+    ])  # fmt: skip
+    assert broken.answer["wording"].tolist() == ["nonfinite"]
+    assert broken.verdict[0].startswith("c broke: ")
+    assert screenful(broken).startswith("- c broke: ")
+
+
+def test_the_split_is_a_greedy_near_tie_on_a_word_that_changes_the_text(study: Any) -> None:
+    row = telling_case(study)
+    assert (row.strategy, row.cause) == ("greedy", "near_tie")
+    assert row.first_divergence > 0 and row.agreement_after < 0.5
+    assert row.reference_token.strip().isalpha() and row.candidate_token.strip().isalpha()
+    texts = fork(study, row)
+    assert texts is not None
+    traces = study.traces[(study.traces["strategy"] == "greedy") & (study.traces["prompt_id"] == row.prompt_id)]
+    ours = traces[traces["role"] == "reference"].iloc[0]
+    theirs = traces[(traces["role"] == "candidate") & (traces["variant"] == row.candidate)].iloc[0]
+    assert texts.shared + texts.reference_text == ours["prompt"] + ours["text"]
+    assert texts.shared + texts.candidate_text == ours["prompt"] + theirs["text"]
+    assert texts.reference_text.startswith(row.reference_token.strip())
+    assert texts.candidate_text.startswith(row.candidate_token.strip())
+
+
+def test_the_probabilities_at_the_fork_are_the_references_own(study: Any) -> None:
+    """Against the stored top tokens of the reference at that place."""
+    row = telling_case(study)
+    texts = fork(study, row)
+    assert texts is not None
+    tops = study.alternatives
+    tops = tops[(tops["candidate"] == row.candidate) & (tops["strategy"] == "greedy") & (tops["variant"] == "fp32")]
+    tops = tops[(tops["prompt_id"] == row.prompt_id) & (tops["position"] == row.first_divergence)]
+    held = np.exp(tops[tops["pass"] == "generated"].set_index("token_id")["logprob"])
+    assert texts.p_reference == pytest.approx(held[row.reference_token_id], rel=1e-4)
+    assert texts.p_candidate == pytest.approx(held[row.candidate_token_id], rel=1e-4)
+    assert texts.p_reference > texts.p_candidate
+
+
+def case(**changes: Any) -> dict[str, Any]:
+    row = {"role": "candidate", "diverged": 1, "strategy": "greedy", "cause": "near_tie", "reference_token": " careful",
+           "candidate_token": " happy", "first_divergence": 5, "agreement_after": 0.1, "at_end": 0}  # fmt: skip
+    return row | changes
+
+
+@pytest.mark.parametrize(
+    "worse_case",
+    [
+        {"strategy": "top-p"}, {"cause": "shift"}, {"reference_token": ","}, {"candidate_token": "ed"},
+        {"reference_token": "Happy"}, {"first_divergence": 0}, {"agreement_after": 0.9}, {"agreement_after": math.nan},
+        {"cause": "search"}, {"at_end": 1}, {"diverged": 0}, {"role": "floor"},
+    ],
+)  # fmt: skip
+def test_a_case_that_shows_less_does_not_come_first(worse_case: dict[str, Any], study: Any) -> None:
+    study = dataclasses.make_dataclass("Tables", ["divergences"])(pd.DataFrame([case(**worse_case), case()]))
+    assert telling_case(study).Index == 1
+    only = dataclasses.make_dataclass("Tables", ["divergences"])(pd.DataFrame([case(**worse_case)]))
+    never = {"cause", "at_end", "diverged", "role"} & worse_case.keys() and worse_case != {"cause": "shift"}
+    assert (telling_case(only) is None) == bool(never)
+
+
+def test_a_run_without_words_shows_no_split() -> None:
+    run = running.run("demo", candidates=["bf16"], strategies=["greedy"], limit=2, max_new_tokens=12, no_text=True)
+    assert " held " not in screenful(run)
+
+
+def test_verdict_json_is_the_answer_first(study: Any, tmp_path: Path) -> None:
+    said = json.loads((study.save(tmp_path / "run") / "verdict.json").read_text("utf-8"))
+    assert list(said) == ["candidates", "controls", "verdict"]
+    assert [row["wording"] for row in said["candidates"]] == list(study.answer["wording"])
+    assert {row["role"] for row in said["controls"]} == {"self", "floor"}
+    assert said["verdict"] == study.verdict
+    again = open_study(tmp_path / "run")
+    pd.testing.assert_frame_equal(again.answer, study.answer)
+
+
+def test_a_run_is_not_worse_than_itself_and_worse_where_a_figure_leaves_its_interval(study: Any) -> None:
+    assert worse(study, study) == ([], 2 * (2 * 2 + 2))
+    changed = dataclasses.make_dataclass("Run", ["summary", "answer", "plan", "environment", "experiment", "path"])
+    table = study.summary.copy()
+    at = table.index[(table["role"] == "candidate") & (table["candidate"] == "int8") & (table["strategy"] == "greedy")][
+        0
+    ]
+
+    def run(**changes: Any) -> Any:
+        entries = {"summary": table, "answer": study.answer, "plan": study.plan, "environment": study.environment}
+        return changed(**entries | {"experiment": study.experiment, "path": None} | changes)
+
+    from scipy import stats
+
+    bound = table.loc[at, "kl_mean"] + stats.t.ppf(0.975, 2) * table.loc[at, "kl_se"]
+    for value, bad in ((bound * 0.999, False), (bound * 1.001, True), (math.nan, True)):
+        moved = table.copy()
+        moved.loc[at, "kl_mean"] = value
+        sentences, _ = worse(run(summary=moved), study)
+        assert [s.startswith("int8 greedy: kl_mean is") for s in sentences] == [True] * bad
+    high = table.loc[at, "divergence_rate_high"]
+    moved = table.copy()
+    moved.loc[at, "divergence_rate"] = min(1.0, high + 1e-6)
+    assert len(worse(run(summary=moved), study)[0]) == (high < 1)
+    words = study.answer.assign(quality="worse")
+    assert worse(run(answer=words), study)[0] == [
+        f"{name}: quality is 'worse', and was 'no loss above 1 %'" for name in ("bf16", "int8")]  # fmt: skip
+    assert not worse(run(answer=words), run(answer=words))[0], "it was so before"
+    with pytest.raises(InputError, match="max_new_tokens 24 there, 25 here"):
+        worse(run(plan={**study.plan, "max_new_tokens": 25}), study)
+    with pytest.raises(InputError, match="metrics version"):
+        worse(run(environment={**study.environment, "metrics_version": 1}), study)
