@@ -32,7 +32,7 @@ from decodedrift.report import html, summary_table, tokenview
 from decodedrift.report.inline import library
 from decodedrift.report.numbers import Number, number, percentage, significant, with_error
 from decodedrift.report.phrases import percent
-from decodedrift.report.terminal import _cut, text_table
+from decodedrift.report.terminal import cut, text_table
 from decodedrift.report.texts import shown
 from decodedrift.report.tokenview import meetings
 
@@ -371,11 +371,11 @@ def test_the_terminal_table_stays_aligned_whatever_the_letters(name: str) -> Non
     "name", ["top-k:k=50,temperature=0.8", "从前有一只兔子在森林里", "กั่นกั่นกั่นกั่นกั่น", "a b c d e f g h"]
 )
 def test_a_cut_name_keeps_both_ends(name: str, width: int) -> None:
-    cut = _cut(name, width)
-    assert cell_len(cut) <= width
-    assert ("…" in cut) == (0 < width < cell_len(name))
+    short = cut(name, width)
+    assert cell_len(short) <= width
+    assert ("…" in short) == (0 < width < cell_len(name))
     if width > 5:
-        assert (cut[0], cut[-1]) == (name[0], name[-1])
+        assert (short[0], short[-1]) == (name[0], name[-1])
 
 
 @pytest.mark.parametrize(("shape", "limit"), [
