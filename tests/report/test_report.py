@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
@@ -16,7 +17,7 @@ from typing import Any
 import hypothesis
 import pandas as pd
 import pytest
-from bokeh.models import ColumnDataSource
+from bokeh.models import ColumnDataSource, HoverTool
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from synthetic import synthetic
@@ -28,9 +29,10 @@ from decodedrift.experiments.compare.selection import MOST, clearest, select_cas
 from decodedrift.experiments.compare.verdict.assembly import folded
 from decodedrift.experiments.study import Study
 from decodedrift.measure.tables import TABLES, typed
-from decodedrift.report import html, summary_table, tokenview
+from decodedrift.report import html, promptmap, summary_table, tokenview
 from decodedrift.report.inline import library
 from decodedrift.report.numbers import Number, number, percentage, significant, with_error
+from decodedrift.report.palette import DARK, LIGHT
 from decodedrift.report.phrases import percent
 from decodedrift.report.terminal import cut, text_table
 from decodedrift.report.texts import shown
@@ -529,6 +531,95 @@ def test_a_notebooks_figure_shows_one_strategy(name: str) -> None:
         assert {tag["choice"] for tag in sources} == {shown_alone}
     with pytest.raises(ValueError, match="strategy 'nope' has no such figures; choices: top-k:k=5, top-k:k=6"):
         getattr(made.plot, name)("nope")
+
+
+BINS = pd.DataFrame([{
+    "model": "m", "reference": "fp32", "candidate": "v0", "role": "candidate", "strategy": "top-k:k=5", "law": "empirical",
+    "bin_low": 1e-3, "bin_high": 1e-2, "n": 9, "predicted": 5e-3, "observed": 1e-2, "observed_low": 1e-3,
+    "observed_high": 0.1,
+}])  # fmt: skip
+
+
+def test_every_field_of_a_tooltip_has_its_format() -> None:
+    """A field with a printf format that Bokeh is not told of is drawn with the format's own letters."""
+    made = synthetic(prompts=24, tokens=40, candidates=2, strategies=1)
+    made.flip_calibration = BINS
+    checked = 0
+    for name in ("survival", "kl", "gap", "margins", "after", "calibration", "perplexity", "gaps", "comparisons"):
+        for tool in getattr(made.plot, name)().select({"type": HoverTool}):
+            fields = {f for _, text in tool.tooltips for f in re.findall(r"@\w+(?=\{%)", text)}
+            assert set(tool.formatters) == fields, name
+            checked += len(fields) > 1
+    assert checked >= 3
+
+
+def test_the_line_of_the_near_ties_lies_within_its_axis() -> None:
+    for gap in (1e-5, 0.02, 3.0):
+        made = study({"bf16": [parted(reference_gap=gap, swing=2 * gap), {}]})
+        plot = made.plot.gaps()
+        assert plot.x_range.start < min(gap, 0.1) < max(gap, 0.1) < plot.x_range.end
+
+
+def test_what_has_too_little_data_is_said_and_not_drawn() -> None:
+    few, many = (synthetic(prompts=n, tokens=40, candidates=1) for n in (18, 20))  # every other prompt parts
+    assert few.divergences["diverged"].sum() == 9 and many.divergences["diverged"].sum() == 10
+    said = "Not drawn, for want of 10 first differences: v0 (top-k:k=5)."
+    for made, bare in ((few, True), (many, False)):
+        made.flip_calibration = BINS
+        page = render(made)
+        assert (said in Page(page).text) == bare
+        assert ('id="plot-calibration"' in page) != bare
+
+
+def test_the_map_holds_every_trace_and_where_it_meets_again() -> None:
+    made = synthetic(prompts=8, tokens=30, candidates=2)
+    ids = made.traces.loc[made.traces["role"] == "reference", "token_ids"].iloc[1].split()
+    at = (made.traces["variant"] == "v0") & (made.traces["prompt_id"] == "prompt-1")
+    made.traces.loc[at, "token_ids"] = " ".join([*ids[:4], "0", *ids[5:9], *["0"] * 9, *ids[18:]])
+    row = (made.divergences["candidate"] == "v0") & (made.divergences["prompt_id"] == "prompt-1")
+    made.divergences.loc[row, "first_divergence"] = 4
+    rows = made.divergences
+    island = promptmap.prompt_map(rows, made.traces, {i: "text" for i in rows["prompt_id"].unique()}, {("v0", "top-k:k=5", 0, "prompt-1")})
+    held = json.loads(gzip.decompress(base64.b64decode(island)))
+    assert [tuple(cell[:2]) for cell in held["cells"]] == [("v0", "top-k:k=5"), ("v1", "top-k:k=5")]
+    for candidate, _, traces in held["cells"]:
+        own = rows[rows["candidate"] == candidate]
+        assert [held["ids"][t[0]] for t in traces] == list(own["prompt_id"])
+        assert [t[2] for t in traces] == [30] * 8
+        assert [t[3] for t in traces] == list(own["first_divergence"].fillna(-1))
+    assert held["cells"][0][2][1] == [1, 0, 30, 4, 1, 5, 4, 18, 12]  # carried; words 5 to 8 and 18 to 29 again
+    assert held["cells"][1][2][1][4] == 0
+
+
+def test_the_map_is_small_for_thousands_of_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = synthetic(prompts=40, tokens=30, candidates=2, alternatives=False)
+    rows = pd.concat([small.divergences] * 75, ignore_index=True)
+    texts = {i: "Once upon a time" for i in rows["prompt_id"].unique()}
+    assert len(rows) == 6000 and len(promptmap.prompt_map(rows, small.traces, texts, set())) < 40_000
+    monkeypatch.setattr(promptmap, "MOST", 100)
+    kept = promptmap.carried(rows)
+    assert kept.groupby("candidate").size().to_dict() == {"v0": 50, "v1": 50}
+
+
+@pytest.mark.parametrize("colours", [LIGHT, DARK])
+def test_what_is_written_can_be_read(colours: dict[str, str]) -> None:
+    """WCAG 2.2, 1.4.3: a contrast of 4.5 between text and its ground, the hottest token's included."""
+
+    def luminance(rgb: list[float]) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def rgb(name: str) -> list[float]:
+        return [int(colours[name][i : i + 2], 16) / 255 for i in (1, 3, 5)]
+
+    def contrast(text: list[float], ground: list[float]) -> float:
+        low, high = sorted((luminance(text), luminance(ground)))
+        return (high + 0.05) / (low + 0.05)
+
+    hottest = [0.54 * h + 0.46 * p for h, p in zip(rgb("heat"), rgb("raised"), strict=True)]
+    assert math.isclose(contrast([0, 0, 0], [1, 1, 1]), 21.0)
+    for text, ground in (("ink", hottest), *((t, rgb(g)) for t in ("ink", "soft", "faint") for g in ("paper", "raised"))):
+        assert contrast(rgb(text), ground) >= 4.5, text
 
 
 def test_a_long_verdict_folds_but_never_its_alarms() -> None:
