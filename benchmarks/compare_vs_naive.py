@@ -159,7 +159,8 @@ def ours(folder: str, prompts: list[str], tokens: int, candidates: list[str]) ->
         begin = time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", "decodedrift", "compare", "--model", folder, "--candidates", ",".join(named),
-             "--prompts", str(lines), "--max-new-tokens", str(tokens), "--out", str(run), "--quiet"],
+             "--prompts", str(lines), "--max-new-tokens", str(tokens), "--out", str(run), "--quiet",
+             "--no-noise-floor", "--no-default-text"],
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         total = time.perf_counter() - begin

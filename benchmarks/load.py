@@ -50,7 +50,7 @@ prompts = [f"w{1 + i % 95} w{1 + i // 95 % 95} w{1 + i // 9025}" for i in range(
 begin, used = time.perf_counter(), time.process_time()
 study = dd.compare(
     model, prompts=prompts, candidates=["bf16"], strategies=["greedy"], max_new_tokens=tokens, batch_size=50,
-    prompts_per_job=500, ignore_eos=True, out=folder,
+    prompts_per_job=500, ignore_eos=True, noise_floor=False, default_text=False, out=folder,
 )
 seconds, used = time.perf_counter() - begin, time.process_time() - used
 print(json.dumps({
@@ -88,7 +88,7 @@ def rows(count: int = 1_000_000) -> dict[str, object]:
         asked = [f"w{1 + i % 95} w{1 + i // 95 % 95}" for i in range(400)]
         study = dd.compare(
             str(Path(work) / "model"), prompts=asked, candidates=["bf16", "int8"], strategies=["greedy"],
-            max_new_tokens=64, ignore_eos=True, batch_size=50, prompts_per_job=100,
+            max_new_tokens=64, ignore_eos=True, batch_size=50, prompts_per_job=100, noise_floor=False, default_text=False,
         )  # fmt: skip
         times = -(-count // len(study.positions))
         for table in ("positions", "divergences", "traces"):

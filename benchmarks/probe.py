@@ -33,7 +33,7 @@ def main() -> None:
 
     probe.needed = timed
     with tempfile.TemporaryDirectory() as folder:
-        study = dd.compare("demo", out=Path(folder) / "run", **given)
+        study = dd.compare("demo", out=Path(folder) / "run", **given, noise_floor=False, default_text=False)
     wall, cpu = time.perf_counter() - begin[0], time.process_time() - begin[1]
     took = [sum(column) for column in zip(*probes, strict=True)]
     print(f"path {study.environment['generation']['path']}, {len(probes)} variants probed")

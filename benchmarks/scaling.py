@@ -29,9 +29,23 @@ def one(folder: str, prompts: int, tokens: int) -> dict[str, float]:
 
     asked = {"candidates": ["fp32:attention=eager"], "strategies": list(STRATEGIES), "max_new_tokens": tokens}
     with tempfile.TemporaryDirectory() as out:
-        dd.compare(folder, prompts=["w1"], out=Path(out) / "imports", **asked | {"max_new_tokens": 2})
+        dd.compare(
+            folder,
+            prompts=["w1"],
+            out=Path(out) / "imports",
+            **asked | {"max_new_tokens": 2},
+            noise_floor=False,
+            default_text=False,
+        )
         begin, used = time.perf_counter(), time.process_time()
-        study = dd.compare(folder, prompts=make_prompts(prompts, VOCAB["demo"]), out=Path(out) / "run", **asked)
+        study = dd.compare(
+            folder,
+            prompts=make_prompts(prompts, VOCAB["demo"]),
+            out=Path(out) / "run",
+            **asked,
+            noise_floor=False,
+            default_text=False,
+        )
         wall, cpu = time.perf_counter() - begin, time.process_time() - used
     made = int(study.traces.loc[study.traces["role"] != "self", "n_tokens"].sum())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

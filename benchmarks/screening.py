@@ -35,7 +35,10 @@ def compared(model: str, limit: int, tokens: int, candidates: list[str]) -> None
     asked: dict[str, Any] = {
         "candidates": candidates, "strategies": SCREENED, "limit": limit, "max_new_tokens": tokens
     }  # fmt: skip
-    exact, screened = dd.compare(model, **asked), dd.compare(model, **asked, mode="screen")
+    exact, screened = (
+        dd.compare(model, **asked, noise_floor=False, default_text=False),
+        dd.compare(model, **asked, mode="screen", noise_floor=False, default_text=False),
+    )
     keys = ["role", "candidate", "strategy", "seed", "prompt_id"]
     both = exact.divergences.merge(screened.divergences, on=keys, suffixes=("", "_screened"))
     both = both[both["role"] == "candidate"]
@@ -84,7 +87,7 @@ def timed(shape: str, limit: int, tokens: int) -> None:
         for name, more in (("exact", {}), ("screen", {"mode": "screen"}),
                            ("screen --continue", {"mode": "screen", "continued": True})):  # fmt: skip
             study = dd.compare(folder, candidates=[candidate], prompts=prompts, strategies=SCREENED,
-                               max_new_tokens=tokens, **more)  # fmt: skip
+                               max_new_tokens=tokens, **more, noise_floor=False, default_text=False)  # fmt: skip
             found[name] = cost(study, candidate)
     print(f"124M {shape} shape, {limit} prompts x {tokens} tokens, {', '.join(SCREENED)}, {os.cpu_count()} cores")
     for name, seconds in found.items():

@@ -97,7 +97,15 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from decodedrift.models import world
 
     with tempfile.TemporaryDirectory() as out:  # a small run before the clock starts: everything is imported
-        dd.compare(arguments.folder, candidates=["bf16"], prompts=["w1"], max_new_tokens=2, out=Path(out) / "run")
+        dd.compare(
+            arguments.folder,
+            candidates=["bf16"],
+            prompts=["w1"],
+            max_new_tokens=2,
+            out=Path(out) / "run",
+            noise_floor=False,
+            default_text=False,
+        )
     watch, wall, cpu, calls = Watch(), {}, {}, []  # type: ignore[var-annotated]
     watch.over(model_class(arguments.shape))
     generate, force, loaded = bench.generate, bench.force, world.loaded
@@ -135,7 +143,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out, timed("all", wall, cpu):
         study = dd.compare(
             arguments.folder, candidates=named(arguments.candidates), strategies=list(STRATEGIES), prompts=prompts,
-            max_new_tokens=arguments.tokens, out=Path(out) / "run",
+            max_new_tokens=arguments.tokens, out=Path(out) / "run", noise_floor=False, default_text=False,
         )  # fmt: skip
     Path(arguments.calls).write_text(json.dumps(calls))
     sides = {f"{name} forward": (watch.wall[name], watch.cpu[name]) for name in ("decoding", "reading")}

@@ -3,7 +3,7 @@
 >>> import decodedrift as dd
 >>> study = dd.compare("demo", candidates=["bf16"], strategies=["greedy"], limit=1, max_new_tokens=4)
 >>> study.summary["role"].tolist()
-['self', 'candidate']
+['self', 'candidate', 'floor']
 """
 
 from __future__ import annotations

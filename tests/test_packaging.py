@@ -36,7 +36,7 @@ def test_the_wheel_holds_model_prompts_templates_and_types(wheel: Path) -> None:
     for wanted in (
         "decodedrift/data/demo/model.safetensors", "decodedrift/data/demo/tokenizer.json",
         "decodedrift/data/demo/README.md", "decodedrift/data/prompts/default.jsonl",
-        "decodedrift/data/prompts/stories.jsonl", "decodedrift/py.typed", "decodedrift/models/precisions/int8.py",
+        "decodedrift/data/prompts/stories.jsonl", "decodedrift/data/texts/story.txt", "decodedrift/py.typed", "decodedrift/models/precisions/int8.py",
     ):  # fmt: skip
         assert wanted in names
     assert {"decodedrift/report/templates/page.html.j2", "decodedrift/report/static/tokens.js"} <= set(names)

@@ -61,7 +61,7 @@ def read_gates(
         raise InputError("--fail-on-interval: there is no gate; add one with --fail-on")
     if not texts:
         return []
-    from decodedrift.runs.gates import parse_gates
+    from decodedrift.runs.wordgates import parse_gates
 
     return parse_gates(texts, interval, kind.gating(plan))
 
@@ -113,10 +113,13 @@ def conclude(
     exceeded: list[str] = []
     passed: list[str] = []
     if gates:
+        from decodedrift.runs.wordgates import WordGate
+
         gating = study.experiment.gating(study.plan)
         faults = gating.faults(study)
+        table = gating.table(study)
         for gate in gates:
-            sentences = gate.exceeded(getattr(study, gate.table), gating, faults)
+            sentences = gate.exceeded(study.answer if isinstance(gate, WordGate) else table, gating, faults)
             exceeded += sentences
             if not sentences:
                 passed.append(f"{gate.text}: in none of {len(gate.cells(gating))}")

@@ -89,6 +89,11 @@ class Strategy:
         return not self.searches and (self.coupled or not self.samples)
 
     @property
+    def plain(self) -> bool:
+        """Whether it draws from the model's own distribution: temperature 1, and no token left out."""
+        return self.samples and self.params["temperature"] == 1 and bool(self.kind.untruncated(self.params))
+
+    @property
     def coupled(self) -> bool:
         """Whether its draws come from the keyed noise that every variant shares."""
         return self.samples and self.coupling == "gumbel"

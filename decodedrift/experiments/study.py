@@ -20,8 +20,9 @@ class Study:
     """What a run left. Every table is an attribute, a DataFrame with the columns of docs/metrics.md.
 
     Rows of a `compare`: traces, divergences, positions, alternatives, injection, steps, tokens, timings, failures.
-    Folds: summary, distribution, perplexity, survival, growth, after, risk, comparisons, flip_law, flip_calibration,
-    decomposition. Of an `inject`: traces, injection, tokens, timings, failures; summary and after. `dir` lists them.
+    Folds: answer, summary, distribution, perplexity, survival, growth, after, risk, comparisons, flip_law,
+    flip_calibration, decomposition. Of an `inject`: traces, injection, tokens, timings, failures; summary and after.
+    `dir` lists them.
 
     plan and environment: what was asked and what it ran on, JSON-ready. path: its folder, None while it has none.
     """

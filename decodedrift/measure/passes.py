@@ -54,8 +54,9 @@ class Pass:
     """What one variant did in one job, in one layout.
 
     against: the pass it is held against, None for the job's reference. own_nll: NLL of its own forced continuations;
-    judge_nll: the same continuations under the reference; float64 [T], nats. last_nll: of a screening's predicted token
-    alone, float64 [1]. layout: how its scores at a divergence were computed, one of tables.LAYOUTS.
+    judge_nll: the same continuations under the reference; float64 [T], nats. judge_margin: how far the reference there
+    preferred another token, float64 [T]. last_nll: of a screening's predicted token alone, float64 [1]. layout: how its
+    scores at a divergence were computed, one of tables.LAYOUTS.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Pass:
     preferences: dict[Key, Preferences | None] = field(default_factory=dict)
     own_nll: dict[Key, np.ndarray] = field(default_factory=dict)
     judge_nll: dict[Key, np.ndarray] = field(default_factory=dict)
+    judge_margin: dict[Key, np.ndarray] = field(default_factory=dict)
     positions: dict[Key, pd.DataFrame] = field(default_factory=dict)
     forced_tops: dict[Key, Tops] = field(default_factory=dict)
     last_nll: dict[Key, np.ndarray] = field(default_factory=dict)

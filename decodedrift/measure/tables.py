@@ -12,6 +12,7 @@ import pandas as pd
 
 from decodedrift.measure.metrics import TOKEN_METRICS, TRACE_METRICS
 from decodedrift.measure.metrics.base import INTEGERS
+from decodedrift.numerics.ratios import BANDS
 
 # facts of which the largest of all jobs counts
 LARGEST = ("batch_size", "cut_ids", "cut_reference_mass", "cut_candidate_mass")
@@ -54,6 +55,12 @@ TABLES: dict[str, dict[str, str]] = {
     "alternatives": {
         **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS, "variant": "str",
         "pass": "str", "rank": INTEGERS, "token_id": INTEGERS, "logprob": "float64",
+    },
+    "judged": {
+        **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "tokens": INTEGERS,
+        "sequence_logratio": "float64", "logratio_square": "float64", "k3": "float64",
+        **dict.fromkeys((f"ratio_out_{band}" for band in BANDS), INTEGERS),
+        "difr": "float64", "difr_tokens": INTEGERS,
     },
     "injection": {
         **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,

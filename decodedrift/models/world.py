@@ -43,10 +43,11 @@ class World:
             return
         donor = self.resident.get(self.plan.reference.name) if variant.name not in self.others else None
         with ExitStack() as temporary:
-            stack = self.stack if self.keeps else temporary
+            keeps = self.keeps and variant in self.plan.variants
+            stack = self.stack if keeps else temporary
             checkpoint = self.others.get(variant.name, self.checkpoint)
             model = stack.enter_context(loaded(checkpoint, self._settled(variant), donor))
-            if self.keeps or variant.name == self.plan.reference.name:
+            if keeps or variant.name == self.plan.reference.name:
                 self.resident[variant.name] = model
                 stack.callback(self.resident.pop, variant.name)
             yield model

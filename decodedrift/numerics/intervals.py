@@ -58,23 +58,38 @@ def clustered_se(values: np.ndarray, clusters: np.ndarray) -> float:
     return ratio_se(values, np.ones(len(values)), clusters)[1]
 
 
-def ratio_half_width(top: np.ndarray, bottom: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
-    """sum(top) / sum(bottom), and half its 95 % interval: Student's, of the jackknife over clusters.
+def jackknife(
+    statistic: Callable[[np.ndarray], np.ndarray], sums: np.ndarray, weights: np.ndarray
+) -> tuple[float, float]:
+    """A statistic of sums over clusters, and half its 95 % interval: Student's, each cluster left out in turn.
 
-    With t of as many clusters as would weigh equally, (sum w)^2 / sum w^2 of their bottoms.
-    NaN where the clusters do not differ, which is no certainty, and where one alone has a bottom.
+    With t of as many clusters as would weigh equally, (sum w)^2 / sum w^2. NaN where the clusters do not differ, which
+    is no certainty, and where one alone has a weight.
+
+    Args:
+        statistic: takes [..., k], gives [...]. sums: [clusters, k]. weights: [clusters].
     """
-    _, index = np.unique(clusters, return_inverse=True)
-    above, below = np.bincount(index, top), np.bincount(index, bottom)
-    total, groups = float(below.sum()), len(below)
-    if not total:
-        return math.nan, math.nan
-    value, without = float(above.sum()) / total, total - below
-    if groups < 2 or not (without > 0).all():
+    total, groups = sums.sum(0), len(weights)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, without = float(statistic(total)), statistic(total - sums)
+    if groups < 2 or not (weights.sum() - weights > 0).all():
         return value, math.nan
-    off = (above.sum() - above) / without - value
+    off = without - value
     error = math.sqrt((groups - 1) / groups * float(off @ off))
-    return value, t95(total**2 / float(below @ below)) * error if error > 1e-12 * abs(value) else math.nan  # rounding
+    effective = float(weights.sum()) ** 2 / float(weights @ weights)
+    return value, t95(effective) * error if error > 1e-12 * abs(value) else math.nan  # less is rounding
+
+
+def by_cluster(clusters: np.ndarray, *columns: np.ndarray) -> np.ndarray:
+    """Sums of columns [n] over each cluster, float64 [clusters, k]."""
+    _, index = np.unique(clusters, return_inverse=True)
+    return np.stack([np.bincount(index, column) for column in columns], axis=1)
+
+
+def ratio_half_width(top: np.ndarray, bottom: np.ndarray, clusters: np.ndarray) -> tuple[float, float]:
+    """sum(top) / sum(bottom), and half its 95 % interval by `jackknife`, clusters weighed by their bottoms."""
+    sums = by_cluster(clusters, top, bottom)
+    return jackknife(lambda s: s[..., 0] / s[..., 1], sums, sums[:, 1])
 
 
 def mean_interval(values: np.ndarray, clusters: np.ndarray) -> tuple[float, float, float]:

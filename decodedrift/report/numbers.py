@@ -8,8 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from decodedrift.numerics.intervals import Z95
-
 MISSING = "n/a"
 FIXED = range(-3, 6)  # decimal exponents that are written without a power of ten
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -46,17 +44,18 @@ def first(row: Any) -> Number:
     return position(row.first_divergence_median, "first_divergence_median")
 
 
-def with_error(value: Any, error: Any, column: str, error_column: str) -> Number:
-    """A mean with its 95 % half-width, 1.96 standard errors, both in the same power of ten."""
-    text = significant(value)
-    if not absent(value) and not absent(error) and math.isfinite(value) and math.isfinite(error) and error > 0:
-        half = Z95 * float(error)
-        power = exponent(max(abs(float(value)), half))
-        scale = 1.0 if power in FIXED else 10.0**power
-        decimals = 2 if power not in FIXED else max(0, 2 - power)
-        text = f"{_minus(f'{value / scale:.{decimals}f}')} ± {half / scale:.{decimals}f}"
-        text = text if power in FIXED else f"({text})×10{str(power).translate(_SUPERSCRIPT)}"
-    return Number(text, exactly({column: value, error_column: error}))
+def with_interval(row: Any, column: str) -> Number:
+    """A row's number with its 95 % interval, all in the same power of ten; an older run may have no interval."""
+    values = {name: getattr(row, name, math.nan) for name in (column, f"{column}_low", f"{column}_high")}
+    exact = exactly(values)
+    if any(absent(v) or not math.isfinite(v) for v in values.values()):
+        return Number(significant(values[column]), exact)
+    power = exponent(max(abs(float(v)) for v in values.values()))
+    scale = 1.0 if power in FIXED else 10.0**power
+    decimals = 2 if power not in FIXED else max(0, 2 - power)
+    shown, *ends = (_minus(f"{v / scale:.{decimals}f}") for v in values.values())
+    text = f"{shown} ({ends[0]} to {ends[1]})"
+    return Number(text if power in FIXED else f"{text} ×10{str(power).translate(_SUPERSCRIPT)}", exact)
 
 
 def exactly(values: dict[str, Any]) -> str:

@@ -7,13 +7,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import eq, ge, gt, le, lt, ne
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 
 from decodedrift.core.records import InputError, nearest
-from decodedrift.numerics.intervals import Z95
-from decodedrift.runs.wordgates import WordGate, parse_word_gate
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {">=": ge, "<=": le, "==": eq, "!=": ne, ">": gt, "<": lt}
 _GATE = re.compile(r"\s*([A-Za-z_]\w*)\s*(>=|<=|==|!=|>|<)\s*([^:]+?)\s*(?::(.*))?", re.S)
@@ -37,14 +35,15 @@ class Gating:
 
     keys: the columns of its summary that name a row; cells: all rows that there should be, whether they are or not.
     columns: of numbers. never: (row, column) -> whether a cell is empty because what it tells of never happened, not
-    because nothing was measured. faults: study -> cell -> why no gate there may pass. words: by column of the
-    answer, what it may say. recommended: the gates that `default` stands for.
+    because nothing was measured. table: study -> the rows that are gated. faults: study -> cell -> why no gate there
+    may pass. words: by column of the answer, what it may say. recommended: the gates that `default` stands for.
     """
 
     keys: tuple[str, ...]
     cells: Sequence[tuple[str, ...]]
     columns: tuple[str, ...]
     never: Callable[[Mapping[str, Any], str], bool] = lambda row, column: False
+    table: Callable[[Any], pd.DataFrame] = lambda study: study.summary  # type: ignore[no-any-return]
     faults: Callable[[Any], Mapping[tuple[str, ...], Fault]] = lambda study: {}
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     recommended: tuple[str, ...] = ()
@@ -67,7 +66,6 @@ class Gate:
     bound: float
     only: str = ""
     interval: bool = False
-    table: ClassVar[str] = "summary"
 
     def cells(self, gating: Gating) -> list[tuple[str, ...]]:
         """The rows that it holds for."""
@@ -101,21 +99,6 @@ class Gate:
             if math.isnan(value) or OPERATORS[self.operator](value, self.bound):
                 sentences.append(f"{where}: {shown}")
         return sentences
-
-
-def parse_gates(texts: Sequence[str], interval: bool, gating: Gating) -> list[Gate | WordGate]:
-    """Gates as they are typed; `default` stands for the recommended ones.
-
-    Raises:
-        InputError: see `parse_gate`, or there are none to recommend.
-    """
-    gates: list[Gate | WordGate] = []
-    for text in texts:
-        if text.strip() == "default" and not gating.recommended:
-            raise InputError("--fail-on default: this experiment has no recommended gates; name a column")
-        for each in gating.recommended if text.strip() == "default" else (text,):
-            gates.append(parse_word_gate(each, gating) or parse_gate(each, interval, gating))
-    return gates
 
 
 def parse_gate(text: str, interval: bool, gating: Gating) -> Gate:
@@ -160,19 +143,14 @@ def _check_interval(text: str, column: str, operator: str, choices: tuple[str, .
 
 
 def _ends(column: str, names: Any) -> tuple[str, ...]:
-    """The columns that an interval is made of: its two ends, or the standard error of a mean."""
-    if f"{column}_low" in names and f"{column}_high" in names:
-        return f"{column}_low", f"{column}_high"
-    error = f"{column.removesuffix('_mean')}_se"
-    return (error,) if error in names and error != column else ()
+    """The columns of an interval's two ends; none where there is no interval."""
+    ends = f"{column}_low", f"{column}_high"
+    return ends if all(end in names for end in ends) else ()
 
 
 def _interval(row: Mapping[str, Any], column: str) -> tuple[float, float]:
-    ends = [_number(row, name) for name in _ends(column, row)]
-    if len(ends) == 2:
-        return ends[0], ends[1]
-    value = _number(row, column)
-    return value - Z95 * ends[0], value + Z95 * ends[0]
+    low, high = (_number(row, name) for name in _ends(column, row))
+    return low, high
 
 
 def _number(row: Mapping[str, Any] | None, column: str) -> float:

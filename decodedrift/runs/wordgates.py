@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 
 from decodedrift.core.records import InputError, nearest
-
-if TYPE_CHECKING:
-    from decodedrift.runs.gates import Fault, Gating
+from decodedrift.runs.gates import Fault, Gate, Gating, parse_gate
 
 _GATE = re.compile(r"\s*(\w+)\s*(==|!=)\s*([^:]*?)\s*(?::(.*))?", re.S)
 
@@ -26,7 +23,6 @@ class WordGate:
     operator: str
     word: str
     only: str = ""
-    table: ClassVar[str] = "answer"
 
     def cells(self, gating: Gating) -> list[str]:
         """The candidates that it holds for."""
@@ -55,7 +51,8 @@ def parse_word_gate(text: str, gating: Gating) -> WordGate | None:
     Raises:
         InputError: not such a gate; an unknown word or candidate, with the choices.
     """
-    column = text.split("=")[0].strip(" !<>")
+    first = re.match(r"\s*(\w+)", text)
+    column = first[1] if first else ""
     if column not in gating.words:
         return None
     match, choices = _GATE.fullmatch(text), gating.words[column]
@@ -69,3 +66,18 @@ def parse_word_gate(text: str, gating: Gating) -> WordGate | None:
     if match[4] is not None and only not in names:
         raise InputError(f"--fail-on {text!r}: no candidate {only!r}; {nearest(only, names)}")
     return WordGate(text.strip(), match[1], match[2], match[3], only)
+
+
+def parse_gates(texts: Sequence[str], interval: bool, gating: Gating) -> list[Gate | WordGate]:
+    """Gates as they are typed; `default` stands for the recommended ones.
+
+    Raises:
+        InputError: see `parse_gate`, or there are none to recommend.
+    """
+    gates: list[Gate | WordGate] = []
+    for text in texts:
+        if text.strip() == "default" and not gating.recommended:
+            raise InputError("--fail-on default: this experiment has no recommended gates; name a column")
+        for each in gating.recommended if text.strip() == "default" else (text,):
+            gates.append(parse_word_gate(each, gating) or parse_gate(each, interval, gating))
+    return gates

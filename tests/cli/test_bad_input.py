@@ -744,7 +744,7 @@ def test_some_prompts_are_refused(run: Callable[..., Result], saved: Callable[..
     rows = [("good", "w1 w2"), ("empty", ""), ("long", "w3 " * 126), ("half", "w1 \ud800"), ("fits", "w3 " * 125)]
     prompts.write_text("".join(json.dumps({"id": i, "prompt": t}) + "\n" for i, t in rows))
     done = run("--model", saved(), "--prompts", prompts, "--max-new-tokens", "3", "--strategies", "greedy",
-               "--candidates", "bf16", "--out", "run", "--quiet")  # fmt: skip
+               "--candidates", "bf16", "--out", "run", "--quiet", *LEAN_FLAGS)  # fmt: skip
     assert done.code == 3
     said = done.err.splitlines()
     assert [line.split(":")[0] for line in said] == [

@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,18 @@ def study() -> Any:
         "demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=3, max_new_tokens=24,
         noise_floor=True, default_text=True,
     )  # fmt: skip
+
+
+def test_both_questions_are_answered_for_every_candidate(study: Any) -> None:
+    """int8 too: against itself in another layout, and on a text that neither side wrote."""
+    assert study.answer["candidate"].tolist() == ["bf16", "int8"]
+    assert (study.answer["floor_prompts"] == 3).all()
+    assert (study.answer["texts"] == "bundled story").all()
+    assert (study.answer["quality"] == "no loss above 1 %").all()
+    floors = study.divergences[study.divergences["role"] == "floor"]
+    assert floors.groupby("reference", sort=False)["candidate"].first().to_dict() == {
+        "bf16": "bf16:batch_size=1", "int8": "int8:batch_size=1"}  # fmt: skip
+    assert study.environment["warnings"] == []
 
 
 def test_a_screen_has_the_answer_a_table_and_a_split_and_verbose_has_all(study: Any) -> None:
@@ -64,15 +77,15 @@ def test_the_default_run_fits_a_terminal(tmp_path: Path) -> None:
 
 
 def test_what_broke_comes_before_the_answer() -> None:
-    broken = made([1, 0])
+    broken = made([0, 0])
     trace = {"model": "m", "strategy": "greedy", "seed": 0, "prompt_id": "p0", "token_ids": "1 2", "n_tokens": 2}
     broken.traces = rows("traces", [
         trace | {"variant": "fp32", "role": "reference", "finish": "length"},
         trace | {"variant": "c", "role": "candidate", "finish": "nonfinite", "n_tokens": 1, "nonfinite": 1},
     ])  # fmt: skip
     assert broken.answer["wording"].tolist() == ["nonfinite"]
-    assert broken.verdict[0].startswith("c broke: ")
-    assert screenful(broken).startswith("- c broke: ")
+    assert broken.verdict[0].startswith("c breaks in ")
+    assert screenful(broken).startswith("- c breaks in ")
 
 
 def test_the_split_is_a_greedy_near_tie_on_a_word_that_changes_the_text(study: Any) -> None:
@@ -103,6 +116,18 @@ def test_the_probabilities_at_the_fork_are_the_references_own(study: Any) -> Non
     assert texts.p_reference == pytest.approx(held[row.reference_token_id], rel=1e-4)
     assert texts.p_candidate == pytest.approx(held[row.candidate_token_id], rel=1e-4)
     assert texts.p_reference > texts.p_candidate
+
+
+@pytest.mark.parametrize("text", ["", "a word " * 60, "漢字" * 200, "x" * 500, "\x1b[2J\u202e" * 50, "é\n\t" * 90])
+@pytest.mark.parametrize("name", ["c", "a" * 60, "漢" * 40])
+def test_a_split_of_any_text_fits(text: str, name: str, study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from decodedrift.experiments.compare import screenful as module
+    from decodedrift.experiments.compare.selection import Fork
+
+    monkeypatch.setattr(module, "telling_case", lambda study: types.SimpleNamespace(reference=name, candidate=name))
+    monkeypatch.setattr(module, "fork", lambda study, row: Fork(text, text, text, text[:90], text[:90], 0.123, 0.045))
+    lines = module._split(study, 80).split("\n")
+    assert len(lines) == 3 and all(cell_len(line) <= 80 and line.isprintable() for line in lines), lines
 
 
 def case(**changes: Any) -> dict[str, Any]:
@@ -154,9 +179,7 @@ def test_a_run_is_not_worse_than_itself_and_worse_where_a_figure_leaves_its_inte
         entries = {"summary": table, "answer": study.answer, "plan": study.plan, "environment": study.environment}
         return changed(**entries | {"experiment": study.experiment, "path": None} | changes)
 
-    from scipy import stats
-
-    bound = table.loc[at, "kl_mean"] + stats.t.ppf(0.975, 2) * table.loc[at, "kl_se"]
+    bound = table.loc[at, "kl_mean_high"]
     for value, bad in ((bound * 0.999, False), (bound * 1.001, True), (math.nan, True)):
         moved = table.copy()
         moved.loc[at, "kl_mean"] = value

@@ -175,7 +175,7 @@ def test_what_is_drawn_is_what_the_tables_hold(ran: Study, html: str, show: Show
     own = own.set_index(["candidate", "strategy"])
     assert len(ratios) == len(texts) + len(own) == 6
     for frame in (texts, own):
-        for column in ("ln_ppl_ratio", "ln_ppl_ratio_se"):
+        for column in ("ln_ppl_ratio", "ln_ppl_ratio_low"):
             assert (ratios.loc[frame.index, column].to_numpy() == frame[column].to_numpy()).all()
     margins = opened.csv("margins").query("strategy == 'greedy' and positions == 'all'")
     forced = ran.positions.query("role == 'candidate' and strategy == 'greedy' and candidate == 'bf16'")
@@ -209,7 +209,7 @@ def test_every_number_of_the_lists_is_the_tables(ran: Study, html: str, show: Sh
     rows = ran.divergences[ran.divergences["role"] == "candidate"]
     for column in ("reference_gap", "swing", "first_divergence", "agreement_after"):
         assert found[column] == set(rows[column].dropna().astype(float)), column
-    for column in ("divergence_rate", "kl_mean", "kl_se", "top1_agreement", "ln_ppl_ratio"):
+    for column in ("divergence_rate", "kl_mean", "kl_mean_low", "top1_agreement", "ln_ppl_ratio"):
         assert found[column] == set(ran.summary[column].dropna().astype(float)), column
     assert found["kl"] <= set(ran.positions["kl"])
 

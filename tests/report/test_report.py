@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -31,7 +32,7 @@ from decodedrift.experiments.study import Study
 from decodedrift.measure.tables import TABLES, typed
 from decodedrift.report import html, promptmap, summary_table, tokenview
 from decodedrift.report.inline import library
-from decodedrift.report.numbers import Number, number, percentage, significant, with_error
+from decodedrift.report.numbers import Number, number, percentage, significant, with_interval
 from decodedrift.report.palette import DARK, LIGHT
 from decodedrift.report.phrases import percent
 from decodedrift.report.terminal import cut, text_table
@@ -237,9 +238,8 @@ def test_every_number_of_the_summary_is_the_tables() -> None:
     said = [part.split(" = ") for title in titles for part in title.split("; ")]
     for table, columns in (
         (made.summary, ["traces", "diverged", "divergence_rate", "divergence_rate_low", "divergence_rate_high",
-                        "first_divergence_median", "near_tie_share", "reference_gap_median", "kl_mean", "kl_se",
-                        "top1_agreement", "ln_ppl_ratio", "agreement_after", "nonfinite"]),
-        (made.perplexity, ["tokens", "perplexity", "bits_per_byte", "ln_ppl_ratio", "ln_ppl_ratio_se", "kl_mean",
+                        "first_divergence_median", "near_tie_share", "reference_gap_median", "kl_mean", "top1_agreement", "ln_ppl_ratio", "agreement_after", "nonfinite"]),
+        (made.perplexity, ["tokens", "perplexity", "bits_per_byte", "ln_ppl_ratio", "ln_ppl_ratio_low", "kl_mean",
                            "same_top1"]),
     ):  # fmt: skip
         for column in columns:
@@ -344,10 +344,14 @@ def test_shares_are_never_rounded_to_all_or_nothing() -> None:
 
 
 def test_a_mean_and_its_error_share_their_power_of_ten() -> None:
-    made = with_error(1.14e-4, 0.05e-4, "kl_mean", "kl_se")
-    assert made == Number("(1.14 ± 0.10)×10⁻⁴", "kl_mean = 0.000114; kl_se = 5e-06")
-    assert with_error(1e-6, 1e-4, "m", "e").text == "(0.01 ± 1.96)×10⁻⁴"
-    assert with_error(0.0, 0.0, "m", "e").text == "0"
+    def told(value: float, low: float, high: float) -> Number:
+        return with_interval(SimpleNamespace(m=value, m_low=low, m_high=high), "m")
+
+    exact = "m = 0.000114; m_low = 0.000105; m_high = 0.000123"
+    assert told(1.14e-4, 1.05e-4, 1.23e-4) == Number("1.14 (1.05 to 1.23) ×10⁻⁴", exact)
+    assert told(1e-6, -1.95e-4, 1.97e-4).text == "0.01 (−1.95 to 1.97) ×10⁻⁴"
+    assert told(0.0, math.nan, math.nan).text == "0"
+    assert with_interval(SimpleNamespace(m=0.25), "m").text == "0.250", "an older run"
     assert number(0.1 + 0.2, "x").exact == "x = 0.30000000000000004"
 
 

@@ -21,10 +21,10 @@ from decodedrift import cli
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.gating import IF_DIVERGED, columns, gating
 from decodedrift.experiments.compare.heat import heat_maps
-from decodedrift.numerics.intervals import Z95
 from decodedrift.report.terminal import summary_table
 from decodedrift.runs import runfolder
 from decodedrift.runs.gates import OPERATORS, Gate, parse_gate
+from decodedrift.runs.wordgates import parse_gates
 
 PLAN = {
     "candidates": [{"name": "bf16"}, {"name": "fp32:batch_size=1"}],
@@ -73,16 +73,16 @@ def test_a_candidate_without_a_result_does_not_pass() -> None:
         ("divergence_rate>0.1", {"divergence_rate": 0.2, "divergence_rate_low": 0.11, "divergence_rate_high": 0.4}, 4),
         ("divergence_rate<0.3", {"divergence_rate": 0.2, "divergence_rate_low": 0.05, "divergence_rate_high": 0.4}, 0),
         ("divergence_rate<0.5", {"divergence_rate": 0.2, "divergence_rate_low": 0.05, "divergence_rate_high": 0.4}, 4),
-        ("kl_mean>0.1", {"kl_mean": 0.1 + 1.9 * 0.01, "kl_se": 0.01}, 0),
-        ("kl_mean>0.1", {"kl_mean": 0.1 + 2.0 * 0.01, "kl_se": 0.01}, 4),
-        ("kl_mean>0.1", {"kl_mean": 0.05, "kl_se": math.nan}, 4),
+        ("kl_mean>0.1", {"kl_mean": 0.12, "kl_mean_low": 0.09, "kl_mean_high": 0.16}, 0),
+        ("kl_mean>0.1", {"kl_mean": 0.12, "kl_mean_low": 0.101, "kl_mean_high": 0.16}, 4),
+        ("kl_mean>0.1", {"kl_mean": 0.05, "kl_mean_low": math.nan, "kl_mean_high": math.nan}, 4),
     ],
 )  # fmt: skip
 def test_intervals(text: str, values: dict[str, float], exceeded: int) -> None:
     said = parse_gate(text, True, gating(PLAN)).exceeded(table(**values), gating(PLAN))
     assert len(said) == exceeded
-    if exceeded and "kl_se" in values and not math.isnan(values["kl_se"]):
-        assert f"{values['kl_mean'] - Z95 * values['kl_se']:.6g} to" in said[0]
+    if exceeded and "kl_mean" in values:
+        assert f"{values['kl_mean_low']:.6g} to {values['kl_mean_high']:.6g}" in said[0]
 
 
 @pytest.mark.parametrize("operator", list(OPERATORS))
@@ -204,6 +204,63 @@ def test_check_a_finished_run(command: Callable[..., tuple[int, str, str]], fini
     assert command("check", finished, "--fail-on", "kl_mean>0:fp16")[0] == 2
     assert command("check", finished / "nothing", "--fail-on", "kl_mean>0")[0] == 2
     assert command("resume", finished, "--fail-on", "kl_mean>0")[0] == 4
+
+
+def test_check_says_what_passed_and_holds_against_an_earlier_run(
+    command: Callable[..., tuple[int, str, str]], finished: Path, tmp_path: Path
+) -> None:
+    code, out, _ = command("check", finished, "--fail-on", "default", "--fail-on", "kl_mean>5", "--baseline", finished)
+    assert code == 0
+    assert [line for line in out.splitlines() if line.startswith("gate passed: ")] == [
+        "gate passed: wording==nonfinite: in none of 1",
+        "gate passed: wording==not compared: in none of 1",
+        "gate passed: quality==worse: in none of 1",
+        "gate passed: kl_mean>5: in none of 1",
+        "gate passed: --baseline: none of 4 figures is worse",
+    ]
+    word = dd.open_study(finished).answer["wording"].iloc[0]
+    code, out, err = command("check", finished, "--fail-on", f"wording=={word}", "--fail-on", "quality!=worse")
+    assert code == 4
+    assert f"gate exceeded: wording=={word}: bf16: wording is {word}: " in err
+    assert "gate exceeded: quality!=worse: bf16: quality is not measured: " in err
+    assert "gate passed" not in out
+    earlier = dd.open_study(finished)
+    earlier.summary = earlier.summary.assign(kl_mean=earlier.summary["kl_mean"] / 1e6, kl_se=0.0)
+    rows = {name: getattr(earlier, name) for name in earlier.experiment.tables}
+    rows["positions"] = rows["positions"].assign(kl=rows["positions"]["kl"] / 1e6)
+    dd.Study(rows, earlier.plan, earlier.environment).save(tmp_path / "earlier")
+    code, _, err = command("check", finished, "--baseline", tmp_path / "earlier")
+    assert code == 4 and "gate exceeded: bf16 greedy: kl_mean is " in err
+    assert command("check", tmp_path / "earlier", "--baseline", finished)[0] == 0, "better is not worse"
+    plan = {**earlier.plan, "max_new_tokens": 1}
+    dd.Study(rows, plan, earlier.environment).save(tmp_path / "another")
+    code, _, err = command("check", finished, "--baseline", tmp_path / "another")
+    assert code == 2 and "not a run of the same: max_new_tokens 1 there, " in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("wording==fine", ("'wording==fine'", "more than noise")),
+        ("wording>0.1", ("wording==WORDS", "choices")),
+        ("quality==worse:fp61", ("no candidate 'fp61'", "bf16")),
+        ("quality==worse:greedy", ("no candidate 'greedy'",)),
+        ("qualty==worse", ("'qualty==worse'",)),
+    ],
+)
+def test_a_gate_on_words_that_is_none_is_refused(text: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(InputError) as refused:
+        parse_gates([text], False, gating(PLAN))
+    assert all(word in str(refused.value) for word in words), refused.value
+
+
+def test_a_gate_on_words_fails_where_there_is_no_answer() -> None:
+    (gate,) = parse_gates(["quality==worse"], False, gating(PLAN))
+    answers = pd.DataFrame([{"candidate": "bf16", "quality": "better", "quality_note": ""}])
+    assert gate.exceeded(answers, gating(PLAN)) == ["quality==worse: fp32:batch_size=1: there is no result"]
+    (gate,) = parse_gates(["quality!=no loss above 1 %:bf16"], False, gating(PLAN))
+    assert gate.exceeded(answers, gating(PLAN)) == ["quality!=no loss above 1 %:bf16: bf16: quality is better: "]
+    assert not gate.exceeded(answers.assign(quality="no loss above 1 %"), gating(PLAN))
 
 
 def test_something_failed_goes_before_a_gate(

@@ -27,8 +27,8 @@ class StrategyKind:
     may take and their log-probabilities, of which it takes the largest, plus noise where it samples; None: it takes
     the largest raw logit. samples: it draws at random, and runs once per seed. processors: parameter ->
     transformers' class of that effect, in generate's order, by which an uncoupled draw is made. wide: all tokens of the
-    vocabulary may be allowed. chooser: of a search, who expands its hypotheses; rows: how many a prompt has, 1 without
-    a search.
+    vocabulary may be allowed. untruncated: parameters -> whether all of them always are. chooser: of a search, who
+    expands its hypotheses; rows: how many a prompt has, 1 without a search.
     """
 
     about: str
@@ -37,6 +37,7 @@ class StrategyKind:
     samples: bool = False
     processors: Mapping[str, str] = field(default_factory=dict)
     wide: bool = True
+    untruncated: Callable[[Mapping[str, Any]], bool] = lambda params: False
     chooser: Callable[..., Any] | None = None
     rows: Callable[[Mapping[str, Any]], int] = _one
 

@@ -38,5 +38,6 @@ TOP_P = StrategyKind(
     {"p": Param(number(0, 1, open_low=True), 0.9), "temperature": TEMPERATURE},
     _allowed,
     samples=True,
+    untruncated=lambda params: params["p"] == 1,
     processors={"temperature": "TemperatureLogitsWarper", "p": "TopPLogitsWarper"},
 )

@@ -1,8 +1,7 @@
 """A run against an earlier one of the same: is any figure worse than the earlier run's interval allows?
 
 Worse (docs/runs.md): a candidate's `divergence_rate` under a strategy above the upper end of the earlier one's 95 %
-interval, its `kl_mean` above the earlier one's plus Student's factor times its clustered standard error, or a word of
-the answer that is bad and was not.
+interval, its `kl_mean` likewise, or a word of the answer that is bad and was not.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from decodedrift.core.records import InputError, shortened
-from decodedrift.numerics.intervals import t95
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
@@ -65,12 +63,9 @@ def _rows(study: Study, earlier: Study) -> Iterator[str]:
     )
     for cell, before in then.items():
         after = now.get(cell, {})
-        half = t95(before["prompts"]) * before["kl_se"]
-        bounds = {
-            "divergence_rate": before["divergence_rate_high"],
-            "kl_mean": before["kl_mean"] + half if math.isfinite(half) else before["kl_mean"],
-        }
-        for column, bound in bounds.items():
+        for column in ("divergence_rate", "kl_mean"):
+            high = before[f"{column}_high"]
+            bound = before[column] if math.isnan(high) else high
             if math.isnan(bound):
                 continue
             value = after.get(column, math.nan)

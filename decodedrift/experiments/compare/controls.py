@@ -1,4 +1,4 @@
-"""The two controls of a run: the reference against itself, and every candidate against itself in another layout."""
+"""The controls of a run: the reference again, every candidate in another batch layout, plain casts."""
 
 from __future__ import annotations
 
@@ -35,3 +35,11 @@ def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pas
     groups = bench.passages(reference.traces, only=floor.traces)
     read_against(bench, model, floor, reference, groups, stored=same.keep_logits)
     return floor
+
+
+def read_cast(bench: Bench, model: Loaded, reference: Pass) -> Pass:
+    """A plain cast reads the reference's text on the floors' prompts: what rounding to its type alone does."""
+    cast = Pass(model.variant.name, model.variant, "cast")
+    only = {key for key in reference.traces if key.prompt_id in floored(bench)}
+    read_against(bench, model, cast, reference, bench.passages(reference.traces, only=only))
+    return cast

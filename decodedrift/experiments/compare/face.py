@@ -71,7 +71,7 @@ def compare(
     Example:
         >>> import decodedrift as dd
         >>> study = dd.compare("demo", candidates=["bf16"], strategies=["greedy"], limit=2, max_new_tokens=4)
-        >>> list(study.summary["candidate"])[-1]
-        'bf16'
+        >>> list(study.answer["candidate"])
+        ['bf16']
     """
     return run("compare", nondefault(compare, locals()), tokenizer, out, resume, progress)  # type: ignore[arg-type]

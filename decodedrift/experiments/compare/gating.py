@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from decodedrift.experiments.compare.folds.answer import QUALITIES, WORDINGS
+from decodedrift.experiments.compare.folds.certificate import GATED
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import FOLD_TEXTS, KEYS, TABLES, typed
 from decodedrift.runs.gates import Fault, Gating
@@ -35,10 +36,17 @@ ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "s
 def gating(plan: Mapping[str, Any]) -> Gating:
     """Every candidate under every strategy, whether it left a row or not."""
     cells = [(c["name"], s["label"]) for c in plan["candidates"] for s in plan["strategies"]]
+    gated = (*columns(), *GATED)
     return Gating(
-        ("candidate", "strategy"), cells, columns(), lambda row, column: never(row, column, plan), faults,
+        ("candidate", "strategy"), cells, gated, lambda row, name: never(row, name, plan), table, faults,
         {"wording": WORDINGS, "quality": QUALITIES}, RECOMMENDED,
     )  # fmt: skip
+
+
+def table(study: Study) -> pd.DataFrame:
+    """The summary with the certificate's columns beside it."""
+    keys = ["model", "reference", "candidate", "strategy"]
+    return study.summary.merge(study.certificate, on=keys, how="left") if len(study.summary) else study.summary
 
 
 def faults(study: Study) -> dict[tuple[str, ...], Fault]:
@@ -47,7 +55,7 @@ def faults(study: Study) -> dict[tuple[str, ...], Fault]:
     cells: dict[tuple[str, ...], Fault] = {
         key: Fault(
             f"the KL is infinite at {n} positions, which its figures leave out",
-            ("kl_", "perplexity_candidate", "ln_ppl_ratio") if key in impossible else ("kl_",),
+            ("kl_", "excess_kl", *(("perplexity_candidate", "ln_ppl_ratio") if key in impossible else ())),
         )
         for key, n in nonfinite.infinite(study.positions).items()
     }

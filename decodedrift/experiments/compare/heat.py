@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from decodedrift.numerics.intervals import Z95
-from decodedrift.report.numbers import absent, exactly, percentage, position, significant, with_error
+from decodedrift.report.numbers import absent, exactly, percentage, position, significant
 from decodedrift.report.texts import brief
 
 if TYPE_CHECKING:
@@ -57,10 +56,6 @@ def heat_maps(study: Study) -> list[HeatMap]:
     table = study.summary
     if not len(table):
         return []
-    if len(study.distribution):
-        errors = study.distribution[study.distribution["bucket"] == "all"]
-        keys = ["reference", "candidate", "role", "strategy"]
-        table = table.merge(errors[[*keys, "ln_ppl_ratio_se"]], on=keys, how="left")
     horizon = float(study.plan.get("max_new_tokens") or 1)
     shown = [q for q in quantities(horizon) if q.name in table]
     columns = list(dict.fromkeys(table["strategy"]))[:MOST_COLUMNS]
@@ -77,13 +72,14 @@ def quantities(horizon: float) -> list[Quantity]:
     return [
         Quantity("divergence_rate", "Divergence rate", "Share of traces whose tokens differ from the reference's, with "
                  "its 95 % interval.", _rate),
-        Quantity("half_life", "Half-life", "Position by which half of the traces have left the reference.", lambda row: _half_life(row, horizon)),
-        Quantity("kl_mean", "Mean KL", "KL(reference ‖ candidate) per token in nats, on the reference's tokens, ± 1.96 "
-                 "standard errors. Colour: logarithmic, 10⁻⁷ to 0.1.", _kl),
+        Quantity("half_life", "Half-life", "Position by which half of the traces have left the reference.",
+                  lambda row: _half_life(row, horizon)),
+        Quantity("kl_mean", "Mean KL", "KL(reference ‖ candidate) per token in nats, on the reference's tokens, with "
+                  "its 95 % interval. Colour: logarithmic, 10⁻⁷ to 0.1.", _kl),
         Quantity("top1_agreement", "Same top token", "Share of positions at which both rank the same token first, on "
                  "the reference's tokens.", _top1),
         Quantity("ln_ppl_ratio", "ln PPL ratio", "ln of the candidate's perplexity over the reference's, on the "
-                 "reference's tokens, ± 1.96 standard errors.", _ratio),
+                 "reference's tokens, with its 95 % interval.", _ratio),
     ]  # fmt: skip
 
 
@@ -118,8 +114,9 @@ def _half_life(row: Any, horizon: float) -> Spot:
 
 
 def _kl(row: Any) -> Spot:
-    mean = with_error(row.kl_mean, row.kl_se, "kl_mean", "kl_se")
-    return Spot(significant(row.kl_mean), _plus(row.kl_mean, row.kl_se), mean.exact, _log_level(row.kl_mean, 1e-7, 0.1))
+    ends = getattr(row, "kl_mean_low", math.nan), getattr(row, "kl_mean_high", math.nan)
+    exact = exactly({"kl_mean": row.kl_mean, "kl_mean_low": ends[0], "kl_mean_high": ends[1]})
+    return Spot(significant(row.kl_mean), _range(*ends), exact, _log_level(row.kl_mean, 1e-7, 0.1))
 
 
 def _top1(row: Any) -> Spot:
@@ -129,15 +126,14 @@ def _top1(row: Any) -> Spot:
 
 
 def _ratio(row: Any) -> Spot:
-    value, error = row.ln_ppl_ratio, getattr(row, "ln_ppl_ratio_se", math.nan)
-    exact = exactly({"ln_ppl_ratio": value, "ln_ppl_ratio_se": error})
-    return Spot(significant(value, signed=True), _plus(value, error), exact, _log_level(abs(value), 1e-5, 0.1))
+    value = row.ln_ppl_ratio
+    ends = getattr(row, "ln_ppl_ratio_low", math.nan), getattr(row, "ln_ppl_ratio_high", math.nan)
+    exact = exactly({"ln_ppl_ratio": value, "ln_ppl_ratio_low": ends[0], "ln_ppl_ratio_high": ends[1]})
+    return Spot(significant(value, signed=True), _range(*ends), exact, _log_level(abs(value), 1e-5, 0.1))
 
 
-def _plus(value: Any, error: Any) -> str:
-    if absent(value) or absent(error) or not error > 0:
-        return ""
-    return f"± {significant(Z95 * float(error))}"
+def _range(low: Any, high: Any) -> str:
+    return "" if absent(low) or absent(high) else f"{significant(low)} – {significant(high)}"
 
 
 def _level(share: Any) -> int:

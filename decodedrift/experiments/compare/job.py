@@ -7,6 +7,7 @@ the reference's tokens, is reduced to rows at once and freed. Last, the referenc
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from decodedrift.core.records import InputError, Job, Variant
 from decodedrift.decoding.spool import Spool
 from decodedrift.experiments.compare import controls, screening
 from decodedrift.experiments.compare.decompose import Decomposition
-from decodedrift.experiments.compare.judging import judge, read_own_beams
+from decodedrift.experiments.compare.judging import judge, judged_rows, read_own_beams
 from decodedrift.experiments.compare.reading import read_against, read_by_all, read_reference
 from decodedrift.measure import injection, passes
 from decodedrift.measure.bench import Bench
@@ -44,7 +45,9 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
         if not budget.both_fit(world):
             resident.close()
         for variant in plan.candidates:
-            run.attempt(variant)
+            run.attempt(variant, run.candidate)
+        for variant in plan.casts if controls.floored(bench) else ():
+            run.attempt(variant, lambda model: run.keep(controls.read_cast(bench, model, run.reference)))
         if any(side.whole for side in run.passes.values()):
             if not budget.both_fit(world):
                 model = bench.open_reference(resident)
@@ -99,14 +102,14 @@ class Comparison:
             with self.bench.guarded(model.variant.name, "decompose"):
                 self.decomposition.record(model)
 
-    def attempt(self, variant: Variant) -> None:
-        """One candidate, from loading to rows."""
+    def attempt(self, variant: Variant, part: Callable[[Loaded], None]) -> None:
+        """One candidate's (or cast's) part, from loading to rows."""
         with (
             self.bench.guarded(variant.name, "load"),
             self.bench.open(variant) as model,
             self.bench.guarded(variant.name, "run"),
         ):
-            self.candidate(model)
+            part(model)
             model.facts["idle_knobs"] = idle(variant, self.plan.reference, self.bench.result.facts)
 
     def candidate(self, model: Loaded) -> None:
@@ -146,6 +149,11 @@ class Comparison:
     def rows(self) -> JobResult:
         """All passes as rows."""
         bench, result, vocab = self.bench, self.bench.result, self.bench.world.vocab
+        result.rows["judged"] = [
+            {"model": self.plan.model} | row
+            for side in self.passes.values()
+            for row in judged_rows(side, self.reference)
+        ]
         self.reference.judge_nll = self.reference.own_nll
         begin = time.perf_counter()
         for side in (*self.passes.values(), self.reference):

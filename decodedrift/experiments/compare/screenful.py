@@ -6,7 +6,7 @@ import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
 from decodedrift.core.untrusted import terminal
 from decodedrift.experiments.compare.selection import fork, telling_case
@@ -87,23 +87,28 @@ def _split(study: Study, width: int) -> str:
         return ""
     sides = ((texts.reference_token, texts.p_reference), (texts.candidate_token, texts.p_candidate))
     held = " | ".join(
-        f'"{terminal(token.strip(), 20)}"' + ("" if math.isnan(p) else f" {percent(p)}") for token, p in sides
+        f'"{cut(terminal(token.strip()), 12)}"' + ("" if math.isnan(p) else f" {percent(p)}") for token, p in sides
     )
-    names = [terminal(str(name), 16) for name in (row.reference, row.candidate)]
+    names = [cut(terminal(str(name)), 12) for name in (row.reference, row.candidate)]
     column = max(map(cell_len, names)) + 4
     tail = f'", {names[0]} held {held}:'
-    lines = [f'After "{_ending(texts.shared, width - 7 - cell_len(tail))}{tail}']
+    lines = [f'After "{_ending(texts.shared, max(4, width - 7 - cell_len(tail)))}{tail}']
     for name, text in zip(names, (texts.reference_text, texts.candidate_text), strict=True):
-        lines.append(f"  {name}".ljust(column) + _beginning(text, width - column))
+        lines.append(f"  {name}{' ' * (column - 2 - cell_len(name))}{_beginning(text, width - column)}")
     return "\n".join(lines)
 
 
 def _beginning(text: str, width: int) -> str:
+    """As much as fits, in whole words where there are any."""
     line = terminal(" ".join(text.split()), 4 * width)
-    return line if cell_len(line) <= width else textwrap.shorten(line, width, placeholder=" …") or cut(line, width)
+    if cell_len(line) <= width:
+        return line
+    line = set_cell_size(line, width - 2)
+    return (line[: line.rfind(" ")] if line.rfind(" ") > width // 2 else line).rstrip() + " …"
 
 
 def _ending(text: str, width: int) -> str:
+    """As much of the end as fits."""
     line = terminal(" ".join(text.split())[-4 * width :], 8 * width)
     while cell_len(line) > width - 1:
         _, _, line = line.partition(" ") if " " in line else ("", "", line[1:])

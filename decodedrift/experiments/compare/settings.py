@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 from typing import Annotated, Any, ClassVar
 
@@ -9,11 +10,12 @@ from pydantic import BeforeValidator, model_validator
 
 from decodedrift.core.notation import number, one_of, whole
 from decodedrift.core.prompts import PROSE, STORY, bundled_text
-from decodedrift.core.records import InputError, Strategy, Text, distinct
+from decodedrift.core.records import InputError, Strategy, Text, Variant, distinct
 from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Settings, Whole, files, option
 from decodedrift.decoding.strategies import not_injectable, screened
 
 FLOOR_PROMPTS = 64  # of a run's prompts, the first, on which a floor is measured
+ROUGH, FINE = ("bf16", "fp16"), ("fp32", "fp64")  # types of arithmetic: what is certified, and against what
 MODES = {"exact": "every variant generates", "screen": "screening: candidates read"}
 
 
@@ -95,6 +97,17 @@ class CompareSettings(Settings):
             raise InputError(f"stride {self.stride} is larger than context {self.context}: tokens would be skipped")
 
     @property
+    def casts(self) -> tuple[Variant, ...]:
+        """The plain casts that candidates of 16-bit arithmetic are held beside, where they are no candidates."""
+        if not self.noise_floor or self.reference.compute not in FINE:
+            return ()
+        others = [v for v in self.candidates if v.compute in ROUGH and not is_cast(v)]
+        there = {v.compute for v in self.candidates if is_cast(v)}
+        types = dict.fromkeys(v.compute for v in others if v.compute not in there)
+        taken = {v.name for v in self.variants}
+        return tuple(Variant(f"{t} (cast)" if t in taken else t, t, compute=t) for t in types)
+
+    @property
     def manner(self) -> str:
         """That nothing is generated."""
         return "screening " if self.mode == "screen" else ""
@@ -107,10 +120,15 @@ class CompareSettings(Settings):
         screens = self.mode == "screen" and not self.continued
         return Effort(
             writing=1 if screens else 1 + many,
-            reading=1 + many,
+            reading=1 + many + len(self.casts),
             floors=floors,
             floor_prompts=FLOOR_PROMPTS,
             injecting=many if self.inject else 0,
             stepwise=1 + 3 * many if self.decompose else 0,
             logits=2 + (floors and 1 + ceil(floors / len(self.cells))) + (1 + many if self.decompose else 0),
         )
+
+
+def is_cast(variant: Variant) -> bool:
+    """Whether a variant is the reference's model in another type, and nothing else."""
+    return replace(variant, name="", device=None) == Variant("", str(variant.compute), compute=variant.compute)

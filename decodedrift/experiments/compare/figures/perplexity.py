@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from bokeh.models import AdaptiveTicker, FixedTicker, NumeralTickFormatter
 
-from decodedrift.numerics.intervals import t95
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Series
 from decodedrift.report.figures.curves import Curves
 
 MOST = 60
+CHANGES = {"change": "ln_ppl_ratio", "low": "ln_ppl_ratio_low", "high": "ln_ppl_ratio_high"}  # drawn in per cent
 
 
 class Perplexity(Curves):
@@ -23,9 +23,9 @@ class Perplexity(Curves):
     name, what, file = "perplexity", "perplexities", "perplexity.csv and distribution.csv"
     switch, keys = "", ("candidate",)
     labels = ("change (%) and its 95 % interval", "")
-    columns = ("tokens_of", "ln_ppl_ratio", "ln_ppl_ratio_se")
+    columns = ("tokens_of", "ln_ppl_ratio", "ln_ppl_ratio_low", "ln_ppl_ratio_high")
     hover = (("", "$name on @tokens_of"), ("change", "@_change{%+.3g} %"), ("95 %", "@_low{%+.3g} to @_high{%+.3g} %"),
-             ("ln ratio", "@ln_ppl_ratio{%.4g} ± @ln_ppl_ratio_se{%.2g} (standard error)"))  # fmt: skip
+             ("ln ratio", "@ln_ppl_ratio{%.4g}"))  # fmt: skip
 
     def _read(self) -> pd.DataFrame:
         """Texts from perplexity.csv, then each strategy's own continuations from distribution.csv."""
@@ -35,8 +35,7 @@ class Perplexity(Curves):
             table = table[(table["role"] == "candidate") & (table["bucket"] == "all") & (table["strategy"] != "text")]
             tables.append(table.rename(columns={"strategy": "tokens_of"}).assign(own=True))
         columns = ["candidate", *self.columns, "own"]
-        self.clusters = _clusters(self.study.positions)
-        parts = [table.loc[table["ln_ppl_ratio"].notna(), columns] for table in tables if len(table)]
+        parts = [table[table["ln_ppl_ratio"].notna()].reindex(columns=columns) for table in tables if len(table)]
         return pd.concat(parts, ignore_index=True) if parts else texts.head(0)
 
     def _choose(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -60,10 +59,8 @@ class Perplexity(Curves):
 
     def _extra(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
         place = (self.candidates.index(series.name) + 1) / (len(self.candidates) + 1)
-        half = part["ln_ppl_ratio_se"] * [t95(self.clusters.get((series.name, of), 0)) for of in part["tokens_of"]]
         return {"y": [self.groups.index(group) + place for group in part["tokens_of"]],
-                "change": _per_cent(part["ln_ppl_ratio"]), "low": _per_cent(part["ln_ppl_ratio"] - half),
-                "high": _per_cent(part["ln_ppl_ratio"] + half)}  # fmt: skip
+                **{name: 100 * np.expm1(part[column].to_numpy("float64")) for name, column in CHANGES.items()}}  # fmt: skip
 
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
         """Intervals, and points that have the tooltip."""
@@ -72,15 +69,3 @@ class Perplexity(Curves):
         self._add(series, bars)
         self._dots(source, series, "_change", "_y", size=8)
 
-
-def _per_cent(ln_ratio: pd.Series) -> np.ndarray:
-    """A logarithm of a ratio as a change in per cent."""
-    return 100 * np.expm1(ln_ratio.to_numpy("float64"))
-
-
-def _clusters(positions: pd.DataFrame) -> dict[tuple[str, str], int]:
-    """(candidate, text or strategy) -> the windows or prompts behind its mean."""
-    rows = positions.loc[positions["role"] == "candidate", ["candidate", "strategy", "prompt_id"]].drop_duplicates()
-    text = rows["strategy"] == "text"
-    of = rows["strategy"].where(~text, rows["prompt_id"].str.rsplit("#", n=1).str[0])
-    return rows.groupby(["candidate", of.rename("of")])["prompt_id"].nunique().to_dict()

@@ -13,6 +13,7 @@ import pandas as pd
 
 from decodedrift.experiments.compare.folds import decomposition, summary
 from decodedrift.experiments.compare.folds.answer import answer
+from decodedrift.experiments.compare.folds.certificate import certificate
 from decodedrift.measure import trajectory
 from decodedrift.measure.tables import of_one_layout
 
@@ -88,6 +89,7 @@ FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "perplexity": lambda study: summary.perplexity(_positions(study), study.environment.get("scored_bytes", {})),
     "distribution": lambda study: summary.distribution(_positions(study)),
     "summary": _summary,
+    "certificate": certificate,
     "survival": _survival,
     "growth": lambda study: _compounding().growth(_positions(study)),
     "after": _after,

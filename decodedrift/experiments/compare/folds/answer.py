@@ -87,7 +87,7 @@ def wording(row: Mapping[str, Any], broken: str = "", same: bool = False) -> tup
         return "same execution", "what was asked for comes to what the reference does: no finding about it"
     if not row["diverged"]:
         return "same", (
-            f"none of {row['traces']} texts parted, and {_plural(row['prompts'], 'prompt')} cannot exclude that "
+            f"none of {_plural(row['traces'], 'text')} parted, and {_plural(row['prompts'], 'prompt')} cannot exclude that "
             f"{100 * row['divergence_rate_high']:.0f} of 100 do"
         )
     if math.isnan(row["floor_rate"]):
@@ -127,20 +127,30 @@ def _quality(positions: pd.DataFrame, name: str) -> dict[str, Any]:
     rows = positions[
         (positions["strategy"] == "text") & (positions["role"] == "candidate") & (positions["candidate"] == name)
     ]
-    windows = rows["prompt_id"].to_numpy(dtype=str)
-    count = len(np.unique(windows))
-    change = rows["nll_candidate"].to_numpy(float) - rows["nll_reference"].to_numpy(float)
+    value, low, high = ppl_change(rows)
     row = {
         "texts": ", ".join(rows["prompt_id"].str.rsplit("#", n=1).str[0].unique()),
-        "scored_tokens": len(rows), "windows": count,
-        "ppl_change": math.nan, "ppl_change_low": math.nan, "ppl_change_high": math.nan,
+        "scored_tokens": len(rows), "windows": rows["prompt_id"].nunique(),
+        "ppl_change": value, "ppl_change_low": low, "ppl_change_high": high,
     }  # fmt: skip
     lost = int((~np.isfinite(rows["nll_candidate"]) & np.isfinite(rows["nll_reference"])).sum())
-    if len(rows) and np.isfinite(change).all():
-        ends = mean_interval(change, windows) if change.any() or count < 2 else (0.0, 0.0, 0.0)
-        row |= dict(zip(("ppl_change", "ppl_change_low", "ppl_change_high"), map(math.expm1, ends), strict=True))
     row["quality"], row["quality_note"] = quality(row, lost)
     return row
+
+
+def ppl_change(rows: pd.DataFrame) -> tuple[float, float, float]:
+    """Relative change of perplexity over forced positions of a text, and its 95 % interval by windows.
+
+    NaN where a likelihood is not finite; no interval of a single window.
+    """
+    change = rows["nll_candidate"].to_numpy(float) - rows["nll_reference"].to_numpy(float)
+    windows = rows["prompt_id"].to_numpy(dtype=str)
+    if not len(rows) or not np.isfinite(change).all():
+        return math.nan, math.nan, math.nan
+    if not change.any() and len(np.unique(windows)) > 1:  # equal to the last bit at every token
+        return 0.0, 0.0, 0.0
+    value, low, high = map(math.expm1, mean_interval(change, windows))
+    return value, low, high
 
 
 def quality(row: Mapping[str, Any], lost: int = 0) -> tuple[str, str]:

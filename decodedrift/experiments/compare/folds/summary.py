@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from decodedrift.measure.tables import CELL, CONTROLS, TOKEN_CAUSES, fold
-from decodedrift.numerics.intervals import clustered_se, iid_se, share_interval
+from decodedrift.numerics.intervals import clustered_se, iid_se, mean_interval, ratio_interval, share_interval
 from decodedrift.numerics.logits import exp
 
 PERCENTILES = (0.1, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
@@ -76,10 +76,10 @@ def _divergence_fold(cell: pd.DataFrame) -> dict[str, float]:
 
 def _forced_fold(cell: pd.DataFrame) -> dict[str, float]:
     kl, clusters = _finite(cell, "kl")
-    ratio, _ = _finite(cell, "nll_candidate", minus="nll_reference")
+    ratio, ratio_clusters = _finite(cell, "nll_candidate", minus="nll_reference")
     gap = cell["logit_gap_max"].to_numpy(float)
     return {
-        "kl_mean": _mean(kl),
+        **_named("kl_mean", ratio_interval(kl, np.ones(len(kl)), clusters)),
         "kl_se": clustered_se(kl, clusters),
         "kl_median": _quantile(kl, 50),
         "kl_p99": _quantile(kl, 99),
@@ -89,7 +89,7 @@ def _forced_fold(cell: pd.DataFrame) -> dict[str, float]:
         "top1_agreement": float(cell["top1_agree"].mean()) if len(cell) else math.nan,
         "perplexity_reference": _perplexity(cell["nll_reference"]),
         "perplexity_candidate": _perplexity(cell["nll_candidate"]),
-        "ln_ppl_ratio": _mean(ratio),
+        **_named("ln_ppl_ratio", mean_interval(ratio, ratio_clusters)),
     }
 
 
@@ -150,7 +150,7 @@ def _distribution_fold(part: pd.DataFrame) -> dict[str, float]:
         "kl_se_iid": iid_se(kl),
         "delta_p_rms": float(np.sqrt(np.mean(delta**2))) if len(delta) else math.nan,
         "same_top1": float(part["top1_agree"].mean()) if len(part) else math.nan,
-        "ln_ppl_ratio": _mean(ratio),
+        **_named("ln_ppl_ratio", mean_interval(ratio, ratio_clusters)),
         "ln_ppl_ratio_se": clustered_se(ratio, ratio_clusters),
         "nll_correlation": float(np.corrcoef(both.T)[0, 1]) if varies else math.nan,
     }
@@ -173,11 +173,13 @@ def perplexity(positions: pd.DataFrame, scored_bytes: Mapping[str, int | None]) 
             rows.append(
                 {"model": model, "variant": candidate, "text": text}
                 | _text_fold(cell, "nll_candidate", scored_bytes[text])
-                | {"ln_ppl_ratio": _mean(ratio), "ln_ppl_ratio_se": clustered_se(ratio, clusters),
+                | _named("ln_ppl_ratio", mean_interval(ratio, clusters))
+                | {"ln_ppl_ratio_se": clustered_se(ratio, clusters),
                    "kl_mean": _mean(_finite(cell, "kl")[0]), "same_top1": float(cell["top1_agree"].mean())}
             )  # fmt: skip
     columns = ["model", "variant", "text", "tokens", "bytes", "perplexity", "bits_per_byte", "nll_mean",
-               "ln_ppl_ratio", "ln_ppl_ratio_se", "kl_mean", "same_top1"]  # fmt: skip
+               "ln_ppl_ratio", "ln_ppl_ratio_low", "ln_ppl_ratio_high", "ln_ppl_ratio_se", "kl_mean",
+               "same_top1"]  # fmt: skip
     return fold(rows, columns)
 
 
@@ -200,6 +202,10 @@ def _finite(frame: pd.DataFrame, column: str, minus: str | None = None) -> tuple
         values = values - frame[minus].to_numpy(float)
     finite = np.isfinite(values)
     return values[finite], frame["prompt_id"].to_numpy(dtype=str)[finite]
+
+
+def _named(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
 
 
 def _mean(values: np.ndarray) -> float:

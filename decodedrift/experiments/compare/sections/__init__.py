@@ -10,6 +10,7 @@ from typing import Any
 
 from decodedrift.experiments.compare.sections.answer import answer
 from decodedrift.experiments.compare.sections.cases import cases
+from decodedrift.experiments.compare.sections.certificate import certificate
 from decodedrift.experiments.compare.sections.fork import fork
 from decodedrift.experiments.compare.sections.injection import injection
 from decodedrift.experiments.compare.sections.perplexity import perplexity
@@ -39,6 +40,7 @@ SECTIONS: dict[str, Section] = {
     "summary": summary,
     "survival": survival,
     "perplexity": perplexity,
+    "certificate": certificate,
     "reasons": reasons,
     "gaps": gaps,
     "growth": growth,

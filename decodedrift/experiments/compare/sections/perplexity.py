@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from decodedrift.experiments.compare.sections import pictures
-from decodedrift.report.numbers import number, percent, with_error
+from decodedrift.report.numbers import number, percent, with_interval
 from decodedrift.report.tables import Column, Table, merged, num, text
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ COLUMNS = (
     Column("Tokens", "Tokens scored, the same for every variant."),
     Column("Perplexity", "exp of the mean negative log-likelihood per token."),
     Column("Bits per byte", "Independent of the tokenizer."),
-    Column("ln PPL ratio", "Paired with the reference, token by token; ± 1.96 standard errors, clustered by window."),
+    Column("ln PPL ratio", "Paired with the reference, token by token; its 95 % interval is clustered by window."),
     Column("Mean KL", "KL(reference ‖ candidate) per token, nats."),
     Column("Same top token", "Share of positions at which both rank the same token first."),
 )
@@ -41,7 +41,7 @@ def _table(study: Study) -> Table:
             text(row.text, 60, head=True), text(row.variant, 48),
             num(number(row.tokens, "tokens")), num(number(row.perplexity, "perplexity", digits=5)),
             num(number(row.bits_per_byte, "bits_per_byte", digits=4)),
-            num(with_error(row.ln_ppl_ratio, row.ln_ppl_ratio_se, "ln_ppl_ratio", "ln_ppl_ratio_se")),
+            num(with_interval(row, "ln_ppl_ratio")),
             num(number(row.kl_mean, "kl_mean")), num(percent(row.same_top1, "same_top1")),
         ]
         for row in study.perplexity.head(MOST).itertuples()

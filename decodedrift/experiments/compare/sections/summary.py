@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.experiments.compare.heat import heat_maps
-from decodedrift.report.numbers import first, number, percent, with_error
+from decodedrift.report.numbers import first, number, percent, with_interval
 from decodedrift.report.tables import Cell, Column, Table, merged, num, rate, text
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ COLUMNS = (
     Column("Median t*", "Position of the first differing token, counted from 0; the median over diverged traces."),
     Column("Near ties", "Share of the divergences at which the reference itself all but tied."),
     Column("Median gap", "How far the reference held its token above the candidate's at t*, in nats."),
-    Column("Mean KL", "KL(reference ‖ candidate) per token in nats, both reading the reference's tokens; ± 1.96 "
-           "standard errors, clustered by prompt."),
+    Column("Mean KL", "KL(reference ‖ candidate) per token in nats, both reading the reference's tokens, "
+           "with its 95 % interval, clustered by prompt."),
     Column("Same top token", "Share of positions at which both rank the same token first, on the reference's tokens."),
     Column("ln PPL ratio", "Mean rise of the negative log-likelihood per token on the reference's own text; below 0 "
            "the candidate finds it likelier."),
@@ -97,5 +97,5 @@ def _shared(row: Any) -> list[Cell]:
 
 
 def _distance(row: Any) -> list[Cell]:
-    kl = with_error(row.kl_mean, row.kl_se, "kl_mean", "kl_se")
+    kl = with_interval(row, "kl_mean")
     return [num(kl), num(percent(row.top1_agreement, "top1_agreement"))]

@@ -16,8 +16,8 @@ NO_RATES = ("same", "nonfinite", "same execution", "not compared")
 def sentences(study: Any) -> list[str]:
     """A sentence per candidate."""
     return [
-        f"{visible(row.candidate)}: wording {row.wording} ({_rates(row)}{row.wording_note}); quality {row.quality} "
-        f"({_change(row)}{row.quality_note})."
+        f"{visible(row.candidate)}: wording {row.wording} ({_joined(_rates(row), row.wording_note)}); "
+        f"quality {row.quality} ({_joined(_change(row), row.quality_note)})."
         for row in study.answer.itertuples()
     ]  # fmt: skip
 
@@ -43,28 +43,37 @@ def lines(study: Any) -> list[tuple[str, str, str]]:
     return [
         (
             str(row.candidate),
-            f"wording {row.wording}: {_rates(row, ' ') or row.wording_note}",
-            f"quality {row.quality}: {_change(row, ' ') or row.quality_note}",
+            f"wording {row.wording}: {_rates(row) or row.wording_note}",
+            f"quality {row.quality}: {_change(row) or row.quality_note}",
         )
         for row in study.answer.itertuples()
     ]
 
 
-def _rates(row: Any, end: str = "; ") -> str:
+def _joined(numbers: str, note: str) -> str:
+    return visible(f"{numbers}; {note}" if numbers else note)
+
+
+def _rates(row: Any) -> str:
     """How many of its texts part, and how many by its noise, which is batching alone."""
     if row.wording in NO_RATES:
         return ""
     alone = "" if math.isnan(row.floor_rate) else f", its noise {percent(row.floor_rate)}"
-    return f"{percent(row.divergence_rate)} of texts part{_span(row, 'divergence_rate', '')}{alone}{end}".rstrip()
+    return f"{percent(row.divergence_rate)} of texts part{_span(row, 'divergence_rate', '')}{alone}"
 
 
-def _change(row: Any, end: str = "; ") -> str:
+def _change(row: Any) -> str:
     """How perplexity changes on texts that neither side wrote."""
     if math.isnan(row.ppl_change):
         return ""
-    return f"perplexity {100 * row.ppl_change:+.2g} %{_span(row, 'ppl_change', '+')}{end}".rstrip()
+    return f"perplexity {_percent(row.ppl_change, '+')} %{_span(row, 'ppl_change', '+')}"
 
 
 def _span(row: Any, column: str, sign: str) -> str:
     low, high = (getattr(row, f"{column}_{end}") for end in ("low", "high"))
-    return "" if math.isnan(low) else f" ({100 * low:{sign}.2g} to {100 * high:{sign}.2g} %)"
+    return "" if math.isnan(low) else f" ({_percent(low, sign)} to {_percent(high, sign)} %)"
+
+
+def _percent(share: float, sign: str) -> str:
+    """Two digits, or as many as stand before the point."""
+    return f"{100 * share:{sign}{'.0f' if abs(share) >= 0.1 else '.2g'}}"

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.compare.verdict import answer, causes, decomposition, hazard, injection, knobs, nonfinite
+from decodedrift.experiments.compare.verdict import (
+    answer,
+    causes,
+    certificate,
+    decomposition,
+    hazard,
+    injection,
+    knobs,
+    nonfinite,
+)
 from decodedrift.measure.nonfinite import TRACE
-from decodedrift.numerics.intervals import Z95
 from decodedrift.report import failures
 from decodedrift.report.phrases import change as _change
 from decodedrift.report.phrases import listed as _listed
@@ -23,7 +31,6 @@ if TYPE_CHECKING:
 
 
 FIRST = 3  # sentences that are read at once
-VANISHING = 1e-20  # nats; a float64 floor is nothing to speak of
 
 
 def verdict(study: Study) -> list[str]:
@@ -39,7 +46,7 @@ def rest(study: Study) -> list[str]:
         return [_nothing(study)]
     sentences = [*_screening(study)]
     if len(candidates):
-        sentences += [*causes.sentences(study), *_divergence(study, candidates), *_floor(table, candidates)]
+        sentences += [*causes.sentences(study), *_divergence(study, candidates), *certificate.sentences(study)]
     sentences += hazard.sentences(study.risk, study.flip_law)
     sentences += _texts(study)
     sentences += _distributions(candidates) if len(candidates) else []
@@ -159,11 +166,7 @@ def _divergence(study: Study, table: pd.DataFrame) -> list[str]:
     if not parts and not none:
         return [f"{head} nothing could be compared."]
     if not parts:
-        prompts = int(table["prompts"].max())
-        return [
-            f"{head} nothing diverged: {_listed(none)}; {prompts} prompt{'s' if prompts > 1 else ''} cannot exclude a "
-            f"true rate of up to {_percent(min(1.0, 3 / prompts))} of prompts (95 %, rule of three){tail}."
-        ]
+        return [f"{head} nothing diverged: {_listed(none)}{tail}."]
     rates = {n: c["diverged"].sum() / max(1, c["traces"].sum()) for n, c in table.groupby("candidate", sort=False)}
     tail = (f"; {_listed(none)} never did" if none else "") + tail
     tail += _censored(study)
@@ -182,24 +185,6 @@ def _censored(study: Study) -> str:
     return f"; of the {len(stayed)} pairs that stayed together {_listed(parts)}" if parts else ""
 
 
-def _floor(table: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
-    floor = table[table["role"] == "floor"]
-    parts = {}
-    for name, cells in floor.groupby("reference", sort=False):
-        mine = candidates[candidates["candidate"] == name]
-        if not (cells["kl_mean"] > VANISHING).any():
-            continue
-        mean, shift = pooled(cells, "kl_mean"), pooled(mine, "kl_mean") if len(mine) else math.nan
-        share = f", {_percent(mean / shift)} of the KL to the reference" if shift > 0 else ""
-        parted, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
-        parts[name] = (
-            f"{visible(str(name))} leaves its own text in {parted} of {traces} traces (mean KL {_number(mean)}{share})"
-        )
-    return (
-        [f"Noise floor, a type against itself in another batch layout: {'; '.join(parts.values())}."] if parts else []
-    )
-
-
 def _distributions(table: pd.DataFrame) -> list[str]:
     """How far the distributions are on the reference's own tokens: a distance, which says nothing of quality."""
     parts, damage = {}, {}
@@ -216,14 +201,15 @@ def _distributions(table: pd.DataFrame) -> list[str]:
 
 
 def _texts(study: Study) -> list[str]:
-    """Perplexity on the given texts, paired, with its error."""
+    """Perplexity on each text that neither side wrote, paired, with its interval."""
     table, sentences = study.perplexity, []
     for text, rows in table.groupby("text", sort=False):
         reference = rows.iloc[0]  # its own row is the first of a text
         parts, damage = {}, {}
         for row in rows.iloc[1:].itertuples():
-            error = f" ± {Z95 * row.ln_ppl_ratio_se * 100:.2g}" if pd.notna(row.ln_ppl_ratio_se) else ""
-            parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)[:-2]}{error} %"
+            ends = [getattr(row, f"ln_ppl_ratio_{end}", math.nan) for end in ("low", "high")]
+            interval = "" if any(map(pd.isna, ends)) else f" ({_change(ends[0])[:-2]} to {_change(ends[1])})"
+            parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)}{interval}"
             damage[row.variant] = math.inf if pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
         base = f" (reference {_number(reference['perplexity'], 4)})"
         sentences.append(f"Perplexity on {visible(str(text))}{base}: {', '.join(_telling(parts, damage))}.")
