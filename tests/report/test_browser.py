@@ -83,9 +83,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Show]:
     """Opens a page of HTML; at the end it must have done nothing that it should not."""
     opened: list[Opened] = []
 
-    def made(
-        html: str, fragment: str = "", *, width: int = 1180, height: int = 900, scheme: str = "light"
-    ) -> Opened:
+    def made(html: str, fragment: str = "", *, width: int = 1180, height: int = 900, scheme: str = "light") -> Opened:
         path = tmp_path / f"page{len(opened)}.html"
         path.write_text(html, "utf-8")
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
@@ -339,7 +337,7 @@ def test_the_answer_and_the_fork_are_on_the_first_screen(
     ]
     for part in (".card >> nth=1", "#fork-left", "#fork-right"):
         box = page.locator(part).bounding_box()
-        assert 0 <= box["y"] and box["y"] + box["height"] <= height, part
+        assert box["y"] >= 0 and box["y"] + box["height"] <= height, part
     assert page.evaluate("scrollY") == 0
     tick, bar = (page.locator(f".card .scale {p} >> nth=0").bounding_box() for p in (".tick", ".track"))
     at = (tick["x"] + tick["width"] / 2 - bar["x"]) / bar["width"]
@@ -398,7 +396,9 @@ def test_all_prompts_are_rows_of_squares(ran: Study, html: str, show: Show) -> N
     lines.nth(0).locator("a").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
-    page.wait_for_function("(id) => document.querySelector('#view-title').textContent.startsWith(id)", arg=rows["prompt_id"].iloc[1])
+    page.wait_for_function(
+        "(id) => document.querySelector('#view-title').textContent.startsWith(id)", arg=rows["prompt_id"].iloc[1]
+    )
     assert "int8" in page.locator("#view-title").inner_text()
     assert page.evaluate("document.activeElement.classList.contains('tok')")
     assert page.locator("#map-rows a[aria-current] .label").inner_text() == rows["prompt_id"].iloc[1]
@@ -417,7 +417,10 @@ def test_arrow_keys_work_as_soon_as_a_case_is_open(ran: Study, html: str, show: 
 def test_what_explains_a_word_never_covers_the_text(html: str, show: Show, width: int, height: int) -> None:
     page = show(html, width=width, height=height).page
     for scroll in range(0, 1800, 150):
-        page.evaluate("(y) => scrollTo(0, document.querySelector('#view').getBoundingClientRect().top + scrollY - 700 + y)", scroll)
+        page.evaluate(
+            "(y) => scrollTo(0, document.querySelector('#view').getBoundingClientRect().top + scrollY - 700 + y)",
+            scroll,
+        )
         boxes = [page.locator(part).bounding_box() for part in ("#view-left", "#view-right", "#inspector")]
         for box in boxes[:2]:
             assert box["y"] + box["height"] <= boxes[2]["y"] or boxes[2]["y"] + boxes[2]["height"] <= box["y"]
@@ -431,7 +434,7 @@ def test_a_term_says_what_it_means_by_keyboard_and_by_touch(html: str, show: Sho
     assert tip.inner_text() == TERMS["word"]
     assert term.get_attribute("aria-describedby") == "tip"
     box = tip.bounding_box()
-    assert 0 <= box["x"] and box["x"] + box["width"] <= 390
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
     page.keyboard.press("Escape")
     assert not tip.is_visible()
     term.dispatch_event("click")  # as touch does where it gives no focus

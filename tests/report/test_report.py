@@ -47,9 +47,7 @@ HOSTILE = [
     "a\u0300" * 99,
 ]  # fmt: skip
 TAGS = "html head meta title style body main nav a section article p ul dfn h1 h2 h3 h4 b bdi small span div dl dt dd table "
-TAGS += (
-    "thead tbody tr th td details summary svg line circle rect script button figure figcaption label select option noscript"
-)
+TAGS += "thead tbody tr th td details summary svg line circle rect script button figure figcaption label select option noscript"
 ATTRIBUTES = "lang dir http-equiv content charset name id class title href aria-label aria-hidden tabindex role scope "
 ATTRIBUTES += "rowspan open viewbox x y width height x1 x2 y1 y2 cx cy r type aria-pressed aria-live hidden value"
 
@@ -500,7 +498,9 @@ def test_figures_compose_and_save(tmp_path: Path) -> None:
         made.plot.gaps("v9")
     with pytest.raises(ValueError, match="no compared trace with prompt_id 'x'; choices: prompt-0"):
         made.plot.tokens("x", "v0", "top-k:k=5")
-    with pytest.raises(ValueError, match=r"no after to draw\. Not drawn, for want of 5 pairs at any lag: v0 \(top-k:k=5\)"):
+    with pytest.raises(
+        ValueError, match=r"no after to draw\. Not drawn, for want of 5 pairs at any lag: v0 \(top-k:k=5\)"
+    ):
         synthetic(prompts=4, tokens=40, candidates=1).plot.after()
     with pytest.raises(ValueError, match="holds no first divergences"):
         study({"bf16": [{}]}).plot.gaps()
@@ -511,7 +511,9 @@ def test_every_figure_is_in_the_page_once_and_in_a_notebook() -> None:
     from decodedrift.experiments.compare.sections import SECTIONS, pictures
 
     made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
-    in_sections = [s for s in (*SECTIONS.values(), pictures.perplexity, pictures.reasons) if isinstance(s, pictures.Pictures)]
+    in_sections = [
+        s for s in (*SECTIONS.values(), pictures.perplexity, pictures.reasons) if isinstance(s, pictures.Pictures)
+    ]
     assert sorted(name for section in in_sections for name in section.captions) == sorted(FIGURES)
     assert set(dir(made.plot)) >= {*FIGURES, "decomposition", "tokens"} - {"state", "path"}
     for name, figure in FIGURES.items():
@@ -583,7 +585,9 @@ def test_the_map_holds_every_trace_and_where_it_meets_again() -> None:
     row = (made.divergences["candidate"] == "v0") & (made.divergences["prompt_id"] == "prompt-1")
     made.divergences.loc[row, "first_divergence"] = 4
     rows = made.divergences
-    island = promptmap.prompt_map(rows, made.traces, {i: "text" for i in rows["prompt_id"].unique()}, {("v0", "top-k:k=5", 0, "prompt-1")})
+    island = promptmap.prompt_map(
+        rows, made.traces, dict.fromkeys(rows["prompt_id"].unique(), "text"), {("v0", "top-k:k=5", 0, "prompt-1")}
+    )
     held = json.loads(gzip.decompress(base64.b64decode(island)))
     assert [tuple(cell[:2]) for cell in held["cells"]] == [("v0", "top-k:k=5"), ("v1", "top-k:k=5")]
     for candidate, _, traces in held["cells"]:
@@ -598,7 +602,7 @@ def test_the_map_holds_every_trace_and_where_it_meets_again() -> None:
 def test_the_map_is_small_for_thousands_of_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     small = synthetic(prompts=40, tokens=30, candidates=2, alternatives=False)
     rows = pd.concat([small.divergences] * 75, ignore_index=True)
-    texts = {i: "Once upon a time" for i in rows["prompt_id"].unique()}
+    texts = dict.fromkeys(rows["prompt_id"].unique(), "Once upon a time")
     assert len(rows) == 6000 and len(promptmap.prompt_map(rows, small.traces, texts, set())) < 40_000
     monkeypatch.setattr(promptmap, "MOST", 100)
     kept = promptmap.carried(rows)
@@ -622,7 +626,10 @@ def test_what_is_written_can_be_read(colours: dict[str, str]) -> None:
 
     hottest = [0.54 * h + 0.46 * p for h, p in zip(rgb("heat"), rgb("raised"), strict=True)]
     assert math.isclose(contrast([0, 0, 0], [1, 1, 1]), 21.0)
-    for text, ground in (("ink", hottest), *((t, rgb(g)) for t in ("ink", "soft", "faint") for g in ("paper", "raised"))):
+    for text, ground in (
+        ("ink", hottest),
+        *((t, rgb(g)) for t in ("ink", "soft", "faint") for g in ("paper", "raised")),
+    ):
         assert contrast(rgb(text), ground) >= 4.5, text
 
 

@@ -22,7 +22,8 @@ class Curves:
     name: of the figure. what: what a study without it lacks, if not the name. scarce: a sentence on what has too little
     data to be drawn, made as rows are read. table, roles: whose rows are read. file: what holds them all. switch: the
     column that one chooses by; empty for no choice. named: the column that the legend names a series by. keys, columns:
-    of the table beside the figure. along: the column that a series is sorted and thinned along; empty where rows are few.
+    of the table beside the figure. along: the column that a series is sorted and thinned along; empty where rows are
+    few.
     labels, height: of the plot. share: y goes from 0 to 1; else it is logarithmic. positive: (name, column) pairs, as
     `_name` where above 0. x, y, band, step: the columns of the line and its band, and whether they go in steps.
     hover, line_policy: of the tooltip. last: the name that ends the legend. labelled: candidates are named in the plot,

@@ -35,10 +35,11 @@ class Calibration(Curves):
         """The rows of the law; of a candidate under a strategy with too few flips none."""
         rows = super()._read()
         rows = rows[(rows["law"] == LAW) & (rows["predicted"] > 0)]
-        cells = self.study.divergences[self.study.divergences["role"] == "candidate"].groupby(["candidate", "strategy"])
-        parted = cells["diverged"].sum()
-        enough = pd.Series([parted.get(cell, 0) >= LEAST for cell in zip(rows["candidate"], rows["strategy"])], rows.index)
-        return self._enough(rows, enough.astype(bool), f"{LEAST} first differences")
+        candidates = self.study.divergences[self.study.divergences["role"] == "candidate"]
+        parted = candidates.groupby(["candidate", "strategy"])["diverged"].sum()
+        counts = [parted.get(cell, 0) for cell in zip(rows["candidate"], rows["strategy"], strict=True)]
+        enough = pd.Series(counts, rows.index, dtype="int64") >= LEAST
+        return self._enough(rows, enough, f"{LEAST} first differences")
 
     def _frame(self, rows: pd.DataFrame) -> dict[str, Any]:
         shares = rows[["predicted", "observed", "observed_high"]]

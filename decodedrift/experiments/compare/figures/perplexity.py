@@ -17,8 +17,8 @@ CHANGES = {"change": "ln_ppl_ratio", "low": "ln_ppl_ratio_low", "high": "ln_ppl_
 
 
 class Perplexity(Curves):
-    """The relative change of perplexity in per cent with paired 95 % intervals, by text; below the texts the same on the
-    reference's own continuations, by strategy, which is a distance."""
+    """The relative change of perplexity in per cent, with paired 95 % intervals, by text; below the texts the same on
+    the reference's own continuations, by strategy, which is a distance."""
 
     name, what, file = "perplexity", "perplexities", "perplexity.csv and distribution.csv"
     switch, keys = "", ("candidate",)
@@ -54,13 +54,14 @@ class Perplexity(Curves):
         self.plot.xaxis.formatter = NumeralTickFormatter(format="+0.[000]")
         self.plot.xaxis.ticker = AdaptiveTicker(desired_num_ticks=4)
         own_texts = set(rows.loc[rows["own"], "tokens_of"])
-        base.tick_labels(self.plot, [base.label(g, 22) + (" (distance)" if g in own_texts else "") for g in self.groups])
+        names = [base.label(g, 22) + (" (distance)" if g in own_texts else "") for g in self.groups]
+        base.tick_labels(self.plot, names)
         self.plot.ygrid.ticker = FixedTicker(ticks=list(range(len(self.groups))))
 
     def _extra(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
         place = (self.candidates.index(series.name) + 1) / (len(self.candidates) + 1)
-        return {"y": [self.groups.index(group) + place for group in part["tokens_of"]],
-                **{name: 100 * np.expm1(part[column].to_numpy("float64")) for name, column in CHANGES.items()}}  # fmt: skip
+        changes = {name: 100 * np.expm1(part[column].to_numpy("float64")) for name, column in CHANGES.items()}
+        return {"y": [self.groups.index(group) + place for group in part["tokens_of"]], **changes}
 
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
         """Intervals, and points that have the tooltip."""
@@ -68,4 +69,3 @@ class Perplexity(Curves):
         base.paint(bars.glyph, line_color=series.colour)
         self._add(series, bars)
         self._dots(source, series, "_change", "_y", size=8)
-

@@ -32,14 +32,14 @@ class Survival(Curves):
     labels, share, step, height = ("word", "texts still equal"), True, True, 210
     columns: Names = ("position", "at_risk", "events", "incidence", "incidence_low", "incidence_high")
     y, band = "_equal", ("_low", "_high")
-    hover = (("", "$name"), ("word", "@position"), ("equal", "@_equal{0.0 %}"), ("95 %", "@_low{0.0 %} – @_high{0.0 %}"),
-             ("part here", "@events of @at_risk that still could"))  # fmt: skip
+    hover = (("", "$name"), ("word", "@position"), ("equal", "@_equal{0.0 %}"),
+             ("95 %", "@_low{0.0 %} – @_high{0.0 %}"), ("part here", "@events of @at_risk that still could"))  # fmt: skip
     line_policy = "prev"
     labelled, last = True, LAW
 
     def _read(self) -> pd.DataFrame:
         rows = super()._read()
-        rows = rows if "incidence" in rows else rows.iloc[:0]  # a folder of version 0.1.0 without texts has no such column
+        rows = rows if "incidence" in rows else rows.iloc[:0]  # version 0.1.0 without texts has no such column
         self.end = int(rows["position"].max()) + 1 if len(rows) else 0
         if len(rows) and rows["incidence_predicted"].notna().any():
             self.columns += ("incidence_predicted",)
@@ -55,12 +55,13 @@ class Survival(Curves):
         for name in filter(shown.__contains__, self.colours):
             ranges = {"x_range": first.x_range, "y_range": first.y_range}
             panel = base.plot(*self.labels, height=self.height, notebook=self.notebook, **ranges)
-            panel.yaxis.formatter, panel.yaxis.ticker = NumeralTickFormatter(format="0 %"), AdaptiveTicker(desired_num_ticks=3)
+            panel.yaxis.formatter = NumeralTickFormatter(format="0 %")
+            panel.yaxis.ticker = AdaptiveTicker(desired_num_ticks=3)
             panel.xaxis.ticker = AdaptiveTicker(desired_num_ticks=4, mantissas=[1, 2, 5], min_interval=1)
             panel.width = panel.min_width = NARROWEST
             panel.sizing_mode = "fixed" if self.notebook else "stretch_width"
-            text = panel.text(x=value(0), y=value(0.03), x_offset=value(6), text=value(base.label(name, 28)), text_font=value(base.FONT), text_font_size="13px",
-                              text_font_style="bold")  # fmt: skip
+            look = {"text_font": value(base.FONT), "text_font_size": "13px", "text_font_style": "bold"}
+            text = panel.text(value(0), value(0.03), value(base.label(name, 28)), x_offset=value(6), **look)
             base.paint(text.glyph, text_color=self._look(name)[0])
             self.panels[name] = panel
         self.model = row(*self.panels.values(), sizing_mode=None if self.notebook else "stretch_width",

@@ -1,4 +1,4 @@
-"""The answer: a card for each candidate. Does it write other texts than its own noise would, and is it a worse model?"""
+"""The answer: a card for each candidate. Does it write other texts than its noise would, and is it a worse model?"""
 
 from __future__ import annotations
 
@@ -72,22 +72,22 @@ def _card(row: Any, study: Study, scale: float) -> Card:
     rate = () if any(map(absent, ends)) else tuple(f"{100 * v:.2f}" for v in ends)
     columns = {"divergence_rate": ends[1], "divergence_rate_low": ends[0], "divergence_rate_high": ends[2]}
     changes = (row.ppl_change_low, row.ppl_change, row.ppl_change_high)
-    measured = not absent(row.ppl_change)
+    named = exactly(dict(zip(("ppl_change_low", "ppl_change", "ppl_change_high"), changes, strict=True)))
+    floor = row.floor_rate
     return Card(
         name=brief(str(row.candidate), 48),
         wording=str(row.wording),
         note=_text(row.wording_note),
         rate=rate,
-        floor="" if absent(row.floor_rate) else f"{100 * row.floor_rate:.2f}",
+        floor="" if absent(floor) else f"{100 * floor:.2f}",
         differ=Number(_span(ends, _share), exactly({"diverged": row.diverged, "traces": row.traces, **columns})),
-        noise=None if absent(row.floor_rate) else Number(_share(row.floor_rate), exactly({"floor_rate": row.floor_rate})),
+        noise=None if absent(floor) else Number(_share(floor), exactly({"floor_rate": floor})),
         quality=str(row.quality),
         quality_note=_text(row.quality_note),
-        change=Number(_span(changes, _change), exactly(dict(zip(("ppl_change_low", "ppl_change", "ppl_change_high"),
-                                                                  changes, strict=True)))) if measured else None,
+        change=None if absent(row.ppl_change) else Number(_span(changes, _change), named),
         range=() if any(map(absent, changes)) else tuple(_place(100 * v, scale) for v in changes),
         why=_why(study.divergences, str(row.candidate)),
-    )  # fmt: skip
+    )
 
 
 def _text(value: Any) -> str:

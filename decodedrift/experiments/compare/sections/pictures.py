@@ -43,8 +43,8 @@ class Pictures:
 
 survival = Pictures(
     "How long the texts stay equal",
-    "The share of the answers that are still, to the word, the reference's, with its 95 % band. Where the line falls as "
-    "the dotted one does, another batch layout alone parts as many.",
+    "The share of the answers that are still, to the word, the reference's, with its 95 % band. Where the line falls "
+    "as the dotted one does, another batch layout alone parts as many.",
     {"survival": "Texts still equal, by word"},
 )
 reasons = Pictures(
@@ -56,8 +56,8 @@ reasons = Pictures(
 gaps = Pictures(
     "",
     "Each first difference. Left of the dotted line the reference's choice was close: its gap is below "
-    "{near_tie_below:g} nats; where it samples, the noise of the draw is part of the gap. No point lies below the dashed "
-    "one, where the error just sufficed. A click opens the case.",
+    "{near_tie_below:g} nats; where it samples, the noise of the draw is part of the gap. No point lies below the "
+    "dashed one, where the error just sufficed. A click opens the case.",
     {"gaps": "The reference's gap, and the error that turned it"},
 )
 perplexity = Pictures(
