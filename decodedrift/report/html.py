@@ -18,10 +18,12 @@ from markupsafe import Markup
 
 from decodedrift.report import inline
 from decodedrift.report.palette import DARK, LIGHT, css
+from decodedrift.report.terms import meaning
 from decodedrift.report.texts import shown
 
 MOST = 4_950_000  # bytes of a page; the token view takes what all else leaves of them
 SHELL = 10_000  # bytes of the page's frame
+PLAIN = {"heading": None, "opening": None, "folded": None}  # what a section has without asking
 LONGEST = 8000  # characters that any one expression may put out; the page stays small whatever the run
 
 
@@ -59,8 +61,9 @@ def render(study: StudyLike, sections: Mapping[str, Section], title: str, option
 
     Args:
         sections: in order; each gives what its template needs, or None where it has nothing to show. `heading`, where
-            given, is its title and its place in the page's list of contents; `template` names another template than
-            the section's own; `figures` are drawn by the page's script.
+            given, is its title and its place in the page's list of contents, which stands after the sections that are
+            `opening`; `template` names another template than the section's own; `figures` are drawn by the page's
+            script; `folded` sections are opened by a click.
     """
     parts: list[dict[str, Any]] = []
     figures: dict[str, Any] = {}
@@ -70,7 +73,8 @@ def render(study: StudyLike, sections: Mapping[str, Section], title: str, option
         context = section(study, options)
         if context is not None:
             body = _template(context.get("template", f"{name}.html.j2")).render(**context)
-            parts.append({"name": name, "heading": context.get("heading"), "body": Markup(body)})
+            part = {key: context.get(key) for key in ("heading", "opening", "folded")}
+            parts.append({"name": name, "body": Markup(body), **part})
             island = context.get("island") or island
             if drawings := context.get("figures"):
                 figures |= {key: figure.model for key, (_, figure) in drawings.items()}
@@ -95,7 +99,7 @@ def page(
     spent = len("".join([content, style, *scripts]).encode("utf-8", "surrogatepass")) + SHELL
     tokens = island(MOST - spent) if island else ""
     document: str = _template("page.html.j2").render(
-        title=title, style=Markup(style), sections=parts, data=data, island=Markup(tokens),
+        title=title, style=Markup(style), sections=[PLAIN | part for part in parts], data=data, island=Markup(tokens),
         scripts=list(map(Markup, scripts)), policy=Markup(inline.policy(scripts, style, nonce if figures else "")),
     )  # fmt: skip
     return document
@@ -108,7 +112,7 @@ def _template(name: str) -> Any:
 @cache
 def jinja() -> Environment:
     """Jinja with autoescape for every template, and with `finalize` as the one gate for text."""
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("decodedrift.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -116,6 +120,8 @@ def jinja() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["meaning"] = meaning
+    return environment
 
 
 def _finalize(value: Any) -> Any:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from decodedrift.core.untrusted import to_json
 
-OWN = ("early.js", "page.js", "cases.js", "tokens.js")
+OWN = ("early.js", "page.js", "terms.js", "cases.js", "island.js", "tokens.js", "fork.js", "prompts.js")
 _INERT = str.maketrans({c: f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"})
 
 

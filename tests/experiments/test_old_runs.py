@@ -69,7 +69,7 @@ def test_an_old_run_without_texts_lacks_columns_and_opens(tmp_path: Path) -> Non
     study = open_study(run)
     assert "incidence" not in study.survival and "ended" not in study.risk
     assert any(s.startswith("Risk of parting") for s in study.verdict)
-    assert "Divergence rate" in study.to_html() and study.plot.survival is not None
+    assert "Answers that differ" in study.to_html() and study.plot.survival is not None
 
 
 @pytest.mark.parametrize(("gate", "code"), [("divergence_rate>1", 0), ("kl_mean>0", 4)])

@@ -16,7 +16,9 @@ from synthetic import synthetic
 from test_report import HOSTILE, ODD, parted, study
 
 import decodedrift as dd
+from decodedrift.experiments.compare.selection import telling_case
 from decodedrift.experiments.study import Study
+from decodedrift.report.terms import TERMS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -81,10 +83,10 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Show]:
     """Opens a page of HTML; at the end it must have done nothing that it should not."""
     opened: list[Opened] = []
 
-    def made(html: str, fragment: str = "", *, width: int = 1180, scheme: str = "light") -> Opened:
+    def made(html: str, fragment: str = "", *, width: int = 1180, height: int = 900, scheme: str = "light") -> Opened:
         path = tmp_path / f"page{len(opened)}.html"
         path.write_text(html, "utf-8")
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
         opened.append(Opened(page))
         page.goto(path.as_uri() + fragment)
         opened[-1].settle()
@@ -111,6 +113,10 @@ def ran() -> Study:
 @pytest.fixture(scope="module")
 def html(ran: Study) -> str:
     return render(ran)
+
+
+def open_list(opened: Opened) -> None:
+    opened.page.click("#cases-as-list > summary")
 
 
 def first_case(made: Study, strategy: str = "greedy") -> Any:
@@ -210,7 +216,8 @@ def test_a_case_opens_from_the_list_and_from_a_link(ran: Study, html: str, show:
     row = first_case(ran)
     opened = show(html, link(row))
     title = opened.page.locator("#view-title")
-    assert f"{row.prompt_id} · greedy · {row.candidate} · t* = {row.first_divergence}" in title.inner_text()
+    assert f"{row.prompt_id} · greedy · {row.candidate} · part at word {row.first_divergence}" in title.inner_text()
+    open_list(opened)
     assert opened.page.locator("#view-left .tok.at").count() == opened.page.locator("#view-right .tok.at").count() == 1
     traces = ran.traces[(ran.traces["prompt_id"] == row.prompt_id) & (ran.traces["strategy"] == "greedy")]
     for side, variant in (("left", "fp32"), ("right", row.candidate)):
@@ -272,7 +279,7 @@ def test_hover_and_keys_show_the_alternatives(ran: Study, html: str, show: Show)
     assert taken == [t.replace(" ", "␣").replace("\n", "⏎") for t in (row.reference_token, row.candidate_token)]
     opened.page.click("#view-mark")
     opened.page.keyboard.press("ArrowRight")
-    assert f"position {row.first_divergence + 1}" in opened.page.locator(".what").inner_text()
+    assert f"word {row.first_divergence + 1}" in opened.page.locator(".what").inner_text()
     assert opened.page.locator(".tops table").count() == 2
     opened.page.keyboard.press("ArrowLeft")  # focus shows what hovering shows
     assert opened.page.locator(".tops td:nth-child(2)").all_inner_texts() == said
@@ -293,6 +300,7 @@ def test_colours_of_tokens_switch(ran: Study, html: str, show: Show) -> None:
 
 def test_the_list_sorts_and_filters(ran: Study, html: str, show: Show) -> None:
     opened = show(html)
+    open_list(opened)
     opened.page.click("[data-sort=at]")
     order = "[...document.querySelectorAll('#cases-list tbody tr')].map((r) => r.dataset.at)"
     found = opened.page.evaluate(order)
@@ -316,6 +324,137 @@ def test_a_point_of_the_scatter_opens_its_case(ran: Study, html: str, show: Show
     )
     opened.page.wait_for_function("location.hash.includes('prompt=')")
     assert opened.page.locator("#cases-list tr.chosen").count() == 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_the_answer_and_the_fork_are_on_the_first_screen(
+    ran: Study, html: str, show: Show, width: int, height: int
+) -> None:
+    page = show(html, width=width, height=height).page
+    assert page.locator(".card h2").all_inner_texts() == list(ran.answer["candidate"]) == ["bf16", "int8"]
+    assert page.locator(".card .says").all_inner_texts() == [
+        word for row in ran.answer.itertuples() for word in (row.wording, row.quality)
+    ]
+    for part in (".card >> nth=1", "#fork-left", "#fork-right"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= height, part
+    assert page.evaluate("scrollY") == 0
+    tick, bar = (page.locator(f".card .scale {p} >> nth=0").bounding_box() for p in (".tick", ".track"))
+    at = (tick["x"] + tick["width"] / 2 - bar["x"]) / bar["width"]
+    assert math.isclose(at, ran.answer["floor_rate"][0], abs_tol=0.01)
+
+
+def test_the_fork_shows_both_ways_and_walks_on(ran: Study, html: str, show: Show) -> None:
+    row = telling_case(ran)
+    page = show(html).page
+    told = [page.locator(f"#fork-{part}").inner_text() for part in ("trunk", "left", "right")]
+    traces = ran.traces[(ran.traces["prompt_id"] == row.prompt_id) & (ran.traces["strategy"] == row.strategy)]
+    for said, role, variant, token in zip(told[1:], ("reference", "candidate"), (row.reference, row.candidate),
+                                          (row.reference_token, row.candidate_token)):  # fmt: skip
+        trace = traces[(traces["role"] == role) & (traces["variant"] == variant)]["text"].iloc[0]
+        assert said.split()[0] == token.strip()
+        assert " ".join(trace.split()[:2]) in f"{told[0]} {said}".replace("⏎ ", "")
+    held = probabilities(ran, row)
+    for token, said in ((row.reference_token_id, told[1]), (row.candidate_token_id, told[2])):
+        for variant in (row.reference, row.candidate):
+            assert f"{variant} {held[variant, token]:.1f} %" in said
+    was = page.evaluate("scrollY")
+    for name, step in (("next", 1), ("before", -1)):
+        before = page.locator("#fork-count").inner_text()
+        page.locator(f"#fork-{name}").press("Enter")
+        page.wait_for_function("(was) => document.querySelector('#fork-count').textContent !== was", arg=before)
+        assert int(page.locator("#fork-count").inner_text().split()[0]) == int(before.split()[0]) + step
+    assert [page.locator(f"#fork-{part}").inner_text() for part in ("trunk", "left", "right")] == told
+    assert page.evaluate("scrollY") == was
+
+
+def probabilities(made: Study, row: Any) -> dict[tuple[str, int], float]:
+    """(variant, token) -> per cent at t* of a case, as the table of the alternatives has them."""
+    kept = made.alternatives
+    keys = kept[["candidate", "strategy", "prompt_id"]] == [row.candidate, row.strategy, row.prompt_id]
+    kept = kept[keys.all(axis=1) & (kept["position"] == row.first_divergence) & (kept["pass"] == "generated")]
+    return {(r.variant, int(r.token_id)): 100 * math.exp(r.logprob) for r in kept.itertuples()}
+
+
+def test_all_prompts_are_rows_of_squares(ran: Study, html: str, show: Show) -> None:
+    page = show(html).page
+    page.wait_for_selector("#map[data-drawn=yes]")
+    rows = ran.divergences.query("role == 'candidate' and candidate == 'int8' and strategy == 'top-p'")
+    page.locator("#map-candidates").get_by_role("button", name="int8").click()
+    page.locator("#map-strategies").get_by_role("button", name="top-p").press("Enter")
+    page.select_option("#map-order", "given")
+    lines = page.locator("#map-rows li")
+    assert lines.locator(".label").all_inner_texts() == list(rows["prompt_id"])
+    cell = float(page.evaluate("getComputedStyle(document.querySelector('#map')).getPropertyValue('--cell')")[:-2])
+    for line, row in zip(lines.all(), rows.itertuples(), strict=True):
+        same = line.locator(".same").evaluate_all("(n) => n.reduce((sum, s) => sum + s.offsetWidth, 0)") / cell
+        assert round(same) == (row.compared if row.diverged == 0 else row.first_divergence)
+        said = line.locator(".unseen").evaluate("(n) => n.textContent")
+        assert ("the same in all" in said) == (row.diverged == 0)
+        assert row.diverged == 0 or f"at word {row.first_divergence} of" in said
+    assert f"{rows['diverged'].sum()} of {len(rows)} answers" in page.locator("#map-said").inner_text()
+    lines.nth(0).locator("a").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "(id) => document.querySelector('#view-title').textContent.startsWith(id)", arg=rows["prompt_id"].iloc[1]
+    )
+    assert "int8" in page.locator("#view-title").inner_text()
+    assert page.evaluate("document.activeElement.classList.contains('tok')")
+    assert page.locator("#map-rows a[aria-current] .label").inner_text() == rows["prompt_id"].iloc[1]
+
+
+def test_arrow_keys_work_as_soon_as_a_case_is_open(ran: Study, html: str, show: Show) -> None:
+    row = telling_case(ran)
+    page = show(html).page
+    page.keyboard.press("ArrowRight")
+    assert f"word {row.first_divergence + 1}" in page.locator(".what").inner_text()
+    page.keyboard.press("ArrowLeft")
+    assert f"word {row.first_divergence}" in page.locator(".what").inner_text()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_what_explains_a_word_never_covers_the_text(html: str, show: Show, width: int, height: int) -> None:
+    page = show(html, width=width, height=height).page
+    for scroll in range(0, 1800, 150):
+        page.evaluate(
+            "(y) => scrollTo(0, document.querySelector('#view').getBoundingClientRect().top + scrollY - 700 + y)",
+            scroll,
+        )
+        boxes = [page.locator(part).bounding_box() for part in ("#view-left", "#view-right", "#inspector")]
+        for box in boxes[:2]:
+            assert box["y"] + box["height"] <= boxes[2]["y"] or boxes[2]["y"] + boxes[2]["height"] <= box["y"]
+
+
+def test_a_term_says_what_it_means_by_keyboard_and_by_touch(html: str, show: Show) -> None:
+    page = show(html, width=390).page
+    term, tip = page.locator("#cases .term", has_text="word").first, page.locator("#tip")
+    assert not tip.is_visible()
+    term.focus()
+    assert tip.inner_text() == TERMS["word"]
+    assert term.get_attribute("aria-describedby") == "tip"
+    box = tip.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    page.keyboard.press("Escape")
+    assert not tip.is_visible()
+    term.dispatch_event("click")  # as touch does where it gives no focus
+    assert tip.is_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(html: str, browser: Any, tmp_path: Path, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python", reason="pip install axe-playwright-python")
+    path = tmp_path / "page.html"
+    path.write_text(html, "utf-8")
+    page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-opened=yes]", state="attached")
+    for folded in (True, False):
+        page.evaluate("(open) => document.querySelectorAll('details').forEach((d) => (d.open = open))", not folded)
+        page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text("utf-8"))
+        found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+        assert [(rule["id"], node["html"][:120]) for rule in found for node in rule["nodes"]] == []
+    page.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1180, "dark"), (390, "light"), (390, "dark")])
@@ -377,7 +516,7 @@ def test_on_paper_figures_are_pictures_and_nothing_is_folded(ran: Study, html: s
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     plots = page.locator("[data-figure]").count()
     pictures = page.locator(".plot > img.printed:visible")
-    assert pictures.count() == plots >= 8
+    assert pictures.count() == plots >= 7
     assert all(pictures.nth(i).evaluate("(p) => p.decode().then(() => p.naturalWidth)") > 200 for i in range(plots))
     ink = "decodedrift.drawn.get('margins').models.find((m) => m.axis_label_text_color).axis_label_text_color"
     assert page.evaluate(ink) == "#5d6470"  # the light one, on a dark screen
@@ -475,13 +614,13 @@ def test_scripts_of_others_do_not_run(show: Show, browser: Any, tmp_path: Path) 
 
 def test_curves_are_what_their_tables_hold(show: Show) -> None:
     """Survival, growth, agreement by lag and the parts of the error, of a study that has them."""
-    made = synthetic(prompts=3, tokens=40, candidates=2, strategies=2, alternatives=False)
+    made = synthetic(prompts=22, tokens=40, candidates=2, strategies=2, alternatives=False)
     keys = ["model", "reference", "candidate", "role", "strategy"]
     at = made.positions.groupby([*keys, "position"], sort=False)["kl"].mean().reset_index()
     at["position"] = at["position"].astype(int)
     draws = np.random.default_rng(1).random((len(at), 12)) + 0.1
     numbers = {
-        "survival": ["incidence", "incidence_low", "incidence_high", "hazard", "incidence_predicted"],
+        "survival": ["incidence", "incidence_low", "incidence_high", "incidence_predicted"],
         "growth": ["logit_gap_rms_median", "logit_gap_rms_p10", "logit_gap_rms_p90", "kl_mean"],
         "decomposition": [f"{n}{end}" for n in ("state_compounding", "path_compounding_after") for end in ("", "_low", "_high")],
         "after": ["agreement"],

@@ -18,7 +18,7 @@ from typing import Any
 import hypothesis
 import pandas as pd
 import pytest
-from bokeh.models import ColumnDataSource
+from bokeh.models import ColumnDataSource, HoverTool
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from synthetic import synthetic
@@ -30,9 +30,10 @@ from decodedrift.experiments.compare.selection import MOST, clearest, select_cas
 from decodedrift.experiments.compare.verdict.assembly import folded
 from decodedrift.experiments.study import Study
 from decodedrift.measure.tables import TABLES, typed
-from decodedrift.report import html, summary_table, tokenview
+from decodedrift.report import html, promptmap, summary_table, tokenview
 from decodedrift.report.inline import library
 from decodedrift.report.numbers import Number, number, percentage, significant, with_interval
+from decodedrift.report.palette import DARK, LIGHT
 from decodedrift.report.phrases import percent
 from decodedrift.report.terminal import cut, text_table
 from decodedrift.report.texts import shown
@@ -45,12 +46,10 @@ HOSTILE = [
     "שלום עולם, مرحبا", "从前有一只兔子", "&lt;b&gt;&#60;i&#62;", "x" * 4000, "<!--", "]]>", "javascript:alert(1)",
     "a\u0300" * 99,
 ]  # fmt: skip
-TAGS = "html head meta title style body main header nav a section p h1 h2 h3 h4 b bdi small span div dl dt dd table "
-TAGS += (
-    "thead tbody tr th td details summary svg line circle script button figure figcaption label select option noscript"
-)
+TAGS = "html head meta title style body main nav a section article p ul dfn h1 h2 h3 h4 b bdi small span div dl dt dd table "
+TAGS += "thead tbody tr th td details summary svg line circle rect script button figure figcaption label select option noscript"
 ATTRIBUTES = "lang dir http-equiv content charset name id class title href aria-label aria-hidden tabindex role scope "
-ATTRIBUTES += "rowspan open viewbox x1 x2 y1 y2 cx cy r type aria-pressed aria-live hidden value"
+ATTRIBUTES += "rowspan open viewbox x y width height x1 x2 y1 y2 cx cy r type aria-pressed aria-live hidden value"
 
 
 def render(study: Study, title: str | None = None, **options: Any) -> str:
@@ -499,6 +498,10 @@ def test_figures_compose_and_save(tmp_path: Path) -> None:
         made.plot.gaps("v9")
     with pytest.raises(ValueError, match="no compared trace with prompt_id 'x'; choices: prompt-0"):
         made.plot.tokens("x", "v0", "top-k:k=5")
+    with pytest.raises(
+        ValueError, match=r"no after to draw\. Not drawn, for want of 5 pairs at any lag: v0 \(top-k:k=5\)"
+    ):
+        synthetic(prompts=4, tokens=40, candidates=1).plot.after()
     with pytest.raises(ValueError, match="holds no first divergences"):
         study({"bf16": [{}]}).plot.gaps()
 
@@ -508,7 +511,9 @@ def test_every_figure_is_in_the_page_once_and_in_a_notebook() -> None:
     from decodedrift.experiments.compare.sections import SECTIONS, pictures
 
     made = synthetic(prompts=4, tokens=40, candidates=2, strategies=2)
-    in_sections = [s for s in (*SECTIONS.values(), pictures.perplexity) if isinstance(s, pictures.Pictures)]
+    in_sections = [
+        s for s in (*SECTIONS.values(), pictures.perplexity, pictures.reasons) if isinstance(s, pictures.Pictures)
+    ]
     assert sorted(name for section in in_sections for name in section.captions) == sorted(FIGURES)
     assert set(dir(made.plot)) >= {*FIGURES, "decomposition", "tokens"} - {"state", "path"}
     for name, figure in FIGURES.items():
@@ -534,6 +539,100 @@ def test_a_notebooks_figure_shows_one_strategy(name: str) -> None:
         getattr(made.plot, name)("nope")
 
 
+BINS = pd.DataFrame([{
+    "model": "m", "reference": "fp32", "candidate": "v0", "role": "candidate", "strategy": "top-k:k=5", "law": "empirical",
+    "bin_low": 1e-3, "bin_high": 1e-2, "n": 9, "predicted": 5e-3, "observed": 1e-2, "observed_low": 1e-3,
+    "observed_high": 0.1,
+}])  # fmt: skip
+
+
+def test_every_field_of_a_tooltip_has_its_format() -> None:
+    """A field with a printf format that Bokeh is not told of is drawn with the format's own letters."""
+    made = synthetic(prompts=24, tokens=40, candidates=2, strategies=1)
+    made.flip_calibration = BINS
+    checked = 0
+    for name in ("survival", "kl", "gap", "margins", "after", "calibration", "perplexity", "gaps", "comparisons"):
+        for tool in getattr(made.plot, name)().select({"type": HoverTool}):
+            fields = {f for _, text in tool.tooltips for f in re.findall(r"@\w+(?=\{%)", text)}
+            assert set(tool.formatters) == fields, name
+            checked += len(fields) > 1
+    assert checked >= 3
+
+
+def test_the_line_of_the_near_ties_lies_within_its_axis() -> None:
+    for gap in (1e-5, 0.02, 3.0):
+        made = study({"bf16": [parted(reference_gap=gap, swing=2 * gap), {}]})
+        plot = made.plot.gaps()
+        assert plot.x_range.start < min(gap, 0.1) < max(gap, 0.1) < plot.x_range.end
+
+
+def test_what_has_too_little_data_is_said_and_not_drawn() -> None:
+    few, many = (synthetic(prompts=n, tokens=40, candidates=1) for n in (18, 20))  # every other prompt parts
+    assert few.divergences["diverged"].sum() == 9 and many.divergences["diverged"].sum() == 10
+    said = "Not drawn, for want of 10 first differences: v0 (top-k:k=5)."
+    for made, bare in ((few, True), (many, False)):
+        made.flip_calibration = BINS
+        page = render(made)
+        assert (said in Page(page).text) == bare
+        assert ('id="plot-calibration"' in page) != bare
+
+
+def test_the_map_holds_every_trace_and_where_it_meets_again() -> None:
+    made = synthetic(prompts=8, tokens=30, candidates=2)
+    ids = made.traces.loc[made.traces["role"] == "reference", "token_ids"].iloc[1].split()
+    at = (made.traces["variant"] == "v0") & (made.traces["prompt_id"] == "prompt-1")
+    made.traces.loc[at, "token_ids"] = " ".join([*ids[:4], "0", *ids[5:9], *["0"] * 9, *ids[18:]])
+    row = (made.divergences["candidate"] == "v0") & (made.divergences["prompt_id"] == "prompt-1")
+    made.divergences.loc[row, "first_divergence"] = 4
+    rows = made.divergences
+    island = promptmap.prompt_map(
+        rows, made.traces, dict.fromkeys(rows["prompt_id"].unique(), "text"), {("v0", "top-k:k=5", 0, "prompt-1")}
+    )
+    held = json.loads(gzip.decompress(base64.b64decode(island)))
+    assert [tuple(cell[:2]) for cell in held["cells"]] == [("v0", "top-k:k=5"), ("v1", "top-k:k=5")]
+    for candidate, _, traces in held["cells"]:
+        own = rows[rows["candidate"] == candidate]
+        assert [held["ids"][t[0]] for t in traces] == list(own["prompt_id"])
+        assert [t[2] for t in traces] == [30] * 8
+        assert [t[3] for t in traces] == list(own["first_divergence"].fillna(-1))
+    assert held["cells"][0][2][1] == [1, 0, 30, 4, 1, 5, 4, 18, 12]  # carried; words 5 to 8 and 18 to 29 again
+    assert held["cells"][1][2][1][4] == 0
+
+
+def test_the_map_is_small_for_thousands_of_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = synthetic(prompts=40, tokens=30, candidates=2, alternatives=False)
+    rows = pd.concat([small.divergences] * 75, ignore_index=True)
+    texts = dict.fromkeys(rows["prompt_id"].unique(), "Once upon a time")
+    assert len(rows) == 6000 and len(promptmap.prompt_map(rows, small.traces, texts, set())) < 40_000
+    monkeypatch.setattr(promptmap, "MOST", 100)
+    kept = promptmap.carried(rows)
+    assert kept.groupby("candidate").size().to_dict() == {"v0": 50, "v1": 50}
+
+
+@pytest.mark.parametrize("colours", [LIGHT, DARK])
+def test_what_is_written_can_be_read(colours: dict[str, str]) -> None:
+    """WCAG 2.2, 1.4.3: a contrast of 4.5 between text and its ground, the hottest token's included."""
+
+    def luminance(rgb: list[float]) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def rgb(name: str) -> list[float]:
+        return [int(colours[name][i : i + 2], 16) / 255 for i in (1, 3, 5)]
+
+    def contrast(text: list[float], ground: list[float]) -> float:
+        low, high = sorted((luminance(text), luminance(ground)))
+        return (high + 0.05) / (low + 0.05)
+
+    hottest = [0.54 * h + 0.46 * p for h, p in zip(rgb("heat"), rgb("raised"), strict=True)]
+    assert math.isclose(contrast([0, 0, 0], [1, 1, 1]), 21.0)
+    for text, ground in (
+        ("ink", hottest),
+        *((t, rgb(g)) for t in ("ink", "soft", "faint") for g in ("paper", "raised")),
+    ):
+        assert contrast(rgb(text), ground) >= 4.5, text
+
+
 def test_a_long_verdict_folds_but_never_its_alarms() -> None:
     made = synthetic(prompts=4, tokens=40, candidates=2)
     made.failures = typed(pd.DataFrame([FAILED | {"variant": "v9"}]), "failures")
@@ -547,7 +646,7 @@ def test_a_long_verdict_folds_but_never_its_alarms() -> None:
     assert first[0].startswith("The reference differs from itself") and first[-2].startswith("Not everything ran")
     assert first[-1].startswith("v9 (load): ")
     for markup in (render(made), made._repr_html_()):
-        closed = re.search(r"<details.*?</details>", markup, re.S)
+        closed = re.search(r"<details.*?</details>", markup[max(0, markup.find('id="verdict"')) :], re.S)
         assert closed is not None
         assert all(s in Page(closed[0]).text for s in rest)
         assert not any(s in Page(closed[0]).text for s in first)

@@ -48,9 +48,9 @@ def in_a_cell(study: Study) -> list[HeatMap]:
 def quantities(horizon: float) -> list[Quantity]:
     """What the switch chooses between."""
     return [
-        Quantity("divergence_rate", "Divergence rate", "Share of traces whose tokens differ from the reference's, with "
-                 "its 95 % interval.", _rate),
-        Quantity("half_life", "Half-life", "Position by which half of the traces have left the reference.",
+        Quantity("divergence_rate", "Answers that differ", "Share of answers that differ from the reference's, with its "
+                 "95 % interval; below, what noise alone does.", _rate),
+        Quantity("half_life", "Half-life", "The word by which half of the answers have left the reference.",
                   lambda row: _half_life(row, horizon)),
         Quantity("kl_mean", "Mean KL", "KL(reference ‖ candidate) per token in nats, on the reference's tokens, with "
                   "its 95 % interval. Colour: logarithmic, 10⁻⁷ to 0.1.", _kl),

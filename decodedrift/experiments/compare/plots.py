@@ -54,9 +54,10 @@ class Plots:
 
 
 def _model(figure: type[Curves], study: Study, choice: str | None = None) -> Any:
-    drawing = figure(study, choice, notebook=True).figure()
+    curves = figure(study, choice, notebook=True)
+    drawing = curves.figure()
     if drawing is None:
-        raise ValueError(f"this study holds no {figure.what or figure.name} to draw")
+        raise ValueError(f"this study holds no {figure.what or figure.name} to draw. {curves.scarce}".strip())
     return drawing.model
 
 

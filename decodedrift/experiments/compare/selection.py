@@ -30,17 +30,21 @@ CAUSES = {
 
 
 def select_cases(study: Study, most: int = MOST) -> pd.DataFrame:
-    """Up to `most` rows of divergences.csv with `kl` at t*: the clearest first, those that stayed equal last."""
-    compared = study.divergences[study.divergences["role"] == "candidate"].reset_index(drop=True)
+    """Up to `most` rows of divergences.csv with `kl` at t*: the telling one, the clearest, what stayed equal."""
+    compared = study.divergences[study.divergences["role"] == "candidate"]
+    telling = telling_case(study)
+    first = [] if telling is None else [telling.Index]
     parted = compared[(compared["diverged"] == 1) & compared["first_divergence"].notna()]
     equal = compared[compared["diverged"] == 0]
     kept_equal = equal.head(max(most - len(parted), most // 10 if len(equal) else 0))
     room = most - len(kept_equal)
     if len(parted) > room:
-        typical = spread(parted, min(TYPICAL, room // 4))
+        typical = list(dict.fromkeys([*first, *spread(parted, min(TYPICAL, room // 4))]))
         worst = clearest(parted.drop(index=typical), room - len(typical)).index
         parted = parted.loc[[*worst, *typical]]
-    rows = pd.concat([clearest(parted, len(parted)), kept_equal], ignore_index=True)
+    ordered = clearest(parted, len(parted))
+    ordered = ordered.loc[[*first, *ordered.index.drop(first)]]
+    rows = pd.concat([ordered, kept_equal], ignore_index=True)
     kl = kl_at(study.positions, rows)
     return rows.assign(kl=pd.Series([kl.get(key_of(row)) for row in rows.itertuples()], dtype="float64"))
 

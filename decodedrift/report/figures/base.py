@@ -7,13 +7,14 @@ tags, repaints models by theirs, and makes the table beside a figure from the so
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Legend, LegendItem, PlainText, Slope, Span
+from bokeh.models import ColumnDataSource, FixedTicker, HoverTool, Legend, LegendItem, LogTicker, PlainText, Slope, Span
 from bokeh.plotting import figure as bokeh_figure
 
 from decodedrift.report.palette import LIGHT, series
@@ -72,6 +73,9 @@ def plot(x_label: str, y_label: str, *, height: int = 340, notebook: bool = Fals
         axis.axis_label_text_font_style, axis.axis_label_text_font_size = "normal", "12px"
         axis.major_label_text_font_size = "11.5px"
         axis.minor_tick_line_color = None
+    for axis in (*bare.xaxis, *bare.yaxis):
+        if isinstance(axis.ticker, LogTicker):  # the more would stand in one another's place on a narrow screen
+            axis.ticker.desired_num_ticks = 4
     bare.xgrid.grid_line_color = None
     paint(bare.ygrid[0], grid_line_color="line")
     bare.min_border_right = 14
@@ -121,9 +125,8 @@ def _values(column: pd.Series) -> Any:
 
 
 def hover(into: Any, renderers: list[Any], rows: Sequence[tuple[str, str]], **options: Any) -> None:
-    """A tooltip on these renderers; %-formats go through Bokeh's printf."""
-    fields = {f[1 : f.index("{")]: "printf" for _, f in rows if f.startswith("@") and "{%" in f}
-    formats: dict[str, Any] = {f"@{name.strip('{}')}": kind for name, kind in fields.items()}
+    """A tooltip on these renderers; %-formats go through Bokeh's printf, in every field of a row."""
+    formats: dict[str, Any] = {f"@{name}": "printf" for _, text in rows for name in re.findall(r"@(\w+)\{%", text)}
     into.add_tools(HoverTool(renderers=renderers, tooltips=list(rows), formatters=formats, **options))
 
 

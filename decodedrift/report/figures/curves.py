@@ -11,6 +11,7 @@ from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Figure, Series
 
 MOST_SERIES = 120
+MOST_NAMED = 8
 Names = tuple[str, ...]
 Pairs = tuple[tuple[str, str], ...]
 
@@ -18,21 +19,24 @@ Pairs = tuple[tuple[str, str], ...]
 class Curves:
     """A figure. A subclass declares what is read and shown, and overrides the step that is truly its own.
 
-    name: of the figure. what: what a study without it lacks, if not the name. table, roles: whose rows are read. file:
-    what holds them all. switch: the column that one chooses by; empty for no choice. named: the column that
-    the legend names a series by. keys, columns: of the table beside the figure. along: the column that a series is
-    sorted and thinned along; empty where rows are few.
+    name: of the figure. what: what a study without it lacks, if not the name. scarce: a sentence on what has too little
+    data to be drawn, made as rows are read. table, roles: whose rows are read. file: what holds them all. switch: the
+    column that one chooses by; empty for no choice. named: the column that the legend names a series by. keys, columns:
+    of the table beside the figure. along: the column that a series is sorted and thinned along; empty where rows are
+    few.
     labels, height: of the plot. share: y goes from 0 to 1; else it is logarithmic. positive: (name, column) pairs, as
     `_name` where above 0. x, y, band, step: the columns of the line and its band, and whether they go in steps.
-    hover, line_policy: of the tooltip. last: the name that ends the legend. other: the look of what is no candidate.
+    hover, line_policy: of the tooltip. last: the name that ends the legend. labelled: candidates are named in the plot,
+    so that the page's legend has only what is none. other: the look of what is no candidate.
     """
 
-    name = table = file = what = along = last = thinned = ""
+    name = table = file = what = along = last = thinned = scarce = ""
     roles: Names = ("candidate",)
     switch, named = "strategy", "candidate"
     keys: Names = ("strategy", "candidate")
     labels, height = ("position", ""), 340
     share = step = False
+    labelled = False
     columns: Names = ()
     positive: Pairs = ()
     x, y = "position", ""
@@ -74,10 +78,13 @@ class Curves:
             shown, step = base.thin(part, len(cells), len(self.columns)) if self.along else (part, 1)
             self._draw(base.source(shown, series, self.columns, self._extra(shown, series)), series, part)
             most = max(most, step)
-        hovered = [r for renderers in self.renderers.values() for r in renderers if r.name]
-        base.hover(self.plot, hovered, self.hover, line_policy=self.line_policy)
-        captions = {name: self._caption(name) for name in self.renderers if name}
-        if self.notebook and captions:
+        hovered = {r.id: r for renderers in self.renderers.values() for r in renderers if r.name}
+        for plot in self._plots():
+            own = [hovered[r.id] for r in plot.renderers if r.id in hovered]
+            base.hover(plot, own, self.hover, line_policy=self.line_policy)
+        unnamed = {"", *(self.colours if self.labelled else ())}
+        captions = {name: self._caption(name) for name in self.renderers if name not in unnamed}
+        if self.notebook and captions and not self.labelled:
             base.legend(self.plot, {caption: self.renderers[name] for name, caption in captions.items()})
         order = sorted(captions, key=lambda name: name == self.last)
         entries = [(captions[name], *self._look(name), name) for name in order]
@@ -88,6 +95,18 @@ class Curves:
         """The rows, of every choice."""
         table: pd.DataFrame = getattr(self.study, self.table)
         return table[table["role"].isin(self.roles)]
+
+    def _enough(self, rows: pd.DataFrame, enough: pd.Series, need: str) -> pd.DataFrame:
+        """The rows with enough behind them; `scarce` names the candidates and strategies of which nothing is left."""
+        cells = enough.groupby([rows["candidate"], rows["strategy"]], sort=False).any()
+        bare: dict[str, list[str]] = {}
+        for name, strategy in cells[~cells].index:
+            bare.setdefault(base.label(name), []).append(base.label(strategy))
+        if bare:
+            listed = [f"{name} ({', '.join(strategies)})" for name, strategies in bare.items()]
+            more = f" and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
+            self.scarce = f"Not drawn, for want of {need}: {', '.join(listed[:MOST_NAMED])}{more}."
+        return rows[enough]
 
     def _choose(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Sets what the switch chooses between: the strategies of the plan, in its order. The rows of these."""
@@ -107,6 +126,10 @@ class Curves:
 
     def _furnish(self, rows: pd.DataFrame) -> None:
         """Draws what stands in the plot before any series."""
+
+    def _plots(self) -> list[Any]:
+        """The plots that have a tooltip."""
+        return [self.plot]
 
     def _series(self, row: Any) -> Series:
         """What the series of a row is."""

@@ -141,11 +141,11 @@ def _timings(study: StudyLike) -> Table | None:
     for name in names[:MOST]:
         cells = [num(number(seconds.get((name, phase)), "seconds")) for phase in phases]
         total = part.loc[part["variant"] == name, "seconds"].sum()
-        rows.append([text(name, 48, head=True), *cells, num(number(total, "sum"))])
+        rows.append([text(name or "all variants", 48, head=True), *cells, num(number(total, "sum"))])
     totals = [part.loc[part["phase"] == phase, "seconds"].sum() for phase in phases]
     whole = part["seconds"].sum()
     last = [num(Number(significant(v), exactly({"sum": v}))) for v in (*totals, whole)]
-    rows.append([text("all", head=True), *last])
+    rows.append([text("in sum", head=True), *last])
     columns = (Column("Seconds", numeric=False), *(Column(p.capitalize()) for p in phases), Column("Sum"))
     return Table(columns, rows, max(0, len(names) - MOST), "timings.csv")
 

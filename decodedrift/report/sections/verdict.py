@@ -14,7 +14,13 @@ from decodedrift.report.texts import brief, isolated
 def verdict(study: StudyLike, options: Options) -> dict[str, Any] | None:
     """The verdict's sentences under a line of facts without a date: equal runs give equal pages."""
     first, rest = sentences(study)
-    return {"facts": facts(study), "first": first, "rest": rest}
+    return {"facts": facts(study), "first": first, "rest": rest, "opening": True}
+
+
+def in_words(study: StudyLike, options: Options) -> dict[str, Any] | None:
+    """The verdict's sentences as a section of their own, on a page that begins with something else."""
+    first, rest = sentences(study)
+    return {"heading": "In words", "facts": [], "first": first, "rest": rest}
 
 
 def sentences(study: StudyLike) -> tuple[list[list[tuple[str, bool]]], list[list[tuple[str, bool]]]]:

@@ -62,11 +62,17 @@
     if (link && !event.target.closest("a")) location.hash = link.hash;
   });
 
-  window.decodedrift.neighbour = (index, step) => {
-    const seen = rows.filter((row) => !row.hidden);
-    const at = seen.findIndex((row) => Number(row.dataset.case) === index);
-    return seen[(at + step + seen.length) % seen.length]?.querySelector("a")?.hash;
+  const apart = () => rows.filter((row) => !row.hidden && row.dataset.at !== "").map((row) => Number(row.dataset.case));
+
+  // the next case of the list as it is filtered and sorted, or the next of those that part
+  window.decodedrift.neighbour = (index, step, parted = false) => {
+    const seen = parted ? apart() : rows.filter((row) => !row.hidden).map((row) => Number(row.dataset.case));
+    if (!seen.length) return null;
+    const at = seen.indexOf(index);
+    const next = seen[at < 0 ? (step > 0 ? 0 : seen.length - 1) : (at + step + seen.length) % seen.length];
+    return { index: next, hash: rows.find((row) => Number(row.dataset.case) === next).querySelector("a")?.hash };
   };
+  window.decodedrift.apart = apart;
   window.decodedrift.choose = (index) => {
     for (const row of rows) row.classList.toggle("chosen", Number(row.dataset.case) === index);
   };

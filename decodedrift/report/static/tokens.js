@@ -1,10 +1,10 @@
 "use strict";
 // The token view: both texts of a case token by token, and what else each side would have said.
 (() => {
-  const { all, element, press, neighbour, choose } = window.decodedrift;
-  const lines = document.getElementById("tokens").textContent.trim().split("\n");
+  const { all, element, press, neighbour, choose, island } = window.decodedrift;
   const view = document.getElementById("view");
-  if (!lines[0] || !view) return;
+  if (!island || !view) return;
+  const { octets, odd, percent } = island;
   const BEFORE = 300;
   const AFTER = 600;
   const MARGINS = [2, 1, 0.3, 0.1, 0.03, 0.01];
@@ -14,44 +14,9 @@
   );
   const inspector = document.getElementById("inspector");
   const sides = { left: part.left, right: part.right };
-  let data, now, shown;
+  let data, now, shown, place;
   let colour = "margin";
-
-  // the first line is what all cases share; of the others only those of the cases that are opened are unpacked
-
-  const unpacked = new Map();
-  function unpack(line) {
-    if (!unpacked.has(line)) unpacked.set(line, inflate(lines[line]));
-    return unpacked.get(line);
-  }
-
-  async function inflate(packed) {
-    const text = atob(packed);
-    const bytes = new Uint8Array(text.length);
-    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    return new Response(stream).json();
-  }
-
-  // position -> its alternatives; what the values are differences from, tokenview.py says
-  const SAME = -2;
-  function alternatives(flat, reference) {
-    const found = new Map();
-    let next = 0;
-    flat.at.forEach((position, n) => {
-      const steps = flat.bits.slice(n * data.width, (n + 1) * data.width);
-      const same = flat.token[next] === SAME && reference.get(position);
-      const tokens = same ? same.map(({ token }) => token) : flat.token.slice(next, next + data.width);
-      next += same ? 1 : data.width;
-      let before = 0;
-      const entries = steps.map((step, k) => {
-        before = step + (same ? same[k].bits : before);
-        return { token: tokens[k], bits: before, p: before < 0 ? 0 : share(before) };
-      });
-      found.set(position, entries);
-    });
-    return found;
-  }
+  const name = (index) => island.name(data, index);
 
   // numbers
 
@@ -65,9 +30,6 @@
     }
     return Number(value.toPrecision(3)).toString().replace("-", "−");
   }
-  const share = (bits) => Math.exp(-bits / 1e4);
-  const percent = (p) => (p >= 0.9995 && p < 1 ? ">99.9 %" : p < 0.0005 ? "<0.1 %" : `${(100 * p).toFixed(1)} %`);
-
   const tops = (held, position) => held.get(position)?.filter(({ token }) => token >= 0);
 
   function ownMargin(position) {
@@ -100,15 +62,11 @@
     return made;
   }
 
-  const octets = (index) => data.bytes[index];
-  const odd = (index) => octets(index) !== undefined && data.texts[index].includes("\ufffd");
-  const name = (index) => (odd(index) ? `⟨${octets(index)}⟩` : data.texts[index] === "" ? "∅" : data.texts[index]);
-
   function token(side, i, index) {
-    const made = element("span", undefined, { class: "tok", tabindex: "-1", role: "option", "data-i": i });
+    const made = element("span", undefined, { class: "tok", tabindex: "-1", "data-i": i });
     const text = name(index);
     made.append(signs(text.length > 90 ? `${text.slice(0, 90)}…` : text));
-    if (odd(index) || data.texts[index] === "") made.classList.add("odd");
+    if (odd(data, index)) made.classList.add("odd");
     if (now.at !== null && i < now.at) made.classList.add("before");
     if (i === now.at) made.classList.add("at");
     if (partner(side, i) !== null && parted("right", i)) made.classList.add("meet");
@@ -172,16 +130,13 @@
   let latest;
   async function show(index) {
     latest = index;
-    const place = data.cases[index];
-    const held = await unpack(1 + place.part);
+    const found = await island.load(index);
     if (latest !== index) return; // another was asked for meanwhile
-    const found = held.cases[place.case];
-    const read = alternatives(held.trace.tops);
-    now = { ...place, ...found, trace: held.trace, tops: read, beside: alternatives(found.beside, read), own: alternatives(found.own) };
-    const prompt = data.prompts.find((p) => p.id === now.prompt) ?? { text: "", cut: 0 };
-    const at = now.at === null ? "stayed equal" : `t* = ${now.at}, ${now.cause.replaceAll("_", " ")}`;
-    part.title.replaceChildren(element("bdi", now.prompt), " · ", element("bdi", now.strategy), now.seed ? ` · seed ${now.seed}` : "", " · ", element("bdi", now.candidate), ` · ${at}`);
-    part.prompt.textContent = (prompt.cut ? `… ` : "") + prompt.text;
+    now = found;
+    data = now.data;
+    const at = now.at === null ? "the same to the end" : `part at word ${now.at}, ${now.cause.replaceAll("_", " ")}`;
+    part.title.replaceChildren(element("bdi", now.id), " · ", element("bdi", now.strategy), now.seed ? ` · seed ${now.seed}` : "", " · ", element("bdi", now.candidate), ` · ${at}`);
+    part.prompt.textContent = (now.prompt.cut ? `… ` : "") + now.prompt.text;
     heading(part.reference, data.reference, "reference", now.trace.finish);
     heading(part.candidate, now.candidate, "candidate", now.finish);
     part.mark.hidden = now.at === null;
@@ -190,6 +145,7 @@
     choose(index);
     inspect("left", now.at ?? 0);
     bring();
+    document.dispatchEvent(new CustomEvent("case", { detail: now }));
   }
 
   function heading(node, variant, role, finish) {
@@ -225,6 +181,7 @@
   }
 
   function inspect(side, i) {
+    place = { side, i };
     const { trace } = now;
     const ids = side === "left" ? trace.ids : now.ids;
     const index = ids[i];
@@ -239,14 +196,14 @@
       node.append(element("b", value));
       what.append(node);
     };
-    say("position", String(i));
+    say("word", String(i));
     if (index !== undefined) {
       const shownToken = element("span", "token ");
       shownToken.append(element("bdi", undefined, { class: "token" }));
       shownToken.lastChild.append(signs(name(index).replaceAll(" ", "␣"), false));
       what.append(shownToken);
       say("id", String(data.ids[index]));
-      if (octets(index) !== undefined) say("bytes", octets(index));
+      if (octets(data, index) !== undefined) say("bytes", octets(data, index));
     }
     if (own) say("margin", round(ownMargin(i)));
     else {
@@ -273,26 +230,44 @@
     };
     box.addEventListener("mouseover", seen);
     box.addEventListener("focusin", seen);
-    box.addEventListener("click", (event) => event.target.closest(".tok")?.focus({ preventScroll: true }));
-    box.addEventListener("keydown", (event) => {
+    box.addEventListener("click", (event) => {
       const node = event.target.closest(".tok");
-      if (!node) return;
-      const i = Number(node.dataset.i);
-      const across = sides[side === "left" ? "right" : "left"];
-      const to = {
-        ArrowLeft: () => box.querySelector(`[data-i="${i - 1}"]`),
-        ArrowRight: () => box.querySelector(`[data-i="${i + 1}"]`),
-        ArrowUp: () => across.querySelector(`[data-i="${partner(side, i) ?? i}"]`),
-        ArrowDown: () => across.querySelector(`[data-i="${partner(side, i) ?? i}"]`),
-        Home: () => box.querySelector(".at") ?? box.querySelector(".tok"),
-      }[event.key]?.();
-      if (!to) return;
-      event.preventDefault();
-      node.tabIndex = -1;
-      to.tabIndex = 0;
-      to.focus();
+      if (node) focus(node);
     });
   }
+
+  // arrows walk from the word that is explained, wherever the focus is in the view, or nowhere
+  document.addEventListener("keydown", (event) => {
+    const free = event.target === document.body || (view.contains(event.target) && !event.target.closest("button"));
+    if (!now || !free || event.altKey || event.ctrlKey || event.metaKey) return;
+    const here = event.target.closest(".tok");
+    const { side, i } = here ? { side: sides.left.contains(here) ? "left" : "right", i: Number(here.dataset.i) } : place;
+    const box = sides[side];
+    const across = sides[side === "left" ? "right" : "left"];
+    const other = () => across.querySelector(`[data-i="${partner(side, i) ?? i}"]`);
+    // up and down scroll the page until a word has the focus
+    const to = {
+      ArrowLeft: () => box.querySelector(`[data-i="${i - 1}"]`),
+      ArrowRight: () => box.querySelector(`[data-i="${i + 1}"]`),
+      ArrowUp: here && other,
+      ArrowDown: here && other,
+      Home: here && (() => box.querySelector(".at") ?? box.querySelector(".tok")),
+    }[event.key];
+    const node = to && to();
+    if (!node) return;
+    event.preventDefault();
+    focus(node);
+  });
+
+  function focus(node) {
+    for (const other of all('.tok[tabindex="0"]', node.parentElement)) other.tabIndex = -1;
+    node.tabIndex = 0;
+    node.focus({ preventScroll: true });
+    const box = node.parentElement;
+    const [at, seen] = [node.getBoundingClientRect(), box.getBoundingClientRect()];
+    if (at.top < seen.top || at.bottom > seen.bottom) box.scrollTop += at.top - seen.top - box.clientHeight / 3;
+  }
+
   const colours = all("[data-colour]", view);
   for (const button of colours) {
     button.addEventListener("click", () => {
@@ -302,14 +277,15 @@
     });
   }
   const step = (by) => {
-    const hash = neighbour(latest, by);
-    if (hash) location.hash = hash;
+    const next = neighbour(latest, by);
+    if (next) location.hash = next.hash;
   };
   part.before.addEventListener("click", () => step(-1));
   part.next.addEventListener("click", () => step(1));
   part.mark.addEventListener("click", () => {
     bring();
-    sides.left.querySelector(".at")?.focus({ preventScroll: true });
+    const mark = sides.left.querySelector(".at");
+    if (mark) focus(mark);
   });
 
   // a case by its link
@@ -320,19 +296,22 @@
   }
 
   async function follow(first) {
-    data = await unpack(0);
+    data = await island.head();
     const params = new URLSearchParams(location.hash.slice(1));
     const asked = params.has("prompt");
     const index = asked ? find(params) : -1;
     if (index >= 0) {
       await show(index);
       view.scrollIntoView({ block: "start" });
+      const start = sides.left.querySelector(".at") ?? sides.left.querySelector(".tok");
+      if (start) focus(start);
     } else if (asked) {
       view.hidden = false;
       part.title.textContent = "This page does not hold that case; the tables beside it do.";
     } else if (first && data.cases.length) await show(0);
     document.documentElement.dataset.opened = "yes";
   }
+  window.decodedrift.open = show;
   addEventListener("hashchange", () => follow(false));
   addEventListener("DOMContentLoaded", () => follow(true));
 })();

@@ -12,6 +12,7 @@ from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Series
 from decodedrift.report.figures.curves import Curves
 
+LEAST = 10  # first differences, fewer say nothing of a chance
 LOWEST = 1e-5  # of the axes: a chance below it is as good as none
 
 
@@ -31,8 +32,14 @@ class Calibration(Curves):
              ("95 %", "@observed_low{%.3g} – @observed_high{%.3g}"), ("positions", "@n"))  # fmt: skip
 
     def _read(self) -> pd.DataFrame:
+        """The rows of the law; of a candidate under a strategy with too few flips none."""
         rows = super()._read()
-        return rows[(rows["law"] == LAW) & (rows["predicted"] > 0)]
+        rows = rows[(rows["law"] == LAW) & (rows["predicted"] > 0)]
+        candidates = self.study.divergences[self.study.divergences["role"] == "candidate"]
+        parted = candidates.groupby(["candidate", "strategy"])["diverged"].sum()
+        counts = [parted.get(cell, 0) for cell in zip(rows["candidate"], rows["strategy"], strict=True)]
+        enough = pd.Series(counts, rows.index, dtype="int64") >= LEAST
+        return self._enough(rows, enough, f"{LEAST} first differences")
 
     def _frame(self, rows: pd.DataFrame) -> dict[str, Any]:
         shares = rows[["predicted", "observed", "observed_high"]]

@@ -61,14 +61,16 @@ class Gaps(Curves):
         return pd.concat(parts.values())
 
     def _frame(self, rows: pd.DataFrame) -> dict[str, Any]:
-        return {"x_axis_type": "log", "y_axis_type": "log"}
+        """The line of the near ties lies within the axis, wherever the points are."""
+        self.near_tie = float(self.study.plan.get("near_tie_below", 0.1))
+        reach = [*rows["reference_gap"], *([self.near_tie] if self.near_tie > 0 else [])]
+        return {"x_axis_type": "log", "y_axis_type": "log", "x_range": (min(reach) / 1.6, max(reach) * 1.6)}
 
     def _furnish(self, rows: pd.DataFrame) -> None:
         """Where the error just sufficed; below which gap the reference all but tied; and what a click opens."""
         base.diagonal(self.plot)
-        near_tie = float(self.study.plan.get("near_tie_below", 0.1))
-        if near_tie > 0:
-            base.rule(self.plot, near_tie, "height", line_dash="dotted")
+        if self.near_tie > 0:
+            base.rule(self.plot, self.near_tie, "height", line_dash="dotted")
         self.tap = TapTool(renderers=[])
         self.plot.add_tools(self.tap)
 

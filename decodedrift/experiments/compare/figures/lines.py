@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from decodedrift.measure.trajectory import LEAST_PAIRS
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Series
 from decodedrift.report.figures.curves import Curves, Names, Pairs
@@ -67,8 +68,8 @@ class After(Curves):
 
     def _read(self) -> pd.DataFrame:
         rows = super()._read()
-        rows = rows[rows["agreement"].notna()]  # too few pairs
-        return rows.assign(candidate=rows["candidate"].where(rows["role"] != "injected", rows["candidate"] + INJECTED))
+        names = rows["candidate"].where(rows["role"] != "injected", rows["candidate"] + INJECTED)
+        return self._enough(rows.assign(candidate=names), rows["agreement"].notna(), f"{LEAST_PAIRS} pairs at any lag")
 
     def _look(self, name: str) -> tuple[str, str]:
         colour, dash = super()._look(name.removesuffix(INJECTED))

@@ -1,29 +1,31 @@
-"""Perplexity: ln of the candidate's over the reference's, paired, on given texts and on the reference's own."""
+"""Perplexity: by how much the candidate's differs from the reference's, paired, on given texts and on its own."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from bokeh.models import FixedTicker
+from bokeh.models import AdaptiveTicker, FixedTicker, NumeralTickFormatter
 
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Series
 from decodedrift.report.figures.curves import Curves
 
 MOST = 60
+CHANGES = {"change": "ln_ppl_ratio", "low": "ln_ppl_ratio_low", "high": "ln_ppl_ratio_high"}  # drawn in per cent
 
 
 class Perplexity(Curves):
-    """ln of the perplexity ratio with paired 95 % intervals, by text and by strategy: the reference's own
-    continuations."""
+    """The relative change of perplexity in per cent, with paired 95 % intervals, by text; below the texts the same on
+    the reference's own continuations, by strategy, which is a distance."""
 
     name, what, file = "perplexity", "perplexities", "perplexity.csv and distribution.csv"
     switch, keys = "", ("candidate",)
-    labels = ("ln PPL ratio, 95 % interval", "")
+    labels = ("change (%) and its 95 % interval", "")
     columns = ("tokens_of", "ln_ppl_ratio", "ln_ppl_ratio_low", "ln_ppl_ratio_high")
-    hover = (("", "$name on @tokens_of"), ("ln ratio", "@ln_ppl_ratio{%.4g}"),
-             ("95 %", "@ln_ppl_ratio_low{%.4g} … @ln_ppl_ratio_high{%.4g}"))  # fmt: skip
+    hover = (("", "$name on @tokens_of"), ("change", "@_change{%+.3g} %"), ("95 %", "@_low{%+.3g} to @_high{%+.3g} %"),
+             ("ln ratio", "@ln_ppl_ratio{%.4g}"))  # fmt: skip
 
     def _read(self) -> pd.DataFrame:
         """Texts from perplexity.csv, then each strategy's own continuations from distribution.csv."""
@@ -49,18 +51,21 @@ class Perplexity(Curves):
     def _furnish(self, rows: pd.DataFrame) -> None:
         """Names at the middle of each group, and lines between the groups."""
         base.rule(self.plot, 0, "height", line_width=1)
+        self.plot.xaxis.formatter = NumeralTickFormatter(format="+0.[000]")
+        self.plot.xaxis.ticker = AdaptiveTicker(desired_num_ticks=4)
         own_texts = set(rows.loc[rows["own"], "tokens_of"])
-        base.tick_labels(self.plot, [base.label(g, 22) + (", own text" if g in own_texts else "") for g in self.groups])
+        names = [base.label(g, 22) + (" (distance)" if g in own_texts else "") for g in self.groups]
+        base.tick_labels(self.plot, names)
         self.plot.ygrid.ticker = FixedTicker(ticks=list(range(len(self.groups))))
 
     def _extra(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
         place = (self.candidates.index(series.name) + 1) / (len(self.candidates) + 1)
-        return {"y": [self.groups.index(group) + place for group in part["tokens_of"]]}
+        changes = {name: 100 * np.expm1(part[column].to_numpy("float64")) for name, column in CHANGES.items()}
+        return {"y": [self.groups.index(group) + place for group in part["tokens_of"]], **changes}
 
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
         """Intervals, and points that have the tooltip."""
-        ends = {"x0": "ln_ppl_ratio_low", "x1": "ln_ppl_ratio_high", "y0": "_y", "y1": "_y"}
-        bars = self.plot.segment(**ends, source=source, line_width=2)
+        bars = self.plot.segment(x0="_low", x1="_high", y0="_y", y1="_y", source=source, line_width=2)
         base.paint(bars.glyph, line_color=series.colour)
         self._add(series, bars)
-        self._dots(source, series, "ln_ppl_ratio", "_y", size=8)
+        self._dots(source, series, "_change", "_y", size=8)

@@ -1,78 +1,96 @@
-"""Survival: the share of traces that have not parted, by position, with bands and numbers at risk."""
+"""How long the texts stay equal: a panel for each candidate, its band, and what its noise alone does."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from bokeh.core.properties import value
-from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, FixedTicker
+from bokeh.layouts import row
+from bokeh.models import AdaptiveTicker, NumeralTickFormatter
 
+from decodedrift.experiments.compare.figures.lines import FLOOR
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Series
 from decodedrift.report.figures.curves import Curves, Names
 
-PREDICTED, LAW = "incidence_predicted", "foretold by the flip law"
-SHARE, LOW, HIGH = "incidence", "incidence_low", "incidence_high"
+LAW = "foretold by the flip law"
+NARROWEST = 270  # pixels of a panel, of which a telephone shows one beside no other
 
 
 class Survival(Curves):
-    """1 - F(t), the texts still equal or ended so, with bands and numbers at risk; default: the first strategy."""
+    """The share of texts that are still equal, 1 less the incidence of a difference, with its 95 % band, by position.
+
+    Dotted: the noise floor, the candidate against itself in another batch layout; thin: what the flip law foretold.
+    """
 
     name = table = "survival"
     file, along = "survival.csv", "position"
-    labels, share, step = ("position (generated tokens)", "share of traces still equal"), True, True
-    columns: Names = ("position", "at_risk", "events", SHARE, LOW, HIGH)
+    roles = ("candidate", "floor")
+    labels, share, step, height = ("word", "texts still equal"), True, True, 210
+    columns: Names = ("position", "at_risk", "events", "incidence", "incidence_low", "incidence_high")
     y, band = "_equal", ("_low", "_high")
-    hover = (("", "$name"), ("position", "@position"), ("still equal", "@_equal{%.3f}"),
-             ("95 %", "@_low{%.3f} – @_high{%.3f}"), ("at risk", "@at_risk"), ("diverge here", "@events"))  # fmt: skip
+    hover = (("", "$name"), ("word", "@position"), ("equal", "@_equal{0.0 %}"),
+             ("95 %", "@_low{0.0 %} – @_high{0.0 %}"), ("part here", "@events of @at_risk that still could"))  # fmt: skip
     line_policy = "prev"
-    last, other = LAW, ("soft", "dotted")
+    labelled, last = True, LAW
 
     def _read(self) -> pd.DataFrame:
         rows = super()._read()
-        rows = rows if SHARE in rows else rows.iloc[:0]  # a folder of version 0.1.0 without texts has no such column
+        rows = rows if "incidence" in rows else rows.iloc[:0]  # version 0.1.0 without texts has no such column
         self.end = int(rows["position"].max()) + 1 if len(rows) else 0
-        if PREDICTED in rows and rows[PREDICTED].notna().any():
-            self.columns += (PREDICTED,)
+        if len(rows) and rows["incidence_predicted"].notna().any():
+            self.columns += ("incidence_predicted",)
         return rows
 
     def _frame(self, rows: pd.DataFrame) -> dict[str, Any]:
         return {"x_range": (0, self.end), "y_range": (0, 1.02)}
 
     def _furnish(self, rows: pd.DataFrame) -> None:
-        """The strip below, on the same axis: one line of numbers a candidate, at about seven round positions from 0."""
-        power = 10 ** int(np.log10(max(1.0, self.end / 7)))
-        step = next(m * power for m in (1, 2, 4, 5, 8, 10) if m * power >= self.end / 7)
-        self.ticks = list(range(0, self.end, step))
-        self.plot.xaxis.ticker = FixedTicker(ticks=self.ticks)
-        lines = max(1, len(self.colours))
-        self.strip = strip = base.plot("", "at risk", height=26 + 17 * lines, x_range=self.plot.x_range,
-                                       y_range=(lines - 0.5, -0.5))  # fmt: skip
-        if self.notebook:
-            strip.width, strip.sizing_mode = 760, "fixed"
-            base.paint(strip, background_fill_color="raised", border_fill_color="raised")
-        self.plot.min_border_left = strip.min_border_left = 64
-        strip.xaxis.visible = strip.grid.visible = False
-        strip.yaxis.major_label_text_alpha = strip.yaxis.axis_line_alpha = strip.yaxis.major_tick_line_alpha = 0
-        strip.yaxis.major_tick_out = strip.yaxis.major_tick_in = 0
-        self.model = column(self.plot, strip, sizing_mode=self.plot.sizing_mode)
+        """A panel for each candidate that has rows, on the same axes, as many beside one another as there is room."""
+        shown = set(rows.loc[rows["role"] == "candidate", "candidate"])
+        first, self.panels = self.plot, {}
+        for name in filter(shown.__contains__, self.colours):
+            ranges = {"x_range": first.x_range, "y_range": first.y_range}
+            panel = base.plot(*self.labels, height=self.height, notebook=self.notebook, **ranges)
+            panel.yaxis.formatter = NumeralTickFormatter(format="0 %")
+            panel.yaxis.ticker = AdaptiveTicker(desired_num_ticks=3)
+            panel.xaxis.ticker = AdaptiveTicker(desired_num_ticks=4, mantissas=[1, 2, 5], min_interval=1)
+            panel.width = panel.min_width = NARROWEST
+            panel.sizing_mode = "fixed" if self.notebook else "stretch_width"
+            look = {"text_font": value(base.FONT), "text_font_size": "13px", "text_font_style": "bold"}
+            text = panel.text(value(0), value(0.03), value(base.label(name, 28)), x_offset=value(6), **look)
+            base.paint(text.glyph, text_color=self._look(name)[0])
+            self.panels[name] = panel
+        self.model = row(*self.panels.values(), sizing_mode=None if self.notebook else "stretch_width",
+                         styles={"flex-wrap": "wrap", "row-gap": "12px"})  # fmt: skip
+
+    def _series(self, row: Any) -> Series:
+        series = super()._series(row)
+        if row["role"] == "candidate":
+            return series
+        colour, dash = self._look(FLOOR)
+        label = f"{base.label(str(row['reference']))}, {FLOOR}"
+        return replace(series, name=FLOOR, label=label, colour=colour, dash=dash, band=False)
+
+    def _look(self, name: str) -> tuple[str, str]:
+        return ("soft", "dotted") if name == FLOOR else super()._look(name)
 
     def _extra(self, part: pd.DataFrame, series: Series) -> dict[str, Any]:
-        shares = {"equal": SHARE, "low": HIGH, "high": LOW, "foretold": PREDICTED}
-        return {name: 1 - part[c].to_numpy(float) for name, c in shares.items() if c in self.columns}
+        names = {"equal": "incidence", "low": "incidence_high", "high": "incidence_low", "law": "incidence_predicted"}
+        return {to: 1 - part[of].to_numpy("float64", na_value=math.nan) for to, of in names.items() if of in part}
 
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
+        first = part.iloc[0]
+        panel = self.panels.get(str(first["candidate" if first["role"] == "candidate" else "reference"]))
+        if panel is None:
+            return
+        self.plot = panel
         super()._draw(source, series, part)
-        at = part[part["position"].isin(self.ticks)]
-        line = list(self.colours).index(series.name) if series.name in self.colours else 0
-        texts = {"_x": at["position"].tolist(), "_y": [line] * len(at), "_text": at["at_risk"].astype(str).tolist()}
-        numbers = self.strip.text("_x", "_y", "_text", source=ColumnDataSource(texts), text_baseline="middle",
-                                  text_align="left", text_font_size="11px", text_font=value(base.FONT))  # fmt: skip
-        base.paint(numbers.glyph, text_color=series.colour)
-        self._add(series, numbers)
-        if PREDICTED in self.columns:
-            self._line(source, replace(series, name=LAW, dash="dotted", width=1), "_foretold")
+        if "incidence_predicted" in self.columns and series.name != FLOOR:
+            self._line(source, replace(series, name=LAW, width=1), "_law")
+
+    def _plots(self) -> list[Any]:
+        return list(self.panels.values())

@@ -39,11 +39,12 @@ COLUMNS = [
 def answer(study: Study) -> pd.DataFrame:
     """A row per candidate in the order of the plan, whether it ran or not."""
     plan = study.plan
+    model = str(plan["model"]).encode("utf-8", "replace").decode("utf-8")  # of a path that is no text
     broken = _broken(study)
     rows = []
     for candidate in plan["candidates"]:
         name = str(candidate["name"])
-        row = {"model": plan["model"], "reference": str(plan["reference"]["name"]), "candidate": name}
+        row = {"model": model, "reference": str(plan["reference"]["name"]), "candidate": name}
         row |= _rates(study.divergences, name)
         same = same_execution(candidate, plan["reference"], study.environment.get("variants", {}))
         row["wording"], row["wording_note"] = wording(row, broken.get(name, ""), same)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from decodedrift.experiments.compare.sections.answer import answer
 from decodedrift.experiments.compare.sections.cases import cases
 from decodedrift.experiments.compare.sections.certificate import certificate
+from decodedrift.experiments.compare.sections.fork import fork
 from decodedrift.experiments.compare.sections.injection import injection
 from decodedrift.experiments.compare.sections.perplexity import perplexity
 from decodedrift.experiments.compare.sections.pictures import (
@@ -19,33 +21,37 @@ from decodedrift.experiments.compare.sections.pictures import (
     decomposition,
     gaps,
     growth,
-    reasons,
     survival,
 )
+from decodedrift.experiments.compare.sections.reasons import reasons
 from decodedrift.experiments.compare.sections.summary import summary
 from decodedrift.report.html import Section
 from decodedrift.report.sections.failures import failures
 from decodedrift.report.sections.provenance import provenance
-from decodedrift.report.sections.verdict import verdict
+from decodedrift.report.sections.verdict import in_words
+from decodedrift.report.sections.words import words
 from decodedrift.report.texts import brief
 
 SECTIONS: dict[str, Section] = {
-    "verdict": verdict,
+    "answer": answer,
+    "fork": fork,
+    "cases": cases,
+    "verdict": in_words,
     "summary": summary,
     "survival": survival,
-    "comparisons": comparisons,
-    "growth": growth,
-    "reasons": reasons,
-    "gaps": gaps,
-    "calibration": calibration,
-    "cases": cases,
     "perplexity": perplexity,
     "certificate": certificate,
+    "reasons": reasons,
+    "gaps": gaps,
+    "growth": growth,
+    "calibration": calibration,
+    "comparisons": comparisons,
     "after": after,
     "injection": injection,
     "decomposition": decomposition,
     "failures": failures,
     "provenance": provenance,
+    "words": words,
 }
 
 

@@ -1,4 +1,4 @@
-"""Case by case: the list of compared traces, and the token view that opens any of them."""
+"""All prompts at once: the map of the compared traces, the token view that opens any of them, and their list."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pandas as pd
 
 from decodedrift.experiments.compare.selection import CAUSES, MOST, select_cases
 from decodedrift.report.numbers import absent, as_in_csv, number, position
+from decodedrift.report.promptmap import carried, prompt_map
 from decodedrift.report.tables import cause, num, text, token
 from decodedrift.report.texts import brief, cell_text
 from decodedrift.report.tokenview import case_link, key_of, token_view
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def cases(study: Study, options: Options) -> dict[str, Any] | None:
-    """The chosen cases as a list, and their tokens as an island."""
+    """All traces as a map; the chosen cases as a list, and their tokens as an island."""
     rows = study.divergences[study.divergences["role"] == "candidate"]
     compared = rows[rows["compared"] > 0]
     if not len(compared):
@@ -26,20 +27,22 @@ def cases(study: Study, options: Options) -> dict[str, Any] | None:
     parted = compared[compared["diverged"] == 1]
     picks = select_cases(study, options.top or MOST)
     readable = options.texts and bool(study.traces["token_ids"].notna().any())
-    counts = parted["cause"].value_counts()
+    prompts = {str(p["id"]): str(p.get("text") or "") for p in study.plan.get("prompts", ())}
+    texts = {str(name): prompts.get(str(name), "") if options.texts else "" for name in compared["prompt_id"].unique()}
     tags = {str(p["id"]): [str(t) for t in p.get("tags", ())] for p in study.plan.get("prompts", ())}
     seeded = picks["seed"].nunique() > 1
     return {
-        "heading": "Case by case",
+        "heading": "All prompts at once",
         "total": len(compared),
         "parted": len(parted),
-        "causes": [(name, int(counts[name]), meaning) for name, meaning in CAUSES.items() if name in counts.index],
         "columns": _columns(seeded, options.texts),
         "rows": [_row(i, row, seeded, options.texts, tags) for i, row in enumerate(picks.itertuples())],
         "tags": sorted({tag for row in picks["prompt_id"].unique() for tag in tags.get(row, ())})[:40],
         "found_causes": [name for name in CAUSES if name in set(picks["cause"])],
         "island": (lambda room: token_view(study, picks, room)) if readable else None,
         "readable": readable,
+        "map": prompt_map(compared, study.traces, texts, {key_of(row) for row in picks.itertuples()}),
+        "left_out": len(compared) - len(carried(compared)),
     }
 
 

@@ -31,7 +31,7 @@ def perplexity(study: Study, options: Options) -> dict[str, Any] | None:
     picture = pictures.perplexity(study, options)
     if picture is None and table is None:
         return None
-    empty = {"heading": "Perplexity", "lead": "", "figures": {}, "choices": [], "entries": []}
+    empty = {"heading": "Quality", "lead": "", "figures": {}, "choices": [], "entries": []}
     return (picture or empty) | {"template": "perplexity.html.j2", "table": table}
 
 

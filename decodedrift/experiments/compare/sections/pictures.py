@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from decodedrift.experiments.compare.figures import FIGURES
+from decodedrift.measure.trajectory import LEAST_PAIRS
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
@@ -14,57 +15,65 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Figures that share a switch and a legend. lead: formatted with the plan; captions: by the figure's name."""
+    """Figures that share a switch and a legend.
+
+    lead: formatted with the plan. captions: by the figure's name. folded: whether a click opens them.
+    """
 
     heading: str
     lead: str
     captions: dict[str, str]
+    folded: bool = False
 
     def __call__(self, study: Study, options: Options) -> dict[str, Any] | None:
-        """What the template needs; None where there is no figure."""
-        plots = {name: FIGURES[name](study, texts=options.texts).figure() for name in self.captions}
-        figures = {name: (self.captions[name], figure) for name, figure in plots.items() if figure is not None}
-        if not figures:
+        """What the template needs; None where there is nothing to draw or to say."""
+        plots = {name: FIGURES[name](study, texts=options.texts) for name in self.captions}
+        drawn = {name: plot.figure() for name, plot in plots.items()}
+        figures = {name: (self.captions[name], figure) for name, figure in drawn.items() if figure is not None}
+        scarce = " ".join(plot.scarce for plot in plots.values() if plot.scarce)
+        if not figures and not scarce:
             return None
         choices = dict.fromkeys(choice for _, figure in figures.values() for choice in figure.choices)
         entries = {entry[3]: entry for _, figure in figures.values() for entry in figure.entries}
-        lead = self.lead.format_map({"near_tie_below": 0.1, **study.plan})
+        lead = self.lead.format_map({"near_tie_below": 0.1, "least": LEAST_PAIRS, **study.plan}) if figures else ""
         return {"heading": self.heading, "lead": lead, "template": "figures.html.j2", "figures": figures,
-                "choices": list(choices), "entries": list(entries.values())}  # fmt: skip
+                "choices": list(choices), "entries": list(entries.values()), "folded": self.folded,
+                "scarce": scarce}  # fmt: skip
 
 
 survival = Pictures(
     "How long the texts stay equal",
-    "The share of traces whose every token so far equals the reference's; one that ended with it stays equal. The "
-    "bands are 95 % intervals; the numbers below count the traces that could still part.",
-    {"survival": "Share of texts still equal"},
-)
-comparisons = Pictures(
-    "",
-    "Two candidates read the same prompts, so they are compared text by text: the bar to the left counts those that "
-    "the first named left earlier, to the right the second. p is the chance of so uneven a count were both alike, "
-    "not adjusted for the number of pairs.",
-    {"comparisons": "Which of two candidates leaves first"},
-)
-growth = Pictures(
-    "How the error grows",
-    "Both sides read the reference's tokens, so what is seen here is numerical error and no consequence of another "
-    "text. Dotted: the same type in another batch layout, the noise floor (a value of 0 has no place on a "
-    "logarithmic axis).",
-    {"kl": "KL divergence by position", "gap": "Logit gap by position: median, and 10 % to 90 % of the traces"},
+    "The share of the answers that are still, to the word, the reference's, with its 95 % band. Where the line falls "
+    "as the dotted one does, another batch layout alone parts as many.",
+    {"survival": "Texts still equal, by word"},
 )
 reasons = Pictures(
     "Why tokens flip",
     "A token flips where the error exceeds the margin. Where the curves of the divergences lie far to the left of "
-    "the grey one, it is near-ties that flip.",
-    {"margins": "The reference's margin, best score minus the next: everywhere, and at divergences"},
+    "the grey one, it is near ties that flip.",
+    {"margins": "The reference's margin, best score minus the next: everywhere, and at first differences"},
 )
 gaps = Pictures(
     "",
-    "Left of the dotted line the reference's choice was close: its gap is below {near_tie_below:g} nats; where it "
-    "samples, the noise of the draw is part of the gap. No point lies below the dashed one, where the error just "
-    "sufficed. A click opens the case.",
-    {"gaps": "Each first divergence: the reference's gap, and the error that turned it"},
+    "Each first difference. Left of the dotted line the reference's choice was close: its gap is below "
+    "{near_tie_below:g} nats; where it samples, the noise of the draw is part of the gap. No point lies below the "
+    "dashed one, where the error just sufficed. A click opens the case.",
+    {"gaps": "The reference's gap, and the error that turned it"},
+)
+perplexity = Pictures(
+    "Quality",
+    "By how much worse (right of 0) or better the candidate foretells the same tokens than {reference[name]} does, on "
+    "texts that neither wrote. On the reference's own text (distance) any change makes a candidate look worse: that "
+    "ranks damage, not quality.",
+    {"perplexity": "Change of perplexity"},
+)
+growth = Pictures(
+    "How the error grows along a text",
+    "Both sides read the reference's tokens, so what is seen here is numerical error and no consequence of another "
+    "text. Dotted: the same type in another batch layout, the noise floor (a value of 0 has no place on a "
+    "logarithmic axis).",
+    {"kl": "KL divergence by position", "gap": "Logit gap by position: median, and 10 % to 90 % of the traces"},
+    folded=True,
 )
 calibration = Pictures(
     "Can flips be foretold?",
@@ -72,18 +81,22 @@ calibration = Pictures(
     "prompts. On the dashed line what it foretells comes true; below it fewer flip. A triangle: none flipped, the "
     "share is below its upper end.",
     {"calibration": "Predicted chance of a flip, and the share that flipped"},
+    folded=True,
 )
-perplexity = Pictures(
-    "Perplexity",
-    "How much likelier or less likely the candidate finds the same tokens than {reference[name]} does: given texts, "
-    "and the reference's own continuations.",
-    {"perplexity": "Right of 0 the candidate is the worse reader"},
+comparisons = Pictures(
+    "Which of two candidates leaves first",
+    "Two candidates read the same prompts, so they are compared text by text: the bar to the left counts those that "
+    "the first named left earlier, to the right the second. p is the chance of so uneven a count were both alike, "
+    "not adjusted for the number of pairs.",
+    {"comparisons": "Texts that the one, or the other, left first"},
+    folded=True,
 )
 after = Pictures(
-    "After the first divergence",
+    "After the first difference",
     "Tokens equal at the same index after texts have parted; a shift by one token counts as different here, the "
-    "token view aligns them.",
+    "token view aligns them. Lags with fewer than {least} pairs are left out.",
     {"after": "Agreement by lag"},
+    folded=True,
 )
 decomposition = Pictures(
     "Does the error compound?",
@@ -92,4 +105,5 @@ decomposition = Pictures(
     "came before makes the error larger.",
     {"state": "State: logit error on its own cache over that on the reference's",
      "path": "Path: KL on the candidate's text over that on the reference's"},
+    folded=True,
 )  # fmt: skip

@@ -38,9 +38,9 @@ def summary(study: Study, options: Options) -> dict[str, Any] | None:
 COLUMNS = (
     Column("Candidate", numeric=False),
     Column("Strategy", numeric=False),
-    Column("Traces", "Continuations compared: prompts × seeds."),
-    Column("Diverged", "Traces whose tokens differ from the reference's, with the 95 % Wilson interval."),
-    Column("Median t*", "Position of the first differing token, counted from 0; the median over diverged traces."),
+    Column("Answers", "Continuations compared: prompts × seeds."),
+    Column("Differ", "Answers whose tokens differ from the reference's, with the 95 % Wilson interval."),
+    Column("Median word", "The first differing word, counted from 0; the median over the answers that differ."),
     Column("Near ties", "Share of the divergences at which the reference itself all but tied."),
     Column("Median gap", "How far the reference held its token above the candidate's at t*, in nats."),
     Column("Mean KL", "KL(reference ‖ candidate) per token in nats, both reading the reference's tokens, "

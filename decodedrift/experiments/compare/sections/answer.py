@@ -1,0 +1,129 @@
+"""The answer: a card for each candidate. Does it write other texts than its noise would, and is it a worse model?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.verdict import assembly
+from decodedrift.report.numbers import Number, absent, exactly, percentage
+from decodedrift.report.sections.verdict import facts
+from decodedrift.report.texts import brief, isolated
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+    from decodedrift.report.html import Options
+
+MOST = 6  # cards that are seen at once
+LEAST = 2.0  # per cent of perplexity that the axis shows at least, to either side
+WHYS = {
+    "near_tie": "the reference all but tied at {share} of its splits",
+    "draw": "at {share} of its splits the shared draw fell on an edge",
+    "shift": "at {share} of its splits the reference clearly preferred its own word",
+    "truncation": "at {share} of its splits a word fell out of the set drawn from",
+    "nonfinite": "its numbers broke (NaN or infinite) at {share} of its splits",
+    "uncoupled": "the draws were independent: chance parts the texts",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """One candidate. rate, quality: places of (low, value, high) on their axes in per cent, empty where there is none;
+    floor: that of the noise floor."""
+
+    name: str
+    wording: str
+    note: str
+    rate: tuple[str, ...]
+    floor: str
+    differ: Number
+    noise: Number | None
+    quality: str
+    quality_note: str
+    change: Number | None
+    range: tuple[str, ...]
+    why: str
+
+
+def answer(study: Study, options: Options) -> dict[str, Any] | None:
+    """A card per candidate, on axes that all share."""
+    table = study.answer
+    span = max([LEAST, *(100 * abs(v) for v in _ends(table) if math.isfinite(v))])
+    scale = math.ceil(span * 2) / 2 if span < 10 else math.ceil(span / 10) * 10
+    cards = [_card(row, study, scale) for row in table.itertuples()]
+    band = tuple(_place(v, scale) for v in (-1, 1))
+    names = [visible(str(v["name"])) for v in (study.plan["reference"], *study.plan.get("candidates", ()))]
+    alarms = [isolated(sentence, names) for sentence in assembly.alarms(study)]
+    return {"facts": facts(study), "alarms": alarms, "cards": cards[:MOST], "more": cards[MOST:], "opening": True,
+            "scale": f"{scale:g}", "band": band}  # fmt: skip
+
+
+def _ends(table: pd.DataFrame) -> list[float]:
+    columns = table[["ppl_change", "ppl_change_low", "ppl_change_high"]]
+    return [float(v) for v in columns.to_numpy("float64", na_value=math.nan).ravel()]
+
+
+def _card(row: Any, study: Study, scale: float) -> Card:
+    ends = (row.divergence_rate_low, row.divergence_rate, row.divergence_rate_high)
+    rate = () if any(map(absent, ends)) else tuple(f"{100 * v:.2f}" for v in ends)
+    columns = {"divergence_rate": ends[1], "divergence_rate_low": ends[0], "divergence_rate_high": ends[2]}
+    changes = (row.ppl_change_low, row.ppl_change, row.ppl_change_high)
+    named = exactly(dict(zip(("ppl_change_low", "ppl_change", "ppl_change_high"), changes, strict=True)))
+    floor = row.floor_rate
+    return Card(
+        name=brief(str(row.candidate), 48),
+        wording=str(row.wording),
+        note=_text(row.wording_note),
+        rate=rate,
+        floor="" if absent(floor) else f"{100 * floor:.2f}",
+        differ=Number(_span(ends, _share), exactly({"diverged": row.diverged, "traces": row.traces, **columns})),
+        noise=None if absent(floor) else Number(_share(floor), exactly({"floor_rate": floor})),
+        quality=str(row.quality),
+        quality_note=_text(row.quality_note),
+        change=None if absent(row.ppl_change) else Number(_span(changes, _change), named),
+        range=() if any(map(absent, changes)) else tuple(_place(100 * v, scale) for v in changes),
+        why=_why(study.divergences, str(row.candidate)),
+    )
+
+
+def _text(value: Any) -> str:
+    return "" if absent(value) else str(value)
+
+
+def _share(value: float) -> str:
+    return percentage(value) if 0 < value < 0.01 else f"{100 * value:.0f} %"
+
+
+def _change(value: float) -> str:
+    text = f"{100 * value:+.{2 if abs(value) < 0.1 else 0}f} %"
+    return text.replace("-", "−").replace("+0.00", "0.00").replace("−0.00", "0.00")
+
+
+def _span(ends: tuple[Any, Any, Any], said: Any) -> str:
+    """A value and its interval."""
+    low, value, high = ends
+    if absent(value):
+        return ""
+    if absent(low) or absent(high):
+        return str(said(value))
+    return f"{said(value)} ({said(low).removesuffix(' %')} to {said(high)})"
+
+
+def _place(per_cent: float, scale: float) -> str:
+    """Where a change stands on an axis from -scale to scale, in per cent of its width; beyond, at its end."""
+    return f"{min(100.0, max(0.0, 50 + 50 * per_cent / scale)):.2f}"
+
+
+def _why(divergences: pd.DataFrame, candidate: str) -> str:
+    """The commonest cause of this candidate's splits, in one clause."""
+    rows = divergences[(divergences["role"] == "candidate") & (divergences["candidate"] == candidate)]
+    causes = rows.loc[(rows["diverged"] == 1) & (rows["cause"] != "search"), "cause"].dropna()
+    if not len(causes):
+        return ""
+    counts = causes.value_counts()
+    name, count = str(counts.index[0]), int(counts.iloc[0])
+    return WHYS[name].format(share=f"{count} of {len(causes)}") if name in WHYS else ""

@@ -1,0 +1,21 @@
+"""Here the texts part: one case as a trunk and two branches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from decodedrift.experiments.compare.selection import CAUSES
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+    from decodedrift.report.html import Options
+
+
+def fork(study: Study, options: Options) -> dict[str, Any] | None:
+    """The frame that the page's script fills; None where no text parted or none may be shown."""
+    rows = study.divergences
+    parted = rows[(rows["role"] == "candidate") & (rows["diverged"] == 1)]
+    if not len(parted) or not options.texts or not study.traces["token_ids"].notna().any():
+        return None
+    whys = {name.replace("_", ""): meaning for name, meaning in CAUSES.items() if name in set(parted["cause"])}
+    return {"heading": "Here the texts part", "opening": True, "whys": whys}
