@@ -48,8 +48,8 @@ def in_a_cell(study: Study) -> list[HeatMap]:
 def quantities(horizon: float) -> list[Quantity]:
     """What the switch chooses between."""
     return [
-        Quantity("divergence_rate", "Answers that differ", "Share of answers that differ from the reference's, with its "
-                 "95 % interval; below, what noise alone does.", _rate),
+        Quantity("divergence_rate", "Answers that differ", "Share of answers that differ from the reference's, with "
+                 "its 95 % interval; below, what noise alone does.", _rate),
         Quantity("half_life", "Half-life", "The word by which half of the answers have left the reference.",
                   lambda row: _half_life(row, horizon)),
         Quantity("kl_mean", "Mean KL", "KL(reference ‖ candidate) per token in nats, on the reference's tokens, with "

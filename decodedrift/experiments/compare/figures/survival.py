@@ -33,7 +33,8 @@ class Survival(Curves):
     columns: Names = ("position", "at_risk", "events", "incidence", "incidence_low", "incidence_high")
     y, band = "_equal", ("_low", "_high")
     hover = (("", "$name"), ("word", "@position"), ("equal", "@_equal{0.0 %}"),
-             ("95 %", "@_low{0.0 %} – @_high{0.0 %}"), ("part here", "@events of @at_risk that still could"))  # fmt: skip
+             ("95 %", "@_low{0.0 %} – @_high{0.0 %}"),
+             ("part here", "@events of @at_risk that still could"))  # fmt: skip
     line_policy = "prev"
     labelled, last = True, LAW
 
