@@ -382,6 +382,8 @@ def test_a_shape_is_named_after_ten_divergences_and_all_looks() -> None:
     assert "growing with length under greedy: 1.1 to 1.9 times" in mixed
     assert "no change with length shown under top-p from 40 divergences, 0.87 to any number of times" in mixed
     assert "too few divergences under beam to tell" in mixed
+    none = said(cell("a", compounding_index=math.nan, compounding_note="all diverged at position 0"))[0]
+    assert "; no shape under greedy: all diverged at position 0)" in none
     assert not any("constant" in text for text in (first, looks, few, mixed))
 
 

@@ -79,7 +79,10 @@ def _shape(cells: pd.DataFrame) -> list[str]:
         count = _range(other["diverged"], lambda v: f"{v:.0f}")
         parts.append(f"no change with length shown{where} from {count} divergences, {factor} times at twice the length "
                      "not excluded")  # fmt: skip
-    if len(few := _rest(cells, enough)):
+    rest = _rest(cells, enough)
+    for row in rest[rest["diverged"] >= LEAST].itertuples():
+        parts.append(f"no shape under {visible(str(row.strategy))}: {row.compounding_note}")
+    if len(few := rest[rest["diverged"] < LEAST]):
         where = f" under {_names(few)}" if len(few) < len(cells) else ""
         parts.append(f"too few divergences{where} to tell whether it changes with length")
     return parts
