@@ -14,7 +14,7 @@ from running import saved_as
 
 import decodedrift as dd
 from decodedrift.core.records import InputError
-from decodedrift.experiments.compare.verdict.knobs import same_execution
+from decodedrift.experiments.compare.execution import same_execution
 from decodedrift.measure.tables import LAYOUTS, of_one_layout
 
 run = functools.partial(

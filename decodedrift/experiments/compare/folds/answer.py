@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from decodedrift.experiments.compare.execution import same_execution
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import fold
 from decodedrift.numerics.intervals import mean_interval, paired_difference, share_interval
@@ -40,14 +41,13 @@ def answer(study: Study) -> pd.DataFrame:
     """A row per candidate in the order of the plan, whether it ran or not."""
     plan = study.plan
     model = str(plan["model"]).encode("utf-8", "replace").decode("utf-8")  # of a path that is no text
-    broken = _broken(study)
+    broken, same = _broken(study), same_execution(study)
     rows = []
     for candidate in plan["candidates"]:
         name = str(candidate["name"])
         row = {"model": model, "reference": str(plan["reference"]["name"]), "candidate": name}
         row |= _rates(study.divergences, name)
-        same = same_execution(candidate, plan["reference"], study.environment.get("variants", {}))
-        row["wording"], row["wording_note"] = wording(row, broken.get(name, ""), same)
+        row["wording"], row["wording_note"] = wording(row, broken.get(name, ""), name in same)
         rows.append(row | _quality(study.positions, name))
     return fold(rows, COLUMNS, "answer")
 
@@ -103,15 +103,6 @@ def wording(row: Mapping[str, Any], broken: str = "", same: bool = False) -> tup
         f"how many more texts part than by batching alone, {prompts} leave open: {100 * low:.0f} to {100 * high:.0f} "
         "of 100"
     )
-
-
-def same_execution(candidate: Mapping[str, Any], reference: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
-    """Whether all that a candidate was asked to do otherwise is, as read back, what the reference does."""
-    fields = set(candidate) - {"name", "knobs"}
-    asked = {key for key in fields if candidate[key] != reference.get(key)}
-    knobs = [dict(side.get("knobs") or {}) for side in (candidate, reference)]
-    asked |= {key for key in {*knobs[0], *knobs[1]} if knobs[0].get(key) != knobs[1].get(key)}
-    return bool(asked) and asked <= set(facts.get(candidate["name"], {}).get("idle_knobs", ()))
 
 
 def _broken(study: Study) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.execution import same_execution
 from decodedrift.experiments.compare.verdict import (
     answer,
     causes,
@@ -44,10 +45,12 @@ def rest(study: Study) -> list[str]:
     candidates = table[table["role"] == "candidate"] if len(table) else table
     if not len(candidates) and not len(study.perplexity):
         return [_nothing(study)]
+    same = same_execution(study)  # of which no figure is a finding
+    candidates, risk, flip_law = (f[~f["candidate"].isin(same)] for f in (candidates, study.risk, study.flip_law))
     sentences = [*_screening(study)]
     if len(candidates):
         sentences += [*causes.sentences(study), *_divergence(study, candidates), *certificate.sentences(study)]
-    sentences += hazard.sentences(study.risk, study.flip_law)
+    sentences += hazard.sentences(risk, flip_law)
     sentences += _texts(study)
     sentences += _distributions(candidates) if len(candidates) else []
     sentences += [*injection.sentences(study.injection, study.divergences), *decomposition.sentences(study.steps)]

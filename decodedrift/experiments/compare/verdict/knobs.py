@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.execution import asked, same_execution
 from decodedrift.models.knobs import KNOBS
 from decodedrift.report.phrases import listed
 
@@ -26,43 +26,11 @@ def sentences(study: Any) -> list[str]:
     return said + _unread(study)
 
 
-def same_execution(study: Any) -> list[str]:
-    """The candidates that are the reference's execution: equal weights and precision, and every knob read back equal.
-
-    Nothing is said of a candidate that did not run, or of a run that did not note its facts.
-    """
-    facts = study.environment.get("variants", {})
-    reference, names = study.plan["reference"], []
-    for variant in study.plan.get("candidates", ()):
-        name = variant["name"]
-        idle = facts.get(name, {}).get("idle_knobs")
-        alike = all(variant.get(k) == reference.get(k) for k in ("precision", "compute", "options"))
-        alike = alike and _equal_weights(study, variant)
-        if alike and idle is not None and set(_apart(variant, reference)) <= set(idle):
-            names.append(str(name))
-    return names
-
-
-def _apart(variant: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
-    """The knobs that a plan's variant is asked to turn otherwise than the reference."""
-    ours, theirs = ({**side, **(side.get("knobs") or {})} for side in (reference, variant))
-    return [name for name in KNOBS if theirs.get(name) != ours.get(name)]
-
-
-def _equal_weights(study: Any, variant: Mapping[str, Any]) -> bool:
-    """Whether the candidate is no other checkpoint, or one of the same configuration and weights."""
-    if not variant.get("model"):
-        return True
-    sides = study.environment.get("model"), study.environment.get("checkpoints", {}).get(variant["name"])
-    ours, theirs = ([side.get(key) for key in ("config", "files")] if side else None for side in sides)
-    return ours is not None and ours == theirs
-
-
 def _unread(study: Any) -> list[str]:
     """Candidates along whose reference's text there is no distance, since reading it would not use their knob."""
     knobs: dict[str, list[str]] = {}
     for variant in study.plan.get("candidates", ()):
-        for name in _apart(variant, study.plan["reference"]):
+        for name in asked(variant, study.plan["reference"]):
             if not KNOBS[name].forced:
                 knobs.setdefault(name, []).append(visible(str(variant["name"])))
     return [
