@@ -107,7 +107,7 @@ def test_the_bounds_of_the_wording(low: float, high: float, word: str) -> None:
 
 
 def test_who_is_the_reference_again_is_no_finding() -> None:
-    candidate = {"name": "c", "precision": "fp32", "knobs": {"attention": "sdpa"}}
+    candidate = {"name": "c", "precision": "fp32", "compute": "fp32", "knobs": {"attention": "sdpa"}}
     run = study([0] * 9, candidates=[candidate])
     assert run.answer["wording"].tolist() == ["same"], "nobody has read back that it is"
     run = study([0] * 9, candidates=[candidate])
@@ -203,6 +203,7 @@ def test_a_screening_has_a_floor_of_its_own_and_a_plan_from_before_no_text() -> 
     from decodedrift.core.settings import make_settings
     from decodedrift.experiments.compare.settings import CompareSettings
 
+    earlier = {"prompt_id": "a", "text": "b", "tags": []}
     assert make_settings(CompareSettings, {}).noise_floor
     assert not make_settings(CompareSettings, {"mode": "screen"}).noise_floor
     with pytest.raises(dd.InputError, match="--noise-floor"):
@@ -210,7 +211,7 @@ def test_a_screening_has_a_floor_of_its_own_and_a_plan_from_before_no_text() -> 
     assert make_settings(CompareSettings, {}).standard_texts()[0].name == "bundled story"
     assert make_settings(CompareSettings, {"model": "gpt2"}).standard_texts()[0].name == "bundled prose"
     assert not make_settings(CompareSettings, {"default_text": False}).standard_texts()
-    assert not make_settings(CompareSettings, {"prompt_source": "given"}).standard_texts()
+    assert not make_settings(CompareSettings, {"prompts": [earlier], "prompt_source": "given"}).standard_texts()
 
 
 def test_a_forecast_counts_a_floor_for_every_candidate_and_64_prompts_at_most() -> None:
