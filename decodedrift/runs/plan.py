@@ -11,7 +11,7 @@ from typing import Any
 from decodedrift.core.records import Job, plain
 from decodedrift.core.settings import Settings, no_rows
 
-METRICS_VERSION = 4
+METRICS_VERSION = 5
 IDENTITY = ("model", "checkpoints", "tokenizer", "generation", "numerical", "metrics_version")  # of an environment
 
 
