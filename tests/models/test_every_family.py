@@ -99,6 +99,7 @@ def test_its_tokens_are_those_of_its_own_generate(one: Family, size: int) -> Non
     study = dd.compare(
         tiny(one), tokenizer=tiny_tokenizer(), candidates=["bf16"], strategies=list(SETTINGS), coupling="none",
         prompts=[" ".join(f"w{i}" for i in p) for p in prompts], max_new_tokens=NEW, batch_size=size,
+        device="cpu",
     )  # fmt: skip
     assert study.failures.query("status != 'skipped'").empty, study.failures.to_string()
     assert study.failures.empty or "longrope" in one.name, "what is skipped: texts past the change of rotary factors"
