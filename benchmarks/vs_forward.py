@@ -1,6 +1,7 @@
 """The main job against the bare forward passes that its plan needs, and how much of it is analysis.
 
     python benchmarks/vs_forward.py [--prompts 16] [--tokens 64] [--candidates fp32] [--shape gpt2] [--repeat 1]
+        [--device auto]
 
 One process runs `decodedrift compare`, notes every batch that it decodes and every batch that it reads, and times the
 model's forward within each. Another makes the same calls on the same weights and does nothing else: prompts prefilled,
@@ -64,10 +65,18 @@ class Watch:
         return noted
 
 
+def finished() -> None:
+    """Waits for what a GPU was told to do."""
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        sys.modules["torch"].cuda.synchronize()
+
+
 @contextmanager
 def timed(name: str, wall: dict[str, float], cpu: dict[str, float]) -> Iterator[None]:
+    finished()
     begin, used = time.perf_counter(), time.process_time()
     yield
+    finished()
     wall[name] = wall.get(name, 0.0) + time.perf_counter() - begin
     cpu[name] = cpu.get(name, 0.0) + time.process_time() - used
 
@@ -105,6 +114,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
             out=Path(out) / "run",
             noise_floor=False,
             default_text=False,
+            device=arguments.device,
         )
     watch, wall, cpu, calls = Watch(), {}, {}, []  # type: ignore[var-annotated]
     watch.over(model_class(arguments.shape))
@@ -119,10 +129,10 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
                       "prompts": [list(ids) for ids in prompts.values()]})  # fmt: skip
         return done
 
-    def forcing(model: Any, readings: Any, size: int, pad: int) -> Any:
+    def forcing(model: Any, readings: Any, size: int, pad: int, window: int | None) -> Any:
         calls.append({"do": "force", "variant": model.variant.name, "size": size,
                       "readings": [[r.context, r.continuation] for r in readings]})  # fmt: skip
-        yield from force(model, readings, size, pad)
+        yield from force(model, readings, size, pad, window)
 
     @contextmanager
     def loading(*given: Any) -> Iterator[Any]:
@@ -144,6 +154,7 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
         study = dd.compare(
             arguments.folder, candidates=named(arguments.candidates), strategies=list(STRATEGIES), prompts=prompts,
             max_new_tokens=arguments.tokens, out=Path(out) / "run", noise_floor=False, default_text=False,
+            device=arguments.device,
         )  # fmt: skip
     Path(arguments.calls).write_text(json.dumps(calls))
     sides = {f"{name} forward": (watch.wall[name], watch.cpu[name]) for name in ("decoding", "reading")}
@@ -162,7 +173,7 @@ def bare(arguments: argparse.Namespace) -> dict[str, Any]:
     from decodedrift.models.load import loaded
     from decodedrift.models.sources import checkpoints
     from decodedrift.models.text.vocabulary import vocabulary
-    from decodedrift.models.variants import parse_variants
+    from decodedrift.models.variants import on_device, parse_variants
 
     class Random:
         """Feeds every row random tokens."""
@@ -184,7 +195,7 @@ def bare(arguments: argparse.Namespace) -> dict[str, Any]:
     vocab = vocabulary(checkpoint)
     reference = parse_variants("fp32")
     for variant in (*reference, *parse_variants(named(arguments.candidates), reference[0])):
-        with loaded(checkpoint, variant) as model, timed("all", wall, cpu):
+        with loaded(checkpoint, on_device(arguments.device, variant)) as model, timed("all", wall, cpu):
             for call in calls:
                 if call["variant"] != variant.name:
                     continue
@@ -205,7 +216,8 @@ def side(which: str, arguments: argparse.Namespace, folder: str, calls: str) -> 
     """One side in a process of its own."""
     command = [sys.executable, __file__, "--side", which, "--folder", folder, "--calls", calls,
                "--prompts", str(arguments.prompts), "--tokens", str(arguments.tokens),
-               "--candidates", arguments.candidates, "--shape", arguments.shape]  # fmt: skip
+               "--candidates", arguments.candidates, "--shape", arguments.shape,
+               "--device", arguments.device]  # fmt: skip
     huge = os.environ | {"THP_MEM_ALLOC_ENABLE": "1"}  # as the command line does
     done = subprocess.run(command, env=huge, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -250,6 +262,7 @@ def main() -> None:
     parser.add_argument("--candidates", default="fp32", help="comma-separated: fp32,bf16,fp16,int8")
     parser.add_argument("--shape", choices=sorted(VOCAB), default="gpt2")
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--device", default="auto")
     for hidden in ("--side", "--folder", "--calls"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -75,7 +75,7 @@ def register() -> None:
     KNOBS["autocast"] = Knob(
         Param(boolean, None, "bfloat16 where autocast puts it"),
         fact="autocast",
-        read_back=lambda model: torch.is_autocast_enabled("cpu"),
+        read_back=lambda model: torch.is_autocast_enabled(model.device.type),
         running=lambda device, value: torch.autocast(device.type, dtype=torch.bfloat16, enabled=value),
     )
 

@@ -150,10 +150,14 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """A context that is read and the continuation whose tokens are scored."""
+    """A context that is read and the continuation whose tokens are scored.
+
+    owner: the prompt's id: two prompts of one text are read as two, as they are generated; empty of a window of a text.
+    """
 
     context: tuple[int, ...]
     continuation: tuple[int, ...]
+    owner: str = ""
 
 
 @dataclass

@@ -233,11 +233,12 @@ class Single:
                 row.watched.append(_score_of(scored.ids[i], scored.log_p[i], watched[position]))
 
     def _watch_logits(self, logits: Tensor) -> None:
-        for i, row in enumerate(self.rows):
-            watched = self.watch.get(row.prompt_id, ())
-            if not row.finish and (position := len(row.tokens)) < len(watched):
-                token = watched[position]
-                row.watched.append(float(logits[i, token]) if token < logits.shape[-1] else math.nan)
+        texts = [self.watch.get(row.prompt_id, ()) for row in self.rows]
+        live = [i for i, row in enumerate(self.rows) if not row.finish and len(row.tokens) < len(texts[i])]
+        tokens, width = [texts[i][len(self.rows[i].tokens)] for i in live], logits.shape[-1]
+        scores = logits[live, [min(token, width - 1) for token in tokens]].tolist()  # one wait for a GPU, not one a row
+        for i, token, score in zip(live, tokens, scores, strict=True):
+            self.rows[i].watched.append(score if token < width else math.nan)
 
     def _finish(self, row: _Row) -> str:
         if row.tokens[-1] in self.eos:

@@ -30,9 +30,9 @@ def force(
     another path than `shared`, or where filler would pass `window`, a sequence is read whole. The layout is a function
     of the lengths alone, the same for every variant of a model.
     """
-    families: dict[tuple[int, ...], list[int]] = {}
+    families: dict[tuple[str, tuple[int, ...]], list[int]] = {}
     for index, sequence in enumerate(sequences):
-        families.setdefault(sequence.context, []).append(index)
+        families.setdefault((sequence.owner, sequence.context), []).append(index)
     order = list(families.values())
     vocab = loaded.model.config.get_text_config(decoder=True).vocab_size
     for start in range(0, len(order), batch_size):

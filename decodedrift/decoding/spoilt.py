@@ -8,6 +8,7 @@ the same batch, everything from that token on replaced, so that shapes and with 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from torch import Tensor, cat
 
@@ -60,4 +61,5 @@ def _sound(loaded: Loaded, sequence: Reading, least: int, pad: int) -> int:
 def _without(sequence: Reading, end: int) -> Reading:
     """As long as before, and the same up to what predicts position `end` - 1."""
     start = sequence.continuation[: end - 1]
-    return Reading(sequence.context, start + (sequence.context[-1],) * (len(sequence.continuation) - len(start)))
+    filler = (sequence.context[-1],) * (len(sequence.continuation) - len(start))
+    return replace(sequence, continuation=start + filler)

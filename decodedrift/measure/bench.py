@@ -144,7 +144,7 @@ class Bench:
             ids = traces[key].token_ids if key in traces else ()
             if cut := ids[: self.limits.get(prompt.id)]:
                 context = tuple(self.world.prompts[prompt.id])
-                yield Passage(key, Reading(context, cut), cell[0], whole=cut == ids)
+                yield Passage(key, Reading(context, cut, prompt.id), cell[0], whole=cut == ids)
 
     def size(self, variant: Variant) -> int:
         """A variant's batch size: its own, or the plan's."""

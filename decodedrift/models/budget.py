@@ -15,26 +15,32 @@ import torch
 from decodedrift.core.estimate import Work
 from decodedrift.core.records import InputError, Job, Variant
 from decodedrift.core.settings import Settings
+from decodedrift.models.footprint import LAYERS
 from decodedrift.models.machine import available_memory
 from decodedrift.models.precisions.floating import DTYPES
 from decodedrift.models.world import World
 
+USABLE = 0.8  # of what is free
 SPOOL_SHARE = 0.25  # of the memory, for the reference's waiting logits; what exceeds it goes to files
 WINDOW_BYTES = 2 * 2**30  # of reference logits that one job of text windows makes
 PARAMETERS = 60e6  # loaded in a second: 124M take 1.3 to 2.5 s, read from files or copied
 SPEED = {"cpu": 50e9, "cuda": 10e12, "mps": 1e12}  # FLOP/s that decoding reaches; on a CPU per thread
+LAUNCH = 0.5e-3  # seconds that a GPU waits to be told of one layer of a step: 0.4 to 1.1 ms on an H200's host
 SHARE = 0.1  # of the time, what loading should stay under
 DISK = 8 * 2**30  # of waiting logits that an enlarged job may leave on the disk
 
 
 def usable_memory(plan: Settings) -> int:
     """Bytes that may be used: what the plan declares, else 80 % of what is free."""
-    return plan.memory_bytes or int(available_memory(plan.device) * 0.8)
+    return plan.memory_bytes or int(available_memory(plan.device) * USABLE)
 
 
 def spool_bytes(world: World) -> int:
-    """Memory for the reference's waiting logits; the rest is for weights and batches."""
-    return int(world.memory * SPOOL_SHARE)
+    """Memory for the reference's waiting logits, which wait on the host; the rest is for weights and batches."""
+    host = world.memory
+    if torch.device(world.plan.device).type == "cuda":
+        host = min(host, int(available_memory("cpu") * USABLE))
+    return int(host * SPOOL_SHARE)
 
 
 def weight_bytes(world: World, variant: Variant) -> int:
@@ -136,7 +142,7 @@ def loading(world: World, jobs: Sequence[Job]) -> Loading:
     """What the loading of a run comes to."""
     times = 1 if world.keeps else len(jobs)
     seconds = times * _loading_seconds(world)
-    work = flops(world, len(world.plan.prompts)) / _speed(world)
+    work = flops(world, len(world.plan.prompts)) / _speed(world) + waiting_seconds(world, len(world.plan.prompts))
     return Loading(times * len(_loads(world)), seconds / (seconds + work))
 
 
@@ -150,7 +156,7 @@ def prompts_per_job(world: World, least: int) -> int:
     total = len(plan.prompts)
     if all_fit(world) or not plan.candidates or total <= least:
         return least
-    each = flops(world, 1, texts=False) / _speed(world)
+    each = flops(world, 1, texts=False) / _speed(world) + waiting_seconds(world, 1)
     target = math.ceil(_loading_seconds(world) * (1 / SHARE - 1) / each)
     size = plan.batch_size
     evenly = math.ceil(total / max(1, total // target) / size) * size  # a short last job would load for little
@@ -186,6 +192,17 @@ def work(world: World, job: Job) -> Work:
         (effort.writing + effort.injecting + effort.stepwise) * steps + floors,
         read * steps + 2 * floors + effort.reading * scored,
     )
+
+
+def waiting_seconds(world: World, prompts: int) -> float:
+    """What a GPU waits for its host while so many prompts are decoded, a step and a layer at a time; 0 on a CPU."""
+    if torch.device(world.plan.device).type != "cuda":
+        return 0.0
+    plan, effort = world.plan, world.plan.effort
+    layers = getattr(world.checkpoint.config.get_text_config(decoder=True), "num_hidden_layers", None) or LAYERS
+    passes = (effort.writing - effort.floors) * (1 if plan.layout == "mixed" else len(plan.cells))
+    batches = (passes + effort.injecting + effort.stepwise) * prompts / plan.batch_size + effort.floors * prompts
+    return float(batches * plan.max_new_tokens * layers * LAUNCH)
 
 
 def _loads(world: World) -> list[Variant]:

@@ -13,6 +13,7 @@ import torch
 
 from decodedrift.core.records import InputError, Variant, VariantError
 from decodedrift.core.secrecy import excerpt
+from decodedrift.models.arithmetic import pinned
 from decodedrift.models.compilation import compiled, compiler_failed, compiling
 from decodedrift.models.knobs import KNOBS, turned
 from decodedrift.models.precisions import PRECISIONS
@@ -25,6 +26,7 @@ from decodedrift.models.sources.copycontrol import control
 from decodedrift.models.sources.donor import copied_from
 from decodedrift.models.sources.weightfiles import pickled, tensors
 
+NO_MEMORY = ("can't allocate memory", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
@@ -44,10 +46,10 @@ class Loaded:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Inference mode, exact float32 matmuls, no autocast, the variant's knobs; the caller's state is put back."""
+        """Inference mode, exact float32, no autocast, the variant's knobs; the caller's state is put back."""
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(self.device.type, enabled=False))
-            stack.enter_context(torch_state())
+            stack.enter_context(pinned())
             stack.enter_context(torch.inference_mode())
             for _, knob, value in turned(self.variant):
                 if knob.running is not None:
@@ -81,17 +83,6 @@ class Loaded:
             if isinstance(error, VariantError) or out_of_memory(error):
                 raise
             raise VariantError(f"{self.variant.name}: {type(error).__name__}: {excerpt(error, 180)}") from error
-
-
-@contextmanager
-def torch_state() -> Iterator[None]:
-    """Pins what changes numbers behind one's back, and restores the caller's setting."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
 
 
 @contextmanager
@@ -134,10 +125,10 @@ def measurable(logits: torch.Tensor) -> torch.Tensor:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; on CPU torch raises a plain RuntimeError."""
+    """Whether an error says that memory ran out; of a CPU, and of CUDA's libraries, torch raises a RuntimeError."""
     if isinstance(error, VariantError) and error.__cause__ is not None:
         error = error.__cause__
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(s in str(error) for s in NO_MEMORY)
 
 
 def status_and_reason(error: Exception) -> tuple[str, str]:

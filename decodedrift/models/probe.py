@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,9 +85,26 @@ class Route:
 def needed(loaded: Loaded, vocab: Vocabulary, path: str, *, batched: bool = True) -> tuple[str, list[str]]:
     """(the first path from `path` on that gives the plain pass's logits, why those before it do not).
 
+    What float32 would refuse may be its rounding, above all on a GPU, whose kernels differ from one shape to the next.
+    In float64 a fault is as large as it was and rounding is gone: it decides, where the memory has room for a copy.
+
     Raises:
         VariantError: not even whole texts are read alike, or the model is not causal.
     """
+    try:
+        return _needed(loaded, vocab, path, batched)
+    except VariantError as error:
+        if out_of_memory(error) or loaded.variant.compute != "fp32":
+            raise
+        if (wide := _widened(loaded, "fp64")) is None:
+            raise
+        with suppress(VariantError):  # then float32's own reason stands
+            return _needed(wide, vocab, path, batched)
+        raise
+
+
+def _needed(loaded: Loaded, vocab: Vocabulary, path: str, batched: bool) -> tuple[str, list[str]]:
+    """The same in one type."""
     probe = _Probe(loaded, vocab, batched)
     reasons: list[str] = []
     for candidate in PATHS[PATHS.index(path) :]:
@@ -133,7 +151,7 @@ class _Probe:
             narrow = self.loaded.variant.precision in ("bf16", "fp16")
             fault = self._on(self.loaded, path, self.truth, DOUBT if narrow else TOLERANCE)
             if fault is not None and narrow:
-                wide = _widened(self.loaded)
+                wide = _widened(self.loaded, "fp32")
                 if wide is None:
                     return self._on(self.loaded, path, self.truth, TOLERANCE)
                 fault = self._on(wide, path, self._plainly(wide), TOLERANCE)
@@ -221,7 +239,7 @@ def _off(
     largest = max((float(row.nan_to_num(0.0, 0.0, 0.0).abs().max()) for row in truth.values()), default=0.0)
     bound = (
         (TOLERANCE if tolerance is None else tolerance)
-        * torch.finfo(DTYPES[loaded.variant.compute or "fp32"]).eps
+        * torch.finfo(DTYPES.get(loaded.variant.precision) or DTYPES[loaded.variant.compute or "fp32"]).eps
         * largest
     )
     for text, logits in pairs:
@@ -234,11 +252,11 @@ def _off(
     return None
 
 
-def _widened(loaded: Loaded) -> Loaded | None:
-    """The same weights in float32; None where the memory has no room for them."""
-    parameters = sum(p.numel() for p in loaded.model.parameters())
-    if available_memory(str(loaded.device)) < 6 * parameters:  # 4 bytes each, and something to work in
+def _widened(loaded: Loaded, name: str) -> Loaded | None:
+    """The same weights in a wider type, judged by float32's tolerance; None where the memory has no room for them."""
+    parameters, dtype = sum(p.numel() for p in loaded.model.parameters()), DTYPES[name]
+    if available_memory(str(loaded.device)) < 1.5 * dtype.itemsize * parameters:  # and something to work in
         return None
     model = copy.deepcopy(loaded.model)
-    cast(model, torch.float32)
-    return replace(loaded, model=model, variant=replace(loaded.variant, precision="fp32", compute="fp32"), facts={})
+    cast(model, dtype)
+    return replace(loaded, model=model, variant=replace(loaded.variant, precision="fp32", compute=name), facts={})

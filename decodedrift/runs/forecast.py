@@ -81,7 +81,11 @@ def _extra(ready: Prepared) -> list[str]:
 
 
 def _seconds(ready: Prepared) -> tuple[float, float]:
-    """From a measured matrix product: decoding reaches between a tenth and a half of its speed."""
+    """From a measured matrix product: decoding reaches between a tenth and a half of its speed.
+
+    A GPU is told of each layer of each step by its host, and choosing tokens takes as long again or four times that.
+    """
     speed = flops_per_second(ready.plan.device)
     work = budget.flops(ready.world, len(ready.plan.prompts))
-    return work / speed * 2, work / speed * 10
+    waiting = budget.waiting_seconds(ready.world, len(ready.plan.prompts))
+    return work / speed * 2 + waiting, work / speed * 10 + 5 * waiting

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import FAMILIES, tiny_model, tiny_tokenizer
-from running import saved_as
+from running import run, saved_as
 from safetensors.torch import load_file, save_file
 
 from decodedrift.core.records import Reading, Variant
@@ -83,3 +83,11 @@ def test_where_a_files_weights_lie_changes_no_bit(tmp_path: Path) -> None:
             assert all(p.data_ptr() % 64 == 0 for p in held.model.parameters())
             found.append(dict(force(held, READINGS, batch_size=1, pad=0)))
     assert all(torch.equal(other[i], found[0][i]) for other in found for i in range(len(READINGS)))
+
+
+def test_two_prompts_of_one_text_are_read_as_two_also_by_the_self_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches, part = [], forcing._part
+    monkeypatch.setattr(forcing, "_part", lambda b, *more: batches.append((len(b), more[-1])) or part(b, *more))
+    run("gpt2", prompts=["w1 w2", "w1 w2", "w3 w4", "w5 w6"], batch_size=2, strategies=["greedy"], candidates=["bf16"])
+    assert batches, "the reference's readings, its control's, the candidate's, the judge's"
+    assert set(batches) == {(2, False)}

@@ -26,7 +26,7 @@ KINDS = (
     "nemotron_h",
 )
 FUSED = ("experts.", "mlp.w1", "mlp.v1", "mlp.w2", "input_linear", "output_linear")
-DOWN = ("down_proj", "output_linear", "w2")
+DOWN = ("down_proj", "output_linear", "w2", "fc2")
 
 
 def as_linears(name: str, weight: np.ndarray) -> np.ndarray:

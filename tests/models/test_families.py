@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import running
-import torch
 from conftest import FAMILIES, tiny_model, tiny_tokenizer
 from transformers import AutoTokenizer
 
@@ -96,15 +95,6 @@ def test_a_models_own_generation_settings_reach_nothing(odd: dict[str, Any]) -> 
     assert study.environment["generation"]["path"] == "shared"
     assert not study.failed
     assert {k: getattr(model.generation_config, k) for k in odd} == odd, "the given model keeps them"
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu() -> None:
-    study = run("llama", device="cuda", candidates=["bf16", "fp16", "int8", "fp64", "fp32:device=cpu"])
-    assert not len(study.failures), study.failures.to_string()
-    assert study.environment["numerical"]["device"] == "cuda"
-    assert study.environment["variants"]["bf16"]["device"].startswith("cuda")
-    assert study.environment["variants"]["fp32:device=cpu"]["device"] == "cpu"
 
 
 def test_a_tokenizer_of_another_class_than_the_models_is_named(saved: Callable[..., Path]) -> None:

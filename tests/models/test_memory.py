@@ -106,6 +106,25 @@ def test_declared_memory_decides(tmp_path: Path) -> None:
     assert "in a job, 1.0 MiB in memory, the rest in files" in forecast(tight)
 
 
+def test_on_a_gpu_logits_wait_in_the_hosts_memory_and_steps_wait_for_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    from decodedrift.core.settings import make_settings
+    from decodedrift.experiments.compare.settings import CompareSettings
+    from decodedrift.runs.prepare import prepare
+
+    asked = {
+        "model": tiny_model("gpt2"), "prompts": [f"w{i}" for i in range(1, 7)], "max_new_tokens": 10, "batch_size": 3,
+        "candidates": ["bf16", "int8"], "noise_floor": True, "device": "cpu", "memory_bytes": 100 * 2**30,
+    }  # fmt: skip
+    world = prepare(make_settings(CompareSettings, asked), tiny_tokenizer()).world
+    monkeypatch.setattr(budget, "available_memory", lambda device: {"cpu": 10 * 2**30}[device])
+    assert budget.spool_bytes(world) == 25 * 2**30
+    assert budget.waiting_seconds(world, 6) == 0
+    world.plan = world.plan.having(device="cuda")
+    assert budget.spool_bytes(world) == 2 * 2**30
+    steps = 3 * (6 // 3) * 10 + 6 * 10  # three variants in batches of three, the floor of bf16 one by one
+    assert budget.waiting_seconds(world, 6) == pytest.approx(steps * 2 * budget.LAUNCH)
+
+
 @given(
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
     st.integers(0, 400),

@@ -17,6 +17,7 @@ from running import LEAN
 
 import decodedrift as dd
 from decodedrift.models import load
+from decodedrift.models.arithmetic import pinned
 from decodedrift.models.load import loaded
 from decodedrift.models.precisions import PRECISIONS, beware
 from decodedrift.models.precisions.floating import DTYPES
@@ -493,3 +494,49 @@ def test_a_name_that_promises_more_says_so() -> None:
 
     head = prepare(make_settings(CompareSettings, {"candidates": ["int8", "bf16"], "limit": 1})).announcement()
     assert head.endswith(f"; int8: {text.format('fp32')}")
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [
+        (torch.backends.cuda.matmul, "allow_tf32", True),
+        (torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+        (torch.backends, "fp32_precision", "tf32"),
+        (torch.backends.mkldnn.matmul, "fp32_precision", "bf16"),
+    ],
+)
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch 2.9 and later")
+def test_float32_is_float32_whatever_the_caller_lets_kernels_do(place: Any, name: str, value: Any) -> None:
+    def told() -> list[Any]:
+        places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul)
+        return [p.fp32_precision for p in places] + [torch.backends.cuda.cudnn_sdp_enabled()]
+
+    default = getattr(place, name)
+    try:
+        setattr(place, name, value)
+        before = told()
+        with pinned():
+            assert told() == ["ieee", "ieee", "ieee", False]
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cudnn.allow_tf32
+            assert not torch.backends.cuda.matmul.allow_tf32
+        assert told() == before
+        assert not dd.compare(
+            tiny_model("gpt2"), tokenizer=tiny_tokenizer(), candidates=["bf16"], strategies=["greedy"], prompts=["w1"],
+            max_new_tokens=2,
+        ).failed  # fmt: skip
+    finally:
+        setattr(place, name, default)
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "out_of_memory"),
+        ("CUDA error: out of memory", "out_of_memory"),
+        ("DefaultCPUAllocator: can't allocate memory", "out_of_memory"),
+        ("CUDA error: an illegal memory access was encountered", "failed"),
+    ],
+)
+def test_what_says_that_memory_ran_out(message: str, status: str) -> None:
+    assert load.status_and_reason(RuntimeError(message))[0] == status

@@ -152,6 +152,32 @@ def test_a_model_that_sees_what_follows_is_refused(monkeypatch: pytest.MonkeyPat
         dd.compare(model, tokenizer=tiny_tokenizer(), candidates=["bf16"], prompts=PROMPTS, max_new_tokens=4, **LEAN)
 
 
+@pytest.mark.parametrize(("in_float64", "refused"), [(0.0, False), (1e-9, False), (2e-5, True)])
+def test_a_refusal_in_float32_is_decided_in_float64(
+    in_float64: float, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a kernel that rounds one shape otherwise than the next."""
+    model = tiny_model("gpt2")
+
+    def rounding(kwargs: dict[str, Any]) -> Any:
+        width = kwargs["input_ids"].shape[1]
+
+        def after(outputs: Any) -> Any:
+            off = {torch.float32: 2e-5, torch.float64: in_float64}[outputs["logits"].dtype]
+            outputs["logits"] = outputs["logits"] * (1 + off * width)
+            return outputs
+
+        return after
+
+    patched(monkeypatch, model, rounding)
+    with opened(model) as (ready, vocab):
+        if refused:
+            with pytest.raises(VariantError, match="no causal model"):
+                needed(ready, vocab, "shared")
+        else:
+            assert needed(ready, vocab, "shared") == ("shared", [])
+
+
 def test_padding_that_is_read_as_text_is_refused_and_the_mend_works(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("gpt2")
 
@@ -175,7 +201,7 @@ def test_padding_that_is_read_as_text_is_refused_and_the_mend_works(monkeypatch:
 def test_a_deviation_in_16_bits_is_decided_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     wide: list[Loaded] = []
     widened = probe._widened
-    monkeypatch.setattr(probe, "_widened", lambda model: wide.append(widened(model)) or wide[-1])
+    monkeypatch.setattr(probe, "_widened", lambda *given: wide.append(widened(*given)) or wide[-1])
     off = probe._off
 
     def doubtful(loaded: Loaded, pairs: Any, truth: Any, how: str, *tolerance: float) -> str | None:

@@ -15,7 +15,13 @@ from decodedrift.models.precisions.base import COMPUTE, Precision, Rounded
 if TYPE_CHECKING:
     import torch
 
-INPUTS = {"InklingSharedExperts": 2, "JetMoeParallelExperts": 2, "Llama4TextExperts": 1, "LongcatFlashExperts": 2}
+INPUTS = {
+    "AriaGroupedExpertsGemm": 1,
+    "InklingSharedExperts": 2,
+    "JetMoeParallelExperts": 2,
+    "Llama4TextExperts": 1,
+    "LongcatFlashExperts": 2,
+}
 """The input dimension of fused expert weights, [experts, ., .], whose modules do not declare it."""
 
 
@@ -27,7 +33,8 @@ def absmax_int8(weight: torch.Tensor, dim: int) -> torch.Tensor:
         dim: the input dimension, over which one output channel's scale is taken.
     """
     weight = weight.float()
-    scale = weight.abs().amax(dim=dim, keepdim=True) / 127
+    scale = weight.abs().amax(dim=dim, keepdim=True)
+    scale = scale / scale.new_full((), 127)  # a Python number: CUDA would multiply by its rounded reciprocal
     safe = scale.masked_fill(~(scale > 0), 1.0)
     return (weight / safe).round().clamp(-127, 127) * scale
 
@@ -80,7 +87,7 @@ def _weights(module: Any) -> list[tuple[torch.Tensor, torch.Size, int]]:
         shape = torch.Size((module.moe_num_experts, module.ffn_hidden_size, module.hidden_size))
         return [(module.w1, shape, 2), (module.v1, shape, 2), (module.w2, shape, 1)]
     fused = [p for p in module.parameters(recurse=False) if p.dim() == 3]
-    if not fused or not kind.endswith("Experts"):
+    if not fused or "Experts" not in kind:
         return []
     if kind not in INPUTS and not hasattr(module, "is_transposed"):
         raise InputError(f"int8: the layout of {kind}'s fused weights is not declared; leave int8 out")
