@@ -91,7 +91,7 @@ class Strategy:
     @property
     def plain(self) -> bool:
         """Whether it draws from the model's own distribution: temperature 1, and no token left out."""
-        return self.samples and self.params["temperature"] == 1 and bool(self.kind.untruncated(self.params))
+        return self.samples and self.params.get("temperature") == 1 and bool(self.kind.untruncated(self.params))
 
     @property
     def coupled(self) -> bool:
