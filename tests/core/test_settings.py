@@ -177,7 +177,7 @@ def test_a_plan_can_be_asked_again(kind: Experiment, tmp_path: Path) -> None:
     study = (
         run("demo", **ASKED["compare"], **small) if kind.name == "compare" else dd.inject(**ASKED["inject"], **small)
     )
-    path = study.save(tmp_path / "run") / "plan.json"
+    path = study.save(tmp_path / "run") / "data/plan.json"
     assert study.plan["experiment"] == kind.name
     again = prepare(make_settings(kind.settings, read_config(path)), check=kind.check)
     assert again.plan.as_dict() == study.plan
