@@ -20,10 +20,19 @@ SEED = 20250609  # fixed, so that the same tables give the same interval
 
 
 def t95(clusters: float) -> float:
-    """Student's factor of a 95 % interval whose error was estimated from that many (effective) clusters."""
+    """Student's factor of a 95 % interval whose error was estimated from that many (effective) clusters.
+
+    NaN below one degree of freedom: the error of fewer than two clusters is unknown, and its factor has no bound.
+    """
     from scipy.special import stdtrit
 
-    return float(stdtrit(clusters - 1, 0.975)) if clusters > 1 else math.nan
+    return float(stdtrit(clusters - 1, 0.975)) if clusters >= 2 else math.nan
+
+
+def equal_clusters(weights: np.ndarray) -> float:
+    """As how many clusters of one weight these count, (sum w)^2 / sum w^2 (Kish 1965). NaN of no weight."""
+    squares = float(weights @ weights)
+    return float(weights.sum()) ** 2 / squares if squares > 0 else math.nan
 
 
 def iid_se(values: np.ndarray) -> float:
@@ -63,8 +72,7 @@ def jackknife(
 ) -> tuple[float, float]:
     """A statistic of sums over clusters, and half its 95 % interval: Student's, each cluster left out in turn.
 
-    With t of as many clusters as would weigh equally, (sum w)^2 / sum w^2. NaN where the clusters do not differ, which
-    is no certainty, and where one alone has a weight.
+    With t of `equal_clusters`, and NaN below two of them. NaN where the clusters do not differ, which is no certainty.
 
     Args:
         statistic: takes [..., k], gives [...]. sums: [clusters, k]. weights: [clusters].
@@ -72,12 +80,12 @@ def jackknife(
     total, groups = sums.sum(0), len(weights)
     with np.errstate(divide="ignore", invalid="ignore"):
         value, without = float(statistic(total)), statistic(total - sums)
-    if groups < 2 or not (weights.sum() - weights > 0).all():
+    factor = t95(equal_clusters(weights))
+    if math.isnan(factor):
         return value, math.nan
     off = without - value
     error = math.sqrt((groups - 1) / groups * float(off @ off))
-    effective = float(weights.sum()) ** 2 / float(weights @ weights)
-    return value, t95(effective) * error if error > 1e-12 * abs(value) else math.nan  # less is rounding
+    return value, factor * error if error > 1e-12 * abs(value) else math.nan  # less is rounding
 
 
 def by_cluster(clusters: np.ndarray, *columns: np.ndarray) -> np.ndarray:
@@ -107,6 +115,11 @@ def ratio_interval(top: np.ndarray, bottom: np.ndarray, clusters: np.ndarray) ->
     with np.errstate(over="ignore"):
         factor = float(np.exp(np.float64(half) / value)) if value > 0 else math.nan
     return value, value / factor, value * factor
+
+
+def none_of(n: int) -> float:
+    """What share of one in n independent trials does not exclude at 95 % where none came (Clopper and Pearson 1934)."""
+    return 1 - 0.05 ** (1 / n) if n else 1.0
 
 
 def design_effect(clustered: float, plain: float) -> float:

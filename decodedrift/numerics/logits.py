@@ -273,3 +273,8 @@ def nonfinite_count(z_r: Tensor, z_c: Tensor) -> Tensor:
 def exp(nats: float) -> float:
     """e to a number of nats; infinity, not an error, beyond what float64 holds (709.78)."""
     return math.exp(nats) if nats < 709.78 else math.inf if nats == nats else math.nan
+
+
+def expm1(nats: float) -> float:
+    """e^x - 1, infinite where that is no float64."""
+    return math.expm1(nats) if nats < 709.78 else math.inf if nats == nats else math.nan

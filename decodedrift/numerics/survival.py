@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from scipy import stats
 
-from decodedrift.numerics.intervals import FEW, bootstrap, ratio_half_width, sandwich, t95
+from decodedrift.numerics.intervals import FEW, bootstrap, by_cluster, equal_clusters, none_of, ratio_interval, sandwich, t95
 
 
 @dataclass(frozen=True)
@@ -137,15 +137,15 @@ def _product_limit(at_risk: np.ndarray, events: np.ndarray) -> np.ndarray:
 def hazard_rate(traces: CensoredTimes) -> tuple[float, float, float]:
     """Divergences per token at risk, with its 95 % interval clustered by prompt, on the log scale.
 
-    Nothing diverged: 0 to 3 / exposure, the rule of three. One prompt, or prompts that do not differ: no interval.
+    Nothing diverged: 0 to 3 / exposure, the rule of three. No interval of prompts that do not differ, nor of fewer
+    than two `equal_clusters` of tokens.
     """
     if not traces.exposure:
         return math.nan, math.nan, math.nan
     if not traces.event.any():
         return 0.0, 0.0, min(1.0, 3 / traces.exposure)
-    rate, half = ratio_half_width(traces.event, traces.tokens, traces.cluster)
-    factor = math.exp(half / rate)
-    return rate, rate / factor, min(1.0, rate * factor) if factor == factor else math.nan
+    rate, low, high = ratio_interval(traces.event, traces.tokens, traces.cluster)
+    return rate, low, min(1.0, high) if high == high else high
 
 
 def hazard_ratio(
@@ -154,8 +154,8 @@ def hazard_ratio(
     """The risk per token of the rows that are `second` (bool [n]) over that of the others, with its 95 % interval.
 
     Both risks come from the same clusters, so the error of the logarithm is taken of both together: a row is off by
-    (event - risk x tokens) / events of its kind. t counts the clusters of the kind that has fewer. Without a second
-    event: 0, and up to 3 / tokens (rule of three) over the lower end of the first risk.
+    (event - risk x tokens) / events of its kind. t counts the `equal_clusters` of tokens of the kind that has fewer.
+    Without a second event: 0, and up to 3 / tokens (rule of three) over the lower end of the first risk.
     """
     kinds = [(float(event[part].sum()), float(tokens[part].sum()), part) for part in (second, ~second)]
     (again, exposure, _), (firsts, before, _) = kinds
@@ -168,19 +168,20 @@ def hazard_ratio(
     for count, total, part in kinds:
         off[part] = (event[part] - count / total * tokens[part]) / count
     error = math.sqrt(sandwich(np.where(second, off, -off), clusters))
-    few = min(len(np.unique(clusters[part])) for part in (second, ~second))
+    few = min(equal_clusters(by_cluster(clusters[part], tokens[part])[:, 0]) for part in (second, ~second))
     ratio, factor = (again / exposure) / (firsts / before), math.exp(t95(few) * error) if error > 0 else math.nan
     return ratio, ratio / factor, ratio * factor
 
 
-def rule_of_three(traces: CensoredTimes) -> tuple[float, float]:
+def certified(traces: CensoredTimes) -> tuple[float, float]:
     """What a run in which nothing diverged certifies at 95 %: risk per token, and share of prompts, both below.
 
-    3 / exposure holds if tokens were independent, 3 / prompts if prompts were (rule of three). NaN if any diverged.
+    The first, 3 / exposure, holds if tokens were independent, the second, `none_of`, if prompts were. NaN if any
+    diverged.
     """
     if traces.event.any() or not traces.exposure:
         return math.nan, math.nan
-    return min(1.0, 3 / traces.exposure), min(1.0, 3 / traces.clusters)
+    return min(1.0, 3 / traces.exposure), none_of(traces.clusters)
 
 
 @dataclass(frozen=True)
@@ -260,8 +261,7 @@ def slope_within(x: np.ndarray, y: np.ndarray, trace: np.ndarray, cluster: np.nd
 
     The intercepts keep apart what changes along a text from which texts are long. The error is the jackknife's over
     clusters (CR3), since long texts weigh so much more than short ones that the sandwich is too narrow (MacKinnon,
-    Nielsen and Webb 2023), with t of as many clusters as would weigh equally, (sum w)^2 / sum w^2, less one. NaN values
-    of y are left out.
+    Nielsen and Webb 2023), with t of `equal_clusters`, and no interval below two of them. NaN values of y are left out.
     """
     finite = np.isfinite(y)
     x, y = x[finite].astype(float), y[finite]
@@ -284,9 +284,9 @@ def slope_within(x: np.ndarray, y: np.ndarray, trace: np.ndarray, cluster: np.nd
     if groups < 2:
         return Slope(value, math.nan, math.nan, "one prompt: no interval", length)
     weight = np.bincount(cluster, weights=x * x)
-    without, effective = spread - weight, spread**2 / float(weight @ weight)
-    if (without <= 0).any():
-        return Slope(value, math.nan, math.nan, "all but one prompt are too short: no interval", length)
+    without, effective = spread - weight, equal_clusters(weight)
+    if effective < 2:
+        return Slope(value, math.nan, math.nan, "prompts of unlike length weigh as fewer than two: no interval", length)
     others = (float(x @ y) - np.bincount(cluster, weights=x * y)) / without
     half = t95(effective) * math.sqrt((groups - 1) / groups * float(np.sum((others - value) ** 2)))
     return Slope(value, value - half, value + half, "", length)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from decodedrift.numerics.logits import expm1
+
 MOST = 5  # things named one by one in a sentence
 
 
@@ -25,7 +27,7 @@ def telling(parts: Mapping[Any, str], size: Mapping[Any, float]) -> list[str]:
 
 def change(ln_ratio: float) -> str:
     """A logarithm of a ratio as a change in per cent."""
-    return "n/a %" if pd.isna(ln_ratio) else f"{math.expm1(ln_ratio) * 100:+.2g} %"
+    return "n/a %" if pd.isna(ln_ratio) else f"{expm1(ln_ratio) * 100:+.2g} %"
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -68,8 +70,8 @@ def relative(value: Any, low: Any, high: Any) -> str:
     """A relative change in percent, with as many decimals as its interval bears."""
     if pd.isna(value):
         return "n/a"
-    known = not (pd.isna(low) or pd.isna(high)) and high > low
+    known = math.isfinite(high - low) and high > low
     width = 100 * (high - low) / 2 if known else abs(100 * value)
-    decimals = min(6, max(0, 1 - math.floor(math.log10(width)))) if width > 0 else 2
+    decimals = min(6, max(0, 1 - math.floor(math.log10(width)))) if 0 < width < math.inf else 2
     ends = f" ({100 * low:+.{decimals}f} to {100 * high:+.{decimals}f} %)" if known else ""
     return f"{100 * value:+.{decimals}f} %{ends}".replace("-", "−")

@@ -17,7 +17,8 @@ import pandas as pd
 from decodedrift.experiments.compare.execution import same_execution
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import fold
-from decodedrift.numerics.intervals import mean_interval, paired_difference, share_interval
+from decodedrift.numerics.intervals import mean_interval, none_of, paired_difference, share_interval
+from decodedrift.numerics.logits import expm1
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
@@ -88,7 +89,7 @@ def wording(row: Mapping[str, Any], broken: str = "", same: bool = False) -> tup
     if not row["diverged"]:
         return "same", (
             f"none of {_plural(row['traces'], 'text')} parted, and {_plural(row['prompts'], 'prompt')} cannot exclude "
-            f"that {100 * row['divergence_rate_high']:.0f} of 100 do"
+            f"that {100 * none_of(row['prompts']):.2g} of 100 do"
         )
     if math.isnan(row["floor_rate"]):
         return "differs", "there is no noise floor to hold it against"
@@ -132,7 +133,7 @@ def _quality(positions: pd.DataFrame, name: str) -> dict[str, Any]:
 def ppl_change(rows: pd.DataFrame) -> tuple[float, float, float]:
     """Relative change of perplexity over forced positions of a text, and its 95 % interval by windows.
 
-    NaN where a likelihood is not finite; no interval of a single window.
+    NaN where a likelihood is not finite; no interval of fewer than two windows of one length, or what weighs as many.
     """
     change = rows["nll_candidate"].to_numpy(float) - rows["nll_reference"].to_numpy(float)
     windows = rows["prompt_id"].to_numpy(dtype=str)
@@ -140,7 +141,7 @@ def ppl_change(rows: pd.DataFrame) -> tuple[float, float, float]:
         return math.nan, math.nan, math.nan
     if not change.any() and len(np.unique(windows)) > 1:  # equal to the last bit at every token
         return 0.0, 0.0, 0.0
-    value, low, high = map(math.expm1, mean_interval(change, windows))
+    value, low, high = map(expm1, mean_interval(change, windows))
     return value, low, high
 
 
@@ -158,7 +159,10 @@ def quality(row: Mapping[str, Any], lost: int = 0) -> tuple[str, str]:
     if math.isnan(row["ppl_change"]):
         return "cannot tell", "the reference gives no finite likelihood to some tokens"
     if math.isnan(low):
-        return "cannot tell", "a single window has no interval; give a longer text with --text"
+        few = "a single window has" if row["windows"] == 1 else (
+            f"{row['windows']} windows of which one has most of the tokens weigh as fewer than two, which have"
+        )
+        return "cannot tell", f"{few} no interval; give a longer text with --text"
     where = f"over {row['scored_tokens']} tokens of {row['texts']}"
     if low > -NO_LOSS and high < NO_LOSS:
         return "no loss above 1 %", f"perplexity changes by less than 1 % {where}"

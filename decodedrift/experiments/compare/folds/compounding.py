@@ -195,7 +195,7 @@ def _holm(risk: pd.DataFrame) -> pd.DataFrame:
 def _survival(times: sv.CensoredTimes, horizon: int) -> dict[str, Any]:
     curve, shape = sv.kaplan_meier(times), weibull.fit(times)
     rate, rate_low, rate_high = sv.hazard_rate(times)
-    token, prompt = sv.rule_of_three(times)
+    token, prompt = sv.certified(times)
     return {
         "prompts": times.clusters,
         "traces": len(times.tokens),
