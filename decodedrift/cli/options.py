@@ -13,7 +13,8 @@ from decodedrift.core.records import InputError
 from decodedrift.core.settings import GATES, GROUPS, MACHINE, OUTPUT, PROMPTS, Option, Settings
 
 FAIL_ON = Option(
-    'Exit code 4 where it holds: "COLUMN>0.1" of summary.csv, "COLUMN>0.1:ROW", or default; repeatable.',
+    'Exit code 4 where it holds: "COLUMN>0.1" of summary.csv (of compare also certificate.csv), "COLUMN>0.1:ROW", '
+    '"quality==worse" of answer.csv, or default; repeatable.',
     GATES,
     "GATE",
     many=True,

@@ -119,10 +119,11 @@ def conclude(
         faults = gating.faults(study)
         table = gating.table(study)
         for gate in gates:
-            sentences = gate.exceeded(study.answer if isinstance(gate, WordGate) else table, gating, faults)
+            rows = study.answer if isinstance(gate, WordGate) else table
+            sentences = gate.exceeded(rows, gating, faults)
             exceeded += sentences
             if not sentences:
-                passed.append(f"{gate.text}: in none of {len(gate.cells(gating))}")
+                passed.append(gate.passed(rows, gating))
     if baseline is not None:
         from decodedrift.experiments.compare.baseline import worse
 

@@ -166,6 +166,24 @@ def share_interval(flags: np.ndarray, clusters: np.ndarray) -> tuple[float, floa
     return value, min(low, 1 - unseen), max(high, unseen)
 
 
+def token_share(out: np.ndarray, tokens: np.ndarray, clusters: np.ndarray) -> tuple[float, float, float]:
+    """sum(out) / sum(tokens), counts by row, with Wilson's interval for tokens over their design effect by cluster.
+
+    With t of `equal_clusters` of tokens, and no interval below two. What was seen never allows less than what was not
+    seen at all in so many tokens, as if they were independent: where none is out nothing tells how alike they are.
+    """
+    value, error = ratio_se(out, tokens, clusters)
+    total, factor = float(tokens.sum()), t95(equal_clusters(by_cluster(clusters, tokens)[:, 0]))
+    if math.isnan(factor):
+        return value, math.nan, math.nan
+    unseen = wilson(0, total)[1]
+    if not 0 < value < 1:
+        return (value, 0.0, unseen) if value == 0 else (value, 1 - unseen, 1.0)
+    n = total / design_effect(error**2, value * (1 - value) / total)
+    low, high = wilson(value * n, n, factor)
+    return value, min(low, 1 - unseen), max(high, unseen)
+
+
 def paired_difference(first: np.ndarray, second: np.ndarray, clusters: np.ndarray) -> tuple[float, float, float]:
     """Difference of two shares of the same rows, share(first) - share(second), and its 95 % interval.
 

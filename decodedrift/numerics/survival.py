@@ -163,7 +163,8 @@ def hazard_ratio(
         return math.nan, math.nan, math.nan
     if not again:
         least = hazard_rate(CensoredTimes.of(tokens[~second], event[~second], clusters[~second]))[1]
-        return 0.0, 0.0, 3 / exposure / least
+        most = 3 / exposure / least
+        return 0.0, 0.0 * most, most  # both or none
     off = np.zeros(len(event))
     for count, total, part in kinds:
         off[part] = (event[part] - count / total * tokens[part]) / count

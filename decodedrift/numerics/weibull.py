@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from decodedrift.numerics.intervals import design_effect, sandwich
 from decodedrift.numerics.survival import CensoredTimes
 
 SHAPES = (0.02, 50.0)  # a shape beyond either is no shape: all risk at the first token, or all at one length
+FAR = 600.0  # e to it is a float64, and so are sums and products of such
 
 
 @dataclass(frozen=True)
@@ -89,17 +90,27 @@ class _Likelihood:
 
     def _terms(self, a: float, u: float) -> np.ndarray:
         """Each trace's term, from H before and after its last token at risk."""
-        before, after = np.exp(a + math.exp(u) * self.logs)
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.where(self.traces.event, -before + np.log(-np.expm1(before - after)), -after))
+        before, after = self._hazards(a, u)
+        ln = a + math.exp(u) * self.logs[1] + np.log(-np.expm1(math.exp(u) * (self.logs[0] - self.logs[1])))
+        hazard = np.exp(np.minimum(ln, FAR))
+        small = hazard < 1e-8  # too near 0 for expm1 to be anything, not for its logarithm
+        gone = np.where(small, ln - hazard / 2, np.log(-np.expm1(-np.where(small, 1.0, hazard))))
+        return np.asarray(np.where(self.traces.event, gone - before, -after))
+
+    def _hazards(self, a: float, u: float) -> np.ndarray:
+        """H before and after the last token at risk of each trace, float64 [2, traces]."""
+        return np.asarray(np.exp(np.minimum(a + math.exp(u) * self.logs, FAR)))
 
     def _scores(self, a: float, u: float, *, by_u: bool) -> np.ndarray:
         """d/du of each trace's term, or d/da."""
-        hazards = np.exp(a + math.exp(u) * self.logs)
-        before, after = hazards * math.exp(u) * np.where(hazards > 0, self.logs, 0.0) if by_u else hazards
-        hazard = hazards[1] - hazards[0]
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            rise = np.where(hazard < 700, (after - before) / np.expm1(hazard), 0.0)
+        hazards, k = self._hazards(a, u), math.exp(u)
+        logs = np.where(np.isfinite(self.logs), self.logs, 0.0)
+        before, after = hazards * k * logs if by_u else hazards
+        power = k * (self.logs[0] - self.logs[1])  # of H before over H after
+        with np.errstate(over="ignore"):
+            rise = 1 / special.exprel(hazards[1] * -np.expm1(power))
+        if by_u:
+            rise = rise * k * (logs[1] - np.exp(power) * logs[0]) / -np.expm1(power)
         return np.asarray(np.where(self.traces.event, rise - before, -after))
 
     def _level(self, u: float) -> float:
@@ -111,7 +122,7 @@ class _Likelihood:
         width = 1.0
         while falling(self.near - width) < 0 or falling(self.near + width) > 0:
             width *= 4
-        self.near = float(optimize.brentq(falling, self.near - width, self.near + width, xtol=1e-11))
+        self.near = float(optimize.brentq(falling, self.near - width, self.near + width, xtol=1e-11, maxiter=500))
         return self.near
 
     def value(self, u: float) -> float:

@@ -1,4 +1,4 @@
-"""Gates for CI: a bound on a column of the summary, `divergence_rate>0.1` or `kl_p99>=0.05:bf16`; it fails closed."""
+"""Gates for CI: a bound on a column of numbers, `divergence_rate>0.1` or `kl_p99>=0.05:bf16`; it fails closed."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class Gating:
     """What of a run can be gated.
 
     keys: the columns of its summary that name a row; cells: all rows that there should be, whether they are or not.
-    columns: of numbers. never: (row, column) -> whether a cell is empty because what it tells of never happened, not
+    columns: of numbers. absent: by column, where alone it has a value. never: (row, column) -> whether a cell is empty because what it tells of never happened, not
     because nothing was measured. table: study -> the rows that are gated. faults: study -> cell -> why no gate there
-    may pass. words: by column of the answer, what it may say. recommended: the gates that `default` stands for.
+    may pass. words: by column of the answer, what it may say. unmeasured: the word that nothing was measured.
+    recommended: the gates that `default` stands for.
     """
 
     keys: tuple[str, ...]
@@ -46,7 +47,9 @@ class Gating:
     table: Callable[[Any], pd.DataFrame] = lambda study: study.summary  # type: ignore[no-any-return]
     faults: Callable[[Any], Mapping[tuple[str, ...], Fault]] = lambda study: {}
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unmeasured: str = ""
     recommended: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Gate:
 
     only: a candidate, a strategy or what else names a row, empty for all. interval: the end of the 95 % interval that
     is nearer to passing takes the place of the estimate, so that the gate is exceeded only where the whole interval is.
+    An estimate that has no such end stands for itself.
     """
 
     text: str
@@ -70,6 +74,11 @@ class Gate:
     def cells(self, gating: Gating) -> list[tuple[str, ...]]:
         """The rows that it holds for."""
         return [cell for cell in gating.cells if not self.only or self.only in cell]
+
+    def passed(self, table: pd.DataFrame, gating: Gating) -> str:
+        """The sentence for a gate that nothing exceeds: over how many rows."""
+        count = len(self.cells(gating))
+        return f"{self.text}: in none of {count} row{'s' * (count != 1)} of {' and '.join(gating.keys)}"
 
     def exceeded(
         self, table: pd.DataFrame, gating: Gating, faults: Mapping[tuple[str, ...], Fault] | None = None
@@ -91,11 +100,16 @@ class Gate:
             if row is not None and gating.never(row, self.column):
                 continue
             value = _number(row, self.column)
-            shown = f"{self.column} is {value:.6g}" if row is not None else "there is no result"
-            if self.interval and row is not None:
+            shown = f"{self.column} is {value:.6g}"
+            if row is None:
+                shown = "there is no result"
+            elif math.isnan(value):
+                shown = f"{self.column} has no value" + (f": {why}" if (why := gating.absent.get(self.column)) else "")
+            elif self.interval:
                 low, high = _interval(row, self.column)
-                shown += f" ({low:.6g} to {high:.6g})"
-                value = low if self.operator[0] == ">" else high
+                end = low if self.operator[0] == ">" else high
+                shown += ", without an interval" if math.isnan(end) else f" ({low:.6g} to {high:.6g})"
+                value = value if math.isnan(end) else end
             if math.isnan(value) or OPERATORS[self.operator](value, self.bound):
                 sentences.append(f"{where}: {shown}")
         return sentences
@@ -124,7 +138,7 @@ def parse_gate(text: str, interval: bool, gating: Gating) -> Gate:
     if column not in choices:
         listed, _, hint = nearest(column, choices).partition("; ")  # the hint first: the list is long
         raise InputError(
-            f"--fail-on {text!r}: no column {column!r} in summary.csv; {f'{hint}; ' if hint else ''}{listed}"
+            f"--fail-on {text!r}: no column {column!r} to gate; {f'{hint}; ' if hint else ''}{listed}"
         )
     names = list(dict.fromkeys(cell[n] for n in range(len(gating.keys)) for cell in gating.cells))
     if (match[4] is not None or only) and only not in names:

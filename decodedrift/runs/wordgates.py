@@ -28,6 +28,13 @@ class WordGate:
         """The candidates that it holds for."""
         return [name for name in dict.fromkeys(cell[0] for cell in gating.cells) if self.only in ("", name)]
 
+    def passed(self, table: pd.DataFrame, gating: Gating) -> str:
+        """The sentence for a gate that nothing exceeds: over how many candidates, and where nothing was measured."""
+        names = self.cells(gating)
+        blank = table.loc[(table[self.column] == gating.unmeasured) & table["candidate"].isin(names), "candidate"]
+        but = f"; {self.column} is {gating.unmeasured} for {', '.join(blank)}" if len(blank) else ""
+        return f"{self.text}: in none of {len(names)} candidate{'s' * (len(names) != 1)}{but}"
+
     def exceeded(
         self, table: pd.DataFrame, gating: Gating, faults: Mapping[tuple[str, ...], Fault] | None = None
     ) -> list[str]:

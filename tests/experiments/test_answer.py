@@ -15,6 +15,7 @@ import decodedrift as dd
 from decodedrift.experiments.compare.folds.answer import quality, wording
 from decodedrift.measure.tables import TABLES, typed
 from decodedrift.numerics.intervals import paired_difference
+from decodedrift.report import phrases
 
 PLAN = {
     "experiment": "compare", "model": "m", "max_new_tokens": 8, "mode": "exact", "strategies": [],
@@ -76,7 +77,8 @@ def test_the_interval_covers_the_difference(clusters: int, excess: float) -> Non
 def test_every_word_of_the_wording_and_what_must_not_get_it() -> None:
     half, few = [1, 0] * 32, [1] * 3 + [0] * 61
     assert row([0] * 64).wording == "same"
-    assert "none of 64 texts parted, and 64 prompts cannot exclude that 6 of 100 do" in row([0] * 64).wording_note
+    assert "none of 64 texts parted, and 64 prompts cannot exclude that 4.6 of 100 do" in row([0] * 64).wording_note
+    assert "1 prompt cannot exclude that 95 of 100 do" in row([0]).wording_note
     assert row([0] * 64, half).wording == "same", "whatever its own layouts do"
     assert row([*[0] * 63, 1]).wording == "differs", "one is not none, and there is no floor"
     assert row(half, [0] * 64).wording == "more than noise"
@@ -152,6 +154,27 @@ def test_every_word_of_the_quality(change: list[float], word: str) -> None:
     if change == [0.001, 0.002]:
         change = [0.0, 0.01]  # two windows: Student's factor is 12.7
     assert row([1], nll=windows(change)).quality == word
+
+
+@pytest.mark.parametrize("short", [2, 5, 10, 30, 60])
+def test_a_last_window_that_is_short_is_no_second_one(short: int) -> None:
+    nll = windows([0.01], 256) | {"t#1": windows([-0.02], short)["t#0"]}
+    answer = row([1], nll=nll)
+    assert math.isfinite(answer.ppl_change) and math.isnan(answer.ppl_change_low)
+    assert answer.quality == "cannot tell"
+    assert answer.quality_note == (
+        "2 windows of which one has most of the tokens weigh as fewer than two, which have no interval; "
+        "give a longer text with --text"
+    )
+    assert "a single window has no interval" in row([1], nll=windows([0.01])).quality_note
+
+
+def test_a_change_beyond_all_numbers_is_one_all_the_same() -> None:
+    run = study([1], nll=windows([0.0, 400.0]))
+    (answer,) = run.answer.itertuples()
+    assert (answer.ppl_change_low, answer.ppl_change_high, answer.quality) == (-1.0, math.inf, "cannot tell")
+    assert (phrases.change(1000.0), phrases.change(math.nan)) == ("+inf %", "n/a %")
+    assert phrases.relative(math.inf, math.nan, math.nan) == "+inf %" == phrases.relative(math.inf, -1.0, math.inf)
 
 
 def test_quality_is_never_read_off_the_references_own_text() -> None:

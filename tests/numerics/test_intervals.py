@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from decodedrift.numerics import intervals as iv
@@ -22,6 +24,58 @@ def test_quantiles() -> None:
     assert iv.t95(2) == pytest.approx(math.tan(0.475 * math.pi)), "one degree of freedom is Cauchy's"
     assert iv.t95(3) == pytest.approx(0.95 / math.sqrt(2 * 0.975 * 0.025)), "two have a closed form too"
     assert iv.t95(1e9) == pytest.approx(iv.Z95) and math.isnan(iv.t95(1))
+    assert math.isnan(iv.t95(math.nextafter(2, 1))), "below one degree of freedom the factor grows without bound"
+
+
+def test_what_weighs_as_fewer_than_two_clusters_has_no_interval() -> None:
+    assert iv.equal_clusters(np.full(7, 3)) == 7 and iv.equal_clusters(np.full(2, 0.1)) == 2
+    assert iv.equal_clusters(np.array([4, 24])) == pytest.approx(28**2 / (4**2 + 24**2))
+    assert math.isnan(iv.equal_clusters(np.zeros(3)))
+    for sizes, some in (([256, 5], False), ([256, 250], False), ([256, 256], True), ([256, 256, 5], True)):
+        clusters = np.repeat(np.arange(len(sizes)), sizes)
+        values = np.random.default_rng(1).uniform(0, 1, len(clusters))
+        for interval in (
+            iv.mean_interval(values, clusters),
+            iv.ratio_interval(values, np.ones(len(values)), clusters),
+            iv.token_share(values > 0.5, np.ones(len(values)), clusters),
+        ):
+            assert np.isfinite(interval[0]) and np.isfinite(interval[1:]).all() == some, sizes
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1e6) | st.just(0.0), st.floats(0, 1e6) | st.floats(0, 1e-6)), max_size=9))
+def test_ratios_of_any_weights_have_ends_around_them_or_none(pairs: list[tuple[float, float]]) -> None:
+    top, bottom = np.array(pairs).reshape(-1, 2).T
+    top = np.where(bottom > 0, top, 0.0)
+    value, low, high = iv.ratio_interval(top, bottom, np.arange(len(top)))
+    assert math.isnan(low) == math.isnan(high)
+    assert math.isnan(low) or 0 < low <= value <= high < math.inf
+    with np.errstate(all="ignore"):
+        assert math.isnan(low) or float(bottom.sum()) ** 2 >= 2 * float(bottom @ bottom)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8, 64])
+def test_what_never_came_is_bounded_exactly(n: int) -> None:
+    assert iv.none_of(n) == pytest.approx(stats.binomtest(0, n, alternative="less").proportion_ci(0.95, "exact").high)
+    assert (1 - iv.none_of(n)) ** n == pytest.approx(0.05)
+
+
+def test_a_share_of_tokens_is_bounded_by_tokens_and_not_by_prompts() -> None:
+    """One of 1000 tokens out, in 16 prompts: the bound of a share of prompts, 19 %, is none of it."""
+    tokens, prompts, out = np.full(16, 62.5), np.arange(16), np.zeros(16)
+    out[3] = 1
+    value, low, high = iv.token_share(out, tokens, prompts)
+    assert (value, low, high) == pytest.approx((0.001, *iv.wilson(1, 1000, iv.t95(16))), rel=1e-3) and high < 0.01
+    assert iv.token_share(out * 0, tokens, prompts) == (0, 0, iv.wilson(0, 1000)[1])
+    assert iv.token_share(tokens, tokens, prompts) == (1, 1 - iv.wilson(0, 1000)[1], 1)
+    together = iv.token_share(out * 40, tokens, prompts)  # 40 in one prompt are not 40 prompts' worth
+    error = math.sqrt(16 / 15 * float(np.sum((out * 40 - 0.04 * tokens) ** 2))) / 1000
+    n = 0.04 * 0.96 / error**2
+    assert together == pytest.approx((0.04, *iv.wilson(0.04 * n, n, iv.t95(16))))
+    assert together[2] > 3 * iv.wilson(40, 1000)[1], "the control: as if tokens were independent"
+    rows = np.arange(32) // 2  # the same by two traces a prompt
+    halves = iv.token_share(np.repeat(out, 2) / 2, np.repeat(tokens, 2) / 2, rows)
+    assert halves == pytest.approx((value, low, high))
 
 
 def test_the_normal_quantile_is_spelt_once() -> None:

@@ -15,6 +15,7 @@ from scipy import stats
 
 from decodedrift.numerics import survival as sv
 from decodedrift.numerics import weibull
+from decodedrift.numerics.incidence import incidence
 
 
 def seen(tokens: Any, event: Any, clusters: Any = None) -> sv.CensoredTimes:
@@ -217,7 +218,8 @@ def test_the_ratio_of_two_risks_by_hand() -> None:
     second, prompts = np.arange(6) > 2, np.array([0, 1, 2, 0, 1, 2])
     off = [(1 - 0.1 * own) / 2 - (1 - 0.05 * before) / 3 for own, before in ((5, 10), (5, 20))]
     off.append((0 - 0.1 * 10) / 2 - (1 - 0.05 * 30) / 3)
-    half = 4.302652729749464 * math.sqrt(3 / 2 * float(np.square(off).sum()))  # t of 2 degrees of freedom
+    t = stats.t.ppf(0.975, 60**2 / (10**2 + 20**2 + 30**2) - 1)  # of the first: the second weighs as 2.67 prompts
+    half = t * math.sqrt(3 / 2 * float(np.square(off).sum()))
     found = sv.hazard_ratio(event, tokens, second, prompts)
     assert found == pytest.approx((2.0, 2 * math.exp(-half), 2 * math.exp(half)))
     none = sv.hazard_ratio(event * ~second, tokens, second, prompts)
@@ -254,12 +256,58 @@ def test_holms_p_by_hand() -> None:
     assert len(sv.holm(np.empty(0))) == 0
 
 
-def test_nothing_diverged_is_certified_by_the_rule_of_three() -> None:
+def test_nothing_diverged_is_certified_by_what_would_have_shown_itself() -> None:
     found = seen([50, 100, 150], [0, 0, 0])
-    assert sv.rule_of_three(found) == (3 / 300, 1.0)
+    assert sv.certified(found) == (3 / 300, pytest.approx(1 - 0.05 ** (1 / 3)))
+    for n in (1, 2, 4, 64):
+        exact = stats.binomtest(0, n, alternative="less").proportion_ci(0.95, "exact").high
+        assert sv.certified(seen([8] * n, [0] * n))[1] == pytest.approx(exact)
     assert sv.hazard_rate(found) == (0.0, 0.0, 3 / 300)
     assert (1 - 3 / 300) ** 300 < 0.05, "a greater risk would have shown itself in 95 % of runs"
-    assert np.isnan(sv.rule_of_three(seen([5, 6], [1, 0]))).all()
+    assert np.isnan(sv.certified(seen([5, 6], [1, 0]))).all()
+
+
+@pytest.mark.parametrize("tokens", [(4, 24), (3, 64), (3, 5, 64), (2, 2, 2, 64)])
+def test_prompts_of_which_one_has_almost_all_tokens_have_no_interval(tokens: tuple[int, ...]) -> None:
+    """The factor of Student has no bound towards none of its degrees of freedom; exp of it was no float64."""
+    rate, low, high = sv.hazard_rate(seen(tokens, [1] * (len(tokens) - 1) + [0]))
+    assert rate == (len(tokens) - 1) / sum(tokens) and math.isnan(low) and math.isnan(high)
+    assert np.isfinite(sv.hazard_rate(seen([4, 24, 24, 24], [1, 0, 1, 1]))).all(), "3.5 of them have one"
+
+
+SKEWED = st.lists(
+    st.tuples(st.integers(1, 10) | st.integers(1, 10**5), st.booleans(), st.integers(0, 3)), min_size=1, max_size=12
+)
+
+
+@pytest.mark.parametrize("tokens", [(1181, 4, 6, 3), (2, 3, 4, 3772), (9, 3, 2, 15, 2, 2, 15600, 7)])
+def test_a_text_a_thousand_times_as_long_as_others_has_a_shape_or_a_reason(tokens: tuple[int, ...]) -> None:
+    """e to 50 ln 1000 is no float64: the fit met infinity less infinity."""
+    shape = weibull.fit(seen(tokens, [1, 0, *[1] * (len(tokens) - 2)]))
+    assert shape.why or shape.low < shape.value < shape.high
+
+
+@settings(max_examples=25, deadline=None)
+@given(SKEWED)
+def test_no_exposure_is_too_skewed_for_a_figure(rows: list[tuple[int, bool, int]]) -> None:
+    """Nothing overflows; an interval holds its value and is finite, or it is empty."""
+    tokens, event, prompt = map(np.array, zip(*rows, strict=True))
+    traces = seen(np.minimum(tokens, 300), event, prompt)
+    shape = weibull.fit(seen(tokens, event, prompt))
+    figures = {
+        "hazard": sv.hazard_rate(seen(tokens, event, prompt)),
+        "ratio": sv.hazard_ratio(event.astype(float), tokens.astype(float), prompt > 1, np.arange(len(rows)) % 3),
+        "half-life": incidence(traces).half_life(),
+        "shape": (shape.value, shape.low, shape.high),
+    }
+    curve = sv.kaplan_meier(traces)
+    assert len(curve.low) == traces.horizon
+    for name, (value, low, high) in figures.items():
+        assert math.isnan(low) or low <= value <= high, (name, value, low, high)
+    by_prompt = np.bincount(prompt, tokens)
+    if event.any() and by_prompt.sum() ** 2 < 2 * by_prompt @ by_prompt:
+        assert np.isnan(figures["hazard"][1:]).all()
+    assert not np.isinf(figures["hazard"]).any() and not np.isinf(figures["ratio"]).any()
 
 
 def test_paired_candidates_by_the_sign_of_who_left_first() -> None:
@@ -320,4 +368,4 @@ def test_the_slope_is_within_traces_and_clustered() -> None:
     assert sv.slope_within(x[:0], y[:0], trace[:0], trace[:0]).why == "no position has an error above 0"
     assert sv.slope_within(x[:1], y[:1], trace[:1], trace[:1]).why == "no trace has two positions"
     short = sv.slope_within(x[:4], y[:4], trace[:4], trace[:4])
-    assert short.value == pytest.approx(0.5) and "too short" in short.why
+    assert short.value == pytest.approx(0.5) and "fewer than two" in short.why

@@ -54,7 +54,8 @@ def table(**values: Any) -> pd.DataFrame:
 def test_what_is_exceeded(text: str, value: float, exceeded: int) -> None:
     said = parse_gate(text, False, gating(PLAN)).exceeded(table(kl_mean=value), gating(PLAN))
     assert len(said) == exceeded
-    assert all(text.strip() in line and f"{value:.6g}" in line for line in said)
+    shown = "has no value" if math.isnan(value) else f"is {value:.6g}"
+    assert all(line.startswith(text.strip()) and line.endswith(f": kl_mean {shown}") for line in said)
 
 
 def test_a_candidate_without_a_result_does_not_pass() -> None:
@@ -75,14 +76,30 @@ def test_a_candidate_without_a_result_does_not_pass() -> None:
         ("divergence_rate<0.5", {"divergence_rate": 0.2, "divergence_rate_low": 0.05, "divergence_rate_high": 0.4}, 4),
         ("kl_mean>0.1", {"kl_mean": 0.12, "kl_mean_low": 0.09, "kl_mean_high": 0.16}, 0),
         ("kl_mean>0.1", {"kl_mean": 0.12, "kl_mean_low": 0.101, "kl_mean_high": 0.16}, 4),
-        ("kl_mean>0.1", {"kl_mean": 0.05, "kl_mean_low": math.nan, "kl_mean_high": math.nan}, 4),
+        ("kl_mean>0.1", {"kl_mean": 0.05, "kl_mean_low": math.nan, "kl_mean_high": math.nan}, 0),
+        ("kl_mean>0.1", {"kl_mean": 0.12, "kl_mean_low": math.nan, "kl_mean_high": math.nan}, 4),
+        ("kl_mean>0.1", {"kl_mean": math.nan, "kl_mean_low": math.nan, "kl_mean_high": math.nan}, 4),
+        ("sigma_ratio>1", {"sigma_ratio": 1.0, "sigma_ratio_low": math.nan, "sigma_ratio_high": math.nan}, 0),
     ],
 )  # fmt: skip
 def test_intervals(text: str, values: dict[str, float], exceeded: int) -> None:
     said = parse_gate(text, True, gating(PLAN)).exceeded(table(**values), gating(PLAN))
     assert len(said) == exceeded
+    assert not any("nan" in line for line in said)
     if exceeded and "kl_mean" in values:
-        assert f"{values['kl_mean_low']:.6g} to {values['kl_mean_high']:.6g}" in said[0]
+        ends = f"({values['kl_mean_low']:.6g} to {values['kl_mean_high']:.6g})"
+        alone = "has no value" if math.isnan(values["kl_mean"]) else "is 0.12, without an interval"
+        assert said[0].endswith(alone if "nan" in ends else ends)
+
+
+def test_a_plain_cast_without_a_sigma_ratio_is_told_why() -> None:
+    values = dict.fromkeys(("sigma_ratio", "sigma_ratio_low", "sigma_ratio_high"), math.nan)
+    for interval in (False, True):
+        said = parse_gate("sigma_ratio>1:bf16", interval, gating(PLAN)).exceeded(table(**values), gating(PLAN))
+        assert said[0] == (
+            "sigma_ratio>1:bf16: bf16 greedy: sigma_ratio has no value: it is there only for a candidate that "
+            "computes in 16 bits and is no plain cast"
+        )
 
 
 @pytest.mark.parametrize("operator", list(OPERATORS))
@@ -212,10 +229,10 @@ def test_check_says_what_passed_and_holds_against_an_earlier_run(
     code, out, _ = command("check", finished, "--fail-on", "default", "--fail-on", "kl_mean>5", "--baseline", finished)
     assert code == 0
     assert [line for line in out.splitlines() if line.startswith("gate passed: ")] == [
-        "gate passed: wording==nonfinite: in none of 1",
-        "gate passed: wording==not compared: in none of 1",
-        "gate passed: quality==worse: in none of 1",
-        "gate passed: kl_mean>5: in none of 1",
+        "gate passed: wording==nonfinite: in none of 1 candidate",
+        "gate passed: wording==not compared: in none of 1 candidate",
+        "gate passed: quality==worse: in none of 1 candidate; quality is not measured for bf16",
+        "gate passed: kl_mean>5: in none of 1 row of candidate and strategy",
         "gate passed: --baseline: none of 4 figures is worse",
     ]
     word = dd.open_study(finished).answer["wording"].iloc[0]
@@ -260,6 +277,15 @@ def test_a_gate_on_words_fails_where_there_is_no_answer() -> None:
     (gate,) = parse_gates(["quality!=no loss above 1 %:bf16"], False, gating(PLAN))
     assert gate.exceeded(answers, gating(PLAN)) == ["quality!=no loss above 1 %:bf16: bf16: quality is better: "]
     assert not gate.exceeded(answers.assign(quality="no loss above 1 %"), gating(PLAN))
+
+
+def test_a_gate_says_of_what_it_counts() -> None:
+    assert parse_gate("kl_mean>1", False, gating(PLAN)).passed(table(), gating(PLAN)).endswith(
+        "in none of 4 rows of candidate and strategy"
+    )  # fmt: skip
+    (gate,) = parse_gates(["quality==worse"], False, gating(PLAN))
+    answers = pd.DataFrame({"candidate": ["bf16", "fp32:batch_size=1"], "quality": ["better", "cannot tell"]})
+    assert gate.passed(answers, gating(PLAN)) == "quality==worse: in none of 2 candidates"
 
 
 def test_something_failed_goes_before_a_gate(

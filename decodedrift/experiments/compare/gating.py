@@ -1,4 +1,4 @@
-"""What of a run can be gated: the summary's numbers, by candidate and strategy."""
+"""What of a run can be gated: the numbers of the summary and the certificate, by candidate and strategy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ IF_DIVERGED = (
     "path_compounding", "path_compounding_low", "path_compounding_high",
 )  # fmt: skip
 RECOMMENDED = ("wording==nonfinite", "wording==not compared", "quality==worse")
-# and those of them that exist only where the run was asked for them
+ABSENT = dict.fromkeys(
+    ("cast_positions", *(f"{name}{end}" for name in ("sigma_ratio", "bhattacharyya") for end in ("", "_low", "_high"))),
+    "it is there only for a candidate that computes in 16 bits and is no plain cast",
+)
+# and those of IF_DIVERGED that exist only where the run was asked for them
 ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "second_": "inject",
          "path_": "decompose"}  # fmt: skip
 
@@ -39,7 +43,7 @@ def gating(plan: Mapping[str, Any]) -> Gating:
     gated = (*columns(), *GATED)
     return Gating(
         ("candidate", "strategy"), cells, gated, lambda row, name: never(row, name, plan), table, faults,
-        {"wording": WORDINGS, "quality": QUALITIES}, RECOMMENDED,
+        {"wording": WORDINGS, "quality": QUALITIES}, "not measured", RECOMMENDED, ABSENT,
     )  # fmt: skip
 
 

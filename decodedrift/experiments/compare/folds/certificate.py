@@ -24,7 +24,7 @@ from decodedrift.numerics.intervals import (
     mean_interval,
     ratio_half_width,
     ratio_interval,
-    share_interval,
+    token_share,
 )
 
 if TYPE_CHECKING:
@@ -169,10 +169,11 @@ def _of_its_text(cell: pd.DataFrame, plain: bool) -> dict[str, float]:
     cell, log_ratio = cell[known], log_ratio[known]
     prompts = pd.factorize(cell["prompt_id"])[0]
     sequences = pd.Series(log_ratio).groupby([cell["seed"].to_numpy(), prompts]).sum().to_numpy()
-    shares = {f"ratio_out_{n}": share_interval(o.astype(float), prompts) for n, o in ratios.outside(log_ratio).items()}
+    ones = np.ones(len(log_ratio))
+    shares = {f"ratio_out_{n}": token_share(o, ones, prompts) for n, o in ratios.outside(log_ratio).items()}
     return {"tokens": len(log_ratio)} | _sequences(sequences) | _named(
         **shares,
-        logratio_rms=_root(ratio_interval(log_ratio**2, np.ones(len(log_ratio)), prompts)),
+        logratio_rms=_root(ratio_interval(log_ratio**2, ones, prompts)),
         k3=mean_interval(ratios.k3(log_ratio), prompts) if plain else NONE,
     )  # fmt: skip
 
@@ -186,7 +187,7 @@ def _of_own_text(rows: pd.DataFrame, plain: bool) -> dict[str, float]:
     drawn = rows["difr_tokens"].fillna(0).to_numpy(float)
     value, half = ratio_half_width(np.nan_to_num(margin), drawn, prompts)
     told = rows["difr_tokens"].notna().to_numpy(bool)
-    shares = {f"{band}_own": _share(rows[band].to_numpy(int), tokens, prompts) for band in BANDS}
+    shares = {f"{band}_own": token_share(rows[band].to_numpy(float), tokens, prompts) for band in BANDS}
     mean, width = ratio_half_width(k3, tokens, prompts)
     row = {"tokens_own": float(tokens.sum())} | _sequences(rows["sequence_logratio"].to_numpy(float), "_own")
     row["difr_outside"] = 1 - drawn.sum() / tokens[told].sum() if told.any() else math.nan
@@ -196,12 +197,6 @@ def _of_own_text(rows: pd.DataFrame, plain: bool) -> dict[str, float]:
         k3_own=(mean, mean - width, mean + width) if plain else NONE,
         difr=(value, value - half, value + half),
     )
-
-
-def _share(out: np.ndarray, tokens: np.ndarray, prompts: np.ndarray) -> Interval:
-    """The share of tokens outside, from counts by trace."""
-    flags = np.repeat(np.tile([1.0, 0.0], len(out)), np.stack([out, tokens - out], axis=1).ravel())
-    return share_interval(flags, np.repeat(prompts, tokens))
 
 
 def _sequences(log_ratios: np.ndarray, of: str = "") -> dict[str, float]:
