@@ -13,6 +13,7 @@ from scipy import stats
 
 import decodedrift as dd
 from decodedrift.experiments.compare.folds.answer import quality, wording
+from decodedrift.experiments.compare.verdict.answer import lines
 from decodedrift.measure.tables import TABLES, typed
 from decodedrift.numerics.intervals import paired_difference
 from decodedrift.report import phrases
@@ -166,6 +167,8 @@ def test_a_last_window_that_is_short_is_no_second_one(short: int) -> None:
         "2 windows of which one has most of the tokens weigh as fewer than two, which have no interval; "
         "give a longer text with --text"
     )
+    ((_, _, said),) = lines(study([1], nll=nll))
+    assert said.startswith("quality cannot tell: perplexity +0.") and said.endswith(answer.quality_note)
     assert "a single window has no interval" in row([1], nll=windows([0.01])).quality_note
 
 

@@ -17,7 +17,7 @@ def sentences(study: Any) -> list[str]:
     """A sentence per candidate."""
     return [
         f"{visible(row.candidate)}: wording {row.wording} ({_joined(_rates(row), row.wording_note)}); "
-        f"quality {row.quality} ({_joined(_change(row), row.quality_note)})."
+        f"quality {row.quality} ({_quality(row)})."
         for row in study.answer.itertuples()
     ]  # fmt: skip
 
@@ -44,7 +44,7 @@ def lines(study: Any) -> list[tuple[str, str, str]]:
         (
             str(row.candidate),
             f"wording {row.wording}: {_rates(row) or row.wording_note}",
-            f"quality {row.quality}: {_change(row) or row.quality_note}",
+            f"quality {row.quality}: {_change(row) if row.ppl_change_low == row.ppl_change_low else _quality(row)}",
         )
         for row in study.answer.itertuples()
     ]
@@ -52,6 +52,10 @@ def lines(study: Any) -> list[tuple[str, str, str]]:
 
 def _joined(numbers: str, note: str) -> str:
     return visible(f"{numbers}; {note}" if numbers else note)
+
+
+def _quality(row: Any) -> str:
+    return _joined(_change(row), row.quality_note)
 
 
 def _rates(row: Any) -> str:
