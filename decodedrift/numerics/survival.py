@@ -16,7 +16,9 @@ from functools import cached_property
 import numpy as np
 from scipy import stats
 
-from decodedrift.numerics.intervals import FEW, bootstrap, by_cluster, equal_clusters, none_of, ratio_interval, sandwich, t95
+from decodedrift.numerics.intervals import (
+    FEW, bootstrap, by_cluster, equal_clusters, none_of, ratio_interval, sandwich, t95,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

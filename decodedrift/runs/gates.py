@@ -34,8 +34,8 @@ class Gating:
     """What of a run can be gated.
 
     keys: the columns of its summary that name a row; cells: all rows that there should be, whether they are or not.
-    columns: of numbers. absent: by column, where alone it has a value. never: (row, column) -> whether a cell is empty because what it tells of never happened, not
-    because nothing was measured. table: study -> the rows that are gated. faults: study -> cell -> why no gate there
+    columns: of numbers. absent: by column, where alone it has a value. never: (row, column) -> whether a cell is empty
+    because what it tells of never happened, not because nothing was measured. table: study -> the rows that are gated. faults: study -> cell -> why no gate there
     may pass. words: by column of the answer, what it may say. unmeasured: the word that nothing was measured.
     recommended: the gates that `default` stands for.
     """
@@ -137,9 +137,7 @@ def parse_gate(text: str, interval: bool, gating: Gating) -> Gate:
     choices = gating.columns
     if column not in choices:
         listed, _, hint = nearest(column, choices).partition("; ")  # the hint first: the list is long
-        raise InputError(
-            f"--fail-on {text!r}: no column {column!r} to gate; {f'{hint}; ' if hint else ''}{listed}"
-        )
+        raise InputError(f"--fail-on {text!r}: no column {column!r} to gate; {f'{hint}; ' if hint else ''}{listed}")
     names = list(dict.fromkeys(cell[n] for n in range(len(gating.keys)) for cell in gating.cells))
     if (match[4] is not None or only) and only not in names:
         raise InputError(f"--fail-on {text!r}: no {' or '.join(gating.keys)} {only!r}; {nearest(only, names)}")

@@ -148,7 +148,12 @@ def test_the_ratio_band_on_the_references_text(strategy: str) -> None:
         share = getattr(row, f"ratio_out_{name}")
         assert share == pytest.approx(((r < low) | (r > high)).mean()) and 0 < share < 1
         flags, prompts = ((r < low) | (r > high)).astype(float), np.repeat(np.arange(PROMPTS), TOKENS)
-        assert getattr(row, f"ratio_out_{name}_high") == pytest.approx(iv.share_interval(flags, prompts)[2])
+        variance = iv.clustered_se(flags, prompts) ** 2
+        n = share * (1 - share) / max(variance, share * (1 - share) / len(flags))
+        (low_end, high_end), unseen = iv.wilson(share * n, n, iv.t95(PROMPTS)), iv.wilson(0, len(flags))[1]
+        ends = min(low_end, 1 - unseen), max(high_end, unseen)
+        told = getattr(row, f"ratio_out_{name}_low"), getattr(row, f"ratio_out_{name}_high")
+        assert told == pytest.approx(ends)
     assert row.logratio_rms == pytest.approx(math.sqrt((np.log(r) ** 2).mean()))
     texts = np.log(r).reshape(PROMPTS, TOKENS).sum(1)
     assert row.sequence_logratio_rms == pytest.approx(math.sqrt((texts**2).mean()))

@@ -159,9 +159,9 @@ def quality(row: Mapping[str, Any], lost: int = 0) -> tuple[str, str]:
     if math.isnan(row["ppl_change"]):
         return "cannot tell", "the reference gives no finite likelihood to some tokens"
     if math.isnan(low):
-        few = "a single window has" if row["windows"] == 1 else (
-            f"{row['windows']} windows of which one has most of the tokens weigh as fewer than two, which have"
-        )
+        few = "a single window has"
+        if row["windows"] > 1:
+            few = f"{row['windows']} windows of which one has most of the tokens weigh as fewer than two, which have"
         return "cannot tell", f"{few} no interval; give a longer text with --text"
     where = f"over {row['scored_tokens']} tokens of {row['texts']}"
     if low > -NO_LOSS and high < NO_LOSS:
