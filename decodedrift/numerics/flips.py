@@ -166,7 +166,7 @@ def resolved(chance: np.ndarray, seen: int) -> np.ndarray:
     For the log score of a law that counts, which forgives no 0; an expected number takes the chances as they are.
     """
     least = 0.5 / (seen + 1)
-    return np.clip(chance, least, 1 - least)
+    return np.asarray(np.clip(chance, least, 1 - least))
 
 
 def bins(chance: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ def floored(bench: Bench) -> set[str]:
 
 
 def relaid(bench: Bench, variant: Variant) -> set[str]:
-    """Of these, the prompts that a candidate's floor puts in another batch: one that is alone in both layouts is not."""
+    """Of these, the prompts that a candidate's floor puts in another batch: not one that is alone in both layouts."""
     here, size = floored(bench), bench.size(variant)
     order = [p.id for p in bench.order if size > 1 or p.id in here]
     return here - {order[-1]} if len(order) % (size if size > 1 else FLOOR_BATCH) == 1 else here
