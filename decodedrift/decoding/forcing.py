@@ -21,32 +21,54 @@ CHUNK_BYTES = 256 * 2**20  # of one forward's kept logits; a batch above it is r
 
 
 def force(
-    loaded: Loaded, sequences: Sequence[Reading], batch_size: int, pad: int, window: int | None = None
+    loaded: Loaded,
+    sequences: Sequence[Reading],
+    batch_size: int,
+    pad: int,
+    window: int | None = None,
+    shared: bool | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """(index, logits) of every sequence, batch by batch.
 
     logits[t]: the raw logits, in the variant's own dtype, [len(continuation), vocab], that predict continuation[t]
-    from everything before it. A batch is `batch_size` contexts with all their continuations. With batch_size 1, on
-    another path than `shared`, or where filler would pass `window`, a sequence is read whole. The layout is a function
+    from everything before it. A batch is `batch_size` contexts with all their continuations. The layout is a function
     of the lengths alone, the same for every variant of a model.
+
+    Args:
+        shared: see `batches`.
+    """
+    vocab = loaded.model.config.get_text_config(decoder=True).vocab_size
+    for left, prefilled in batches(sequences, batch_size, loaded.path, window, shared):
+        while left:
+            batch = [sequences[i] for i in (left if prefilled else left[:batch_size])]
+            part = _part(batch, vocab, prefilled)
+            logits = _after_contexts(loaded, part, pad) if prefilled else _whole(loaded, part, pad)
+            loaded.note(logits[0])
+            yield from zip(left, logits, strict=False)
+            left = left[len(part) :]
+
+
+def batches(
+    sequences: Sequence[Reading], batch_size: int, path: str, window: int | None, shared: bool | None = None
+) -> Iterator[tuple[list[int], bool]]:
+    """(indices, whether they are read over a prefill of their contexts) of every batch.
+
+    Args:
+        shared: whether they are to be. None: where contexts have several continuations and batch_size is not 1. On
+            another path than `shared`, or where filler would pass `window`, none can be: they are read whole, and
+            where `shared` is True not at all.
     """
     families: dict[tuple[str, tuple[int, ...]], list[int]] = {}
     for index, sequence in enumerate(sequences):
         families.setdefault((sequence.owner, sequence.context), []).append(index)
     order = list(families.values())
-    vocab = loaded.model.config.get_text_config(decoder=True).vocab_size
     for start in range(0, len(order), batch_size):
-        left = [index for family in order[start : start + batch_size] for index in family]
-        longest = max(len(sequences[i].context) for i in left) + max(len(sequences[i].continuation) for i in left)
-        several = batch_size > 1 and len(left) > len(order[start : start + batch_size])
-        shared = several and loaded.path == "shared" and (window is None or longest <= window)
-        while left:
-            batch = [sequences[i] for i in (left if shared else left[:batch_size])]
-            part = _part(batch, vocab, shared)
-            logits = _after_contexts(loaded, part, pad) if shared else _whole(loaded, part, pad)
-            loaded.note(logits[0])
-            yield from zip(left, logits, strict=False)
-            left = left[len(part) :]
+        indices = [index for family in order[start : start + batch_size] for index in family]
+        longest = max(len(sequences[i].context) for i in indices) + max(len(sequences[i].continuation) for i in indices)
+        can = path == "shared" and (window is None or longest <= window)
+        several = batch_size > 1 and len(indices) > len(order[start : start + batch_size])
+        if can or not shared:
+            yield indices, can and (several if shared is None else shared)
 
 
 def _part(batch: Sequence[Reading], vocab: int, shared: bool) -> Sequence[Reading]:

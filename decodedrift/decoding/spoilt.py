@@ -19,11 +19,16 @@ from decodedrift.models.load import Loaded
 
 
 def force(
-    loaded: Loaded, sequences: Sequence[Reading], batch_size: int, pad: int, window: int | None = None
+    loaded: Loaded,
+    sequences: Sequence[Reading],
+    batch_size: int,
+    pad: int,
+    window: int | None = None,
+    shared: bool | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """`forcing.force`, in which a position is broken only if it is so without the tokens behind it. Those come last."""
     spoilt: dict[int, tuple[int, Tensor]] = {}
-    for index, logits in forcing.force(loaded, sequences, batch_size, pad, window):
+    for index, logits in forcing.force(loaded, sequences, batch_size, pad, window, shared):
         first = _first_broken(logits)
         end = first if first == len(logits) else _sound(loaded, sequences[index], first, pad)
         if end == first:
@@ -32,7 +37,7 @@ def force(
             spoilt[index] = (end, logits)
     if spoilt:
         again = [_without(s, spoilt[i][0]) if i in spoilt else s for i, s in enumerate(sequences)]
-        for index, logits in forcing.force(loaded, again, batch_size, pad, window):
+        for index, logits in forcing.force(loaded, again, batch_size, pad, window, shared):
             if index in spoilt:
                 end, before = spoilt[index]
                 yield index, cat([logits[:end], before[end:]])

@@ -17,6 +17,7 @@ from decodedrift.core.progress import Progress
 from decodedrift.core.records import Cell, InputError, Job, Key, Prompt, Reading, Trace, Variant, VariantError
 from decodedrift.core.settings import Settings
 from decodedrift.decoding.batches import by_length, filed
+from decodedrift.decoding.forcing import batches
 from decodedrift.decoding.loop import generate
 from decodedrift.decoding.spoilt import force
 from decodedrift.decoding.spool import Spool
@@ -164,7 +165,7 @@ class Bench:
         """
         if not self.reads(model.variant):
             return
-        width = model.model.get_input_embeddings().weight.shape[0]
+        width = _width(model)
         texts = passes.readable(group, width)
         for label, count in (Counter(p.key.strategy for p in group) - Counter(p.key.strategy for p in texts)).items():
             text = f"{count} sequences hold ids beyond this variant's {width} embeddings; not read"
@@ -172,11 +173,18 @@ class Bench:
         readings = [p.reading for p in texts]
         self.progress.start(model.variant.name, READING, sum(len(r.continuation) for r in readings))
         size, vocab = batch_size or self.size(model.variant), self.world.vocab
-        for index, logits in force(model, readings, size, vocab.pad, vocab.window):
+        for index, logits in force(model, readings, size, vocab.pad, vocab.window, group[0].shared):
             self.progress.tick(len(readings[index].continuation))
             self.progress.batch()
             yield texts[index], logits
         self.progress.stop()
+
+    def prefilled(self, model: Loaded, group: list[Passage]) -> set[Key]:
+        """The passages of a group that a variant, by `logits`, reads over a prefill of their contexts."""
+        texts = passes.readable(group, _width(model))
+        readings, size = [p.reading for p in texts], self.size(model.variant)
+        layout = batches(readings, size, model.path, self.world.vocab.window)
+        return {texts[index].key for indices, shared in layout if shared for index in indices}
 
     @contextmanager
     def guarded(self, variant: str, stage: str, lose: Callable[[], object] = lambda: None) -> Iterator[None]:
@@ -189,3 +197,8 @@ class Bench:
                 raise
             lose()
             self.result.fail(self.plan.model, variant, stage, *status_and_reason(error))
+
+
+def _width(model: Loaded) -> int:
+    """Ids that a model has an embedding of."""
+    return int(model.model.get_input_embeddings().weight.shape[0])

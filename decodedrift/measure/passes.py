@@ -32,7 +32,8 @@ from decodedrift.numerics.logits import exp
 class Passage:
     """A sequence that is teacher forced. key: (strategy label or `text`, seed, prompt id or window).
 
-    whole: whether the continuation is all that was written (`longrope`).
+    whole: whether the continuation is all that was written (`longrope`). shared: how it is to be read, see
+    `forcing.batches`; the same for all of a group.
     """
 
     key: Key
@@ -40,6 +41,7 @@ class Passage:
     strategy: Strategy | None
     start: int = 0
     whole: bool = True
+    shared: bool | None = None
 
     def prefer(self, logits: Tensor, reference: Preferences | None = None) -> Preferences | None:
         """What the strategy makes of each forced position; None for searches, uncoupled draws and texts."""

@@ -48,7 +48,7 @@ Chance = Callable[[ForcedPositions], np.ndarray]  # reads margin and scale; must
 
 def constant(positions: ForcedPositions) -> Chance:
     """No law at all: one risk for every position. What the others have to beat."""
-    rate = (positions.flipped.sum() + 0.5) / (len(positions.flipped) + 1)
+    rate = positions.flipped.mean()
     return lambda new: np.full(len(new.margin), rate)
 
 
@@ -69,9 +69,10 @@ def empirical(positions: ForcedPositions) -> Chance:
     """The errors themselves: the share that is below -margin, one that meets it exactly counting half.
 
     Finite errors are taken from the less decided half of the positions, where choices turn. The share at which the
-    candidate forbids the reference's token stands beside them: truncation turns a choice whatever its margin.
+    candidate forbids the reference's token stands beside them: truncation turns a choice whatever its margin. Shares as
+    they were seen: half a flip added to a count would be added at every position of a text. See `resolved`.
     """
-    forbidden = (np.isneginf(positions.error).sum() + 0.5) / ((~np.isnan(positions.error)).sum() + 1)
+    forbidden = np.isneginf(positions.error).sum() / (~np.isnan(positions.error)).sum()
     near = positions.finite & (positions.margin <= np.median(positions.margin[positions.finite]))
     errors = np.sort(positions.error[near])
 
@@ -82,6 +83,7 @@ def empirical(positions: ForcedPositions) -> Chance:
     return chance
 
 
+COUNTING = ("empirical", "constant")  # the laws whose chances are shares of what was seen
 LAWS: dict[str, Callable[[ForcedPositions], Chance]] = {
     "empirical": empirical,
     "normal": normal,
@@ -156,6 +158,15 @@ def log_score(chance: np.ndarray, happened: np.ndarray) -> float:
         return math.nan
     with np.errstate(divide="ignore"):
         return float(-np.mean(np.log(np.where(happened, chance, 1 - chance))))
+
+
+def resolved(chance: np.ndarray, seen: int) -> np.ndarray:
+    """Chances as counts of so many positions can tell them apart from none and from all: half a position off both.
+
+    For the log score of a law that counts, which forgives no 0; an expected number takes the chances as they are.
+    """
+    least = 0.5 / (seen + 1)
+    return np.asarray(np.clip(chance, least, 1 - least))
 
 
 def bins(chance: np.ndarray) -> np.ndarray:

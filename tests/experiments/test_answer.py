@@ -87,6 +87,11 @@ def test_every_word_of_the_wording_and_what_must_not_get_it() -> None:
     assert row(half, half).wording == "as noise", "the same texts part"
     assert row(half, half[::-1]).wording == "cannot tell", "as often, but other texts: the interval is wide"
     assert row(few[:8], few[:8]).wording == "cannot tell", "eight prompts exclude no tenth"
+    assert "one prompt" not in row([*[0] * 63, 1]).wording_note
+    assert (row([1]).wording, row([1]).wording_note) == (
+        "differs",
+        "there is no noise floor to hold it against (one prompt has no other batch layout)",
+    )
     assert row([]).wording == "not compared"
     one = row([1], [0])
     assert one.wording == "cannot tell"

@@ -196,6 +196,22 @@ def test_the_law_expects_no_more_divergences_than_texts() -> None:
     assert "" in set(prediction.flip_law(prediction.predict(rows, positions(forbidden)))["flip_note"])
 
 
+def test_errors_of_rounding_foretell_none_and_a_surprise_costs_a_finite_score() -> None:
+    """Margins of 0.01 to 1 and errors of 1e-7: no text is expected to part, and the one that did cost ln(2 (n + 1))."""
+    rng = np.random.default_rng(0)
+    forced = [{"prompt_id": f"p{n}", "position": t, "choice_margin": rng.uniform(0.01, 1), "choice_agree": 1,
+               "choice_error": rng.normal(0, 1e-7), "logit_gap_rms": 1e-7, "significant_digits": 7.0}
+              for n in range(4) for t in range(6)]  # fmt: skip
+    law = prediction.flip_law(prediction.predict(divergences([stayed(6)] * 3 + [left(2)]), positions(forced)))
+    law = law.set_index("law")
+    assert (law["flips_predicted"] == 0).all()
+    at_risk, least = 6 * 3 + 3, 0.5 / 25
+    assert law["positions"]["empirical"] == at_risk
+    expected = -(np.log(least) + (at_risk - 1) * np.log(1 - least)) / at_risk
+    assert law["log_score"]["empirical"] == law["log_score"]["constant"] == pytest.approx(expected)
+    assert law["log_score"]["normal"] == math.inf, "a formula is taken at its word"
+
+
 def test_choices_turn_where_margin_and_error_say_so() -> None:
     """The two columns that the law reads, against the choices themselves, on both kinds of strategy."""
     study = dd.compare("demo", candidates=["int8"], strategies=["greedy", "top-p"], limit=8, max_new_tokens=48, **LEAN)

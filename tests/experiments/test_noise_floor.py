@@ -14,11 +14,15 @@ from running import run
 from transformers import LlamaForCausalLM
 
 import decodedrift as dd
+from decodedrift.decoding import forcing
 
 VOCAB, NEW, FELT, EACH = 16, 8, 9, 0.125
 HEIGHT = 2.0**16  # of all logits: within 64 float32 spacings of it, half a nat, batches may differ and a path be sound
 VARIANT = "fp32:attention=eager"
 LAST = {"three": 3, "nine": 9, "five": 5, "twelve": 12}
+
+PROMPTS = {"a": "w1 w2", "b": "w9 w4", "c": "w7 w6 w5 w3", "d": "w8 w11", "e": "w12 w30"}
+FOUR = {name: PROMPTS[name] for name in "abcd"}
 
 
 class Crowded(LlamaForCausalLM):
@@ -120,3 +124,74 @@ def test_without_the_constant_the_floor_is_exactly_nothing() -> None:
     assert (positions[["kl", "logit_gap_max", "logit_gap_rms"]] == 0).all(axis=None)
     assert (row.kl_mean, row.kl_max, row.logit_gap_max, row.diverged) == (0, 0, 0, 0)
     assert not [s for s in result.verdict if s.startswith("Noise floor")]
+
+
+@pytest.mark.parametrize("asked", [{"strategies": ["greedy"]}, {"strategies": ["beam:num_beams=2"]}, {"batch_size": 1},
+                                   {"strategies": ["greedy", "top-k"], "layout": "per-strategy"}, {}])  # fmt: skip
+def test_a_floor_reads_no_sequence_in_the_form_that_its_candidate_did(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sequence that is read whole has the same bits in batches of 1 and of 4: no other layout."""
+    forms: dict[tuple[str, Any], list[str]] = {}
+
+    def noted(name: str) -> Any:
+        real = getattr(forcing, name)
+
+        def read(held: Any, batch: Any, pad: int) -> Any:
+            for reading in batch:
+                forms.setdefault((held.variant.name, reading), []).append(name)
+            return real(held, batch, pad)
+
+        return read
+
+    for name in ("_whole", "_after_contexts"):
+        monkeypatch.setattr(forcing, name, noted(name))
+    result = run(
+        candidates=["bf16"], noise_floor=True, max_new_tokens=6, prompts=FOUR,
+        **({"strategies": ["greedy", "top-k", "beam:num_beams=2"], "batch_size": 4} | asked),
+    )  # fmt: skip
+    assert result.environment["generation"]["path"] == "shared"
+    floor, candidate = of_floor(result.positions), result.positions[result.positions["role"] == "candidate"]
+    assert len(floor) == len(candidate) > 0
+    texts = {tuple(ids_of(ids)) for ids in result.traces.loc[result.traces["role"] == "reference", "token_ids"]}
+    read = [names for (name, reading), names in forms.items() if name == "bf16" and reading.continuation in texts]
+    assert read and all(set(names) == {"_whole", "_after_contexts"} for names in read)
+
+
+def test_the_floor_of_one_strategy_alone_is_no_row_of_zeros() -> None:
+    """Nor that of a beam, which never shares its group; read whole by both, three of four positions were equal."""
+    result = run(
+        "demo", candidates=["bf16"], noise_floor=True, strategies=["greedy", "beam"], limit=4, max_new_tokens=8
+    )
+    for strategy, rows in of_floor(result.positions).groupby("strategy"):
+        assert (rows["logit_gap_rms"] == 0).mean() < 0.5, strategy
+        assert 2e-5 < rows["kl"].mean() < 5e-4, strategy
+
+
+def test_what_can_be_read_in_one_form_alone_has_no_floor_of_reading() -> None:
+    """A sliding window's cache is not the whole past, and so nothing is read over a prefill."""
+    result = run("mistral", candidates=["bf16"], noise_floor=True, max_new_tokens=6, prompts=FOUR, batch_size=4)
+    assert result.environment["generation"]["path"] == "stock"
+    assert not len(of_floor(result.positions)) and not result.failed
+    assert result.certificate["floor_positions"].isna().all() and result.certificate["noise_ratio"].isna().all()
+    assert set(of_floor(result.divergences)["prompt_id"]) == set(FOUR), "it generates in another layout all the same"
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "alone"),
+    [(1, 4, "a"), (1, 1, "a"), (5, 4, "c"), (5, 1, "e"), (5, 2, "c"), (5, 5, ""), (4, 1, "")],
+)
+def test_a_prompt_alone_in_both_layouts_is_not_of_the_floor(count: int, size: int, alone: str) -> None:
+    """The batches sort by length where that saves padding; c is the longest, and e the last of those as they came."""
+    prompts = dict(list(PROMPTS.items())[:count])
+    result = run(candidates=["bf16"], noise_floor=True, strategies=["greedy", "top-k"], max_new_tokens=4,
+                 prompts=prompts, batch_size=size)  # fmt: skip
+    assert not result.failed
+    (answer,) = result.answer.itertuples()
+    for frame in (result.divergences, result.positions):
+        assert set(of_floor(frame)["prompt_id"]) == set(prompts) - {alone}
+    if count == 1:
+        assert np.isnan(answer.floor_rate) and np.isnan(answer.floor_prompts) and np.isnan(answer.excess_rate)
+        assert answer.wording in ("same", "differs")
+    else:
+        assert answer.floor_prompts == count - len(alone)

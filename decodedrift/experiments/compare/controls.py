@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from decodedrift.core.records import Variant
 from decodedrift.experiments.compare.reading import read_against
 from decodedrift.experiments.compare.settings import FLOOR_PROMPTS
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
 from decodedrift.models.load import Loaded
+
+FLOOR_BATCH = 4  # prompts in a floor's batch where the candidate's has one
 
 
 def self_control(bench: Bench, model: Loaded, reference: Pass) -> Pass:
@@ -24,16 +27,32 @@ def floored(bench: Bench) -> set[str]:
     return {p.id for p in bench.plan.prompts[:FLOOR_PROMPTS]} & {p.id for p in bench.job.prompts}
 
 
+def relaid(bench: Bench, variant: Variant) -> set[str]:
+    """Of these, the prompts that a candidate's floor puts in another batch: not one that is alone in both layouts."""
+    here, size = floored(bench), bench.size(variant)
+    order = [p.id for p in bench.order if size > 1 or p.id in here]
+    return here - {order[-1]} if len(order) % (size if size > 1 else FLOOR_BATCH) == 1 else here
+
+
 def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pass:
-    """A candidate against itself in another layout: what batching alone does to it."""
+    """A candidate against itself in another layout: what batching alone does to it.
+
+    What it read over a prefill of the prompt is read whole here, and what it read whole over a prefill: a sequence that
+    is read whole has the same bits in many a batch. Where the model cannot do so nothing is read.
+    """
     model = replace(model, facts={})  # what this pass shows is no fact of the variant
-    size = 1 if bench.size(model.variant) > 1 else 4
+    size = 1 if bench.size(model.variant) > 1 else FLOOR_BATCH
     other = replace(model.variant, batch_size=size)
     name = f"{same.name}{',' if ':' in same.name else ':'}batch_size={size}"
     floor = Pass(name, other, "floor", against=same, batch_size=size)
-    bench.free_run(model, floor, batch_size=size, watch=same.traces, only=floored(bench))
-    groups = bench.passages(reference.traces, only=floor.traces)
-    read_against(bench, model, floor, reference, groups, stored=same.keep_logits)
+    bench.free_run(model, floor, batch_size=size, watch=same.traces, only=relaid(bench, model.variant))
+    groups = []
+    for group in bench.passages(reference.traces):
+        prefilled = bench.prefilled(model, group)
+        for shared in (False, True):
+            texts = [p for p in group if p.key in floor.traces and (p.key in prefilled) != shared]
+            groups.append([replace(passage, shared=shared) for passage in texts])
+    read_against(bench, model, floor, reference, [group for group in groups if group], stored=same.keep_logits)
     return floor
 
 

@@ -123,7 +123,7 @@ class Comparison:
         """A candidate generates and reads the reference's tokens."""
         bench, variant, prompts = self.bench, model.variant, self.bench.job.prompts
         candidate = Pass(variant.name, variant, "candidate")
-        floor = self.plan.noise_floor and bool(controls.floored(bench))
+        floor = self.plan.noise_floor and bool(controls.relaid(bench, variant))
         candidate.keep_logits = f"floor {variant.name}" if floor else ""
         groups = read_by_all(bench, self.reference)
         if self.plan.mode == "screen":

@@ -92,7 +92,8 @@ def wording(row: Mapping[str, Any], broken: str = "", same: bool = False) -> tup
             f"that {100 * none_of(row['prompts']):.2g} of 100 do"
         )
     if math.isnan(row["floor_rate"]):
-        return "differs", "there is no noise floor to hold it against"
+        alone = " (one prompt has no other batch layout)" if row["prompts"] == 1 else ""
+        return "differs", f"there is no noise floor to hold it against{alone}"
     if low > 0:
         return "more than noise", f"{100 * low:.0f} to {100 * high:.0f} more of 100 texts part than by batching alone"
     if high < AS_NOISE:

@@ -126,13 +126,14 @@ def _scores(cell: Prediction, law: str) -> dict[str, Any]:
     happened = cell.happened[mask]
     predicted, observed = flips.predicted_curve(chance, cell.trace, cell.position), cell.curve.survival
     n = min(len(predicted), len(observed))
+    told = flips.resolved(chance[mask], len(chance)) if law in flips.COUNTING else chance[mask]
     return {
         "positions": int(mask.sum()),
         "flips": int(happened.sum()),
         "flips_predicted": float(cell.parted(law)[-1]) * len(np.unique(cell.trace)),
         "sigma": flips.rms(cell.forced.error[cell.forced.finite]),
         "brier": flips.brier(chance[mask], happened),
-        "log_score": math.nan if law == FORCED else flips.log_score(chance[mask], happened),
+        "log_score": math.nan if law == FORCED else flips.log_score(told, happened),
         "km_distance": float(np.abs(predicted[:n] - observed[:n]).max()) if n else math.nan,
         "expected_predicted": float(predicted[:n].sum()),
         "expected_observed": float(observed[:n].sum()),
