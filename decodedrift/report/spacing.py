@@ -8,7 +8,7 @@ import pandas as pd
 
 
 def decoder(tokens: pd.DataFrame, traces: pd.DataFrame) -> Callable[[Sequence[int]], str]:
-    """From ids to their text: by the table of tokens, and by these traces, whose texts have the spaces between tokens."""
+    """From ids to their text: by the table of tokens, and by these traces, whose texts have the lost spaces."""
     octets = _octets(tokens)
     lost = _lost(octets, traces)
     pieces = {i: b" " + piece if i in lost else piece for i, piece in octets.items()}
@@ -41,7 +41,7 @@ def _lost(octets: Mapping[int, bytes], traces: pd.DataFrame) -> set[int]:
             piece = octets.get(token_id, b"")
             if index == 0 and not text.startswith(piece):
                 piece = piece.removeprefix(b" ")  # which a text's decoder drops at its beginning
-            elif index and not text.startswith(piece, at) and text.startswith(b" " + piece, at):
+            elif index and not (piece and text.startswith(piece, at)) and text.startswith(b" " + piece, at):
                 lost.add(token_id)
                 piece = b" " + piece
             if not text.startswith(piece, at):

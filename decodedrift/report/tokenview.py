@@ -245,7 +245,7 @@ def _padded(entries: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
 
 
 def _vocabulary(study: StudyLike, lost: set[int], ids: Mapping[int, int]) -> tuple[list[str], dict[str, str]]:
-    """Each token's text, made visible, with the space that it lost; and by index the bytes of those that are no text or cannot be seen."""
+    """Each token's text, visible and with its space; and by index the bytes of those that are no text or not seen."""
     names: dict[int, tuple[str, str]] = {}
     for frame, number, text in (
         (study.positions, "token_id", "token"),
