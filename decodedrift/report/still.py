@@ -88,9 +88,10 @@ def drawn(model: Any) -> Still:
     rows, columns = (1 + max(place[i] for place in places) for i in (1, 2))
     heights = [max(p.height or 340 for p, row, _ in places if row == i) for i in range(rows)]
     widths = [max(p.width or 760 for p, _, column in places if column == i) for i in range(columns)]
+    shares = [max(p.min_width or p.width or 760 for p, _, at in places if at == i) for i in range(columns)]  # no legend
     with mpl.rc_context(LOOK):
         figure = Still(figsize=(sum(widths) / INCH, sum(heights) / INCH), layout="constrained")
-        grid = figure.add_gridspec(rows, columns, height_ratios=heights, width_ratios=widths)
+        grid = figure.add_gridspec(rows, columns, height_ratios=heights, width_ratios=shares)
         across: dict[int, Any] = {}  # plots that share a range share an axis
         for plot, row, column in places:
             axes = figure.add_subplot(grid[row, column], sharex=across.get(id(plot.x_range)))
@@ -150,7 +151,10 @@ def _key(handles: list[Any]) -> Any:
     first, lines = handles[0], [h for h in handles if isinstance(h, Line2D)]
     if len({line.get_color() for line in lines}) < 2:
         return first
-    return Line2D([], [], color=LIGHT["soft"], linestyle=first.get_linestyle(), linewidth=first.get_linewidth())
+    grey = Line2D([], [])
+    grey.update_from(first)
+    grey.set_color(LIGHT["soft"])
+    return grey
 
 
 class _Values:

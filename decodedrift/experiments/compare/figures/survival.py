@@ -97,7 +97,7 @@ class Survival(Curves):
 
     def _bands(self) -> dict[str, list[Any]]:
         """The legend stands beside the last panel, which is as wide as the others without it."""
-        self.plot.width = self.plot.min_width = NARROWEST + LEGEND
+        self.plot.width = NARROWEST + LEGEND
         shaded = [r for name in self.panels for r in self.renderers.get(name, ()) if isinstance(r.glyph, VAreaStep)]
         return {BAND: shaded} if shaded else {}
 
