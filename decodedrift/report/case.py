@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,27 +111,3 @@ def narrowed(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
         if not len(rows):
             raise InputError(f"no case with {column} {value!r}; {nearest(str(value), choices[:40])}")
     return rows
-
-
-def decoder(tokens: pd.DataFrame, traces: pd.DataFrame) -> Callable[[Sequence[int]], str]:
-    """From ids to their text: by the table of tokens, and by these traces, whose texts have the spaces between tokens.
-
-    A token by itself may have lost the space before it (SentencePiece, and vocabularies of words).
-    """
-    octets = {
-        int(row.token_id): bytes.fromhex(row.bytes)
-        if isinstance(row.bytes, str) and row.bytes
-        else str(row.token).encode("utf-8", "replace")
-        for row in tokens.itertuples()
-    }
-    spaced = dict(octets)
-    for row in traces.dropna(subset=["token_ids", "text"]).itertuples():
-        text, at = row.text.encode("utf-8", "replace"), 0
-        for index, token_id in enumerate(map(int, row.token_ids.split())):
-            piece = octets.get(token_id, b"")
-            if not text.startswith(piece, at) and index and text.startswith(b" " + piece, at):
-                piece = spaced[token_id] = b" " + piece
-            if not text.startswith(piece, at):
-                break
-            at += len(piece)
-    return lambda ids: b"".join(spaced.get(i, f"⟨{i}⟩".encode()) for i in ids).decode("utf-8", "replace")

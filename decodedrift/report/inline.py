@@ -41,10 +41,13 @@ def island(value: Any) -> Markup:
     return Markup(to_json(value, indent=None).translate(_INERT))
 
 
-def compressed(value: Any) -> str:
-    """Data as base64 of gzip of JSON, for what is large; the same data give the same text."""
+def compressed(value: Any) -> Markup:
+    """Data as base64 of gzip of JSON, for what is large; the same data give the same text.
+
+    Markup, or a template would cut it as it cuts every long text.
+    """
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return base64.b64encode(gzip.compress(text.encode("utf-8"), 6, mtime=0)).decode("ascii")
+    return Markup(base64.b64encode(gzip.compress(text.encode("utf-8"), 6, mtime=0)).decode("ascii"))
 
 
 @cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from decodedrift.report.inline import compressed
 from decodedrift.report.numbers import absent
@@ -20,7 +21,7 @@ HEAD = 60  # characters of a prompt that stand for it
 Key = tuple[str, str, int, str]
 
 
-def prompt_map(rows: pd.DataFrame, traces: pd.DataFrame, prompts: dict[str, str], opened: set[Key]) -> str:
+def prompt_map(rows: pd.DataFrame, traces: pd.DataFrame, prompts: dict[str, str], opened: set[Key]) -> Markup:
     """The island of the map.
 
     Args:

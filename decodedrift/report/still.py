@@ -16,17 +16,20 @@ import bokeh.models as bk
 import numpy as np
 
 from decodedrift.core.records import InputError, nearest
+from decodedrift.report.palette import LIGHT
 
 try:
     import matplotlib as mpl
     from matplotlib.colors import to_rgba
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 except ImportError:
     raise InputError('figures as SVG or PNG need matplotlib: pip install "decodedrift[plots]"') from None
 
 FORMATS = ("svg", "png", "pdf")
 INCH = 100  # pixels of a Bokeh plot
 POINT = 72 / INCH
+TITLE = 10  # points
 LOOK = {"font.size": 8.5, "svg.fonttype": "none", "svg.hashsalt": "decodedrift"}  # text stays text, and files the same
 BASELINES = {"middle": "center", "top": "top", "alphabetic": "baseline"}
 MARKERS = {"circle": "o", "triangle": "^", "square": "s", "x": "x", "diamond": "D", "inverted_triangle": "v"}
@@ -85,14 +88,17 @@ def drawn(model: Any) -> Still:
     rows, columns = (1 + max(place[i] for place in places) for i in (1, 2))
     heights = [max(p.height or 340 for p, row, _ in places if row == i) for i in range(rows)]
     widths = [max(p.width or 760 for p, _, column in places if column == i) for i in range(columns)]
+    shares = [max(p.min_width or p.width or 760 for p, _, at in places if at == i) for i in range(columns)]  # no legend
     with mpl.rc_context(LOOK):
         figure = Still(figsize=(sum(widths) / INCH, sum(heights) / INCH), layout="constrained")
-        grid = figure.add_gridspec(rows, columns, height_ratios=heights, width_ratios=widths)
+        grid = figure.add_gridspec(rows, columns, height_ratios=heights, width_ratios=shares)
         across: dict[int, Any] = {}  # plots that share a range share an axis
         for plot, row, column in places:
             axes = figure.add_subplot(grid[row, column], sharex=across.get(id(plot.x_range)))
             across.setdefault(id(plot.x_range), axes)
             _draw(axes, plot)
+        if model.name:
+            figure.suptitle(_plain(model.name), x=0.01, ha="left", size=TITLE)
     return figure
 
 
@@ -135,9 +141,20 @@ def _draw(axes: Any, plot: Any) -> None:
     for item in (item for legend in plot.legend for item in legend.items):
         drawn_of_it = sorted((r for r in item.renderers if r.id in handles), key=lambda r: not r.name)  # no band first
         if drawn_of_it:
-            entries[_plain(item.label.value)] = handles[drawn_of_it[0].id]
+            entries[_plain(item.label.value)] = _key([handles[r.id] for r in drawn_of_it])
     if entries:
         axes.legend(entries.values(), entries, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def _key(handles: list[Any]) -> Any:
+    """What stands for these in a legend: the first, or of lines in several colours a grey one."""
+    first, lines = handles[0], [h for h in handles if isinstance(h, Line2D)]
+    if len({line.get_color() for line in lines}) < 2:
+        return first
+    grey = Line2D([], [])
+    grey.update_from(first)
+    grey.set_color(LIGHT["soft"])
+    return grey
 
 
 class _Values:

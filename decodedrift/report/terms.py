@@ -4,7 +4,8 @@ from __future__ import annotations
 
 TERMS = {
     "answer": "The text that a model writes to one prompt: its continuation, word by word.",
-    "word": "What a model chooses at once, a token: a word, part of one, or a sign. Counted from 0, as in the tables.",
+    "word": "What a model chooses at once, a token: a word, part of one, or a sign. Counted from 1 here; the "
+    "tables give positions, which count from 0.",
     "reference": "The run that all others are held against; every distance on this page is a distance from it.",
     "candidate": "The same model, or another, run in another way: the one that is tested.",
     "strategy": "How words are chosen from the model's probabilities: always the likeliest (greedy), by search (beam), "

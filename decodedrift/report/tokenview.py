@@ -20,6 +20,7 @@ from rapidfuzz.distance import LCSseq
 from decodedrift.report.html import StudyLike
 from decodedrift.report.inline import compressed
 from decodedrift.report.numbers import absent
+from decodedrift.report.spacing import spaceless
 from decodedrift.report.texts import brief, shown
 
 AROUND = 8
@@ -71,6 +72,7 @@ class _Frames:
     traces: dict[tuple[Any, ...], Any]
     positions: dict[tuple[Any, ...], pd.DataFrame]
     alternatives: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    spaceless: set[int]
 
     @classmethod
     def of(cls, study: StudyLike, cases: pd.DataFrame) -> _Frames:
@@ -87,7 +89,7 @@ class _Frames:
             key: (f["position"].to_numpy(int), f["token_id"].to_numpy(int), f["logprob"].to_numpy(float))
             for key, f in tops.items()
         }
-        return cls(traces, _grouped(study.positions, places, keys), columns)
+        return cls(traces, _grouped(study.positions, places, keys), columns, spaceless(study.tokens, part))
 
 
 def _grouped(frame: pd.DataFrame, places: pd.DataFrame, keys: list[str]) -> dict[tuple[Any, ...], pd.DataFrame]:
@@ -112,7 +114,7 @@ class _Island:
     def of(self, cases: pd.DataFrame) -> list[dict[str, Any]]:
         """What all cases share with where each of them is, then the parts; JSON-ready."""
         where = [self.case(row) for row in cases.itertuples()]
-        texts, raw = _vocabulary(self.study, self.vocabulary)
+        texts, raw = _vocabulary(self.study, self.frames.spaceless, self.vocabulary)
         head = {
             "reference": brief(str(self.study.plan["reference"]["name"]), 60), "width": COUNT, "texts": texts,
             "ids": list(self.vocabulary), "bytes": raw, "prompts": self.prompt_texts(), "cases": where,
@@ -242,8 +244,8 @@ def _padded(entries: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
     return [token for token, _ in row], [bits for _, bits in row]
 
 
-def _vocabulary(study: StudyLike, ids: Mapping[int, int]) -> tuple[list[str], dict[str, str]]:
-    """Each token's text, made visible; and by index the bytes of those that are no text or cannot be seen."""
+def _vocabulary(study: StudyLike, lost: set[int], ids: Mapping[int, int]) -> tuple[list[str], dict[str, str]]:
+    """Each token's text, visible and with its space; and by index the bytes of those that are no text or not seen."""
     names: dict[int, tuple[str, str]] = {}
     for frame, number, text in (
         (study.positions, "token_id", "token"),
@@ -258,7 +260,7 @@ def _vocabulary(study: StudyLike, ids: Mapping[int, int]) -> tuple[list[str], di
     for token_id, index in ids.items():
         text, octets = names.get(token_id, (f"\u27e8{token_id}\u27e9", ""))
         visible = shown(text)
-        texts.append(brief(visible, 400))
+        texts.append((" " if token_id in lost else "") + brief(visible, 400))
         if octets and (visible != text or "\ufffd" in visible or not visible.strip()):
             raw[str(index)] = brief(octets, 200)
     return texts, raw

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from test_report import HOSTILE, ODD, parted, study
 import decodedrift as dd
 from decodedrift.experiments.compare.selection import telling_case
 from decodedrift.experiments.study import Study
+from decodedrift.report.heat import LEVELS
+from decodedrift.report.phrases import relative
 from decodedrift.report.terms import TERMS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -216,7 +219,7 @@ def test_a_case_opens_from_the_list_and_from_a_link(ran: Study, html: str, show:
     row = first_case(ran)
     opened = show(html, link(row))
     title = opened.page.locator("#view-title")
-    assert f"{row.prompt_id} · greedy · {row.candidate} · part at word {row.first_divergence}" in title.inner_text()
+    assert f"{row.prompt_id} · greedy · {row.candidate} · part at word {row.first_divergence + 1}" in title.inner_text()
     open_list(opened)
     assert opened.page.locator("#view-left .tok.at").count() == opened.page.locator("#view-right .tok.at").count() == 1
     traces = ran.traces[(ran.traces["prompt_id"] == row.prompt_id) & (ran.traces["strategy"] == "greedy")]
@@ -279,7 +282,7 @@ def test_hover_and_keys_show_the_alternatives(ran: Study, html: str, show: Show)
     assert taken == [t.replace(" ", "␣").replace("\n", "⏎") for t in (row.reference_token, row.candidate_token)]
     opened.page.click("#view-mark")
     opened.page.keyboard.press("ArrowRight")
-    assert f"word {row.first_divergence + 1}" in opened.page.locator(".what").inner_text()
+    assert f"word {row.first_divergence + 2}" in opened.page.locator(".what").inner_text()
     assert opened.page.locator(".tops table").count() == 2
     opened.page.keyboard.press("ArrowLeft")  # focus shows what hovering shows
     assert opened.page.locator(".tops td:nth-child(2)").all_inner_texts() == said
@@ -339,6 +342,10 @@ def test_the_answer_and_the_fork_are_on_the_first_screen(
         box = page.locator(part).bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= height, part
     assert page.evaluate("scrollY") == 0
+    said = page.locator(".card >> nth=1").evaluate("(card) => card.textContent")
+    [row] = ran.answer[ran.answer["candidate"] == "int8"].itertuples()
+    assert "weights rounded, arithmetic fp32" in said and not re.search(r"(?<!\w)-\d", said)
+    assert relative(row.ppl_change, row.ppl_change_low, row.ppl_change_high) in said
     tick, bar = (page.locator(f".card .scale {p} >> nth=0").bounding_box() for p in (".tick", ".track"))
     at = (tick["x"] + tick["width"] / 2 - bar["x"]) / bar["width"]
     assert math.isclose(at, ran.answer["floor_rate"][0], abs_tol=0.01)
@@ -391,7 +398,7 @@ def test_all_prompts_are_rows_of_squares(ran: Study, html: str, show: Show) -> N
         assert round(same) == (row.compared if row.diverged == 0 else row.first_divergence)
         said = line.locator(".unseen").evaluate("(n) => n.textContent")
         assert ("the same in all" in said) == (row.diverged == 0)
-        assert row.diverged == 0 or f"at word {row.first_divergence} of" in said
+        assert row.diverged == 0 or f"at word {row.first_divergence + 1} of" in said
     assert f"{rows['diverged'].sum()} of {len(rows)} answers" in page.locator("#map-said").inner_text()
     lines.nth(0).locator("a").focus()
     page.keyboard.press("ArrowDown")
@@ -404,13 +411,41 @@ def test_all_prompts_are_rows_of_squares(ran: Study, html: str, show: Show) -> N
     assert page.locator("#map-rows a[aria-current] .label").inner_text() == rows["prompt_id"].iloc[1]
 
 
+def test_a_link_turns_the_map_and_a_stale_one_opens_another_case(ran: Study, html: str, show: Show) -> None:
+    row = first_case(ran, "top-p")
+    page = show(html, link(row)).page
+    page.wait_for_selector("#map[data-drawn=yes]")
+    chosen = page.locator("#map [aria-pressed=true]").all_inner_texts()
+    assert chosen == [row.candidate, "top-p"]
+    assert page.locator("#map-rows a[aria-current] .label").inner_text() == row.prompt_id
+    page = show(html, "#prompt=gone").page
+    assert page.locator("#fork-left").is_visible() and page.locator("#view-left .tok").count() > 0
+    title = page.locator("#view-title").inner_text()
+    assert "does not hold" in title and telling_case(ran).prompt_id in title
+
+
+def test_the_map_of_very_many_prompts(show: Show) -> None:
+    rng = np.random.default_rng(1)
+    prompts = [f"\u202e\x1b[31m{rng.bytes(12).hex()}" for _ in range(1200)]  # beyond what any text of a page may be
+    made = study({"bf16": [parted(1), *[{}] * 1199]}, texts=True)
+    for name in ("divergences", "traces", "positions"):
+        table = getattr(made, name)
+        table["prompt_id"] = table["prompt_id"].map(lambda p: prompts[int(p[1:])] if p[1:].isdigit() else p)
+    page = show(render(made)).page
+    page.wait_for_selector("#map[data-drawn=yes]")
+    assert page.locator("#map-rows li").count() == 200
+    assert "1 of 1200 answers" in page.locator("#map-said").inner_text()
+    for part in ("#view-title", "#fork-where"):
+        assert page.locator(part).inner_text().startswith("<U+202E><U+001B>[31m")
+
+
 def test_arrow_keys_work_as_soon_as_a_case_is_open(ran: Study, html: str, show: Show) -> None:
     row = telling_case(ran)
     page = show(html).page
     page.keyboard.press("ArrowRight")
-    assert f"word {row.first_divergence + 1}" in page.locator(".what").inner_text()
+    assert f"word {row.first_divergence + 2}" in page.locator(".what").inner_text()
     page.keyboard.press("ArrowLeft")
-    assert f"word {row.first_divergence}" in page.locator(".what").inner_text()
+    assert f"word {row.first_divergence + 1}" in page.locator(".what").inner_text()
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
@@ -454,6 +489,10 @@ def test_axe_finds_nothing(html: str, browser: Any, tmp_path: Path, scheme: str)
         page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text("utf-8"))
         found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
         assert [(rule["id"], node["html"][:120]) for rule in found for node in rule["nodes"]] == []
+    for level in range(LEVELS + 1):
+        page.evaluate("(n) => document.querySelectorAll('.heat td').forEach((d) => (d.className = `heat-${n}`))", level)
+        found = page.evaluate("axe.run('.heatmap:not([hidden])', { runOnly: ['color-contrast'] })")
+        assert found["passes"] and not found["violations"], level
     page.close()
 
 

@@ -71,6 +71,21 @@ def test_every_figure_is_saved_and_the_same_again(tmp_path: Path) -> None:
     assert [f.read_bytes() for f in small.save_figures(tmp_path / "figures")] == before
 
 
+def test_a_figure_says_what_it_shows() -> None:
+    noisy = run(noise_floor=True)
+    still = noisy.figure("survival", "greedy")
+    assert still.get_suptitle() == "Texts still equal, by word, greedy"
+    [legend] = [axes.get_legend() for axes in still.axes if axes.get_legend()]
+    told = dict(zip([t.get_text() for t in legend.get_texts()], legend.legend_handles))
+    assert set(told) == {"95 % interval", "noise floor", "foretold by the flip law"}
+    assert told["noise floor"].get_linestyle() != told["foretold by the flip law"].get_linestyle()
+    widths = [axes.get_position().width for axes in (still.draw_without_rendering() or still.axes)]
+    assert max(widths) < 1.1 * min(widths)
+    legend = noisy.figure("kl", "greedy").axes[0].get_legend()  # whose floors have a colour each
+    told = dict(zip([t.get_text() for t in legend.get_texts()], legend.legend_handles))
+    assert to_hex(told["noise floor"].get_color()) == LIGHT["soft"]
+
+
 def test_a_figure_for_each_strategy_that_has_it() -> None:
     drawn_of = {(name, strategy) for name, strategy, _ in run().plot}
     assert {("kl", "greedy"), ("kl", "top-p"), ("gaps", ""), ("perplexity", "")} <= drawn_of

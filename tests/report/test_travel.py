@@ -24,6 +24,7 @@ from decodedrift.report.brief import summary
 from decodedrift.report.markup import fenced, latex, latex_table, markdown, markdown_table
 from decodedrift.report.numbers import percentage
 from decodedrift.report.phrases import counted, relative
+from decodedrift.report.spacing import decoder, spaceless
 
 ACTING = [
     "a | b", "`code` ``more``", "*bold* _it_ ~~gone~~", "[link](https://example.org)", "![i](x.png)", "<b>&amp;</b>",
@@ -185,6 +186,16 @@ def test_a_vocabulary_whose_tokens_lose_their_spaces() -> None:
     assert ran.case().shared + theirs.token + theirs.rest == candidate
     assert ran.case().shared.count(" ") == 3
     assert ours.token[0] == " "
+
+
+def test_spaces_are_read_off_the_texts_whatever_the_table_of_tokens_lost() -> None:
+    """SentencePiece in older runs: 3 is a space alone, 4 follows one, 5 never does; the first token's is not known."""
+    tokens = pd.DataFrame({"token_id": [3, 4, 5], "token": ["", "he", "he"], "bytes": ["", "6865", "6865"]})
+    traces = pd.DataFrame({"token_ids": ["5 4 5 3 5", None], "text": ["he hehe he", None]})
+    assert spaceless(tokens, traces) == {3, 4}
+    assert decoder(tokens, traces)([4, 5, 3, 5]) == " hehe he"
+    whole = tokens.assign(token=[" ", " he", "he"], bytes=["20", "206865", "6865"])
+    assert spaceless(whole, pd.DataFrame({"token_ids": ["4 4 5 3 5"], "text": ["he hehe he"]})) == set()
 
 
 def test_a_case_of_an_injection() -> None:

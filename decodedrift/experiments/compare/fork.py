@@ -10,8 +10,9 @@ import pandas as pd
 
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.selection import CAUSES, telling_case
-from decodedrift.report.case import Case, Side, decoder, narrowed
+from decodedrift.report.case import Case, Side, narrowed
 from decodedrift.report.numbers import absent, significant
+from decodedrift.report.spacing import decoder
 from decodedrift.report.tokenview import key_of
 
 if TYPE_CHECKING:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from decodedrift.experiments.compare.figures import FIGURES, Curves
 from decodedrift.experiments.compare.figures.tokens import tokens
+from decodedrift.experiments.compare.sections.pictures import CAPTIONS
+from decodedrift.report.figures import base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,11 +44,11 @@ class Plots:
         for name, figure in FIGURES.items():
             for label in labels if figure.switch == "strategy" else [None]:
                 try:
-                    drawing = figure(self._study, label, notebook=True).figure()
+                    model = _drawn(figure(self._study, label, notebook=True))
                 except ValueError:  # the strategy has none
                     continue
-                if drawing is not None:
-                    yield name, label or "", drawing.model
+                if model is not None:
+                    yield name, label or "", model
 
     def __getattr__(self, name: str) -> Any:
         figures = [figure for figure in dir(type(self)) if not figure.startswith("_")]
@@ -55,9 +57,18 @@ class Plots:
 
 def _model(figure: type[Curves], study: Study, choice: str | None = None) -> Any:
     curves = figure(study, choice, notebook=True)
-    drawing = curves.figure()
-    if drawing is None:
+    model = _drawn(curves)
+    if model is None:
         raise ValueError(f"this study holds no {figure.what or figure.name} to draw. {curves.scarce}".strip())
+    return model
+
+
+def _drawn(curves: Curves) -> Any:
+    """The model, named with what it shows; None where there is nothing to draw."""
+    if (drawing := curves.figure()) is None:
+        return None
+    shown = [base.label(choice) for choice in curves.choices[:1] if choice]
+    drawing.model.name = ", ".join([CAPTIONS[curves.name], *shown])
     return drawing.model
 
 

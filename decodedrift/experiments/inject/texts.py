@@ -12,8 +12,9 @@ import pandas as pd
 
 from decodedrift.core.records import InputError
 from decodedrift.core.untrusted import terminal
-from decodedrift.report.case import Case, Side, decoder, narrowed
+from decodedrift.report.case import Case, Side, narrowed
 from decodedrift.report.numbers import percentage
+from decodedrift.report.spacing import decoder
 from decodedrift.report.terminal import text_table, wrapped
 
 KEYS = ["strategy", "seed", "prompt_id"]

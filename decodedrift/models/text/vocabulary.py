@@ -19,6 +19,7 @@ from decodedrift.models.text.tokenizer import tokenizer_of
 
 TEMPLATE_SECONDS = 10.0  # a chat template is a program of the model's authors, and need not end
 BYTE_PIECE = re.compile("<0x([0-9A-Fa-f]{2})>")  # SentencePiece's byte fallback
+METASPACE = "\u2581"  # SentencePiece's sign for a space
 NEAR = 8  # characters to either side, in which most characters show that they are no dropped ones
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -78,8 +79,13 @@ class Vocabulary:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def token(self, token_id: int) -> str:
-        """One token as text; bytes that are no text of their own come out as U+FFFD."""
-        return self.decode([token_id])
+        """One token as text; bytes that are no text of their own come out as U+FFFD.
+
+        SentencePiece's decoders drop the space that a text begins with; it is part of the token.
+        """
+        text = self.decode([token_id])
+        spaced = str(self.tokenizer.convert_ids_to_tokens(token_id)).replace(METASPACE, " ")
+        return spaced if spaced == f" {text}" else text
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes of a token, also of one that is only part of a character; empty where they are not known."""

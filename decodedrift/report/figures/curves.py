@@ -84,8 +84,9 @@ class Curves:
             base.hover(plot, own, self.hover, line_policy=self.line_policy)
         unnamed = {"", *(self.colours if self.labelled else ())}
         captions = {name: self._caption(name) for name in self.renderers if name not in unnamed}
-        if self.notebook and captions and not self.labelled:
-            base.legend(self.plot, {caption: self.renderers[name] for name, caption in captions.items()})
+        if self.notebook and (captions or self.labelled):
+            named = {caption: self.renderers[name] for name, caption in captions.items()}
+            base.legend(self.plot, named | self._bands())
         order = sorted(captions, key=lambda name: name == self.last)
         entries = [(captions[name], *self._look(name), name) for name in order]
         thinned = f"Every {most}th {self.along} is drawn." if most > 1 else self.thinned
@@ -139,6 +140,10 @@ class Curves:
     def _look(self, name: str) -> tuple[str, str]:
         """The colour and the dash of a name in the legend."""
         return self.colours.get(name, self.other)
+
+    def _bands(self) -> dict[str, list[Any]]:
+        """What a notebook's legend has to say of bands, where no other text does."""
+        return {}
 
     def _caption(self, name: str) -> str:
         """What the legend calls it."""

@@ -57,7 +57,7 @@
       branch(now, "left");
       branch(now, "right");
     }
-    part.cause.textContent = now.at === null ? "Both answers are the same to the end." : ` ${now.at}. ${fork.dataset[`why${now.cause.replaceAll("_", "")}`] ?? ""}`;
+    part.cause.textContent = now.at === null ? "Both answers are the same to the end." : ` ${now.at + 1}. ${fork.dataset[`why${now.cause.replaceAll("_", "")}`] ?? ""}`;
     const cases = decodedrift.apart();
     part.count.textContent = cases.includes(index) ? `${cases.indexOf(index) + 1} of ${cases.length}` : "";
   }

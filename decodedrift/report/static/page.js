@@ -9,9 +9,13 @@ window.decodedrift = (() => {
   const pairs = (tag) => (tag instanceof Map ? [...tag] : Object.entries(tag));
   const tagged = (model, key) => (model.tags ?? []).find((tag) => tag && pick(tag, key) !== undefined);
 
+  // text in which nothing is hidden or acts, as `visible` in core/untrusted.py makes it; line breaks and tabs stay
+  const visible = (text) => String(text).replace(/[^\P{C}\n\t]|[\u2028\u2029]/gu, (c) => `<U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}>`);
+
+  // every text that a script puts on the page goes through here, as those of the templates go through `finalize`
   function element(name, text, attributes = {}) {
     const made = document.createElement(name);
-    if (text !== undefined) made.textContent = text;
+    if (text !== undefined) made.textContent = visible(text);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     return made;
   }

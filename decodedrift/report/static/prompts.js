@@ -50,8 +50,8 @@
 
   function told(length, at, again) {
     if (at < 0) return `the same in all ${length} words`;
-    const meets = again.length ? `, meets it again at word ${again[0][0]}` : "";
-    return `leaves the reference at word ${at} of ${length}${meets}`;
+    const meets = again.length ? `, meets it again at word ${again[0][0] + 1}` : "";
+    return `leaves the reference at word ${at + 1} of ${length}${meets}`;
   }
 
   function row(trace, seeds) {
@@ -91,7 +91,7 @@
     part.more.textContent = `${traces.length - drawn} more rows`;
     const parted = traces.filter(([, , , at]) => at >= 0);
     const again = parted.filter((trace) => trace.length > 5).length;
-    const first = parted.length ? `, the first at word ${Math.min(...parted.map(([, , , at]) => at))}; ${again} meet the reference again` : "";
+    const first = parted.length ? `, the first at word ${1 + Math.min(...parted.map(([, , , at]) => at))}; ${again} meet the reference again` : "";
     part.said.replaceChildren(element("bdi", chosen.candidate), ", ", element("bdi", chosen.strategy), `: ${parted.length} of ${traces.length} answers leave the reference${first}.`);
     const start = part.rows.querySelector("a, .closed");
     if (start) start.tabIndex = 0;
@@ -99,16 +99,24 @@
     mark();
   }
 
-  // the row of the opened case
+  // the row of the opened case, whose candidate and strategy the map shows
 
   let opened = null;
+  let asked = null;
+  function follow() {
+    const [candidate, strategy] = asked ?? data.cells[0];
+    if (chosen.candidate === candidate && chosen.strategy === strategy) return mark();
+    chosen.strategy = strategy;
+    choose("candidate", candidate);
+  }
   function mark() {
     for (const link of all("a", part.rows)) link.toggleAttribute("aria-current", link.hash === opened);
   }
   document.addEventListener("case", ({ detail }) => {
     const { candidate, strategy, seed, id } = detail;
     opened = `#${new URLSearchParams({ candidate, strategy, seed, prompt: id })}`;
-    if (data) mark();
+    asked = [candidate, strategy];
+    if (data) follow();
   });
 
   // one row is reached by Tab, the others by the arrows
@@ -133,9 +141,8 @@
   async function start() {
     data = await inflate(document.getElementById("map-data").textContent.trim());
     if (!data.cells.length) return;
-    [chosen.candidate, chosen.strategy] = data.cells[0];
     switches = { candidate: buttons(part.candidates, 0, "candidate"), strategy: buttons(part.strategies, 1, "strategy") };
-    choose("candidate", chosen.candidate);
+    follow();
     new ResizeObserver(fit).observe(part.rows);
     map.dataset.drawn = "yes";
   }

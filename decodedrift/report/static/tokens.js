@@ -134,7 +134,7 @@
     if (latest !== index) return; // another was asked for meanwhile
     now = found;
     data = now.data;
-    const at = now.at === null ? "the same to the end" : `part at word ${now.at}, ${now.cause.replaceAll("_", " ")}`;
+    const at = now.at === null ? "the same to the end" : `part at word ${now.at + 1}, ${now.cause.replaceAll("_", " ")}`;
     part.title.replaceChildren(element("bdi", now.id), " · ", element("bdi", now.strategy), now.seed ? ` · seed ${now.seed}` : "", " · ", element("bdi", now.candidate), ` · ${at}`);
     part.prompt.textContent = (now.prompt.cut ? `… ` : "") + now.prompt.text;
     heading(part.reference, data.reference, "reference", now.trace.finish);
@@ -196,7 +196,7 @@
       node.append(element("b", value));
       what.append(node);
     };
-    say("word", String(i));
+    say("word", String(i + 1));
     if (index !== undefined) {
       const shownToken = element("span", "token ");
       shownToken.append(element("bdi", undefined, { class: "token" }));
@@ -305,10 +305,10 @@
       view.scrollIntoView({ block: "start" });
       const start = sides.left.querySelector(".at") ?? sides.left.querySelector(".tok");
       if (start) focus(start);
-    } else if (asked) {
-      view.hidden = false;
-      part.title.textContent = "This page does not hold that case; the tables beside it do.";
-    } else if (first && data.cases.length) await show(0);
+    } else if (data.cases.length && (first || asked)) {
+      await show(latest ?? 0);
+      if (asked) part.title.prepend("This page does not hold the case of the link; here is another: ");
+    }
     document.documentElement.dataset.opened = "yes";
   }
   window.decodedrift.open = show;

@@ -24,7 +24,7 @@ class Gaps(Curves):
 
     name, what, file = "gaps", "first divergences with a gap", "divergences.csv"
     switch, named, keys = "candidate", "cause", ("cause",)
-    hover: Pairs = (("", "@candidate · @strategy · @prompt_id"), ("t*", "@first_divergence"),
+    hover: Pairs = (("", "@candidate · @strategy · @prompt_id"), ("position", "@first_divergence"),
                     ("gap", "@reference_gap{%.4g}"), ("swing", "@swing{%.4g}"))  # fmt: skip
     labels, height = ("reference gap (nats)", "swing (nats)"), 380
     columns: Names = ("candidate", "strategy", "seed", "prompt_id", "first_divergence", "reference_gap", "swing")

@@ -37,7 +37,7 @@ class Margins(Curves):
         if len(frame) and frame["strategy"].value_counts().max() > POINTS:
             self.thinned = f"Curves of more than {POINTS} positions are drawn at {POINTS} of them."
         everywhere = frame.drop_duplicates(PLACE).assign(candidate=EVERYWHERE, positions="all")
-        rows = pd.concat([everywhere, ends.assign(positions="at t* of " + ends["candidate"])])
+        rows = pd.concat([everywhere, ends.assign(positions="at first differences of " + ends["candidate"])])
         groups = rows.groupby(["strategy", "candidate", "positions"], sort=False)[margin]
         curves = [_distribution(values).assign(**dict(zip(groups.keys, key))) for key, values in groups]
         return pd.concat(curves) if curves else rows

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from bokeh.core.properties import value
 from bokeh.layouts import row
-from bokeh.models import AdaptiveTicker, NumeralTickFormatter
+from bokeh.models import AdaptiveTicker, NumeralTickFormatter, VAreaStep
 
 from decodedrift.experiments.compare.figures.lines import FLOOR
 from decodedrift.report.figures import base
@@ -17,6 +17,8 @@ from decodedrift.report.figures.base import Series
 from decodedrift.report.figures.curves import Curves, Names
 
 LAW = "foretold by the flip law"
+BAND = "95 % interval"
+LEGEND = 180  # pixels of a legend beside a panel
 NARROWEST = 270  # pixels of a panel, of which a telephone shows one beside no other
 
 
@@ -32,7 +34,7 @@ class Survival(Curves):
     labels, share, step, height = ("word", "texts still equal"), True, True, 210
     columns: Names = ("position", "at_risk", "events", "incidence", "incidence_low", "incidence_high")
     y, band = "_equal", ("_low", "_high")
-    hover = (("", "$name"), ("word", "@position"), ("equal", "@_equal{0.0 %}"),
+    hover = (("", "$name"), ("position", "@position"), ("equal", "@_equal{0.0 %}"),
              ("95 %", "@_low{0.0 %} – @_high{0.0 %}"),
              ("part here", "@events of @at_risk that still could"))  # fmt: skip
     line_policy = "prev"
@@ -92,6 +94,12 @@ class Survival(Curves):
         super()._draw(source, series, part)
         if "incidence_predicted" in self.columns and series.name != FLOOR:
             self._line(source, replace(series, name=LAW, width=1), "_law")
+
+    def _bands(self) -> dict[str, list[Any]]:
+        """The legend stands beside the last panel, which is as wide as the others without it."""
+        self.plot.width = NARROWEST + LEGEND
+        shaded = [r for name in self.panels for r in self.renderers.get(name, ()) if isinstance(r.glyph, VAreaStep)]
+        return {BAND: shaded} if shaded else {}
 
     def _plots(self) -> list[Any]:
         return list(self.panels.values())

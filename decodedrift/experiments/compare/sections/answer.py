@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ import pandas as pd
 
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.verdict import assembly
-from decodedrift.report.numbers import Number, absent, exactly, percentage
+from decodedrift.models.precisions import beware
+from decodedrift.report.numbers import Number, absent, exactly
+from decodedrift.report.phrases import percent, relative
 from decodedrift.report.sections.verdict import facts
 from decodedrift.report.texts import brief, isolated
 
@@ -33,9 +36,10 @@ WHYS = {
 @dataclass(frozen=True)
 class Card:
     """One candidate. rate, quality: places of (low, value, high) on their axes in per cent, empty where there is none;
-    floor: that of the noise floor."""
+    floor: that of the noise floor. means: what to know of its precision."""
 
     name: str
+    means: str
     wording: str
     note: str
     rate: tuple[str, ...]
@@ -68,6 +72,7 @@ def _ends(table: pd.DataFrame) -> list[float]:
 
 
 def _card(row: Any, study: Study, scale: float) -> Card:
+    variants = {v["name"]: [(v.get("precision", ""), v.get("compute"))] for v in study.plan.get("candidates", ())}
     ends = (row.divergence_rate_low, row.divergence_rate, row.divergence_rate_high)
     rate = () if any(map(absent, ends)) else tuple(f"{100 * v:.2f}" for v in ends)
     columns = {"divergence_rate": ends[1], "divergence_rate_low": ends[0], "divergence_rate_high": ends[2]}
@@ -76,41 +81,32 @@ def _card(row: Any, study: Study, scale: float) -> Card:
     floor = row.floor_rate
     return Card(
         name=brief(str(row.candidate), 48),
+        means=" ".join(beware(variants.get(str(row.candidate), ())).values()),
         wording=str(row.wording),
         note=_text(row.wording_note),
         rate=rate,
         floor="" if absent(floor) else f"{100 * floor:.2f}",
-        differ=Number(_span(ends, _share), exactly({"diverged": row.diverged, "traces": row.traces, **columns})),
-        noise=None if absent(floor) else Number(_share(floor), exactly({"floor_rate": floor})),
+        differ=Number(_rates(ends), exactly({"diverged": row.diverged, "traces": row.traces, **columns})),
+        noise=None if absent(floor) else Number(percent(floor), exactly({"floor_rate": floor})),
         quality=str(row.quality),
         quality_note=_text(row.quality_note),
-        change=None if absent(row.ppl_change) else Number(_span(changes, _change), named),
+        change=None if absent(row.ppl_change) else Number(relative(*changes[1::-1], changes[2]), named),
         range=() if any(map(absent, changes)) else tuple(_place(100 * v, scale) for v in changes),
         why=_why(study.divergences, str(row.candidate)),
     )
 
 
 def _text(value: Any) -> str:
-    return "" if absent(value) else str(value)
+    """Its numbers with a true minus, as the others of the card."""
+    return "" if absent(value) else re.sub(r"(?<![\w.])-(?=\d)", "−", str(value))
 
 
-def _share(value: float) -> str:
-    return percentage(value) if 0 < value < 0.01 else f"{100 * value:.0f} %"
-
-
-def _change(value: float) -> str:
-    text = f"{100 * value:+.{2 if abs(value) < 0.1 else 0}f} %"
-    return text.replace("-", "−").replace("+0.00", "0.00").replace("−0.00", "0.00")
-
-
-def _span(ends: tuple[Any, Any, Any], said: Any) -> str:
-    """A value and its interval."""
+def _rates(ends: tuple[Any, Any, Any]) -> str:
+    """A share and its interval."""
     low, value, high = ends
-    if absent(value):
-        return ""
-    if absent(low) or absent(high):
-        return str(said(value))
-    return f"{said(value)} ({said(low).removesuffix(' %')} to {said(high)})"
+    if absent(value) or absent(low) or absent(high):
+        return "" if absent(value) else percent(value)
+    return f"{percent(value)} ({percent(low).removesuffix(' %')} to {percent(high)})"
 
 
 def _place(per_cent: float, scale: float) -> str:

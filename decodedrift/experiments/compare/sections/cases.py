@@ -54,13 +54,13 @@ def _columns(seeded: bool, texts: bool) -> list[dict[str, Any]]:
         ("Strategy", "strategy", False, ""),
     ]
     heads += [("Seed", "seed", True, "The seed of sampled strategies.")] if seeded else []
-    heads += [("t*", "at", True, "Position of the first differing token, counted from 0.")]
-    heads += [("Reference → candidate", "", False, "The two tokens at t*.")] if texts else []
+    heads += [("Position", "at", True, "Where the first token differs, counted from 0: word 4 is at position 3.")]
+    heads += [("Reference → candidate", "", False, "The two tokens there.")] if texts else []
     heads += [
         ("Cause", "cause", False, ""),
         ("Gap", "gap", True, "The reference's score of its token minus that of the candidate's token."),
         ("Swing", "swing", True, "The score error that turned the choice: the sum of both sides' gaps."),
-        ("KL at t*", "kl", True, "KL(reference ‖ candidate) at this position, nats."),
+        ("KL there", "kl", True, "KL(reference ‖ candidate) at this position, nats."),
         ("Equal after", "after", True, "Share of equal tokens, index by index, after the first difference."),
     ]
     return [{"label": a, "sort": b, "numeric": c, "help": d} for a, b, c, d in heads]

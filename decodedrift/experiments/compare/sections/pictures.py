@@ -63,8 +63,8 @@ gaps = Pictures(
 perplexity = Pictures(
     "Quality",
     "By how much worse (right of 0) or better the candidate foretells the same tokens than {reference[name]} does, on "
-    "texts that neither wrote. On the reference's own text (distance) any change makes a candidate look worse: that "
-    "ranks damage, not quality.",
+    "texts that neither wrote. The reference's own text (distance) was chosen by the reference's numbers and favours "
+    "it as a rule, though not in every draw, whatever the candidate is worth: that ranks damage, not quality.",
     {"perplexity": "Change of perplexity"},
 )
 growth = Pictures(
@@ -107,3 +107,8 @@ decomposition = Pictures(
      "path": "Path: KL on the candidate's text over that on the reference's"},
     folded=True,
 )  # fmt: skip
+CAPTIONS = {
+    name: caption
+    for part in (survival, reasons, gaps, perplexity, growth, calibration, comparisons, after, decomposition)
+    for name, caption in part.captions.items()
+}

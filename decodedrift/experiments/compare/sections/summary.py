@@ -40,9 +40,9 @@ COLUMNS = (
     Column("Strategy", numeric=False),
     Column("Answers", "Continuations compared: prompts × seeds."),
     Column("Differ", "Answers whose tokens differ from the reference's, with the 95 % Wilson interval."),
-    Column("Median word", "The first differing word, counted from 0; the median over the answers that differ."),
+    Column("Median position", "Of the first differing word, counted from 0; the median over the answers that differ."),
     Column("Near ties", "Share of the divergences at which the reference itself all but tied."),
-    Column("Median gap", "How far the reference held its token above the candidate's at t*, in nats."),
+    Column("Median gap", "How far the reference held its token above the candidate's at the split, in nats."),
     Column("Mean KL", "KL(reference ‖ candidate) per token in nats, both reading the reference's tokens, "
            "with its 95 % interval, clustered by prompt."),
     Column("Same top token", "Share of positions at which both rank the same token first, on the reference's tokens."),
