@@ -157,10 +157,10 @@ class Study:
         """The report's figures as Bokeh models: `study.plot.margins()`.
 
         Raises:
-            ValueError: the experiment draws none.
+            InputError: the experiment draws none.
         """
         if (plots := self.experiment.plots(self)) is None:
-            raise ValueError(f"{self.experiment.name} draws no figures")
+            raise InputError(f"a run of {self.experiment.name} has no figures; its tables are {', '.join(self.tables)}")
         return plots
 
     def table(self) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import re
 import subprocess
 import sys
@@ -165,6 +166,17 @@ def test_a_case_in_lines() -> None:
 def test_a_case_that_there_is_not(asked: dict[str, object], says: str) -> None:
     with pytest.raises(dd.InputError, match=says):
         run().case(**asked)  # type: ignore[arg-type]
+
+
+def test_an_error_quotes_nothing_that_acts() -> None:
+    """A notebook or a log shows the message as it is."""
+    ran = run()
+    ran.divergences["prompt_id"] = "rtl\u202eabc\x1b[31m"
+    with pytest.raises(dd.InputError) as refused:
+        ran.case("no\x1b[0m\nsuch")
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202e]", str(refused.value))
+    assert "choices: rtl<U+202E>abc<U+001B>[31m" in str(refused.value)
+    assert pickle.loads(pickle.dumps(refused.value)).args == refused.value.args
 
 
 def test_a_run_without_texts_has_no_case() -> None:
