@@ -137,7 +137,7 @@ class Study:
     def write_readme(self, folder: RunFolder) -> None:
         """README.txt, of the files that are there now."""
         tables = (*self.experiment.folds(), *self.experiment.tables)
-        folder.write_text(README, contents(folder.path, self.experiment.name, tables))
+        folder.write_text(README, contents(folder.path, self.experiment.name, tables, self.words))
 
     def to_html(self, title: str | None = None, *, top: int | None = None, texts: bool = True) -> str:
         """The report as one self-contained page.

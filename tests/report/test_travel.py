@@ -22,6 +22,7 @@ import decodedrift as dd
 from decodedrift.cli.report import report
 from decodedrift.models.sources import checkpoints
 from decodedrift.report.brief import summary
+from decodedrift.report.case import Case, Side, word
 from decodedrift.report.markup import fenced, latex, latex_table, markdown, markdown_table
 from decodedrift.report.numbers import percentage
 from decodedrift.report.phrases import counted, relative
@@ -197,6 +198,26 @@ def test_a_vocabulary_whose_tokens_lose_their_spaces() -> None:
     assert ran.case().shared + theirs.token + theirs.rest == candidate
     assert ran.case().shared.count(" ") == 3
     assert ours.token[0] == " "
+
+
+@pytest.mark.parametrize(("token", "told"), [
+    (" careful", "careful"), ("\n", "⏎"), (" \n", "⏎"), ("  ", "␣␣"), (" a\tb", "a→b"), ("", "∅"),
+])  # fmt: skip
+def test_a_token_in_words(token: str, told: str) -> None:
+    """In Markdown and on a terminal a token that is nothing but space would leave empty quotes."""
+    assert word(token) == told
+    case = Case("c", "", "both", (Side("a", token, "", (0.25,)), Side("b", "x")), 3)
+    assert case.held() == [f"a held “{told}” at 25.0 %"]
+    line = case.lines()[1]
+    assert line.endswith(f"[{told}]")
+
+
+def test_a_case_of_an_old_injection() -> None:
+    old = dd.open_study(Path(__file__).parents[1] / "fixtures" / "inject-0.1.0")
+    with pytest.raises(dd.InputError, match=r"has no tokens\.csv, as those of version 0\.1\.0"):
+        old.case()
+    with pytest.raises(dd.InputError, match="a case of this experiment has no candidate"):
+        old.case(candidate="bf16")
 
 
 def test_a_case_of_an_injection() -> None:
