@@ -123,8 +123,8 @@ class Bars(Progress):
             from tqdm.std import tqdm
 
             form = "{percentage:3.0f} % {bar} {desc}" if self._estimate is not None else "{desc}"
-            look = {"ncols": columns(), "nrows": ROWS, "leave": False}
-            self._bar = tqdm(total=100.0, bar_format=form, file=sys.stderr, **look)
+            room = columns()
+            self._bar = tqdm(total=100.0, bar_format=form, file=sys.stderr, ncols=room, nrows=ROWS, leave=False)
         self._put(self._estimate.share() if self._estimate is not None else 0.0, f"{self._what[:28]}{self._left()}")
 
     def _put(self, share: float, words: str) -> None:

@@ -14,7 +14,7 @@ from decodedrift.core.untrusted import terminal
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is one line that names the culprit and the mend.
 
-    It quotes what was given, and whatever that holds: nothing in it acts on the terminal, log or notebook that shows it.
+    It quotes what was given, and whatever that holds: nothing in it acts where it is shown.
     """
 
     def __init__(self, message: str) -> None:

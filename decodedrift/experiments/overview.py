@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -54,11 +55,14 @@ def overview(
             skipped.append((name, "a link, which is not followed" if path.is_symlink() else "no run"))
             continue
         try:
+            if not _ours(where(path, MARK)):
+                skipped.append((name, f"its {MARK} is none of decodedrift's: it names no model"))
+                continue
             rows += list(_rows(open_study(path), path, name, place or top))
             count += 1
         except Exception as error:  # whatever is wrong with one folder, the others are shown
             reason = " ".join(str(error).split()).replace(f"{path}/", "").replace(f"{path}: ", "")
-            reason = reason or type(error).__name__
+            reason = reason.replace("(line:", "(line ") or type(error).__name__
             skipped.append((name, excerpt(reason, 200)))
     if not rows:
         first = f" ({skipped[0][0]}: {skipped[0][1]})" if skipped else ""
@@ -66,6 +70,15 @@ def overview(
     rows.sort(key=lambda row: (row[1].key, row[3].key, row[0].key))
     lead = f"{count} run{'s' * (count != 1)}, a row per candidate. A heading sorts; a run's name leads to its page."
     return index(title or f"Runs in {brief(top.resolve().name, 60)}", lead, COLUMNS, rows, skipped), skipped
+
+
+def _ours(plan: Path) -> bool:
+    """Whether a plan that can be read is a run's; other tools call their files so too."""
+    try:
+        content = json.loads(plan.read_text("utf-8"))
+    except ValueError:  # open_study says what is wrong with it
+        return True
+    return isinstance(content, dict) and "model" in content
 
 
 def _folders(top: Path) -> Iterator[Path]:

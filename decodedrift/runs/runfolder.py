@@ -262,8 +262,6 @@ def open_stored(path: str | Path) -> Stored:
     stored = RunFolder(folder).stored()
     if stored is None:
         raise InputError(f"{folder}: not a run folder (no {MARK} in it)")
-    if "model" not in stored.plan:
-        raise InputError(f"{folder}: not a run folder (its {MARK} is none of decodedrift's: it names no model)")
     old = where(folder, MARK).parent == folder and not where(folder, ROWS).is_file()  # finished by version 0.1
     last = ("traces.csv", "failures.csv") if old else (ROWS,)
     missing = [name for name in (*last, RAN_ON) if not where(folder, name).is_file()]
@@ -292,11 +290,9 @@ def _housed(file: Path) -> Path:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = read_json(path.read_text("utf-8"), str(path))
+        content = read_json(path.read_text("utf-8"), "line")
         if not isinstance(content, dict):
             raise ValueError(f"it holds no table but a {type(content).__name__}")
-    except InputError:
-        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({str(error)[:120]})") from None
     return content

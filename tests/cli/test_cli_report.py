@@ -12,7 +12,6 @@ from synthetic import synthetic
 
 from decodedrift import open_study
 
-
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 

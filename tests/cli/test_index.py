@@ -63,13 +63,13 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_a_row_per_run_and_candidate(many: Path) -> None:
     page, skipped = overview(many)
     assert skipped[0] == ("around", "a link, which is not followed")
-    assert re.fullmatch(r"plan\.json:1: not valid JSON \(.*\)", dict(skipped)["broken"])
-    assert dict(skipped)["foreign"].startswith("not a run folder (its plan.json is none of decodedrift's")
+    assert re.fullmatch(r"plan\.json: cannot be read \(line 1: not valid JSON .*\)", dict(skipped)["broken"])
+    assert dict(skipped)["foreign"].startswith("its plan.json is none of decodedrift's")
     assert [name for name, _ in skipped] == ["around", "broken", "foreign", "notes"]
     rows = {(row[0][0], row[3][0]): row for row in cells(page)}
     hostile = "x&#34;&gt;&lt;script&gt;alert(1)&lt;"
     assert set(rows) == {
-        *((name, c) for name in ("deep/run-0.1.0", hostile) for c in ("bf16", "int8")), 
+        *((name, c) for name in ("deep/run-0.1.0", hostile) for c in ("bf16", "int8")),
         *((name, c) for name in ("new", "linked") for c in ("bf16", "fp16")),
         ("inject-0.1.0", "One token replaced at positions 4, 9"),
     }  # fmt: skip
@@ -92,7 +92,7 @@ def test_the_command(many: Path, tmp_path: Path) -> None:
     done = command(str(many), "--out", "page.html", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "index: page.html\n")
     assert done.stderr.splitlines()[-1] == "skipped notes: no run"
-    assert "skipped broken: plan.json:1: not valid JSON" in done.stderr
+    assert "skipped broken: plan.json: cannot be read (line 1: not valid JSON" in done.stderr
     link = re.search(r'href="([^"]*new/report.html)"', (tmp_path / "page.html").read_text("utf-8"))
     assert link and (tmp_path / link[1]).is_file(), "links lead from where the page lies"
     (tmp_path / "empty/notes").mkdir(parents=True)

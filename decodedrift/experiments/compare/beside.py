@@ -27,9 +27,7 @@ FIGURES = (
 )  # fmt: skip
 
 
-def beside(
-    first: Study, second: Study, *, names: tuple[str, str], title: str | None = None, texts: bool = True
-) -> str:
+def beside(first: Study, second: Study, *, names: tuple[str, str], title: str | None = None, texts: bool = True) -> str:
     """One page on two runs; runs of other definitions of the metrics are shown, and that is said first.
 
     Args:

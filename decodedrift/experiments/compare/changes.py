@@ -49,8 +49,8 @@ def definitions(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     if one == two:
         return ""
     return (
-        f"These runs were made by other definitions of the metrics (versions {one} and {two}): figures of changed columns "
-        "cannot be compared. docs/metrics.md says what each version changed; run the older one again to compare them."
+        f"These runs were made by other definitions of the metrics (versions {one} and {two}): figures of changed "
+        "columns cannot be compared. docs/metrics.md says what each version changed; run the older one again to compare them."
     )
 
 
@@ -90,7 +90,7 @@ def _value(value: Any, option: Option) -> str:
 
 
 def _content(name: str, one: str, two: str) -> str:
-    """A file or a field of a model, of a candidate's own checkpoint or of the tokenizer that is not the same, in words."""
+    """A file or a field of a model, of a candidate's checkpoint or of the tokenizer that is not the same, in words."""
     own = re.fullmatch(r"checkpoints\.(.*?)\.(files\..+|stored_dtypes\..+|[^.]+)", name, re.S)
     thing = (own[2] if own else name.removeprefix("model.")).replace("files.", "file ", 1)
     thing += f" of the checkpoint of {brief(own[1], 60)}" if own else ""
