@@ -50,7 +50,8 @@ def definitions(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
         return ""
     return (
         f"These runs were made by other definitions of the metrics (versions {one} and {two}): figures of changed "
-        "columns cannot be compared. docs/metrics.md says what each version changed; run the older one again to compare them."
+        "columns cannot be compared. docs/metrics.md says what each version changed; run the older one again to "
+        "compare them."
     )
 
 
