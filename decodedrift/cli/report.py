@@ -62,13 +62,15 @@ def report(
         page = first.to_html(title, top=count, texts=not no_text)
         default = "report.html"
     else:
-        if top is not None or no_text:
-            raise InputError("--top and --no-text are of a single run's page; two runs side by side show figures alone")
-        second, page = open_study(other), ""
-        for folder, study in ((run, first), (other, second)):
-            if study.experiment.beside is None or study.experiment.name != first.experiment.name:
-                raise InputError(f"{folder}: a run of {study.experiment.name} cannot be held beside another")
-            page = study.experiment.beside(first, second, names=(run, other), title=title)
+        if top is not None:
+            raise InputError("--top is of a single run's page: two runs side by side have no cases; leave it out")
+        second = open_study(other)
+        kinds = [study.experiment.name for study in (first, second)]
+        if kinds[0] != kinds[1]:
+            raise InputError(f"{other}: a run of {kinds[1]} cannot be held beside one of {kinds[0]}")
+        if first.experiment.beside is None:
+            raise InputError(f"{run}: a run of {kinds[0]} cannot be held beside another")
+        page = first.experiment.beside(first, second, names=(run, other), title=title, texts=not no_text)
         default = f"beside-{path_of(other).resolve().name}.html"
     _put(page, out or os.path.join(run, default), PAGE)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 import warnings
@@ -12,6 +13,8 @@ from typing import Any
 from decodedrift.core.estimate import Estimate, Work
 
 EVERY = 60.0  # seconds between two lines where there is no terminal
+WORDS = 47  # characters beside the bar: 28 of what runs, and the time left
+COLUMNS, ROWS = 80, 24  # of a terminal that does not say how large it is
 
 
 class Progress:
@@ -92,7 +95,9 @@ class Bars(Progress):
             self._bar.clear()
 
     def report(self) -> None:
-        """The last step, of which no time is told."""
+        """The last step, of which no time is told: all that was to be measured is."""
+        if self._bar is not None:
+            self._put(1.0, "all measured")
         self.close()
         if self.shown or self._spoke:
             print("writing the report", file=sys.stderr)
@@ -118,14 +123,26 @@ class Bars(Progress):
             from tqdm.std import tqdm
 
             form = "{percentage:3.0f} % {bar} {desc}" if self._estimate is not None else "{desc}"
-            self._bar = tqdm(total=100.0, bar_format=form, file=sys.stderr, dynamic_ncols=True, leave=False)
-        if self._estimate is not None:
-            self._bar.n = 100 * self._estimate.share()
-        self._bar.set_description_str(f"{self._what:<28.28}{self._left()}")
+            room = columns()
+            self._bar = tqdm(total=100.0, bar_format=form, file=sys.stderr, ncols=room, nrows=ROWS, leave=False)
+        self._put(self._estimate.share() if self._estimate is not None else 0.0, f"{self._what[:28]}{self._left()}")
+
+    def _put(self, share: float, words: str) -> None:
+        """Draws it; the words always take the same room, and the bar thus the same."""
+        self._bar.ncols, self._bar.n = columns(), 100 * share
+        self._bar.set_description_str(f"{words:<{WORDS}}")
 
     def _left(self) -> str:
         left = self._estimate.left() if self._estimate is not None else None
         return "" if left is None else f", about {span(left)} left"
+
+
+def columns() -> int:
+    """How wide stderr's terminal is."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or COLUMNS
+    except (OSError, ValueError):  # no terminal, or no file
+        return COLUMNS
 
 
 def span(seconds: float) -> str:

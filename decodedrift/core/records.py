@@ -8,9 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
+from decodedrift.core.untrusted import terminal
+
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line that names the culprit and the mend."""
+    """Something the user gave cannot be used; the message is one line that names the culprit and the mend.
+
+    It quotes what was given, and whatever that holds: nothing in it acts where it is shown.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(terminal(message))
 
 
 class VariantError(RuntimeError):

@@ -48,7 +48,7 @@ class Experiment:
     folded: study -> the verdict in two, what a reader sees at once with every alarm in it, and the rest. heat: study ->
     the tables of a notebook's cell. broken: study -> whether a control failed. plots: study -> figures as Bokeh models.
     answers: study -> what verdict.json and `--json` say beside the sentences, by key. beside: (study, study, names=,
-    title=) -> a page on two runs; None where two cannot be held side by side.
+    title=, texts=) -> a page on two runs; None where two cannot be held side by side.
 
     table: study -> the result in seven columns of text, for a paper. brief: study -> what must be read first, the
     answer in a line a candidate, and a few sentences besides. case: (study, {column: value}) -> a `report.case.Case`;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -51,13 +52,17 @@ def overview(
     for path in _folders(top):
         name = path.relative_to(top).as_posix()
         if not where(path, MARK).is_file():
-            skipped.append((name, "no run"))
+            skipped.append((name, "a link, which is not followed" if path.is_symlink() else "no run"))
             continue
         try:
+            if not _ours(where(path, MARK)):
+                skipped.append((name, f"its {MARK} is none of decodedrift's: it names no model"))
+                continue
             rows += list(_rows(open_study(path), path, name, place or top))
             count += 1
         except Exception as error:  # whatever is wrong with one folder, the others are shown
-            reason = " ".join(str(error).split()).replace(f"{path}/", "") or type(error).__name__
+            reason = " ".join(str(error).split()).replace(f"{path}/", "").replace(f"{path}: ", "")
+            reason = reason.replace("(line:", "(line ") or type(error).__name__
             skipped.append((name, excerpt(reason, 200)))
     if not rows:
         first = f" ({skipped[0][0]}: {skipped[0][1]})" if skipped else ""
@@ -67,32 +72,45 @@ def overview(
     return index(title or f"Runs in {brief(top.resolve().name, 60)}", lead, COLUMNS, rows, skipped), skipped
 
 
+def _ours(plan: Path) -> bool:
+    """Whether a plan that can be read is a run's; other tools call their files so too."""
+    try:
+        content = json.loads(plan.read_text("utf-8"))
+    except ValueError:  # open_study says what is wrong with it
+        return True
+    return isinstance(content, dict) and "model" in content
+
+
 def _folders(top: Path) -> Iterator[Path]:
-    """Every run's folder, and every one right below the top in which there is none; nothing within a run."""
+    """Every run's folder, and every one right below the top in which there is none; nothing within a run.
+
+    A link to a run is that run; any other is not followed: it may lead out of the folder, or around in a circle.
+    """
     if where(top, MARK).is_file():
         yield top
         return
     for child in sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        runs = sorted(_runs(child))
-        yield from runs or [child]
+        yield from sorted(_runs(child)) or [child]
 
 
 def _runs(folder: Path) -> Iterator[Path]:
     for path, folders, _ in os.walk(folder):
+        if folder.is_symlink():
+            folders.clear()
         if where(Path(path), MARK).is_file():
             folders.clear()
             yield Path(path)
 
 
 def _rows(study: Study, path: Path, name: str, place: Path) -> Iterator[list[Entry]]:
-    """A row per candidate, or one for a run that has none."""
+    """A row per candidate; of a run that has none, one that says what was run."""
     page, plan = path / "report.html", study.plan
     href = quote(os.path.relpath(page.resolve(), place.resolve()).replace(os.sep, "/")) if page.is_file() else ""
     run = Entry(brief(name, 60), name, href=href)
     written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(where(path, RAN_ON).stat().st_mtime))
     answers = study.answer.set_index("candidate") if "answer" in study.tables else pd.DataFrame()
     reference = str(plan["reference"]["name"])
-    for candidate in [str(c["name"]) for c in plan.get("candidates", ())] or [""]:
+    for candidate in [str(c["name"]) for c in plan.get("candidates", ())] or [study.experiment.title(plan)]:
         said = answers.loc[candidate] if candidate in answers.index else None
         yield [
             run, _text(plan["model"]), _text(reference), _text(candidate),

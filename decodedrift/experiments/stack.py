@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from decodedrift.core.records import InputError, distinct
+from decodedrift.core.untrusted import terminal, visible
 from decodedrift.experiments.study import Study
 from decodedrift.measure.tables import CONTROLS, TEXTS
+from decodedrift.report.brief import short
 
 RUN = "run"
 SAME = ["model", "reference", "candidate", "strategy", "seed", "prompt_id", "position"]
@@ -17,6 +19,8 @@ SAME = ["model", "reference", "candidate", "strategy", "seed", "prompt_id", "pos
 
 class Stack:
     """Runs of one experiment. Every table of a Study is an attribute, with the column `run` before its own.
+
+    `table()` is the result for a paper, as of a Study.
 
     studies: by the name of their run. Folds are each run's own: nothing is pooled over runs.
     """
@@ -34,6 +38,21 @@ class Stack:
         table = pd.concat(filled, ignore_index=True) if filled else parts[0]
         setattr(self, name, table)
         return table
+
+    def table(self) -> pd.DataFrame:
+        """`Study.table` of every run, as text, with the run in front."""
+        parts = [study.table().assign(Run=run) for run, study in self.studies.items()]
+        table = pd.concat(parts, ignore_index=True)
+        return table[["Run", *table.columns.drop("Run")]]
+
+    def __repr__(self) -> str:
+        """A line per run: its name and its answer."""
+        return "\n".join(f"{terminal(run, 40)}: {short(study)}" for run, study in self.studies.items())
+
+    def _repr_html_(self) -> str:
+        """`table` for a notebook: escaped, no script."""
+        html: str = self.table().map(visible).to_html(index=False, border=0)
+        return html
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self.tables]

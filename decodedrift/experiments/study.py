@@ -137,7 +137,7 @@ class Study:
     def write_readme(self, folder: RunFolder) -> None:
         """README.txt, of the files that are there now."""
         tables = (*self.experiment.folds(), *self.experiment.tables)
-        folder.write_text(README, contents(folder.path, self.experiment.name, tables))
+        folder.write_text(README, contents(folder.path, self.experiment.name, tables, self.words))
 
     def to_html(self, title: str | None = None, *, top: int | None = None, texts: bool = True) -> str:
         """The report as one self-contained page.
@@ -157,10 +157,10 @@ class Study:
         """The report's figures as Bokeh models: `study.plot.margins()`.
 
         Raises:
-            ValueError: the experiment draws none.
+            InputError: the experiment draws none.
         """
         if (plots := self.experiment.plots(self)) is None:
-            raise ValueError(f"{self.experiment.name} draws no figures")
+            raise InputError(f"a run of {self.experiment.name} has no figures; its tables are {', '.join(self.tables)}")
         return plots
 
     def table(self) -> pd.DataFrame:

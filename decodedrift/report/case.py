@@ -33,8 +33,9 @@ class Side:
     @property
     def bracketed(self) -> str:
         """Token and rest, brackets around the token and not around the space before it."""
-        word = self.token.lstrip(" ")
-        return f"{self.token[: len(self.token) - len(word)]}[{word}]{self.rest}"
+        bare = self.token.lstrip(" ")
+        space = self.token[: len(self.token) - len(bare)]
+        return f"{space}[{bare}]{self.rest}" if bare else f"[{word(self.token)}]{self.rest}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Case:
 
     def held(self) -> list[str]:
         """A sentence for each side whose probabilities of the two tokens are known."""
-        words = [f"“{brief(side.token.strip() or side.token, 30)}”" for side in self.sides]
+        words = [f"“{brief(word(side.token), 30)}”" for side in self.sides]
         lines = []
         for side in self.sides:
             pairs = [(word, p) for word, p in zip(words, side.chances) if p is not None]
@@ -95,6 +96,11 @@ class Case:
             "sides": sides if self.at is not None else [], "held": self.held(), "note": self.note,
         }  # fmt: skip
         return jinja().get_template("case.html.j2").render(context)
+
+
+def word(token: str) -> str:
+    """A token in a sentence: without the space around it, or drawn where there is nothing else in it."""
+    return token.replace("\n", "⏎").replace("\t", "→").strip() or token.replace(" ", "␣") or "∅"
 
 
 def narrowed(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:

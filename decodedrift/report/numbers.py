@@ -45,7 +45,10 @@ def first(row: Any) -> Number:
 
 
 def with_interval(row: Any, column: str) -> Number:
-    """A row's number with its 95 % interval, all in the same power of ten; an older run may have no interval."""
+    """A row's number with its 95 % interval, all in the same power of ten; an older run may have no interval.
+
+    Where one of them would be rounded to nothing, each is written by itself.
+    """
     values = {name: getattr(row, name, math.nan) for name in (column, f"{column}_low", f"{column}_high")}
     exact = exactly(values)
     if any(absent(v) or not math.isfinite(v) for v in values.values()):
@@ -54,6 +57,8 @@ def with_interval(row: Any, column: str) -> Number:
     scale = 1.0 if power in FIXED else 10.0**power
     decimals = 2 if power not in FIXED else max(0, 2 - power)
     shown, *ends = (_minus(f"{v / scale:.{decimals}f}") for v in values.values())
+    if any(v != 0 and not float(f"{v / scale:.{decimals}f}") for v in values.values()):
+        return Number("{} ({} to {})".format(*map(significant, values.values())), exact)
     text = f"{shown} ({ends[0]} to {ends[1]})"
     return Number(text if power in FIXED else f"{text} ×10{str(power).translate(_SUPERSCRIPT)}", exact)
 

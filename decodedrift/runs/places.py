@@ -5,7 +5,7 @@ A folder of version 0.1 has everything on top, and goes on so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from decodedrift.measure.tables import ABOUT, PARTS
@@ -18,6 +18,7 @@ ON_TOP = {
     "verdict.txt": "what came out, in sentences",
     "verdict.json": "the same for a program: candidates first, controls under their own key",
 }
+WITHOUT_TEXTS = {"traces": "a row per trace of any variant, without its text"}
 INTERNALS = {
     MARK: "what was asked; --config takes it and asks it again",
     RAN_ON: "what it ran on: versions, device, hashes, and what was read back of each variant",
@@ -40,13 +41,14 @@ def file_of(table: str) -> str:
     return table if table in PARTS else f"{table}.csv"
 
 
-def contents(folder: Path, command: str, tables: Iterable[str]) -> str:
+def contents(folder: Path, command: str, tables: Iterable[str], words: bool = True) -> str:
     """README.txt: a line for each file that is there.
 
     Args:
         tables: by name, in the order in which they are listed.
+        words: whether the files hold texts and tokens.
     """
-    lines = list(_listed(folder, list(tables)))
+    lines = list(_listed(folder, list(tables), ABOUT if words else ABOUT | WITHOUT_TEXTS))
     width = max((len(name) for name, _ in lines), default=0)
     return "\n".join([
         f"A run of `decodedrift {command}`.", "",
@@ -56,12 +58,12 @@ def contents(folder: Path, command: str, tables: Iterable[str]) -> str:
     ])  # fmt: skip
 
 
-def _listed(folder: Path, tables: list[str]) -> Iterator[tuple[str, str]]:
+def _listed(folder: Path, tables: list[str], tells: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Path within the folder and a line on it."""
     long = [t for t in tables if t in PARTS]
-    csv = {f"{t}.csv": ABOUT.get(t, "") for t in tables}
+    csv = {f"{t}.csv": tells.get(t, "") for t in tables}
     safe = {f"{t}.spreadsheet.csv": f"{t}.csv, in which a spreadsheet runs no cell" for t in tables}
-    parts = {t: f"{ABOUT[t]} (Parquet, a file per job)" for t in long}
+    parts = {t: f"{tells[t]} (Parquet, a file per job)" for t in long}
     for name, about in (ON_TOP | csv | safe | INTERNALS | parts).items():
         path = where(folder, name)
         if path.exists():

@@ -370,7 +370,25 @@ def test_progress_at_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert " 50 % " in said, "it goes on where the first session ended"
     assert " 75 % " in said
     assert "bf16 greedy, about 0 s left" in said
+    assert "100 % " in said, "at the end it is full, whatever the estimate said"
     assert said.endswith("writing the report\n")
+
+
+def test_a_bar_is_as_wide_whatever_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where the terminal says that it has no columns."""
+    from decodedrift.core import progress
+
+    monkeypatch.setattr(progress.os, "get_terminal_size", lambda _: os.terminal_size((0, 0)))
+    monkeypatch.setattr(progress.sys.stderr, "fileno", lambda: 2)
+    bars = progress.Bars(True)
+    bars.begin({"a": Work(10), "b": Work(10)}, Work())
+    for key, left in (("a", None), ("b", 5000.0)):
+        bars.job(key)
+        monkeypatch.setattr(bars, "_left", lambda left=left: f", about {progress.span(left)} left" if left else "")
+        bars.start("a variant of a long name", "greedy and more", 10)
+    drawn = [line for line in capsys.readouterr().err.split("\r") if "a variant" in line]
+    assert {line.index("a variant") for line in drawn} == {80 - progress.WORDS}
+    assert any(", about 83 min left" in line for line in drawn)
 
 
 def test_progress_of_a_long_run_in_a_pipe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

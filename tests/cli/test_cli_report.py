@@ -12,6 +12,8 @@ from synthetic import synthetic
 
 from decodedrift import open_study
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -67,11 +69,18 @@ def test_two_runs(run: Path, tmp_path: Path) -> None:
     done = report(run, other)
     assert (done.returncode, done.stdout) == (0, f"report: {run / 'beside-second.html'}\n"), done.stderr
     assert "Settings: candidates v0 and v1 → v0." in (run / "beside-second.html").read_text("utf-8")
+    assert report(run, other, "--no-text").returncode == 0
+    done = report(run, FIXTURES / "inject-0.1.0")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "a run of inject cannot be held beside one of compare" in done.stderr
+    done = report(FIXTURES / "inject-0.1.0", FIXTURES / "inject-0.1.0")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "a run of inject cannot be held beside another" in done.stderr
 
 
 @pytest.mark.parametrize(("words", "said"), [
     (("nowhere",), "nowhere: not a run folder"), (("RUN", "--top", "0"), "--top: must be a whole number >= 1, not '0'"),
-    (("RUN", "--out", "RUN/traces.csv"), "no report of decodedrift's"), (("RUN", "--out", "RUN"), "this is a folder"),
+    (("RUN", "--out", "RUN/tables/traces.csv"), "no report of decodedrift's"), (("RUN", "--out", "RUN"), "this is a folder"),
     (("RUN", "--out", "RUN/none/x.html"), "there is no folder"), (("RUN", "RUN", "--top", "3"), "of a single run's page"),
 ])  # fmt: skip
 def test_refusals(run: Path, words: tuple[str, ...], said: str) -> None:

@@ -36,7 +36,11 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / hostile / "report.html").write_text("page")
     (top / "broken").mkdir()
     (top / "broken/plan.json").write_text("{")
+    (top / "foreign").mkdir()
+    (top / "foreign/plan.json").write_text('{"a": 1}')
     (top / "notes").mkdir()
+    (top / "around").symlink_to(top, target_is_directory=True)
+    (top / "linked").symlink_to(top / "new", target_is_directory=True)
     return top
 
 
@@ -58,12 +62,16 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_row_per_run_and_candidate(many: Path) -> None:
     page, skipped = overview(many)
-    assert [name for name, _ in skipped] == ["broken", "notes"]
+    assert skipped[0] == ("around", "a link, which is not followed")
+    assert re.fullmatch(r"plan\.json: cannot be read \(line 1: not valid JSON .*\)", dict(skipped)["broken"])
+    assert dict(skipped)["foreign"].startswith("its plan.json is none of decodedrift's")
+    assert [name for name, _ in skipped] == ["around", "broken", "foreign", "notes"]
     rows = {(row[0][0], row[3][0]): row for row in cells(page)}
     hostile = "x&#34;&gt;&lt;script&gt;alert(1)&lt;"
     assert set(rows) == {
-        *((name, c) for name in ("deep/run-0.1.0", hostile) for c in ("bf16", "int8")), ("new", "bf16"), ("new", "fp16"),
-        ("inject-0.1.0", ""),
+        *((name, c) for name in ("deep/run-0.1.0", hostile) for c in ("bf16", "int8")),
+        *((name, c) for name in ("new", "linked") for c in ("bf16", "fp16")),
+        ("inject-0.1.0", "One token replaced at positions 4, 9"),
     }  # fmt: skip
     old = dd.open_study(FIXTURES / "run-0.1.0")
     summary = old.summary[old.summary["role"] == "candidate"]
@@ -74,7 +82,7 @@ def test_a_row_per_run_and_candidate(many: Path) -> None:
         assert (row[4][1], row[5][1]) == (answer["wording"], answer["quality"])
         read = old.positions[(old.positions["candidate"] == name) & (old.positions["role"] == "candidate")]
         assert float(row[8][0]) == pytest.approx(read[read["strategy"] != "text"]["kl"].mean())
-    assert [text for _, text in rows["inject-0.1.0", ""][3:9]] == [""] * 6
+    assert [text for _, text in rows["inject-0.1.0", "One token replaced at positions 4, 9"][4:9]] == [""] * 5
     assert 'href="new/report.html"' in page
     assert 'href="x%22%3E%3Cscript%3Ealert%281%29%3C/report.html"' in page
     assert page.count("<script>") == 1 and 'http-equiv="Content-Security-Policy"' in page
@@ -83,8 +91,8 @@ def test_a_row_per_run_and_candidate(many: Path) -> None:
 def test_the_command(many: Path, tmp_path: Path) -> None:
     done = command(str(many), "--out", "page.html", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "index: page.html\n")
-    assert done.stderr.splitlines()[1] == "skipped notes: no run"
-    assert done.stderr.startswith("skipped broken: plan.json: cannot be read")
+    assert done.stderr.splitlines()[-1] == "skipped notes: no run"
+    assert "skipped broken: plan.json: cannot be read (line 1: not valid JSON" in done.stderr
     link = re.search(r'href="([^"]*new/report.html)"', (tmp_path / "page.html").read_text("utf-8"))
     assert link and (tmp_path / link[1]).is_file(), "links lead from where the page lies"
     (tmp_path / "empty/notes").mkdir(parents=True)

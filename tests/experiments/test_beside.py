@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ from synthetic import synthetic
 
 import decodedrift as dd
 from decodedrift.core.records import Variant
+from decodedrift.experiments.compare.beside import beside
 from decodedrift.experiments.compare.changes import deciding, differences, partings, sentences, settings
 from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.report.sections.provenance import DEFAULTS
@@ -102,3 +104,55 @@ def test_what_decides_is_made_of_the_settings() -> None:
     assert settings(CompareSettings, plan, plan) == []
     assert {"device", "batch_size", "threads", "use_cache", "model", "revision"} == DEFAULTS.keys()
     assert all(getattr(Variant("v", "bf16"), name) == value for name, value in DEFAULTS.items())
+
+
+def html(one: dd.Study, two: dd.Study, **asked: Any) -> str:
+    return beside(one, two, names=("a", "b"), **asked)
+
+
+def test_other_definitions_are_said_before_anything_else(one: dd.Study, two: dd.Study) -> None:
+    said = "made by other definitions of the metrics (versions 4 and 5): figures of changed columns cannot be compared"
+    one.environment, two.environment = {"metrics_version": 4}, {"metrics_version": 5}
+    page = html(one, two)
+    assert 0 < page.index(said) < page.index("What changed")
+    assert "Versions: metrics 4 → 5." in sentences(one, two)
+    assert "definitions of the metrics" not in html(one, one)
+
+
+def test_no_token_without_texts(one: dd.Study, two: dd.Study) -> None:
+    written(one, "prompt-1", "1 2 3 4")
+    written(two, "prompt-1", "1 2 9 4")
+    assert "word3" in html(one, two)
+    page = html(one, two, texts=False)
+    assert not re.search(r"word\d", page)
+    assert "First different token" in page and "prompt-1" in page
+
+
+def test_runs_without_a_common_prompt_say_so(one: dd.Study, two: dd.Study) -> None:
+    assert "No prompt is in both runs" not in html(one, two)
+    two.plan = {**two.plan, "prompts": [{**p, "text": "another"} for p in two.plan["prompts"]]}
+    assert "No prompt is in both runs" in html(one, two)
+    two.plan = one.plan
+    two.traces["token_ids"] = None
+    assert "kept its tokens in both runs" in html(one, two)
+
+
+def test_a_run_beside_itself_is_said_once(one: dd.Study, two: dd.Study) -> None:
+    page = html(one, two)
+    assert "Every figure is equal in both runs" in page and "Figures of both runs" not in page
+    assert "What both say" in page
+    two.summary.loc[0, "kl_mean"] = 3.0
+    page = html(one, two)
+    assert "Every figure is equal" not in page and "Figures of both runs" in page
+
+
+def test_files_are_named_in_words(one: dd.Study, two: dd.Study) -> None:
+    def environment(digit: str, **more: str) -> dict[str, Any]:
+        own = {"name": "x", "config": digit * 40, "files": {"model.safetensors": digit * 64}, **more}
+        return {"model": {"files": {"a.bin": digit * 64}}, "checkpoints": {"a.b": own}}
+
+    one.environment, two.environment = environment("0"), environment("1", commit="c")
+    assert sentences(one, two)[3] == (
+        "Model and tokenizer: file a.bin is another; config of the checkpoint of a.b is another; file model.safetensors "
+        "of the checkpoint of a.b is another; commit of the checkpoint of a.b is in one of them alone."
+    )

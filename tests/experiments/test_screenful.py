@@ -130,6 +130,15 @@ def test_a_split_of_any_text_fits(text: str, name: str, study: Any, monkeypatch:
     assert len(lines) == 3 and all(cell_len(line) <= 80 and line.isprintable() for line in lines), lines
 
 
+def test_a_line_break_is_seen_in_the_split(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from decodedrift.experiments.compare import screenful as module
+    from decodedrift.experiments.compare.selection import Fork
+
+    monkeypatch.setattr(module, "telling_case", lambda study: types.SimpleNamespace(reference="r", candidate="c"))
+    monkeypatch.setattr(module, "fork", lambda study, row: Fork("s", "A", "b", " A", " \n", 0.24, 0.22))
+    assert module._split(study, 80).startswith('After "s", r held "A" 24 % | "⏎" 22 %:')
+
+
 def case(**changes: Any) -> dict[str, Any]:
     row = {"role": "candidate", "diverged": 1, "strategy": "greedy", "cause": "near_tie", "reference_token": " careful",
            "candidate_token": " happy", "first_divergence": 5, "agreement_after": 0.1, "at_end": 0}  # fmt: skip

@@ -30,6 +30,18 @@ def test_tables_are_stacked() -> None:
         both.sumary  # noqa: B018
 
 
+def test_a_stack_is_shown() -> None:
+    one, two = run(candidates=["bf16"], **ASKED), run(candidates=["fp16"], **ASKED)
+    both = dd.concat([one, two], names=["a<b>\x1b[1m", "second"])
+    table = both.table()
+    assert list(table.columns) == ["Run", *one.table().columns]
+    pd.testing.assert_frame_equal(table.iloc[1:, 1:].reset_index(drop=True), two.table())
+    first, second = repr(both).splitlines()
+    assert first.startswith("a<b><U+001B>[1m: bf16: ") and second.startswith("second: fp16: ")
+    page = both._repr_html_()
+    assert "a&lt;b&gt;" in page and "<b>" not in page and "\x1b" not in page and "fp16" in page
+
+
 def test_runs_are_called_after_their_folders(tmp_path: Path) -> None:
     paths = [run(candidates=[name], **ASKED).save(tmp_path / name) for name in ("bf16", "fp16")]
     assert list(dd.concat(map(dd.open_study, paths)).studies) == ["bf16", "fp16"]

@@ -348,6 +348,8 @@ def test_a_mean_and_its_error_share_their_power_of_ten() -> None:
     exact = "m = 0.000114; m_low = 0.000105; m_high = 0.000123"
     assert told(1.14e-4, 1.05e-4, 1.23e-4) == Number("1.14 (1.05 to 1.23) ×10⁻⁴", exact)
     assert told(1e-6, -1.95e-4, 1.97e-4).text == "0.01 (−1.95 to 1.97) ×10⁻⁴"
+    assert told(0.00012, 1.2e-7, 0.00528).text == "1.20×10⁻⁴ (1.20×10⁻⁷ to 0.00528)", "no end is lost"
+    assert told(0.00012, 0.0, 0.00528).text == "0.00012 (0.00000 to 0.00528)"
     assert told(0.0, math.nan, math.nan).text == "0"
     assert with_interval(SimpleNamespace(m=0.25), "m").text == "0.250", "an older run"
     assert number(0.1 + 0.2, "x").exact == "x = 0.30000000000000004"

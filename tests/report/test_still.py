@@ -117,6 +117,13 @@ def test_a_figure_that_there_is_not(asked: tuple[str, ...], says: str) -> None:
         run().figure(*asked)
 
 
+def test_an_experiment_without_figures(tmp_path: Path) -> None:
+    old = dd.open_study(Path(__file__).parents[1] / "fixtures" / "inject-0.1.0")
+    for asked in (lambda: old.plot, lambda: old.figure("survival"), lambda: old.save_figures(tmp_path)):
+        with pytest.raises(dd.InputError, match="a run of inject has no figures; its tables are traces, injection"):
+            asked()
+
+
 def test_what_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(dd.InputError, match="format 'gif': unknown; choices: svg, png, pdf"):
         run().save_figures(tmp_path, "gif")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import decodedrift as dd
 from decodedrift.cli.report import report
 from decodedrift.models.sources import checkpoints
 from decodedrift.report.brief import summary
+from decodedrift.report.case import Case, Side, word
 from decodedrift.report.markup import fenced, latex, latex_table, markdown, markdown_table
 from decodedrift.report.numbers import percentage
 from decodedrift.report.phrases import counted, relative
@@ -168,6 +170,17 @@ def test_a_case_that_there_is_not(asked: dict[str, object], says: str) -> None:
         run().case(**asked)  # type: ignore[arg-type]
 
 
+def test_an_error_quotes_nothing_that_acts() -> None:
+    """A notebook or a log shows the message as it is."""
+    ran = run()
+    ran.divergences["prompt_id"] = "rtl\u202eabc\x1b[31m"
+    with pytest.raises(dd.InputError) as refused:
+        ran.case("no\x1b[0m\nsuch")
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202e]", str(refused.value))
+    assert "choices: rtl<U+202E>abc<U+001B>[31m" in str(refused.value)
+    assert pickle.loads(pickle.dumps(refused.value)).args == refused.value.args
+
+
 def test_a_run_without_texts_has_no_case() -> None:
     ran = run(no_text=True)
     with pytest.raises(dd.InputError, match="kept no texts"):
@@ -196,6 +209,26 @@ def test_spaces_are_read_off_the_texts_whatever_the_table_of_tokens_lost() -> No
     assert decoder(tokens, traces)([4, 5, 3, 5]) == " hehe he"
     whole = tokens.assign(token=[" ", " he", "he"], bytes=["20", "206865", "6865"])
     assert spaceless(whole, pd.DataFrame({"token_ids": ["4 4 5 3 5"], "text": ["he hehe he"]})) == set()
+
+
+@pytest.mark.parametrize(("token", "told"), [
+    (" careful", "careful"), ("\n", "⏎"), (" \n", "⏎"), ("  ", "␣␣"), (" a\tb", "a→b"), ("", "∅"),
+])  # fmt: skip
+def test_a_token_in_words(token: str, told: str) -> None:
+    """In Markdown and on a terminal a token that is nothing but space would leave empty quotes."""
+    assert word(token) == told
+    case = Case("c", "", "both", (Side("a", token, "", (0.25,)), Side("b", "x")), 3)
+    assert case.held() == [f"a held “{told}” at 25.0 %"]
+    line = case.lines()[1]
+    assert line.endswith(f"[{told}]")
+
+
+def test_a_case_of_an_old_injection() -> None:
+    old = dd.open_study(Path(__file__).parents[1] / "fixtures" / "inject-0.1.0")
+    with pytest.raises(dd.InputError, match=r"has no tokens\.csv, as those of version 0\.1\.0"):
+        old.case()
+    with pytest.raises(dd.InputError, match="a case of this experiment has no candidate"):
+        old.case(candidate="bf16")
 
 
 def test_a_case_of_an_injection() -> None:

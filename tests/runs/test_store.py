@@ -296,6 +296,8 @@ def test_readme_names_the_files_that_are_there(tmp_path: Path) -> None:
     files = re.findall(r"^(\S+\.\w+|data/\w+/)  +\S", text, re.M)
     assert set(files) == {str(p.relative_to(folder.path)) for p in folder.path.rglob("*") if p.is_file()}
     assert "every text, a row per trace" in text
+    wordless = contents(folder.path, "compare", [*COMPARE.folds(), *COMPARE.tables], words=False)
+    assert "a row per trace of any variant, without its text" in wordless and "every text" not in wordless
     assert "\x1b" not in text and text.isascii()
 
 

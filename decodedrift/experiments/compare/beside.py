@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from decodedrift.core.records import InputError
-from decodedrift.experiments.compare.changes import CELL, differences, partings, sentences
+from decodedrift.experiments.compare.changes import CELL, definitions, differences, partings, sentences
 from decodedrift.report.html import jinja, page
 from decodedrift.report.numbers import Number, absent, exactly, number, percent, percentage, position
 from decodedrift.report.tables import Cell, Column, Table, merged, num, text
@@ -27,11 +27,12 @@ FIGURES = (
 )  # fmt: skip
 
 
-def beside(first: Study, second: Study, *, names: tuple[str, str], title: str | None = None) -> str:
-    """One page on two runs.
+def beside(first: Study, second: Study, *, names: tuple[str, str], title: str | None = None, texts: bool = True) -> str:
+    """One page on two runs; runs of other definitions of the metrics are shown, and that is said first.
 
     Args:
         names: what to call the runs, such as their folders.
+        texts: False leaves out every token.
 
     Raises:
         InputError: the runs have no compared variant and strategy in common.
@@ -42,11 +43,13 @@ def beside(first: Study, second: Study, *, names: tuple[str, str], title: str | 
             f"{names[1]}: nothing in common with {names[0]}: no candidate and strategy is in both summaries"
         )
     labels = tuple(brief(name.rstrip("/"), 60) for name in names)
-    texts = partings(first, second)
+    pairs = partings(first, second)
     context = {
-        "labels": labels, "verdicts": (first.verdict, second.verdict), "changes": sentences(first, second),
-        "places": _places(first.environment, second.environment, labels), "table": _table(summary, labels),
-        "texts": _texts(texts), "places_of": _where(texts),
+        "warning": definitions(first.environment, second.environment), "changes": sentences(first, second),
+        "labels": labels, "verdicts": (first.verdict, second.verdict), "table": _table(summary, labels),
+        "places": _places(first.environment, second.environment, labels), "texts": _texts(pairs),
+        "places_of": _where(pairs, texts), "apart": _apart(first, second),
+        "equal": all(summary[f"{name}_a"].equals(summary[f"{name}_b"]) for name, *_ in FIGURES),
     }  # fmt: skip
     body = jinja().get_template("beside.html.j2").render(**context)
     heading = title or f"{labels[0]} beside {labels[1]}"
@@ -107,15 +110,25 @@ def _texts(texts: pd.DataFrame) -> Table | None:
     return Table(columns, merged(rows[:MOST]), max(0, len(rows) - MOST), "traces.csv of each run") if rows else None
 
 
-def _where(texts: pd.DataFrame) -> Table | None:
-    """Each text that differs, with the first token that does."""
+def _apart(first: Study, second: Study) -> str:
+    """Why there may be no text to hold beside another."""
+    one, two = ({(p["id"], p.get("text")) for p in study.plan.get("prompts", ())} for study in (first, second))
+    if one.isdisjoint(two):
+        return "No prompt is in both runs: the figures are of other prompts, and no text can be held beside another."
+    return "No variant and strategy of a prompt kept its tokens in both runs: no text can be held beside another."
+
+
+def _where(texts: pd.DataFrame, shown: bool) -> Table | None:
+    """Each text that differs, with the first token that does, or its place alone."""
     parted = texts[texts["at"].notna() & (texts["role"] != "self")].sort_values("at", kind="stable")
     rows = [
         [text(row.variant, 48, head=True), text(row.strategy, 60), text(row.prompt_id, 60),
-         num(number(row.seed, "seed")), num(position(row.at, "at")), text(row.tokens.replace("\n", "⏎"), 80)]
+         num(number(row.seed, "seed")), num(position(row.at, "at")),
+         *([text(row.tokens.replace("\n", "⏎"), 80)] if shown else [])]
         for row in parted.head(MOST).itertuples()
     ]  # fmt: skip
     heads = ("Variant", "Strategy", "Prompt")
+    there = Column("There", "The token of the first run, and of the second.", numeric=False)
     columns = (*(Column(head, numeric=False) for head in heads), Column("Seed"), Column("First different token"),
-               Column("There", "The token of the first run, and of the second.", numeric=False))  # fmt: skip
+               *([there] if shown else []))  # fmt: skip
     return Table(columns, rows, max(0, len(parted) - MOST), "traces.csv of each run", tall=True) if rows else None

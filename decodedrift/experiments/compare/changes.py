@@ -31,13 +31,28 @@ def sentences(first: Study, second: Study) -> list[str]:
     """The changes that there are, and that there are none of a kind."""
     places = differences(first.environment, second.environment)
     lines = [_told("Settings", settings(first.experiment.settings, first.plan, second.plan))]
-    for kind, prefixes in (("Versions", ("versions.",)), ("Machine", MACHINES)):
-        moved = {name.rpartition(".")[2]: ends for name, ends in places.items() if name.startswith(prefixes)}
+    for kind, prefixes in (("Versions", ("versions.", "metrics_version")), ("Machine", MACHINES)):
+        moved = {
+            name.rpartition(".")[2].removesuffix("_version"): ends
+            for name, ends in places.items() if name.startswith(prefixes)
+        }  # fmt: skip
         lines.append(_told(kind, [f"{name} {_arrow(*ends)}" for name, ends in moved.items()]))
-    contents = [name for name in places if name.startswith(CONTENTS)]
-    lines.append(_told("Model and tokenizer", [f"{name.removeprefix('model.')} is another" for name in contents]))
+    contents = [_content(name, *ends) for name, ends in places.items() if name.startswith(CONTENTS)]
+    lines.append(_told("Model and tokenizer", contents))
     lines += [_answers(first.answer, second.answer), _rates(first.summary, second.summary)]
     return [line for line in lines if line]
+
+
+def definitions(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """Which definitions of the metrics two environments are of, where they are not the same; else nothing."""
+    one, two = (environment.get("metrics_version", 1) for environment in (first, second))
+    if one == two:
+        return ""
+    return (
+        f"These runs were made by other definitions of the metrics (versions {one} and {two}): figures of changed "
+        "columns cannot be compared. docs/metrics.md says what each version changed; run the older one again to "
+        "compare them."
+    )
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -73,6 +88,14 @@ def _value(value: Any, option: Option) -> str:
         return str(value.get("name"))
     words = option.words.get(value, value) if isinstance(value, str) else value
     return listed(map(str, words)) if isinstance(words, list) else "none" if words in (None, "") else str(words)
+
+
+def _content(name: str, one: str, two: str) -> str:
+    """A file or a field of a model, of a candidate's checkpoint or of the tokenizer that is not the same, in words."""
+    own = re.fullmatch(r"checkpoints\.(.*?)\.(files\..+|stored_dtypes\..+|[^.]+)", name, re.S)
+    thing = (own[2] if own else name.removeprefix("model.")).replace("files.", "file ", 1)
+    thing += f" of the checkpoint of {brief(own[1], 60)}" if own else ""
+    return f"{visible(thing)} is {'another' if one and two else 'in one of them alone'}"
 
 
 def _arrow(one: Any, two: Any) -> str:

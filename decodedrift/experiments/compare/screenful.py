@@ -11,6 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from decodedrift.core.untrusted import terminal
 from decodedrift.experiments.compare.selection import fork, telling_case
 from decodedrift.experiments.compare.verdict import answer, assembly
+from decodedrift.report.case import word
 from decodedrift.report.numbers import percentage, significant
 from decodedrift.report.phrases import percent
 from decodedrift.report.terminal import cut, summary_table, text_table, wrapped
@@ -87,7 +88,7 @@ def _split(study: Study, width: int) -> str:
         return ""
     sides = ((texts.reference_token, texts.p_reference), (texts.candidate_token, texts.p_candidate))
     held = " | ".join(
-        f'"{cut(terminal(token.strip()), 12)}"' + ("" if math.isnan(p) else f" {percent(p)}") for token, p in sides
+        f'"{cut(terminal(word(token)), 12)}"' + ("" if math.isnan(p) else f" {percent(p)}") for token, p in sides
     )
     names = [cut(terminal(str(name)), 12) for name in (row.reference, row.candidate)]
     column = max(map(cell_len, names)) + 4

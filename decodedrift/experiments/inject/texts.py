@@ -94,12 +94,16 @@ def case(study: Any, wanted: Mapping[str, Any]) -> Case:
     """One text as it was and as it went on; of all that are left open, the one that agrees least afterwards.
 
     Raises:
-        InputError: there is none of these names, or the run kept no texts.
+        InputError: there is none of these names, nothing was replaced there, or the run kept no texts.
     """
-    rows = narrowed(study.injection, wanted)
+    rows = narrowed(study.injection.drop(columns="candidate"), wanted)
+    if not study.words:
+        raise InputError("this run kept no texts (--no-text): there is no case to show")
+    if not len(study.tokens):
+        raise InputError("this run has no tokens.csv, as those of version 0.1.0: its tokens cannot be shown as text")
     pair = next(pairs(study, rows.sort_values("agreement", kind="stable")), None)
     if pair is None:
-        raise InputError("there is no such case to show: nothing was replaced there, or the run kept no texts")
+        raise InputError("there is no such case to show: nothing was replaced there")
     seed = f", seed {pair.seed}" if len(study.plan["seeds"]) > 1 else ""
     sides = (
         Side("as it was", pair.original, pair.original_rest),
