@@ -17,7 +17,14 @@ import numpy as np
 from scipy import stats
 
 from decodedrift.numerics.intervals import (
-    FEW, bootstrap, by_cluster, equal_clusters, none_of, ratio_interval, sandwich, t95,
+    FEW,
+    bootstrap,
+    by_cluster,
+    equal_clusters,
+    none_of,
+    ratio_interval,
+    sandwich,
+    t95,
 )  # fmt: skip
 
 
