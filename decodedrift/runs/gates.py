@@ -36,8 +36,8 @@ class Gating:
     keys: the columns of its summary that name a row; cells: all rows that there should be, whether they are or not.
     columns: of numbers. absent: by column, where alone it has a value. never: (row, column) -> whether a cell is empty
     because what it tells of never happened, not because nothing was measured. table: study -> the rows that are gated.
-    faults: study -> cell -> why no gate there may pass. words: by column of the answer, what it may say. unmeasured: the word that nothing was measured.
-    recommended: the gates that `default` stands for.
+    faults: study -> cell -> why no gate there may pass. words: by column of the answer, what it may say.
+    unmeasured: the word that nothing was measured. recommended: the gates that `default` stands for.
     """
 
     keys: tuple[str, ...]
