@@ -33,7 +33,9 @@ def _one_thread() -> None:
 
 
 def ready(**more: Any) -> Prepared:
-    return prepare(make_settings(CompareSettings, {"model": tiny_model("llama")} | LEAN | ASKED | more), tiny_tokenizer())
+    return prepare(
+        make_settings(CompareSettings, {"model": tiny_model("llama")} | LEAN | ASKED | more), tiny_tokenizer()
+    )
 
 
 def apart(patch: pytest.MonkeyPatch, *names: str) -> None:
