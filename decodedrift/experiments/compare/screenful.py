@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ROOM = 24 - 3  # lines of a terminal, less the command line and the paths below
 SENTENCES = 3
 TWO_LINES = 3  # candidates at most that have two lines each
-ALARM = 7  # lines at most of what must be read first
+ALARM = 6  # lines at most of what must be read first
 MORE = "--verbose has all"
 LOUD = ("nonfinite", "not compared", "more than noise")
 

@@ -52,7 +52,7 @@ def answer(study: Study) -> pd.DataFrame:
         row |= _rates(study.divergences, name)
         row["wording"], note = wording(row, broken.get(name, ""), name in same)
         why = unbatched(row["floor_rate"], name, plan) if row["wording"] in TOLD_BY_NOISE else ""
-        read = "predicted by reading, not generated" if plan.get("mode") == "screen" and row["traces"] else ""
+        read = "predicted by reading the same text" if plan.get("mode") == "screen" and row["traces"] else ""
         row["wording_note"] = "; ".join(part for part in (read, note, why) if part)
         rows.append(row | _quality(study.positions, name))
     return fold(rows, COLUMNS, "answer")
@@ -133,7 +133,9 @@ def prompts_to_tell(row: Mapping[str, Any]) -> str:
 def unbatched(floor_rate: Any, name: str, plan: Mapping[str, Any]) -> str:
     """Why a candidate has no noise, where that is its arithmetic's doing; empty elsewhere."""
     (candidate,) = (c for c in plan["candidates"] if c["name"] == name)
-    return f"it computes in {candidate['compute']}" if floor_rate == 0 and candidate["compute"] in FINE else ""
+    if floor_rate != 0 or candidate["compute"] not in FINE:
+        return ""
+    return f"it computes in {candidate['compute']}, where batching changed no text"
 
 
 def _broken(study: Study) -> dict[str, str]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.folds.answer import TOLD_BY_NOISE, prompts_to_tell, unbatched
-from decodedrift.report.phrases import UNDER, change, listed, percent
+from decodedrift.report.phrases import UNDER, change, percent
 
 NO_RATES = ("same", "nonfinite", "same execution", "not compared")
 
@@ -82,10 +82,11 @@ def outlook(study: Any) -> str:
     rows = study.answer[study.answer["wording"].isin(TOLD_BY_NOISE)].to_dict("records")
     open_ = {visible(row["candidate"]): prompts_to_tell(row) for row in rows if row["wording"] == "cannot tell"}
     why = {visible(row["candidate"]): unbatched(row["floor_rate"], row["candidate"], study.plan) for row in rows}
-    said = [f"to tell takes {listed(f'{text} for {name}' for name, text in open_.items())}"] if open_ else []
-    said += [f"{name} has no noise: {text}" for name, text in why.items() if text]
-    text = "; ".join(said)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    counts = [f"{text} for {name}" for name, text in open_.items()]
+    counts[1:] = [text.replace(" prompts", "", 1) for text in counts[1:]]
+    said = [f"To tell: {', '.join(counts)}"] if counts else []
+    said += [f"{name} {text.removeprefix('it ').split(',')[0]}" for name, text in why.items() if text]
+    return f"{'; '.join(said)}." if said else ""
 
 
 def _change(row: Any) -> str:
