@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from decodedrift.core.formats import csv_rows, existing, read_json, read_utf8
 from decodedrift.core.records import InputError, Prompt, Text, nearest
 
 BALANCED = 16
+VOCABULARY = "tokenizer.json"
 TEXTS = STORY, PROSE = "bundled story", "bundled prose"
 SUFFIXES = (".txt", ".jsonl", ".csv")
 COLUMNS = ("prompt", "id", "tags")  # only the first must be there
@@ -28,9 +30,31 @@ def bundled_sets() -> dict[str, Path]:
     return {p.stem: p for p in sorted(bundled_folder().glob("*.jsonl"))}
 
 
+def place_of(model: Any) -> str:
+    """A model's name or folder; of one in memory where it was loaded from, or nothing."""
+    return model if isinstance(model, str) else str(getattr(getattr(model, "config", None), "_name_or_path", ""))
+
+
+def tells_stories(model: str) -> bool:
+    """Whether a model is the bundled story model, a copy or a version of it: by its name or by its vocabulary.
+
+    So the same weights are asked the same wherever they lie. An unreadable folder is refused later, by name.
+    """
+    if model == "demo":
+        return True
+    path, bundled = Path(model).expanduser() / VOCABULARY, Path(__file__).parents[1] / "data" / "demo" / VOCABULARY
+    try:
+        if path.stat().st_size > 2 * bundled.stat().st_size:
+            return False
+        ours, its = (json.loads(p.read_bytes())["model"]["vocab"] for p in (bundled, path))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return bool(ours == its)
+
+
 def default_set(model: str) -> str:
     """Story openings for the bundled story model, the general set for every other."""
-    return "stories" if model == "demo" else "default"
+    return "stories" if tells_stories(model) else "default"
 
 
 def load_prompts(source: str | Path) -> tuple[Prompt, ...]:

@@ -35,6 +35,14 @@ def equal_clusters(weights: np.ndarray) -> float:
     return float(weights.sum()) ** 2 / squares if squares > 0 else math.nan
 
 
+def for_all(clusters: np.ndarray, looks: int) -> np.ndarray:
+    """How many times as wide as `t95` makes them intervals are that hold for so many looks at once (Bonferroni)."""
+    from scipy.special import stdtrit
+
+    ratio = stdtrit(clusters - 1, 1 - 0.025 / max(1, looks)) / stdtrit(clusters - 1, 0.975)
+    return np.asarray(ratio, dtype=float)
+
+
 def iid_se(values: np.ndarray) -> float:
     """Standard error of a mean of independent values (ddof = 1); NaN for fewer than two."""
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan

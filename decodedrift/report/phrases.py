@@ -11,6 +11,8 @@ import pandas as pd
 from decodedrift.numerics.logits import expm1
 
 MOST = 5  # things named one by one in a sentence
+TINY = 1e-5  # a share below which only that is told
+UNDER = "under 0.001 %"
 
 
 def telling(parts: Mapping[Any, str], size: Mapping[Any, float]) -> list[str]:
@@ -25,9 +27,9 @@ def telling(parts: Mapping[Any, str], size: Mapping[Any, float]) -> list[str]:
     ]
 
 
-def change(ln_ratio: float) -> str:
-    """A logarithm of a ratio as a change in per cent."""
-    return "n/a %" if pd.isna(ln_ratio) else f"{expm1(ln_ratio) * 100:+.2g} %"
+def change(share: float, low: float, high: float) -> str:
+    """A relative change in per cent within a sentence: as `relative`, with the hyphen for a minus."""
+    return relative(share, low, high).replace("−", "-")
 
 
 def number(value: float, digits: int = 2) -> str:
@@ -42,6 +44,8 @@ def percent(share: float) -> str:
     """A share as a percentage that never rounds to all or nothing."""
     if pd.isna(share):
         return "n/a"
+    if 0 < share < TINY:
+        return UNDER
     if share in (0.0, 1.0) or 0.1 <= share < 0.9:
         return f"{share * 100:.0f} %"
     if share > 1.0:  # a ratio, not a part
@@ -71,7 +75,10 @@ def relative(value: Any, low: Any, high: Any) -> str:
     if pd.isna(value):
         return "n/a"
     known = math.isfinite(high - low) and high > low
+    ends = (value, low, high) if known else (value,)
+    if all(abs(end) < TINY for end in ends):
+        return UNDER if any(ends) else "0 %"
     width = 100 * (high - low) / 2 if known else abs(100 * value)
-    decimals = min(6, max(0, 1 - math.floor(math.log10(width)))) if 0 < width < math.inf else 2
-    ends = f" ({100 * low:+.{decimals}f} to {100 * high:+.{decimals}f} %)" if known else ""
-    return f"{100 * value:+.{decimals}f} %{ends}".replace("-", "−")
+    decimals = min(5, max(0, 1 - math.floor(math.log10(width)))) if 0 < width < math.inf else 2
+    spread = f" ({100 * low:+.{decimals}f} to {100 * high:+.{decimals}f} %)" if known else ""
+    return f"{100 * value:+.{decimals}f} %{spread}".replace("-", "−")

@@ -59,7 +59,8 @@ class Prepared:
         line = f"{plan.manner}{plan.model}: {plan.reference.name}{' against ' if names else ''}{names}; "
         line += f"{len(plan.prompts)} prompt{'s' * (len(plan.prompts) != 1)}"
         line += f" ({plan.prompt_source})" if plan.prompt_source not in ("given", "file") else ""
-        line += f", {len(plan.cells)} strategies x seeds, {plan.max_new_tokens} new tokens, {plan.device}"
+        runs = len(plan.cells)
+        line += f", {runs} text{'s' * (runs != 1)} per prompt, {plan.max_new_tokens} new tokens, {plan.device}"
         if plan.left_out:
             line += f"; {plan.left_out} bundled prompts do not fit the window and are left out"
         size = self.environment["generation"]["batch_size_asked"]
@@ -85,7 +86,7 @@ def draft(settings: S) -> S:
     default = settings.candidates is None
     candidates = default_candidates(reference[0]) if default else _variants(settings.candidates, reference[0])
     model = settings.model if isinstance(settings.model, str) else "in memory"
-    prompts, source = _prompts(settings, model)
+    prompts, source = _prompts(settings, prompt_files.place_of(settings.model))
     plan = settings.having(
         model=model, reference=reference[0], candidates=candidates,
         strategies=settings.allowed(_strategies(settings.strategies, settings.coupling)), prompts=prompts,

@@ -144,7 +144,7 @@ EARLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--seeds", "²"), ("--seeds", "'²'")),
     (("--seeds", "3,3"), ("seeds", "'3' is given twice")),
     (("--seeds", "9" * 20), ("--seeds", "9223372036854775807")),
-    (("--context", "8", "--stride", "9"), ("stride 9", "context 8")),
+    (("--context", "8", "--stride", "9", "--default-text"), ("stride 9", "context 8")),
     (("--context", "1"), ("--context", ">= 2")),
     (("--stride", "0"), ("--stride", ">= 1")),
     (("--memory", "0"), ("--memory", "> 0", "'0'")),

@@ -326,8 +326,10 @@ def test_yaml(
     }  # fmt: skip
     (tmp_path / "c.yaml").write_text(json.dumps(settings))  # JSON is YAML
     said = dry(here, "--config", "c.yaml")
-    assert "fp32 against int8, bf16; 2 prompts, 1 strategies x seeds, 5 new tokens" in said
+    assert "fp32 against int8, bf16; 2 prompts, 1 text per prompt, 5 new tokens" in said
     assert "top-p:p=0.5 (seed 3)" in said
+    several = dry(here, "--config", "c.yaml", "--strategies", "greedy,top-p", "--seeds", "0,1,2")
+    assert "2 prompts, 4 texts per prompt, 5 new tokens" in several, "a strategy that does not sample runs once"
     assert "7 new tokens" in dry(here, "--config", "c.yaml", "--max-new-tokens", "7")
 
 

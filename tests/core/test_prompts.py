@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from decodedrift.core.prompts import (
     load_texts,
 )
 from decodedrift.core.records import InputError, Prompt
+from decodedrift.models.sources.checkpoints import DEMO
 
 
 @pytest.fixture
@@ -170,6 +172,21 @@ def test_the_default_set_has_every_kind() -> None:
 
 def test_sets_by_model() -> None:
     assert (default_set("demo"), default_set("gpt2")) == ("stories", "default")
+
+
+def test_a_copy_of_the_bundled_model_is_asked_the_same_wherever_it_lies(tmp_path: Path) -> None:
+    shutil.copytree(DEMO, tmp_path / "copy")
+    assert default_set(str(tmp_path / "copy")) == "stories"
+    vocabulary = tmp_path / "copy" / "tokenizer.json"
+    content = json.loads(vocabulary.read_bytes())
+    vocabulary.write_text(json.dumps(content, indent=1))
+    assert default_set(str(tmp_path / "copy")) == "stories", "as another version of the library writes it"
+    content["model"]["vocab"].popitem()
+    vocabulary.write_text(json.dumps(content))
+    assert default_set(str(tmp_path / "copy")) == "default", "another model's"
+    for junk in ("[]", "{", "null", '{"model": 1}'):
+        vocabulary.write_text(junk)
+        assert default_set(str(tmp_path / "copy")) == "default"
     assert set(bundled_sets()) >= {"default", "stories"}
 
 

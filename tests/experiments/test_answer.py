@@ -12,10 +12,11 @@ import running
 from scipy import stats
 
 import decodedrift as dd
-from decodedrift.experiments.compare.folds.answer import quality, wording
+from decodedrift.experiments.compare.folds.answer import AS_NOISE, quality, wording
+from decodedrift.experiments.compare.verdict import answer
 from decodedrift.experiments.compare.verdict.answer import lines
 from decodedrift.measure.tables import TABLES, typed
-from decodedrift.numerics.intervals import paired_difference
+from decodedrift.numerics.intervals import paired_difference, wilson
 from decodedrift.report import phrases
 
 PLAN = {
@@ -110,8 +111,76 @@ def test_the_difference_is_over_the_prompts_of_the_floor_alone() -> None:
     [(0.001, 0.3, "more than noise"), (0.0, 0.0999, "as noise"), (-0.2, 0.1, "cannot tell"), (0.0, 0.3, "cannot tell")],
 )
 def test_the_bounds_of_the_wording(low: float, high: float, word: str) -> None:
-    rates = {"traces": 9, "diverged": 3, "prompts": 9, "floor_prompts": 9, "floor_rate": 0.1, "divergence_rate_high": 1}
+    rates = {"traces": 9, "diverged": 3, "prompts": 9, "floor_prompts": 9, "floor_rate": 0.1, "divergence_rate_high": 1,
+             "excess_rate": 0.05}  # fmt: skip
     assert wording(rates | {"excess_rate_low": low, "excess_rate_high": high})[0] == word
+
+
+@pytest.mark.parametrize(
+    ("excess", "low", "high", "n", "count"),
+    [
+        (0.0, -0.2, 0.2, 16, "about 70"),  # 16 x (0.2 / 0.1)^2 = 64
+        (0.3, -0.1, 0.7, 40, "about 80"),  # 40 x (0.4 / 0.3)^2 = 71.1
+        (0.05, -0.15, 0.25, 100, "about 1,600"),  # in the middle, where either end has 0.05 to go
+        (-0.1, -0.4, 0.2, 16, "about 40"),  # 16 x (0.3 / 0.2)^2 = 36
+        (0.0, -0.2, 0.11, 16, "at least 35"),  # by the width alone 19, of which none exclude a tenth
+        (1.0, -0.62, 1.0, 1, "at least 35"),
+        (math.nan, math.nan, math.nan, 2, "at least 35"),
+    ],
+)  # fmt: skip
+def test_cannot_tell_says_what_would(excess: float, low: float, high: float, n: int, count: str) -> None:
+    """Closed form: an interval narrows as one over the root; Wilson's end for none of 34 is above a tenth, of 35 not."""
+    rates = {
+        "traces": 99,
+        "diverged": 9,
+        "prompts": n,
+        "floor_prompts": n,
+        "floor_rate": 0.1,
+        "divergence_rate_high": 1,
+    }
+    word, note = wording(rates | {"excess_rate": excess, "excess_rate_low": low, "excess_rate_high": high})
+    assert word == "cannot tell" and f"; {count} prompts would" in note
+    assert wilson(0, 35)[1] < AS_NOISE < wilson(0, 34)[1]
+
+
+def test_the_note_is_in_plain_words_and_so_is_the_terminals_line() -> None:
+    run = study([1, 0] * 8, [0, 1] * 8)
+    (cell,) = run.answer.itertuples()
+    assert cell.wording_note.startswith(
+        f"16 prompts put it between {-100 * cell.excess_rate_low:.0f} fewer and {100 * cell.excess_rate_high:.0f} more of "
+        "100 texts than by batching alone; about "
+    )
+    count = cell.wording_note.rpartition("about ")[2].removesuffix(" would tell")
+    assert answer.outlook(run) == f"To tell: about {count} for c."
+    assert answer.outlook(study([1] * 16)) == "", "no floor, nothing to tell from"
+
+
+def test_a_candidate_without_noise_says_which_arithmetic_has_none() -> None:
+    fine = {"candidates": [{"name": "c", "precision": "int8", "compute": "fp32", "model": None, "knobs": {}}]}
+    why = "it computes in fp32, where batching changed no text"
+    run = study([1, 0] * 32, [0] * 64, **fine)
+    assert run.answer["wording_note"].str.endswith(f"; {why}").all()
+    assert answer.outlook(run) == "c computes in fp32."
+    assert why not in row([1, 0] * 32, [0] * 64).wording_note, "bf16"
+    assert why not in row([1, 0] * 32, [1] + [0] * 63, **fine).wording_note, "it has noise"
+    assert why not in row([0] * 64, [0] * 64, **fine).wording_note, "and nothing parted"
+
+
+def test_screening_predicts_and_says_so() -> None:
+    run = study([1, 0] * 8, mode="screen")
+    assert run.answer["wording_note"].tolist() == [
+        "predicted by reading the same text; there is no noise floor to hold it against"]  # fmt: skip
+    (sentence,) = answer.sentences(run)
+    assert "50 % of texts predicted to part (" in sentence
+    assert row([1, 0] * 8).wording_note == "there is no noise floor to hold it against"
+
+
+def test_small_percentages_are_words_and_ends_have_the_digits_of_their_interval() -> None:
+    assert phrases.change(-6.1e-9, -2e-8, 7.7e-9) == "under 0.001 %"
+    assert phrases.change(0.0, 0.0, 0.0) == "0 %"
+    assert phrases.change(-0.0014, -0.0105, 0.0078) == "-0.14 % (-1.05 to +0.78 %)"
+    assert phrases.change(8.5e-6, -1.8e-4, 2e-4) == "+0.001 % (-0.018 to +0.020 %)"
+    assert phrases.percent(1e-8) == "under 0.001 %" and phrases.percent(0.0) == "0 %"
 
 
 def test_who_is_the_reference_again_is_no_finding() -> None:

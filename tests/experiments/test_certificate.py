@@ -112,7 +112,7 @@ def test_the_overlap_of_two_gaussians_is_the_integral() -> None:
 def test_a_floor_is_told_as_a_ratio_of_two_noises_with_its_interval() -> None:
     study, data = made()
     study.summary = pd.DataFrame({"role": ["floor"], "reference": ["mine"], "diverged": [3], "traces": [12]})
-    (sentence,) = certificate.sentences(study)
+    (sentence,) = certificate.floor(study)
     row = study.certificate.iloc[0]
     ends = row.noise_ratio, row.noise_ratio_low, row.noise_ratio_high
     value, low, high = (f"{end:.2g}" for end in ends)
@@ -120,9 +120,12 @@ def test_a_floor_is_told_as_a_ratio_of_two_noises_with_its_interval() -> None:
     assert f"to the reference {value} times ({low} to {high}) that" in sentence and "%" not in sentence
     rows = study.positions
     study.positions = rows.assign(kl=rows["kl"].where(rows["role"] != "floor", rows["kl"] * 1e-8))
-    assert "over 1,000 times that" in certificate.sentences(study)[0]
+    assert "over 1,000 times that" in certificate.floor(study)[0]
+    one = study.positions
+    study.positions = one[one["prompt_id"] == one["prompt_id"].iloc[0]]
+    assert "to the reference over 1,000 times that" in certificate.floor(study)[0], "one prompt: no interval"
     study.positions = rows.assign(kl=rows["kl"].where(rows["role"] != "floor", 0.0))
-    assert certificate.sentences(study) == [], "nothing moved: no floor to speak of"
+    assert certificate.floor(study) == [], "nothing moved: no floor to speak of"
 
 
 @pytest.mark.parametrize(("scale", "said"), [(1.0, False), (1.3, True)])
@@ -137,6 +140,14 @@ def test_what_leaves_the_certificate_is_said_and_gated(scale: float, said: bool)
     rows = gating(PLAN).table(study)
     exceeded = [s for gate in gates for s in gate.exceeded(rows, gating(PLAN)) if " greedy" in s]
     assert bool(exceeded) is said
+
+
+def test_an_interval_that_holds_no_1_does_not_read_as_if_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, _ = made(scale=1.3)
+    close = {"sigma_ratio": 1.12, "sigma_ratio_low": 1.0017, "sigma_ratio_high": 1.238, "bhattacharyya": 0.9964}
+    study.certificate = study.certificate.assign(**close)
+    (sentence,) = certificate.outside(study)
+    assert sentence.endswith(": mine under greedy, 1.120 times its spread (1.002 to 1.238), overlap 0.996.")
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "top-p:p=1"])

@@ -13,11 +13,13 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 from running import LEAN
+from scipy import stats
 
 import decodedrift as dd
 from decodedrift.experiments.compare.folds import comparisons, compounding, prediction
 from decodedrift.experiments.compare.verdict import hazard
 from decodedrift.measure.tables import typed
+from decodedrift.numerics.intervals import for_all
 from decodedrift.runs import tablefiles
 
 KEYS = {"model": "m", "reference": "fp32", "candidate": "bf16", "role": "candidate", "strategy": "greedy", "seed": 0}
@@ -326,8 +328,10 @@ def test_folds_are_files_and_come_back_the_same(tmp_path: Path) -> None:
     folder = study.save(tmp_path / "run")
     again = dd.open_study(folder)
     for name in FOLDS:
-        assert (folder / f"tables/{name}.csv").is_file()
         pd.testing.assert_frame_equal(getattr(again, name), getattr(study, name))
+        assert (folder / f"tables/{name}.csv").is_file() == (len(getattr(study, name)) > 0)
+        if not len(getattr(study, name)):
+            continue
         read = tablefiles.read_csv(folder / f"tables/{name}.csv", name)
         pd.testing.assert_frame_equal(read, getattr(study, name), check_dtype=False)
 
@@ -346,6 +350,7 @@ def cell(candidate: str, strategy: str = "greedy", **more: Any) -> dict[str, Any
     """A row of risk.csv: 40 of 100 texts part, and nothing is shown of anything else."""
     return {
         "candidate": candidate, "role": "candidate", "strategy": strategy, "traces": 100, "diverged": 40, "ended": 0,
+        "prompts": 100, "agreement_after_low": 0.04, "agreement_after_high": 0.08,
         "exposure": 5000, "hazard": 0.008, "half_life": math.nan, "compounding_index": 1.0,
         "compounding_index_low": 0.8, "compounding_index_high": 1.2, "compounding_index_p_holm": 1.0,
         "compounding_note": "", "agreement_after": 0.06, "agreement_chance": 0.02, "growth_slope": 0.01,
@@ -354,24 +359,30 @@ def cell(candidate: str, strategy: str = "greedy", **more: Any) -> dict[str, Any
 
 
 def never(candidate: str, strategy: str = "greedy") -> dict[str, Any]:
-    nothing = dict.fromkeys(("compounding_index", "compounding_index_p_holm", "agreement_after", "agreement_chance"))
+    nothing = dict.fromkeys(("compounding_index", "compounding_index_p_holm", "agreement_after", "agreement_chance",
+                             "agreement_after_low", "agreement_after_high"))  # fmt: skip
     return cell(candidate, strategy, diverged=0, hazard=0.0, compounding_note="nothing diverged", **nothing)
 
 
 def said(*cells: dict[str, Any]) -> list[str]:
     law = pd.DataFrame(columns=["candidate", "law", "strategy", "flips", "flips_predicted", "km_distance"])
     return hazard.sentences(
-        pd.DataFrame(list(cells)).astype({"agreement_after": float, "agreement_chance": float}), law
+        pd.DataFrame(list(cells)).astype(
+            dict.fromkeys(("agreement_after", "agreement_chance", "agreement_after_low", "agreement_after_high"), float)
+        ),
+        law,
     )
 
 
 def test_half_of_the_texts_are_gone_only_where_they_are() -> None:
     first = said(cell("a", half_life=84.0), cell("b"), never("c"))[0]
-    assert "a 0.8 % (half of the texts gone by token 84; " in first
-    assert "b 0.8 % (40 % of the texts part, nowhere half of them; " in first
+    assert "a 0.8 % (half of 100 texts gone by token 84; " in first
+    assert "b 0.8 % (40 of 100 texts, nowhere half of them; " in first
     assert "c below 0.06 % (95 %, none in 5000 tokens, were they independent)" in first
     some = said(cell("a", half_life=45.0), cell("a", "top-p"), cell("a", "beam"), never("a", "min-p"))[0]
-    assert "a 0 to 0.8 % (half of the texts gone by token 45 under greedy, never under top-p, beam and min-p; " in some
+    assert "a 0 to 0.8 % (half of 100 texts gone by token 45 under greedy, never under top-p, beam and min-p; " in some
+    two = said(cell("a", half_life=15.0, traces=2, diverged=1))[0]
+    assert "a 0.8 % (1 of 2 texts); too few" in two and "half" not in two
     assert "as if the ends of texts were unrelated to it" in said(cell("a", ended=3))[0]
     assert "as if" not in some
 
@@ -390,14 +401,17 @@ def test_a_shape_is_named_after_ten_divergences_and_all_looks() -> None:
     looks = said(cell("a", **growing, compounding_index_p_holm=0.2))[0]
     assert "growing" not in looks and "1 to 1.9 times at twice the length not excluded" in looks
     few = said(cell("a", **growing, diverged=3, compounding_index_p_holm=math.nan))[0]
-    assert "; too few divergences to tell whether it changes with length)" in few
+    assert few.endswith(": a 0.8 % (3 of 100 texts); too few divergences to tell a shape for a.")
+    three = said(*(cell(name, diverged=3) for name in "abc"), cell("d"))[0]
+    assert three.endswith("; too few divergences to tell a shape for a, b and c.") and three.count("too few") == 1
+    assert said(*(cell(f"v{n}", diverged=3) for n in range(9)))[0].endswith("to tell a shape for 9 candidates.")
     mixed = said(
         cell("a", **growing, compounding_index_p_holm=0.01), cell("a", "top-p", compounding_index_high=math.inf),
         cell("a", "beam", diverged=9),
     )[0]  # fmt: skip
     assert "growing with length under greedy: 1.1 to 1.9 times" in mixed
     assert "no change with length shown under top-p from 40 divergences, 0.87 to any number of times" in mixed
-    assert "too few divergences under beam to tell" in mixed
+    assert "too few divergences under beam to tell a shape)." in mixed
     none = said(cell("a", compounding_index=math.nan, compounding_note="all diverged at position 0"))[0]
     assert "; no shape under greedy: all diverged at position 0)" in none
     assert not any("constant" in text for text in (first, looks, few, mixed))
@@ -405,18 +419,35 @@ def test_a_shape_is_named_after_ten_divergences_and_all_looks() -> None:
 
 def test_growth_is_told_where_it_is_shown_and_no_further_than_measured() -> None:
     known = {"growth_slope": 0.301, "growth_slope_low": 0.2, "growth_slope_high": 0.4}
-    assert "changes by +100 % over 100 tokens for a." in said(cell("a", **known, growth_length=200))[1]
-    assert "changes by +41 % over 50 tokens for a." in said(cell("a", **known, growth_length=50))[1]
+    assert (
+        "by +100 % over 100 tokens for a (+59 to +152 %, 100 prompts)."
+        in said(cell("a", **known, growth_length=200))[1]
+    )
+    assert "by +41 % over 50 tokens for a (+26 to +58 %, 100 prompts)." in said(cell("a", **known, growth_length=50))[1]
+    assert not any("logit error" in text for text in said(cell("a", **known, prompts=9)))
     steep = {"growth_slope": 4.09, "growth_slope_low": 1.0, "growth_slope_high": 7.0, "growth_length": 4}
     assert "changes by +46 % over 4 tokens for a" in said(cell("a", **steep))[1], "not +1229706 % per 100"
     alone = {"growth_slope": 4.09, "growth_slope_low": math.nan, "growth_slope_high": math.nan}
     assert not any("logit error" in text for text in (*said(cell("a")), *said(cell("a", **alone))))
     assert (
-        "over 50 tokens for a (none shown under top-p)"
-        in said(cell("a", **known, growth_length=50), cell("a", "top-p"))[1]
+        "%, 100 prompts; none shown under top-p)" in said(cell("a", **known, growth_length=50), cell("a", "top-p"))[1]
     )
     agree = said(cell("a"), never("a", "top-p"))[1]
-    assert "the tokens agree in 6 % for a (2 % by chance; no two texts that went on under top-p)" in agree
+    assert "the tokens agree in 6 % for a (4 to 8 %, 40 texts; 2 % by chance; too few texts under top-p)" in agree
+    assert not any("agree" in text for text in said(cell("a", diverged=9)))
+
+
+def test_a_slope_is_told_where_it_holds_beside_all_that_were_looked_at() -> None:
+    """Closed form: with 16 prompts and 12 looks, t(1 - 0.025/12, 15) / t(0.975, 15) times as wide."""
+    wider = stats.t.ppf(1 - 0.025 / 12, 15) / stats.t.ppf(0.975, 15)
+    np.testing.assert_allclose(for_all(np.array([16.0]), 12), wider)
+    assert wider > 1.5
+    slope = {"growth_slope": 0.3, "growth_slope_low": 0.1, "growth_slope_high": 0.5, "prompts": 16}
+    none = {"growth_slope": 0.0, "prompts": 16}
+    alone = said(cell("a", **slope))
+    assert any("logit error" in text for text in alone)
+    among = said(cell("a", **slope), *(cell(f"v{n}", **none) for n in range(11)))
+    assert not any("logit error" in text for text in among)
 
 
 def test_what_was_foreseen_says_for_which_strategies() -> None:

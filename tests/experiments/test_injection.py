@@ -216,7 +216,8 @@ def test_an_error_at_one_place_is_all_trajectory_and_one_that_goes_on_is_not(tmp
         f"happens at 0 % of the tokens for other (0 in {tokens} tokens; 0 times the first" in s for s in study_.verdict
     )
     few = injection_sentences(study_.injection.iloc[:1].assign(second_compared=1), study_.divergences)
-    assert "too few to hold against the first split" in few[1]
+    assert few[0].endswith(" put into the reference's text: too few texts to tell for other (1).")
+    assert few[1].endswith("too few to hold against the first split)."), "and no interval that would exclude a factor"
     share = study.summary.query("role == 'candidate' and strategy == 'greedy'")["trajectory_share"].iloc[0]
     assert share < 1  # C errs everywhere
 

@@ -550,8 +550,9 @@ def test_a_near_tie_is_of_the_distribution_and_a_draw_on_the_edge_of_the_noise(
     (table,) = candidates(study.summary).itertuples()
     assert table.near_tie_share == (cause == "near_tie")
     said = " ".join(study.verdict)
-    assert f"make up {int(cause == 'near_tie')} of 1 for other (median gap {phrases.number(apart)} nats" in said
-    assert ("In 1 for other the shared draw fell within 0.1 nats" in said) == (cause == "draw")
+    near = f"make up 1 of 1 for other (median gap {phrases.number(apart)} nats"
+    assert (near if cause == "near_tie" else "make up 0 of 1 for other of the divergences") in said
+    assert ("held further apart in 1 of 1 for other." in said) == (cause == "draw")
 
 
 def test_a_head_rounded_to_int8_errs_exactly_by_that_rounding() -> None:

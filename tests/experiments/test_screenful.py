@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import running
 from rich.cells import cell_len
+from synthetic import synthetic
 from test_answer import rows
 from test_answer import study as made
 
@@ -24,7 +25,7 @@ from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.baseline import worse
 from decodedrift.experiments.compare.screenful import screenful
 from decodedrift.experiments.compare.selection import fork, telling_case
-from decodedrift.experiments.compare.verdict import assembly
+from decodedrift.experiments.compare.verdict import assembly, certificate
 from decodedrift.experiments.study import open_study
 
 
@@ -76,6 +77,48 @@ def test_the_default_run_fits_a_terminal(tmp_path: Path) -> None:
     assert any(line.startswith("- ") for line in lines) and any(" held " in line for line in lines)
 
 
+def test_what_does_not_fit_is_skipped_and_what_leaves_the_certificate_is_shown(
+    study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        assembly, "rest", lambda study: ["long " * 200, "short one", "longer " * 200, "second", "third"]
+    )
+    shown = screenful(study)
+    assert "- short one\n- second\n- third\n" in shown and "long" not in shown
+    urgent = "Outside the noise certificate " + "word " * 60
+    monkeypatch.setattr(assembly, "rest", lambda study: [urgent, "short one"])
+    monkeypatch.setattr(certificate, "outside", lambda study: [urgent])
+    shown = screenful(study)
+    assert "- Outside the noise certificate" in shown and shown.count("\n") < 21
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 9, 40])
+@pytest.mark.parametrize("alarm", ["", "it broke " * 200])
+@pytest.mark.parametrize("outside", ["", "it is wider " * 90])
+def test_any_number_of_candidates_fits(count: int, alarm: str, outside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = synthetic(prompts=4, tokens=6, candidates=count, strategies=2, alternatives=False)
+    monkeypatch.setattr(assembly, "alarms", lambda study: [alarm] if alarm else [])
+    monkeypatch.setattr(certificate, "outside", lambda study: [outside] if outside else [])
+    monkeypatch.setattr(assembly, "rest", lambda study: [outside] if outside else ["a sentence"])
+    lines = screenful(study).split("\n")
+    assert len(lines) <= 21 and all(cell_len(line) <= 80 for line in lines)
+    named = [line.split()[0] for line in lines if " wording " in line]
+    hidden = count - len(named)
+    if hidden:
+        assert f"({hidden} more candidates; --verbose has all)" in lines
+    elif count > 3:
+        assert "(--verbose has all)" in lines
+    assert bool(outside) == any("it is wider" in line for line in lines)
+    everything = screenful(study, verbose=True)
+    assert everything.count(" wording ") == count
+
+
+def test_of_too_many_candidates_the_loud_ones_are_shown() -> None:
+    study = synthetic(prompts=4, tokens=6, candidates=40, alternatives=False)
+    study.answer = study.answer.assign(wording=["differs"] * 39 + ["nonfinite"])
+    assert "v39 " in screenful(study) and "v30 " not in screenful(study)
+
+
 def test_what_broke_comes_before_the_answer() -> None:
     broken = made([0, 0])
     trace = {"model": "m", "strategy": "greedy", "seed": 0, "prompt_id": "p0", "token_ids": "1 2", "n_tokens": 2}
@@ -86,6 +129,17 @@ def test_what_broke_comes_before_the_answer() -> None:
     assert broken.answer["wording"].tolist() == ["nonfinite"]
     assert broken.verdict[0].startswith("c breaks in ")
     assert screenful(broken).startswith("- c breaks in ")
+    twice = [trace | {"variant": v, "role": role, "finish": finish, "strategy": s, "n_tokens": n, "nonfinite": n == 1}
+             for s in ("greedy", "top-p") for v, role, finish, n in (("fp32", "reference", "length", 2),
+                                                                     ("c", "candidate", "nonfinite", 1))]  # fmt: skip
+    both = made([0, 0])
+    both.traces = rows("traces", twice)
+    both.failures = rows("failures", [
+        {"variant": "c", "stage": "generate", "status": "nonfinite", "strategy": "greedy", "error": "ended a trace"},
+        {"variant": "c", "stage": "load", "status": "failed", "error": "gone"}])  # fmt: skip
+    assert both.answer["wording_note"].tolist() == ["NaN or infinite logits ended 2 traces (greedy, top-p)"]
+    assert not any("ended a trace" in sentence for sentence in both.verdict), "told once, by the first sentence"
+    assert any(sentence.startswith("c (load): gone") for sentence in both.verdict)
 
 
 def test_the_split_is_a_greedy_near_tie_on_a_word_that_changes_the_text(study: Any) -> None:
@@ -116,6 +170,19 @@ def test_the_probabilities_at_the_fork_are_the_references_own(study: Any) -> Non
     assert texts.p_reference == pytest.approx(held[row.reference_token_id], rel=1e-4)
     assert texts.p_candidate == pytest.approx(held[row.candidate_token_id], rel=1e-4)
     assert texts.p_reference > texts.p_candidate
+
+
+def test_a_token_that_is_white_is_shown_and_a_draw_has_no_probabilities(
+    study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from decodedrift.experiments.compare import screenful as module
+    from decodedrift.experiments.compare.selection import Fork
+
+    monkeypatch.setattr(module, "telling_case", lambda study: types.SimpleNamespace(reference="a", candidate="b"))
+    monkeypatch.setattr(module, "fork", lambda study, row: Fork("x", "y", "z", "One", "\n", 0.31, 0.309))
+    assert 'a held "One" 31 % | "⏎" 31 %:' in module._split(study, 80)
+    monkeypatch.setattr(module, "fork", lambda study, row: Fork("x", "y", "z", "white", "little", math.nan, math.nan))
+    assert 'a took "white", b "little":' in module._split(study, 80)
 
 
 @pytest.mark.parametrize("text", ["", "a word " * 60, "漢字" * 200, "x" * 500, "\x1b[2J\u202e" * 50, "é\n\t" * 90])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
 
 from decodedrift.core.untrusted import terminal
 from decodedrift.experiments.compare.selection import fork, telling_case
-from decodedrift.experiments.compare.verdict import answer, assembly
+from decodedrift.experiments.compare.verdict import answer, assembly, certificate
 from decodedrift.report.case import word
 from decodedrift.report.numbers import percentage, significant
 from decodedrift.report.phrases import percent
@@ -19,38 +20,73 @@ from decodedrift.report.terminal import cut, summary_table, text_table, wrapped
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
 
-HEIGHT = 24  # of a terminal, of which the command line takes one and the paths below take two
+ROOM = 24 - 3  # lines of a terminal, less the command line and the paths below
 SENTENCES = 3
+TWO_LINES = 3  # candidates at most that have two lines each
+ALARM = 6  # lines at most of what must be read first
+MORE = "--verbose has all"
+LOUD = ("nonfinite", "not compared", "more than noise")
 
 
 def screenful(study: Study, width: int = 80, verbose: bool = False) -> str:
     """What a run says, most important first; all of it with `verbose`."""
-    alarms = [wrapped(sentence, width) for sentence in assembly.alarms(study)]
-    parts = [
-        "\n".join(alarms),
-        _answers(study, width),
-        summary_table(study, width) if verbose else _rates(study, width),
-    ]
+    said = (assembly.alarms(study), certificate.outside(study), assembly.rest(study))
+    alarms, outside, rest = ([wrapped(sentence, width) for sentence in sentences] for sentences in said)
     split = _split(study, width)
-    rest = [wrapped(sentence, width) for sentence in assembly.rest(study)]
-    shown = rest if verbose else _fitting(rest, [*parts, split])
-    return "\n\n".join(part for part in (*parts, "\n".join(shown), split) if part)
-
-
-def _fitting(rest: list[str], others: list[str]) -> list[str]:
-    """The first few sentences, as many as the screen has room for."""
-    room = HEIGHT - 3 - sum(part.count("\n") + 2 for part in others if part)
-    shown: list[str] = []
-    for sentence in rest[:SENTENCES]:
-        room -= sentence.count("\n") + 1
-        if room < 0:
+    if verbose:
+        return _joined("\n".join(alarms), _answers(study, width), summary_table(study, width), "\n".join(rest), split)
+    parts = ["", "", ""]
+    for parts in _layouts(study, width, split):
+        if _joined(_few(alarms), *parts[:2], _few(outside), parts[2]).count("\n") < ROOM:
             break
-        shown.append(sentence)
-    return shown
+    shown = outside
+    for sentence in rest[len(outside) :]:
+        more = _joined(_few(alarms), *parts[:2], _few([*shown, sentence]), parts[2])
+        if len(shown) < SENTENCES and more.count("\n") < ROOM and sentence in more:
+            shown = [*shown, sentence]
+    return _joined(_few(alarms), *parts[:2], _few(shown), parts[2])
+
+
+def _joined(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
+
+
+def _few(sentences: list[str]) -> str:
+    """As many lines as an alarm may have."""
+    lines = "\n".join(sentences).split("\n")
+    return "\n".join(lines if len(lines) <= ALARM else [*lines[: ALARM - 1], f"  … {MORE}"])
+
+
+def _layouts(study: Study, width: int, split: str) -> Iterator[list[str]]:
+    """Answers, table and split, from the fullest to what fits any screen."""
+    names = [str(name) for name in study.answer["candidate"]]
+    if len(names) <= TWO_LINES:
+        yield [_answers(study, width), _rates(study, width, names), split]
+    order = sorted(names, key=dict(zip(study.answer["candidate"], ~study.answer["wording"].isin(LOUD))).__getitem__)
+    for count in range(len(names), 0, -1):
+        some = [name for name in names if name in order[:count]]
+        block = [_lines(study, width, some), _rates(study, width, some)]
+        if count == len(names):
+            yield [*block, split]
+        yield [*block, ""]
+
+
+def _lines(study: Study, width: int, names: list[str]) -> str:
+    """A line a candidate, the words first; what is left out is said."""
+    every = answer.briefly(study)
+    column = max((cell_len(terminal(name, 24)) for name in names), default=0) + 2
+    lines = []
+    for name, rates, wording, quality in (row for row in every if row[0] in names):
+        full, short = f"{wording}{rates}; {quality}", f"{wording}; {quality}"
+        begin = terminal(name, 24)
+        text = full if column + cell_len(full) <= width else short
+        lines.append(f"{begin}{' ' * (column - cell_len(begin))}{_beginning(text, width - column)}")
+    hidden = len(every) - len(lines)
+    return "\n".join([*lines, f"({f'{hidden} more candidates; ' if hidden else ''}{MORE})"])
 
 
 def _answers(study: Study, width: int) -> str:
-    """Two lines a candidate, the words first."""
+    """Two lines a candidate, the words first, and what would tell where they cannot."""
     entries = [(terminal(name, 24), *texts) for name, *texts in answer.lines(study)]
     column = max((cell_len(name) for name, *_ in entries), default=0) + 2
     blocks = []
@@ -60,24 +96,25 @@ def _answers(study: Study, width: int) -> str:
             blocks.append(
                 textwrap.fill(terminal(text), width, initial_indent=first, subsequent_indent=" " * (column + 2))
             )
-    return "\n".join(blocks)
+    return "\n".join([*blocks, *([textwrap.fill(terminal(hint), width)] if (hint := answer.outlook(study)) else [])])
 
 
-def _rates(study: Study, width: int) -> str:
+def _rates(study: Study, width: int, names: list[str]) -> str:
     """How many texts part, candidates by strategies, and how far the distributions are on the reference's text."""
     table = study.summary
-    rows = table[table["role"] == "candidate"] if len(table) else table
+    rows = table[(table["role"] == "candidate") & table["candidate"].isin(names)] if len(table) else table
     labels = list(dict.fromkeys(rows["strategy"])) if len(rows) else []
     if not labels:
         return cut("Nothing was compared.", width)
     body = []
     for name, cells in rows.groupby("candidate", sort=False):
         by_label = {str(row.strategy): row for row in cells.itertuples()}
-        parted = [f"{int(r.diverged)}/{int(r.traces)}" if (r := by_label.get(x)) else "" for x in labels]
+        counts = [f"{int(r.diverged)}/{int(r.traces)}" if (r := by_label.get(x)) else "" for x in labels]
         kl, top = (assembly.pooled(cells, column) for column in ("kl_mean", "top1_agreement"))
-        body.append([str(name), *parted, significant(kl), percentage(top)])
+        body.append([str(name), *counts, significant(kl), percentage(top)])
     reference = terminal(str(study.plan["reference"]["name"]), 24)
-    return text_table([f"parted from {reference}", *labels, "mean KL", "same top"], body, width, names=1)
+    parted = "predicted to leave" if study.plan.get("mode") == "screen" else "parted from"
+    return text_table([f"{parted} {reference}", *labels, "mean KL", "same top"], body, width, names=1)
 
 
 def _split(study: Study, width: int) -> str:
@@ -87,12 +124,12 @@ def _split(study: Study, width: int) -> str:
     if texts is None:
         return ""
     sides = ((texts.reference_token, texts.p_reference), (texts.candidate_token, texts.p_candidate))
-    held = " | ".join(
-        f'"{cut(terminal(word(token)), 12)}"' + ("" if math.isnan(p) else f" {percent(p)}") for token, p in sides
-    )
+    tokens = [f'"{cut(terminal(word(token)), 12)}"' for token, _ in sides]
     names = [cut(terminal(str(name)), 12) for name in (row.reference, row.candidate)]
     column = max(map(cell_len, names)) + 4
-    tail = f'", {names[0]} held {held}:'
+    held = " | ".join(f"{token} {percent(p)}" for token, (_, p) in zip(tokens, sides, strict=True))
+    drawn = any(math.isnan(p) for _, p in sides)  # of a draw they are not what decided
+    tail = f'", {names[0]} took {tokens[0]}, {names[1]} {tokens[1]}:' if drawn else f'", {names[0]} held {held}:'
     lines = [f'After "{_ending(texts.shared, max(4, width - 7 - cell_len(tail)))}{tail}']
     for name, text in zip(names, (texts.reference_text, texts.candidate_text), strict=True):
         lines.append(f"  {name}{' ' * (column - 2 - cell_len(name))}{_beginning(text, width - column)}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, model_validator
 
 from decodedrift.core.notation import number, one_of, whole
-from decodedrift.core.prompts import PROSE, STORY, bundled_text
+from decodedrift.core.prompts import PROSE, STORY, bundled_text, place_of, tells_stories
 from decodedrift.core.records import InputError, Strategy, Text, Variant, distinct
 from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Settings, Whole, files, option
 from decodedrift.decoding.strategies import not_injectable, screened
@@ -73,7 +73,8 @@ class CompareSettings(Settings):
 
     def standard_texts(self) -> tuple[Text, ...]:
         """The bundled text, unless it is not wanted."""
-        return (bundled_text(STORY if self.model == "demo" else PROSE),) if self.default_text else ()
+        stories = tells_stories(place_of(self.model))
+        return (bundled_text(STORY if stories else PROSE),) if self.default_text else ()
 
     def allowed(self, strategies: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
         """The strategies that can be measured in this mode."""

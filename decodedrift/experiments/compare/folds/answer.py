@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from decodedrift.experiments.compare.execution import same_execution
+from decodedrift.experiments.compare.settings import FINE
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import fold
 from decodedrift.numerics.intervals import mean_interval, none_of, paired_difference, share_interval
@@ -28,6 +29,8 @@ NO_LOSS = 0.01  # of the perplexity
 WORDINGS = (
     "same", "as noise", "more than noise", "cannot tell", "differs", "nonfinite", "same execution", "not compared",
 )  # fmt: skip
+TOLD_BY_NOISE = ("as noise", "more than noise", "cannot tell")
+LEAST_PROMPTS = 35  # Wilson's upper end for none of so many is below AS_NOISE
 QUALITIES = ("no loss above 1 %", "worse", "better", "cannot tell", "not measured")
 PAIR = ["strategy", "seed", "prompt_id"]
 COLUMNS = [
@@ -48,7 +51,10 @@ def answer(study: Study) -> pd.DataFrame:
         name = str(candidate["name"])
         row = {"model": model, "reference": str(plan["reference"]["name"]), "candidate": name}
         row |= _rates(study.divergences, name)
-        row["wording"], row["wording_note"] = wording(row, broken.get(name, ""), name in same)
+        row["wording"], note = wording(row, broken.get(name, ""), name in same)
+        why = unbatched(row["floor_rate"], name, plan) if row["wording"] in TOLD_BY_NOISE else ""
+        read = "predicted by reading the same text" if plan.get("mode") == "screen" and row["traces"] else ""
+        row["wording_note"] = "; ".join(part for part in (read, note, why) if part)
         rows.append(row | _quality(study.positions, name))
     return fold(rows, COLUMNS, "answer")
 
@@ -98,20 +104,52 @@ def wording(row: Mapping[str, Any], broken: str = "", same: bool = False) -> tup
         return "more than noise", f"{100 * low:.0f} to {100 * high:.0f} more of 100 texts part than by batching alone"
     if high < AS_NOISE:
         return "as noise", f"at most {100 * high:.0f} more of 100 texts part than by batching alone"
-    prompts = _plural(int(row["floor_prompts"]), "prompt")
+    prompts, more = _plural(int(row["floor_prompts"]), "prompt"), prompts_to_tell(row)
     if math.isnan(low):
-        return "cannot tell", f"{prompts} cannot tell it from what batching alone does"
+        return "cannot tell", f"{prompts} cannot tell it from what batching alone does; {more} would"
+    fewer = f"{-100 * low:.0f} fewer" if low <= -0.005 else "no"
     return "cannot tell", (
-        f"how many more texts part than by batching alone, {prompts} leave open: {100 * low:.0f} to {100 * high:.0f} "
-        "of 100"
+        f"{prompts} put{'s' * (row['floor_prompts'] == 1)} it between {fewer} and {100 * high:.0f} more of 100 texts "
+        f"than by batching alone; {more} would tell"
     )
+
+
+def prompts_to_tell(row: Mapping[str, Any]) -> str:
+    """About how many prompts would turn "cannot tell" into another word, were the difference to stay what it is.
+
+    An interval narrows as one over the root of the prompts: n (e - low)^2 / e^2 bring its lower end to 0, and
+    n (high - e)^2 / (AS_NOISE - e)^2 its upper end to AS_NOISE; the fewer of both, but no fewer than LEAST_PROMPTS.
+    """
+    excess, n = row["excess_rate"], row["floor_prompts"]
+    ways = [
+        n * ((excess - row["excess_rate_low"]) / excess) ** 2 if excess > 0 else math.nan,
+        n * ((row["excess_rate_high"] - excess) / (AS_NOISE - excess)) ** 2 if excess < AS_NOISE else math.nan,
+    ]
+    count = min((way for way in ways if math.isfinite(way)), default=0.0)
+    if count <= LEAST_PROMPTS:
+        return f"at least {LEAST_PROMPTS} prompts"
+    step = 10 ** max(1, math.floor(math.log10(count)) - 1)
+    return f"about {math.ceil(count / step) * step:,} prompts"
+
+
+def unbatched(floor_rate: Any, name: str, plan: Mapping[str, Any]) -> str:
+    """Why a candidate has no noise, where that is its arithmetic's doing; empty elsewhere."""
+    (candidate,) = (c for c in plan["candidates"] if c["name"] == name)
+    if floor_rate != 0 or candidate["compute"] not in FINE:
+        return ""
+    return f"it computes in {candidate['compute']}, where batching changed no text"
 
 
 def _broken(study: Study) -> dict[str, str]:
     """Candidate -> where its own logits were no numbers."""
-    reasons: dict[str, str] = {}
-    for (name, strategy), why in nonfinite.faults(study.traces, study.positions).items():
-        reasons.setdefault(name, f"{why} (text)" if strategy == "text" else f"{why} ({strategy})")
+    ended, read = nonfinite.broken_traces(study.traces), nonfinite.at_fault(study.positions, "candidate_breaks")
+    reasons = {
+        str(name): f"{nonfinite.MEETS} ended {_plural(len(rows), 'trace')} ({', '.join(rows['strategy'].unique())})"
+        for name, rows in ended.groupby("variant", sort=False)
+    }
+    for name, rows in read.groupby("candidate", sort=False):
+        where = f"{_plural(len(rows), 'position')} that were read ({', '.join(rows['strategy'].unique())})"
+        reasons.setdefault(str(name), f"{nonfinite.MEETS} at {where}")
     return reasons
 
 

@@ -55,9 +55,9 @@ reasons = Pictures(
 )
 gaps = Pictures(
     "",
-    "Each first difference. Left of the dotted line the reference's choice was close: its gap is below "
-    "{near_tie_below:g} nats; where it samples, the noise of the draw is part of the gap. No point lies below the "
-    "dashed one, where the error just sufficed. A click opens the case.",
+    "Each first difference. Left of the dotted line the gap is below {near_tie_below:g} nats: where the reference took "
+    "its best token, the two were close; where it drew, the draw is part of the gap, and only the draw need have been. "
+    "No point lies below the dashed one, where the error just sufficed. A click opens the case.",
     {"gaps": "The reference's gap, and the error that turned it"},
 )
 perplexity = Pictures(

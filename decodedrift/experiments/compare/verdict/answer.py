@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.report.phrases import percent
+from decodedrift.experiments.compare.folds.answer import TOLD_BY_NOISE, prompts_to_tell, unbatched
+from decodedrift.report.phrases import UNDER, change, percent
 
 NO_RATES = ("same", "nonfinite", "same execution", "not compared")
 
@@ -16,7 +17,7 @@ NO_RATES = ("same", "nonfinite", "same execution", "not compared")
 def sentences(study: Any) -> list[str]:
     """A sentence per candidate."""
     return [
-        f"{visible(row.candidate)}: wording {row.wording} ({_joined(_rates(row), row.wording_note)}); "
+        f"{visible(row.candidate)}: wording {row.wording} ({_joined(_rates(row, study), row.wording_note)}); "
         f"quality {row.quality} ({_quality(row)})."
         for row in study.answer.itertuples()
     ]  # fmt: skip
@@ -43,11 +44,22 @@ def lines(study: Any) -> list[tuple[str, str, str]]:
     return [
         (
             str(row.candidate),
-            f"wording {row.wording}: {_rates(row) or row.wording_note}",
+            f"wording {row.wording}: {_rates(row, study) or row.wording_note}",
             f"quality {row.quality}: {_change(row) if row.ppl_change_low == row.ppl_change_low else _quality(row)}",
         )
         for row in study.answer.itertuples()
     ]
+
+
+def briefly(study: Any) -> list[tuple[str, str, str, str]]:
+    """(candidate, its rates, its wording, its quality) in few words, for one line of a terminal."""
+    texts = []
+    for row in study.answer.itertuples():
+        noise = "" if math.isnan(row.floor_rate) else f", noise {percent(row.floor_rate)}"
+        part = "predicted to part" if study.plan.get("mode") == "screen" else "part"
+        rates = "" if row.wording in NO_RATES else f" ({percent(row.divergence_rate)} {part}{noise})"
+        texts.append((str(row.candidate), rates, f"wording {row.wording}", f"quality {row.quality}"))
+    return texts
 
 
 def _joined(numbers: str, note: str) -> str:
@@ -58,26 +70,32 @@ def _quality(row: Any) -> str:
     return _joined(_change(row), row.quality_note)
 
 
-def _rates(row: Any) -> str:
+def _rates(row: Any, study: Any) -> str:
     """How many of its texts part, and how many by its noise, which is batching alone."""
     if row.wording in NO_RATES:
         return ""
     alone = "" if math.isnan(row.floor_rate) else f", its noise {percent(row.floor_rate)}"
-    return f"{percent(row.divergence_rate)} of texts part{_span(row, 'divergence_rate', '')}{alone}"
+    low, high = row.divergence_rate_low, row.divergence_rate_high
+    spread = "" if math.isnan(low) else f" ({percent(low).removesuffix(' %')} to {percent(high)})"
+    part = "predicted to part" if study.plan.get("mode") == "screen" else "part"
+    return f"{percent(row.divergence_rate)} of texts {part}{spread}{alone}"
+
+
+def outlook(study: Any) -> str:
+    """What of the notes a reader of numbers needs: how many prompts would tell, and who has no noise by arithmetic."""
+    rows = study.answer[study.answer["wording"].isin(TOLD_BY_NOISE)].to_dict("records")
+    open_ = {visible(row["candidate"]): prompts_to_tell(row) for row in rows if row["wording"] == "cannot tell"}
+    why = {visible(row["candidate"]): unbatched(row["floor_rate"], row["candidate"], study.plan) for row in rows}
+    counts = [f"{text} for {name}" for name, text in open_.items()]
+    counts[1:] = [text.replace(" prompts", "", 1) for text in counts[1:]]
+    said = [f"To tell: {', '.join(counts)}"] if counts else []
+    said += [f"{name} {text.removeprefix('it ').split(',')[0]}" for name, text in why.items() if text]
+    return f"{'; '.join(said)}." if said else ""
 
 
 def _change(row: Any) -> str:
     """How perplexity changes on texts that neither side wrote."""
     if math.isnan(row.ppl_change):
         return ""
-    return f"perplexity {_percent(row.ppl_change, '+')} %{_span(row, 'ppl_change', '+')}"
-
-
-def _span(row: Any, column: str, sign: str) -> str:
-    low, high = (getattr(row, f"{column}_{end}") for end in ("low", "high"))
-    return "" if math.isnan(low) else f" ({_percent(low, sign)} to {_percent(high, sign)} %)"
-
-
-def _percent(share: float, sign: str) -> str:
-    """Two digits, or as many as stand before the point."""
-    return f"{100 * share:{sign}{'.0f' if abs(share) >= 0.1 else '.2g'}}"
+    said = change(row.ppl_change, row.ppl_change_low, row.ppl_change_high)
+    return f"perplexity {'changes by ' if said == UNDER else ''}{said}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
@@ -36,7 +37,7 @@ FIRST = 3  # sentences that are read at once
 
 def verdict(study: Study) -> list[str]:
     """What the run says, most important first: what broke, a broken control, the answer by candidate, the rest."""
-    return [*_broken(study), *answer.sentences(study), *rest(study), *failures.sentences(study.failures)]
+    return [*_broken(study), *answer.sentences(study), *rest(study), *_failed(study)]
 
 
 def rest(study: Study) -> list[str]:
@@ -47,9 +48,9 @@ def rest(study: Study) -> list[str]:
         return [_nothing(study)]
     same = same_execution(study)  # of which no figure is a finding
     candidates, risk, flip_law = (f[~f["candidate"].isin(same)] for f in (candidates, study.risk, study.flip_law))
-    sentences = [*_screening(study)]
+    sentences = [*certificate.outside(study), *_screening(study)]
     if len(candidates):
-        sentences += [*causes.sentences(study), *_divergence(study, candidates), *certificate.sentences(study)]
+        sentences += [*causes.sentences(study), *_divergence(study, candidates), *certificate.floor(study)]
     sentences += hazard.sentences(risk, flip_law)
     sentences += _texts(study)
     sentences += _distributions(candidates) if len(candidates) else []
@@ -69,7 +70,13 @@ def folded(study: Study) -> tuple[list[str], list[str]]:
 
 def alarms(study: Study) -> list[str]:
     """What must be read before any figure is: what broke, a control that did, and what did not run."""
-    return [*_broken(study), *failures.sentences(study.failures)]
+    return [*_broken(study), *_failed(study)]
+
+
+def _failed(study: Study) -> list[str]:
+    """What did not run; logits that are no numbers only where no sentence has told of them already."""
+    rows = study.failures
+    return failures.sentences(rows[rows["status"] != "nonfinite"] if nonfinite.sentences(study) else rows)
 
 
 def _broken(study: Study) -> list[str]:
@@ -210,9 +217,9 @@ def _texts(study: Study) -> list[str]:
         reference = rows.iloc[0]  # its own row is the first of a text
         parts, damage = {}, {}
         for row in rows.iloc[1:].itertuples():
-            ends = [getattr(row, f"ln_ppl_ratio_{end}", math.nan) for end in ("low", "high")]
-            interval = "" if any(map(pd.isna, ends)) else f" ({_change(ends[0])[:-2]} to {_change(ends[1])})"
-            parts[row.variant] = f"{visible(str(row.variant))} {_change(row.ln_ppl_ratio)}{interval}"
+            names = ("ln_ppl_ratio", "ln_ppl_ratio_low", "ln_ppl_ratio_high")
+            shares = [np.expm1(getattr(row, name, math.nan)) for name in names]
+            parts[row.variant] = f"{visible(str(row.variant))} {_change(*shares)}"
             damage[row.variant] = math.inf if pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
         base = f" (reference {_number(reference['perplexity'], 4)})"
         sentences.append(

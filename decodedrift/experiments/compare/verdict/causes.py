@@ -29,9 +29,9 @@ def sentences(study: Study) -> list[str]:
 def _near_ties(study: Study, parted: pd.DataFrame) -> list[str]:
     parts, shares = {}, {}
     for name, cell in parted.groupby("candidate", sort=False):
-        near = int((cell["cause"] == "near_tie").sum())
-        parts[name] = f"{near} of {len(cell)} for {visible(str(name))}{_median_gap(study, str(name), cell)}"
-        shares[name] = -near / len(cell)
+        near = cell[cell["cause"] == "near_tie"]
+        parts[name] = f"{len(near)} of {len(cell)} for {visible(str(name))}{_median_gap(study, str(name), near)}"
+        shares[name] = -len(near) / len(cell)
     ties = int((parted["candidate_gap"] == 0).sum())
     tied = f"; {ties} turned on an exact tie of the candidate's logits" if ties else ""
     near_ties = (
@@ -42,7 +42,7 @@ def _near_ties(study: Study, parted: pd.DataFrame) -> list[str]:
 
 
 def _median_gap(study: Study, name: str, cell: pd.DataFrame) -> str:
-    """In nats, in units of the error, in spacings of the logits' type; nothing of a run that did not note it."""
+    """Of near ties, in nats, in units of the error, in spacings of the logits' type; nothing where none is known."""
     nats, errors, spacings = (cell[c].median() for c in ("logprob_gap", "gap_over_error", "gap_ulps"))
     if pd.isna(nats):
         return ""
@@ -56,8 +56,9 @@ def _draws(study: Study, parted: pd.DataFrame) -> list[str]:
     counts = parted[parted["cause"] == "draw"].groupby("candidate", sort=False).size()
     if not len(counts):
         return []
-    parts = {name: f"{n} for {visible(str(name))}" for name, n in counts.items()}
+    total = parted["candidate"].value_counts()
+    parts = {name: f"{n} of {total[name]} for {visible(str(name))}" for name, n in counts.items()}
     return [
-        f"In {listed(telling(parts, counts.to_dict()))} the shared draw fell within {study.plan['near_tie_below']:g} "
-        "nats of the edge between two tokens that the reference itself held further apart."
+        f"The shared draw fell within {study.plan['near_tie_below']:g} nats of the edge between two tokens that the "
+        f"reference itself held further apart in {listed(telling(parts, counts.to_dict()))}."
     ]

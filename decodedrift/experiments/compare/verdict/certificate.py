@@ -16,12 +16,8 @@ MANY = 1000  # times the noise: more is told as many
 WIDEST, LEAST_OVERLAP = 1.0, 0.99  # of the error beside a plain cast's, as AWS Neuron's accuracy debugger bounds them
 
 
-def sentences(study: Study) -> list[str]:
-    """The floor of every candidate, and the candidates that leave the certificate; nothing of what was not measured."""
-    return [*_floor(study), *outside(study)]
-
-
-def _floor(study: Study) -> list[str]:
+def floor(study: Study) -> list[str]:
+    """The floor of every candidate; nothing of what was not measured."""
     table, parts = study.summary, []
     for name, cells in table[table["role"] == "floor"].groupby("reference", sort=False):
         noise = noise_ratio(study.positions, str(name))
@@ -38,8 +34,11 @@ def _floor(study: Study) -> list[str]:
 
 def _times(value: float, low: float, high: float) -> str:
     """The KL to the reference as a multiple of the floor's; nothing where there is none."""
-    interval = f" ({number(low)} to {number(high)})" if low == low else ""
-    times = f"over {MANY:,} times" if low > MANY else f"{number(value)} times{interval}"
+    known = low == low
+    if value > MANY:
+        times = f"over {MANY:,} times" + (f" (at least {number(low)})" if known and low <= MANY else "")
+    else:
+        times = f"{number(value)} times" + (f" ({number(low)} to {number(high)})" if known else "")
     return f"; to the reference {times} that" if value > 0 else ""
 
 
@@ -50,10 +49,17 @@ def outside(study: Study) -> list[str]:
     said = []
     for name, cells in rows[wide | apart].groupby("candidate", sort=False):
         worst = cells.loc[cells["sigma_ratio"].idxmax()]
+        ends = [worst[f"sigma_ratio{end}"] for end in ("", "_low", "_high")]
+        value, low, high = (f"{end:.{_decimals(ends[1])}f}" for end in ends)
+        overlap = worst["bhattacharyya"]
         said.append(
-            f"{visible(str(name))} under {visible(str(worst['strategy']))} has {number(worst['sigma_ratio'])} times "
-            f"its spread ({number(worst['sigma_ratio_low'])} to {number(worst['sigma_ratio_high'])}), and the two "
-            f"overlap by {number(worst['bhattacharyya'])}"
+            f"{visible(str(name))} under {visible(str(worst['strategy']))}, {value} times its spread ({low} to "
+            f"{high}), overlap {overlap:.{_decimals(overlap)}f}"
         )
-    lead = "Outside the noise certificate, the error beside that of a plain cast to the same type"
+    lead = "Outside the noise certificate, beside the error of a plain cast to the type"
     return [f"{lead}: {'; '.join(said)}."] if said else []
+
+
+def _decimals(value: float) -> int:
+    """As many that a value that is not 1 does not read as 1; two or more."""
+    return next((n for n in range(2, 6) if f"{value:.{n}f}" != f"{1:.{n}f}"), 6)

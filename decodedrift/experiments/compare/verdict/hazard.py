@@ -1,7 +1,8 @@
 """What the verdict says of compounding: risk per token and its shape, what follows the split, what was foreseeable.
 
-Nothing is told without its evidence: no slope whose interval holds none, no shape from fewer than LEAST divergences or
-that many looks explain. A range over strategies names those that it leaves out.
+Nothing is told without its evidence: no slope whose interval, for all cells at once, holds none, or from fewer than
+LEAST prompts; no shape from fewer than LEAST divergences or that many looks explain, and no half-life or agreement
+from fewer either. A range over strategies names those that it leaves out.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import pandas as pd
 
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.folds.compounding import LEAST, PER
-from decodedrift.report.phrases import listed, number, percent, telling
+from decodedrift.numerics.intervals import for_all
+from decodedrift.report.phrases import MOST, listed, number, percent, telling
 
 LEVEL = 0.05  # below which p tells a shape
-LATER = ("ended", "compounding_index_p_holm", "growth_length")  # columns that a run of version 0.1.0 kept no fold of
+LATER = ("ended", "compounding_index_p_holm", "growth_length", "agreement_after_low", "agreement_after_high", "prompts")
 
 
 def sentences(risk: pd.DataFrame, flip_law: pd.DataFrame) -> list[str]:
@@ -26,11 +28,19 @@ def sentences(risk: pd.DataFrame, flip_law: pd.DataFrame) -> list[str]:
     if not len(table) or not (table["exposure"] > 0).any():
         return []
     table = table.reindex(columns=list(dict.fromkeys([*table.columns, *LATER])))
-    return [*_hazard(table), *_after(table), *_foreseen(flip_law)]
+    return [*_hazard(table), *_after(_for_all(table)), *_foreseen(flip_law)]
+
+
+def _for_all(table: pd.DataFrame) -> pd.DataFrame:
+    """With intervals of slopes that hold for all of them at once, and none from fewer than LEAST prompts."""
+    value, low, high = (table[f"growth_slope{end}"].astype(float) for end in ("", "_low", "_high"))
+    prompts = table["prompts"].astype(float).where(low.notna()).where(lambda n: n >= LEAST)
+    half = (high - low) / 2 * for_all(prompts.to_numpy(), int(prompts.notna().sum()))
+    return table.assign(growth_slope_low=value - half, growth_slope_high=value + half)
 
 
 def _hazard(table: pd.DataFrame) -> list[str]:
-    parts, size = {}, {}
+    parts, size, few = {}, {}, []
     for name, rows in table.groupby("candidate", sort=False):
         cells, label = rows[rows["exposure"] > 0], visible(str(name))
         if not len(cells):
@@ -42,22 +52,31 @@ def _hazard(table: pd.DataFrame) -> list[str]:
             bound = f"below {percent(min(1.0, 3 / tokens))} (95 %, none in {tokens} tokens, were they independent"
             parts[name] = f"{label} {bound}{unread})"
             continue
+        if (cells["diverged"] < LEAST).all():
+            few.append(label)
         said = "; ".join((_half(cells), *_shape(cells)))
         parts[name] = f"{label} {_range(cells['hazard'], percent)} ({said}{unread})"
     ends = ", taken as if the ends of texts were unrelated to it" if table["ended"].sum() else ""
-    return [f"Risk of parting at a token, while two texts are the same{ends}: {'; '.join(telling(parts, size))}."]
+    scarce = f"; too few divergences to tell a shape for {_many(few)}" if few else ""
+    lead = f"Risk of parting at a token, while two texts are the same{ends}"
+    return [f"{lead}: {'; '.join(telling(parts, size))}{scarce}."]
+
+
+def _many(names: list[str]) -> str:
+    return listed(names) if len(names) <= MOST else f"{len(names)} candidates"
 
 
 def _half(cells: pd.DataFrame) -> str:
-    """By when half of the texts have parted, and under which strategies they never do."""
-    reached = cells[cells["half_life"].notna()]
+    """By when half of the texts have parted, and under which strategies they never do; or how many part, of few."""
+    half = cells[cells["half_life"].notna()]
+    reached, never = half[half["diverged"] >= LEAST], _rest(cells, half)
     if not len(reached):
-        share = cells["diverged"].sum() / cells["traces"].sum()
-        return f"{percent(share)} of the texts part, nowhere half of them"
-    at = _range(reached["half_life"], lambda v: f"{v:.0f}")
-    if len(reached) == len(cells):
-        return f"half of the texts gone by token {at}"
-    return f"half of the texts gone by token {at} under {_names(reached)}, never under {_names(_rest(cells, reached))}"
+        count = f"{int(cells['diverged'].sum())} of {int(cells['traces'].sum())} texts"
+        return count if len(half) or (cells["diverged"] < LEAST).all() else f"{count}, nowhere half of them"
+    texts = _range(reached["traces"], lambda v: f"{v:.0f}")
+    at = f"half of {texts} texts gone by token {_range(reached['half_life'], lambda v: f'{v:.0f}')}"
+    where = f" under {_names(reached)}" if len(reached) < len(cells) else ""
+    return at + where + (f", never under {_names(never)}" if len(never) else "")
 
 
 def _shape(cells: pd.DataFrame) -> list[str]:
@@ -82,9 +101,9 @@ def _shape(cells: pd.DataFrame) -> list[str]:
     rest = _rest(cells, enough)
     for row in rest[rest["diverged"] >= LEAST].itertuples():
         parts.append(f"no shape under {visible(str(row.strategy))}: {row.compounding_note}")
-    if len(few := rest[rest["diverged"] < LEAST]):
-        where = f" under {_names(few)}" if len(few) < len(cells) else ""
-        parts.append(f"too few divergences{where} to tell whether it changes with length")
+    few = rest[rest["diverged"] < LEAST]
+    if 0 < len(few) < len(cells):  # where it is all of them, the sentence ends with it
+        parts.append(f"too few divergences under {_names(few)} to tell a shape")
     return parts
 
 
@@ -100,18 +119,26 @@ def _after(table: pd.DataFrame) -> list[str]:
     agree, grow = {}, {}
     for name, rows in table.groupby("candidate", sort=False):
         cells, label = rows[rows["exposure"] > 0], visible(str(name))
-        known = cells[cells["agreement_after"].notna()]
+        known = cells[cells["agreement_after_low"].notna() & (cells["diverged"] >= LEAST)]
         if len(known):
-            chance = _range(known["agreement_chance"], percent)
-            share = f"{_range(known['agreement_after'], percent)} for {label} ({chance} by chance"
-            agree[name] = f"{share}{_without(cells, known, 'no two texts that went on')})"
+            ends = _span(known["agreement_after_low"], known["agreement_after_high"], percent)
+            texts, chance = (_range(known[c], show) for c, show in (("diverged", "{:.0f}".format),
+                                                                   ("agreement_chance", percent)))  # fmt: skip
+            share = (
+                f"{_range(known['agreement_after'], percent)} for {label} ({ends}, {texts} texts; {chance} by chance"
+            )
+            agree[name] = f"{share}{_without(cells, known, 'too few texts')})"
         apart = (cells["growth_slope_low"] > 0) | (cells["growth_slope_high"] < 0)
         shown = cells[apart & cells["growth_length"].notna()]
         if len(shown):
             tokens = min(PER, int(shown["growth_length"].min()))
-            change = _range(10 ** (shown["growth_slope"] * tokens / PER) - 1, _signed)
+            value, low, high = (10 ** (shown[f"growth_slope{e}"] * tokens / PER) - 1 for e in ("", "_low", "_high"))
+            prompts = _range(shown["prompts"], "{:.0f}".format)
             rest = _without(cells, shown, "none shown")
-            grow[name] = f"{change} over {tokens} tokens for {label}{f' ({rest[2:]})' if rest else ''}"
+            grow[name] = (
+                f"{_range(value, _signed)} over {tokens} tokens for {label} ({_span(low, high, _signed)}, {prompts} "
+                f"prompts{rest})"
+            )
     parts = []
     if agree:
         parts.append(f"at the same place after the split the tokens agree in {listed(telling(agree, _ranks(agree)))}")
@@ -162,6 +189,11 @@ def _range(values: pd.Series, show: Callable[[float], str]) -> str:
     """The least and the greatest of known values in words, one where they read alike."""
     low, high = show(float(values.min())), show(float(values.max()))
     return low if low == high else f"{low.removesuffix(' %') if high.endswith(' %') else low} to {high}"
+
+
+def _span(low: pd.Series, high: pd.Series, show: Callable[[float], str]) -> str:
+    """From the least of the lower ends to the greatest of the upper ones."""
+    return f"{show(float(low.min())).removesuffix(' %')} to {show(float(high.max()))}"
 
 
 def _ranks(parts: dict[Any, str]) -> dict[Any, float]:
