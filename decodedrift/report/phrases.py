@@ -8,8 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from decodedrift.numerics.logits import expm1
-
 MOST = 5  # things named one by one in a sentence
 TINY = 1e-5  # a share below which only that is told
 UNDER = "under 0.001 %"

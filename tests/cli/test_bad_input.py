@@ -243,7 +243,7 @@ FILES: list[tuple[str, bytes, str, tuple[str, ...]]] = [
     ("list.json", b"[1]", "--config", ("list.json", "table of settings", "list")),
     ("empty.yaml", b"", "--config", ("empty.yaml", "table of settings")),
     ("unknown.yaml", b"max-new-token: 3\n", "--config", ("'max_new_token'", "did you mean 'max_new_tokens'")),
-    ("foreign.yaml", b"zzz: 3\n", "--config", ("'zzz'", "--help")),
+    ("foreign.yaml", b"zzz: 3\n", "--config", ("'zzz'", "choices: model")),
     ("type.yaml", b"max_new_tokens: many\n", "--config", ("--max-new-tokens", "'many'")),
     ("float.yaml", b"max_new_tokens: 2.0\n", "--config", ("--max-new-tokens", "2.0")),
     ("bool.yaml", b"limit: true\n", "--config", ("--limit", "True")),
