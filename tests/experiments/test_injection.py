@@ -365,7 +365,7 @@ def test_the_runner_up_is_the_strategys_second(tmp_path: Path) -> None:
     files = {str(f.relative_to(tmp_path / "run")) for f in (tmp_path / "run").rglob("*") if "jobs/" not in str(f)}
     tables = ("injection", "traces", "after", "summary", "tokens", "timings")
     assert files == {
-        "verdict.txt", "report.html", "README.txt", "tables", *(f"tables/{name}.csv" for name in tables),
+        "verdict.txt", "verdict.json", "report.html", "README.txt", "tables", *(f"tables/{name}.csv" for name in tables),
         "data", "data/jobs", "data/plan.json", "data/environment.json", "data/rows.json",
     }  # fmt: skip
     assert json.loads((tmp_path / "run" / "data/plan.json").read_text())["at"] == [3, 7]
