@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE, PICTURE = ROOT / "reports" / "example", ROOT / "docs" / "report.png"
 COMMAND = ("compare",)
-KEPT = ("report.html", "verdict.txt", "tables/summary.csv", "data/plan.json", "data/environment.json")
+KEPT = ("report.html", "verdict.txt", "verdict.json", "tables/summary.csv", "data/plan.json", "data/environment.json")
 MOST = 4_000_000  # bytes of the committed page
 
 
@@ -37,13 +37,13 @@ def main() -> None:
 
 
 def picture(page: Path, target: Path) -> None:
-    """The top of a page as a PNG, 1180 x 1560 pixels, once everything is drawn."""
+    """The top of a page as a PNG, 1180 x 1120 pixels, once everything is drawn."""
     from playwright.sync_api import sync_playwright
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        tab = browser.new_page(viewport={"width": 1180, "height": 1560})
+        tab = browser.new_page(viewport={"width": 1180, "height": 1120})
         tab.goto(page.as_uri())
         tab.wait_for_selector("html[data-drawn=yes]", state="attached")
         tab.screenshot(path=str(target))
