@@ -248,8 +248,11 @@ def test_the_fold_is_the_ratio_of_means(study: Any) -> None:
             assert row[f"path_compounding_{name}"] == pytest.approx(own / shared, nan_ok=True)
         if row.n_before:
             assert row.path_compounding_before == pytest.approx(1, rel=1e-9)
-        if row.n_after > 4:
-            assert row.path_compounding_after_low < row.path_compounding_after < row.path_compounding_after_high
+        bounds = row.path_compounding_after_low, row.path_compounding_after_high
+        if row.n_after < 10:  # prompts, of which fewer bear no bootstrap
+            assert np.isnan(bounds).all()
+        else:
+            assert bounds[0] < row.path_compounding_after < bounds[1]
     assert fold["path_compounding_after"].dropna().sub(1).abs().max() > 0.1  # other contexts, other errors
     whole = study.summary.query("role == 'candidate' and strategy == 'greedy'").iloc[0]
     after = rows[rows["after"] == 1].dropna()

@@ -95,8 +95,9 @@ def test_seeds_are_written_as_on_the_command_line() -> None:
 
 
 def test_a_knob_that_does_nothing_is_said_to(tmp_path: Path) -> None:
-    study = dd.compare(candidates=["fp32:attention=sdpa"], **SHORT, **LEAN)
-    assert any(s.startswith("Did not engage") and "attention of fp32:attention=sdpa" in s for s in study.verdict)
+    study = dd.compare(candidates=["fp32:attention=sdpa", "bf16:attention=sdpa"], **SHORT, **LEAN)
+    assert any(s.startswith("fp32:attention=sdpa is the reference's own execution") for s in study.verdict)
+    assert any(s.startswith("Did not engage") and s.endswith("attention of bf16:attention=sdpa.") for s in study.verdict)
 
 
 def test_rows_of_a_table_that_is_not_listed_are_an_error() -> None:
@@ -109,7 +110,7 @@ def test_runs_that_cannot_be_held_beside_each_other_are_refused(tmp_path: Path) 
     code, err = command("report", "i", "i", cwd=tmp_path)
     assert (code, len(err.splitlines())) == (2, 1)
     assert "a run of inject cannot be held beside another" in err
-    with pytest.raises(ValueError, match="inject draws no figures"):
+    with pytest.raises(dd.InputError, match="a run of inject has no figures"):
         _ = dd.open_study(tmp_path / "i").plot
 
 
