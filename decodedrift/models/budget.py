@@ -200,8 +200,11 @@ def waiting_seconds(world: World, prompts: int) -> float:
         return 0.0
     plan, effort = world.plan, world.plan.effort
     layers = getattr(world.checkpoint.config.get_text_config(decoder=True), "num_hidden_layers", None) or LAYERS
-    passes = (effort.writing - effort.floors) * (1 if plan.layout == "mixed" else len(plan.cells))
-    batches = (passes + effort.injecting + effort.stepwise) * prompts / plan.batch_size + effort.floors * prompts
+    passes = effort.writing * (1 if plan.layout == "mixed" else len(plan.cells))
+    batches = (passes + effort.injecting + effort.stepwise) * prompts / plan.batch_size
+    batches += effort.floors * min(prompts, effort.floor_prompts)
+        prompts, effort.floor_prompts
+    )
     return float(batches * plan.max_new_tokens * layers * LAUNCH)
 
 

@@ -171,7 +171,14 @@ Ran = tuple[Path, "subprocess.CompletedProcess[str]"]
 def test_a_run_leaves_its_folder(ran: Ran) -> None:
     run, done = ran
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in run.iterdir()} == {"report.html", "verdict.txt", "verdict.json", "README.txt", "tables", "data"}
+    assert {p.name for p in run.iterdir()} == {
+        "report.html",
+        "verdict.txt",
+        "verdict.json",
+        "README.txt",
+        "tables",
+        "data",
+    }
     assert {f"tables/{p.name}" for p in (run / "tables").iterdir()} == TABLES_THERE
     assert {p.name for p in (run / "data").iterdir()} == {
         "plan.json", "environment.json", "rows.json", "jobs", "positions", "alternatives"

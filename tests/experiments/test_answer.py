@@ -250,7 +250,8 @@ def test_a_change_beyond_all_numbers_is_one_all_the_same() -> None:
     run = study([1], nll=windows([0.0, 400.0]))
     (answer,) = run.answer.itertuples()
     assert (answer.ppl_change_low, answer.ppl_change_high, answer.quality) == (-1.0, math.inf, "cannot tell")
-    assert (phrases.change(1000.0), phrases.change(math.nan)) == ("+inf %", "n/a %")
+    nothing = (math.nan, math.nan)
+    assert (phrases.change(math.inf, *nothing), phrases.change(math.nan, *nothing)) == ("+inf %", "n/a")
     assert phrases.relative(math.inf, math.nan, math.nan) == "+inf %" == phrases.relative(math.inf, -1.0, math.inf)
 
 

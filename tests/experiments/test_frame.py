@@ -97,7 +97,9 @@ def test_seeds_are_written_as_on_the_command_line() -> None:
 def test_a_knob_that_does_nothing_is_said_to(tmp_path: Path) -> None:
     study = dd.compare(candidates=["fp32:attention=sdpa", "bf16:attention=sdpa"], **SHORT, **LEAN)
     assert any(s.startswith("fp32:attention=sdpa is the reference's own execution") for s in study.verdict)
-    assert any(s.startswith("Did not engage") and s.endswith("attention of bf16:attention=sdpa.") for s in study.verdict)
+    assert any(
+        s.startswith("Did not engage") and s.endswith("attention of bf16:attention=sdpa.") for s in study.verdict
+    )
 
 
 def test_rows_of_a_table_that_is_not_listed_are_an_error() -> None:

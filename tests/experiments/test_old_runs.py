@@ -17,7 +17,8 @@ from decodedrift.runs.tablefiles import read_csv
 
 OLD = Path(__file__).parents[1] / "fixtures" / "run-0.1.0"
 INJECT = Path(__file__).parents[1] / "fixtures" / "inject-0.1.0"
-REDEFINED = ["flips_predicted", "agreement_chance"]  # since then, see docs/metrics.md
+REDEFINED = ["flips_predicted", "agreement_chance", "certified_per_prompt", "survival_predicted"]  # see docs/metrics.md
+SMOOTHED = ["empirical", "constant"]  # laws that added half a flip to what they had seen
 FOLDS = ["summary", "distribution", "survival", "growth", "after", "risk", "comparisons", "flip_law", "decomposition"]
 
 
@@ -35,6 +36,8 @@ def test_the_folds_of_an_old_run_come_out_as_they_were_written(table: str) -> No
     written = written[[c for c in written.columns if not c.endswith(("_low", "_high"))]]
     now = getattr(open_study(OLD), table)[list(written.columns)].drop(columns=REDEFINED, errors="ignore")
     written = without_small_shares(written.drop(columns=REDEFINED, errors="ignore"))
+    if table == "flip_law":
+        now, written = (frame[~frame["law"].isin(SMOOTHED)] for frame in (now, written))
     assert len(written) > 0
     pd.testing.assert_frame_equal(now, written, check_dtype=False, rtol=1e-6, atol=1e-9)
 

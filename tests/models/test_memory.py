@@ -85,6 +85,7 @@ def test_declared_memory_decides(tmp_path: Path) -> None:
 
     def prepared(memory: int) -> Any:
         asked = {"model": tiny_model("gpt2"), "prompts": ["w1"] * 8, "max_new_tokens": 64, "memory_bytes": memory}
+        asked["noise_floor"] = False
         return prepare(make_settings(CompareSettings, asked), tiny_tokenizer())
 
     roomy = prepared(2**30)
@@ -121,7 +122,7 @@ def test_on_a_gpu_logits_wait_in_the_hosts_memory_and_steps_wait_for_the_host(mo
     assert budget.waiting_seconds(world, 6) == 0
     world.plan = world.plan.having(device="cuda")
     assert budget.spool_bytes(world) == 2 * 2**30
-    steps = 3 * (6 // 3) * 10 + 6 * 10  # three variants in batches of three, the floor of bf16 one by one
+    steps = 3 * (6 // 3) * 10 + 2 * 6 * 10  # three variants in batches of three, two floors one by one
     assert budget.waiting_seconds(world, 6) == pytest.approx(steps * 2 * budget.LAUNCH)
 
 
