@@ -203,8 +203,6 @@ def waiting_seconds(world: World, prompts: int) -> float:
     passes = effort.writing * (1 if plan.layout == "mixed" else len(plan.cells))
     batches = (passes + effort.injecting + effort.stepwise) * prompts / plan.batch_size
     batches += effort.floors * min(prompts, effort.floor_prompts)
-        prompts, effort.floor_prompts
-    )
     return float(batches * plan.max_new_tokens * layers * LAUNCH)
 
 
