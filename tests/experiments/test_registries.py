@@ -279,7 +279,7 @@ def test_a_new_section_and_a_new_knob_are_on_the_page(newcomers: dd.Study) -> No
     page = (newcomers.path / "report.html").read_text("utf-8")
     assert "A newcomer" in page
     assert "autocast=True" in page
-    assert f"{pd.read_parquet(newcomers.path / 'positions')['kl_twice'].max():.6e}" in page
+    assert f"{pd.read_parquet(newcomers.path / 'data/positions')['kl_twice'].max():.6e}" in page
 
 
 def test_a_new_fold_is_a_file_and_an_attribute(newcomers: dd.Study) -> None:

@@ -59,7 +59,7 @@ def test_what_is_predicted_and_continued_is_what_is_generated(family: str) -> No
     close(of_candidate(screened.traces), of_candidate(exact.traces))
     close(of_candidate(screened.positions), of_candidate(exact.positions))
     assert (screened.divergences["role"] == "floor").sum() == len(rows)
-    assert "behind it, it wrote on" in screened.verdict[0]
+    assert "behind it, it wrote on" in " ".join(screened.verdict)
 
 
 def test_without_going_on_nothing_is_said_of_what_was_not_written() -> None:
@@ -79,7 +79,7 @@ def test_without_going_on_nothing_is_said_of_what_was_not_written() -> None:
     summary = screened.summary.set_index("role")
     assert summary.loc["candidate", "agreement_after"].isna().all()
     assert (summary.loc["self", "kl_max"] == 0).all()
-    assert f"reading, leaves its own text in 0 of {len(b)} traces" in screened.verdict[0]
+    assert f"reading, leaves its own text in 0 of {len(b)} traces" in " ".join(screened.verdict)
     assert screened.after.empty
     assert not screened.failed
 
@@ -97,7 +97,7 @@ def test_a_prediction_off_its_own_text_is_counted(monkeypatch: pytest.MonkeyPatc
     study = run("llama", mode="screen")
     floor = study.divergences[study.divergences["role"] == "floor"]
     assert (floor["first_divergence"] == 0).all()
-    assert f"leaves its own text in {len(floor)} of {len(floor)} traces" in study.verdict[0]
+    assert f"leaves its own text in {len(floor)} of {len(floor)} traces" in " ".join(study.verdict)
 
 
 def test_reading_and_generating_may_part_at_a_tie_and_only_there() -> None:

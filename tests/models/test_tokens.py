@@ -17,7 +17,7 @@ import pytest
 from conftest import tiny_model, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from running import LEAN
+from running import LEAN, LEAN_FLAGS
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 import decodedrift as dd
@@ -140,7 +140,10 @@ def warned(tokenizer: Any, prompts: dict[str, str], **more: Any) -> list[str]:
     model = tiny_model("gpt2")
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     given = [dd.Prompt(name, text) for name, text in prompts.items()]
-    ready = prepare(make_settings(CompareSettings, {"model": model, "prompts": given, **SMALL, **more}), tokenizer)
+    ready = prepare(
+        make_settings(CompareSettings, {"model": model, "prompts": given, "default_text": False, **SMALL, **more}),
+        tokenizer,
+    )
     said: list[str] = ready.environment["warnings"]
     assert ready.doubts() == [f"warning: {line}" for line in said]
     assert ready.plan.refused == {}
@@ -191,7 +194,7 @@ def test_a_chat_template_is_warned_of_only_where_it_doubles_bos() -> None:
 
 def test_warnings_are_said_and_kept_and_are_no_failure(saved: Callable[..., Path], tmp_path: Path) -> None:
     words = ["compare", "--model", str(saved()), "--prompt", "w1 <|end|> w2", "--prompt", "w3", "--candidates", "fp16"]
-    more = ["--strategies", "greedy", "--max-new-tokens", "3", "--quiet", "--no-text", "--out", "run"]
+    more = ["--strategies", "greedy", "--max-new-tokens", "3", "--quiet", "--no-text", "--out", "run", *LEAN_FLAGS]
     done = subprocess.run(
         [sys.executable, "-m", "decodedrift", *words, *more], cwd=tmp_path, capture_output=True, text=True, check=False
     )
