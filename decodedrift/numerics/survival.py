@@ -172,8 +172,7 @@ def hazard_ratio(
         return math.nan, math.nan, math.nan
     if not again:
         least = hazard_rate(CensoredTimes.of(tokens[~second], event[~second], clusters[~second]))[1]
-        most = 3 / exposure / least
-        return 0.0, 0.0 * most, most  # both or none
+        return 0.0, 0.0 * least, 3 / exposure / least  # both or none
     off = np.zeros(len(event))
     for count, total, part in kinds:
         off[part] = (event[part] - count / total * tokens[part]) / count
@@ -186,8 +185,7 @@ def hazard_ratio(
 def certified(traces: CensoredTimes) -> tuple[float, float]:
     """What a run in which nothing diverged certifies at 95 %: risk per token, and share of prompts, both below.
 
-    The first, 3 / exposure, holds if tokens were independent, the second, `none_of`, if prompts were. NaN if any
-    diverged.
+    The first, 3 / exposure, is of independent tokens, the second, `none_of`, of prompts. NaN if any diverged.
     """
     if traces.event.any() or not traces.exposure:
         return math.nan, math.nan

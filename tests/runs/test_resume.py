@@ -151,7 +151,7 @@ def test_a_finished_run_is_resumed_without_torch(whole: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(whole)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "tables:" in done.stdout
+    assert "report:" in done.stdout
 
 
 @pytest.mark.parametrize(
