@@ -1,7 +1,7 @@
 """decodedrift: where a language model's text starts to differ when its execution changes, why, and whether it matters.
 
 >>> import decodedrift as dd
->>> study = dd.compare("demo", candidates=["bf16"], strategies=["greedy"], limit=1, max_new_tokens=4)
+>>> study = dd.compare("demo", candidates=["bf16"], strategies=["greedy"], limit=2, max_new_tokens=4)
 >>> study.summary["role"].tolist()
 ['self', 'candidate', 'floor']
 """

@@ -34,14 +34,16 @@ COLUMNS = {
     "perplexity_self perplexity_judge min_margin nonfinite",
     "divergences": f"{KEYS} diverged first_divergence first_divergence_char compared prefix_fraction "
     "reference_token_id candidate_token_id reference_token candidate_token reference_margin candidate_margin "
-    "reference_gap candidate_gap swing logprob_gap gap_over_error gap_ulps layout cause at_end search_error agreement_after edit_similarity "
-    "chrf_after reconverged reconvergence_lag nonfinite",
+    "reference_gap candidate_gap swing logprob_gap gap_over_error gap_ulps layout cause at_end search_error "
+    "agreement_after edit_similarity chrf_after reconverged reconvergence_lag nonfinite",
     "positions": f"{KEYS} position token_id token layout kl kl_reverse tv logit_gap_max logit_gap_rms significant_digits "
     "logit_margin_reference logit_margin_candidate logit_margin_ulps top1_agree directional_error choice_agree "
     "choice_margin choice_error rank delta_p nll_reference nll_candidate entropy_reference p_top_reference nonfinite",
     "alternatives": f"{KEYS} position variant pass rank token_id logprob",
     "injection": f"{KEYS} position original_token_id injected_token_id recovered recovery_lag agreement "
-    "trajectory_share distance_injected distance_reference token_ids",
+    "trajectory_share distance_injected distance_reference second_divergence second_compared token_ids",
+    "judged": f"{KEYS} tokens sequence_logratio logratio_square k3 ratio_out_10 ratio_out_1 ratio_out_mlperf difr "
+    "difr_tokens",
     "steps": f"{KEYS} position e0 e1 kl_reference_text kl_candidate_text after",
     "tokens": "token_id token bytes",
     "timings": "job variant strategy phase seconds tokens",
