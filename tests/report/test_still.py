@@ -14,6 +14,7 @@ import running
 from bokeh.core.properties import value
 from bokeh.layouts import gridplot
 from bokeh.plotting import figure
+from matplotlib import rc_context
 from matplotlib.colors import to_hex
 from synthetic import synthetic
 from test_report import HOSTILE, parted, study
@@ -103,8 +104,12 @@ def test_no_name_is_a_formula_or_markup(text: str, tmp_path: Path) -> None:
     held = text.encode("utf-8", "replace").decode("utf-8")[:40]
     made = study({held: [parted(), {}], "b": [{}, parted(2)]}, strategy="greedy")
     for name in ("survival", "comparisons"):
-        made.figure(name).savefig(tmp_path / "x.svg")
-        ElementTree.parse(tmp_path / "x.svg")
+        with rc_context({"svg.fonttype": "none"}):
+            made.figure(name).savefig(tmp_path / "x.svg")
+        page = ElementTree.parse(tmp_path / "x.svg").getroot()
+        assert page.tag == "{http://www.w3.org/2000/svg}svg"
+        assert not [e for e in page.iter() if str(e.tag).endswith(("script", "foreignObject", "image"))]
+        assert "x^2" in "".join(page.itertext()) or "x^2" not in text, "a formula would be set as one"
 
 
 @pytest.mark.parametrize(("asked", "says"), [
