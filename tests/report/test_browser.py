@@ -190,6 +190,7 @@ def test_the_table_beside_a_figure(ran: Study, html: str, show: Show) -> None:
     opened = show(html)
     opened.page.click("[data-table=gaps] > summary")
     table = opened.page.locator("[data-table=gaps] table")
+    table.locator("tbody td").first.wait_for()
     heads = table.locator("th").all_inner_texts()
     cells = table.locator("tbody tr").first.locator("td")
     row = dict(zip(heads, cells.all_inner_texts(), strict=True))
