@@ -325,3 +325,10 @@ def test_texts_too_short_to_come_back_do_not_excuse_what_was_measured() -> None:
     ):
         exceeded = parse_gate(text, False, gated).exceeded(study.summary, gated)
         assert (exceeded == []) == passes, text
+
+
+def test_an_inject_has_no_baseline(command: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    """Its plan names candidates too, none of them; it is refused in words."""
+    study = dd.inject("demo", at=[2], limit=2, max_new_tokens=6, strategies=["greedy"], out=tmp_path / "run")
+    code, _, err = command("check", study.path, "--baseline", study.path)
+    assert code == 2 and "a run of inject has no baseline; give two runs of compare" in err
