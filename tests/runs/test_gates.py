@@ -100,6 +100,11 @@ def test_a_plain_cast_without_a_sigma_ratio_is_told_why() -> None:
             "sigma_ratio>1:bf16: bf16 greedy: sigma_ratio has no value: it is there only for a candidate that "
             "computes in 16 bits and is no plain cast"
         )
+        said = parse_gate("k3>0.001:bf16", interval, gating(PLAN)).exceeded(
+            table(k3=math.nan, k3_low=math.nan, k3_high=math.nan), gating(PLAN)
+        )
+        assert said[0].endswith("k3 has no value: it is there only for sampling at temperature 1 that leaves no token "
+                                "out, as top-p:p=1")  # fmt: skip
 
 
 @pytest.mark.parametrize("operator", list(OPERATORS))

@@ -31,6 +31,9 @@ RECOMMENDED = ("wording==nonfinite", "wording==not compared", "quality==worse")
 ABSENT = dict.fromkeys(
     ("cast_positions", *(f"{name}{end}" for name in ("sigma_ratio", "bhattacharyya") for end in ("", "_low", "_high"))),
     "it is there only for a candidate that computes in 16 bits and is no plain cast",
+) | dict.fromkeys(
+    (f"k3{of}{end}" for of in ("", "_own") for end in ("", "_low", "_high")),
+    "it is there only for sampling at temperature 1 that leaves no token out, as top-p:p=1",
 )
 # and those of IF_DIVERGED that exist only where the run was asked for them
 ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "second_": "inject",
