@@ -72,6 +72,7 @@ def test_a_rate_has_changed_where_the_intervals_are_apart(
 @pytest.mark.parametrize(("first", "second", "finish", "at", "tokens"), [
     ("1 2 3 4", "1 2 9 4", "length", 2, " word3 →  word9"),
     ("1 2 3 4", "1 2", "length", None, ""),  # cut at its length: equal as far as both go
+    ("1 2 3 4", "1 2", "screened", None, ""),  # a screening reads no further than to its predicted difference
     ("1 2 3 4", "1 2", "eos", 2, " word3 → the end"),
     ("1 2", "1 2", "eos", None, ""),
 ])  # fmt: skip
