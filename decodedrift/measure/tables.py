@@ -74,6 +74,11 @@ TABLES: dict[str, dict[str, str]] = {
         "e0": "float64", "e1": "float64", "kl_reference_text": "float64", "kl_candidate_text": "float64",
         "after": INTEGERS,
     },
+    "layers": {
+        **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "depth": INTEGERS, "module": "str",
+        "tokens": INTEGERS, "error_square": "float64", "reference_square": "float64", "error_max": "float64",
+        "first_module": "str",
+    },
     "tokens": {"token_id": INTEGERS, "token": "str", "bytes": "str"},
     "timings": {
         "job": "str", "variant": "str", "strategy": "str", "phase": "str", "seconds": "float64", "tokens": INTEGERS,
@@ -99,6 +104,7 @@ ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
     "flip_law": "how well laws foretell divergences, a row per candidate, strategy and law",
     "flip_calibration": "flips foretold and seen, a row per bin",
     "decomposition": "error of a step against error of the path, a row per candidate, strategy and position",
+    "where": "the error after every layer, a row per compared variant and layer",
     "traces": "every text, a row per trace of any variant",
     "divergences": "where the texts part, a row per compared trace",
     "positions": "a row per teacher-forced token",
@@ -106,6 +112,7 @@ ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
     "judged": "how probable each side holds the candidate's text, a row per trace",
     "injection": "a row per replaced token",
     "steps": "a row per position, read token by token",
+    "layers": "the error after a layer, a row per compared variant, text and layer",
     "tokens": "text and bytes of every token id that is met",
     "timings": "seconds by job, variant, strategy and phase",
     "failures": "what did not run, and why",
@@ -228,6 +235,7 @@ def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
 FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
     "growth_note", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
+    "module", "first_module",
 )  # fmt: skip
 
 

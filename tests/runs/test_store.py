@@ -45,6 +45,7 @@ COLUMNS = {
     "judged": f"{KEYS} tokens sequence_logratio logratio_square k3 ratio_out_10 ratio_out_1 ratio_out_mlperf difr "
     "difr_tokens",
     "steps": f"{KEYS} position e0 e1 kl_reference_text kl_candidate_text after",
+    "layers": f"{KEYS} depth module tokens error_square reference_square error_max first_module",
     "tokens": "token_id token bytes",
     "timings": "job variant strategy phase seconds tokens",
     "failures": "model variant strategy seed prompt_id stage status error",

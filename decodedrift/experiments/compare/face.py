@@ -40,6 +40,7 @@ def compare(
     noise_floor: bool = True,
     inject: bool = False,
     decompose: bool = False,
+    where: bool = False,
     mode: str = "exact",
     continued: bool = False,
     near_tie_below: float = 0.1,

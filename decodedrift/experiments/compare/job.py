@@ -23,6 +23,7 @@ from decodedrift.measure import injection, passes
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import JobResult, token_rows
+from decodedrift.measure.where import Where
 from decodedrift.models import budget
 from decodedrift.models.knobs import idle, unread
 from decodedrift.models.load import Loaded
@@ -85,6 +86,7 @@ class Comparison:
     reference: Pass
     passes: dict[tuple[str, str], Pass] = field(default_factory=dict)
     decomposition: Decomposition | None = None
+    inside: Where | None = None
 
     @property
     def plan(self) -> Any:
@@ -108,6 +110,11 @@ class Comparison:
             self.decomposition = Decomposition(self.bench, self.reference)
             with self.bench.guarded(model.variant.name, "decompose"):
                 self.decomposition.record(model)
+        if self.plan.where and self.bench.job.prompts:
+            with self.bench.guarded(model.variant.name, "where"):
+                inside = Where(self.bench, self.reference)
+                inside.record(model)
+                self.inside = inside
 
     def attempt(self, variant: Variant, part: Callable[[Loaded], None]) -> None:
         """One candidate's (or cast's) part, from loading to rows."""
@@ -137,6 +144,9 @@ class Comparison:
         if self.decomposition:
             with bench.guarded(variant.name, "decompose"):
                 self.decomposition.read(model, candidate)
+        if self.inside:
+            with bench.guarded(variant.name, "where"):
+                self.inside.compare(model, variant)
         if any(s.searches for s, _ in self.plan.cells) and prompts and bench.reads(variant):
             read_own_beams(bench, model, candidate, self.reference)
         passes.note_nonfinite(candidate, self.plan.model, self.reference.name, bench.result)

@@ -43,6 +43,7 @@ class CompareSettings(Settings):
     noise_floor: bool = option(True, "Each candidate against itself in another batch layout.", MEASURING)
     inject: bool = option(False, "Force each divergence's token on the reference.", MEASURING)
     decompose: bool = option(False, "Split the error: local, state, path.", MEASURING)
+    where: bool = option(False, "The error after every layer, and where it enters, on 8 prompts.", MEASURING)
     mode: Annotated[str, BeforeValidator(one_of(*MODES))] = option(
         "exact", "exact, or screen: read the reference's text only.", MEASURING, "HOW", words=MODES
     )

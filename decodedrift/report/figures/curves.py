@@ -111,6 +111,8 @@ class Curves:
 
     def _choose(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Sets what the switch chooses between: the strategies of the plan, in its order. The rows of these."""
+        if not self.switch:
+            return rows
         present = set(rows["strategy"])
         labels = [s["label"] for s in self.study.plan.get("strategies", ()) if s["label"] in present]
         if self.choice is not None and self.choice not in labels:

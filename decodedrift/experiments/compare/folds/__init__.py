@@ -14,6 +14,7 @@ import pandas as pd
 from decodedrift.experiments.compare.folds import decomposition, summary
 from decodedrift.experiments.compare.folds.answer import answer
 from decodedrift.experiments.compare.folds.certificate import certificate
+from decodedrift.experiments.compare.folds.where import where
 from decodedrift.measure import trajectory
 from decodedrift.measure.tables import of_one_layout
 
@@ -100,6 +101,7 @@ FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "flip_law": lambda study: _prediction().flip_law(_predictions(study)),
     "flip_calibration": lambda study: _prediction().calibration(_predictions(study)),
     "decomposition": lambda study: decomposition.fold_positions(study.steps),
+    "where": lambda study: where(study.layers),
 }
 
 

@@ -22,6 +22,7 @@ from decodedrift.experiments.compare.sections.pictures import (
     gaps,
     growth,
     survival,
+    where,
 )
 from decodedrift.experiments.compare.sections.reasons import reasons
 from decodedrift.experiments.compare.sections.summary import summary
@@ -49,6 +50,7 @@ SECTIONS: dict[str, Section] = {
     "after": after,
     "injection": injection,
     "decomposition": decomposition,
+    "where": where,
     "failures": failures,
     "provenance": provenance,
     "words": words,

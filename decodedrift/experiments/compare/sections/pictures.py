@@ -107,8 +107,15 @@ decomposition = Pictures(
      "path": "Path: KL on the candidate's text over that on the reference's"},
     folded=True,
 )  # fmt: skip
+where = Pictures(
+    "Where does the error enter?",
+    "Both read the reference's texts; after every layer, the error of the hidden states over their own size, and last "
+    "that of the logits. A layer in which nothing differs has no place on a logarithmic axis.",
+    {"where": "Error of the hidden states by layer"},
+    folded=True,
+)
 CAPTIONS = {
     name: caption
-    for part in (survival, reasons, gaps, perplexity, growth, calibration, comparisons, after, decomposition)
+    for part in (survival, reasons, gaps, perplexity, growth, calibration, comparisons, after, decomposition, where)
     for name, caption in part.captions.items()
 }

@@ -20,6 +20,7 @@ from decodedrift.experiments.compare.verdict import (
     injection,
     knobs,
     nonfinite,
+    where,
 )
 from decodedrift.measure.nonfinite import TRACE
 from decodedrift.report import failures
@@ -56,6 +57,7 @@ def rest(study: Study) -> list[str]:
     sentences += _texts(study)
     sentences += _distributions(candidates) if len(candidates) else []
     sentences += [*injection.sentences(study.injection, study.divergences), *decomposition.sentences(study.steps)]
+    sentences += where.sentences(study)
     return [*sentences, *_cut_ids(study), *_rounds_nothing(study), *knobs.sentences(study), *_path(study)]
 
 
