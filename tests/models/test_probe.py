@@ -16,7 +16,7 @@ from running import LEAN
 import decodedrift as dd
 from decodedrift.core.records import VariantError
 from decodedrift.core.versions import untested
-from decodedrift.models import probe, steps
+from decodedrift.models import calling, probe
 from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.probe import needed
 from decodedrift.models.sources.checkpoints import in_memory
@@ -271,10 +271,10 @@ def test_two_objects_that_could_be_the_cache_are_an_error() -> None:
 
     with opened(tiny_model("gpt2")) as (model, _):
         cache = DynamicCache()
-        assert steps.cache_of(model, {"a": cache, "b": {}, "c": cache}) is cache
-        assert steps.cache_of(model, {"b": {}, "c": None}) is None
+        assert calling.cache_of(model, {"a": cache, "b": {}, "c": cache}) is cache
+        assert calling.cache_of(model, {"b": {}, "c": None}) is None
         with pytest.raises(VariantError, match="several KV caches"):
-            steps.cache_of(model, {"a": cache, "b": DynamicCache()})
+            calling.cache_of(model, {"a": cache, "b": DynamicCache()})
 
 
 def test_the_path_is_in_the_verdict_where_it_is_not_the_first_choice() -> None:

@@ -29,7 +29,7 @@ from decodedrift.numerics import sequences
 class Decomposition:
     """One job's parts of the error.
 
-    handover: None where the reference's KV cache cannot be handed over; the path is measured all the same.
+    handover: None where the reference could not read its texts step by step; the path is measured all the same.
     """
 
     bench: Bench
@@ -56,6 +56,8 @@ class Decomposition:
         with self.timed(reference.variant.name, 1):
             handover.record(reference)
         self.handover = handover
+        if handover.refusal:
+            bench.result.fail(bench.plan.model, reference.variant.name, "decompose", "failed", handover.refusal)
 
     def read(self, model: Loaded, candidate: Pass) -> None:
         """A candidate reads its own text, for the path, and the reference's on either cache."""
@@ -67,7 +69,9 @@ class Decomposition:
                     self.read_own.add((candidate.name, passage.key))
         if self.handover is not None:
             with self.timed(candidate.name, 2):
-                self.errors[candidate.name] = self.handover.errors(model)
+                self.errors[candidate.name], refusal = self.handover.errors(model)
+            if refusal and refusal != self.handover.refusal:
+                self.bench.result.fail(self.bench.plan.model, candidate.name, "decompose", "failed", refusal)
 
     @contextmanager
     def timed(self, name: str, passes: int) -> Iterator[None]:
