@@ -13,13 +13,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from decodedrift.core.records import Key
+from decodedrift.core.records import Key, Variant
 from decodedrift.decoding.tops import CHUNK
 from decodedrift.experiments.compare.handover import Handover
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.divergence import comparable
 from decodedrift.measure.metrics.token import LogitPair, kl
 from decodedrift.measure.passes import Pass, Passage, keyed
+from decodedrift.models.knobs import unread
 from decodedrift.models.load import Loaded
 from decodedrift.models.precisions.floating import NAMES
 from decodedrift.numerics import sequences
@@ -56,8 +57,7 @@ class Decomposition:
         with self.timed(reference.variant.name, 1):
             handover.record(reference)
         self.handover = handover
-        if handover.refusal:
-            bench.result.fail(bench.plan.model, reference.variant.name, "decompose", "failed", handover.refusal)
+        self.refuse(reference, handover.refusal)
 
     def read(self, model: Loaded, candidate: Pass) -> None:
         """A candidate reads its own text, for the path, and the reference's on either cache."""
@@ -70,8 +70,15 @@ class Decomposition:
         if self.handover is not None:
             with self.timed(candidate.name, 2):
                 self.errors[candidate.name], refusal = self.handover.errors(model)
-            if refusal and refusal != self.handover.refusal:
-                self.bench.result.fail(self.bench.plan.model, candidate.name, "decompose", "failed", refusal)
+            self.refuse(model, "" if self.handover.refusal else refusal)
+
+    def refuse(self, model: Loaded, why: str) -> None:
+        """Tells why a variant has no e0: a fact where its own knobs leave nothing to hand over, else a failure."""
+        turned = unread(model.variant, Variant("", model.variant.precision))
+        if why and turned:
+            model.facts["no_local_error"] = why
+        elif why:
+            self.bench.result.fail(self.bench.plan.model, model.variant.name, "decompose", "failed", why)
 
     @contextmanager
     def timed(self, name: str, passes: int) -> Iterator[None]:
