@@ -23,8 +23,8 @@ PROMPT, TEXT = (5, 17, 3), (30, 31, 9, 33, 80, 2, 7, 41)
 
 def by_groups(states: torch.Tensor, largest: int, group: int) -> torch.Tensor:
     """Symmetric absmax by numpy alone, group by group."""
-    flat = states.numpy().reshape(-1, group).astype(np.float32)
-    scale = np.abs(flat).max(1, keepdims=True) / np.float32(largest)
+    flat = states.numpy().reshape(-1, group)
+    scale = np.abs(flat).max(1, keepdims=True) / flat.dtype.type(largest)
     return torch.from_numpy((np.rint(flat / scale) * scale).reshape(states.shape)).to(states.dtype)
 
 

@@ -125,7 +125,11 @@ def distribution(positions: pd.DataFrame) -> pd.DataFrame:
         broken = np.isnan(p_top) & (cell["nonfinite"].to_numpy(float) > 0)  # the reference's: held against nothing
         for index, name in enumerate(["all", *_bucket_names()]):
             part = cell[~broken] if index == 0 else cell[(edges == index - 1) & ~np.isnan(p_top)]
-            rows.append(dict(zip(CELL, key, strict=True)) | {"bucket": name} | _distribution_fold(part))
+            rows.append(
+                dict(zip(CELL, key, strict=True))
+                | {"bucket": name, "layout": layout_of(cell)}
+                | _distribution_fold(part)
+            )
     return fold(rows)
 
 
@@ -134,8 +138,8 @@ def _bucket_names() -> list[str]:
     return [f"[{low:g},{high:g}{']' if high == 1.0 else ')'}" for low, high in pairs]
 
 
-def _distribution_fold(part: pd.DataFrame) -> dict[str, Any]:
-    row: dict[str, Any] = {"layout": layout_of(part), "n": len(part)}
+def _distribution_fold(part: pd.DataFrame) -> dict[str, float]:
+    row: dict[str, float] = {"n": len(part)}
     for name in ("kl", "delta_p"):
         values, _ = _finite(part, name)
         row |= {f"{name}_mean": _mean(values), f"{name}_min": float(values.min()) if len(values) else math.nan}
