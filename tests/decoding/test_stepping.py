@@ -10,10 +10,12 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 from transformers import DynamicCache, StaticCache
+from transformers.cache_utils import Cache, DynamicLayer
 
-from decodedrift.core.records import Reading
+from decodedrift.core.records import Reading, VariantError
 from decodedrift.decoding.spool import Spool
 from decodedrift.decoding.stepping import batches, step
+from decodedrift.models import kvcache
 from decodedrift.models.load import loaded
 from decodedrift.models.sources.checkpoints import in_memory
 from decodedrift.models.variants import parse_variants
@@ -107,6 +109,20 @@ def test_a_quantized_cache_is_transformers_own(name: str) -> None:
     )
     assert torch.equal(ours, theirs)
     assert (ours - both("fp32", lambda config: DynamicCache(config=config))[1]).abs().max() > 1e-3
+
+
+def test_a_quantized_cache_whose_rows_cannot_be_exchanged_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of releases that exchanged the unrounded tokens alone."""
+
+    class EarlyQuantizedLayer(DynamicLayer):  # type: ignore[misc]
+        pass
+
+    def early(backend: str, config: Any, **settings: Any) -> Any:
+        return Cache(layers=[EarlyQuantizedLayer() for _ in range(config.num_hidden_layers)])
+
+    monkeypatch.setattr(kvcache, "QuantizedCache", early)
+    with pytest.raises(VariantError, match=r"transformers \S+ cannot exchange the rows of a quantized cache"):
+        stepped("fp32:cache=quantized:fp8", [Reading(PROMPT, TEXT)])
 
 
 @pytest.mark.parametrize("variant", ["fp64", "fp64:cache=static", "fp64:kv=int8", "fp64:use_cache=false"])

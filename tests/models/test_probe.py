@@ -122,6 +122,22 @@ def test_rows_that_do_not_cross_in_the_cache_are_caught(monkeypatch: pytest.Monk
     assert "continues otherwise" in reasons[0]
 
 
+def test_a_cache_of_its_own_that_mixes_rows_up_is_a_failure_of_its_variant_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from transformers.cache_utils import CacheLayerMixin, StaticLayer
+
+    with opened(tiny_model("llama"), "fp32:cache=static") as (model, vocab):
+        assert needed(model, vocab, "shared") == ("shared", []), "as it is, it is sound"
+        monkeypatch.setattr(
+            StaticLayer, "reorder_cache", lambda self, rows: CacheLayerMixin.reorder_cache(self, rows * 0)
+        )
+        with pytest.raises(VariantError, match="fp32:cache=static: cache=static: it continues otherwise than it reads"):
+            needed(model, vocab, "shared")
+    with opened(tiny_model("llama"), "fp32:kv=int4") as (model, vocab):
+        assert needed(model, vocab, "shared") == ("shared", []), "what it rounds is no fault of a path"
+
+
 @pytest.mark.parametrize("name", ["prepare_inputs_for_generation", "_update_model_kwargs_for_generation"])
 def test_a_method_that_a_release_takes_away_leaves_the_plain_path(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import GenerationMixin

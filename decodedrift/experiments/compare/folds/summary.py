@@ -125,11 +125,8 @@ def distribution(positions: pd.DataFrame) -> pd.DataFrame:
         broken = np.isnan(p_top) & (cell["nonfinite"].to_numpy(float) > 0)  # the reference's: held against nothing
         for index, name in enumerate(["all", *_bucket_names()]):
             part = cell[~broken] if index == 0 else cell[(edges == index - 1) & ~np.isnan(p_top)]
-            rows.append(
-                dict(zip(CELL, key, strict=True))
-                | {"bucket": name, "layout": layout_of(cell)}
-                | _distribution_fold(part)
-            )
+            keys = dict(zip(CELL, key, strict=True)) | {"bucket": name, "layout": layout_of(cell)}
+            rows.append(keys | _distribution_fold(part))
     return fold(rows)
 
 
