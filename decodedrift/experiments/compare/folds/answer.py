@@ -33,6 +33,7 @@ WORDINGS = (
 TOLD_BY_NOISE = ("as noise", "more than noise", "cannot tell")
 LEAST_PROMPTS = 35  # Wilson's upper end for none of so many is below AS_NOISE
 QUALITIES = ("no loss above 1 %", "worse", "better", "cannot tell", "not measured")
+UNCACHED = "it keeps no KV cache: token by token, each token of a text would take a reading of all before it"
 PAIR = ["strategy", "seed", "prompt_id"]
 COLUMNS = [
     "model", "reference", "candidate", "strategies", "prompts", "traces", "diverged", "divergence_rate",
@@ -57,7 +58,10 @@ def answer(study: Study) -> pd.DataFrame:
         read = "predicted by reading the same text" if plan.get("mode") == "screen" and row["traces"] else ""
         draws = redrawn(study.divergences, name, anew) if row["wording"] in (*TOLD_BY_NOISE, "differs") else ""
         row["wording_note"] = "; ".join(part for part in (read, note, why, draws) if part)
-        rows.append(row | _quality(study.positions, name))
+        row |= _quality(study.positions, name)
+        if not row["scored_tokens"] and plan.get("texts") and candidate.get("use_cache") is False:
+            row["quality_note"] = UNCACHED
+        rows.append(row)
     return fold(rows, COLUMNS, "answer")
 
 
