@@ -27,7 +27,7 @@ from decodedrift.models.compilation import compiler_failed
 from decodedrift.models.kvcache import expand, kinds, kv_only
 from decodedrift.models.load import Loaded, measurable, out_of_memory
 from decodedrift.models.longrope import switch
-from decodedrift.models.sources.checkpoints import quiet
+from decodedrift.models.sources.quiet import quiet
 
 PATHS = ("shared", "stock", "plain")  # the first is the fastest, the last needs least of transformers
 

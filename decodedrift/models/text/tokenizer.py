@@ -7,7 +7,8 @@ from typing import Any
 
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
-from decodedrift.models.sources.checkpoints import Checkpoint, quiet
+from decodedrift.models.sources.checkpoints import Checkpoint
+from decodedrift.models.sources.quiet import quiet
 
 FILE = "tokenizer.json"
 FILES = (
