@@ -12,6 +12,7 @@ from decodedrift.core.records import Variant, VariantError
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded
 from decodedrift.models.precisions.floating import DTYPES
+from decodedrift.models.sources import gguf
 from decodedrift.models.sources.checkpoints import Checkpoint
 from decodedrift.models.sources.packed import types
 from decodedrift.models.sources.weightfiles import tensors
@@ -43,19 +44,23 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
         and not (float32_modules and set(dtypes) <= {asked, "fp32"})
     ):
         raise VariantError(f"{variant.name}: asked for {asked} weights, got {dtypes}")
-    return {
-        "variant": variant.name,
-        "precision": variant.precision,
-        "compute": asked,
-        "weight_dtypes": dtypes,
-        "parameters": total,
-        "stored_dtypes": dict(checkpoint.stored),
-        "quantized_parameters": rounded.quantized_parameters,
-        "quantized_modules": rounded.quantized_modules,
-        "quantized_share": rounded.quantized_parameters / total if total else 0.0,
-        "rounded_share": rounded_share(checkpoint, asked) if not rounded.quantized_parameters else None,
-        "experts": experts(model),
-    } | dict(rounded.details)
+    return (
+        {
+            "variant": variant.name,
+            "precision": variant.precision,
+            "compute": asked,
+            "weight_dtypes": dtypes,
+            "parameters": total,
+            "stored_dtypes": dict(checkpoint.stored),
+            "quantized_parameters": rounded.quantized_parameters,
+            "quantized_modules": rounded.quantized_modules,
+            "quantized_share": rounded.quantized_parameters / total if total else 0.0,
+            "rounded_share": rounded_share(checkpoint, asked) if not rounded.quantized_parameters else None,
+            "experts": experts(model),
+        }
+        | (gguf.facts(*checkpoint.files) if checkpoint.kind == "gguf" else {})
+        | dict(rounded.details)
+    )
 
 
 def rounded_share(checkpoint: Checkpoint, compute: str) -> float:

@@ -20,6 +20,7 @@ from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded
 from decodedrift.models.precisions.floating import DTYPES, NAMES, KeepDouble, cast
 from decodedrift.models.rewrites import align, conv1d_to_linear, forget_generation_settings
+from decodedrift.models.sources import gguf
 from decodedrift.models.sources.checkpoints import Checkpoint
 from decodedrift.models.sources.copies import copied
 from decodedrift.models.sources.copycontrol import control
@@ -214,6 +215,8 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
 
     if checkpoint.module is not None:
         raise VariantError(f"{variant.name}: bitsandbytes converts while loading; give a folder or hub id, not a model")
+    if checkpoint.kind == "gguf":
+        more |= gguf.load_arguments()
     checkpoint.check_unchanged()
     list(checkpoint.headers())  # names a broken file, which the loader does not
     for _, knob, value in turned(variant):

@@ -42,7 +42,7 @@ def parse_variants(
     variants: list[Variant] = []
     for piece in pieces:
         if isinstance(piece, Variant):
-            variants.append(_completed(piece, reference))
+            variants.append(_unsettled(_completed(piece, reference), piece.compute is None))
         else:
             variants.extend(_variant(item, reference) for item in split_items(piece, params_of, sources=True))
     return tuple(variants)
@@ -73,7 +73,12 @@ def _variant(item: Item, reference: Variant | None) -> Variant:
     if named and reference and "precision" not in item.params:
         options = dict(reference.options)
     variant = _completed(Variant(label, asked, options, model=source or None, **values), reference)
-    return variant if not named or "precision" in item.params else replace(variant, compute=None)
+    return _unsettled(variant, "precision" not in item.params)
+
+
+def _unsettled(variant: Variant, free: bool) -> Variant:
+    """Without a compute type where another checkpoint's own may become it: `free`, none was asked for."""
+    return replace(variant, compute=None) if free and variant.model is not None else variant
 
 
 def _completed(variant: Variant, reference: Variant | None) -> Variant:

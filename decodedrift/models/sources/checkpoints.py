@@ -12,7 +12,7 @@ from typing import Any
 
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
-from decodedrift.models.sources import hub
+from decodedrift.models.sources import gguf, hub
 from decodedrift.models.sources.packed import in_headers, packed, parts, quantization_of
 from decodedrift.models.sources.quantized import Quantization, check_installed, quantization
 from decodedrift.models.sources.quiet import quiet
@@ -59,7 +59,8 @@ class Checkpoint:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments that every `from_pretrained` of this checkpoint takes, trust passed explicitly."""
-        flags: dict[str, Any] = {"trust_remote_code": self.trust_remote_code, "local_files_only": self.local_files_only}
+        flags: dict[str, Any] = {"gguf_file": os.path.basename(self.files[0])} if self.kind == "gguf" else {}
+        flags |= {"trust_remote_code": self.trust_remote_code, "local_files_only": self.local_files_only}
         return flags | ({"revision": self.commit} if self.commit else {})
 
     @cached_property
@@ -119,6 +120,8 @@ class Checkpoint:
         """
         if self.kind == "hub":
             return hub.fetched(self, file)
+        if self.kind == "gguf":  # all in one; what lies beside it is another's
+            return None
         path = Path(self.source) / file
         if not path.is_file():
             return None
@@ -146,6 +149,9 @@ def find(
     """
     if name == "demo":
         source, kind, commit, offline = str(DEMO), "bundled", None, False
+    elif gguf.is_gguf(name):
+        source, kind, commit, offline = os.path.dirname(os.path.expanduser(name)) or ".", "gguf", None, False
+        gguf.check_readable(name)
     elif os.path.exists(os.path.expanduser(name)):
         source, kind, commit, offline = os.path.expanduser(name), "folder", None, False
     else:
@@ -153,17 +159,19 @@ def find(
         commit, offline = hub.pinned(name, revision)
     if revision is not None and kind != "hub":
         raise InputError(f"--revision {revision}: {name} is a {kind} model, which has no revisions; leave it out")
-    if kind != "hub" and not os.path.isfile(os.path.join(source, "config.json")):
+    if kind in ("bundled", "folder") and not os.path.isfile(os.path.join(source, "config.json")):
         raise InputError(f"{name}: not the folder of a saved HuggingFace model (no config.json in it)")
-    checkpoint = Checkpoint(name, source, kind, None, commit, trust_remote_code, offline)
+    files: tuple[str, ...] = (os.path.expanduser(name),) if kind == "gguf" else ()
+    checkpoint = Checkpoint(name, source, kind, None, commit, trust_remote_code, offline, files)
     checkpoint.path("config.json")
     config = _config(checkpoint)
     check_causal(name, config, trust_remote_code)
     if (found := quantization(config)) is not None:
         check_installed(name, found)
-    files = (
-        local_files(name, Path(source), allow_pickle) if kind != "hub" else hub.weight_files(checkpoint, allow_pickle)
-    )
+    if kind == "hub":
+        files = hub.weight_files(checkpoint, allow_pickle)
+    elif kind != "gguf":
+        files = local_files(name, Path(source), allow_pickle)
     return replace(checkpoint, config=config, files=files, stamps=tuple(stamp(f) for f in files))
 
 

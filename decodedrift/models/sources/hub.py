@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
 from decodedrift.models.sources.quiet import quiet
 from decodedrift.models.sources.weightfiles import PICKLED, SAFE, shards
 
-if TYPE_CHECKING:
-    from decodedrift.models.sources.checkpoints import Checkpoint
-
 WAYS_ON = "use --model demo (bundled, offline) or a local folder"
+
+
+class Remote(Protocol):
+    """What is asked of a checkpoint on the hub."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def commit(self) -> str | None: ...  # noqa: D102
+    @property
+    def local_files_only(self) -> bool: ...  # noqa: D102
 
 
 def pinned(name: str, revision: str | None) -> tuple[str | None, bool]:
@@ -45,7 +55,7 @@ def pinned(name: str, revision: str | None) -> tuple[str | None, bool]:
     raise InputError(f"{name}: no such folder here, and the model hub cannot be reached ({reason}); {WAYS_ON}")
 
 
-def fetched(checkpoint: Checkpoint, file: str) -> Path | None:
+def fetched(checkpoint: Remote, file: str) -> Path | None:
     """Where a file of the hub is on this machine, downloaded if need be; None where there is no such file."""
     from transformers.utils import cached_file
 
@@ -62,13 +72,13 @@ def fetched(checkpoint: Checkpoint, file: str) -> Path | None:
     return Path(path) if path else None
 
 
-def weight_files(checkpoint: Checkpoint, allow_pickle: bool) -> tuple[str, ...]:
+def weight_files(checkpoint: Remote, allow_pickle: bool) -> tuple[str, ...]:
     """The weight files of a checkpoint on the hub: safetensors, or with `allow_pickle` .bin where there are none."""
     for name in (SAFE, PICKLED) if allow_pickle else (SAFE,):
-        if single := checkpoint.path(name):
+        if single := fetched(checkpoint, name):
             return (str(single),)
-        if index := checkpoint.path(f"{name}.index.json"):
-            return tuple(str(path) for s in shards(index) if (path := checkpoint.path(s)))
+        if index := fetched(checkpoint, f"{name}.index.json"):
+            return tuple(str(path) for s in shards(index) if (path := fetched(checkpoint, s)))
     mend = "" if allow_pickle else "; add --allow-pickle to read its .bin"
     place = "the hub's cache here" if checkpoint.local_files_only else "the hub"
     raise InputError(f"{checkpoint.name}: {place} has no safetensors for it, only formats that can run code{mend}")

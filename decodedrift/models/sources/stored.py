@@ -69,9 +69,10 @@ def settled(plan: S, checkpoint: Checkpoint, others: Mapping[str, Checkpoint], g
 def resolved(variant: Variant, checkpoint: Checkpoint, reference: Variant | None) -> Variant:
     """A variant in the precision that its checkpoint gives it.
 
-    One that names no precision (its `compute` is None then) runs a quantized checkpoint in its own compute type, and a
-    plain one as the reference, or beside a quantized reference in that one's compute type. `stored` of a plain
-    checkpoint is the type that it is stored in. A floating type asked of a quantized one is that of its arithmetic.
+    One of which no precision was asked (its `compute` is None then) runs a quantized checkpoint in its own compute
+    type, and a plain one as the reference, or beside a quantized reference in that one's compute type. `stored` of a
+    plain checkpoint is the type that it is stored in. A floating type asked of a quantized one is that of its
+    arithmetic.
 
     Raises:
         InputError: it cannot be made of these weights.

@@ -14,6 +14,7 @@ from decodedrift.experiments.compare.verdict import (
     answer,
     causes,
     certificate,
+    checkpoints,
     decomposition,
     hazard,
     injection,
@@ -55,7 +56,8 @@ def rest(study: Study) -> list[str]:
     sentences += _texts(study)
     sentences += _distributions(candidates) if len(candidates) else []
     sentences += [*injection.sentences(study.injection, study.divergences), *decomposition.sentences(study.steps)]
-    return [*sentences, *_cut_ids(study), *_rounds_nothing(study), *knobs.sentences(study), *_path(study)]
+    sentences += [*_cut_ids(study), *_rounds_nothing(study), *checkpoints.sentences(study), *knobs.sentences(study)]
+    return [*sentences, *_path(study)]
 
 
 def folded(study: Study) -> tuple[list[str], list[str]]:
