@@ -193,7 +193,7 @@ def _misplaced(
         other = "NAME=FOLDER (no such folder) or NAME=OWNER/MODEL" if sources else "an item of its own"
         return f"{piece!r} is neither a parameter of {before!r} nor {other}; {listed}"
     if sources:
-        return f"{piece!r}: {source!r} is neither an existing folder nor a hub id OWNER/MODEL"
+        return f"{piece!r}: {source!r} is neither an existing folder or .gguf file nor a hub id OWNER/MODEL"
     return f"{piece!r} does not begin with a name; write NAME:KEY=VALUE"
 
 
@@ -218,9 +218,9 @@ def _with(item: Item, key: str, value: str) -> dict[str, str]:
 
 
 def _is_source(source: str) -> bool:
-    return os.path.isdir(os.path.expanduser(source)) or bool(
-        re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)
-    )
+    path = os.path.expanduser(source)
+    hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)
+    return os.path.isdir(path) or (path.endswith(".gguf") and os.path.isfile(path)) or hub is not None
 
 
 def gib(value: object) -> int:

@@ -44,7 +44,10 @@ def spool_bytes(world: World) -> int:
 
 
 def weight_bytes(world: World, variant: Variant) -> int:
-    """Memory of one variant's weights, from the file headers."""
+    """Memory of one variant's weights: by the file headers in its type, or as the files hold what stays packed."""
+    checkpoint = world.others.get(variant.name, world.checkpoint)
+    if checkpoint.quantization is not None and not checkpoint.quantization.kind.dense:
+        return checkpoint.bytes
     return _parameters(world, variant) * _itemsize(variant)
 
 

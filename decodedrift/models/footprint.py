@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decodedrift.models.sources.checkpoints import Checkpoint, quiet
+from decodedrift.models.sources.checkpoints import Checkpoint
+from decodedrift.models.sources.quiet import quiet
 
 LENGTHS = (2, 4)  # tokens, fewer than any window holds
 NOT_KEPT = ("logits", "loss", "hidden_states", "attentions", "router_logits")  # of a model's outputs

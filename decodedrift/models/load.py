@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,19 +14,22 @@ from decodedrift.core.records import InputError, Variant, VariantError
 from decodedrift.core.secrecy import excerpt
 from decodedrift.models.arithmetic import pinned
 from decodedrift.models.compilation import compiled, compiler_failed, compiling
+from decodedrift.models.facts import experts, read_back
 from decodedrift.models.knobs import KNOBS, turned
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded
 from decodedrift.models.precisions.floating import DTYPES, NAMES, KeepDouble, cast
 from decodedrift.models.rewrites import align, conv1d_to_linear, forget_generation_settings
-from decodedrift.models.sources.checkpoints import Checkpoint, quiet
+from decodedrift.models.sources import gguf
+from decodedrift.models.sources.checkpoints import Checkpoint
 from decodedrift.models.sources.copies import copied
 from decodedrift.models.sources.copycontrol import control
 from decodedrift.models.sources.donor import copied_from
-from decodedrift.models.sources.weightfiles import pickled, tensors
+from decodedrift.models.sources.quiet import quiet, silenced
+from decodedrift.models.sources.unpacked import found, unpack
+from decodedrift.models.sources.weightfiles import pickled
 
 NO_MEMORY = ("can't allocate memory", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
-STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 @dataclass
@@ -138,72 +140,14 @@ def status_and_reason(error: Exception) -> tuple[str, str]:
     return "out_of_memory" if out_of_memory(error) else "failed", excerpt(text, 300)
 
 
-def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str, Any]:
-    """What the loaded weights really are; asked for but not got is an error.
-
-    Raises:
-        VariantError: the weights are not in the type that was asked for.
-    """
-    dtypes: dict[str, int] = {}
-    total = 0
-    for parameter in model.parameters():
-        name = NAMES.get(parameter.dtype, str(parameter.dtype).removeprefix("torch."))
-        dtypes[name] = dtypes.get(name, 0) + parameter.numel()
-        total += parameter.numel()
-    rounded: Rounded = getattr(model, "_decodedrift_rounded", Rounded())
-    asked = variant.compute or "fp32"
-    float32_modules = getattr(model, "_keep_in_fp32_modules", None) or getattr(
-        model, "_keep_in_fp32_modules_strict", None
-    )
-    converted = PRECISIONS[variant.precision].load is not None  # by a backend, which leaves some weights as they are
-    if not converted and set(dtypes) - {asked} and not (float32_modules and set(dtypes) <= {asked, "fp32"}):
-        raise VariantError(f"{variant.name}: asked for {asked} weights, got {dtypes}")
-    return {
-        "variant": variant.name,
-        "precision": variant.precision,
-        "compute": asked,
-        "weight_dtypes": dtypes,
-        "parameters": total,
-        "stored_dtypes": dict(checkpoint.stored),
-        "quantized_parameters": rounded.quantized_parameters,
-        "quantized_modules": rounded.quantized_modules,
-        "quantized_share": rounded.quantized_parameters / total if total else 0.0,
-        "rounded_share": rounded_share(checkpoint, asked) if not rounded.quantized_parameters else None,
-        "experts": _experts(model),
-    } | dict(rounded.details)
-
-
-def rounded_share(checkpoint: Checkpoint, compute: str) -> float:
-    """Share of the checkpoint's elements that a floating type cannot represent: 0 where the variant rounds nothing."""
-    dtype = DTYPES[compute]
-    if all(name in STORED and torch.promote_types(STORED[name], dtype) == dtype for name in checkpoint.stored):
-        return 0.0  # every stored value exists in the wider type; no need to read them
-    if checkpoint.module is not None:
-        return _changed((p.detach() for p in checkpoint.module.parameters()), dtype)
-    return _changed_in_files(checkpoint.files, checkpoint.stamps, dtype)
-
-
-@lru_cache(maxsize=64)
-def _changed_in_files(files: tuple[str, ...], stamps: tuple[tuple[int, int], ...], dtype: torch.dtype) -> float:
-    """Read once in a process: it is most of the time that loading a 16-bit variant from a resident one takes."""
-    return _changed(tensors(files), dtype)
-
-
-def _changed(stored: Iterable[torch.Tensor], dtype: torch.dtype) -> float:
-    changed = total = 0
-    for tensor in stored:
-        if tensor.is_floating_point():
-            changed += int((tensor.to(dtype).to(tensor.dtype) != tensor).sum()) - int(tensor.isnan().sum())
-            total += tensor.numel()
-    return changed / total if total else 0.0
-
-
 def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor: Loaded | None = None) -> Any:
     """The model in the variant's precision, on its device, in eval mode."""
     precision = PRECISIONS[variant.precision]
     compute = DTYPES[variant.compute or "fp32"]
     if reason := precision.unavailable(device.type):
         raise VariantError(reason)
+    if precision.own:
+        return _as_stored(checkpoint, variant, compute, device)
     if precision.load is not None:
         model = _from_pretrained(checkpoint, variant, compute, **precision.load(variant.options))
     else:
@@ -224,8 +168,25 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
         model.to(device)
     align(model)
     forget_generation_settings(model)
-    if compute == torch.float64 and _experts(model):
+    if compute == torch.float64 and experts(model):
         model.set_experts_implementation("eager")  # the grouped kernels have no float64
+    model._decodedrift_rounded = rounded
+    return model.eval()
+
+
+def _as_stored(checkpoint: Checkpoint, variant: Variant, compute: torch.dtype, device: torch.device) -> Any:
+    """A model as its checkpoint holds it: nothing is cast or rewritten, and no weight moved that a backend packed."""
+    if checkpoint.quantization is not None:
+        silenced(checkpoint.quantization.format)
+    if checkpoint.module is None:
+        place = {"device_map": {"": str(device)}} if device.type != "cpu" else {}
+        model = _from_pretrained(checkpoint, variant, compute, **place)
+    else:
+        model = _adapted(checkpoint, variant)
+    rounded = found(model, checkpoint)
+    unpack(model)
+    align(model)
+    forget_generation_settings(model)
     model._decodedrift_rounded = rounded
     return model.eval()
 
@@ -233,13 +194,19 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
 def _read(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtype) -> Any:
     if checkpoint.module is None:
         return _from_pretrained(checkpoint, variant, dtype)
+    model = _adapted(checkpoint, variant)
+    cast(model, dtype)
+    return model
+
+
+def _adapted(checkpoint: Checkpoint, variant: Variant) -> Any:
+    """A copy of a model in memory, with the knobs that are set before it runs."""
     model = copied(checkpoint.module)
     for name, knob, value in turned(variant):
         if knob.adapt is not None:
             knob.adapt(model, value)
         elif knob.load is not None:
             raise VariantError(f"{variant.name}: {name} is set while loading; give a folder or hub id, not a model")
-    cast(model, dtype)
     return model
 
 
@@ -248,6 +215,8 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
 
     if checkpoint.module is not None:
         raise VariantError(f"{variant.name}: bitsandbytes converts while loading; give a folder or hub id, not a model")
+    if checkpoint.kind == "gguf":
+        more |= gguf.load_arguments()
     checkpoint.check_unchanged()
     list(checkpoint.headers())  # names a broken file, which the loader does not
     for _, knob, value in turned(variant):
@@ -280,10 +249,3 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
                 f"for example {keys[0]}; the checkpoint is incomplete or does not fit its config.json"
             )
     return model
-
-
-def _experts(model: Any) -> str | None:
-    """The kernel that a mixture-of-experts model uses, None for a dense one."""
-    if not any(hasattr(m, "is_transposed") and hasattr(m, "has_gate") for m in model.modules()):
-        return None
-    return str(getattr(model.config, "_experts_implementation", None))

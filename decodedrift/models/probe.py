@@ -16,15 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decodedrift.core.records import VariantError
+from decodedrift.core.records import Variant, VariantError
 from decodedrift.models.load import Loaded, out_of_memory
 from decodedrift.models.machine import available_memory
+from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.floating import DTYPES, cast
 from decodedrift.models.steps import PATHS, Cached, begin, read_whole, reading
 from decodedrift.models.text.vocabulary import Vocabulary
 
 TOLERANCE = 64  # spacings of the compute type at the largest logit
 DOUBT = 4  # the same in 16 bits, where 64 spacings are half of the logit: what is off by more is looked at in float32
+BACKEND = 2**-11  # the spacing of a backend's arithmetic at least
 LENGTHS = (2, 4)  # tokens of the two prompts; both are of the second length where nothing is ever padded
 STEPS = 3  # tokens that follow each
 SEEDS = 8  # tries to find tokens that do not break a model of which some do
@@ -243,11 +245,7 @@ def _off(
     Logits of -inf in the truth are not judged.
     """
     largest = max((float(row.nan_to_num(0.0, 0.0, 0.0).abs().max()) for row in truth.values()), default=0.0)
-    bound = (
-        (TOLERANCE if tolerance is None else tolerance)
-        * torch.finfo(DTYPES.get(loaded.variant.precision) or DTYPES[loaded.variant.compute or "fp32"]).eps
-        * largest
-    )
+    bound = (TOLERANCE if tolerance is None else tolerance) * spacing(loaded.variant) * largest
     for text, logits in pairs:
         if (expected := truth.get(text)) is None:
             continue
@@ -256,6 +254,17 @@ def _off(
         if not bool((off <= bound).all()):  # NaN is no rounding either
             return f"{how}: after {len(text)} tokens a logit is off by {float(off.max()):.2g} of {largest:.3g} at most"
     return None
+
+
+def spacing(variant: Variant) -> float:
+    """The relative spacing that rounding in a variant's arithmetic is judged by.
+
+    A backend's kernels may round what they multiply, to a common scale or in 16 bits whatever type is told: LLM.int8()
+    does both. A sum in another order then turns a whole step of that grid: 64 spacings of these are 3 % of a logit.
+    """
+    own = torch.finfo(DTYPES.get(variant.precision) or DTYPES[variant.compute or "fp32"]).eps
+    precision = PRECISIONS[variant.precision]
+    return max(own, BACKEND) if precision.own or precision.load is not None else own
 
 
 def _widened(loaded: Loaded, name: str) -> Loaded | None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 ALIGNMENT = 64  # bytes: a cache line, and what torch gives its own tensors
+PLAIN = (torch.Tensor, torch.nn.Parameter)  # what a backend packed lies where it put it
 
 
 def conv1d_to_linear(model: torch.nn.Module) -> None:
@@ -32,7 +33,7 @@ def align(model: torch.nn.Module) -> None:
     A matrix-vector product of weights off that grid has other last bits: the same weights in two files would differ.
     """
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+        if type(tensor) in PLAIN and tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
             tensor.data = tensor.data.clone()
 
 

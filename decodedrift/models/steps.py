@@ -24,7 +24,7 @@ from decodedrift.models.calling import cache_of, calls, check
 from decodedrift.models.kvcache import expand, kinds, kv_only, owned
 from decodedrift.models.load import Loaded, measurable
 from decodedrift.models.longrope import switch
-from decodedrift.models.sources.checkpoints import quiet
+from decodedrift.models.sources.quiet import quiet
 
 PATHS = ("shared", "stock", "plain")  # the first is the fastest, the last needs least of transformers
 

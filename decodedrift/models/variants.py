@@ -32,7 +32,8 @@ def parse_variants(
 ) -> tuple[Variant, ...]:
     """A list option, or objects, as Variants: `bf16,fp32:batch_size=1,mine=path/to/checkpoint:precision=bf16`.
 
-    A variant that names no precision takes the reference's.
+    A variant that names no precision takes the reference's, or its checkpoint's: its `compute` is None until that is
+    found (`sources.stored.resolved`).
 
     Raises:
         InputError: an unknown precision, parameter or source.
@@ -41,7 +42,7 @@ def parse_variants(
     variants: list[Variant] = []
     for piece in pieces:
         if isinstance(piece, Variant):
-            variants.append(_completed(piece, reference))
+            variants.append(_unsettled(_completed(piece, reference), piece.compute is None))
         else:
             variants.extend(_variant(item, reference) for item in split_items(piece, params_of, sources=True))
     return tuple(variants)
@@ -71,11 +72,20 @@ def _variant(item: Item, reference: Variant | None) -> Variant:
     values["knobs"] = {k: values.pop(k) for k in KNOBS if k not in FIELDS}
     if named and reference and "precision" not in item.params:
         options = dict(reference.options)
-    return _completed(Variant(label, asked, options, model=source or None, **values), reference)
+    variant = _completed(Variant(label, asked, options, model=source or None, **values), reference)
+    return _unsettled(variant, "precision" not in item.params)
+
+
+def _unsettled(variant: Variant, free: bool) -> Variant:
+    """Without a compute type where another checkpoint's own may become it: `free`, none was asked for."""
+    return replace(variant, compute=None) if free and variant.model is not None else variant
 
 
 def _completed(variant: Variant, reference: Variant | None) -> Variant:
-    """Checks names, and fills in the compute type: the precision's own, else its options', else the reference's."""
+    """Checks names, and fills in the compute type: the precision's own, else its options', else the reference's.
+
+    Of a precision whose type is the checkpoint's it stays None.
+    """
     precision = PRECISIONS.get(variant.precision)
     if precision is None:
         raise InputError(f"unknown precision {variant.precision!r}; {nearest(variant.precision, tuple(PRECISIONS))}")
@@ -92,9 +102,9 @@ def _completed(variant: Variant, reference: Variant | None) -> Variant:
             except ValueError as error:
                 raise InputError(f"{owner}: {key} {error}") from None
     inherited = reference.compute if reference else "fp32"
-    compute = precision.compute or variant.compute or options.get("compute") or inherited
+    compute = precision.compute or variant.compute or options.get("compute") or (None if precision.own else inherited)
     floats = tuple(name for name, kind in PRECISIONS.items() if kind.compute == name)
-    if compute not in floats:
+    if compute is not None and compute not in floats:
         raise InputError(f"variant {variant.name}: unknown compute type {compute!r}; {nearest(str(compute), floats)}")
     declared = {k: knob.param for k, knob in KNOBS.items() if k not in FIELDS}
     knobs = read_params(f"variant {variant.name}", {k: v for k, v in variant.knobs.items() if v is not None}, declared)

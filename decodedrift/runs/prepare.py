@@ -114,7 +114,7 @@ def prepare(
     without_widgets()  # transformers would have tqdm choose
     from decodedrift.models import budget, footprint, world
     from decodedrift.models.machine import check_device
-    from decodedrift.models.sources import checkpoints, identity
+    from decodedrift.models.sources import checkpoints, identity, stored
     from decodedrift.models.text import vocabulary
     from decodedrift.runs import fitting
 
@@ -126,6 +126,7 @@ def prepare(
     plan = identity.without_home(plan.having(model=checkpoint.name))
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
     others = world.other_checkpoints(plan, vocab)
+    plan = stored.settled(plan, checkpoint, others, settings.model_fields_set)
     for variant in plan.variants:
         check_knobs(variant, others.get(variant.name, checkpoint))
     vocab = vocabulary.narrowed(vocab, others)

@@ -123,17 +123,17 @@ def test_variants(folder: Path) -> None:
         ("fp32:batch_size=8", "fp32", "fp32", None),
         ("int8:head=true", "int8", "fp32", None),
     ]
-    assert names("mine=model") == [("mine", "fp32", "fp32", "model")]
-    assert names("mine=model", "bf16") == [("mine", "bf16", "bf16", "model")]
+    assert names("mine=model") == [("mine", "fp32", None, "model")], "its checkpoint says it, once that is found"
+    assert names("mine=model", "bf16") == [("mine", "bf16", None, "model")]
     assert names("mine=model:precision=int8", "bf16") == [("mine", "int8", "bf16", "model")]
     assert names("mine=./model,precision=bf16,bf16") == [
         ("mine", "bf16", "bf16", "./model"),
         ("bf16", "bf16", "bf16", None),
     ]
     assert names("a=model,b=model:batch_size=2,c=owner/name") == [
-        ("a", "fp32", "fp32", "model"),
-        ("b", "fp32", "fp32", "model"),
-        ("c", "fp32", "fp32", "owner/name"),
+        ("a", "fp32", None, "model"),
+        ("b", "fp32", None, "model"),
+        ("c", "fp32", None, "owner/name"),
     ]
 
 
@@ -181,7 +181,7 @@ def test_variants_that_are_none(folder: Path, given: str, words: list[str]) -> N
 def test_a_variant_without_a_precision_takes_the_references_options(folder: Path) -> None:
     (reference,) = parse_variants("int8:head=true,compute=bf16")
     (mine,) = parse_variants("mine=model", reference)
-    assert (mine.precision, dict(mine.options), mine.compute) == ("int8", dict(reference.options), "bf16")
+    assert (mine.precision, dict(mine.options), mine.compute) == ("int8", dict(reference.options), None)
 
 
 @pytest.mark.parametrize(

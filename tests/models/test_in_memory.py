@@ -475,10 +475,6 @@ def offloaded(model: Any) -> None:
     model.lm_head.to("meta")
 
 
-def quantized(model: Any) -> None:
-    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().to(torch.int8), requires_grad=False)
-
-
 def uncopyable(model: Any) -> None:
     model.lock = threading.Lock()
 
@@ -487,7 +483,6 @@ def uncopyable(model: Any) -> None:
     ("spoil", "said"),
     [
         (offloaded, "1 of its weights are not in memory .offloaded., for example lm_head.weight; load it whole"),
-        (quantized, "its weights are quantized already, for example lm_head.weight; give it unquantized"),
         (uncopyable, "cannot be copied .cannot pickle '_thread.lock' object.; give one"),
     ],
 )

@@ -14,6 +14,7 @@ from decodedrift.core.records import InputError, Strategy, Text, Variant, distin
 from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Settings, Whole, files, option
 from decodedrift.decoding.strategies import not_injectable, screened
 from decodedrift.models.knobs import unread
+from decodedrift.models.precisions import PRECISIONS
 
 FLOOR_PROMPTS = 64  # of a run's prompts, the first, on which a floor is measured
 ROUGH, FINE = ("bf16", "fp16"), ("fp32", "fp64")  # types of arithmetic: what is certified, and against what
@@ -105,7 +106,7 @@ class CompareSettings(Settings):
     @property
     def casts(self) -> tuple[Variant, ...]:
         """The plain casts that candidates of 16-bit arithmetic are held beside, where they are no candidates."""
-        if not self.noise_floor or self.reference.compute not in FINE:
+        if not self.noise_floor or not castable(self.reference):
             return ()
         others = [v for v in self.candidates if v.compute in ROUGH and not is_cast(v)]
         there = {v.compute for v in self.candidates if is_cast(v)}
@@ -138,6 +139,11 @@ class CompareSettings(Settings):
             stepwise=(1 + 3 * many if self.decompose else 0) + stepped + bool(stepped),
             logits=2 + (floors and 1 + ceil(floors / len(self.cells))) + waiting,
         )
+
+
+def castable(reference: Variant) -> bool:
+    """Whether a plain cast of the reference to 16 bits says what that type does: to wider and unquantized weights."""
+    return reference.compute in FINE and not PRECISIONS[reference.precision].own
 
 
 def is_cast(variant: Variant) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from decodedrift.models.precisions.base import Precision
 from decodedrift.models.precisions.bitsandbytes import INT8_BNB
 from decodedrift.models.precisions.int8 import INT8
+from decodedrift.models.precisions.stored import STORED
 
 
 def _floating(name: str, about: str) -> Precision:
@@ -25,6 +26,7 @@ PRECISIONS: dict[str, Precision] = {
     "fp16": _floating("fp16", "weights and compute in float16"),
     "int8": INT8,
     "int8-bnb": INT8_BNB,
+    "stored": STORED,
 }
 
 

@@ -17,11 +17,13 @@ class Rounded:
     """What a precision did to a model, read back from the model itself.
 
     quantized_parameters: elements now on a quantized grid; quantized_modules: how many modules or tensors hold them.
+    total: weights of the whole model, where its tensors do not show them one by one; else 0.
     """
 
     quantized_parameters: int = 0
     quantized_modules: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
+    total: int = 0
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Precision:
     compute: its own floating type, None for one that computes in the reference's. apply: converts a model that was
     read in `read_as`, in place. load: extra keyword arguments of `from_pretrained` for a backend that converts while
     it loads. unavailable: why it cannot run on a device type, or None. optional: its package may be missing; then a
-    candidate fails alone. beware: what its name could be taken for and is not, told at the head of a run; {compute} in
-    it is the type of the arithmetic.
+    candidate fails alone. own: its floating type is the checkpoint's, known when that is found. beware: what its name
+    could be taken for and is not, told at the head of a run; {compute} in it is the type of the arithmetic.
     """
 
     about: str
@@ -44,6 +46,7 @@ class Precision:
     load: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     read_back: Callable[[torch.nn.Module], Rounded] | None = None
     optional: bool = False
+    own: bool = False
     beware: str = ""
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +12,11 @@ from typing import Any
 
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
-from decodedrift.models.sources.weightfiles import PICKLED, SAFE, check_no_pointer, headers, local_files, shards
+from decodedrift.models.sources import gguf, hub
+from decodedrift.models.sources.packed import in_headers, packed, parts, quantization_of
+from decodedrift.models.sources.quantized import Quantization, check_installed, quantization
+from decodedrift.models.sources.quiet import quiet
+from decodedrift.models.sources.weightfiles import check_no_pointer, headers, local_files
 
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 REFUSED = {
@@ -32,7 +34,6 @@ WINDOWS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"
 AFTER_PAD = (
     "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "xmod",
 )  # fmt: skip
-WAYS_ON = "use --model demo (bundled, offline) or a local folder"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Checkpoint:
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments that every `from_pretrained` of this checkpoint takes, trust passed explicitly."""
-        flags: dict[str, Any] = {"trust_remote_code": self.trust_remote_code, "local_files_only": self.local_files_only}
+        flags: dict[str, Any] = {"gguf_file": os.path.basename(self.files[0])} if self.kind == "gguf" else {}
+        flags |= {"trust_remote_code": self.trust_remote_code, "local_files_only": self.local_files_only}
         return flags | ({"revision": self.commit} if self.commit else {})
 
     @cached_property
@@ -74,10 +76,25 @@ class Checkpoint:
             counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
         return counts
 
-    @property
+    @cached_property
+    def quantization(self) -> Quantization | None:
+        """How its weights are quantized, None where they are plain, or are when they are loaded (as a GGUF's)."""
+        return quantization_of(self.config, self.module) if self.kind != "gguf" else None
+
+    @cached_property
     def parameters(self) -> int:
-        """Stored elements."""
-        return sum(self.stored.values())
+        """Weights, however they are packed."""
+        if self.module is not None:
+            return packed(self.module).total
+        return in_headers(self.headers(), self.quantization.bits if self.quantization else None)[1]
+
+    @property
+    def bytes(self) -> int:
+        """Of its weights as they are stored."""
+        if self.module is not None:
+            tensors = (*self.module.parameters(), *self.module.buffers())
+            return sum(part.numel() * part.element_size() for t in tensors for _, part in parts("", t))
+        return sum(size for size, _ in self.stamps)
 
     @property
     def window(self) -> int | None:
@@ -102,7 +119,9 @@ class Checkpoint:
             InputError: it cannot be downloaded, or is the pointer that git keeps in its place.
         """
         if self.kind == "hub":
-            return _from_hub(self, file)
+            return hub.fetched(self, file)
+        if self.kind == "gguf":  # all in one; what lies beside it is another's
+            return None
         path = Path(self.source) / file
         if not path.is_file():
             return None
@@ -130,20 +149,29 @@ def find(
     """
     if name == "demo":
         source, kind, commit, offline = str(DEMO), "bundled", None, False
+    elif gguf.is_gguf(name):
+        source, kind, commit, offline = os.path.dirname(os.path.expanduser(name)) or ".", "gguf", None, False
+        gguf.check_readable(name)
     elif os.path.exists(os.path.expanduser(name)):
         source, kind, commit, offline = os.path.expanduser(name), "folder", None, False
     else:
         kind, source = "hub", name
-        commit, offline = _pin_on_hub(name, revision)
+        commit, offline = hub.pinned(name, revision)
     if revision is not None and kind != "hub":
         raise InputError(f"--revision {revision}: {name} is a {kind} model, which has no revisions; leave it out")
-    if kind != "hub" and not os.path.isfile(os.path.join(source, "config.json")):
+    if kind in ("bundled", "folder") and not os.path.isfile(os.path.join(source, "config.json")):
         raise InputError(f"{name}: not the folder of a saved HuggingFace model (no config.json in it)")
-    checkpoint = Checkpoint(name, source, kind, None, commit, trust_remote_code, offline)
+    files: tuple[str, ...] = (os.path.expanduser(name),) if kind == "gguf" else ()
+    checkpoint = Checkpoint(name, source, kind, None, commit, trust_remote_code, offline, files)
     checkpoint.path("config.json")
     config = _config(checkpoint)
     check_causal(name, config, trust_remote_code)
-    files = local_files(name, Path(source), allow_pickle) if kind != "hub" else _hub_files(checkpoint, allow_pickle)
+    if (found := quantization(config)) is not None:
+        check_installed(name, found)
+    if kind == "hub":
+        files = hub.weight_files(checkpoint, allow_pickle)
+    elif kind != "gguf":
+        files = local_files(name, Path(source), allow_pickle)
     return replace(checkpoint, config=config, files=files, stamps=tuple(stamp(f) for f in files))
 
 
@@ -205,27 +233,6 @@ def _reads_both_ways(config: Any) -> bool:
     )
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers' and the hub's own bars and warnings, held back: what matters becomes an error of ours."""
-    import logging
-
-    from transformers.utils import logging as hf_logging
-
-    hub = logging.getLogger("huggingface_hub")
-    level, hub_level, bars = hf_logging.get_verbosity(), hub.level, hf_logging.is_progress_bar_enabled()
-    hf_logging.set_verbosity(logging.CRITICAL)
-    hub.setLevel(logging.CRITICAL)
-    hf_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf_logging.set_verbosity(level)
-        hub.setLevel(hub_level)
-        if bars:
-            hf_logging.enable_progress_bar()
-
-
 def _config(checkpoint: Checkpoint) -> Any:
     from transformers import AutoConfig
 
@@ -238,58 +245,3 @@ def _config(checkpoint: Checkpoint) -> Any:
             hint = "add --trust-remote-code if you trust its authors"
             raise InputError(f"{checkpoint.name} needs code of its own; {hint}") from None
         raise InputError(f"{checkpoint.name}: its config.json cannot be used ({excerpt(text, 140)})") from None
-
-
-def _pin_on_hub(name: str, revision: str | None) -> tuple[str | None, bool]:
-    """(commit, offline): the hub's commit for a revision; offline where only the local cache can answer."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub import errors as hub
-
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name):
-        raise InputError(f"{name}: no such folder, and not a hub id (OWNER/MODEL); {WAYS_ON}")
-    reason = "HF_HUB_OFFLINE is set"
-    if not constants.HF_HUB_OFFLINE:
-        try:
-            return HfApi().model_info(name, revision=revision, timeout=20).sha, False
-        except hub.GatedRepoError:
-            raise InputError(f"{name} is gated on the hub: accept its terms there and log in (hf auth login)") from None
-        except hub.RepositoryNotFoundError:
-            raise InputError(f"{name}: no such folder here and no such model on the hub (or it is private)") from None
-        except hub.RevisionNotFoundError:
-            raise InputError(f"{name} has no revision {revision!r} on the hub") from None
-        except Exception as error:
-            status = getattr(getattr(error, "response", None), "status_code", None)
-            reason = f"HTTP {status}" if status else type(error).__name__
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(name, "config.json", revision=revision)
-    if isinstance(cached, str):
-        return Path(cached).parent.name, True
-    raise InputError(f"{name}: no such folder here, and the model hub cannot be reached ({reason}); {WAYS_ON}")
-
-
-def _from_hub(checkpoint: Checkpoint, file: str) -> Path | None:
-    from transformers.utils import cached_file
-
-    try:
-        with quiet():
-            path = cached_file(
-                checkpoint.source, file, revision=checkpoint.commit, local_files_only=checkpoint.local_files_only,
-                _raise_exceptions_for_missing_entries=False,
-            )  # fmt: skip
-    except OSError as error:
-        if checkpoint.local_files_only:
-            return None
-        raise InputError(f"{checkpoint.name}: downloading {file} failed ({excerpt(error, 120)})") from None
-    return Path(path) if path else None
-
-
-def _hub_files(checkpoint: Checkpoint, allow_pickle: bool) -> tuple[str, ...]:
-    for name in (SAFE, PICKLED) if allow_pickle else (SAFE,):
-        if single := checkpoint.path(name):
-            return (str(single),)
-        if index := checkpoint.path(f"{name}.index.json"):
-            return tuple(str(path) for s in shards(index) if (path := checkpoint.path(s)))
-    mend = "" if allow_pickle else "; add --allow-pickle to read its .bin"
-    place = "the hub's cache here" if checkpoint.local_files_only else "the hub"
-    raise InputError(f"{checkpoint.name}: {place} has no safetensors for it, only formats that can run code{mend}")

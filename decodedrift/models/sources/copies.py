@@ -29,7 +29,7 @@ def check_copyable(model: Any) -> None:
     """Refuses a model of which no true copy can be made.
 
     Raises:
-        InputError: weights that are offloaded, quantized or spread over devices; a method or hook bound to the model.
+        InputError: weights that are offloaded or spread over devices; a method or hook bound to the model.
     """
     weights = dict(model.named_parameters())
     if away := [name for name, p in weights.items() if p.is_meta]:
@@ -37,8 +37,6 @@ def check_copyable(model: Any) -> None:
             f"{GIVEN}: {len(away)} of its weights are not in memory (offloaded), for example {away[0]}; "
             "load it whole, on one device"
         )
-    if whole := [name for name, p in weights.items() if not p.is_floating_point()]:
-        raise InputError(f"{GIVEN}: its weights are quantized already, for example {whole[0]}; give it unquantized")
     if len(devices := sorted({str(p.device) for p in weights.values()})) > 1:
         raise InputError(f"{GIVEN}: its weights are spread over {', '.join(devices)}; load it on one device")
     for path, module in model.named_modules():

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from decodedrift.core.records import VariantError
 from decodedrift.models.sources.copies import replaced
+from decodedrift.models.sources.packed import parts
 
 
 def control(model: Any, name: str, logits: Callable[[], Tensor], models: list[Any]) -> dict[str, Any]:
@@ -192,6 +193,7 @@ def _tensors(model: Any) -> list[tuple[str, Tensor]]:
 
 def _place(tensor: Tensor) -> int:
     """The address of a tensor's memory; 0 where it has none."""
+    _, tensor = next(parts("", tensor))  # a subclass has none of its own
     if tensor.layout != torch.strided or tensor.device.type == "meta":
         return 0
     return tensor.untyped_storage().data_ptr()

@@ -14,6 +14,7 @@ import torch
 from decodedrift.core.secrecy import home_shortened
 from decodedrift.core.settings import Settings
 from decodedrift.models.sources.checkpoints import Checkpoint
+from decodedrift.models.sources.packed import parts
 
 S = TypeVar("S", bound=Settings)
 
@@ -39,8 +40,9 @@ def weight_hashes(checkpoint: Checkpoint) -> dict[str, str]:
     if checkpoint.module is not None:
         digest = hashlib.sha256()
         for name, tensor in checkpoint.module.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            for label, part in parts(name, tensor) if isinstance(tensor, torch.Tensor) else ():
+                digest.update(f"{label} {part.dtype} {tuple(part.shape)}\n".encode())
+                digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return {"in memory": digest.hexdigest()}
     hashes = {}
     has_code = checkpoint.kind == "folder" and checkpoint.trust_remote_code

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from decodedrift.core.records import InputError
+from decodedrift.models.sources import gguf
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 POINTER = b"version https://git-lfs"
@@ -83,7 +84,7 @@ def shards(index: Path) -> list[str]:
 
 def pickled(files: Sequence[str]) -> bool:
     """Whether weights come from pickles."""
-    return any(not path.endswith(".safetensors") for path in files)
+    return any(not path.endswith((".safetensors", gguf.SUFFIX)) for path in files)
 
 
 def headers(files: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
@@ -95,6 +96,9 @@ def headers(files: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
     from safetensors import SafetensorError, safe_open
 
     for path in files:
+        if path.endswith(gguf.SUFFIX):
+            yield from gguf.headers(path)
+            continue
         if pickled([path]):
             for name, tensor in unpickled(path, device="meta").items():
                 dtype = str(tensor.dtype).removeprefix("torch.")
@@ -116,6 +120,9 @@ def tensors(files: Sequence[str]) -> Iterator[Any]:
     from safetensors import safe_open
 
     for path in files:
+        if path.endswith(gguf.SUFFIX):
+            yield from gguf.tensors(path)
+            continue
         if pickled([path]):
             yield from unpickled(path).values()
             continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from decodedrift.core.records import Prompt
-from decodedrift.models.sources.checkpoints import quiet
+from decodedrift.models.sources.quiet import quiet
 from decodedrift.models.text.vocabulary import Vocabulary
 
 NAMED = 3  # prompts that one line names

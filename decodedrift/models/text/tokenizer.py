@@ -7,7 +7,9 @@ from typing import Any
 
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
-from decodedrift.models.sources.checkpoints import Checkpoint, quiet
+from decodedrift.models.sources import gguf
+from decodedrift.models.sources.checkpoints import Checkpoint
+from decodedrift.models.sources.quiet import quiet
 
 FILE = "tokenizer.json"
 FILES = (
@@ -31,8 +33,9 @@ def check_same_vocabulary(tokenizer: Any, candidate: Checkpoint, name: str) -> N
     Raises:
         InputError: naming how many entries differ and one of them.
     """
-    ours, theirs = tokenizer.get_vocab(), tokenizer_of(candidate).get_vocab()
-    if ours == theirs:
+    ours = tokenizer.get_vocab()
+    theirs = gguf.vocabulary(*candidate.files) if candidate.kind == "gguf" else tokenizer_of(candidate).get_vocab()
+    if not theirs or ours == theirs:  # a GGUF may hold none
         return
     differing = sorted(t for t in set(ours) | set(theirs) if ours.get(t) != theirs.get(t))
     raise InputError(
@@ -44,7 +47,7 @@ def check_same_vocabulary(tokenizer: Any, candidate: Checkpoint, name: str) -> N
 def _read(checkpoint: Checkpoint) -> Any:
     from transformers import AutoTokenizer
 
-    if checkpoint.kind != "hub":
+    if checkpoint.kind not in ("hub", "gguf"):
         _check_files(checkpoint)
     try:
         with quiet():

@@ -12,7 +12,8 @@ from typing import Any
 
 from decodedrift.core.records import InputError, Prompt
 from decodedrift.core.secrecy import excerpt
-from decodedrift.models.sources.checkpoints import Checkpoint, quiet
+from decodedrift.models.sources.checkpoints import Checkpoint
+from decodedrift.models.sources.quiet import quiet
 from decodedrift.models.text.fewest import byte_level, bytes_per_token
 from decodedrift.models.text.stops import stop_and_pad
 from decodedrift.models.text.tokenizer import tokenizer_of

@@ -117,7 +117,10 @@ def _besides(variant: Mapping[str, Any], plan: Mapping[str, Any], facts: Mapping
     options = {k: v for k, v in options.items() if v not in (None, False)}
     fields = {k: variant.get(k, default) for k, default in DEFAULTS.items()}
     apart = {k: v for k, v in fields.items() if v != DEFAULTS[k] and not (k == "device" and v == plan.get("device"))}
-    parts = [str(facts["scheme"])] if facts.get("scheme") else []
+    parts = [str(facts["format"])] if facts.get("format") else []
+    parts += [f"{facts['bits']} bit"] if facts.get("bits") else []
+    parts += [f"groups of {facts['group_size']}"] if facts.get("group_size") else []
+    parts += [str(facts["scheme"])] if facts.get("scheme") else []
     return brief(", ".join(parts + [f"{k}={v}" for k, v in (options | apart).items()]), 200)
 
 

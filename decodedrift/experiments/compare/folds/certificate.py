@@ -15,7 +15,7 @@ import pandas as pd
 
 from decodedrift.core.records import Variant
 from decodedrift.experiments.compare.draws import as_strategy
-from decodedrift.experiments.compare.settings import FINE, ROUGH, is_cast
+from decodedrift.experiments.compare.settings import ROUGH, castable, is_cast
 from decodedrift.measure.tables import fold, layout_of
 from decodedrift.numerics import ratios
 from decodedrift.numerics.intervals import (
@@ -111,7 +111,7 @@ def _casts(plan: Any) -> dict[str, tuple[str, str]]:
     known = {field.name for field in fields(Variant)}
     sides = [Variant(**{k: v for k, v in c.items() if k in known}) for c in (plan["reference"], *plan["candidates"])]
     reference, *candidates = sides
-    if reference.compute not in FINE:
+    if not castable(reference):
         return {}
     casts = {str(v.compute): ("candidate", v.name) for v in candidates if is_cast(v)}
     taken = {v.name for v in sides}

@@ -15,6 +15,7 @@ from decodedrift.experiments.compare.verdict import (
     answer,
     causes,
     certificate,
+    checkpoints,
     decomposition,
     hazard,
     injection,
@@ -59,7 +60,8 @@ def rest(study: Study) -> list[str]:
     sentences += _distributions(candidates) if len(candidates) else []
     sentences += [*injection.sentences(study.injection, study.divergences), *decomposition.sentences(study.steps)]
     sentences += where.sentences(study)
-    return [*sentences, *_cut_ids(study), *_rounds_nothing(study), *knobs.sentences(study), *_path(study)]
+    sentences += [*_cut_ids(study), *_rounds_nothing(study), *checkpoints.sentences(study), *knobs.sentences(study)]
+    return [*sentences, *_path(study)]
 
 
 def folded(study: Study) -> tuple[list[str], list[str]]:

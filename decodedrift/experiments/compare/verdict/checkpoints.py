@@ -1,0 +1,53 @@
+"""What a run says of checkpoints: how their weights are stored, what was found quantized, and what they ran in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from decodedrift.core.untrusted import visible
+from decodedrift.report.phrases import listed, percent
+
+FLOATS = {"F64": "fp64", "F32": "fp32", "BF16": "bf16", "F16": "fp16"}  # as safetensors names them
+
+
+def sentences(study: Any) -> list[str]:
+    """A sentence for each quantized checkpoint, and for each plain one that did not run in the type it is stored in."""
+    facts = study.environment.get("variants", {})
+    variants = [study.plan["reference"], *study.plan.get("candidates", ())]
+    told = [_sentence(v, facts[v["name"]]) for v in variants if v["name"] in facts]
+    return [sentence for sentence in dict.fromkeys(told) if sentence]
+
+
+def _sentence(variant: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    name, ran = visible(str(variant["name"])), facts.get("compute")
+    if facts.get("format") == "gguf":
+        share = facts["file_quantized_share"]
+        kinds = listed([f"{n} {kind}" for kind, n in facts["tensor_types"].items()])
+        return (
+            f"{name} is a GGUF file of {kinds} tensors; {percent(share)} of its weights are quantized there, and were "
+            f"dequantized when they were loaded: the arithmetic is {ran}."
+        )
+    if facts.get("format"):
+        return _quantized(name, facts)
+    stored = facts.get("stored_dtypes") or {}
+    most = FLOATS.get(max(stored, key=lambda kind: stored[kind], default=""))
+    if variant.get("model") and most and most != ran and variant["precision"] == ran:
+        return f"{name} is stored in {most} and ran in {ran}."
+    return ""
+
+
+def _quantized(name: str, facts: Mapping[str, Any]) -> str:
+    form = visible(str(facts["format"]))
+    if not facts["quantized_parameters"]:
+        return f"{name} is called a {form} checkpoint by its configuration, and no quantized weight was found in it."
+    bits = f"{facts['bits']} bit" if facts.get("bits") else "of unknown width"
+    group = f", groups of {facts['group_size']}" if facts.get("group_size") else ""
+    scheme = f": {visible(str(facts['scheme']))}" if facts.get("scheme") else ""
+    modules = f" in {facts['quantized_modules']} modules" if facts["quantized_modules"] else ""
+    kinds = listed(list(facts["stored_dtypes"]))
+    expanded = ", to which the quantized ones were expanded when they were loaded" if facts.get("unpacked") else ""
+    return (
+        f"{name} is a {form} checkpoint ({bits}{group}{scheme}): {percent(facts['quantized_share'])} of its weights "
+        f"are quantized{modules}. It is stored as {kinds}; what is not quantized ran in {facts['compute']}{expanded}."
+    )

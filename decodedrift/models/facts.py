@@ -1,0 +1,95 @@
+"""What is read back of a model that was loaded as a variant: what its weights really are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from decodedrift.core.records import Variant, VariantError
+from decodedrift.models.precisions import PRECISIONS
+from decodedrift.models.precisions.base import Rounded
+from decodedrift.models.precisions.floating import DTYPES
+from decodedrift.models.sources import gguf
+from decodedrift.models.sources.checkpoints import Checkpoint
+from decodedrift.models.sources.packed import types
+from decodedrift.models.sources.weightfiles import tensors
+
+STORED = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str, Any]:
+    """What the loaded weights really are; asked for but not got is an error.
+
+    Raises:
+        VariantError: the weights are not in the type that was asked for.
+    """
+    dtypes = types(model)
+    rounded: Rounded = getattr(model, "_decodedrift_rounded", Rounded())
+    total = rounded.total or sum(p.numel() for p in model.parameters())
+    asked = variant.compute or "fp32"
+    float32_modules = getattr(model, "_keep_in_fp32_modules", None) or getattr(
+        model, "_keep_in_fp32_modules_strict", None
+    )
+    converted = PRECISIONS[variant.precision].load is not None  # by a backend, which leaves some weights as they are
+    kept = PRECISIONS[variant.precision].own  # integers stay
+    if kept and asked not in dtypes:
+        raise VariantError(f"{variant.name}: asked to compute in {asked}, got weights in {dtypes}; leave {asked} out")
+    if (
+        not converted
+        and not kept
+        and set(dtypes) - {asked}
+        and not (float32_modules and set(dtypes) <= {asked, "fp32"})
+    ):
+        raise VariantError(f"{variant.name}: asked for {asked} weights, got {dtypes}")
+    return (
+        {
+            "variant": variant.name,
+            "precision": variant.precision,
+            "compute": asked,
+            "weight_dtypes": dtypes,
+            "parameters": total,
+            "stored_dtypes": dict(checkpoint.stored),
+            "quantized_parameters": rounded.quantized_parameters,
+            "quantized_modules": rounded.quantized_modules,
+            "quantized_share": rounded.quantized_parameters / total if total else 0.0,
+            "rounded_share": rounded_share(checkpoint, asked) if not rounded.quantized_parameters else None,
+            "experts": experts(model),
+        }
+        | (gguf.facts(*checkpoint.files) if checkpoint.kind == "gguf" else {})
+        | dict(rounded.details)
+    )
+
+
+def rounded_share(checkpoint: Checkpoint, compute: str) -> float:
+    """Share of the checkpoint's elements that a floating type cannot represent: 0 where the variant rounds nothing."""
+    dtype = DTYPES[compute]
+    if all(name in STORED and torch.promote_types(STORED[name], dtype) == dtype for name in checkpoint.stored):
+        return 0.0  # every stored value exists in the wider type; no need to read them
+    if checkpoint.module is not None:
+        return _changed((p.detach() for p in checkpoint.module.parameters()), dtype)
+    return _changed_in_files(checkpoint.files, checkpoint.stamps, dtype)
+
+
+@lru_cache(maxsize=64)
+def _changed_in_files(files: tuple[str, ...], stamps: tuple[tuple[int, int], ...], dtype: torch.dtype) -> float:
+    """Read once in a process: it is most of the time that loading a 16-bit variant from a resident one takes."""
+    return _changed(tensors(files), dtype)
+
+
+def _changed(stored: Iterable[torch.Tensor], dtype: torch.dtype) -> float:
+    changed = total = 0
+    for tensor in stored:
+        if tensor.is_floating_point():
+            changed += int((tensor.to(dtype).to(tensor.dtype) != tensor).sum()) - int(tensor.isnan().sum())
+            total += tensor.numel()
+    return changed / total if total else 0.0
+
+
+def experts(model: Any) -> str | None:
+    """The kernel that a mixture-of-experts model uses, None for a dense one."""
+    if not any(hasattr(m, "is_transposed") and hasattr(m, "has_gate") for m in model.modules()):
+        return None
+    return str(getattr(model.config, "_experts_implementation", None))

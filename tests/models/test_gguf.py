@@ -1,0 +1,75 @@
+"""GGUF files run as the format's own definition reads them, whatever type their tensors have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from packing import gguf_file, kept, small
+
+import decodedrift as dd
+from decodedrift.core.records import InputError
+from decodedrift.models.load import loaded
+from decodedrift.models.sources import checkpoints, quantized
+from decodedrift.models.sources.stored import resolved
+from decodedrift.models.variants import parse_variants
+
+pytest.importorskip("gguf")
+pytest.importorskip("accelerate")
+ASKED = {"prompts": ["w1 w2 w3", "w5 w8"], "strategies": ["greedy"], "max_new_tokens": 6, "default_text": False}
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0", "Q4_0"])
+def test_weights_are_those_of_the_formats_own_definition(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    expected = gguf_file(path, kind)
+    (variant,) = parse_variants(f"g={path}")
+    found = checkpoints.find(str(path))
+    with loaded(found, resolved(variant, found, parse_variants("fp32")[0])) as model:
+        state = model.model.state_dict()
+        assert state.keys() == expected.keys()
+        for name, weight in expected.items():
+            assert torch.equal(state[name], weight), name
+        facts = model.facts
+    matrices = sum(w.dim() == 2 for w in expected.values())
+    norms = len(expected) - matrices
+    assert facts["tensor_types"] == ({kind: matrices, "F32": norms} if kind != "F32" else {"F32": len(expected)})
+    assert facts["weight_dtypes"] == {"fp32": found.parameters}, "dequantized"
+    share = sum(w.numel() for w in expected.values() if w.dim() == 2) / found.parameters
+    assert facts["file_quantized_share"] == (pytest.approx(share) if kind != "F32" else 0.0)
+    assert facts["format"] == "gguf" and facts["unpacked"]
+    assert found.stored.keys() == ({kind, "F32"})
+
+
+def test_as_a_candidate_and_as_the_model(tmp_path: Path) -> None:
+    folder, path = kept(small(), tmp_path / "plain"), tmp_path / "model.gguf"
+    gguf_file(tmp_path / "same.gguf", "F32", tokens=False)
+    gguf_file(path, "Q4_0")
+    study = dd.compare(folder, candidates=[f"same={tmp_path}/same.gguf", f"g={path}:precision=bf16"], **ASKED)
+    kl = study.summary.set_index("candidate")["kl_mean"]
+    assert kl["same"] == 0 < 1e-4 < kl["g"]
+    assert study.environment["variants"]["g"]["weight_dtypes"].keys() == {"bf16"}
+    assert any("g is a GGUF file" in s and "Q4_0" in s and "dequantized" in s for s in study.verdict)
+
+
+def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    folder, path = kept(small(), tmp_path / "plain"), tmp_path / "model.gguf"
+    gguf_file(path, "F32")
+    from conftest import tiny_tokenizer
+
+    tiny_tokenizer(95).save_pretrained(folder)
+    with pytest.raises(InputError, match=r"another vocabulary than the reference .1 tokens differ"):
+        dd.compare(folder, candidates=[f"g={path}"], **ASKED)
+
+
+def test_what_is_wrong_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + b"\0" * 40)
+    with pytest.raises(InputError, match=r"broken.gguf.* (cannot be used|not a readable GGUF file)"):
+        checkpoints.find(str(broken))
+    monkeypatch.setattr(quantized, "_installed", lambda package: package != "gguf")
+    with pytest.raises(InputError, match=r"a gguf checkpoint, which needs gguf: pip install 'decodedrift\[gguf\]'$"):
+        checkpoints.find(str(broken))
+    with pytest.raises(InputError, match=r"neither an existing folder or .gguf file nor a hub id"):
+        parse_variants("g=gone.gguf")
