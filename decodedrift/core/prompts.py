@@ -58,7 +58,7 @@ def default_set(model: str) -> str:
 
 
 def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
-    """Prompts of a bundled set (by name) or a file: .txt (one a line), .jsonl (prompt, id, tags, answer) or .csv (the same).
+    """Prompts of a bundled set (by name) or a file: .txt (one a line), .jsonl or .csv (prompt, id, tags, answer).
 
     Raises:
         InputError: missing, empty, not UTF-8, malformed (file:line), or with an id given twice.

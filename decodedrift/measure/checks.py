@@ -1,7 +1,7 @@
 """Whether a text holds the answer that its prompt expects: the ways of `--check`, and what exactly they compare.
 
-A check is an option and an answer is data: no prompt file runs anything. A pattern of `regex` comes from such a file, so
-it is given a deadline; the code of `python` is named by who runs it, and must be trusted by a flag of its own.
+A check is an option and an answer is data: no prompt file runs anything. A pattern of `regex` comes from such a file,
+so it is given a deadline; the code of `python` is named by who runs it, and must be trusted by a flag of its own.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ CODE = "python"  # the check whose code is the user's own
 WIDTH = 160  # characters of an error in the user's code
 LONGEST = 40  # digits that a number is written out with
 DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+"
-NUMBER = re.compile(
-    rf"(?P<sign>(?<![\w)\]])[-−])?[$€£]?(?P<size>(?:{DIGITS})(?:[eE][-+]?[0-9]{{1,3}}(?![0-9]))?)"
-)
+NUMBER = re.compile(rf"(?P<sign>(?<![\w)\]])[-−])?[$€£]?(?P<size>(?:{DIGITS})(?:[eE][-+]?[0-9]{{1,3}}(?![0-9]))?)")
 
 Params = Mapping[str, Any]
 
@@ -80,7 +78,9 @@ class Check:
         try:
             CHECKS[self.name].expects(answer)
         except ValueError as error:
-            raise InputError(f"--check {self.text}: prompt {prompt_id}: its answer {shortened(answer)} {error}") from None
+            raise InputError(
+                f"--check {self.text}: prompt {prompt_id}: its answer {shortened(answer)} {error}"
+            ) from None
 
     def __call__(self, text: str, answer: str) -> Judged:
         """The text held against the answer.
@@ -149,11 +149,10 @@ def last_number(text: str) -> str:
     A point is the decimal sign; commas separate thousands, in groups of three alone, so that `1,5` are two numbers. A
     minus counts where no letter, digit or closing bracket stands before it: `10-5` ends with 5.
     """
-    last = None
-    for last in NUMBER.finditer(text):
-        pass
-    if last is None:
+    every = list(NUMBER.finditer(text))
+    if not every:
         return ""
+    last = every[-1]
     size = last["size"].replace(",", "")
     value = Decimal(size).normalize(Context(prec=len(size)))
     near = abs(value.adjusted()) < LONGEST

@@ -45,10 +45,10 @@ def changes(first: np.ndarray, second: np.ndarray, clusters: np.ndarray) -> Chan
 def paired_score(
     first: np.ndarray, second: np.ndarray, clusters: np.ndarray, confidence: float = 0.95
 ) -> tuple[float, float, float]:
-    """share(first) - share(second) of the same rows, and its score interval; NaN of nothing, no interval of one cluster.
+    """share(first) - share(second) of the same rows, and its score interval; NaN of nothing, none of one cluster.
 
-    All differences that a score test of this level does not reject: (d - x)^2 <= t^2 v(x) / n, with v(x) the variance of
-    a row's difference where the likelihood is largest under a difference of x. t is Student's of the clusters (normal
+    All differences that a score test of this level does not reject: (d - x)^2 <= t^2 v(x) / n, with v(x) the variance
+    of a row's difference where the likelihood is largest under a difference of x. t is Student's of the clusters (normal
     where no row differs: no spread was estimated). An end is never nearer to 0 than if no row had differed, in as many
     clusters, in the direction of that end.
 
@@ -90,7 +90,7 @@ def prompts_needed(first: np.ndarray, second: np.ndarray, clusters: np.ndarray, 
 
 
 def _variance(more: float, fewer: float, difference: float) -> float:
-    """Variance of a row's difference (1, 0 or -1) where the likelihood of the shares seen is largest under a difference.
+    """Variance of a row's difference (1, 0 or -1) where the likelihood of what was seen is largest under a difference.
 
     With q the share that is 1 on the second side alone it is 2 q + x (1 - x), and q the larger root of
     2 q^2 - (more + fewer - x (2 - more + fewer)) q - fewer x (1 - x) = 0 (Tango's equation, over n).
