@@ -33,12 +33,12 @@ class Changes(NamedTuple):
 def changes(first: np.ndarray, second: np.ndarray, clusters: np.ndarray) -> Changes:
     """What differs between two columns of 0 and 1, float64 [rows].
 
-    Where every row says the same the design effect is not known, and each cluster counts once.
+    Each cluster counts once where it has one row, or where every row says the same: the design effect is not known.
     """
     off, groups = first - second, len(np.unique(clusters))
     more, fewer = float(np.mean(off > 0)), float(np.mean(off < 0))
     plain = (more + fewer - (more - fewer) ** 2) / len(off)
-    effect = design_effect(clustered_se(off, clusters) ** 2, plain)
+    effect = math.nan if len(off) == groups else design_effect(clustered_se(off, clusters) ** 2, plain)
     return Changes(more, fewer, float(groups) if math.isnan(effect) else len(off) / effect, groups)
 
 
@@ -47,7 +47,7 @@ def paired_score(
 ) -> tuple[float, float, float]:
     """share(first) - share(second) of the same rows, and its score interval; NaN of nothing, none of one cluster.
 
-    All differences that a score test of this level does not reject: (d - x)^2 <= t^2 v(x) / n, with v(x) the variance
+    What a score test of this level does not reject: (d - x)^2 <= t^2 v(x) / n, with v(x) the variance
     of a row's difference where the likelihood is largest under a difference of x. t is Student's of the clusters (normal
     where no row differs: no spread was estimated). An end is never nearer to 0 than if no row had differed, in as many
     clusters, in the direction of that end.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +44,8 @@ def select_cases(study: Study, most: int = MOST) -> pd.DataFrame:
     kept_equal = equal.head(max(most - len(parted), most // 10 if len(equal) else 0))
     room = most - len(kept_equal)
     if len(parted) > room:
-        lost = {key_of(row) for row in harmful(study.checks).itertuples()}
-        costly = [row.Index for row in parted.itertuples() if key_of(row) in lost][:HARMFUL]
-        typical = list(dict.fromkeys([*first, *costly, *spread(parted, min(TYPICAL, room // 4))]))[:room]
+        lost = costly(study, parted)[:HARMFUL]
+        typical = list(dict.fromkeys([*first, *lost, *spread(parted, min(TYPICAL, room // 4))]))[:room]
         worst = clearest(parted.drop(index=typical), room - len(typical)).index
         parted = parted.loc[[*worst, *typical]]
     ordered = clearest(parted, len(parted))
@@ -79,6 +78,12 @@ def spread(parted: pd.DataFrame, most: int) -> list[Any]:
     return sorted(ranked, key=lambda label: ranked[label])[:most]
 
 
+def costly(study: Study, rows: pd.DataFrame) -> list[Any]:
+    """Labels of those of some rows of divergences.csv that turned a right answer wrong."""
+    lost = {key_of(row) for row in harmful(study.checks).itertuples()}
+    return [row.Index for row in rows.itertuples() if key_of(row) in lost] if lost else []
+
+
 def kl_at(positions: pd.DataFrame, rows: pd.DataFrame) -> Mapping[tuple[str, str, int, str], float]:
     """Forced KL at the first divergence of each of the rows."""
     keys = ["candidate", "strategy", "seed", "prompt_id"]
@@ -99,14 +104,13 @@ def telling_case(study: Study, of: pd.DataFrame | None = None) -> Any | None:
     rows = study.divergences if of is None else of
     rows = rows[(rows["role"] == "candidate") & (rows["diverged"] == 1)]
     single = rows[~rows["cause"].isin(["search", "uncoupled", "nonfinite"]) & (rows["at_end"] != 1)]
-    lost = {key_of(row) for row in harmful(study.checks).itertuples()}
-    return min(single.itertuples(), key=lambda row: _lacks(row, lost), default=None)
+    lost = {*costly(study, single)}
+    return min(single.itertuples(), key=lambda row: (row.Index not in lost, *_lacks(row)), default=None)
 
 
-def _lacks(row: Any, lost: Collection[tuple[str, str, int, str]]) -> tuple[bool, ...]:
+def _lacks(row: Any) -> tuple[bool, ...]:
     words = [str(token).strip() for token in (row.reference_token, row.candidate_token)]
     return (
-        key_of(row) not in lost,
         row.strategy != "greedy",
         row.cause != "near_tie",
         not all(len(word) > 2 and word.isalpha() for word in words) or words[0].lower() == words[1].lower(),

@@ -101,7 +101,7 @@ def word_of(row: Mapping[str, Any], margin: float, asked: bool = True) -> tuple[
     if row["accuracy_drop_high"] < 0:
         return BETTER, f"more of its answers are right, and a gain of {points} is not excluded"
     what = f"neither a difference of {points} nor none is excluded"
-    return CANNOT_TELL, f"{what}; {rounded_up(row['prompts_needed'])} prompts would tell if there is none"
+    return CANNOT_TELL, f"{what}; {rounded_up(row['prompts_needed'])} prompts would tell, were there none"
 
 
 def rounded_up(count: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.folds.accuracy import CANNOT_TELL, rounded_up
 from decodedrift.experiments.compare.folds.answer import TOLD_BY_NOISE, prompts_to_tell, unbatched
 from decodedrift.experiments.compare.verdict import accuracy
 from decodedrift.report.phrases import UNDER, change, percent
@@ -74,8 +75,8 @@ def _answers(row: Any) -> list[str]:
     if not accuracy.measured(row):
         return []
     told = accuracy.change(row)
-    if row.answers == "cannot tell":
-        told = f"{told}; {row.answers_note}"
+    if row.answers == CANNOT_TELL:
+        told += f"; {rounded_up(row.prompts_needed)} prompts would tell, were there none"
     return [f"answers {row.answers}: {told or row.answers_note}"]
 
 
