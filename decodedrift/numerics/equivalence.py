@@ -47,10 +47,10 @@ def paired_score(
 ) -> tuple[float, float, float]:
     """share(first) - share(second) of the same rows, and its score interval; NaN of nothing, none of one cluster.
 
-    What a score test of this level does not reject: (d - x)^2 <= t^2 v(x) / n, with v(x) the variance
-    of a row's difference where the likelihood is largest under a difference of x. t is Student's of the clusters (normal
-    where no row differs: no spread was estimated). An end is never nearer to 0 than if no row had differed, in as many
-    clusters, in the direction of that end.
+    What a score test of this level does not reject: (d - x)^2 <= t^2 v(x) / n, with v(x) the variance of a row's
+    difference where the likelihood is largest under a difference of x. t is Student's of the clusters (normal where no
+    row differs: no spread was estimated). An end is never nearer to 0 than if no row had differed, in as many clusters,
+    in the direction of that end.
 
     Args:
         first, second: 0 or 1, float64 [rows]. clusters: names or numbers [rows].

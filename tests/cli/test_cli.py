@@ -22,7 +22,7 @@ from decodedrift.experiments.study import open_study
 from decodedrift.measure.tables import PARTS, TABLES
 from decodedrift.runs import tablefiles
 
-EMPTY = {"injection", "steps", "failures", "decomposition", "after"}  # of the run below
+EMPTY = {"checks", "accuracy", "injection", "steps", "failures", "decomposition", "after"}  # of the run below
 TABLES_THERE = {f"tables/{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds()) if table not in {*PARTS, *EMPTY}}
 SMALL = ("--max-new-tokens", "4", "--candidates", "bf16", *LEAN_FLAGS)
 

@@ -6,6 +6,7 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -47,9 +48,17 @@ def texts_of(study: dd.Study, side: str) -> dict[str, str]:
     return dict(zip(study.checks["prompt_id"], study.checks[f"{side}_answer"], strict=True))
 
 
-def checks(flips: list[str], parted: list[int] | None = None, prompt: str = "p{}", strategy: str = "greedy") -> pd.DataFrame:
+def checks(
+    flips: list[str], parted: list[int] | None = None, prompt: str = "p{}", strategy: str = "greedy"
+) -> pd.DataFrame:
     """A row a prompt: what became of its answer."""
-    sides = {"right_to_wrong": (1, 0), "wrong_to_right": (0, 1), "wrong_to_wrong": (0, 0), "same": (1, 1), "blank": None}
+    sides = {
+        "right_to_wrong": (1, 0),
+        "wrong_to_right": (0, 1),
+        "wrong_to_wrong": (0, 0),
+        "same": (1, 1),
+        "blank": None,
+    }
     return rows("checks", [
         {"model": "m", "reference": "fp32", "candidate": "c", "role": "candidate", "strategy": strategy, "seed": 0,
          "prompt_id": prompt.format(n), "diverged": (parted or [int(flip != "same") for flip in flips])[n]}
@@ -84,7 +93,11 @@ def test_every_figure_by_hand() -> None:
     assert (row.answered_prompts, row.checked, row.unchecked) == (10, 9, 1)
     assert (row.right_to_wrong, row.wrong_to_right, row.wrong_to_wrong) == (3, 1, 2)
     assert (row.accuracy_reference, row.accuracy_candidate) == (pytest.approx(6 / 9), pytest.approx(4 / 9))
-    assert (row.accuracy_drop, row.flips, row.churn) == (pytest.approx(2 / 9), pytest.approx(4 / 9), pytest.approx(6 / 9))
+    assert (row.accuracy_drop, row.flips, row.churn) == (
+        pytest.approx(2 / 9),
+        pytest.approx(4 / 9),
+        pytest.approx(6 / 9),
+    )
     assert (row.checked_diverged, row.harmful_share) == (7, pytest.approx(3 / 7))
     told = table[table["flip"].notna()]
     ours, theirs = (told[f"{side}_right"].to_numpy(float) for side in ("reference", "candidate"))
@@ -107,8 +120,8 @@ def test_every_word_and_what_must_not_get_it() -> None:
     assert word(["same"] * 20 + [flips["w"]] * 12) == "better"
     assert word(["blank"] * 5) == "not measured" == word([])
     assert word([flips["l"]]) == "cannot tell", "one prompt has no interval"
-    row = dict(equivalence_low=-0.02, equivalence_high=0.0, accuracy_drop_low=-0.03, accuracy_drop_high=0.01,
-               checked=9, prompts_needed=1234.0)  # fmt: skip
+    row = {"equivalence_low": -0.02, "equivalence_high": 0.0, "accuracy_drop_low": -0.03, "accuracy_drop_high": 0.01,
+           "checked": 9, "prompts_needed": 1234.0}  # fmt: skip
     assert word_of(row, 0.02)[0] == "cannot tell", "the margin itself is not within it"
     assert word_of(row, 0.02)[1].endswith("about 1,300 prompts would tell, were there none")
     assert word_of(row | {"equivalence_low": -0.0199}, 0.02)[0] == "equivalent"
@@ -123,7 +136,9 @@ def test_what_is_not_counted_is_said() -> None:
 
 
 def test_the_candidates_row_is_over_all_strategies_by_prompt() -> None:
-    table = pd.concat([checks(["right_to_wrong", "same"]), checks(["same", "same"], strategy="beam")], ignore_index=True)
+    table = pd.concat(
+        [checks(["right_to_wrong", "same"]), checks(["same", "same"], strategy="beam")], ignore_index=True
+    )
     (row,) = made(table).answer.itertuples()
     assert (row.answered_prompts, row.checked, row.accuracy_drop, row.flips) == (2, 4, 0.25, 0.25)
     assert made(table).accuracy["strategy"].tolist() == ["greedy", "beam"]
@@ -151,16 +166,21 @@ def test_a_run_whose_answers_are_the_references_own_loses_each_that_parts() -> N
     pd.testing.assert_frame_equal(study.traces, plain.traces)
     first: Any = telling_case(study)
     assert table.loc[first.prompt_id, "flip"] == "right_to_wrong"
-    assert f"int8 turned {len(apart)} of {len(apart)} from right to wrong and 0 from wrong to right." in study.verdict[1]
+    assert (
+        f"int8 turned {len(apart)} of {len(apart)} from right to wrong and 0 from wrong to right." in study.verdict[1]
+    )
 
 
 def test_what_costs_an_answer_is_shown_first() -> None:
-    study = read()
-    parted = study.divergences[(study.divergences["role"] == "candidate") & (study.divergences["diverged"] == 1)]
-    first: Any = telling_case(study)
-    other = next(prompt for prompt in parted["prompt_id"] if prompt != first.prompt_id)
-    study.checks = study.checks.assign(flip=study.checks["flip"].mask(study.checks["prompt_id"] == other, "right_to_wrong"))
-    assert telling_case(study).prompt_id == other and study.case().where.startswith(other)  # type: ignore[union-attr]
+    clear, tie = (
+        {"role": "candidate", "diverged": 1, "strategy": "greedy", "cause": cause, "reference_token": " careful",
+         "candidate_token": " happy", "first_divergence": 5, "agreement_after": 0.1, "at_end": 0, "candidate": "c",
+         "seed": 0, "prompt_id": f"p{n}"}
+        for n, cause in enumerate(("shift", "near_tie"))
+    )  # fmt: skip
+    for flips, prompt in ((["right_to_wrong", "wrong_to_right"], "p0"), (["wrong_to_right", "same"], "p1")):
+        first = telling_case(SimpleNamespace(divergences=pd.DataFrame([clear, tie]), checks=checks(flips)))  # type: ignore[arg-type]
+        assert first is not None and first.prompt_id == prompt
 
 
 def test_no_special_token_is_part_of_an_answer() -> None:
@@ -218,7 +238,7 @@ def test_a_check_that_comes_to_no_result_is_a_failure_of_that_prompt_alone(tmp_p
     assert failure["error"] == "f raised ValueError: no" and study.failed
     (row,) = study.accuracy.itertuples()
     assert (row.checked, row.unchecked, row.answered_prompts) == (1, 1, 2)
-    assert study.checks.set_index("prompt_id").loc["one", "flip"].isna().all()
+    assert study.checks.loc[study.checks["prompt_id"] == "one", ["flip", "candidate_right"]].isna().all(axis=None)
     digest = study.environment["generation"]["check_code"]
     assert len(digest) == 64
     (tmp_path / "own.py").write_text(code + "\n")
@@ -248,7 +268,9 @@ def test_a_run_goes_on_and_is_opened_with_the_same_answers(tmp_path: Path) -> No
     again = dd.open_study(tmp_path / "run")
     pd.testing.assert_frame_equal(again.checks, first.checks)
     pd.testing.assert_frame_equal(again.accuracy, first.accuracy)
-    assert (tmp_path / "run" / "tables" / "checks.csv").exists() and (tmp_path / "run" / "tables" / "accuracy.csv").exists()
+    assert (tmp_path / "run" / "tables" / "checks.csv").exists() and (
+        tmp_path / "run" / "tables" / "accuracy.csv"
+    ).exists()
     told = json.loads((tmp_path / "run" / "verdict.json").read_text())["candidates"][0]
     assert list(told)[:4] == ["candidate", "wording", "quality", "answers"]
 
@@ -294,9 +316,9 @@ def test_the_page_links_to_what_cost_an_answer_and_nothing_in_it_acts() -> None:
     assert table.count("<tr>") == 1 + parted.sum() and table.count('<a href="#candidate=int8') == parted.sum()
     assert "&lt;script&gt;" in table and "<script>alert" not in page and "\u202e" not in page
     assert "Does it cost answers?" in page
-    assert "&lt;script&gt;" not in study.to_html(texts=False).partition('<table id="costly">')[2].partition("</table>")[0].replace(
-        "&lt;script&gt;alert(1)&lt;/script&gt;&lt;U+202E&gt;", ""
-    ), "without texts the names alone"
+    assert "&lt;script&gt;" not in study.to_html(texts=False).partition('<table id="costly">')[2].partition("</table>")[
+        0
+    ].replace("&lt;script&gt;alert(1)&lt;/script&gt;&lt;U+202E&gt;", ""), "without texts the names alone"
     assert "Does it cost answers?" not in run().to_html()
 
 

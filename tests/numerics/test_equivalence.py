@@ -63,7 +63,7 @@ def test_with_many_changes_it_is_students_interval_and_the_two_t_tests(more: int
     np.testing.assert_allclose((value, low, high), (np.mean(first - second), *theirs), atol=2e-4)
     p = max(stats.ttest_rel(first, second + MARGIN, alternative="less").pvalue,
             stats.ttest_rel(first, second - MARGIN, alternative="greater").pvalue)  # fmt: skip
-    assert (p < 0.05) == (-MARGIN < low and high < MARGIN)
+    assert (p < 0.05) == (low > -MARGIN and high < MARGIN)
 
 
 def test_closed_forms() -> None:
@@ -102,7 +102,9 @@ def test_sides_exchanged_the_interval_is_turned_around(rows: list[tuple[bool, bo
         assert high >= unseen - np.mean(first < second) - 1e-12 and low <= np.mean(first > second) - unseen + 1e-12
 
 
-def draw(rng: np.random.Generator, prompts: int, seeds: int, drop: float, changing: float, alike: bool) -> list[np.ndarray]:
+def draw(
+    rng: np.random.Generator, prompts: int, seeds: int, drop: float, changing: float, alike: bool
+) -> list[np.ndarray]:
     """Rows with this share changing and this difference; `alike`: all seeds of a prompt change the same way."""
     size = (prompts, 1 if alike else seeds)
     kind = rng.choice(3, size, p=[(changing + drop) / 2, (changing - drop) / 2, 1 - changing])
@@ -117,9 +119,7 @@ def draw(rng: np.random.Generator, prompts: int, seeds: int, drop: float, changi
     [(5, 4, 0.1, 0.3, True), (10, 1, 0.0, 0.2, False), (20, 1, 0.05, 0.1, False), (40, 3, 0.02, 0.06, True),
      (200, 1, 0.02, 0.05, False)],
 )  # fmt: skip
-def test_the_interval_holds_the_difference(
-    prompts: int, seeds: int, drop: float, changing: float, alike: bool
-) -> None:
+def test_the_interval_holds_the_difference(prompts: int, seeds: int, drop: float, changing: float, alike: bool) -> None:
     rng = np.random.default_rng(20250609)
     ends = np.array([eq.paired_score(*draw(rng, prompts, seeds, drop, changing, alike))[1:] for _ in range(500)])
     assert ((ends[:, 0] <= drop) & (drop <= ends[:, 1])).mean() >= 0.93
@@ -134,10 +134,10 @@ def test_sides_that_differ_by_the_margin_are_rarely_called_equivalent(prompts: i
     for _ in range(runs):
         first, second, names = draw(rng, prompts, 1, MARGIN, changing, False)
         _, low, high = eq.paired_score(first, second, names, 0.90)
-        wrong += -MARGIN < low and high < MARGIN
+        wrong += low > -MARGIN and high < MARGIN
         off = first - second
         half = stats.t.ppf(0.95, prompts - 1) * off.std(ddof=1) / math.sqrt(prompts)
-        by_t += -MARGIN < off.mean() - half and off.mean() + half < MARGIN
+        by_t += off.mean() - half > -MARGIN and off.mean() + half < MARGIN
     assert wrong / runs <= 0.055
     assert prompts == 400 or by_t / runs > 0.065, "the control: what a plain t-test would do"
 
@@ -151,7 +151,7 @@ def test_so_many_prompts_show_it_in_four_runs_of_five(more: int, rows: int, alik
     for _ in range(runs):
         rows_ = draw(rng, needed, alike, 0.0, 2 * more / rows, alike > 1)
         _, low, high = eq.paired_score(*rows_, 0.90)
-        shown += -MARGIN < low and high < MARGIN
+        shown += low > -MARGIN and high < MARGIN
     assert 0.74 <= shown / runs <= 0.88
 
 

@@ -21,7 +21,11 @@ SAME = (
     "texts", "answer_check", "equivalence", "coupling", "ignore_eos", "chat_template", "context", "stride",
 )  # fmt: skip
 UNMEASURED = "not measured"
-BAD = {"wording": ("more than noise", "nonfinite", "not compared"), "quality": ("worse",), "answers": ("worse", UNMEASURED)}
+BAD = {
+    "wording": ("more than noise", "nonfinite", "not compared"),
+    "quality": ("worse",),
+    "answers": ("worse", UNMEASURED),
+}
 
 
 def worse(study: Study, earlier: Study) -> tuple[list[str], int]:
