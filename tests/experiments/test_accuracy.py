@@ -241,9 +241,11 @@ def test_a_check_that_comes_to_no_result_is_a_failure_of_that_prompt_alone(tmp_p
     assert study.checks.loc[study.checks["prompt_id"] == "one", ["flip", "candidate_right"]].isna().all(axis=None)
     digest = study.environment["generation"]["check_code"]
     assert len(digest) == 64
+    study.save(tmp_path / "run")
     (tmp_path / "own.py").write_text(code + "\n")
-    again = run(prompts=answered({"two": "w"}), **asked)
-    assert again.environment["generation"]["check_code"] != digest, "other code is another run"
+    with pytest.raises(dd.InputError, match="generation check_code differs"):
+        run(prompts=answered({"one": "bad", "two": "w"}), **asked, out=tmp_path / "run", resume=True)
+    assert dd.open_study(tmp_path / "run").checks["flip"].notna().sum() == 1, "a finished run needs no code"
 
 
 def test_without_texts_the_words_stay_and_no_text_does(tmp_path: Path) -> None:

@@ -59,7 +59,12 @@ class CompareSettings(Settings):
         label="Answers checked by",
     )  # fmt: skip
     equivalence: Annotated[float, BeforeValidator(number(0, 1, open_low=True))] = option(
-        0.02, "Accuracies that differ by less are equivalent.", MEASURING, "SHARE", rare=True, label="Accuracies equivalent within"
+        0.02,
+        "Accuracies that differ by less are equivalent.",
+        MEASURING,
+        "SHARE",
+        rare=True,
+        label="Accuracies equivalent within",
     )
     trust_check_code: bool = option(False, "Run the code that --check python:FILE names.", MEASURING, rare=True)
 
