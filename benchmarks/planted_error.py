@@ -4,7 +4,7 @@
 
 One matrix of the bundled model is multiplied by a factor; the copy is cast to bf16 and held beside a plain cast of the
 original, against fp32, on the same texts. A candidate is outside where the interval of `sigma_ratio` lies above 1 or that
-of `bhattacharyya` below 0.99 (docs/metrics.md). Candidates only read, so that many factors take little time.
+of `bhattacharyya` below 0.99 (docs/metrics.md), each candidate's own: a run's sentence counts how many there are. Candidates only read, so that many factors take little time.
 """
 
 from __future__ import annotations

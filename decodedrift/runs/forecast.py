@@ -35,7 +35,7 @@ def forecast(ready: Prepared) -> str:
         f" ({budget.resident(world)} resident, batch size {plan.batch_size})",
         *([f"logits    {_waiting(ready)}"] if plan.candidates else []),
         f"loading   weights {loads.loads} times ({_why_loaded(ready, loads.share)}),"
-        f" about {_percent(loads.share)} of the time",
+        f" {_percent(loads.share)} of the time",
         f"time      roughly {span(low)} to {span(high)} on {plan.device}, after loading",
     ])  # fmt: skip
 
@@ -63,7 +63,7 @@ def _size(count: int) -> str:
 
 
 def _percent(share: float) -> str:
-    return "less than 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")
+    return "less than 1 %" if share < 0.01 else f"about {share:.0%}".replace("%", " %")
 
 
 def _extra(ready: Prepared) -> list[str]:

@@ -13,7 +13,7 @@ from scipy import stats
 
 import decodedrift as dd
 from decodedrift.experiments.compare.folds.answer import AS_NOISE, quality, wording
-from decodedrift.experiments.compare.verdict import answer
+from decodedrift.experiments.compare.verdict import answer, assembly, certificate
 from decodedrift.experiments.compare.verdict.answer import lines
 from decodedrift.measure.tables import TABLES, typed
 from decodedrift.numerics.intervals import paired_difference, wilson
@@ -329,3 +329,36 @@ def test_a_forecast_counts_a_floor_for_every_candidate_and_64_prompts_at_most() 
     more = {n: flops(ready.world, n) - flops(lean.world, n) for n in (1, 64, 640)}
     assert more[1] == 2.0 * ready.world.checkpoint.parameters * 3 * 3 * (1 + 2)
     assert more[64] == more[640] == 64 * more[1]
+
+
+def test_draws_that_are_not_shared_have_no_noise_floor() -> None:
+    """Another batch layout draws anew: a floor that parts everywhere would make any candidate one of noise."""
+    drawn = {"name": "top-p", "label": "greedy", "params": {"p": 0.9, "temperature": 1.0}, "coupling": "none"}
+    one = row([1, 0] * 20, [1] * 40, strategies=[drawn])
+    assert one.wording == "differs" and math.isnan(one.floor_rate) and math.isnan(one.excess_rate_high)
+    assert one.wording_note.endswith("in another batch layout greedy would draw anew, which is no noise of batching")
+    shared = row([1, 0] * 20, [1] * 40, strategies=[drawn | {"coupling": "gumbel"}])
+    assert shared.wording == "as noise" and shared.floor_rate == 1
+    fewer = f"at least {-100 * shared.excess_rate_high:.0f} fewer of 100 texts part than by batching alone"
+    assert shared.wording_note == fewer
+
+
+def test_the_noise_names_the_strategies_that_have_one() -> None:
+    """Greedy has a floor and a draw that is not shared has none: the noise beside the share is greedy's."""
+    study = running.run("demo", limit=4, max_new_tokens=24, candidates=["bf16"], strategies=["greedy", "top-p"],
+                        coupling="none", noise_floor=True, default_text=False)  # fmt: skip
+    floor = study.divergences.query("role == 'floor' and strategy == 'greedy'")
+    (told,) = study.answer.itertuples()
+    assert told.diverged and told.floor_prompts == 4 and told.floor_rate == floor["diverged"].mean()
+    assert f"its noise {phrases.percent(told.floor_rate)} under greedy" in lines(study)[0][1]
+    assert "top-p would draw anew" in told.wording_note
+    (sentence,) = certificate.floor(study)
+    assert f"leaves its own text in {int(floor['diverged'].sum())} of 4 traces" in sentence
+
+
+def test_a_perplexity_of_the_tokens_that_are_left_is_not_told() -> None:
+    """Of three tokens one has no likelihood under the candidate: what the others come to is no finding."""
+    told = study([0], nll={"t#0": [(1.0, 1.0), (2.0, math.nan), (1.0, 0.5)]})
+    told.environment = {"scored_bytes": {"t": 9}}
+    (sentence,) = [s for s in assembly.rest(told) if s.startswith("Perplexity")]
+    assert sentence.endswith(": c has none, with no finite likelihood of 1 of 3 tokens.")

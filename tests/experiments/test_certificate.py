@@ -111,7 +111,9 @@ def test_the_overlap_of_two_gaussians_is_the_integral() -> None:
 
 def test_a_floor_is_told_as_a_ratio_of_two_noises_with_its_interval() -> None:
     study, data = made()
-    study.summary = pd.DataFrame({"role": ["floor"], "reference": ["mine"], "diverged": [3], "traces": [12]})
+    study.summary = pd.DataFrame(
+        {"role": ["floor"], "reference": ["mine"], "strategy": ["greedy"], "diverged": [3], "traces": [12]}
+    )
     (sentence,) = certificate.floor(study)
     row = study.certificate.iloc[0]
     ends = row.noise_ratio, row.noise_ratio_low, row.noise_ratio_high
@@ -143,11 +145,25 @@ def test_what_leaves_the_certificate_is_said_and_gated(scale: float, said: bool)
 
 
 def test_an_interval_that_holds_no_1_does_not_read_as_if_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A low end of 1.0017 has three decimals, and the others with it."""
     study, _ = made(scale=1.3)
-    close = {"sigma_ratio": 1.12, "sigma_ratio_low": 1.0017, "sigma_ratio_high": 1.238, "bhattacharyya": 0.9964}
-    study.certificate = study.certificate.assign(**close)
+    close = {"sigma_ratio": 1.12, "sigma_ratio_low": 1.0017, "sigma_ratio_high": 1.238, "prompts": 12.0,
+             "bhattacharyya": 0.9964, "bhattacharyya_low": 0.99}  # fmt: skip
+    monkeypatch.setattr(certificate, "beside_casts", lambda study: {"mine": close})
     (sentence,) = certificate.outside(study)
-    assert sentence.endswith(": mine under greedy, 1.120 times its spread (1.002 to 1.238), overlap 0.996.")
+    assert sentence.endswith(": mine, 1.120 times its spread (1.002 to 1.238), overlap 0.996.")
+    monkeypatch.setattr(certificate, "beside_casts", lambda study: {"mine": close, "layout": close})
+    assert certificate.outside(study) == [], "two looks at once"
+
+
+def test_a_spread_that_one_strategy_shows_by_chance_is_no_finding_over_all() -> None:
+    """Its interval under one strategy lies above 1, and that over both, on three times the tokens, does not."""
+    (wide, _), (plain, _) = made(scale=1.1), made(strategy="top-p:p=1")
+    rows = [wide.positions, *[plain.positions.assign(seed=seed) for seed in (0, 1)]]
+    study = Study({"positions": pd.concat(rows, ignore_index=True)}, PLAN)
+    mine = study.certificate.set_index(["candidate", "strategy"])
+    assert mine.loc[("mine", "greedy"), "sigma_ratio_low"] > 1
+    assert certificate.outside(wide) and certificate.outside(study) == []
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "top-p:p=1"])

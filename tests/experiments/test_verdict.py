@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from conftest import tiny_model, tiny_tokenizer
 
 from decodedrift.cli.working import show
+from decodedrift.experiments.compare.verdict import causes
 from decodedrift.experiments.compare.verdict.assembly import folded, verdict
 from decodedrift.measure.tables import typed
 from decodedrift.report import failures
@@ -140,3 +143,15 @@ def test_a_reason_is_given_once_with_its_count_short_and_without_control_charact
     assert failed(*((f"v{i}", "load", "failed", "e") for i in range(20)))[-1].startswith("12 more variants and stages")
     assert "averaged" not in failed(("a", "generate", "nonfinite", "NaN"))[0]
     assert not failed()
+
+
+def test_the_error_before_a_near_tie_is_said_of_how_many_it_is_known() -> None:
+    """Two exact ties at the first tokens, before which no error is known, and one later at once the error."""
+    row = {"role": "candidate", "candidate": "c", "cause": "near_tie", "candidate_gap": 1.0}
+    gaps = pd.DataFrame({"logprob_gap": [0.0, 0.0, 0.02], "gap_over_error": [math.nan, math.nan, 1.0],
+                         "gap_ulps": [0.0, 0.0, 0.3]}).assign(**row)  # fmt: skip
+    study: Any = SimpleNamespace(divergences=gaps, plan={"near_tie_below": 0.1}, environment={})
+    (sentence,) = causes.sentences(study)
+    assert "(median gap 0 nats, 1 times the error before it in 1 of them and 0 spacings of its logits)" in sentence
+    study.divergences = gaps.assign(gap_over_error=1.0)
+    assert "1 times the error before it and 0 spacings" in causes.sentences(study)[0]

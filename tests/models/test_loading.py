@@ -15,7 +15,7 @@ from decodedrift.core.progress import Progress
 from decodedrift.core.settings import make_settings
 from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.models import budget, load
-from decodedrift.runs.forecast import forecast
+from decodedrift.runs.forecast import _percent, forecast
 from decodedrift.runs.prepare import Prepared, prepare
 from decodedrift.runs.resume import stored_settings
 from decodedrift.runs.runfolder import RunFolder
@@ -110,6 +110,7 @@ def test_jobs_are_enlarged_where_weights_are_swapped(monkeypatch: pytest.MonkeyP
     shares = [budget.loading(r.world, r.jobs).share for r in (small, asked)]
     assert shares[0] < budget.SHARE < shares[1]
     assert "more --prompts-per-job" in forecast(asked)
+    assert (_percent(0.001), _percent(0.2)) == ("less than 1 %", "about 20 %")
     assert "more --prompts-per-job" not in forecast(small)
 
 

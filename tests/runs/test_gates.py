@@ -100,6 +100,11 @@ def test_a_plain_cast_without_a_sigma_ratio_is_told_why() -> None:
             "sigma_ratio>1:bf16: bf16 greedy: sigma_ratio has no value: it is there only for a candidate that "
             "computes in 16 bits and is no plain cast"
         )
+        said = parse_gate("k3>0.001:bf16", interval, gating(PLAN)).exceeded(
+            table(k3=math.nan, k3_low=math.nan, k3_high=math.nan), gating(PLAN)
+        )
+        assert said[0].endswith("k3 has no value: it is there only for sampling at temperature 1 that leaves no token "
+                                "out, as top-p:p=1")  # fmt: skip
 
 
 @pytest.mark.parametrize("operator", list(OPERATORS))
@@ -326,3 +331,10 @@ def test_texts_too_short_to_come_back_do_not_excuse_what_was_measured() -> None:
     ):
         exceeded = parse_gate(text, False, gated).exceeded(study.summary, gated)
         assert (exceeded == []) == passes, text
+
+
+def test_an_inject_has_no_baseline(command: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    """Its plan names candidates too, none of them; it is refused in words."""
+    study = dd.inject("demo", at=[2], limit=2, max_new_tokens=6, strategies=["greedy"], out=tmp_path / "run")
+    code, _, err = command("check", study.path, "--baseline", study.path)
+    assert code == 2 and "a run of inject has no baseline; give two runs of compare" in err

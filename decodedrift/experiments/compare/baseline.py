@@ -42,7 +42,7 @@ def worse(study: Study, earlier: Study) -> tuple[list[str], int]:
 def refuse_another(study: Study, earlier: Study) -> None:
     """Raises InputError where the plans ask for other things."""
     where = f"--baseline {earlier.path}"
-    if "candidates" not in study.plan or study.experiment.name != earlier.experiment.name:
+    if not study.plan.get("candidates") or study.experiment.name != earlier.experiment.name:
         raise InputError(f"{where}: a run of {study.experiment.name} has no baseline; give two runs of compare")
     for name in SAME:
         ours, theirs = ({**study.plan}.get(name), {**earlier.plan}.get(name))

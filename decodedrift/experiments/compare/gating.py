@@ -29,10 +29,20 @@ IF_DIVERGED = (
     "path_compounding", "path_compounding_low", "path_compounding_high",
 )  # fmt: skip
 RECOMMENDED = ("wording==nonfinite", "wording==not compared", "quality==worse", "answers==worse")
-ABSENT = dict.fromkeys(
-    ("cast_positions", *(f"{name}{end}" for name in ("sigma_ratio", "bhattacharyya") for end in ("", "_low", "_high"))),
-    "it is there only for a candidate that computes in 16 bits and is no plain cast",
-) | dict.fromkeys(NUMBERS, "it is there only where answers are checked (--check)")
+ABSENT = (
+    dict.fromkeys(
+        (
+            "cast_positions",
+            *(f"{name}{end}" for name in ("sigma_ratio", "bhattacharyya") for end in ("", "_low", "_high")),
+        ),
+        "it is there only for a candidate that computes in 16 bits and is no plain cast",
+    )
+    | dict.fromkeys(
+        (f"k3{of}{end}" for of in ("", "_own") for end in ("", "_low", "_high")),
+        "it is there only for sampling at temperature 1 that leaves no token out, as top-p:p=1",
+    )
+    | dict.fromkeys(NUMBERS, "it is there only where answers are checked (--check)")
+)
 # and those of IF_DIVERGED that exist only where the run was asked for them
 ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "second_": "inject",
          "path_": "decompose"}  # fmt: skip

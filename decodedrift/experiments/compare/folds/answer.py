@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from decodedrift.experiments.compare.draws import uncoupled
 from decodedrift.experiments.compare.execution import same_execution
 from decodedrift.experiments.compare.folds.accuracy import IN_ANSWER, of_candidate
 from decodedrift.experiments.compare.settings import FINE
@@ -48,27 +49,32 @@ def answer(study: Study) -> pd.DataFrame:
     """A row per candidate in the order of the plan, whether it ran or not."""
     plan = study.plan
     model = str(plan["model"]).encode("utf-8", "replace").decode("utf-8")  # of a path that is no text
-    broken, same = _broken(study), same_execution(study)
+    broken, same, anew = _broken(study), same_execution(study), uncoupled(plan)
     rows = []
     for candidate in plan["candidates"]:
         name = str(candidate["name"])
         row = {"model": model, "reference": str(plan["reference"]["name"]), "candidate": name}
-        row |= _rates(study.divergences, name)
+        row |= _rates(study.divergences, name, anew)
         row["wording"], note = wording(row, broken.get(name, ""), name in same)
         why = unbatched(row["floor_rate"], name, plan) if row["wording"] in TOLD_BY_NOISE else ""
         read = "predicted by reading the same text" if plan.get("mode") == "screen" and row["traces"] else ""
-        row["wording_note"] = "; ".join(part for part in (read, note, why) if part)
+        draws = redrawn(study.divergences, name, anew) if row["wording"] in (*TOLD_BY_NOISE, "differs") else ""
+        row["wording_note"] = "; ".join(part for part in (read, note, why, draws) if part)
         rows.append(row | _quality(study.positions, name) | of_candidate(study, name))
     return fold(rows, COLUMNS, "answer")
 
 
-def _rates(divergences: pd.DataFrame, name: str) -> dict[str, Any]:
-    """How many of a candidate's texts part, of its floor's too, and the difference, paired."""
+def _rates(divergences: pd.DataFrame, name: str, anew: list[str]) -> dict[str, Any]:
+    """How many of a candidate's texts part, of its floor's too, and the difference, paired.
+
+    anew: strategies that draw otherwise in another batch layout; what parts there is no noise of arithmetic.
+    """
     compared = divergences[divergences["compared"] > 0]
     cell = compared[(compared["role"] == "candidate") & (compared["candidate"] == name)]
     prompts = cell["prompt_id"].to_numpy(dtype=str)
     rate, low, high = share_interval(cell["diverged"].to_numpy(float), prompts)
     floor = compared[(compared["role"] == "floor") & (compared["reference"] == name)]
+    floor = floor[~floor["strategy"].isin(anew)]
     pairs = cell[[*PAIR, "diverged"]].merge(floor[[*PAIR, "diverged"]], on=PAIR, suffixes=("", "_floor"))
     flags, floor_flags = pairs["diverged"].to_numpy(float), pairs["diverged_floor"].to_numpy(float)
     excess, excess_low, excess_high = paired_difference(flags, floor_flags, pairs["prompt_id"].to_numpy(dtype=str))
@@ -106,6 +112,8 @@ def wording(row: Mapping[str, Any], broken: str = "", same: bool = False) -> tup
     if low > 0:
         return "more than noise", f"{100 * low:.0f} to {100 * high:.0f} more of 100 texts part than by batching alone"
     if high < AS_NOISE:
+        if high < 0:
+            return "as noise", f"at least {-100 * high:.0f} fewer of 100 texts part than by batching alone"
         return "as noise", f"at most {100 * high:.0f} more of 100 texts part than by batching alone"
     prompts, more = _plural(int(row["floor_prompts"]), "prompt"), prompts_to_tell(row)
     if math.isnan(low):
@@ -143,6 +151,13 @@ def unbatched(floor_rate: Any, name: str, plan: Mapping[str, Any]) -> str:
     return f"it computes in {candidate['compute']}, where batching changed no text"
 
 
+def redrawn(divergences: pd.DataFrame, name: str, anew: list[str]) -> str:
+    """Which of a candidate's strategies have no noise floor because their draws are not shared; empty without one."""
+    floor = divergences[(divergences["role"] == "floor") & (divergences["reference"] == name)]
+    labels = [label for label in anew if (floor["strategy"] == label).any()]
+    return f"in another batch layout {', '.join(labels)} would draw anew, which is no noise of batching" * bool(labels)
+
+
 def _broken(study: Study) -> dict[str, str]:
     """Candidate -> where its own logits were no numbers."""
     ended, read = nonfinite.broken_traces(study.traces), nonfinite.at_fault(study.positions, "candidate_breaks")
@@ -158,18 +173,28 @@ def _broken(study: Study) -> dict[str, str]:
 
 def _quality(positions: pd.DataFrame, name: str) -> dict[str, Any]:
     """The relative change of perplexity over all texts that neither side wrote, with its interval, and its word."""
-    rows = positions[
-        (positions["strategy"] == "text") & (positions["role"] == "candidate") & (positions["candidate"] == name)
-    ]
+    rows = of_text(positions, name)
     value, low, high = ppl_change(rows)
     row = {
         "texts": ", ".join(rows["prompt_id"].str.rsplit("#", n=1).str[0].unique()),
         "scored_tokens": len(rows), "windows": rows["prompt_id"].nunique(),
         "ppl_change": value, "ppl_change_low": low, "ppl_change_high": high,
     }  # fmt: skip
-    lost = int((~np.isfinite(rows["nll_candidate"]) & np.isfinite(rows["nll_reference"])).sum())
-    row["quality"], row["quality_note"] = quality(row, lost)
+    row["quality"], row["quality_note"] = quality(row, unlikely(rows))
     return row
+
+
+def of_text(positions: pd.DataFrame, name: str, text: str | None = None) -> pd.DataFrame:
+    """A candidate's forced positions of the texts that neither side wrote, or of one of them."""
+    rows = positions[
+        (positions["strategy"] == "text") & (positions["role"] == "candidate") & (positions["candidate"] == name)
+    ]
+    return rows if text is None else rows[rows["prompt_id"].str.rsplit("#", n=1).str[0] == text]
+
+
+def unlikely(rows: pd.DataFrame) -> int:
+    """Tokens to which the candidate alone gives no finite likelihood."""
+    return int((~np.isfinite(rows["nll_candidate"]) & np.isfinite(rows["nll_reference"])).sum())
 
 
 def ppl_change(rows: pd.DataFrame) -> tuple[float, float, float]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from decodedrift.core.records import Strategy, Variant
-from decodedrift.decoding.strategies import STRATEGIES
+from decodedrift.core.records import Variant
+from decodedrift.experiments.compare.draws import as_strategy
 from decodedrift.experiments.compare.settings import FINE, ROUGH, is_cast
 from decodedrift.measure.tables import fold
 from decodedrift.numerics import ratios
@@ -89,6 +89,17 @@ def noise_ratio(positions: pd.DataFrame, name: str) -> Noise:
     return Noise(float(kl_floor.mean()), ratio_interval(kl, kl_floor, prompts)) if len(kl) else Noise(math.nan, NONE)
 
 
+def beside_casts(study: Study) -> dict[str, dict[str, float]]:
+    """Candidate -> its error beside its plain cast's over all strategies; of those that have one and were read."""
+    rows = study.positions[study.positions["strategy"] != "text"]
+    pooled = {}
+    for name, (role, source) in _casts(study.plan).items():
+        cell = rows[(rows["role"] == "candidate") & (rows["candidate"] == name)]
+        if figures := _beside_cast(cell, rows[(rows["role"] == role) & (rows["candidate"] == source)]):
+            pooled[name] = figures | {"prompts": float(cell["prompt_id"].nunique())}
+    return pooled
+
+
 def _casts(plan: Any) -> dict[str, tuple[str, str]]:
     """Candidate -> (role, name) of the plain cast of its type; none for a cast, nor where the reference is coarse."""
     known = {field.name for field in fields(Variant)}
@@ -104,10 +115,9 @@ def _casts(plan: Any) -> dict[str, tuple[str, str]]:
     }  # fmt: skip
 
 
-def _plain(strategy: Any) -> bool:
-    coupling = strategy.get("coupling", "gumbel")
-    known = strategy["name"] in STRATEGIES
-    return known and Strategy(strategy["name"], strategy["label"], strategy["params"], coupling).plain
+def _plain(entry: Any) -> bool:
+    strategy = as_strategy(entry)
+    return strategy is not None and strategy.plain
 
 
 def _pairs(cell: pd.DataFrame, other: pd.DataFrame, *columns: str) -> list[np.ndarray]:

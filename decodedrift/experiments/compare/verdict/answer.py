@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.draws import uncoupled
 from decodedrift.experiments.compare.folds.accuracy import CANNOT_TELL, rounded_up
 from decodedrift.experiments.compare.folds.answer import TOLD_BY_NOISE, prompts_to_tell, unbatched
 from decodedrift.experiments.compare.verdict import accuracy
@@ -99,7 +100,9 @@ def _rates(row: Any, study: Any) -> str:
     """How many of its texts part, and how many by its noise, which is batching alone."""
     if row.wording in NO_RATES:
         return ""
-    alone = "" if math.isnan(row.floor_rate) else f", its noise {percent(row.floor_rate)}"
+    anew, names = uncoupled(study.plan), row.strategies.split(", ")
+    under = f" under {', '.join(name for name in names if name not in anew)}" if {*anew} & {*names} else ""
+    alone = "" if math.isnan(row.floor_rate) else f", its noise {percent(row.floor_rate)}{under}"
     low, high = row.divergence_rate_low, row.divergence_rate_high
     spread = "" if math.isnan(low) else f" ({percent(low).removesuffix(' %')} to {percent(high)})"
     part = "predicted to part" if study.plan.get("mode") == "screen" else "part"

@@ -10,6 +10,7 @@ import pandas as pd
 
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.execution import same_execution
+from decodedrift.experiments.compare.folds.answer import of_text, unlikely
 from decodedrift.experiments.compare.verdict import (
     accuracy,
     answer,
@@ -220,8 +221,11 @@ def _texts(study: Study) -> list[str]:
         for row in rows.iloc[1:].itertuples():
             names = ("ln_ppl_ratio", "ln_ppl_ratio_low", "ln_ppl_ratio_high")
             shares = [np.expm1(getattr(row, name, math.nan)) for name in names]
-            parts[row.variant] = f"{visible(str(row.variant))} {_change(*shares)}"
-            damage[row.variant] = math.inf if pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
+            lost = unlikely(of_text(study.positions, str(row.variant), str(text)))
+            without = f"has none, with no finite likelihood of {lost} of {row.tokens} tokens"  # not that of the rest
+            told = without if lost else _change(*shares)
+            parts[row.variant] = f"{visible(str(row.variant))} {told}"
+            damage[row.variant] = math.inf if lost or pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
         base = f" (reference {_number(reference['perplexity'], 4)})"
         sentences.append(
             f"Perplexity on {visible(str(text))}{base}: {', '.join(_telling(parts, damage))}.{_dropped(reference)}"

@@ -42,12 +42,17 @@ def _near_ties(study: Study, parted: pd.DataFrame) -> list[str]:
 
 
 def _median_gap(study: Study, name: str, cell: pd.DataFrame) -> str:
-    """Of near ties, in nats, in units of the error, in spacings of the logits' type; nothing where none is known."""
+    """Of near ties, in nats, in units of the error, in spacings of the logits' type; nothing where none is known.
+
+    The error before a tie is known of those alone that come late enough in a text; of how many is said.
+    """
     nats, errors, spacings = (cell[c].median() for c in ("logprob_gap", "gap_over_error", "gap_ulps"))
     if pd.isna(nats):
         return ""
     kind = study.environment.get("variants", {}).get(name, {}).get("logits_dtype", "its logits")
-    units = [f"{number(errors)} times the error before it"] if pd.notna(errors) else []
+    measured = int(cell["gap_over_error"].notna().sum())
+    some = f" in {measured} of them" if measured < len(cell) else ""
+    units = [f"{number(errors)} times the error before it{some}"] if measured else []
     units += [f"{number(spacings)} spacings of {visible(str(kind))}"] if spacings <= TELLING else []
     return f" (median gap {number(nats)} nats{f', {listed(units)}' if units else ''})"
 

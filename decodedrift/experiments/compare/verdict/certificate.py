@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.compare.folds.certificate import noise_ratio
+from decodedrift.experiments.compare.draws import uncoupled
+from decodedrift.experiments.compare.folds.certificate import beside_casts, noise_ratio
+from decodedrift.numerics.intervals import for_all
 from decodedrift.report.phrases import number
 
 if TYPE_CHECKING:
@@ -18,16 +23,15 @@ WIDEST, LEAST_OVERLAP = 1.0, 0.99  # of the error beside a plain cast's, as AWS 
 
 def floor(study: Study) -> list[str]:
     """The floor of every candidate; nothing of what was not measured."""
-    table, parts = study.summary, []
+    table, anew, parts = study.summary, uncoupled(study.plan), []
     for name, cells in table[table["role"] == "floor"].groupby("reference", sort=False):
         noise = noise_ratio(study.positions, str(name))
         if not noise.floor > VANISHING:
             continue
-        parted, traces = int(cells["diverged"].sum()), int(cells["traces"].sum())
-        parts.append(
-            f"{visible(str(name))} leaves its own text in {parted} of {traces} traces (mean KL {number(noise.floor)}"
-            f"{_times(*noise.times)})"
-        )
+        shared = cells[~cells["strategy"].isin(anew)]  # others draw anew, which is not arithmetic
+        parted, traces = int(shared["diverged"].sum()), int(shared["traces"].sum())
+        left = f"leaves its own text in {parted} of {traces} traces" if traces else "reading the same text"
+        parts.append(f"{visible(str(name))} {left} (mean KL {number(noise.floor)}{_times(*noise.times)})")
     lead = "Noise floor, a candidate against itself in another batch layout"
     return [f"{lead}: {'; '.join(parts)}."] if parts else []
 
@@ -43,19 +47,24 @@ def _times(value: float, low: float, high: float) -> str:
 
 
 def outside(study: Study) -> list[str]:
-    """Candidates whose error is wider than a plain cast's of their type, or lies elsewhere, by their intervals."""
-    rows = study.certificate
-    wide, apart = rows["sigma_ratio_low"] > WIDEST, rows["bhattacharyya_high"] < LEAST_OVERLAP
+    """Candidates whose error is wider than a plain cast's of their type, or lies elsewhere, by their intervals.
+
+    Over all strategies, and by intervals that hold for all of the run's candidates at once: of so many looks at layouts
+    that do nothing one would lie above 1 by chance.
+    """
+    known = {name: row for name, row in beside_casts(study).items() if not math.isnan(row["sigma_ratio_low"])}
     said = []
-    for name, cells in rows[wide | apart].groupby("candidate", sort=False):
-        worst = cells.loc[cells["sigma_ratio"].idxmax()]
-        ends = [worst[f"sigma_ratio{end}"] for end in ("", "_low", "_high")]
-        value, low, high = (f"{end:.{_decimals(ends[1])}f}" for end in ends)
-        overlap = worst["bhattacharyya"]
-        said.append(
-            f"{visible(str(name))} under {visible(str(worst['strategy']))}, {value} times its spread ({low} to "
-            f"{high}), overlap {overlap:.{_decimals(overlap)}f}"
-        )
+    for name, row in known.items():
+        wider = float(for_all(np.array([row["prompts"]]), len(known))[0])
+        spread, overlap = row["sigma_ratio"], row["bhattacharyya"]
+        low, high = (spread * (row[f"sigma_ratio_{end}"] / spread) ** wider for end in ("low", "high"))
+        nearest = overlap + wider * (overlap - row["bhattacharyya_low"])
+        if low > WIDEST or nearest < LEAST_OVERLAP:
+            shown, least, most = (f"{end:.{_decimals(low)}f}" for end in (spread, low, high))
+            said.append(
+                f"{visible(name)}, {shown} times its spread ({least} to {most}), overlap "
+                f"{overlap:.{_decimals(overlap)}f}"
+            )
     lead = "Outside the noise certificate, beside the error of a plain cast to the type"
     return [f"{lead}: {'; '.join(said)}."] if said else []
 
