@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from decodedrift.core.prompts import bundled_sets, load_prompts
 from decodedrift.core.records import InputError, nearest
 from decodedrift.decoding.strategies import STRATEGIES
+from decodedrift.measure.checks import CHECKS
 from decodedrift.measure.metrics import TOKEN_METRICS, TRACE_METRICS
 from decodedrift.models.knobs import KNOBS
 from decodedrift.models.machine import check_device
@@ -61,6 +62,14 @@ def _metrics() -> Iterator[str]:
         yield from _entry(name, trace_metric.about, 24)
 
 
+def _checks() -> Iterator[str]:
+    yield "checks of answers"
+    for name, kind in CHECKS.items():
+        yield from _entry(name, kind.about)
+        if kind.params:
+            yield from _entry("", ", ".join(f"{k}={_default(p.default)}" for k, p in kind.params.items()))
+
+
 def _prompts() -> Iterator[str]:
     yield "prompt sets"
     for name in bundled_sets():
@@ -74,6 +83,7 @@ PARTS: dict[str, Callable[[], Iterator[str]]] = {
     "knobs": _knobs,
     "strategies": _strategies,
     "metrics": _metrics,
+    "checks": _checks,
     "prompts": _prompts,
 }
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from decodedrift.core.formats import csv_rows, existing, read_json, read_utf8
-from decodedrift.core.records import InputError, Prompt, Text, nearest
+from decodedrift.core.records import InputError, Prompt, Text, nearest, shortened
 
 BALANCED = 16
 VOCABULARY = "tokenizer.json"
 TEXTS = STORY, PROSE = "bundled story", "bundled prose"
 SUFFIXES = (".txt", ".jsonl", ".csv")
-COLUMNS = ("prompt", "id", "tags")  # only the first must be there
+COLUMNS = ("prompt", "id", "tags", "answer")  # only the first must be there
 
 
 def bundled_folder() -> Path:
@@ -58,7 +58,7 @@ def default_set(model: str) -> str:
 
 
 def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
-    """Prompts of a bundled set (by name) or a file: .txt (one a line), .jsonl (prompt, id, tags) or .csv (the same).
+    """Prompts of a bundled set (by name) or a file: .txt (one a line), .jsonl or .csv (prompt, id, tags, answer).
 
     Raises:
         InputError: missing, empty, not UTF-8, malformed (file:line), or with an id given twice.
@@ -85,7 +85,7 @@ def given_prompts(items: Iterable[str | Prompt | Mapping[str, Any]]) -> tuple[Pr
         InputError: something that is no prompt, or an id given twice.
     """
     return _identified(
-        Raw(i.id, i.text, i.tags) if isinstance(i, Prompt) else _from_entry(i, f"prompts[{n}]")
+        Raw(i.id, i.text, i.tags, answer=i.answer) if isinstance(i, Prompt) else _from_entry(i, f"prompts[{n}]")
         for n, i in enumerate(items)
     )
 
@@ -134,6 +134,7 @@ class Raw:
     text: str
     tags: tuple[str, ...] = ()
     where: str = ""
+    answer: str | None = None
 
 
 def _from_txt(path: Path, content: str) -> list[Raw]:
@@ -162,7 +163,7 @@ def _newlines(path: Path, content: str) -> str:
 
 
 def _from_entry(entry: Any, where: str) -> Raw:
-    """A prompt written as JSON or YAML: a text, or {prompt, id, tags} (`text` in a plan.json)."""
+    """A prompt written as JSON or YAML: a text, or {prompt, id, tags, answer} (`text` in a plan.json)."""
     if isinstance(entry, str):
         return Raw(None, entry, (), where)
     text = entry.get("prompt", entry.get("text")) if isinstance(entry, Mapping) else None
@@ -175,7 +176,8 @@ def _from_entry(entry: Any, where: str) -> Raw:
     for key in entry:
         if key not in COLUMNS and (name := str(key).strip().lower()) in COLUMNS:
             raise InputError(f"{where}: the key {key!r} would not be read; write `{name}`")
-    return Raw(_id(entry.get("id"), where), text, _tags(entry.get("tags"), where), where)
+    answer = _answer(entry.get("answer"), where)
+    return Raw(_id(entry.get("id"), where), text, _tags(entry.get("tags"), where), where, answer)
 
 
 def _from_csv(path: Path, content: str) -> list[Raw]:
@@ -183,7 +185,8 @@ def _from_csv(path: Path, content: str) -> list[Raw]:
     for line, cells in csv_rows(content, path, COLUMNS):
         where = f"{path}:{line}"
         tags = _tags(cells.get("tags"), where)
-        entries.append(Raw(_id(cells.get("id", "").strip() or None, where), cells["prompt"], tags, where))
+        answer = cells.get("answer", "").strip() or None
+        entries.append(Raw(_id(cells.get("id", "").strip() or None, where), cells["prompt"], tags, where, answer))
     return entries
 
 
@@ -205,6 +208,15 @@ def _tags(value: Any, where: str) -> tuple[str, ...]:
     raise InputError(f"{where}: tags must be a list of texts, not {value!r}")
 
 
+def _answer(value: Any, where: str) -> str | None:
+    """An answer as a text; a number is written as JSON and YAML write it."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if value is None or (isinstance(value, str) and value.strip()):
+        return value
+    raise InputError(f"{where}: an answer is a text or a number, not {shortened(value)}")
+
+
 def _identified(raw: Iterable[Raw]) -> tuple[Prompt, ...]:
     """Fills in ids: `p` and the first 8 hex digits of the text's SHA-256, `-2` and so on for a repeated text."""
     names: set[str] = set()
@@ -222,5 +234,5 @@ def _identified(raw: Iterable[Raw]) -> tuple[Prompt, ...]:
                 count += 1
                 name = f"{base}-{count}"
         names.add(name)
-        prompts.append(Prompt(name, prompt.text, prompt.tags))
+        prompts.append(Prompt(name, prompt.text, prompt.tags, prompt.answer))
     return tuple(prompts)

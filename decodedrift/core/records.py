@@ -27,11 +27,15 @@ class VariantError(RuntimeError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text that generation starts from. `id` keys the sampling noise: the same id and text, the same noise."""
+    """A text that generation starts from. `id` keys the sampling noise: the same id and text, the same noise.
+
+    answer: what a right text says, for `--check`; None where nothing is expected.
+    """
 
     id: str
     text: str
     tags: tuple[str, ...] = ()
+    answer: str | None = None
 
     def __post_init__(self) -> None:
         if not self.id or not isinstance(self.id, str):
@@ -39,6 +43,8 @@ class Prompt:
         _writable("prompt id", self.id)
         if not isinstance(self.text, str):
             raise InputError(f"prompt {self.id}: the text must be a string, not {type(self.text).__name__}")
+        if self.answer is not None and not (isinstance(self.answer, str) and self.answer.strip()):
+            raise InputError(f"prompt {self.id}: an answer is a text that is not empty, not {shortened(self.answer)}")
         object.__setattr__(self, "tags", tuple(self.tags))
 
 

@@ -209,7 +209,7 @@ class Settings(BaseModel):
         values: dict[str, Any] = {n: plain(getattr(self, n)) for n in type(self).model_fields if n not in SPENT}
         if self.no_text:
             for entry in (*values["prompts"], *values["texts"]):
-                entry["text"] = None
+                entry |= {name: None for name in ("text", "answer") if name in entry}
         return {"experiment": self.experiment} | values
 
     @classmethod

@@ -27,7 +27,8 @@ TEXTS = pd.StringDtype("python", na_value=np.nan)  # pandas' default, Arrow, can
 
 WORDS = {  # columns from which a text could be read; what --no-text leaves empty
     "prompt", "text", "token_ids", "token_id", "token", "reference_token_id", "candidate_token_id",
-    "reference_token", "candidate_token", "original_token_id", "injected_token_id",
+    "reference_token", "candidate_token", "original_token_id", "injected_token_id", "expected", "reference_answer",
+    "candidate_answer",
 }  # fmt: skip
 
 TABLES: dict[str, dict[str, str]] = {
@@ -62,6 +63,11 @@ TABLES: dict[str, dict[str, str]] = {
         **dict.fromkeys((f"ratio_out_{band}" for band in BANDS), INTEGERS),
         "difr": "float64", "difr_tokens": INTEGERS,
     },
+    "checks": {
+        **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str",
+        **dict.fromkeys(["expected", "reference_answer", "candidate_answer"], "str"),
+        "reference_right": INTEGERS, "candidate_right": INTEGERS, "flip": "str", "diverged": INTEGERS,
+    },
     "injection": {
         **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
         "original_token_id": INTEGERS, "injected_token_id": INTEGERS, "recovered": INTEGERS,
@@ -93,6 +99,7 @@ TABLES: dict[str, dict[str, str]] = {
 ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
     "answer": "the answer, a row per candidate",
     "summary": "every figure, a row per compared variant and strategy, or per strategy and position",
+    "accuracy": "whether it costs answers, a row per candidate and strategy",
     "certificate": "what the noise of execution explains, a row per candidate and strategy",
     "perplexity": "a row per variant and text, the reference first",
     "distribution": "distances of the distributions, a row per compared variant, strategy and bucket of confidence",
@@ -110,6 +117,7 @@ ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
     "positions": "a row per teacher-forced token",
     "alternatives": "the top tokens at a position",
     "judged": "how probable each side holds the candidate's text, a row per trace",
+    "checks": "the answers, right or wrong on each side, a row per compared trace",
     "injection": "a row per replaced token",
     "steps": "a row per position, read token by token",
     "layers": "the error after a layer, a row per compared variant, text and layer",
@@ -235,7 +243,7 @@ def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
 FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
     "growth_note", "layout", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
-    "module", "first_module",
+    "module", "first_module", "answers", "answers_note",
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from decodedrift.core.records import Key, Variant
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
 from decodedrift.models import inside, steps
+from decodedrift.models.knobs import unread
 from decodedrift.models.load import Loaded
 
 PROMPTS = 8  # of a run's, the first
@@ -55,7 +56,7 @@ class Where:
 
     def compare(self, model: Loaded, variant: Variant, role: str = "candidate") -> None:
         """A candidate reads, and each of its layers becomes a row; none where a reading does not use its knobs."""
-        if not self.bench.reads(variant):
+        if unread(variant, self.bench.plan.reference):
             return
         told = variant.compute == self.reference.variant.compute  # otherwise the first bit differs in the embedding
         with self.timed(model):

@@ -20,7 +20,10 @@ from decodedrift.models.text.windows import WindowedText
 
 @dataclass
 class World:
-    """Everything that was found and read before the first weight is loaded."""
+    """Everything that was found and read before the first weight is loaded.
+
+    code: SHA-256 of what of the user's own code decides rows, by what it does.
+    """
 
     plan: Settings
     checkpoint: Checkpoint
@@ -30,6 +33,7 @@ class World:
     others: Mapping[str, Checkpoint] = field(default_factory=dict)
     memory: int = 8 * 2**30
     footprint: Footprint = NOTHING
+    code: dict[str, str] = field(default_factory=dict)
     keeps: bool = False
     resident: dict[str, Loaded] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)

@@ -16,6 +16,8 @@ TERMS = {
     "near tie": "The reference itself held the two words almost equally likely; a small error can turn such a choice.",
     "perplexity": "How surprised a model is by a given text: exp of its mean negative log-likelihood per word; lower "
     "is better.",
+    "accuracy": "The share of texts in which a side gives the answer that the prompt expects, as it is checked here.",
+    "flip": "An answer that was right and is wrong, or was wrong and is right.",
     "margin": "How far the best word's score lies above the next one's, in nats.",
     "KL": "Kullback-Leibler divergence, how far one distribution over the next word lies from another, in nats; 0 "
     "where they are equal.",

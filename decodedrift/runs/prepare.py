@@ -165,7 +165,7 @@ def _environment(world: Any) -> dict[str, Any]:
     facts["checkpoints"] = {name: identity.described(c) for name, c in world.others.items()}
     facts["tokenizer"] = identity.tokenizer_hash(vocab.tokenizer)
     facts["generation"] = {
-        "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window,
+        "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window, **world.code,
     }  # fmt: skip
     facts["scored_bytes"] = {name: text.scored_bytes for name, text in world.texts.items()}
     facts["dropped_characters"] = {name: text.dropped_characters for name, text in world.texts.items()}

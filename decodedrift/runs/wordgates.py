@@ -31,7 +31,8 @@ class WordGate:
     def passed(self, table: pd.DataFrame, gating: Gating) -> str:
         """The sentence for a gate that nothing exceeds: over how many candidates, and where nothing was measured."""
         names = self.cells(gating)
-        blank = table.loc[(table[self.column] == gating.unmeasured) & table["candidate"].isin(names), "candidate"]
+        told = table.get(self.column, gating.unmeasured)  # a run from before there was such a word
+        blank = table.loc[(told == gating.unmeasured) & table["candidate"].isin(names), "candidate"]
         but = f"; {self.column} is {gating.unmeasured} for {', '.join(blank)}" if len(blank) else ""
         return f"{self.text}: in none of {len(names)} candidate{'s' * (len(names) != 1)}{but}"
 
@@ -45,10 +46,9 @@ class WordGate:
             row = rows.get(name)
             if row is None:
                 sentences.append(f"{self.text}: {name}: there is no result")
-            elif (row[self.column] == self.word) == (self.operator == "=="):
-                sentences.append(
-                    f"{self.text}: {name}: {self.column} is {row[self.column]}: {row[f'{self.column}_note']}"
-                )
+            elif ((word := row.get(self.column, gating.unmeasured)) == self.word) == (self.operator == "=="):
+                note = row.get(f"{self.column}_note", "its run measured none")
+                sentences.append(f"{self.text}: {name}: {self.column} is {word}: {note}")
         return sentences
 
 

@@ -22,7 +22,9 @@ from decodedrift.experiments.study import open_study
 from decodedrift.measure.tables import PARTS, TABLES
 from decodedrift.runs import tablefiles
 
-EMPTY = {"injection", "steps", "failures", "decomposition", "after", "layers", "where"}  # of the run below
+EMPTY = {  # of the run below
+    "checks", "accuracy", "injection", "steps", "failures", "decomposition", "after", "layers", "where",
+}  # fmt: skip
 TABLES_THERE = {f"tables/{table}.csv" for table in (*COMPARE.tables, *COMPARE.folds()) if table not in {*PARTS, *EMPTY}}
 SMALL = ("--max-new-tokens", "4", "--candidates", "bf16", *LEAN_FLAGS)
 

@@ -197,3 +197,27 @@ def test_the_stories_fit_the_demo_model() -> None:
 
     found = encode_prompts(vocabulary(find("demo")), load_prompts("stories"), False, 64)
     assert not [reason for reason in found.values() if isinstance(reason, str)]
+
+
+def test_answers_are_read_and_refused(file: Callable[..., Path]) -> None:
+    rows = [
+        '{"prompt": "a", "answer": "x y "}',
+        '{"prompt": "b", "answer": 7}',
+        '{"prompt": "c", "answer": null}',
+        '"d"',
+    ]
+    assert [p.answer for p in load_prompts(file("p.jsonl", "\n".join(rows)))] == ["x y ", "7", None, None]
+    cells = file("p.csv", 'Prompt,Answer\na," 0042 "\nb,\nc,"1,5"\n')
+    assert [p.answer for p in load_prompts(cells)] == ["0042", None, "1,5"]
+    assert [p.answer for p in given_prompts([Prompt("x", "a", answer="r"), {"prompt": "b", "answer": 0.5}])] == [
+        "r",
+        "0.5",
+    ]
+    for value in ("true", '[""]', '" "', '""', "{}"):
+        with pytest.raises(InputError, match=r"p\.jsonl:1: an answer is a text or a number, not "):
+            load_prompts(file("p.jsonl", f'{{"prompt": "a", "answer": {value}}}'))
+    with pytest.raises(InputError, match="write `answer`"):
+        load_prompts(file("p.jsonl", '{"prompt": "a", "Answer": "x"}'))
+    for wrong in ("", 7):
+        with pytest.raises(InputError, match="prompt x: an answer is a text that is not empty"):
+            Prompt("x", "a", answer=wrong)  # type: ignore[arg-type]

@@ -221,9 +221,12 @@ def case(**changes: Any) -> dict[str, Any]:
     ],
 )  # fmt: skip
 def test_a_case_that_shows_less_does_not_come_first(worse_case: dict[str, Any], study: Any) -> None:
-    study = dataclasses.make_dataclass("Tables", ["divergences"])(pd.DataFrame([case(**worse_case), case()]))
-    assert telling_case(study).Index == 1
-    only = dataclasses.make_dataclass("Tables", ["divergences"])(pd.DataFrame([case(**worse_case)]))
+    checks = rows("checks", [])
+    assert (
+        telling_case(types.SimpleNamespace(divergences=pd.DataFrame([case(**worse_case), case()]), checks=checks)).Index
+        == 1
+    )
+    only = types.SimpleNamespace(divergences=pd.DataFrame([case(**worse_case)]), checks=checks)
     never = {"cause", "at_end", "diverged", "role"} & worse_case.keys() and worse_case != {"cause": "shift"}
     assert (telling_case(only) is None) == bool(never)
 

@@ -237,6 +237,7 @@ def test_check_says_what_passed_and_holds_against_an_earlier_run(
         "gate passed: wording==nonfinite: in none of 1 candidate",
         "gate passed: wording==not compared: in none of 1 candidate",
         "gate passed: quality==worse: in none of 1 candidate; quality is not measured for bf16",
+        "gate passed: answers==worse: in none of 1 candidate; answers is not measured for bf16",
         "gate passed: kl_mean>5: in none of 1 row of candidate and strategy",
         "gate passed: --baseline: none of 4 figures is worse",
     ]

@@ -44,6 +44,7 @@ COLUMNS = {
     "trajectory_share distance_injected distance_reference second_divergence second_compared token_ids",
     "judged": f"{KEYS} tokens sequence_logratio logratio_square k3 ratio_out_10 ratio_out_1 ratio_out_mlperf difr "
     "difr_tokens",
+    "checks": f"{KEYS} expected reference_answer candidate_answer reference_right candidate_right flip diverged",
     "steps": f"{KEYS} position e0 e1 kl_reference_text kl_candidate_text after",
     "layers": f"{KEYS} depth module tokens error_square reference_square error_max first_module",
     "tokens": "token_id token bytes",

@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 # what decides whether two runs ask the same; the model's name may be another path, its weights another version
 SAME = (
     "experiment", "mode", "continued", "reference", "candidates", "strategies", "seeds", "max_new_tokens", "prompts",
-    "texts", "coupling", "ignore_eos", "chat_template", "context", "stride",
+    "texts", "answer_check", "equivalence", "coupling", "ignore_eos", "chat_template", "context", "stride",
 )  # fmt: skip
-BAD = {"wording": ("more than noise", "nonfinite", "not compared"), "quality": ("worse",)}
+UNMEASURED = "not measured"
+BAD = {
+    "wording": ("more than noise", "nonfinite", "not compared"),
+    "quality": ("worse",),
+    "answers": ("worse", UNMEASURED),
+}
 
 
 def worse(study: Study, earlier: Study) -> tuple[list[str], int]:
@@ -81,6 +86,8 @@ def _words(study: Study, earlier: Study) -> Iterator[str]:
     now, then = ({str(row["candidate"]): row for row in s.answer.to_dict("records")} for s in (study, earlier))
     for name, before in then.items():
         for column, bad in BAD.items():
-            after = now[name][column]
+            if before.get(column, UNMEASURED) == UNMEASURED and column == "answers":  # nothing that could get worse
+                continue
+            after = now[name].get(column, UNMEASURED)
             fine = after not in bad or before[column] in bad
             yield "" if fine else f"{name}: {column} is {after!r}, and was {before[column]!r}"

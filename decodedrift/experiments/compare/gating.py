@@ -1,4 +1,4 @@
-"""What of a run can be gated: the numbers of the summary and the certificate, by candidate and strategy."""
+"""What of a run can be gated: the numbers of summary, certificate and accuracy, by candidate and strategy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from decodedrift.experiments.compare.folds.accuracy import ANSWERS, NOT_MEASURED, NUMBERS
 from decodedrift.experiments.compare.folds.answer import QUALITIES, WORDINGS
 from decodedrift.experiments.compare.folds.certificate import GATED
 from decodedrift.measure import nonfinite
@@ -27,13 +28,20 @@ IF_DIVERGED = (
     "second_hazard_high", "second_hazard_ratio", "second_hazard_ratio_low", "second_hazard_ratio_high",
     "path_compounding", "path_compounding_low", "path_compounding_high",
 )  # fmt: skip
-RECOMMENDED = ("wording==nonfinite", "wording==not compared", "quality==worse")
-ABSENT = dict.fromkeys(
-    ("cast_positions", *(f"{name}{end}" for name in ("sigma_ratio", "bhattacharyya") for end in ("", "_low", "_high"))),
-    "it is there only for a candidate that computes in 16 bits and is no plain cast",
-) | dict.fromkeys(
-    (f"k3{of}{end}" for of in ("", "_own") for end in ("", "_low", "_high")),
-    "it is there only for sampling at temperature 1 that leaves no token out, as top-p:p=1",
+RECOMMENDED = ("wording==nonfinite", "wording==not compared", "quality==worse", "answers==worse")
+ABSENT = (
+    dict.fromkeys(
+        (
+            "cast_positions",
+            *(f"{name}{end}" for name in ("sigma_ratio", "bhattacharyya") for end in ("", "_low", "_high")),
+        ),
+        "it is there only for a candidate that computes in 16 bits and is no plain cast",
+    )
+    | dict.fromkeys(
+        (f"k3{of}{end}" for of in ("", "_own") for end in ("", "_low", "_high")),
+        "it is there only for sampling at temperature 1 that leaves no token out, as top-p:p=1",
+    )
+    | dict.fromkeys(NUMBERS, "it is there only where answers are checked (--check)")
 )
 # and those of IF_DIVERGED that exist only where the run was asked for them
 ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "second_": "inject",
@@ -43,17 +51,20 @@ ASKED = {"injected": "inject", "recovered": "inject", "trajectory": "inject", "s
 def gating(plan: Mapping[str, Any]) -> Gating:
     """Every candidate under every strategy, whether it left a row or not."""
     cells = [(c["name"], s["label"]) for c in plan["candidates"] for s in plan["strategies"]]
-    gated = (*columns(), *GATED)
+    gated = (*columns(), *GATED, *NUMBERS)
     return Gating(
         ("candidate", "strategy"), cells, gated, lambda row, name: never(row, name, plan), table, faults,
-        {"wording": WORDINGS, "quality": QUALITIES}, "not measured", RECOMMENDED, ABSENT,
+        {"wording": WORDINGS, "quality": QUALITIES, "answers": ANSWERS}, NOT_MEASURED, RECOMMENDED, ABSENT,
     )  # fmt: skip
 
 
 def table(study: Study) -> pd.DataFrame:
-    """The summary with the certificate's columns beside it."""
+    """The summary with the columns of certificate and accuracy beside it."""
     keys = ["model", "reference", "candidate", "strategy"]
-    return study.summary.merge(study.certificate, on=keys, how="left") if len(study.summary) else study.summary
+    if not len(study.summary):
+        return study.summary
+    costs = study.accuracy[[*keys, *NUMBERS]]
+    return study.summary.merge(study.certificate, on=keys, how="left").merge(costs, on=keys, how="left")
 
 
 def faults(study: Study) -> dict[tuple[str, ...], Fault]:
@@ -71,6 +82,8 @@ def faults(study: Study) -> dict[tuple[str, ...], Fault]:
 
 def never(row: Mapping[str, Any], column: str, plan: Mapping[str, Any]) -> bool:
     """Whether a cell is empty because nothing diverged, and not because nothing was compared or measured."""
+    if column.startswith("harmful_share"):
+        return (row.get("checked") or 0) > 0 and row.get("checked_diverged") == 0
     measured = all(plan.get(option) for prefix, option in ASKED.items() if column.startswith(prefix))
     return column in IF_DIVERGED and measured and (row.get("traces") or 0) > 0 and row.get("diverged") == 0
 

@@ -15,7 +15,7 @@ from typing import Any
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError, Job, Variant
 from decodedrift.decoding.spool import Spool
-from decodedrift.experiments.compare import controls, screening
+from decodedrift.experiments.compare import checking, controls, screening
 from decodedrift.experiments.compare.decompose import Decomposition
 from decodedrift.experiments.compare.judging import judge, judged_rows, read_own_beams
 from decodedrift.experiments.compare.reading import read_against, read_by_all, read_reference, step_reference
@@ -60,10 +60,11 @@ def check(world: World) -> None:
     """Screening rests on one reading of each text being what generates it.
 
     Raises:
-        InputError: a text passes the length at which the model becomes another function, or a candidate turns a knob
-            that a reading does not use.
+        InputError: a text passes the length at which the model becomes another function, a candidate turns a knob that
+            a reading does not use, or the code that checks answers does not load.
     """
     plan, at = world.plan, switch(world.checkpoint.config)
+    checking.ready(world)
     for variant in plan.candidates if plan.mode == "screen" else ():  # type: ignore[attr-defined]
         if knobs := unread(variant, plan.reference):
             raise InputError(
@@ -189,6 +190,7 @@ class Comparison:
             passes.write(side, self.reference, self.plan, bench.job.prompts, vocab, result, self.plan.near_tie_below)
             if self.decomposition:
                 self.decomposition.rows(side)
+        checking.check(bench, self.reference, list(self.passes.values()))
         result.rows["tokens"] = token_rows(result, vocab)
         result.timed("", "", "write", begin, sum(len(f) for f in result.rows["positions"]))
         result.spilled_bytes = bench.spool.spilled_bytes

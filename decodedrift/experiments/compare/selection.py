@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from decodedrift.experiments.compare.folds.accuracy import harmful
 from decodedrift.report.tokenview import key_of
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 MOST = 300
 TYPICAL = 48
+HARMFUL = 48  # that turned a right answer wrong: the page links to them
 # The order is how much each says about the candidate: a broken number, a changed mind, a cut-off, a search, a tie.
 CAUSES = {
     "nonfinite": "NaN or infinite logits ended a trace.",
@@ -30,7 +32,10 @@ CAUSES = {
 
 
 def select_cases(study: Study, most: int = MOST) -> pd.DataFrame:
-    """Up to `most` rows of divergences.csv with `kl` at t*: the telling one, the clearest, what stayed equal."""
+    """Up to `most` rows of divergences.csv with `kl` at t*: the telling one, the clearest, what stayed equal.
+
+    Where not all fit, those that turned a right answer wrong come before typical and clear ones.
+    """
     compared = study.divergences[study.divergences["role"] == "candidate"]
     telling = telling_case(study)
     first = [] if telling is None else [telling.Index]
@@ -39,7 +44,8 @@ def select_cases(study: Study, most: int = MOST) -> pd.DataFrame:
     kept_equal = equal.head(max(most - len(parted), most // 10 if len(equal) else 0))
     room = most - len(kept_equal)
     if len(parted) > room:
-        typical = list(dict.fromkeys([*first, *spread(parted, min(TYPICAL, room // 4))]))
+        lost = costly(study, parted)[:HARMFUL]
+        typical = list(dict.fromkeys([*first, *lost, *spread(parted, min(TYPICAL, room // 4))]))[:room]
         worst = clearest(parted.drop(index=typical), room - len(typical)).index
         parted = parted.loc[[*worst, *typical]]
     ordered = clearest(parted, len(parted))
@@ -72,6 +78,12 @@ def spread(parted: pd.DataFrame, most: int) -> list[Any]:
     return sorted(ranked, key=lambda label: ranked[label])[:most]
 
 
+def costly(study: Study, rows: pd.DataFrame) -> list[Any]:
+    """Labels of those of some rows of divergences.csv that turned a right answer wrong."""
+    lost = {key_of(row) for row in harmful(study.checks).itertuples()}
+    return [row.Index for row in rows.itertuples() if key_of(row) in lost] if lost else []
+
+
 def kl_at(positions: pd.DataFrame, rows: pd.DataFrame) -> Mapping[tuple[str, str, int, str], float]:
     """Forced KL at the first divergence of each of the rows."""
     keys = ["candidate", "strategy", "seed", "prompt_id"]
@@ -84,14 +96,16 @@ def kl_at(positions: pd.DataFrame, rows: pd.DataFrame) -> Mapping[tuple[str, str
 def telling_case(study: Study, of: pd.DataFrame | None = None) -> Any | None:
     """The split to show first, a row of divergences.csv: two words that the reference all but tied between.
 
-    Greedy, a near tie, on a word, not at the very beginning, with texts that differ visibly behind it: a case that
-    lacks fewer of these, in this order, comes first, then that of the earlier candidate and prompt. None where nothing
-    diverged at a single token. of: rows of it to choose from.
+    One that turned a right answer wrong, where answers were checked; greedy, a near tie, on a word, not at the very
+    beginning, with texts that differ visibly behind it: a case that lacks fewer of these, in this order, comes first,
+    then that of the earlier candidate and prompt. None where nothing diverged at a single token. of: rows of it to
+    choose from.
     """
     rows = study.divergences if of is None else of
     rows = rows[(rows["role"] == "candidate") & (rows["diverged"] == 1)]
     single = rows[~rows["cause"].isin(["search", "uncoupled", "nonfinite"]) & (rows["at_end"] != 1)]
-    return min(single.itertuples(), key=_lacks, default=None)
+    lost = {*costly(study, single)}
+    return min(single.itertuples(), key=lambda row: (row.Index not in lost, *_lacks(row)), default=None)
 
 
 def _lacks(row: Any) -> tuple[bool, ...]:

@@ -13,6 +13,7 @@ from decodedrift.core.prompts import PROSE, STORY, bundled_text, place_of, tells
 from decodedrift.core.records import InputError, Strategy, Text, Variant, distinct
 from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Settings, Whole, files, option
 from decodedrift.decoding.strategies import not_injectable, screened
+from decodedrift.measure.checks import CODE, Check, parse_check
 from decodedrift.models.knobs import unread
 from decodedrift.models.precisions import PRECISIONS
 
@@ -56,6 +57,20 @@ class CompareSettings(Settings):
         0.1, "The gap of a near tie.", MEASURING, "NATS", rare=True, label="Near tie below (nats)"
     )
 
+    answer_check: str | None = option(
+        None, "Check answers: exact, contains, number, regex, python:FILE:FUNCTION.", MEASURING, "HOW", flag="check",
+        label="Answers checked by",
+    )  # fmt: skip
+    equivalence: Annotated[float, BeforeValidator(number(0, 1, open_low=True))] = option(
+        0.02,
+        "Accuracies that differ by less are equivalent.",
+        MEASURING,
+        "SHARE",
+        rare=True,
+        label="Accuracies equivalent within",
+    )
+    trust_check_code: bool = option(False, "Run the code that --check python:FILE names.", MEASURING, rare=True)
+
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +85,10 @@ class CompareSettings(Settings):
         for name in ("inject", "decompose", "noise_floor"):
             if self.mode == "screen" and getattr(self, name):
                 raise InputError(f"--{name.replace('_', '-')} needs generated texts: leave it out, or use --mode exact")
+        if self.mode == "screen" and self.answer_check and not self.continued:
+            raise InputError("--check needs whole texts: add --continue, or use --mode exact")
+        if (check := self.answers_by) and check.name == CODE and not self.trust_check_code:
+            raise InputError(f"--check {check.text}: runs the code of that file; allow it with --trust-check-code")
         for name in ("context", "stride"):
             if getattr(self, name) is not None and not (self.texts or self.default_text):
                 raise InputError(f"--{name} cuts texts into windows and there is none: give --text, or leave it out")
@@ -100,8 +119,19 @@ class CompareSettings(Settings):
                 f"{self.reference.name!r} is the reference and cannot be a candidate too: "
                 "leave it out of --candidates (the self control compares the reference with itself in every run)"
             )
+        if check := self.answers_by:
+            answered = [p for p in self.prompts if p.answer is not None]
+            if not answered:
+                raise InputError(f"--check {check.text}: no prompt has an answer; give one under `answer` in --prompts")
+            for prompt in answered:
+                check.expects(prompt.id, prompt.answer)
         if self.context is not None and self.stride is not None and self.stride > self.context:
             raise InputError(f"stride {self.stride} is larger than context {self.context}: tokens would be skipped")
+
+    @property
+    def answers_by(self) -> Check | None:
+        """How answers are checked, where they are."""
+        return parse_check(self.answer_check) if self.answer_check is not None else None
 
     @property
     def casts(self) -> tuple[Variant, ...]:

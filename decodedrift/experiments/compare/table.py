@@ -51,11 +51,11 @@ def _answer(row: Any) -> tuple[str, str]:
         return "n/a", "not compared"
     return relative(
         row.ppl_change, row.ppl_change_low, row.ppl_change_high
-    ), f"wording {row.wording}; quality {row.quality}"
+    ), f"wording {row.wording}; {answer.words(row)}"
 
 
 def brief(study: Study) -> tuple[list[str], list[str], list[str]]:
     """The alarms, the answer in a line for each candidate, and what matters most besides; MOST alarms leave no room."""
     alarms = assembly.alarms(study)
-    lines = [f"{visible(name)}: {wording}; {quality}" for name, wording, quality in answer.lines(study)]
+    lines = [f"{visible(name)}: {'; '.join(words)}" for name, *words in answer.lines(study)]
     return alarms, lines, assembly.rest(study)[: max(0, MOST - len(alarms))]

@@ -79,6 +79,11 @@ class Vocabulary:
         """The text of a continuation, special tokens kept, nothing tidied."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
+    def words(self, ids: Sequence[int]) -> str:
+        """The text of a continuation for whoever reads it as an answer: no special token, nor the stop that ends it."""
+        ids = list(ids[:-1] if ids and ids[-1] in self.eos else ids)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
     def token(self, token_id: int) -> str:
         """One token as text; bytes that are no text of their own come out as U+FFFD.
 

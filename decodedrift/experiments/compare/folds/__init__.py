@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.experiments.compare.folds import decomposition, summary
+from decodedrift.experiments.compare.folds.accuracy import accuracy
 from decodedrift.experiments.compare.folds.answer import answer
 from decodedrift.experiments.compare.folds.certificate import certificate
 from decodedrift.experiments.compare.folds.where import where
@@ -92,6 +93,7 @@ FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
     ),
     "distribution": lambda study: summary.distribution(_positions(study)),
     "summary": _summary,
+    "accuracy": accuracy,
     "certificate": certificate,
     "survival": _survival,
     "growth": lambda study: _compounding().growth(_positions(study)),

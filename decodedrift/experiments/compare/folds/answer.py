@@ -1,8 +1,10 @@
-"""answer.csv: two questions to each candidate, never mixed. Is its wording another, and is its quality?
+"""answer.csv: three questions to each candidate, never mixed. Is its wording another, is its quality, are its answers?
 
 Wording: the share of texts that part, F(C), against the share that part between two batch layouts of the candidate
 itself, F(floor). Quality: perplexity on texts that neither side wrote; on a text of the reference's own every honest
 candidate looks worse (E[ln p - ln q] is a KL, which is a distance), and a sharper one looks better than it is.
+Answers: where prompts say what is right, how many texts are (`folds.accuracy`). A text can be as likely and an answer
+wrong, so neither word stands for the other.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import pandas as pd
 
 from decodedrift.experiments.compare.draws import uncoupled
 from decodedrift.experiments.compare.execution import same_execution
+from decodedrift.experiments.compare.folds.accuracy import IN_ANSWER, of_candidate
 from decodedrift.experiments.compare.settings import FINE
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import fold
@@ -39,7 +42,7 @@ COLUMNS = [
     "model", "reference", "candidate", "strategies", "prompts", "traces", "diverged", "divergence_rate",
     "divergence_rate_low", "divergence_rate_high", "floor_prompts", "floor_rate", "excess_rate", "excess_rate_low",
     "excess_rate_high", "wording", "wording_note", "texts", "scored_tokens", "windows", "ppl_change", "ppl_change_low",
-    "ppl_change_high", "quality", "quality_note",
+    "ppl_change_high", "quality", "quality_note", *IN_ANSWER,
 ]  # fmt: skip
 
 
@@ -58,7 +61,7 @@ def answer(study: Study) -> pd.DataFrame:
         read = "predicted by reading the same text" if plan.get("mode") == "screen" and row["traces"] else ""
         draws = redrawn(study.divergences, name, anew) if row["wording"] in (*TOLD_BY_NOISE, "differs") else ""
         row["wording_note"] = "; ".join(part for part in (read, note, why, draws) if part)
-        row |= _quality(study.positions, name)
+        row |= _quality(study.positions, name) | of_candidate(study, name)
         if not row["scored_tokens"] and plan.get("texts") and candidate.get("use_cache") is False:
             row["quality_note"] = UNCACHED
         rows.append(row)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from decodedrift.experiments.compare.sections.accuracy import accuracy
 from decodedrift.experiments.compare.sections.answer import answer
 from decodedrift.experiments.compare.sections.cases import cases
 from decodedrift.experiments.compare.sections.certificate import certificate
@@ -37,6 +38,7 @@ SECTIONS: dict[str, Section] = {
     "answer": answer,
     "fork": fork,
     "cases": cases,
+    "accuracy": accuracy,
     "verdict": in_words,
     "summary": summary,
     "survival": survival,

@@ -1,4 +1,4 @@
-"""The answer: a card for each candidate. Does it write other texts than its noise would, and is it a worse model?"""
+"""The answer: a card for each candidate. Does it write other texts than its noise, is it worse, are its answers?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.compare.verdict import assembly
+from decodedrift.experiments.compare.verdict import accuracy, assembly
 from decodedrift.models.precisions import beware
 from decodedrift.report.numbers import Number, absent, exactly
 from decodedrift.report.phrases import UNDER, percent, relative
@@ -36,7 +36,8 @@ WHYS = {
 @dataclass(frozen=True)
 class Card:
     """One candidate. rate, quality: places of (low, value, high) on their axes in per cent, empty where there is none;
-    floor: that of the noise floor. means: what to know of its precision."""
+    floor: that of the noise floor. means: what to know of its precision. answers: the word, empty where none were
+    checked."""
 
     name: str
     means: str
@@ -52,6 +53,9 @@ class Card:
     change: Number | None
     range: tuple[str, ...]
     why: str
+    answers: str = ""
+    answers_note: str = ""
+    costs: Number | None = None
 
 
 def answer(study: Study, options: Options) -> dict[str, Any] | None:
@@ -95,12 +99,21 @@ def _card(row: Any, study: Study, scale: float) -> Card:
         change=None if absent(row.ppl_change) else Number(_change(relative(*changes[1::-1], changes[2])), named),
         range=() if any(map(absent, changes)) else tuple(_place(100 * v, scale) for v in changes),
         why=_why(study.divergences, str(row.candidate)),
+        **_answers(row),
     )
 
 
 def _change(said: str) -> str:
     """What follows the word perplexity."""
     return f"changes by {said}" if said == UNDER else said
+
+
+def _answers(row: Any) -> dict[str, Any]:
+    if not accuracy.measured(row):
+        return {}
+    names = ("accuracy_reference", "accuracy_candidate", "accuracy_drop", "accuracy_drop_low", "accuracy_drop_high")
+    costs = Number(_text(accuracy.change(row)), exactly({name: getattr(row, name) for name in names}))
+    return {"answers": row.answers, "answers_note": row.answers_note, "costs": costs if row.checked else None}
 
 
 def _text(value: Any) -> str:

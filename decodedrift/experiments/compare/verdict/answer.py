@@ -1,4 +1,4 @@
-"""What a run says first of each candidate: the word for its wording and the word for its quality, with the numbers."""
+"""What a run says first of each candidate: the words for its wording, quality and answers, with the numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pandas as pd
 
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.draws import uncoupled
+from decodedrift.experiments.compare.folds.accuracy import CANNOT_TELL, rounded_up
 from decodedrift.experiments.compare.folds.answer import TOLD_BY_NOISE, prompts_to_tell, unbatched
+from decodedrift.experiments.compare.verdict import accuracy
 from decodedrift.report.phrases import UNDER, change, percent
 
 NO_RATES = ("same", "nonfinite", "same execution", "not compared")
@@ -19,7 +21,7 @@ def sentences(study: Any) -> list[str]:
     """A sentence per candidate."""
     return [
         f"{visible(row.candidate)}: wording {row.wording} ({_joined(_rates(row, study), row.wording_note)}); "
-        f"quality {row.quality} ({_quality(row)})."
+        f"quality {row.quality} ({_quality(row)}){_costs(row)}."
         for row in study.answer.itertuples()
     ]  # fmt: skip
 
@@ -28,7 +30,7 @@ def table(study: Any) -> dict[str, list[dict[str, Any]]]:
     """The answer as data: a record per candidate, its words first, and the controls' rows of the summary apart."""
     candidates, summary = _records(study.answer), study.summary
     controls = summary[summary["role"] != "candidate"] if len(summary) else summary
-    first = ("candidate", "wording", "quality")
+    first = tuple(name for name in ("candidate", "wording", "quality", "answers") if name in study.answer)
     return {
         "candidates": [{key: row[key] for key in (*first, *(k for k in row if k not in first))} for row in candidates],
         "controls": _records(controls),
@@ -40,27 +42,50 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return records
 
 
-def lines(study: Any) -> list[tuple[str, str, str]]:
-    """(candidate, its wording, its quality), each word with its numbers, for a terminal."""
+def lines(study: Any) -> list[tuple[str, ...]]:
+    """(candidate, its wording, its quality, its answers where any were checked), each word with its numbers."""
     return [
         (
             str(row.candidate),
             f"wording {row.wording}: {_rates(row, study) or row.wording_note}",
             f"quality {row.quality}: {_change(row) if row.ppl_change_low == row.ppl_change_low else _quality(row)}",
+            *_answers(row),
         )
         for row in study.answer.itertuples()
     ]
 
 
 def briefly(study: Any) -> list[tuple[str, str, str, str]]:
-    """(candidate, its rates, its wording, its quality) in few words, for one line of a terminal."""
+    """(candidate, its rates, its wording, its quality and answers) in few words, for one line of a terminal."""
     texts = []
     for row in study.answer.itertuples():
         noise = "" if math.isnan(row.floor_rate) else f", noise {percent(row.floor_rate)}"
         part = "predicted to part" if study.plan.get("mode") == "screen" else "part"
         rates = "" if row.wording in NO_RATES else f" ({percent(row.divergence_rate)} {part}{noise})"
-        texts.append((str(row.candidate), rates, f"wording {row.wording}", f"quality {row.quality}"))
+        texts.append((str(row.candidate), rates, f"wording {row.wording}", words(row)))
     return texts
+
+
+def words(row: Any) -> str:
+    """The words for quality and, where any were checked, for answers."""
+    return f"quality {row.quality}" + (f"; answers {row.answers}" if accuracy.measured(row) else "")
+
+
+def _answers(row: Any) -> list[str]:
+    """The word for its answers, with the numbers or why there are none; for a run that checked none nothing."""
+    if not accuracy.measured(row):
+        return []
+    told = accuracy.change(row)
+    if row.answers == CANNOT_TELL:
+        told += f"; {rounded_up(row.prompts_needed)} prompts would tell, were there none"
+    return [f"answers {row.answers}: {told or row.answers_note}"]
+
+
+def _costs(row: Any) -> str:
+    """The same within a sentence, with the whole note."""
+    if not accuracy.measured(row):
+        return ""
+    return f"; answers {row.answers} ({_joined(accuracy.change(row), row.answers_note)})"
 
 
 def _joined(numbers: str, note: str) -> str:

@@ -12,6 +12,7 @@ from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.execution import same_execution
 from decodedrift.experiments.compare.folds.answer import of_text, unlikely
 from decodedrift.experiments.compare.verdict import (
+    accuracy,
     answer,
     causes,
     certificate,
@@ -52,7 +53,7 @@ def rest(study: Study) -> list[str]:
         return [_nothing(study)]
     same = same_execution(study)  # of which no figure is a finding
     candidates, risk, flip_law = (f[~f["candidate"].isin(same)] for f in (candidates, study.risk, study.flip_law))
-    sentences = [*certificate.outside(study), *_screening(study)]
+    sentences = [*certificate.outside(study), *_screening(study), *accuracy.sentences(study)]
     if len(candidates):
         sentences += [*causes.sentences(study), *_divergence(study, candidates), *certificate.floor(study)]
     sentences += hazard.sentences(risk, flip_law)
