@@ -84,7 +84,7 @@ def is_packed(tensor: Tensor) -> bool:
 
 def types(model: torch.nn.Module) -> dict[str, int]:
     """Elements of a model's weights by type, as they are kept: of what a subclass packs, its own tensors'."""
-    kept = {id(p): p for p in model.parameters()}
+    kept: dict[int, Tensor] = {id(p): p for p in model.parameters()}
     kept |= {id(w): w for module in model.modules() for w in _weights(module).values()}
     counts: dict[str, int] = {}
     for weight in kept.values():
