@@ -33,16 +33,11 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
     float32_modules = getattr(model, "_keep_in_fp32_modules", None) or getattr(
         model, "_keep_in_fp32_modules_strict", None
     )
-    converted = PRECISIONS[variant.precision].load is not None  # by a backend, which leaves some weights as they are
-    kept = PRECISIONS[variant.precision].own  # integers stay
-    if kept and asked not in dtypes:
+    precision = PRECISIONS[variant.precision]
+    if precision.own and asked not in dtypes:
         raise VariantError(f"{variant.name}: asked to compute in {asked}, got weights in {dtypes}; leave {asked} out")
-    if (
-        not converted
-        and not kept
-        and set(dtypes) - {asked}
-        and not (float32_modules and set(dtypes) <= {asked, "fp32"})
-    ):
+    plain = precision.load is None and not precision.own  # a backend leaves some weights as they are
+    if plain and set(dtypes) - {asked} and not (float32_modules and set(dtypes) <= {asked, "fp32"}):
         raise VariantError(f"{variant.name}: asked for {asked} weights, got {dtypes}")
     return (
         {

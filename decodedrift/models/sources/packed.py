@@ -83,10 +83,12 @@ def is_packed(tensor: Tensor) -> bool:
 
 
 def types(model: torch.nn.Module) -> dict[str, int]:
-    """Elements of a model's parameters by type, as they are kept: of what a subclass packs, its own tensors'."""
+    """Elements of a model's weights by type, as they are kept: of what a subclass packs, its own tensors'."""
+    kept: dict[int, Tensor] = {id(p): p for p in model.parameters()}
+    kept |= {id(w): w for module in model.modules() for w in _weights(module).values()}
     counts: dict[str, int] = {}
-    for parameter in model.parameters():
-        for _, part in parts("", parameter):
+    for weight in kept.values():
+        for _, part in parts("", weight):
             name = NAMES.get(part.dtype, str(part.dtype).removeprefix("torch."))
             counts[name] = counts.get(name, 0) + part.numel()
     return counts
@@ -125,7 +127,8 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32)
 
 def _weights(module: Any) -> dict[str, Tensor]:
     """The module's own quantized weights by name; of a scheme whose weights are unpacked already, those."""
-    own = {**module._parameters, **module._buffers}
+    buffers = {k: t for k, t in module._buffers.items() if "weight" in k}  # others are masks and tables
+    own = {**module._parameters, **buffers}
     found = {k: t for k, t in own.items() if t is not None and not ASIDE.search(k) and is_packed(t)}
     weight = own.get("weight")
     if not found and weight is not None and hasattr(module, "quantization_scheme"):
