@@ -18,7 +18,8 @@ from decodedrift.models.compilation import compiled, compiler_failed, compiling
 from decodedrift.models.knobs import KNOBS, turned
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded
-from decodedrift.models.precisions.floating import DTYPES, NAMES, KeepDouble, cast
+from decodedrift.models.precisions.floating import DTYPES, NAMES, NARROW, KeepDouble, cast
+from decodedrift.models.precisions.inputs import called, hooked
 from decodedrift.models.rewrites import align, conv1d_to_linear, forget_generation_settings
 from decodedrift.models.sources.checkpoints import Checkpoint, quiet
 from decodedrift.models.sources.copies import copied
@@ -104,6 +105,8 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
         with ready.running():
             facts = {knob.fact: knob.read_back(ready.model) for knob in KNOBS.values() if knob.read_back is not None}
         ready.facts |= facts
+        if modules := len(hooked(ready.model)):
+            ready.facts["rounded_inputs"] = {"modules": modules, "called": called(ready.model, ready.probe)}
         if checkpoint.module is not None:
             given = [checkpoint.module] if donor is None else [checkpoint.module, donor.model]
             ready.facts["copy_control"] = control(ready.model, variant.name, ready.probe, given)
@@ -152,10 +155,13 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
         total += parameter.numel()
     rounded: Rounded = getattr(model, "_decodedrift_rounded", Rounded())
     asked = variant.compute or "fp32"
+    precision = PRECISIONS[variant.precision]
+    read_as = precision.reads(variant.options)
+    narrowest = read_as if read_as and DTYPES[read_as] in NARROW else asked
     float32_modules = getattr(model, "_keep_in_fp32_modules", None) or getattr(
         model, "_keep_in_fp32_modules_strict", None
     )
-    converted = PRECISIONS[variant.precision].load is not None  # by a backend, which leaves some weights as they are
+    converted = precision.load is not None  # by a backend, which leaves some weights as they are
     if not converted and set(dtypes) - {asked} and not (float32_modules and set(dtypes) <= {asked, "fp32"}):
         raise VariantError(f"{variant.name}: asked for {asked} weights, got {dtypes}")
     return {
@@ -168,7 +174,7 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
         "quantized_parameters": rounded.quantized_parameters,
         "quantized_modules": rounded.quantized_modules,
         "quantized_share": rounded.quantized_parameters / total if total else 0.0,
-        "rounded_share": rounded_share(checkpoint, asked) if not rounded.quantized_parameters else None,
+        "rounded_share": rounded_share(checkpoint, narrowest) if not rounded.quantized_parameters else None,
         "experts": _experts(model),
     } | dict(rounded.details)
 
@@ -207,7 +213,8 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
     if precision.load is not None:
         model = _from_pretrained(checkpoint, variant, compute, **precision.load(variant.options))
     else:
-        read_as = DTYPES[precision.read_as] if precision.read_as else compute
+        named = precision.reads(variant.options)
+        read_as = DTYPES[named] if named else compute
         if any(knob.load and not knob.adapt for _, knob, _ in turned(variant)):
             donor = None
         lent = copied_from(donor.model, donor.variant, variant, read_as) if donor is not None else None
@@ -219,7 +226,7 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
     if precision.read_back is not None:
         rounded = precision.read_back(model)
     if precision.load is None:
-        if precision.read_as or compute == torch.float64:
+        if precision.reads(variant.options) or compute == torch.float64:
             cast(model, compute)
         model.to(device)
     align(model)

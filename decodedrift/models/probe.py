@@ -19,7 +19,9 @@ from torch import Tensor
 from decodedrift.core.records import VariantError
 from decodedrift.models.load import Loaded, out_of_memory
 from decodedrift.models.machine import available_memory
+from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.floating import DTYPES, cast
+from decodedrift.models.precisions.inputs import unrounded
 from decodedrift.models.steps import PATHS, Cached, begin, read_whole, reading
 from decodedrift.models.text.vocabulary import Vocabulary
 
@@ -87,20 +89,22 @@ def needed(loaded: Loaded, vocab: Vocabulary, path: str, *, batched: bool = True
 
     What float32 would refuse may be its rounding, above all on a GPU, whose kernels differ from one shape to the next.
     In float64 a fault is as large as it was and rounding is gone: it decides, where the memory has room for a copy.
+    Inputs are not rounded meanwhile: at its steps the last bit of a kernel would become a whole step.
 
     Raises:
         VariantError: not even whole texts are read alike, or the model is not causal.
     """
-    try:
-        return _needed(loaded, vocab, path, batched)
-    except VariantError as error:
-        if out_of_memory(error) or loaded.variant.compute != "fp32":
+    with unrounded(loaded.model):
+        try:
+            return _needed(loaded, vocab, path, batched)
+        except VariantError as error:
+            if out_of_memory(error) or loaded.variant.compute != "fp32":
+                raise
+            if (wide := _widened(loaded, "fp64")) is None:
+                raise
+            with suppress(VariantError):  # then float32's own reason stands
+                return _needed(wide, vocab, path, batched)
             raise
-        if (wide := _widened(loaded, "fp64")) is None:
-            raise
-        with suppress(VariantError):  # then float32's own reason stands
-            return _needed(wide, vocab, path, batched)
-        raise
 
 
 def _needed(loaded: Loaded, vocab: Vocabulary, path: str, batched: bool) -> tuple[str, list[str]]:
@@ -148,7 +152,7 @@ class _Probe:
         no memory for that, TOLERANCE decides in 16 bits too.
         """
         try:
-            narrow = self.loaded.variant.precision in ("bf16", "fp16")
+            narrow = _own(self.loaded) in ("bf16", "fp16")
             fault = self._on(self.loaded, path, self.truth, DOUBT if narrow else TOLERANCE)
             if fault is not None and narrow:
                 wide = _widened(self.loaded, "fp32")
@@ -239,7 +243,7 @@ def _off(
     largest = max((float(row.nan_to_num(0.0, 0.0, 0.0).abs().max()) for row in truth.values()), default=0.0)
     bound = (
         (TOLERANCE if tolerance is None else tolerance)
-        * torch.finfo(DTYPES.get(loaded.variant.precision) or DTYPES[loaded.variant.compute or "fp32"]).eps
+        * torch.finfo(DTYPES[_own(loaded) or loaded.variant.compute or "fp32"]).eps
         * largest
     )
     for text, logits in pairs:
@@ -252,6 +256,11 @@ def _off(
     return None
 
 
+def _own(loaded: Loaded) -> str | None:
+    """The floating type that a variant's precision computes in itself."""
+    return PRECISIONS[loaded.variant.precision].computes(loaded.variant.options)
+
+
 def _widened(loaded: Loaded, name: str) -> Loaded | None:
     """The same weights in a wider type, judged by float32's tolerance; None where the memory has no room for them."""
     parameters, dtype = sum(p.numel() for p in loaded.model.parameters()), DTYPES[name]
@@ -259,4 +268,6 @@ def _widened(loaded: Loaded, name: str) -> Loaded | None:
         return None
     model = copy.deepcopy(loaded.model)
     cast(model, dtype)
-    return replace(loaded, model=model, variant=replace(loaded.variant, precision="fp32", compute=name), facts={})
+    return replace(
+        loaded, model=model, variant=replace(loaded.variant, precision="fp32", compute=name, options={}), facts={}
+    )

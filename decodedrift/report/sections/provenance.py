@@ -73,7 +73,7 @@ def _options(study: StudyLike) -> list[tuple[str, str]]:
 def _beware(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What to know of the precisions that were run."""
     variants = (plan["reference"], *plan.get("candidates", ()))
-    return list(beware((v.get("precision", ""), v.get("compute")) for v in variants).items())
+    return list(beware((v.get("precision", ""), v.get("compute"), v.get("options") or {}) for v in variants).items())
 
 
 def _ran_on(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
