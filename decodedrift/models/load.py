@@ -107,6 +107,8 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
         ready.facts |= facts
         if modules := len(hooked(ready.model)):
             ready.facts["rounded_inputs"] = {"modules": modules, "called": called(ready.model, ready.probe)}
+            if not ready.facts["rounded_inputs"]["called"]:
+                raise VariantError(f"{variant.name}: no input can be rounded: its code calls no projection as a module")
         if checkpoint.module is not None:
             given = [checkpoint.module] if donor is None else [checkpoint.module, donor.model]
             ready.facts["copy_control"] = control(ready.model, variant.name, ready.probe, given)

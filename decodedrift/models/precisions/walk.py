@@ -108,16 +108,15 @@ def convert(
     Raises:
         InputError: nothing found to round, inputs out of reach, or a head that was asked for and is tied.
     """
-    ladder, counts, words = options["round"], Counts(), dict[str, None]()
+    ladder, counts = options["round"], Counts()
     pairs = [(weight, scheme_of(weight)) for weight in weights(model, name, head=options["head"], tables=tables)]
     if not pairs:
         raise InputError(f"{name}: this model has no linear or expert weights to quantize; nothing would be rounded")
     if not any(weight.width % scheme.block == 0 for weight, scheme in pairs):
         widths = ", ".join(map(str, sorted({weight.width for weight, _ in pairs})))
-        raise InputError(
-            f"{name}: blocks of {pairs[0][1].block} divide no row of this model (they hold {widths}); choose others"
-        )
-    inputs, done = [], set[int]()
+        mend = "give another group" if "group" in options else "nothing would be quantized"
+        raise InputError(f"{name}: {pairs[0][1].block} divides no row of this model (of {widths} inputs); {mend}")
+    inputs, taken, done = list[tuple[Weight, Scheme]](), list[Scheme](), set[int]()
     for weight, scheme in pairs:
         fits = weight.width % scheme.block == 0
         used = scheme if fits else scheme.fallback
@@ -126,7 +125,7 @@ def convert(
         if used is None:
             continue
         inputs.append((weight, used))
-        words |= {_words(used, ladder): None} if fits else {}
+        taken += [used] if fits else []
         if ladder == "inputs" or id(weight.tensor) in done:
             continue
         done.add(id(weight.tensor))
@@ -137,7 +136,8 @@ def convert(
             counts.bits += weight.tensor.numel() * used.bits(weight.width)
     if ladder != "weights":
         round_inputs(f"{name}:round={ladder}", model, [(w, used.inputs) for w, used in inputs if used.inputs])
-    return Rounded(counts.parameters, counts.modules, _details(model, counts, options, words))
+    details = {"scheme": _words(taken, ladder), "round": ladder, "head": options["head"]}
+    return Rounded(counts.parameters, counts.modules, details | _details(model, counts, pairs[0][1].fallback))
 
 
 def round_inputs(name: str, model: Any, pairs: list[tuple[Weight, Callable[[torch.Tensor], torch.Tensor]]]) -> None:
@@ -158,21 +158,20 @@ def round_inputs(name: str, model: Any, pairs: list[tuple[Weight, Callable[[torc
             weight.module.register_forward_pre_hook(RoundedInputs(rounding))
 
 
-def _words(scheme: Scheme, ladder: str) -> str:
+def _words(schemes: list[Scheme], ladder: str) -> str:
+    """What was done, for users."""
+    of_weights, of_inputs = ("; ".join(dict.fromkeys(w)) for w in zip(*((s.words, s.input_words) for s in schemes)))
     if ladder == "weights":
-        return f"{scheme.words}, weights only"
-    if ladder == "inputs":
-        return f"inputs only: {scheme.input_words}"
-    return f"{scheme.words}; inputs: {scheme.input_words}"
+        return f"{of_weights}, weights only"
+    return f"inputs only: {of_inputs}" if ladder == "inputs" else f"{of_weights}; inputs: {of_inputs}"
 
 
-def _details(model: Any, counts: Counts, options: Mapping[str, Any], words: Mapping[str, None]) -> dict[str, Any]:
-    details: dict[str, Any] = {"scheme": "; ".join(words), "round": options["round"], "head": options["head"]}
-    if options["round"] != "inputs":
-        total = sum(p.numel() for p in model.parameters())
+def _details(model: Any, counts: Counts, fallback: Scheme | None) -> dict[str, Any]:
+    details: dict[str, Any] = {}
+    if counts.parameters:
         details |= {
             "bits_per_weight": counts.bits / counts.parameters,
-            "rounded_share": counts.changed / total,
+            "rounded_share": counts.changed / sum(p.numel() for p in model.parameters()),
             "overflowed": counts.overflowed,
             "flushed": counts.flushed,
         }
@@ -180,6 +179,7 @@ def _details(model: Any, counts: Counts, options: Mapping[str, Any], words: Mapp
         details |= {
             "left_out_modules": len(counts.left),
             "left_out_parameters": sum(counts.left.values()),
+            "left_out_as": fallback.words if fallback else None,
             "left_out": list(counts.left)[:NAMED],
         }
     return details

@@ -114,7 +114,7 @@ def _variants(plan: Mapping[str, Any], facts: Mapping[str, Any]) -> Table:
 def _besides(variant: Mapping[str, Any], plan: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """What sets a variant apart besides its precision, and the scheme that a quantized one was rounded by."""
     options = {**(variant.get("options") or {}), **(variant.get("knobs") or {})}
-    options = {k: v for k, v in options.items() if v not in (None, False)}
+    options = {k: v for k, v in options.items() if v not in (None, False) and (k, v) != ("round", "weights")}
     fields = {k: variant.get(k, default) for k, default in DEFAULTS.items()}
     apart = {k: v for k, v in fields.items() if v != DEFAULTS[k] and not (k == "device" and v == plan.get("device"))}
     parts = [str(facts["scheme"])] if facts.get("scheme") else []
