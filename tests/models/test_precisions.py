@@ -333,7 +333,9 @@ def test_a_model_without_anything_to_quantize_is_refused(name: str) -> None:
     model = tiny_model("llama")
     model.model.layers = torch.nn.ModuleList()
     with pytest.raises(dd.InputError, match="nothing would be rounded"):
-        PRECISIONS[name].apply(model, {"round": "weights", "head": False, "scale": "channel", "overflow": "", "group": 16, "zero": False})  # type: ignore[misc]
+        PRECISIONS[name].apply(
+            model, {"round": "weights", "head": False, "scale": "channel", "overflow": "", "group": 16, "zero": False}
+        )  # type: ignore[misc]
 
 
 # What was rounded, read back.
@@ -411,7 +413,10 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path, how: str, n
 
 
 def test_an_unknown_precision_lists_the_choices() -> None:
-    with pytest.raises(dd.InputError, match="unknown precision 'fp8'; choices: fp64, fp32, bf16, fp16, int8, fp8-e4m3, .*q4_0, int8-bnb"):
+    with pytest.raises(
+        dd.InputError,
+        match="unknown precision 'fp8'; choices: fp64, fp32, bf16, fp16, int8, fp8-e4m3, .*q4_0, int8-bnb",
+    ):
         dd.compare("demo", candidates=["fp8"], **LEAN)
     with pytest.raises(dd.InputError, match="did you mean 'bf16'"):
         dd.compare("demo", candidates=["bf-16"], **LEAN)
@@ -488,7 +493,9 @@ def test_a_name_that_promises_more_says_so() -> None:
     assert beware([("fp32", "fp32", {}), ("int8", "bf16", {})]) == {"int8": text.format("bf16")}
     both = beware([("int8", "fp32", {}), ("int8", "bf16", {}), ("int8", "bf16", {})])
     assert both == {"int8": f"{text.format('fp32')}; {text.format('bf16')}"}
-    assert beware([("bf16", "bf16", {}), ("int8-bnb", "fp16", {})]) == {}, "bitsandbytes' kernels are a serving engine's"
+    assert beware([("bf16", "bf16", {}), ("int8-bnb", "fp16", {})]) == {}, (
+        "bitsandbytes' kernels are a serving engine's"
+    )
     from decodedrift.core.settings import make_settings
     from decodedrift.experiments.compare.settings import CompareSettings
     from decodedrift.runs.prepare import prepare
