@@ -68,6 +68,10 @@ def tiny_model(family: str, vocab: int = 96, scale: float = 4.0) -> Any:
     return model.eval()
 
 
+FITTING = {"int4": "int4:group=16"}
+"""A precision whose default divides no row of a tiny model, as one that does."""
+
+
 def tiny_tokenizer(vocab: int = 96, bos: bool = False) -> Any:
     """A word-level tokenizer over `<|end|>` and w1 .. w(vocab-1)."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors

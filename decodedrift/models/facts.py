@@ -11,7 +11,7 @@ import torch
 from decodedrift.core.records import Variant, VariantError
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded
-from decodedrift.models.precisions.floating import DTYPES
+from decodedrift.models.precisions.floating import DTYPES, NARROW
 from decodedrift.models.sources import gguf
 from decodedrift.models.sources.checkpoints import Checkpoint
 from decodedrift.models.sources.packed import types
@@ -34,6 +34,8 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
         model, "_keep_in_fp32_modules_strict", None
     )
     precision = PRECISIONS[variant.precision]
+    read_as = precision.reads(variant.options)
+    narrowest = read_as if read_as and DTYPES[read_as] in NARROW else asked
     if precision.own and asked not in dtypes:
         raise VariantError(f"{variant.name}: asked to compute in {asked}, got weights in {dtypes}; leave {asked} out")
     plain = precision.load is None and not precision.own  # a backend leaves some weights as they are
@@ -50,7 +52,7 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
             "quantized_parameters": rounded.quantized_parameters,
             "quantized_modules": rounded.quantized_modules,
             "quantized_share": rounded.quantized_parameters / total if total else 0.0,
-            "rounded_share": rounded_share(checkpoint, asked) if not rounded.quantized_parameters else None,
+            "rounded_share": rounded_share(checkpoint, narrowest) if not rounded.quantized_parameters else None,
             "experts": experts(model),
         }
         | (gguf.facts(*checkpoint.files) if checkpoint.kind == "gguf" else {})

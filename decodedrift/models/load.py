@@ -19,6 +19,7 @@ from decodedrift.models.knobs import KNOBS, turned
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded
 from decodedrift.models.precisions.floating import DTYPES, NAMES, KeepDouble, cast
+from decodedrift.models.precisions.inputs import called, hooked
 from decodedrift.models.rewrites import align, conv1d_to_linear, forget_generation_settings
 from decodedrift.models.sources import gguf
 from decodedrift.models.sources.checkpoints import Checkpoint
@@ -106,6 +107,10 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
         with ready.running():
             facts = {knob.fact: knob.read_back(ready.model) for knob in KNOBS.values() if knob.read_back is not None}
         ready.facts |= facts
+        if modules := len(hooked(ready.model)):
+            ready.facts["rounded_inputs"] = {"modules": modules, "called": called(ready.model, ready.probe)}
+            if not ready.facts["rounded_inputs"]["called"]:
+                raise VariantError(f"{variant.name}: no input can be rounded: its code calls no projection as a module")
         if checkpoint.module is not None:
             given = [checkpoint.module] if donor is None else [checkpoint.module, donor.model]
             ready.facts["copy_control"] = control(ready.model, variant.name, ready.probe, given)
@@ -151,7 +156,8 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
     if precision.load is not None:
         model = _from_pretrained(checkpoint, variant, compute, **precision.load(variant.options))
     else:
-        read_as = DTYPES[precision.read_as] if precision.read_as else compute
+        named = precision.reads(variant.options)
+        read_as = DTYPES[named] if named else compute
         if any(knob.load and not knob.adapt for _, knob, _ in turned(variant)):
             donor = None
         lent = copied_from(donor.model, donor.variant, variant, read_as) if donor is not None else None
@@ -163,7 +169,7 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
     if precision.read_back is not None:
         rounded = precision.read_back(model)
     if precision.load is None:
-        if precision.read_as or compute == torch.float64:
+        if precision.reads(variant.options) or compute == torch.float64:
             cast(model, compute)
         model.to(device)
     align(model)

@@ -21,6 +21,7 @@ from decodedrift.models.load import Loaded, out_of_memory
 from decodedrift.models.machine import available_memory
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.floating import DTYPES, cast
+from decodedrift.models.precisions.inputs import unrounded
 from decodedrift.models.steps import PATHS, Cached, begin, read_whole, reading
 from decodedrift.models.text.vocabulary import Vocabulary
 
@@ -89,20 +90,22 @@ def needed(loaded: Loaded, vocab: Vocabulary, path: str, *, batched: bool = True
 
     What float32 would refuse may be its rounding, above all on a GPU, whose kernels differ from one shape to the next.
     In float64 a fault is as large as it was and rounding is gone: it decides, where the memory has room for a copy.
+    Inputs are not rounded meanwhile: at its steps the last bit of a kernel would become a whole step.
 
     Raises:
         VariantError: not even whole texts are read alike, or the model is not causal.
     """
-    try:
-        return _needed(loaded, vocab, path, batched)
-    except VariantError as error:
-        if out_of_memory(error) or loaded.variant.compute != "fp32":
+    with unrounded(loaded.model):
+        try:
+            return _needed(loaded, vocab, path, batched)
+        except VariantError as error:
+            if out_of_memory(error) or loaded.variant.compute != "fp32":
+                raise
+            if (wide := _widened(loaded, "fp64")) is None:
+                raise
+            with suppress(VariantError):  # then float32's own reason stands
+                return _needed(wide, vocab, path, batched)
             raise
-        if (wide := _widened(loaded, "fp64")) is None:
-            raise
-        with suppress(VariantError):  # then float32's own reason stands
-            return _needed(wide, vocab, path, batched)
-        raise
 
 
 def _needed(loaded: Loaded, vocab: Vocabulary, path: str, batched: bool) -> tuple[str, list[str]]:
@@ -156,7 +159,7 @@ class _Probe:
         no memory for that, TOLERANCE decides in 16 bits too.
         """
         try:
-            narrow = self.loaded.variant.precision in ("bf16", "fp16")
+            narrow = _own(self.loaded.variant) in ("bf16", "fp16")
             fault = self._on(self.loaded, path, self.truth, DOUBT if narrow else TOLERANCE)
             if fault is not None and narrow:
                 wide = _widened(self.loaded, "fp32")
@@ -256,14 +259,19 @@ def _off(
     return None
 
 
+def _own(variant: Variant) -> str | None:
+    """The floating type that a variant's precision computes in itself."""
+    return PRECISIONS[variant.precision].computes(variant.options)
+
+
 def spacing(variant: Variant) -> float:
     """The relative spacing that rounding in a variant's arithmetic is judged by.
 
     A backend's kernels may round what they multiply, to a common scale or in 16 bits whatever type is told: LLM.int8()
     does both. A sum in another order then turns a whole step of that grid: 64 spacings of these are 3 % of a logit.
     """
-    own = torch.finfo(DTYPES.get(variant.precision) or DTYPES[variant.compute or "fp32"]).eps
     precision = PRECISIONS[variant.precision]
+    own = torch.finfo(DTYPES[_own(variant) or variant.compute or "fp32"]).eps
     return max(own, BACKEND) if precision.own or precision.load is not None else own
 
 
@@ -274,4 +282,6 @@ def _widened(loaded: Loaded, name: str) -> Loaded | None:
         return None
     model = copy.deepcopy(loaded.model)
     cast(model, dtype)
-    return replace(loaded, model=model, variant=replace(loaded.variant, precision="fp32", compute=name), facts={})
+    return replace(
+        loaded, model=model, variant=replace(loaded.variant, precision="fp32", compute=name, options={}), facts={}
+    )

@@ -93,7 +93,8 @@ def _completed(variant: Variant, reference: Variant | None) -> Variant:
     options = read_params(owner, {k: v for k, v in variant.options.items() if v is not None}, precision.params)
     if variant.revision is not None and variant.model is None:
         raise InputError(f"{owner}: revision= belongs to another checkpoint, NAME=OWNER/MODEL:revision=...")
-    if precision.compute and variant.compute not in (None, precision.compute):
+    own = precision.computes(options)
+    if own and variant.compute not in (None, own):
         raise InputError(f"{owner}: {variant.precision} computes in itself, not in {variant.compute!r}")
     for key in (k for k in KNOBS if k in FIELDS):
         if (value := getattr(variant, key)) is not None:
@@ -102,13 +103,13 @@ def _completed(variant: Variant, reference: Variant | None) -> Variant:
             except ValueError as error:
                 raise InputError(f"{owner}: {key} {error}") from None
     inherited = reference.compute if reference else "fp32"
-    compute = precision.compute or variant.compute or options.get("compute") or (None if precision.own else inherited)
+    compute = own or variant.compute or options.get("compute") or (None if precision.own else inherited)
     floats = tuple(name for name, kind in PRECISIONS.items() if kind.compute == name)
     if compute is not None and compute not in floats:
         raise InputError(f"variant {variant.name}: unknown compute type {compute!r}; {nearest(str(compute), floats)}")
     declared = {k: knob.param for k, knob in KNOBS.items() if k not in FIELDS}
     knobs = read_params(f"variant {variant.name}", {k: v for k, v in variant.knobs.items() if v is not None}, declared)
-    knobs = {k: v for k, v in knobs.items() if v is not None}
+    options, knobs = ({k: v for k, v in values.items() if v is not None} for values in (options, knobs))
     return replace(variant, options=options, compute=compute, knobs=knobs)
 
 

@@ -69,7 +69,7 @@ class Prepared:
             line += f"; batch size lowered from {size} to {plan.batch_size} to fit the memory"
         if self.enlarged:
             line += f"; jobs of {plan.prompts_per_job} prompts, as each loads the weights anew"
-        told = beware((v.precision, v.compute) for v in plan.variants)
+        told = beware((v.precision, v.compute, v.options) for v in plan.variants)
         return line + "".join(f"; {name}: {text}" for name, text in told.items())
 
 

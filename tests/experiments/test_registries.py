@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from conftest import FITTING, tiny_model, tiny_tokenizer
 from running import LEAN
 
 import decodedrift as dd
@@ -140,7 +140,7 @@ def test_every_precision_is_read_back_or_says_why_it_cannot_run(name: str, study
     if PRECISIONS[name].unavailable("cpu") is not None:
         assert name in str(PRECISIONS[name].unavailable("cpu"))
         return
-    with loaded(find(study.plan["model"]), parse_variants(name)[0]) as model:
+    with loaded(find(study.plan["model"]), parse_variants(FITTING.get(name, name))[0]) as model:
         assert model.facts["precision"] == name
         rounds = PRECISIONS[name].compute is None and not PRECISIONS[name].own  # `stored` of plain weights rounds none
         assert bool(model.facts["quantized_parameters"]) == rounds

@@ -40,7 +40,7 @@ def test_one_execution_repeated_is_exactly_itself(reference: str) -> None:
 
 def test_int8_rounds_as_on_a_cpu() -> None:
     weight = torch.randn(512, 512, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(absmax_int8(weight.cuda(), 1).cpu(), absmax_int8(weight, 1))
+    assert torch.equal(absmax_int8(weight.cuda()).cpu(), absmax_int8(weight))
 
 
 def test_convolutions_are_float32() -> None:

@@ -225,12 +225,12 @@ def test_lm_eval_gets_the_same_rolling_log_likelihood() -> None:
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt_neox"])
 def test_quanto_rounds_weights_to_the_same_numbers(family: str) -> None:
     quanto = pytest.importorskip("optimum.quanto")
-    from decodedrift.models.precisions.int8 import quantize
+    from decodedrift.models.precisions.int8 import apply
 
     ours, theirs = tiny_model(family), tiny_model(family)
     head = theirs.get_output_embeddings()
     exclude = [name for name, module in theirs.named_modules() if module is head]
-    quantize(ours)
+    apply(ours, {"round": "weights", "head": False})
     quanto.quantize(theirs, weights=quanto.qint8, exclude=exclude)
     quanto.freeze(theirs)
     mine = dict(ours.named_modules())

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from decodedrift.models.precisions.base import Rounded
+from decodedrift.models.precisions.walk import round_inputs, weights
+
 DTYPES: dict[str, torch.dtype] = {
     "fp64": torch.float64,
     "fp32": torch.float32,
@@ -48,6 +51,30 @@ def cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
         if name in persistent or dtype == torch.float64 or built.get(name) == dtype:
             buffer.data = buffer.data.to(dtype)
     model.config.dtype = dtype
+
+
+def round_products(model: Any, name: str, ladder: str | None) -> Rounded:
+    """Rounds the inputs of every product with a linear weight to a 16-bit type; weights are in it as they were read.
+
+    Args:
+        ladder: which of `weights`, `inputs` and `all`; None where the arithmetic itself is in that type.
+
+    Raises:
+        InputError: fused experts, whose inputs cannot be reached.
+    """
+    if ladder is None:
+        return Rounded()
+    if ladder == "weights":
+        return Rounded(details={"scheme": f"{name} weights only", "round": ladder})
+    to = torch.Tensor.bfloat16 if name == "bf16" else torch.Tensor.half
+
+    def nearest(values: torch.Tensor) -> torch.Tensor:
+        return to(values).to(values.dtype)
+
+    found = weights(model, name, head=True, tables=True)
+    round_inputs(f"{name}:round={ladder}", model, [(weight, nearest) for weight in found])
+    scheme = f"{name} inputs only" if ladder == "inputs" else f"{name} weights and inputs"
+    return Rounded(details={"scheme": scheme, "round": ladder})
 
 
 def kept_wide(model: torch.nn.Module, dtype: torch.dtype) -> set[str]:

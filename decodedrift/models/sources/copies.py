@@ -19,6 +19,7 @@ from torch.nn import Module
 
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
+from decodedrift.models.precisions.inputs import RoundedInputs
 
 MOVERS = ("to", "cuda", "npu", "xpu", "mlu", "sdaa", "musa", "neuron")
 DEPTH = 6  # how far a function's belongings are followed; what lies deeper is left to the control
@@ -72,7 +73,7 @@ def copied(model: Any, memo: dict[int, Any] | None = None) -> Any:
 
 
 def replaced(module: Module) -> Iterator[tuple[str, Any]]:
-    """(name, function) of methods and hooks that a copy of this very module takes over, its class aside."""
+    """(name, function) of methods and hooks that a copy of this very module takes over, its class and our own aside."""
     state = vars(module)
     with suppress(RuntimeError):  # a parametrized module has no state to give away; it is copied by its attributes
         state = module.__getstate__()  # type: ignore[assignment, no-untyped-call]
@@ -80,8 +81,7 @@ def replaced(module: Module) -> Iterator[tuple[str, Any]]:
         if callable(value) and hasattr(type(module), name):
             yield name, value
     for name in ("_forward_hooks", "_forward_pre_hooks"):
-        for hook in state.get(name, {}).values():
-            yield "hook", hook
+        yield from (("hook", hook) for hook in state.get(name, {}).values() if not isinstance(hook, RoundedInputs))
 
 
 def _holds(value: Any, parts: set[int]) -> bool:

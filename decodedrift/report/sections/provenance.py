@@ -73,7 +73,7 @@ def _options(study: StudyLike) -> list[tuple[str, str]]:
 def _beware(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What to know of the precisions that were run."""
     variants = (plan["reference"], *plan.get("candidates", ()))
-    return list(beware((v.get("precision", ""), v.get("compute")) for v in variants).items())
+    return list(beware((v.get("precision", ""), v.get("compute"), v.get("options") or {}) for v in variants).items())
 
 
 def _ran_on(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -114,7 +114,7 @@ def _variants(plan: Mapping[str, Any], facts: Mapping[str, Any]) -> Table:
 def _besides(variant: Mapping[str, Any], plan: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """What sets a variant apart besides its precision, and the scheme that a quantized one was rounded by."""
     options = {**(variant.get("options") or {}), **(variant.get("knobs") or {})}
-    options = {k: v for k, v in options.items() if v not in (None, False)}
+    options = {k: v for k, v in options.items() if v not in (None, False) and (k, v) != ("round", "weights")}
     fields = {k: variant.get(k, default) for k, default in DEFAULTS.items()}
     apart = {k: v for k, v in fields.items() if v != DEFAULTS[k] and not (k == "device" and v == plan.get("device"))}
     parts = [str(facts["format"])] if facts.get("format") else []

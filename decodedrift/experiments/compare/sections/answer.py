@@ -77,7 +77,10 @@ def _ends(table: pd.DataFrame) -> list[float]:
 
 
 def _card(row: Any, study: Study, scale: float) -> Card:
-    variants = {v["name"]: [(v.get("precision", ""), v.get("compute"))] for v in study.plan.get("candidates", ())}
+    variants = {
+        v["name"]: [(v.get("precision", ""), v.get("compute"), v.get("options") or {})]
+        for v in study.plan.get("candidates", ())
+    }
     ends = (row.divergence_rate_low, row.divergence_rate, row.divergence_rate_high)
     rate = () if any(map(absent, ends)) else tuple(f"{100 * v:.2f}" for v in ends)
     columns = {"divergence_rate": ends[1], "divergence_rate_low": ends[0], "divergence_rate_high": ends[2]}

@@ -22,6 +22,7 @@ from decodedrift.experiments.compare.verdict import (
     injection,
     knobs,
     nonfinite,
+    rounding,
     where,
 )
 from decodedrift.measure.nonfinite import TRACE
@@ -61,7 +62,7 @@ def rest(study: Study) -> list[str]:
     sentences += _distributions(candidates) if len(candidates) else []
     sentences += [*injection.sentences(study.injection, study.divergences), *decomposition.sentences(study.steps)]
     sentences += where.sentences(study)
-    sentences += [*_cut_ids(study), *_rounds_nothing(study), *checkpoints.sentences(study), *knobs.sentences(study)]
+    sentences += [*_cut_ids(study), *rounding.sentences(study), *checkpoints.sentences(study), *knobs.sentences(study)]
     return [*sentences, *_path(study)]
 
 
@@ -272,20 +273,6 @@ def _cut_ids(study: Study) -> list[str]:
             "position."
         )
     return sentences
-
-
-def _rounds_nothing(study: Study) -> list[str]:
-    """A bf16 checkpoint under bf16 rounds no weight: what differs is arithmetic alone."""
-    facts: dict[str, Any] = dict(study.environment.get("variants", {}))
-    names = [
-        visible(str(v["name"]))
-        for v in study.plan["candidates"]
-        if v["precision"] == v["compute"] and not v["model"] and facts.get(v["name"], {}).get("rounded_share") == 0.0
-        and v["compute"] in ("bf16", "fp16") and v["compute"] != study.plan["reference"]["compute"]
-    ]  # fmt: skip
-    if not names:
-        return []
-    return [f"No weight of this checkpoint is rounded under {_listed(names)}; what differs there is the arithmetic."]
 
 
 def _diverged(study: Study, name: str) -> pd.DataFrame:
