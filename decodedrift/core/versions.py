@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from importlib import metadata
 
-PACKAGES = ("decodedrift", "torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "scipy", "bitsandbytes")
+PACKAGES = (
+    "decodedrift", "torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "scipy", "bitsandbytes",
+    "optimum-quanto", "hqq",
+)  # fmt: skip
 
 
 TESTED = ("5.3", "5.24")  # the first and the last minor release of transformers that decodedrift is tested with

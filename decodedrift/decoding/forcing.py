@@ -58,10 +58,7 @@ def batches(
             another path than `shared`, or where filler would pass `window`, none can be: they are read whole, and
             where `shared` is True not at all.
     """
-    families: dict[tuple[str, tuple[int, ...]], list[int]] = {}
-    for index, sequence in enumerate(sequences):
-        families.setdefault((sequence.owner, sequence.context), []).append(index)
-    order = list(families.values())
+    order = families(sequences)
     for start in range(0, len(order), batch_size):
         indices = [index for family in order[start : start + batch_size] for index in family]
         longest = max(len(sequences[i].context) for i in indices) + max(len(sequences[i].continuation) for i in indices)
@@ -69,6 +66,14 @@ def batches(
         several = batch_size > 1 and len(indices) > len(order[start : start + batch_size])
         if can or not shared:
             yield indices, can and (several if shared is None else shared)
+
+
+def families(sequences: Sequence[Reading]) -> list[list[int]]:
+    """The indices of the sequences by their owner and context, in the order of the first of each."""
+    by_context: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        by_context.setdefault((sequence.owner, sequence.context), []).append(index)
+    return list(by_context.values())
 
 
 def _part(batch: Sequence[Reading], vocab: int, shared: bool) -> Sequence[Reading]:

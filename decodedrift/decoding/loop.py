@@ -19,7 +19,7 @@ from decodedrift.decoding.choosers import Chooser, ScoreLog, Single
 from decodedrift.decoding.scripted import Injecting
 from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.tops import Tops
-from decodedrift.models.kvcache import kinds
+from decodedrift.models.kvcache import by_layer, kinds
 from decodedrift.models.load import Loaded
 from decodedrift.models.steps import begin, reading
 from decodedrift.models.text.vocabulary import Vocabulary
@@ -89,7 +89,8 @@ def decode(
     with reading(loaded):
         batch = begin(loaded, list(prompts.values()), rows, room=steps, pad=vocab.pad)
         loaded.facts["batch_size"] = max(len(prompts), loaded.facts.get("batch_size", 0))
-        loaded.facts["decoding_cache"] = kinds(batch.cache)
+        loaded.facts |= {"decoding_cache": kinds(batch.cache), "cache_layers": by_layer(batch.cache)}
+        loaded.facts.setdefault("kv", "")
         for position in range(steps):
             loaded.note(batch.logits)
             tokens, parents = _step(choosers, len(prompts), batch.logits, position)

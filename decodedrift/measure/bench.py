@@ -21,13 +21,16 @@ from decodedrift.decoding.forcing import batches
 from decodedrift.decoding.loop import generate
 from decodedrift.decoding.spoilt import force
 from decodedrift.decoding.spool import Spool
+from decodedrift.decoding.stepping import step
 from decodedrift.measure import passes
 from decodedrift.measure.passes import Pass, Passage
-from decodedrift.measure.tables import JobResult
+from decodedrift.measure.tables import FORCED, STEPPED, JobResult
 from decodedrift.models.knobs import unread
 from decodedrift.models.load import Loaded, status_and_reason
 from decodedrift.models.probe import AnotherPath
 from decodedrift.models.world import World
+
+STEPWISE = "token by token"  # what a phase is called that reads so
 
 
 @dataclass
@@ -151,19 +154,22 @@ class Bench:
         """A variant's batch size: its own, or the plan's."""
         return variant.batch_size or self.plan.batch_size
 
-    def reads(self, variant: Variant) -> bool:
-        """Whether reading a text at once uses all that sets a variant apart from the reference."""
-        return not unread(variant, self.plan.reference)
+    def layout_of(self, variant: Variant) -> str:
+        """How a variant reads given tokens: token by token where reading them at once would not use its knobs."""
+        return STEPPED if unread(variant, self.plan.reference) else FORCED
 
     def logits(
-        self, model: Loaded, group: list[Passage], batch_size: int | None = None
+        self, model: Loaded, group: list[Passage], batch_size: int | None = None, layout: str | None = None
     ) -> Iterator[tuple[Passage, Tensor]]:
         """(passage, logits) for one group of passages, batched like the variant's generation.
 
-        None where a reading would not use what sets the variant apart from the reference: an error of 0 that says
-        nothing.
+        Args:
+            layout: FORCED or STEPPED, `layout_of` the variant where it is not given.
+
+        Of windows of a text none are read token by token where each token would take a reading of all before it.
         """
-        if not self.reads(model.variant):
+        layout = layout or self.layout_of(model.variant)
+        if layout == STEPPED and group[0].strategy is None and not self.keeps_cache(model):
             return
         width = _width(model)
         texts = passes.readable(group, width)
@@ -171,13 +177,22 @@ class Bench:
             text = f"{count} sequences hold ids beyond this variant's {width} embeddings; not read"
             self.result.fail(self.plan.model, model.variant.name, "score", "skipped", text, label)
         readings = [p.reading for p in texts]
-        self.progress.start(model.variant.name, READING, sum(len(r.continuation) for r in readings))
+        what = READING if layout == FORCED else STEPWISE
+        self.progress.start(model.variant.name, what, sum(len(r.continuation) for r in readings))
         size, vocab = batch_size or self.size(model.variant), self.world.vocab
-        for index, logits in force(model, readings, size, vocab.pad, vocab.window, group[0].shared):
+        if layout == FORCED:
+            every = force(model, readings, size, vocab.pad, vocab.window, group[0].shared)
+        else:
+            every = step(model, readings, size, vocab.pad, self.spool, vocab.window)
+        for index, logits in every:
             self.progress.tick(len(readings[index].continuation))
             self.progress.batch()
             yield texts[index], logits
         self.progress.stop()
+
+    def keeps_cache(self, model: Loaded) -> bool:
+        """Whether a step of a variant, and one of the reference, reads one token and not all of them again."""
+        return model.path != "plain" and model.variant.use_cache and self.plan.reference.use_cache
 
     def prefilled(self, model: Loaded, group: list[Passage]) -> set[Key]:
         """The passages of a group that a variant, by `logits`, reads over a prefill of their contexts."""

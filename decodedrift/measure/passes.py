@@ -60,7 +60,7 @@ class Pass:
     against: the pass it is held against, None for the job's reference. own_nll: NLL of its own forced continuations;
     judge_nll: the same continuations under the reference; float64 [T], nats. judge_margin: how far the reference there
     preferred another token, float64 [T]. last_nll: of a screening's predicted token alone, float64 [1]. layout: how its
-    scores at a divergence were computed, one of tables.LAYOUTS.
+    scores at a divergence were computed, one of tables.LAYOUTS; reads: how it read the text of `positions`.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Pass:
     forced_tops: dict[Key, Tops] = field(default_factory=dict)
     last_nll: dict[Key, np.ndarray] = field(default_factory=dict)
     layout: str = DECODED
+    reads: str = FORCED
 
     @property
     def whole(self) -> bool:
@@ -278,7 +279,7 @@ def write(
         if output.role == "candidate":
             result.rows["alternatives"].extend(ledger.rows(named, _tops(against, output, key), row["first_divergence"]))
     for key, frame in output.positions.items():
-        result.rows["positions"].append(keyed(pair | key._asdict() | {"layout": FORCED}, frame))
+        result.rows["positions"].append(keyed(pair | key._asdict() | {"layout": output.reads}, frame))
 
 
 def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], Tops]:

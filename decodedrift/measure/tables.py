@@ -227,7 +227,7 @@ def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
 
 FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
-    "growth_note", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
+    "growth_note", "layout", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
 )  # fmt: skip
 
 
@@ -245,6 +245,11 @@ def of_one_layout(positions: pd.DataFrame) -> pd.DataFrame:
             if len(names) > 1:
                 raise ValueError(f"{key[2]} {key[4]}: a fold is over one layout, not over {' and '.join(names)}")
     return positions
+
+
+def layout_of(cell: pd.DataFrame) -> str | None:
+    """How the logits of a cell's positions were read; None without positions."""
+    return str(cell["layout"].fillna(FORCED).iloc[0]) if len(cell) else None
 
 
 TEXTS_OF = {"answer": ("texts",)}  # columns of one fold that are numbers elsewhere

@@ -1,6 +1,7 @@
-"""A KV cache that is written in place: room for every token is made once.
+"""A row's KV cache: one that is written in place, or the one of transformers that a variant asks for.
 
-transformers' DynamicLayer copies the whole cache at every step as it grows, and once more when beams cross.
+transformers' DynamicLayer copies the whole cache at every step as it grows, and once more when beams cross; a
+`RoomyLayer` has room for every token from the beginning.
 """
 
 from __future__ import annotations
@@ -9,7 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, QuantizedCache, StaticCache, StaticLayer
+
+from decodedrift.core.records import Variant, VariantError
+from decodedrift.core.versions import versions
+from decodedrift.models.kvrounding import Rounding, rounded_by
+from decodedrift.models.load import Loaded
+from decodedrift.models.precisions.floating import NAMES
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
@@ -46,6 +53,9 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
 
 
+PLAIN_LAYERS = (RoomyLayer, DynamicLayer, StaticLayer)  # keys and values of every token, in a tensor each
+
+
 def expand(cache: Any, rows: Tensor, room: int, *, in_place: bool) -> None:
     """Gives every row of the decoding batch its prompt's cache, with room to grow or as its layers do it themselves."""
     if in_place and kv_only(cache):
@@ -54,9 +64,67 @@ def expand(cache: Any, rows: Tensor, room: int, *, in_place: bool) -> None:
         cache.reorder_cache(rows)
 
 
+def owned(loaded: Loaded, cache: Any, length: int) -> Any:
+    """The empty cache that a variant's knobs ask for, in place of the one that transformers prepared for it.
+
+    Args:
+        cache: that one. length: tokens that a static one has room for.
+
+    Raises:
+        VariantError: the model keeps another kind of cache, or none that can be of that kind.
+    """
+    variant, config = loaded.variant, loaded.model.config.get_text_config(decoder=True)
+    kind, kv = variant.knobs.get("cache"), variant.knobs.get("kv")
+    if type(cache) is not DynamicCache:
+        asked = f"cache={kind}" if kind else f"kv={kv}"
+        raise VariantError(f"{variant.name}: this model keeps a {type(cache).__name__}, which cannot be had as {asked}")
+    if kind == "static":
+        cache = StaticCache(config=config, max_cache_len=length)
+    elif kind == "offloaded":
+        cache = DynamicCache(config=config, offloading=True)
+    elif kind and kind.startswith("quantized"):
+        cache = _quantized(variant, config, *kind.split(":")[1:])
+    if kv:
+        rounded_by(cache, Rounding(kv, loaded.facts))
+    return cache
+
+
+def _quantized(variant: Variant, config: Any, backend: str, *numbers: str) -> Any:
+    names = ("nbits", "q_group_size", "residual_length")
+    settings: dict[str, Any] = {name: int(n) for name, n in zip(names, numbers, strict=False)}
+    try:
+        cache = QuantizedCache(backend=backend, config=config, **settings)
+    except (ImportError, ValueError) as error:
+        raise VariantError(f"{variant.name}: no cache=quantized:{backend} here ({error})") from error
+    kinds_of_layer = type(cache.layers[0]).__mro__
+    if not any("Quantized" in kind.__name__ and "reorder_cache" in vars(kind) for kind in kinds_of_layer):
+        version = versions()["transformers"]  # an early one exchanges the unrounded tokens alone
+        raise VariantError(f"{variant.name}: transformers {version} cannot exchange the rows of a quantized cache")
+    return cache
+
+
 def kinds(cache: Any) -> str:
-    """The classes of a cache's layers, empty without a cache: what `kv_only` is decided by, for the record."""
-    return ", ".join(sorted({type(layer).__name__ for layer in getattr(cache, "layers", ())}))
+    """The classes of a cache's layers, empty without a cache, with what a quantized one is set to: for the record."""
+    return ", ".join(sorted({_kind(layer) for layer in getattr(cache, "layers", ())})) + (
+        " (offloaded)" if getattr(cache, "offloading", False) else ""
+    )
+
+
+def _kind(layer: Any) -> str:
+    name = type(layer).__name__
+    if (bits := getattr(layer, "nbits", None)) is None:
+        return name
+    return f"{name} ({bits} bits, groups of {layer.q_group_size}, {layer.residual_length} tokens unrounded)"
+
+
+def by_layer(cache: Any) -> dict[str, int]:
+    """How many layers are of which class and type of keys, as `RoomyLayer fp32`: for the record."""
+    counts: dict[str, int] = {}
+    for layer in getattr(cache, "layers", ()):
+        dtype = getattr(getattr(layer, "keys", None), "dtype", None)
+        name = _kind(layer) if dtype is None else f"{_kind(layer)} {NAMES.get(dtype, dtype)}"
+        counts[name] = counts.get(name, 0) + 1
+    return counts
 
 
 def kv_only(cache: Any) -> bool:

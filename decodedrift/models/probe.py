@@ -104,8 +104,10 @@ def needed(loaded: Loaded, vocab: Vocabulary, path: str, *, batched: bool = True
 
 
 def _needed(loaded: Loaded, vocab: Vocabulary, path: str, batched: bool) -> tuple[str, list[str]]:
-    """The same in one type."""
-    probe = _Probe(loaded, vocab, batched)
+    """The same in one type. What a variant's own cache rounds is no fault of a path; one that does not is held too."""
+    caches = {name: loaded.variant.knobs[name] for name in ("cache", "kv") if name in loaded.variant.knobs}
+    knobs = {name: value for name, value in loaded.variant.knobs.items() if name not in caches}
+    probe = _Probe(replace(loaded, variant=replace(loaded.variant, knobs=knobs), facts={}), vocab, batched)
     reasons: list[str] = []
     for candidate in PATHS[PATHS.index(path) :]:
         if (fault := probe.fault(candidate)) is None:
@@ -113,6 +115,10 @@ def _needed(loaded: Loaded, vocab: Vocabulary, path: str, batched: bool) -> tupl
         reasons.append(f"{WAYS[candidate]}: {fault}")
     if batched and (fault := probe.padded()) is not None:
         raise VariantError(f"{loaded.variant.name}: {fault}; --batch-size 1 pads nothing")
+    if caches and "kv" not in caches and not caches["cache"].startswith("quantized"):
+        probe.loaded = loaded
+        if (fault := probe.fault(candidate)) is not None:
+            raise VariantError(f"{loaded.variant.name}: cache={caches['cache']}: {fault}")
     return candidate, reasons
 
 

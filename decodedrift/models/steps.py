@@ -20,12 +20,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from decodedrift.core.records import VariantError
-from decodedrift.core.secrecy import excerpt
-from decodedrift.core.versions import versions
-from decodedrift.models.compilation import compiler_failed
-from decodedrift.models.kvcache import expand, kinds, kv_only
-from decodedrift.models.load import Loaded, measurable, out_of_memory
+from decodedrift.models.calling import cache_of, calls, check
+from decodedrift.models.kvcache import expand, kinds, kv_only, owned
+from decodedrift.models.load import Loaded, measurable
 from decodedrift.models.longrope import switch
 from decodedrift.models.sources.checkpoints import quiet
 
@@ -65,7 +62,7 @@ def begin(loaded: Loaded, prompts: Sequence[Sequence[int]], rows: Tensor, *, roo
     """
     if loaded.path == "plain":
         return Whole(loaded, prompts, rows, pad=pad)
-    return Cached(loaded, prompts, rows, room=room, pad=pad, use_cache=loaded.variant.use_cache)
+    return Cached(loaded, prompts, rows, room=room, pad=pad, use_cache=loaded.variant.use_cache, own=True)
 
 
 class Cached:
@@ -73,7 +70,8 @@ class Cached:
 
     Args:
         ahead: tokens that the first call after the prefill reads: 1 for `advance`, more for `read`. use_cache: whether
-            a KV cache is kept; without one every step reads all again, left-padded.
+            a KV cache is kept; without one every step reads all again, left-padded. own: the cache that the variant's
+            knobs ask for, if they do.
     """
 
     def __init__(
@@ -86,10 +84,16 @@ class Cached:
         pad: int,
         ahead: int = 1,
         use_cache: bool = True,
+        own: bool = False,
     ) -> None:
-        self.loaded, self.model, self.use_cache, self.counts = loaded, loaded.model, use_cache, None
+        self.loaded, self.model, self.use_cache = loaded, loaded.model, use_cache
+        self.counts: bool | None = None
+        self.owned = None
         with calls(loaded, "prefill"):
             ids, self.arguments = _prepared(loaded, prompts, pad, use_cache)
+            if own and loaded.variant.knobs.keys() & {"cache", "kv"} and (prepared := self.cache) is not None:
+                self.owned = owned(loaded, prepared, ids.shape[1] + room)
+                self.arguments = {k: self.owned if v is prepared else v for k, v in self.arguments.items()}
             rows = rows.to(ids.device)
             self.ids = ids
             if (positions := getattr(self.model, "_get_initial_cache_position", None)) is not None:  # of early releases
@@ -102,15 +106,19 @@ class Cached:
             cache = self.cache
             loaded.facts["cache"] = kinds(cache)
             check(loaded, cache is not None or not use_cache, "keeps its state where no KV cache is found")
-            inside = loaded.path != "shared" or cache is None or kv_only(cache)
+            in_place = loaded.path == "shared" and not (own and "cache" in loaded.variant.knobs)
+            inside = not in_place or cache is None or kv_only(cache)
             check(loaded, inside, f"caches more than the keys and values of every token ({kinds(cache)})")
             if cache is not None:
-                expand(cache, rows, room, in_place=loaded.path == "shared")
+                expand(cache, rows, room, in_place=in_place)
 
     @property
     def cache(self) -> Any | None:
         """The KV cache as it is now: some models drop theirs on the way and begin another."""
-        return cache_of(self.loaded, self.arguments)
+        cache = cache_of(self.loaded, self.arguments)
+        kept = self.owned is None or cache is self.owned
+        check(self.loaded, kept, "drops its KV cache on the way, and with it what cache= or kv= asked for")
+        return cache
 
     def advance(self, tokens: Tensor, parents: Tensor | None = None) -> None:
         """One token further, each row on its own cache or on that of the row it continues."""
@@ -156,7 +164,7 @@ class Cached:
         mask, cache = self.arguments.get("attention_mask"), self.cache
         check(self.loaded, mask is None or mask.shape[1] == width + ahead, "does not lengthen its attention mask")
         if cache is not None:
-            whole = cache.get_seq_length() == width
+            whole = bool(cache.get_seq_length() == width)  # a static cache counts in a tensor
             self.counts = whole if self.counts is None else self.counts  # a cache of states alone has no length
             check(self.loaded, whole or not (self.counts or kv_only(cache)), "does not cache every token that it reads")
 
@@ -215,43 +223,6 @@ def read_whole(
     logits = measurable(logits)
     offset = begin if sliced else 0
     return [logits[row, first - offset : last - offset] for row, (first, last) in enumerate(spans)]
-
-
-def cache_of(loaded: Loaded, arguments: Mapping[str, Any]) -> Any | None:
-    """The KV cache among a model's arguments, by what it can do.
-
-    Raises:
-        VariantError: more than one object could be it.
-    """
-    able = [v for v in arguments.values() if hasattr(v, "update") and hasattr(v, "get_seq_length")]
-    check(loaded, len({id(v) for v in able}) < 2, "carries several KV caches; which is its own cannot be told")
-    return able[0] if able else None
-
-
-def check(loaded: Loaded, holds: bool, breach: str) -> None:
-    """What a release of transformers must go on doing.
-
-    Raises:
-        VariantError: it does not.
-    """
-    if not holds:
-        kind, version = type(loaded.model).__name__, versions()["transformers"]
-        raise VariantError(f"{loaded.variant.name}: {kind} {breach} (transformers {version})")
-
-
-@contextmanager
-def calls(loaded: Loaded, what: str) -> Iterator[None]:
-    """Foreign code at work: whatever it raises is this variant's failure, with the version in it; memory aside."""
-    try:
-        yield
-    except VariantError:
-        raise
-    except Exception as error:
-        if out_of_memory(error) or compiler_failed(error):
-            raise
-        kind, version = type(loaded.model).__name__, versions()["transformers"]
-        cause = f"{type(error).__name__}: {excerpt(error, 160)}"
-        raise VariantError(f"{loaded.variant.name}: {kind}, {what} with transformers {version}: {cause}") from error
 
 
 def _prepared(

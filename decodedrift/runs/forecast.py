@@ -68,7 +68,7 @@ def _percent(share: float) -> str:
 
 def _extra(ready: Prepared) -> list[str]:
     """The passes beside the run's own."""
-    many, effort = len(ready.plan.candidates), ready.plan.effort
+    effort = ready.plan.effort
     lines = []
     if effort.floors:
         prompts = min(len(ready.plan.prompts), effort.floor_prompts)
@@ -76,7 +76,7 @@ def _extra(ready: Prepared) -> list[str]:
     if effort.injecting:
         lines.append(f"{effort.injecting} passes of the reference with tokens put in")
     if effort.stepwise:
-        lines.append(f"{effort.stepwise - many} readings token by token, {many} of own texts")
+        lines.append(f"{effort.stepwise} readings token by token")
     return lines
 
 

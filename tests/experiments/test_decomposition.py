@@ -47,7 +47,7 @@ def errors(reference: Any, candidate: Any, precision: str, strategies: str = "gr
         handover.record(one)
         assert bool(spool.spilled_bytes) == (budget == 0)
         with loaded(checkpoints[1], variant) as other:
-            return handover.errors(other), traces
+            return handover.errors(other)[0], traces
 
 
 def changed(model: Any, change: Callable[[str], bool], scale: float = 0.05) -> Any:
@@ -139,7 +139,7 @@ def test_a_candidates_cache_type_is_part_of_the_local_error() -> None:
         texts = {k: t.token_ids for k, t in generate(one, vocab, IDS, cells, STEPS).traces.items()}
         handover = Handover(spool, vocab, IDS, [cells], texts, 4)
         handover.record(one)
-        e0, e1 = both(handover.errors(other))
+        e0, e1 = both(handover.errors(other)[0])
     assert (e0 > 0).all()
     assert 0.2 < e0.mean() / e1.mean() < 1.2
 
@@ -177,16 +177,26 @@ def test_a_candidate_without_a_cache_or_with_another_shape_fails_alone(tmp_path:
         AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / name)
         tiny_tokenizer().save_pretrained(tmp_path / name)
     sources = [f"{name}={tmp_path / name}" for name in ("heads", "deep")]
-    study = compare(tiny_model("llama"), ["fp32:use_cache=false", *sources, "bf16"])
+    study = compare(tiny_model("llama"), ["fp32:use_cache=false", *sources, "bf16", "fp32:cache=static"])
     said = study.failures.set_index("variant")["error"].to_dict()
     assert set(study.failures["stage"]) == {"decompose"}
-    assert "no KV cache to hand over (use_cache=false" in said["fp32:use_cache=false"]
+    assert set(said) == {"heads", "deep"}
+    (told,) = (s for s in study.verdict if "no error of a single step" in s)
+    assert told == (
+        "fp32:use_cache=false has no error of a single step (e0): there is no KV cache to hand over (use_cache=false, "
+        "or a model without one)."
+    )
     assert said["heads"] == "its KV cache is 4 x 8 (heads x size), the reference's 2 x 8"
     assert said["deep"] == "its KV cache has 3 layers, the reference's 2: no handing over"
     rows = study.steps
-    assert rows[rows["candidate"] != "bf16"][["e0", "e1"]].isna().all(axis=None)
-    assert rows[(rows["candidate"] == "bf16")]["e0"].notna().any()
-    assert set(study.traces["variant"]) == {"fp32", "fp32:use_cache=false", "heads", "deep", "bf16"}
+    handed = rows["candidate"].isin(["bf16", "fp32:cache=static"])
+    assert rows[~handed]["e0"].isna().all()
+    within = rows["kl_reference_text"].notna()
+    assert rows[handed & within]["e0"].notna().all()
+    assert rows[within]["e1"].notna().all(), "a text is read token by token whatever the cache is"
+    assert (rows[rows["candidate"] == "heads"]["e1"].dropna() > 0.01).all()
+    assert set(study.traces["variant"]) == {"fp32", *study.steps["candidate"]}
+    assert study.steps["candidate"].nunique() == 5
 
 
 def test_a_part_that_breaks_while_reading_loses_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:

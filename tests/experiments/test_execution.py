@@ -56,25 +56,28 @@ def test_a_kernel_that_is_read_back_as_the_default_is_the_same_execution() -> No
     assert same_execution(run("llama", candidates=["fp32:attention=paged|sdpa"])) == ["fp32:attention=paged|sdpa"]
 
 
-def test_a_knob_that_no_reading_uses_has_no_distances_and_never_zero_ones() -> None:
+def test_a_knob_that_acts_on_the_cache_has_its_real_distances_token_by_token() -> None:
     study = run(
         "llama", candidates=["fp32:use_cache=false", "bf16"], strategies=["greedy", "beam:num_beams=2"],
         texts=[dd.Text("text", " ".join(f"w{i}" for i in range(1, 30)))], noise_floor=True, decompose=True,
     )  # fmt: skip
     uncached, bf16 = (of(study.summary, name) for name in ("fp32:use_cache=false", "bf16"))
-    assert (uncached["traces"] == 4).all()
-    distances = ["kl_mean", "kl_max", "logit_gap_max", "significant_digits", "top1_agreement", "ln_ppl_ratio"]
-    assert uncached[distances].isna().all(axis=None)
-    assert bf16[distances].notna().all(axis=None)
-    assert not len(of(study.positions, "fp32:use_cache=false"))
-    assert not len(study.steps[study.steps["candidate"] == "fp32:use_cache=false"])
+    assert (set(uncached["layout"]), set(bf16["layout"])) == ({"stepped"}, {"forced"})
+    for rows in (uncached, bf16):
+        assert (rows[["kl_mean", "logit_gap_max"]] > 0).all(axis=None)
+        assert rows[["significant_digits", "top1_agreement", "ln_ppl_ratio"]].notna().all(axis=None)
+    assert (uncached["logit_gap_max"] < 1e-5).all(), "two orders of summation in float32"
     assert study.perplexity["variant"].tolist() == ["fp32", "bf16"]
-    assert not study.positions["candidate"].str.startswith("fp32:use_cache").any(), "nor has its floor any"
-    risk = of(study.risk, "fp32:use_cache=false")
-    assert risk["growth_slope"].isna().all()
+    answers = study.answer.set_index("candidate")
+    assert answers.loc["fp32:use_cache=false", "quality_note"].startswith("it keeps no KV cache: token by token")
+    steps = of(study.steps, "fp32:use_cache=false")
+    assert steps["e0"].isna().all() and (steps["e1"].dropna() > 0).any()
+    kl = of(study.positions, "fp32:use_cache=false").query("strategy == 'greedy'")["kl"]
+    assert steps.query("strategy == 'greedy'")["kl_reference_text"].dropna().tolist() == kl.tolist()
     (said,) = (s for s in study.verdict if s.startswith("use_cache acts"))
-    assert "of fp32:use_cache=false there are first divergences, and no distances along a text" in said
-    assert "fp32:use_cache=false is at mean KL" not in " ".join(study.verdict)
+    assert "for the distances of fp32:use_cache=false both sides read it token by token" in said
+    (told,) = (s for s in study.verdict if s.startswith("Reading the reference's own text token by token"))
+    assert "fp32:use_cache=false is at mean KL" in told and "bf16" not in told
     assert "fp32:use_cache=false" in study.to_html()
 
 

@@ -44,8 +44,11 @@ from decodedrift.report.html import Options
 ROOT = Path(__file__).parents[2]
 IDS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33], "d": [80, 2, 80, 2]}
 SAMPLING = [name for name, kind in STRATEGIES.items() if kind.samples]
-TURNS = {"revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": False, "threads": 2}
-READ_BACK = {"revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": "", "threads": 2}
+TURNS = {"revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": False,
+         "cache": "static", "kv": "int8", "threads": 2}  # fmt: skip
+READ_BACK = {"revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": "",
+             "cache": "StaticLayer", "kv": "int8: keys and values, symmetric, a scale for each 8 values of a token and head",
+             "threads": 2}  # fmt: skip
 
 
 def texts(strategies: str, coupling: str = "gumbel") -> dict[str, list[tuple[int, ...]]]:
@@ -153,7 +156,7 @@ def test_every_knob_is_read_back(name: str, study: dd.Study) -> None:
     told = study.environment["variants"]
     of = "bf16" if TURNS[name] is None else f"fp32:{name}={TURNS[name]}"
     assert told[of][KNOBS[name].fact] == READ_BACK[name]
-    if name in ("attention", "batch_size", "use_cache", "threads"):
+    if name in ("attention", "batch_size", "use_cache", "cache", "kv", "threads"):
         assert told["fp32"][KNOBS[name].fact] != READ_BACK[name]
         assert told[of]["idle_knobs"] == []
 

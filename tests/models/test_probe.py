@@ -16,7 +16,7 @@ from running import LEAN
 import decodedrift as dd
 from decodedrift.core.records import VariantError
 from decodedrift.core.versions import untested
-from decodedrift.models import probe, steps
+from decodedrift.models import calling, probe
 from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.probe import needed
 from decodedrift.models.sources.checkpoints import in_memory
@@ -120,6 +120,22 @@ def test_rows_that_do_not_cross_in_the_cache_are_caught(monkeypatch: pytest.Monk
         path, reasons = needed(model, vocab, "shared")
     assert path == "stock"
     assert "continues otherwise" in reasons[0]
+
+
+def test_a_cache_of_its_own_that_mixes_rows_up_is_a_failure_of_its_variant_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from transformers.cache_utils import CacheLayerMixin, StaticLayer
+
+    with opened(tiny_model("llama"), "fp32:cache=static") as (model, vocab):
+        assert needed(model, vocab, "shared") == ("shared", []), "as it is, it is sound"
+        monkeypatch.setattr(
+            StaticLayer, "reorder_cache", lambda self, rows: CacheLayerMixin.reorder_cache(self, rows * 0)
+        )
+        with pytest.raises(VariantError, match="fp32:cache=static: cache=static: it continues otherwise than it reads"):
+            needed(model, vocab, "shared")
+    with opened(tiny_model("llama"), "fp32:kv=int4") as (model, vocab):
+        assert needed(model, vocab, "shared") == ("shared", []), "what it rounds is no fault of a path"
 
 
 @pytest.mark.parametrize("name", ["prepare_inputs_for_generation", "_update_model_kwargs_for_generation"])
@@ -271,10 +287,10 @@ def test_two_objects_that_could_be_the_cache_are_an_error() -> None:
 
     with opened(tiny_model("gpt2")) as (model, _):
         cache = DynamicCache()
-        assert steps.cache_of(model, {"a": cache, "b": {}, "c": cache}) is cache
-        assert steps.cache_of(model, {"b": {}, "c": None}) is None
+        assert calling.cache_of(model, {"a": cache, "b": {}, "c": cache}) is cache
+        assert calling.cache_of(model, {"b": {}, "c": None}) is None
         with pytest.raises(VariantError, match="several KV caches"):
-            steps.cache_of(model, {"a": cache, "b": DynamicCache()})
+            calling.cache_of(model, {"a": cache, "b": DynamicCache()})
 
 
 def test_the_path_is_in_the_verdict_where_it_is_not_the_first_choice() -> None:

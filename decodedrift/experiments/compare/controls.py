@@ -9,6 +9,7 @@ from decodedrift.experiments.compare.reading import read_against
 from decodedrift.experiments.compare.settings import FLOOR_PROMPTS
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
+from decodedrift.measure.tables import FORCED, STEPPED
 from decodedrift.models.load import Loaded
 
 FLOOR_BATCH = 4  # prompts in a floor's batch where the candidate's has one
@@ -19,6 +20,15 @@ def self_control(bench: Bench, model: Loaded, reference: Pass) -> Pass:
     again = Pass(reference.name, reference.variant, "self")
     bench.free_run(model, again, batch_size=bench.size(reference.variant), watch=reference.traces, batches=1)
     read_against(bench, model, again, reference, bench.passages(reference.traces, only=again.traces))
+    return again
+
+
+def stepped_control(bench: Bench, model: Loaded, stepped: Pass) -> Pass:
+    """The reference reads its own text token by token again, on the first batch of prompts."""
+    again = Pass(f"{stepped.name} (stepped)", stepped.variant, "self", against=stepped)
+    first = {p.id for p in bench.order[: bench.size(stepped.variant)]}
+    texts = bench.passages(stepped.traces, only={key for key in stepped.traces if key.prompt_id in first})
+    read_against(bench, model, again, stepped, texts, stored=STEPPED, layout=STEPPED)
     return again
 
 
@@ -38,7 +48,8 @@ def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pas
     """A candidate against itself in another layout: what batching alone does to it.
 
     What it read over a prefill of the prompt is read whole here, and what it read whole over a prefill: a sequence that
-    is read whole has the same bits in many a batch. Where the model cannot do so nothing is read.
+    is read whole has the same bits in many a batch. Where the model cannot do so nothing is read. What it read token by
+    token is read so again: those batches are other ones by themselves.
     """
     model = replace(model, facts={})  # what this pass shows is no fact of the variant
     size = 1 if bench.size(model.variant) > 1 else FLOOR_BATCH
@@ -46,8 +57,8 @@ def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pas
     name = f"{same.name}{',' if ':' in same.name else ':'}batch_size={size}"
     floor = Pass(name, other, "floor", against=same, batch_size=size)
     bench.free_run(model, floor, batch_size=size, watch=same.traces, only=relaid(bench, model.variant))
-    groups = []
-    for group in bench.passages(reference.traces):
+    groups = bench.passages(reference.traces, only=floor.traces) if same.reads == STEPPED else []
+    for group in bench.passages(reference.traces) if same.reads == FORCED else ():
         prefilled = bench.prefilled(model, group)
         for shared in (False, True):
             texts = [p for p in group if p.key in floor.traces and (p.key in prefilled) != shared]

@@ -13,13 +13,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from decodedrift.core.records import Key
+from decodedrift.core.records import Key, Variant
 from decodedrift.decoding.tops import CHUNK
 from decodedrift.experiments.compare.handover import Handover
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.divergence import comparable
 from decodedrift.measure.metrics.token import LogitPair, kl
 from decodedrift.measure.passes import Pass, Passage, keyed
+from decodedrift.models.knobs import unread
 from decodedrift.models.load import Loaded
 from decodedrift.models.precisions.floating import NAMES
 from decodedrift.numerics import sequences
@@ -29,7 +30,7 @@ from decodedrift.numerics import sequences
 class Decomposition:
     """One job's parts of the error.
 
-    handover: None where the reference's KV cache cannot be handed over; the path is measured all the same.
+    handover: None where the reference could not read its texts step by step; the path is measured all the same.
     """
 
     bench: Bench
@@ -56,6 +57,7 @@ class Decomposition:
         with self.timed(reference.variant.name, 1):
             handover.record(reference)
         self.handover = handover
+        self.refuse(reference, handover.refusal)
 
     def read(self, model: Loaded, candidate: Pass) -> None:
         """A candidate reads its own text, for the path, and the reference's on either cache."""
@@ -67,7 +69,16 @@ class Decomposition:
                     self.read_own.add((candidate.name, passage.key))
         if self.handover is not None:
             with self.timed(candidate.name, 2):
-                self.errors[candidate.name] = self.handover.errors(model)
+                self.errors[candidate.name], refusal = self.handover.errors(model)
+            self.refuse(model, "" if self.handover.refusal else refusal)
+
+    def refuse(self, model: Loaded, why: str) -> None:
+        """Tells why a variant has no e0: a fact where its own knobs leave nothing to hand over, else a failure."""
+        turned = unread(model.variant, Variant("", model.variant.precision))
+        if why and turned:
+            model.facts["no_local_error"] = why
+        elif why:
+            self.bench.result.fail(self.bench.plan.model, model.variant.name, "decompose", "failed", why)
 
     @contextmanager
     def timed(self, name: str, passes: int) -> Iterator[None]:

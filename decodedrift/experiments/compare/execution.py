@@ -25,6 +25,24 @@ def same_execution(study: Any) -> list[str]:
     return names
 
 
+def unmoved(study: Any) -> list[str]:
+    """The candidates that differ from the reference in knobs alone, which all engaged and changed no bit of a logit."""
+    facts, same, names = study.environment.get("variants", {}), same_execution(study), []
+    reference = study.plan["reference"]
+    for variant in study.plan.get("candidates", ()):
+        name = str(variant["name"])
+        alike = all(variant.get(k) == reference.get(k) for k in ("precision", "compute", "options"))
+        engaged = facts.get(name, {}).get("idle_knobs") == [] and asked(variant, reference)
+        if name in same or not (alike and engaged and _equal_weights(study, variant)):
+            continue
+        tables = (study.positions, study.divergences)
+        read, parted = (f[(f["role"] == "candidate") & (f["candidate"] == name)] for f in tables)
+        moved = (read[["kl", "logit_gap_max"]] != 0).any(axis=None) or (parted["diverged"] == 1).any()
+        if len(read) and not moved:
+            names.append(name)
+    return names
+
+
 def asked(variant: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:
     """The knobs that a plan's variant is asked to turn otherwise than the reference."""
     ours, theirs = ({**side, **(side.get("knobs") or {})} for side in (reference, variant))

@@ -22,7 +22,7 @@ from decodedrift.decoding.loop import decode
 from decodedrift.decoding.scripted import Given
 from decodedrift.decoding.spool import Spool
 from decodedrift.measure.metrics.token import LogitPair, logit_gap_rms
-from decodedrift.models.kvcache import RoomyLayer
+from decodedrift.models.kvcache import PLAIN_LAYERS
 from decodedrift.models.load import Loaded
 from decodedrift.models.text.vocabulary import Vocabulary
 
@@ -59,49 +59,58 @@ class Handover:
     texts: Mapping[Key, Sequence[int]]
     batch_size: int
     tick: Callable[[int], None] = lambda rows: None
+    refusal: str = ""
 
     def record(self, reference: Loaded) -> None:
-        """The reference reads its texts; its logits and caches are put away.
-
-        Raises:
-            VariantError: its KV cache is not of a kind that can be handed over.
-        """
+        """The reference reads its texts; its logits and, where they can be handed over, its caches are put away."""
         for batch in self.batches():
-            layers: list[RoomyLayer] = []
+            layers: list[Any] = []
 
             def put(cell: Cell, step: int, logits: Tensor, index: int = batch.index) -> None:
                 self.spool.put(("step", index, cell, step), logits)
 
-            def hold(cache: Any, layers: list[RoomyLayer] = layers) -> None:
-                layers[:] = layers_of(cache)
+            def hold(cache: Any, layers: list[Any] = layers) -> None:
+                try:
+                    layers[:] = layers_of(cache)
+                except CannotHandOver as error:
+                    self.refusal = str(error)
 
             self._read(reference, batch, put, hold)
             for n, layer in enumerate(layers):
-                self.spool.put(("keys", batch.index, n), layer.keys)
-                self.spool.put(("values", batch.index, n), layer.values)
+                length = int(layer.get_seq_length())
+                self.spool.put(("keys", batch.index, n), layer.keys[:, :, :length])
+                self.spool.put(("values", batch.index, n), layer.values[:, :, :length])
             self.spool.put(("layers", batch.index), torch.tensor(len(layers)))
 
-    def errors(self, candidate: Loaded) -> dict[Key, dict[str, np.ndarray]]:
-        """e0 and e1 (logit_gap_rms, float64 [T]) at every position of the reference's texts.
+    def errors(self, candidate: Loaded) -> tuple[dict[Key, dict[str, np.ndarray]], str]:
+        """e0 and e1 (logit_gap_rms, float64 [T]) at every position of the reference's texts; why there is no e0.
 
         Raises:
-            VariantError: the candidate cannot read the reference's tokens, or its cache has another shape.
+            VariantError: the candidate cannot read the reference's tokens.
         """
         width = candidate.model.get_input_embeddings().weight.shape[0]
         if any(max(text, default=0) >= width for text in self.texts.values()):
             raise VariantError(f"the reference's texts hold ids beyond this variant's {width} embeddings")
-        gaps = {name: {key: np.full(len(t), np.nan) for key, t in self.texts.items()} for name in ("e0", "e1")}
+        own = self._errors(candidate, lambda batch: lambda cache: None)
+        alone, refusal = {key: np.full(len(text), np.nan) for key, text in self.texts.items()}, self.refusal
+        if not refusal:
+            try:
+                alone = self._errors(candidate, self._overwriting)
+            except CannotHandOver as error:
+                refusal = str(error)
+        return {key: {"e0": alone[key], "e1": own[key]} for key in self.texts}, refusal
+
+    def _errors(self, candidate: Loaded, before: Callable[[Batch], Callable[[Any], None]]) -> dict[Key, np.ndarray]:
+        """One reading of every text; `before` is shown the cache before each step."""
+        gaps = {key: np.full(len(text), np.nan) for key, text in self.texts.items()}
         for batch in self.batches():
-            for name, before in (("e0", self._overwriting(batch)), ("e1", lambda cache: None)):
 
-                def measure(
-                    cell: Cell, step: int, logits: Tensor, batch: Batch = batch, into: Any = gaps[name]
-                ) -> None:
-                    for key, position, gap in self._gaps(batch, cell, step, logits):
-                        into[key][position] = gap
+            def measure(cell: Cell, step: int, logits: Tensor, batch: Batch = batch) -> None:
+                for key, position, gap in self._gaps(batch, cell, step, logits):
+                    gaps[key][position] = gap
 
-                self._read(candidate, batch, measure, before)
-        return {key: {name: gaps[name][key] for name in gaps} for key in self.texts}
+            self._read(candidate, batch, measure, before(batch))
+        return gaps
 
     def batches(self) -> Iterator[Batch]:
         """The batches of the generating pass, in its order."""
@@ -146,35 +155,43 @@ class Handover:
         length = 0
 
         def overwrite(cache: Any) -> None:
-            """From where the last step ended; a VariantError where the shapes differ."""
+            """From where the last step ended; CannotHandOver where the shapes differ."""
             nonlocal length
             layers = layers_of(cache)
             count = int(self.spool.get(("layers", batch.index)))
             if len(layers) != count:
-                raise VariantError(f"its KV cache has {len(layers)} layers, the reference's {count}: no handing over")
+                raise CannotHandOver(f"its KV cache has {len(layers)} layers, the reference's {count}: no handing over")
+            end = int(layers[0].get_seq_length())
+            rounding = getattr(cache, "rounding", None) or (lambda states: states)
             for n, layer in enumerate(layers):
                 for name, states in (("keys", layer.keys), ("values", layer.values)):
                     theirs = self.spool.get((name, batch.index, n))
                     shapes = [tuple(t.shape[i] for i in (0, 1, 3)) for t in (states, theirs)]
                     if shapes[0] != shapes[1]:
                         sizes = " x ".join(map(str, shapes[0][1:])), " x ".join(map(str, shapes[1][1:]))
-                        raise VariantError(f"its KV cache is {sizes[0]} (heads x size), the reference's {sizes[1]}")
-                    states[:, :, length:].copy_(theirs[:, :, length : states.shape[2]])
-            length = layers[0].keys.shape[2]
+                        raise CannotHandOver(f"its KV cache is {sizes[0]} (heads x size), the reference's {sizes[1]}")
+                    handed = theirs[:, :, length:end].to(states.device, states.dtype)
+                    states[:, :, length:end] = rounding(handed)
+            length = end
 
         return overwrite
 
 
-def layers_of(cache: Any) -> list[RoomyLayer]:
-    """A cache's layers, which hold plain keys and values [rows, heads, tokens, size].
+class CannotHandOver(VariantError):
+    """A KV cache that another's keys and values do not fit into, or that does not hold them as they are."""
+
+
+def layers_of(cache: Any) -> list[Any]:
+    """A cache's layers, which hold plain keys and values [rows, heads, tokens, size] of every token.
 
     Raises:
-        VariantError: there is no cache, or it is of another kind.
+        CannotHandOver: there is no cache, or it is of another kind.
     """
     if cache is None:
-        raise VariantError("there is no KV cache to hand over (use_cache=false, or a model without one)")
-    other = [type(layer).__name__ for layer in getattr(cache, "layers", ()) if type(layer) is not RoomyLayer]
-    if other or not getattr(cache, "layers", ()):
+        raise CannotHandOver("there is no KV cache to hand over (use_cache=false, or a model without one)")
+    layers = list(getattr(cache, "layers", ()))
+    other = [type(layer).__name__ for layer in layers if type(layer) not in PLAIN_LAYERS]
+    if other or not layers or getattr(cache, "offloading", False):
         kind = other[0] if other else type(cache).__name__
-        raise VariantError(f"its KV cache cannot be handed over: {kind} is not plain keys and values of every token")
-    return list(cache.layers)
+        raise CannotHandOver(f"its KV cache cannot be handed over: {kind} is not plain keys and values of every token")
+    return layers

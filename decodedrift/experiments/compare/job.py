@@ -18,11 +18,11 @@ from decodedrift.decoding.spool import Spool
 from decodedrift.experiments.compare import controls, screening
 from decodedrift.experiments.compare.decompose import Decomposition
 from decodedrift.experiments.compare.judging import judge, judged_rows, read_own_beams
-from decodedrift.experiments.compare.reading import read_against, read_by_all, read_reference
+from decodedrift.experiments.compare.reading import read_against, read_by_all, read_reference, step_reference
 from decodedrift.measure import injection, passes
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
-from decodedrift.measure.tables import JobResult, token_rows
+from decodedrift.measure.tables import STEPPED, JobResult, token_rows
 from decodedrift.models import budget
 from decodedrift.models.knobs import idle, unread
 from decodedrift.models.load import Loaded
@@ -79,10 +79,14 @@ def check(world: World) -> None:
 
 @dataclass
 class Comparison:
-    """The passes of one job: the reference's, and by (role, name) what is held against it."""
+    """The passes of one job: the reference's, and by (role, name) what is held against it.
+
+    stepped: the reference as candidates are held against it that read its text token by token, where there are any.
+    """
 
     bench: Bench
     reference: Pass
+    stepped: Pass | None = None
     passes: dict[tuple[str, str], Pass] = field(default_factory=dict)
     decomposition: Decomposition | None = None
 
@@ -102,8 +106,14 @@ class Comparison:
         if floor is not None:
             self.keep(floor)
         read_reference(self.bench, model, self.reference, screening.predicting(floor) if floor else passes.unseen)
-        if self.bench.job.first and self.bench.job.prompts:
+        first = self.bench.job.first and self.bench.job.prompts
+        if first:
             self.keep(controls.self_control(self.bench, model, self.reference))
+        stepping = [v for v in self.plan.candidates if self.bench.layout_of(v) == STEPPED]
+        if any(v.use_cache or self.bench.job.prompts for v in stepping):  # of a text no step reads all before it
+            self.stepped = step_reference(self.bench, model, self.reference)
+            if first:
+                self.keep(controls.stepped_control(self.bench, model, self.stepped))
         if self.plan.decompose and self.bench.job.prompts:
             self.decomposition = Decomposition(self.bench, self.reference)
             with self.bench.guarded(model.variant.name, "decompose"):
@@ -122,7 +132,8 @@ class Comparison:
     def candidate(self, model: Loaded) -> None:
         """A candidate generates and reads the reference's tokens."""
         bench, variant, prompts = self.bench, model.variant, self.bench.job.prompts
-        candidate = Pass(variant.name, variant, "candidate")
+        steps = bench.layout_of(variant) == STEPPED
+        candidate = Pass(variant.name, variant, "candidate", against=self.stepped if steps else None)
         floor = self.plan.noise_floor and bool(controls.relaid(bench, variant))
         candidate.keep_logits = f"floor {variant.name}" if floor else ""
         groups = read_by_all(bench, self.reference)
@@ -133,11 +144,12 @@ class Comparison:
             if prompts:
                 watched = self.reference.traces
                 bench.free_run(model, candidate, batch_size=bench.size(variant), watch=watched, keep_scores=floor)
-            read_against(bench, model, candidate, self.reference, groups)
+            against, stored = (self.reference, "logits") if candidate.against is None else (candidate.against, STEPPED)
+            read_against(bench, model, candidate, against, groups, stored=stored)
         if self.decomposition:
             with bench.guarded(variant.name, "decompose"):
                 self.decomposition.read(model, candidate)
-        if any(s.searches for s, _ in self.plan.cells) and prompts and bench.reads(variant):
+        if any(s.searches for s, _ in self.plan.cells) and prompts and not steps:
             read_own_beams(bench, model, candidate, self.reference)
         passes.note_nonfinite(candidate, self.plan.model, self.reference.name, bench.result)
         self.keep(candidate)

@@ -13,6 +13,7 @@ from decodedrift.experiments.compare.decompose import Decomposition
 from decodedrift.measure import passes
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass, Passage
+from decodedrift.measure.tables import FORCED, STEPPED
 from decodedrift.models.load import Loaded
 from decodedrift.numerics import ratios
 
@@ -32,7 +33,10 @@ def judge(bench: Bench, model: Loaded, candidate: Pass, reference: Pass, parts: 
                 if candidate.role == "candidate":
                     note_margin(candidate, passage, passage.prefer(logits))
             count += len(passage.reading.continuation)
-            if parts:
+            if parts and candidate.reads == FORCED:
+                parts.judge(candidate, passage, logits)
+        if parts and candidate.reads == STEPPED:
+            for passage, logits in bench.logits(model, group, layout=STEPPED):
                 parts.judge(candidate, passage, logits)
     bench.result.timed(candidate.name, "", "judge", begin, count)
 

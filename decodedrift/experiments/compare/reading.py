@@ -9,6 +9,7 @@ from decodedrift.decoding.batches import filed
 from decodedrift.measure import passes
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass, Passage, See, unseen
+from decodedrift.measure.tables import FORCED, STEPPED
 from decodedrift.models.load import Loaded
 from decodedrift.models.longrope import left_out
 
@@ -47,6 +48,27 @@ def read_reference(bench: Bench, model: Loaded, reference: Pass, see: See = unse
     bench.result.timed(reference.name, "", "score", begin, count)
 
 
+def step_reference(bench: Bench, model: Loaded, reference: Pass) -> Pass:
+    """The reference reads its own text token by token, for those who cannot be held against one reading of it.
+
+    Its logits wait in the spool. Returns the reference as these are held against it.
+    """
+    begin, count = time.perf_counter(), 0
+    stepped = Pass(
+        reference.name, reference.variant, "reference", traces=reference.traces, generated=reference.generated
+    )
+    for group in read_by_all(bench, reference):
+        for passage, logits in bench.logits(model, group, layout=STEPPED):
+            bench.spool.put((STEPPED, passage.key), logits)
+            tokens = passage.reading.continuation
+            stepped.preferences[passage.key] = passage.prefer(logits)
+            if passage.strategy is not None:
+                stepped.forced_tops[passage.key] = passes.tops_of(logits, tokens, passes.nll(logits, tokens))
+            count += len(tokens)
+    bench.result.timed(reference.name, "", "step", begin, count)
+    return stepped
+
+
 def read_against(
     bench: Bench,
     model: Loaded,
@@ -55,18 +77,22 @@ def read_against(
     groups: list[list[Passage]],
     stored: str = "logits",
     see: See = unseen,
+    layout: str | None = None,
 ) -> None:
     """A variant reads the reference's tokens and is reduced to position rows against what waits in the spool.
 
+    stored: the sort that waits, `logits` or `STEPPED` of the reference, or a pass's own. layout: see `Bench.logits`.
     see: shown each passage with the variant's logits and the strategy's preferences.
     """
     begin, count = time.perf_counter(), 0
+    into.reads = layout or bench.layout_of(model.variant)
     for group in groups:
-        for passage, logits in bench.logits(model, group, into.batch_size):
+        for passage, logits in bench.logits(model, group, into.batch_size, into.reads):
             if into.keep_logits:
                 bench.spool.put((into.keep_logits, passage.key), logits)
             waiting = bench.spool.get((stored, passage.key))
-            ours = reference.preferences[passage.key] if stored == "logits" else passage.prefer(waiting)
+            known = reference.preferences if stored in ("logits", STEPPED) else {}
+            ours = known[passage.key] if passage.key in known else passage.prefer(waiting)
             theirs = ours and passage.prefer(logits, ours)
             frame = passes.positions(passage, waiting, logits, ours, theirs, bench.world.vocab)
             into.positions[passage.key] = frame
@@ -78,4 +104,4 @@ def read_against(
                 into.forced_tops[passage.key] = passes.tops_of(logits, passage.reading.continuation, losses)
             count += len(frame)
     into.positions = filed(into.positions, bench.job.prompts)
-    bench.result.timed(into.name, "", "score", begin, count)
+    bench.result.timed(into.name, "", "score" if into.reads == FORCED else "step", begin, count)

@@ -13,6 +13,7 @@ from decodedrift.core.prompts import PROSE, STORY, bundled_text, place_of, tells
 from decodedrift.core.records import InputError, Strategy, Text, Variant, distinct
 from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Settings, Whole, files, option
 from decodedrift.decoding.strategies import not_injectable, screened
+from decodedrift.models.knobs import unread
 
 FLOOR_PROMPTS = 64  # of a run's prompts, the first, on which a floor is measured
 ROUGH, FINE = ("bf16", "fp16"), ("fp32", "fp64")  # types of arithmetic: what is certified, and against what
@@ -119,18 +120,22 @@ class CompareSettings(Settings):
 
     @property
     def effort(self) -> Effort:
-        """A pass a variant and floor; a candidate's token put in is one more, a part of the error three more."""
-        many = len(self.candidates)
+        """A pass a variant and floor; a candidate's token put in is one more, a part of the error three more.
+
+        Who reads token by token reads nothing at once, and the reference does both.
+        """
+        many, stepped = len(self.candidates), sum(bool(unread(v, self.reference)) for v in self.candidates)
         floors = many if self.noise_floor else 0
+        waiting = (1 + many if self.decompose else 0) + bool(stepped)
         screens = self.mode == "screen" and not self.continued
         return Effort(
             writing=1 if screens else 1 + many,
-            reading=1 + many + len(self.casts),
+            reading=1 + many - stepped + len(self.casts),
             floors=floors,
             floor_prompts=FLOOR_PROMPTS,
             injecting=many if self.inject else 0,
-            stepwise=1 + 3 * many if self.decompose else 0,
-            logits=2 + (floors and 1 + ceil(floors / len(self.cells))) + (1 + many if self.decompose else 0),
+            stepwise=(1 + 3 * many if self.decompose else 0) + stepped + bool(stepped),
+            logits=2 + (floors and 1 + ceil(floors / len(self.cells))) + waiting,
         )
 
 

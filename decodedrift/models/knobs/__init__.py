@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from decodedrift.core.records import Variant
+from decodedrift.core.records import InputError, Variant
 from decodedrift.models.knobs.attention import ATTENTION
 from decodedrift.models.knobs.base import Knob, setting
 from decodedrift.models.knobs.batch_size import BATCH_SIZE
+from decodedrift.models.knobs.cache import CACHE
 from decodedrift.models.knobs.device import DEVICE
+from decodedrift.models.knobs.kv import KV
 from decodedrift.models.knobs.revision import REVISION
 from decodedrift.models.knobs.threads import THREADS
 from decodedrift.models.knobs.use_cache import USE_CACHE
@@ -23,6 +25,8 @@ KNOBS: dict[str, Knob] = {
     "attention": ATTENTION,
     "batch_size": BATCH_SIZE,
     "use_cache": USE_CACHE,
+    "cache": CACHE,
+    "kv": KV,
     "threads": THREADS,
 }
 
@@ -31,6 +35,17 @@ def turned(variant: Variant) -> list[tuple[str, Knob, Any]]:
     """(name, knob, value) of every knob that has a value."""
     settings = [(name, knob, setting(variant, name)) for name, knob in KNOBS.items()]
     return [entry for entry in settings if entry[2] is not None]
+
+
+def check(variant: Variant, checkpoint: Any) -> None:
+    """What a variant's knobs cannot do with its checkpoint is refused before weights load.
+
+    Raises:
+        InputError: names the knob, why, and the choices.
+    """
+    for name, knob, value in turned(variant):
+        if knob.refused is not None and (reason := knob.refused(variant, checkpoint, value)):
+            raise InputError(f"variant {variant.name}: {name}={value}: {reason}")
 
 
 def apart(variant: Variant, reference: Variant) -> list[str]:

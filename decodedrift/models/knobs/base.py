@@ -20,14 +20,16 @@ class Knob:
 
     param: how its value is read. fact: the name under which what it came to is told among the facts of a variant.
     read_back: that, of a loaded model in the state that it runs in, JSON-ready; None where it is told as the model
-    runs. load: keyword arguments of `from_pretrained`. adapt: the same done to a model that is there. running: (device,
-    value) -> a context around all that the model computes. forced: whether reading a given text at once uses it too;
-    where it does not, distances along that text would say nothing of it.
+    runs. refused: (variant, checkpoint, value) -> why it cannot be turned there, and what to write; asked before
+    weights load. load: keyword arguments of `from_pretrained`. adapt: the same done to a model that is there. running:
+    (device, value) -> a context around all that the model computes. forced: whether reading a given text at once uses
+    it too; where it does not, a text is read token by token.
     """
 
     param: Param
     fact: str
     read_back: Callable[[torch.nn.Module], Any] | None = None
+    refused: Callable[[Variant, Any, Any], str | None] | None = None
     load: Callable[[Any], dict[str, Any]] | None = None
     adapt: Callable[[Any, Any], None] | None = None
     running: Callable[[torch.device, Any], AbstractContextManager[Any]] | None = None

@@ -32,6 +32,7 @@ WORDINGS = (
 TOLD_BY_NOISE = ("as noise", "more than noise", "cannot tell")
 LEAST_PROMPTS = 35  # Wilson's upper end for none of so many is below AS_NOISE
 QUALITIES = ("no loss above 1 %", "worse", "better", "cannot tell", "not measured")
+UNCACHED = "it keeps no KV cache: token by token, each token of a text would take a reading of all before it"
 PAIR = ["strategy", "seed", "prompt_id"]
 COLUMNS = [
     "model", "reference", "candidate", "strategies", "prompts", "traces", "diverged", "divergence_rate",
@@ -55,7 +56,10 @@ def answer(study: Study) -> pd.DataFrame:
         why = unbatched(row["floor_rate"], name, plan) if row["wording"] in TOLD_BY_NOISE else ""
         read = "predicted by reading the same text" if plan.get("mode") == "screen" and row["traces"] else ""
         row["wording_note"] = "; ".join(part for part in (read, note, why) if part)
-        rows.append(row | _quality(study.positions, name))
+        row |= _quality(study.positions, name)
+        if not row["scored_tokens"] and plan.get("texts") and candidate.get("use_cache") is False:
+            row["quality_note"] = UNCACHED
+        rows.append(row)
     return fold(rows, COLUMNS, "answer")
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from decodedrift.core.records import Strategy, Variant
 from decodedrift.decoding.strategies import STRATEGIES
 from decodedrift.experiments.compare.settings import FINE, ROUGH, is_cast
-from decodedrift.measure.tables import fold
+from decodedrift.measure.tables import fold, layout_of
 from decodedrift.numerics import ratios
 from decodedrift.numerics.intervals import (
     by_cluster,
@@ -42,18 +42,22 @@ def _three(*names: str) -> list[str]:
 
 
 COLUMNS = [
-    *KEYS, "floor_positions", *_three("excess_kl", "noise_ratio", "excess_rms", "saturation"),
+    *KEYS, "layout", "floor_positions", *_three("excess_kl", "noise_ratio", "excess_rms", "saturation"),
     "cast_positions", *_three("sigma_ratio", "bhattacharyya"),
     "tokens", *_three(*BANDS, "logratio_rms"), "sequence_logratio_rms", "sequence_logratio_max", *_three("k3"),
     "tokens_own", *_three(*(f"{band}_own" for band in BANDS), "logratio_rms_own"), "sequence_logratio_rms_own",
     "sequence_logratio_max_own", *_three("k3_own", "difr"), "difr_outside",
 ]  # fmt: skip
-GATED = [name for name in COLUMNS if name not in KEYS]
+GATED = [name for name in COLUMNS if name not in (*KEYS, "layout")]
 
 
 def certificate(study: Study) -> pd.DataFrame:
-    """A row per candidate and strategy that was read; a part that was not measured is empty."""
-    columns = ["role", *KEYS, *AT[1:], "kl", "logit_gap_rms", "directional_error", "nll_reference", "nll_candidate"]
+    """A row per candidate and strategy that was read; a part that was not measured is empty.
+
+    So is what would hold a reading token by token against a plain cast's, which is read at once.
+    """
+    measured = ["layout", "kl", "logit_gap_rms", "directional_error", "nll_reference", "nll_candidate"]
+    columns = ["role", *KEYS, *AT[1:], *measured]
     rows = study.positions.loc[study.positions["strategy"] != "text", columns]
     roles = {role: rows[rows["role"] == role] for role in ("candidate", "floor", "cast")}
     casts = _casts(study.plan)
@@ -63,11 +67,13 @@ def certificate(study: Study) -> pd.DataFrame:
     for key, cell in roles["candidate"].groupby(KEYS, sort=False):
         model, _, name, strategy = key
         floors, here = roles["floor"], (roles["floor"]["model"] == model) & (roles["floor"]["strategy"] == strategy)
-        row = dict(zip(KEYS, key, strict=True)) | _beside_floor(cell, floors[here & (floors["reference"] == name)])
+        row = dict(zip(KEYS, key, strict=True)) | {"layout": layout_of(cell)}
+        row |= _beside_floor(cell, floors[here & (floors["reference"] == name)])
         if name in casts:
             source = roles[casts[name][0]]
             same = (source["model"] == model) & (source["strategy"] == strategy)
-            row |= _beside_cast(cell, source[same & (source["candidate"] == casts[name][1])])
+            cast = source[same & (source["candidate"] == casts[name][1])]
+            row |= _beside_cast(cell, cast) if layout_of(cast) == row["layout"] else {}
         row |= _of_its_text(cell, strategy in plain)
         records.append(row | _of_own_text(judged.get(key, study.judged.iloc[:0]), strategy in plain))
     return fold(records, COLUMNS)

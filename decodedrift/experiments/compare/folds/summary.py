@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from decodedrift.measure.tables import CELL, CONTROLS, TOKEN_CAUSES, fold
+from decodedrift.measure.tables import CELL, CONTROLS, FORCED, TOKEN_CAUSES, fold, layout_of
 from decodedrift.numerics.intervals import clustered_se, iid_se, mean_interval, ratio_interval, share_interval
 from decodedrift.numerics.logits import exp
 
@@ -29,7 +30,7 @@ def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.Dat
     rows = []
     for key, cell in divergences.groupby(CELL, sort=False):
         row = dict(zip(CELL, key, strict=True)) | _divergence_fold(cell)
-        row |= _forced_fold(frames.get(key, positions.iloc[:0]))
+        row |= _read_fold(frames.get(key, positions.iloc[:0]))
         row["agreement_after"] = _agreement_after(cell, lengths)
         flags = cell["reconverged"].dropna().to_numpy(dtype=float)
         row["reconverged_share"] = _mean(flags)
@@ -74,11 +75,12 @@ def _divergence_fold(cell: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _forced_fold(cell: pd.DataFrame) -> dict[str, float]:
+def _read_fold(cell: pd.DataFrame) -> dict[str, Any]:
     kl, clusters = _finite(cell, "kl")
     ratio, ratio_clusters = _finite(cell, "nll_candidate", minus="nll_reference")
     gap = cell["logit_gap_max"].to_numpy(float)
     return {
+        "layout": layout_of(cell),
         **_named("kl_mean", ratio_interval(kl, np.ones(len(kl)), clusters)),
         "kl_se": clustered_se(kl, clusters),
         "kl_median": _quantile(kl, 50),
@@ -123,7 +125,8 @@ def distribution(positions: pd.DataFrame) -> pd.DataFrame:
         broken = np.isnan(p_top) & (cell["nonfinite"].to_numpy(float) > 0)  # the reference's: held against nothing
         for index, name in enumerate(["all", *_bucket_names()]):
             part = cell[~broken] if index == 0 else cell[(edges == index - 1) & ~np.isnan(p_top)]
-            rows.append(dict(zip(CELL, key, strict=True)) | {"bucket": name} | _distribution_fold(part))
+            keys = dict(zip(CELL, key, strict=True)) | {"bucket": name, "layout": layout_of(cell)}
+            rows.append(keys | _distribution_fold(part))
     return fold(rows)
 
 
@@ -161,6 +164,8 @@ def perplexity(
 ) -> pd.DataFrame:
     """perplexity.csv: a row per variant x text. The reference's rows come first; its ratio columns are empty.
 
+    The reference's own is of its forced reading where any candidate was held against that.
+
     Args:
         scored_bytes, dropped: by text, bytes of the scored tokens and characters that are in no token.
     """
@@ -169,12 +174,14 @@ def perplexity(
     rows: list[dict[str, object]] = []
     for text in scored_bytes:
         here = part[names == text]
+        forced = here[here["layout"].fillna(FORCED) == FORCED]
         for index, ((model, reference, candidate), cell) in enumerate(
             here.groupby(["model", "reference", "candidate"], sort=False)
         ):
             if index == 0:
+                own = next((c for _, c in forced.groupby("candidate", sort=False)), cell)
                 rows.append({"model": model, "variant": reference, "text": text}
-                            | _text_fold(cell, "nll_reference", scored_bytes[text]))  # fmt: skip
+                            | _text_fold(own, "nll_reference", scored_bytes[text]))  # fmt: skip
             ratio, clusters = _finite(cell, "nll_candidate", minus="nll_reference")
             rows.append(
                 {"model": model, "variant": candidate, "text": text}
@@ -184,16 +191,17 @@ def perplexity(
                    "kl_mean": _mean(_finite(cell, "kl")[0]), "same_top1": float(cell["top1_agree"].mean())}
             )  # fmt: skip
     rows = [row | {"dropped_characters": dropped.get(str(row["text"]))} for row in rows]
-    columns = ["model", "variant", "text", "tokens", "bytes", "dropped_characters", "perplexity", "bits_per_byte",
-               "nll_mean", "ln_ppl_ratio", "ln_ppl_ratio_low", "ln_ppl_ratio_high", "ln_ppl_ratio_se", "kl_mean",
-               "same_top1"]  # fmt: skip
+    columns = ["model", "variant", "text", "layout", "tokens", "bytes", "dropped_characters", "perplexity",
+               "bits_per_byte", "nll_mean", "ln_ppl_ratio", "ln_ppl_ratio_low", "ln_ppl_ratio_high",
+               "ln_ppl_ratio_se", "kl_mean", "same_top1"]  # fmt: skip
     return fold(rows, columns)
 
 
-def _text_fold(cell: pd.DataFrame, column: str, size: int | None) -> dict[str, float | int | None]:
+def _text_fold(cell: pd.DataFrame, column: str, size: int | None) -> dict[str, Any]:
     values = cell[column].to_numpy(float)
     total = float(np.sum(values))
     return {
+        "layout": layout_of(cell),
         "tokens": len(values),
         "bytes": size,
         "perplexity": exp(total / len(values)) if len(values) else math.nan,

@@ -21,6 +21,7 @@ from decodedrift.experiments.compare.verdict import (
     nonfinite,
 )
 from decodedrift.measure.nonfinite import TRACE
+from decodedrift.measure.tables import STEPPED
 from decodedrift.report import failures
 from decodedrift.report.phrases import change as _change
 from decodedrift.report.phrases import listed as _listed
@@ -197,8 +198,17 @@ def _censored(study: Study) -> str:
 
 def _distributions(table: pd.DataFrame) -> list[str]:
     """How far the distributions are on the reference's own tokens: a distance, which says nothing of quality."""
-    parts, damage = {}, {}
     measured = table[table["kl_mean"].notna() | table["top1_agreement"].notna()]
+    stepped = measured["layout"] == STEPPED
+    return [
+        *_apart("Reading the reference's own text", measured[~stepped]),
+        *_apart("Reading the reference's own text token by token", measured[stepped]),
+    ]
+
+
+def _apart(head: str, measured: pd.DataFrame) -> list[str]:
+    """The candidates that were read in one layout."""
+    parts, damage = {}, {}
     for name, cells in measured.groupby("candidate", sort=False):
         damage[name] = pooled(cells, "kl_mean")
         parts[name] = (
@@ -207,7 +217,7 @@ def _distributions(table: pd.DataFrame) -> list[str]:
         )
     if not parts:
         return []
-    return [f"Reading the reference's own text, {'; '.join(_telling(parts, damage))}: distances, not quality."]
+    return [f"{head}, {'; '.join(_telling(parts, damage))}: distances, not quality."]
 
 
 def _texts(study: Study) -> list[str]:

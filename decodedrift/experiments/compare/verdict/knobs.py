@@ -1,17 +1,17 @@
-"""What a run says of knobs: those that did nothing, candidates that are the reference, and what no reading can show."""
+"""What a run says of knobs: those that did nothing, who is the reference itself, and who is read token by token."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.compare.execution import asked, same_execution
+from decodedrift.experiments.compare.execution import asked, same_execution, unmoved
 from decodedrift.models.knobs import KNOBS
 from decodedrift.report.phrases import listed
 
 
 def sentences(study: Any) -> list[str]:
-    """A candidate that is the reference, a knob that came to what the reference does, a knob that no reading uses."""
+    """A candidate that is the reference, knobs that did nothing, and those that a reading at once does not use."""
     facts, same = study.environment.get("variants", {}), same_execution(study)
     said = []
     if same:
@@ -23,18 +23,32 @@ def sentences(study: Any) -> list[str]:
     if idle:
         parts = [f"{listed(knobs)} of {visible(name)}" for name, knobs in idle.items()]
         said.append(f"Did not engage, being what the reference does too: {listed(parts)}.")
-    return said + _unread(study)
+    if still := unmoved(study):
+        parts = [f"{listed(asked(v, study.plan['reference']))} of {visible(str(v['name']))}"
+                 for v in study.plan["candidates"] if v["name"] in still]  # fmt: skip
+        said.append(f"Engaged, and changed no bit of any logit that was read: {listed(parts)}.")
+    return [*said, *_stepped(study), *_without_local_error(facts)]
 
 
-def _unread(study: Any) -> list[str]:
-    """Candidates along whose reference's text there is no distance, since reading it would not use their knob."""
-    knobs: dict[str, list[str]] = {}
+def _stepped(study: Any) -> list[str]:
+    """Candidates that turn a knob which one reading of a text would not use, and how they were measured instead."""
+    acting: dict[str, list[str]] = {}
     for variant in study.plan.get("candidates", ()):
-        for name in asked(variant, study.plan["reference"]):
-            if not KNOBS[name].forced:
-                knobs.setdefault(name, []).append(visible(str(variant["name"])))
+        turned = [name for name in asked(variant, study.plan["reference"]) if not KNOBS[name].forced]
+        if turned:
+            acting[str(variant["name"])] = turned
+    if not acting:
+        return []
+    knobs = list(dict.fromkeys(name for turned in acting.values() for name in turned))
     return [
-        f"{knob} acts while tokens are generated and not where a given text is read at once: of {listed(names)} there "
-        "are first divergences, and no distances along a text."
-        for knob, names in knobs.items()
+        f"{listed(knobs)} {'acts' if len(knobs) == 1 else 'act'} on the KV cache, which reading a text at once does "
+        f"not use: for the distances of {listed(map(visible, acting))} both sides read it token by token."
     ]
+
+
+def _without_local_error(facts: Any) -> list[str]:
+    """Whose error of a single step (`--decompose`) does not exist, for what it was asked to do with its cache."""
+    return [
+        f"{visible(str(name))} has no error of a single step (e0): {visible(f['no_local_error'])}."
+        for name, f in facts.items() if f.get("no_local_error")
+    ]  # fmt: skip
