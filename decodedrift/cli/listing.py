@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from decodedrift.core.prompts import bundled_sets, load_prompts
 from decodedrift.core.records import InputError, nearest
 from decodedrift.decoding.strategies import STRATEGIES
+from decodedrift.decoding.strategies.base import PENALTIES
 from decodedrift.measure.checks import CHECKS
 from decodedrift.measure.metrics import TOKEN_METRICS, TRACE_METRICS
 from decodedrift.models.knobs import KNOBS
@@ -49,8 +50,12 @@ def _strategies() -> Iterator[str]:
     yield "strategies"
     for name, kind in STRATEGIES.items():
         yield from _entry(name, kind.about)
-        if kind.params:
-            yield from _entry("", ", ".join(f"{k}={_default(p.default)}" for k, p in kind.params.items()))
+        if own := {k: p for k, p in kind.params.items() if k not in PENALTIES}:
+            yield from _entry("", ", ".join(f"{k}={_default(p.default)}" for k, p in own.items()))
+    able = ", ".join(name for name, kind in STRATEGIES.items() if PENALTIES.keys() <= kind.params.keys())
+    yield f"parameters of {able}"
+    for name, param in PENALTIES.items():
+        yield from _entry(f"{name}={_default(param.default)}", param.about, 24)
 
 
 def _metrics() -> Iterator[str]:

@@ -61,7 +61,8 @@ class Text:
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way of choosing tokens. `label`: the text as asked, keys sorted; `params`: every parameter, resolved.
+    """A way of choosing tokens. `label`: the text as asked, keys sorted; `params`: every parameter, resolved;
+    penalties where there are any.
 
     What it does says its entry in `kinds`, the registry, which `decoding.strategies` puts here.
     """
@@ -104,8 +105,14 @@ class Strategy:
 
     @property
     def plain(self) -> bool:
-        """Whether it draws from the model's own distribution: temperature 1, and no token left out."""
-        return self.samples and self.params.get("temperature") == 1 and bool(self.kind.untruncated(self.params))
+        """Whether it draws from the model's own distribution: temperature 1, no penalty, and no token left out."""
+        own = self.params.get("temperature") == 1 and not self.penalised
+        return self.samples and own and bool(self.kind.untruncated(self.params))
+
+    @property
+    def penalised(self) -> bool:
+        """Whether what a row has said already changes what it takes next (`decoding.penalties`)."""
+        return bool(self.params.get("repetition_penalty", 1) != 1 or self.params.get("no_repeat_ngram", 0))
 
     @property
     def coupled(self) -> bool:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Strategy, Trace
+from decodedrift.decoding.penalties import penalised, scored
 from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.tops import Tops, joined, log_totals, tops
 from decodedrift.decoding.warping import Allowed, warp
@@ -54,18 +55,19 @@ class Chooser(Protocol):
 class ScoreLog:
     """The reference's scores of the generating pass, exact, until the candidates' tokens are known.
 
-    Greedy keeps the raw logits of each position in their own dtype; coupled sampling keeps the allowed ids and their
-    scores. `at` answers s_R[token] at a position, NaN where the token was not allowed.
+    Greedy keeps the logits of each position, raw in their own dtype, or in float64 after a penalty; coupled sampling
+    keeps the allowed ids and their scores. `at` answers s_R[token] at a position, NaN where the token was not allowed.
 
-    taken: the raw logit of the token taken at each position.
+    taken: the raw logit of the token taken at each position. context: the prompt's ids.
     """
 
     logits: Sequence[Tensor] | Tensor = field(default_factory=list)
     allowed: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     taken: Sequence[float] = ()
+    context: Sequence[int] = ()
 
     def at(self, position: int, token: int) -> float:
-        """The score of one token, in nats (greedy: the raw logit)."""
+        """The score of one token, in nats (greedy: the logit)."""
         if len(self.logits):
             there = position < len(self.logits) and token < self.logits[position].shape[-1]
             return float(self.logits[position][token]) if there else math.nan
@@ -98,7 +100,8 @@ class Single:
 
     watch: (prompt id -> the reference's tokens), whose scores under this variant are noted at every position:
     `watched[prompt id][t]` = s_C[y_R[t]]. keep_scores: note everything instead (the reference's own pass). prefixes:
-    (prompt id -> what a row has already): it goes on behind that, and notes scores of what it adds alone.
+    (prompt id -> what a row has already): it goes on behind that, and notes scores of what it adds alone. contexts:
+    (prompt id -> its ids), which a penalty counts as said.
     """
 
     width = 1
@@ -116,8 +119,9 @@ class Single:
         watch: Mapping[str, Sequence[int]] | None = None,
         keep_scores: bool = False,
         prefixes: Mapping[str, Trace] | None = None,
+        contexts: Mapping[str, Sequence[int]],
     ) -> None:
-        self.strategy, self.seed = strategy, seed
+        self.strategy, self.seed, self.contexts = strategy, seed, contexts
         self.rows = [_Row(p) for p in prompt_ids]
         for row in self.rows:
             if (prefix := (prefixes or {}).get(row.prompt_id)) is not None:
@@ -185,17 +189,23 @@ class Single:
 
     def logs(self) -> dict[str, ScoreLog]:
         """Prompt id -> every score of the pass, where `keep_scores` asked for it."""
-        return {row.prompt_id: ScoreLog(row.logits, row.log.allowed, row.taken) for row in self.rows}
+        return {
+            row.prompt_id: ScoreLog(row.logits, row.log.allowed, row.taken, self.contexts[row.prompt_id])
+            for row in self.rows
+        }
 
     def _choose(self, logits: Tensor) -> Tensor:
+        rows = self.rows if self.strategy.penalised else ()
+        histories = [(*self.contexts[row.prompt_id], *row.tokens) for row in rows]
         if self.strategy.samples and not self.strategy.coupled:
-            return self._draw(logits)
+            return self._draw(penalised(logits.float(), self.strategy, histories))
         if kind_of(self.strategy).allowed is not None:
-            allowed = warp(logits, self.strategy)
+            allowed = warp(logits, self.strategy, histories)
             keys = [(self.seed, row.prompt_id, len(row.tokens)) for row in self.rows]
             scores = allowed.scores(self.strategy, keys, logits.shape[-1])
             self._note(Allowed(allowed.ids.cpu(), scores))
             return allowed.ids.cpu().gather(-1, scores.argmax(-1, keepdim=True)).squeeze(-1)
+        logits = scored(logits, self.strategy, histories)
         values, ids = nm.top2(logits)
         for row, (top, second) in zip(self.rows, values.tolist(), strict=True):
             if not row.finish:
@@ -210,8 +220,8 @@ class Single:
         return ids[:, 0].cpu()
 
     def _draw(self, logits: Tensor) -> Tensor:
-        """What plain `generate(do_sample=True)` draws, from a generator seeded once per batch."""
-        scores = processed(logits.float(), self.strategy.params, kind_of(self.strategy).processors)
+        """What plain `generate(do_sample=True)` draws of float32 logits, from a generator seeded once per batch."""
+        scores = processed(logits, self.strategy.params, kind_of(self.strategy).processors)
         for row in self.rows:
             if not row.finish:
                 row.margins.append(math.nan)

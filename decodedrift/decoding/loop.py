@@ -62,8 +62,7 @@ def generate(
         tick: told the number of rows advanced, at every step.
     """
     choosers = [
-        _chooser(loaded, vocab, list(prompts), cell, max_new_tokens, watch or {}, keep_scores, inject or {})
-        for cell in cells
+        _chooser(loaded, vocab, prompts, cell, max_new_tokens, watch or {}, keep_scores, inject or {}) for cell in cells
     ]
     decode(loaded, vocab, prompts, choosers, max_new_tokens, tick=tick)
     return _collected(choosers, cells)
@@ -123,14 +122,14 @@ def _step(choosers: Sequence[Chooser], prompts: int, logits: Tensor, position: i
 def _chooser(
     loaded: Loaded,
     vocab: Vocabulary,
-    prompt_ids: list[str],
+    prompts: Mapping[str, Sequence[int]],
     cell: Cell,
     max_new_tokens: int,
     watch: Mapping[Key, Sequence[int]],
     keep_scores: bool,
     inject: Mapping[Key, tuple[int, int]],
 ) -> Chooser:
-    strategy, seed = cell
+    (strategy, seed), prompt_ids = cell, list(prompts)
     device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device
     if strategy.searches:
         search = kind_of(strategy).chooser
@@ -144,7 +143,7 @@ def _chooser(
     forced = {p: inject[key] for p in prompt_ids if (key := Key(strategy.label, seed, p)) in inject}
     settings: dict[str, Any] = {
         "eos": vocab.eos, "pad": vocab.pad, "max_new_tokens": max_new_tokens, "device": device, "watch": watched,
-        "keep_scores": keep_scores,
+        "keep_scores": keep_scores, "contexts": prompts,
     }  # fmt: skip
     if forced:
         return Injecting(strategy, seed, prompt_ids, inject=forced, **settings)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Strategy
+from decodedrift.decoding.penalties import scored
 from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.warping import warp
 from decodedrift.numerics import logits as nm
@@ -21,8 +22,8 @@ ROWS = 8  # at a time: float64 copies of so few stay in a CPU's cache
 class Preferences:
     """A strategy's preferences at each of n forced positions, on the CPU.
 
-    A score is the logit for greedy, for coupled sampling the warped log-probability plus its noise; -inf of an id that
-    is not allowed, and of the second best where one id alone is.
+    A score is the logit for greedy, after a penalty, for coupled sampling the warped log-probability plus its noise;
+    -inf of an id that is not allowed, and of the second best where one id alone is.
 
     takes: int64 [n], the token that it takes. best: int64 [n, 2], its two best ids. scores: float64 [n, 2], theirs.
     rival_scores: float64 [n, 2], those of the reference's two best ids. text_score: float64 [n], that of the text's own
@@ -43,11 +44,12 @@ def prefer(
     logits: Tensor,
     text: Sequence[int],
     reference: Preferences | None = None,
+    context: Sequence[int] = (),
 ) -> Preferences | None:
     """The preferences on raw logits [n, vocab]; None where there are none a position: searches, uncoupled draws.
 
     Args:
-        text: the n ids of the text that is read.
+        text: the n ids of the text that is read. context: those of its prompt, which a penalty counts too.
         reference: whose two best ids are scored here too; None: this is the reference.
     """
     if strategy.searches or (strategy.samples and not strategy.coupled):
@@ -56,13 +58,14 @@ def prefer(
     for begin in range(0, len(logits), ROWS):
         rows = slice(begin, begin + ROWS)
         part, ids = logits[rows], torch.tensor(text[rows])[:, None]
+        histories = [(*context, *text[:t]) for t in range(begin, begin + len(part))] if strategy.penalised else ()
         if reference is not None:
             ids = torch.cat([reference.best[rows], ids], dim=1)
         if kind_of(strategy).allowed is None:
-            takes, best, scores, given = _of_logits(part, ids)
+            takes, best, scores, given = _of_logits(scored(part, strategy, histories), ids)
         else:
             keys = [(seed, prompt_id, begin + t) for t in range(len(part))]
-            takes, best, scores, given = _of_allowed(strategy, keys, part, ids)
+            takes, best, scores, given = _of_allowed(strategy, keys, part, ids, histories)
         parts.append(Preferences(takes, best, scores, scores if reference is None else given[:, :2], given[:, -1]))
     return Preferences(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Preferences)))
 
@@ -77,9 +80,15 @@ def _of_logits(logits: Tensor, ids: Tensor) -> Parts:
     return logits.argmax(-1).cpu(), best.cpu(), values.double().cpu(), given.masked_fill(ids >= width, -math.inf)
 
 
-def _of_allowed(strategy: Strategy, keys: list[tuple[int, str, int]], logits: Tensor, ids: Tensor) -> Parts:
+def _of_allowed(
+    strategy: Strategy,
+    keys: list[tuple[int, str, int]],
+    logits: Tensor,
+    ids: Tensor,
+    histories: Sequence[Sequence[int]],
+) -> Parts:
     clean = torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=-math.inf)
-    allowed = warp(clean, strategy)
+    allowed = warp(clean, strategy, histories)
     scores, places = allowed.scores(strategy, keys, logits.shape[-1]), allowed.ids.cpu()
     if scores.shape[-1] == 1:  # one id a row: the second best is none
         scores = torch.cat([scores, scores.new_full((len(scores), 1), -math.inf)], -1)

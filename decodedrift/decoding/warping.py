@@ -7,10 +7,12 @@ the boundary stay in (as top-k of transformers does), which makes the set a func
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from decodedrift.core.records import Strategy
+from decodedrift.decoding.penalties import scored
 from decodedrift.numerics import gumbel
 
 if TYPE_CHECKING:
@@ -47,13 +49,14 @@ class Allowed:
         return scores
 
 
-def warp(logits: Tensor, strategy: Strategy) -> Allowed:
-    """The distribution that a strategy draws from; of one that takes raw logits there is none.
+def warp(logits: Tensor, strategy: Strategy, histories: Sequence[Sequence[int]] = ()) -> Allowed:
+    """The distribution that a strategy draws from; of one that takes the largest logit there is none.
 
     Args:
-        logits: [n, vocab], any floating type; upcast exactly. Rows must hold no NaN.
+        logits: raw, [n, vocab], any floating type; upcast exactly. Rows must hold no NaN.
+        histories: the ids of each row's prompt and text so far; under a penalty it needs them.
     """
-    allowed: Allowed = strategy.kind.allowed(logits, strategy.params)
+    allowed: Allowed = strategy.kind.allowed(scored(logits, strategy, histories), strategy.params)
     return allowed
 
 

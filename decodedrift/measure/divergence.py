@@ -12,6 +12,7 @@ import torch
 
 from decodedrift.core.records import Strategy, Trace
 from decodedrift.decoding.choosers import ScoreLog
+from decodedrift.decoding.penalties import with_penalty, without_penalty
 from decodedrift.measure.metrics import TRACE_METRICS, TracePair
 from decodedrift.models.text.vocabulary import Vocabulary
 from decodedrift.numerics import gumbel
@@ -49,14 +50,15 @@ def divergence(
     *,
     near_tie_below: float,
     logits_dtype: str = "fp64",
-    directional_error: np.ndarray | None = None,
+    error: np.ndarray | None = None,
     beams: BeamScores | None = None,
 ) -> dict[str, Any]:
     """Every column of divergences.csv after the keys. Missing values are None.
 
     Args:
         logits_dtype: the type of the candidate's logits, a key of FLOAT_FORMATS.
-        directional_error: forced d[top1] - d[top2] at the reference's positions, float64 [T_R].
+        error: forced d[top1] - d[top2] at the reference's positions, float64 [T_R]; under a penalty, which the raw
+            logits do not show, the error in the strategy's own margin (`choice_error`).
         beams: the four forced scores of whole hypotheses; beam search only.
     """
     r, c = reference.trace, candidate.trace
@@ -84,8 +86,8 @@ def divergence(
     elif not strategy.searches:
         ahead = _ahead(gaps["reference_gap"], r, t, (a, b), strategy)
         gaps["logprob_gap"] = row["logprob_gap"] = gap = None if ahead is None else abs(ahead)
-        row["gap_ulps"] = _ulps(ahead, reference.log, t, strategy, logits_dtype)
-        row["gap_over_error"] = _over_error(gap, directional_error, t, strategy)
+        row["gap_ulps"] = _ulps(ahead, reference, t, (a, b), strategy, logits_dtype)
+        row["gap_over_error"] = _over_error(gap, error, t, strategy)
     row["cause"] = "nonfinite" if broken else _cause(strategy, gaps, near_tie_below)
     return row
 
@@ -121,7 +123,7 @@ def _gaps(reference: Side, candidate: Side, t: int, b: int | None) -> dict[str, 
 def _ahead(
     gap: float | None, reference: Trace, t: int, tokens: tuple[int | None, int | None], strategy: Strategy
 ) -> float | None:
-    """ln p~_R(a) - ln p~_R(b): how far the reference itself has a before b; for greedy in raw logits.
+    """ln p~_R(a) - ln p~_R(b): how far the reference itself has a before b; for greedy in logits.
 
     Where it samples, the noise is taken off the scores again, exactly as it was put on.
     """
@@ -132,12 +134,15 @@ def _ahead(
     return gap - float(noise[0] - noise[1])
 
 
-def _ulps(ahead: float | None, log: ScoreLog, t: int, strategy: Strategy, dtype: str) -> float | None:
+def _ulps(
+    ahead: float | None, side: Side, t: int, tokens: tuple[int | None, int | None], strategy: Strategy, dtype: str
+) -> float | None:
     """The gap of the raw logits in spacings of a type at the larger magnitude of the two."""
-    if ahead is None or t >= len(log.taken):
+    if ahead is None or t >= len(side.log.taken) or tokens[0] is None or tokens[1] is None:
         return None
-    a = log.taken[t]
-    b = a - ahead * float(strategy.params.get("temperature", 1.0))
+    a, history = side.log.taken[t], (*side.log.context, *side.trace.token_ids[:t])
+    less = with_penalty(a, tokens[0], strategy, history) - ahead * float(strategy.params.get("temperature", 1.0))
+    b = without_penalty(less, tokens[1], strategy, history)
     return abs(a - b) / float(ulp(torch.tensor(max(abs(a), abs(b)), dtype=torch.float64), dtype))
 
 
@@ -165,7 +170,7 @@ def _cause(strategy: Strategy, gaps: dict[str, float | None], near_tie_below: fl
 def _over_error(gap: float | None, error: np.ndarray | None, t: int, strategy: Strategy) -> float | None:
     if gap is None or error is None or t < ERROR_POSITIONS:
         return None
-    before = error[:t] / strategy.params.get("temperature", 1.0)
+    before = error[:t] / (1.0 if strategy.penalised else strategy.params.get("temperature", 1.0))
     before = before[np.isfinite(before)]
     rms = float(np.sqrt(np.mean(before**2))) if len(before) else 0.0
     return gap / rms if rms > 0 else None

@@ -48,7 +48,9 @@ class Passage:
         if self.strategy is None:
             return None
         _, seed, prompt_id = self.key
-        return prefer(self.strategy, seed, prompt_id, logits, self.reading.continuation, reference)
+        return prefer(
+            self.strategy, seed, prompt_id, logits, self.reading.continuation, reference, self.reading.context
+        )
 
 
 @dataclass
@@ -193,7 +195,8 @@ def divergence_row(
 ) -> dict[str, Any]:
     """One row of divergences.csv, without keys."""
     frame = candidate.positions.get(key)
-    error = None if frame is None or reference.role != "reference" else frame["directional_error"].to_numpy()
+    column = "choice_error" if strategy.penalised else "directional_error"
+    error = None if frame is None or reference.role != "reference" else frame[column].to_numpy()
     return divergence(
         reference.side(key),
         candidate.side(key),
@@ -201,7 +204,7 @@ def divergence_row(
         vocab,
         near_tie_below=near_tie_below,
         logits_dtype=logits_dtype,
-        directional_error=error,
+        error=error,
         beams=_beam_scores(reference, candidate, key, strategy) if strategy.searches else None,
     )
 

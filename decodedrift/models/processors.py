@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NEUTRAL = ("TemperatureLogitsWarper", "TopPLogitsWarper")  # which generate leaves out at 1
+NEUTRAL = {  # at which generate leaves it out
+    "TemperatureLogitsWarper": 1, "TopKLogitsWarper": 0, "TopPLogitsWarper": 1, "MinPLogitsWarper": 0,
+    "TypicalLogitsWarper": 1,
+}  # fmt: skip
 
 
 def processed(scores: Tensor, params: Mapping[str, Any], processors: Mapping[str, str]) -> Tensor:
@@ -21,6 +24,6 @@ def processed(scores: Tensor, params: Mapping[str, Any], processors: Mapping[str
 
     none = torch.empty(0, dtype=torch.long)
     for param, name in processors.items():
-        if not (name in NEUTRAL and params[param] == 1.0):
+        if params[param] != NEUTRAL.get(name):
             scores = getattr(transformers, name)(params[param])(none, scores)
     return scores

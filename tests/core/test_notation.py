@@ -61,7 +61,7 @@ def test_lists(given: str | list[str], expected: list[str]) -> None:
     ("given", "words"),
     [
         ("p=0.5", ["does not begin with a name"]),
-        ("greedy,p=0.5", ["'p=0.5'", "takes no parameters"]),
+        ("greedy,p=0.5", ["'p=0.5'", "its parameters: repetition_penalty, no_repeat_ngram"]),
         ("top-k,q=5", ["'q=5'", "its parameters: k, temperature"]),
         ("beam,num_beam=5", ["did you mean 'num_beams'"]),
         ("top-k:k=1,k=2", ["'k' is given twice"]),

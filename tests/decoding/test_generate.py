@@ -43,16 +43,18 @@ def free_run(
         return generate(model, vocab, prompts, cells, new, **more)
 
 
-def by_transformers(family: str, seed: int | None = None, **settings: Any) -> dict[str, tuple[int, ...]]:
+def by_transformers(
+    family: str, seed: int | None = None, prompts: dict[str, list[int]] = PROMPTS, **settings: Any
+) -> dict[str, tuple[int, ...]]:
     model = tiny_model(family)
-    width = max(map(len, PROMPTS.values()))
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in PROMPTS.values()])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in PROMPTS.values()])
+    width = max(map(len, prompts.values()))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts.values()])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts.values()])
     if seed is not None:
         torch.manual_seed(seed)
     out = model.generate(ids, attention_mask=mask, max_new_tokens=NEW, pad_token_id=0, eos_token_id=0, **settings)
     found = {}
-    for name, row in zip(PROMPTS, out[:, width:].tolist(), strict=True):
+    for name, row in zip(prompts, out[:, width:].tolist(), strict=True):
         stop = row.index(0) + 1 if 0 in row else len(row)
         found[name] = tuple(row[:stop])
     return found
@@ -71,7 +73,27 @@ SAMPLED = {
     "top-p:p=0.9": {"do_sample": True, "top_k": 0, "top_p": 0.9},
     "top-p:p=1.0,temperature=1.5": {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.5},
     "min-p:p=0.1,temperature=0.8": {"do_sample": True, "top_k": 0, "min_p": 0.1, "temperature": 0.8},
+    "typical:mass=0.9": {"do_sample": True, "top_k": 0, "typical_p": 0.9},
+    "typical:mass=0.3,temperature=1.3": {"do_sample": True, "top_k": 0, "typical_p": 0.3, "temperature": 1.3},
+    "sample": {"do_sample": True, "top_k": 0},
+    "sample:temperature=0.7": {"do_sample": True, "top_k": 0, "temperature": 0.7},
+    "sample:k=20,p=0.8,temperature=0.7": {"do_sample": True, "top_k": 20, "top_p": 0.8, "temperature": 0.7},
+    "sample:k=30,min_p=0.02,p=0.95": {"do_sample": True, "top_k": 30, "top_p": 0.95, "min_p": 0.02},
 }
+PENALISED = {  # without padding, which generate counts as said
+    "greedy:repetition_penalty=1.3": {"do_sample": False, "repetition_penalty": 1.3},
+    "greedy:no_repeat_ngram=2": {"do_sample": False, "no_repeat_ngram_size": 2},
+    "greedy:no_repeat_ngram=1,repetition_penalty=0.8": {
+        "do_sample": False, "repetition_penalty": 0.8, "no_repeat_ngram_size": 1,
+    },
+    "top-k:k=20,repetition_penalty=1.2": {"do_sample": True, "top_k": 20, "repetition_penalty": 1.2},
+    "typical:mass=0.9,no_repeat_ngram=2": {
+        "do_sample": True, "top_k": 0, "typical_p": 0.9, "no_repeat_ngram_size": 2,
+    },
+    "sample:k=20,p=0.8,repetition_penalty=1.5,temperature=0.7": {
+        "do_sample": True, "top_k": 20, "top_p": 0.8, "temperature": 0.7, "repetition_penalty": 1.5,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -90,6 +112,30 @@ def test_uncoupled_sampling_equals_generate_seeded_once_per_batch(family: str, s
     for label, settings in SAMPLED.items():
         got = {p: result.traces[(label, seed, p)].token_ids for p in PROMPTS}
         assert got == by_transformers(family, seed, **settings), label
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_under_a_penalty_the_tokens_are_those_of_generate(family: str) -> None:
+    even = {"a": [5, 17, 3, 5], "b": [9, 30, 31, 9], "c": [80, 2, 80, 2]}
+    result = free_run(family, ",".join([*PENALISED, "greedy"]), seeds=(3,), prompts=even)
+    for label, settings in PENALISED.items():
+        seed = 3 if settings["do_sample"] else 0
+        got = {p: result.traces[(label, seed, p)].token_ids for p in even}
+        assert got == by_transformers(family, seed, even, **settings), label
+        assert not settings.get("do_sample") == got == {p: result.traces["greedy", 0, p].token_ids for p in even}, label
+
+
+def test_padding_is_no_part_of_what_was_said() -> None:
+    """The rows of a ragged batch are those that `generate` writes one by one, and not those of its padded batch."""
+    penalties: dict[str, dict[str, Any]] = {
+        "greedy:repetition_penalty=3.0": {"repetition_penalty": 3.0},
+        "greedy:no_repeat_ngram=1": {"no_repeat_ngram_size": 1},
+    }
+    for label, settings in penalties.items():
+        ours = {p: t.token_ids for (_, _, p), t in free_run("gpt2", label).traces.items()}
+        alone = {p: by_transformers("gpt2", prompts={p: i}, do_sample=False, **settings)[p] for p, i in PROMPTS.items()}
+        assert ours == alone, label
+    assert ours != by_transformers("gpt2", do_sample=False, **settings), "it bans the filler, which is the stop token"
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "mixtral"])

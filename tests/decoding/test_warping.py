@@ -9,7 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
 
 from decodedrift.decoding import warping
 from decodedrift.decoding.strategies import strategy, top_p
@@ -25,14 +31,21 @@ def dense(allowed: warping.Allowed, vocab: int) -> torch.Tensor:
 def by_transformers(logits: torch.Tensor, name: str, params: dict[str, Any]) -> torch.Tensor:
     none = torch.empty(0, dtype=torch.long)
     z = TemperatureLogitsWarper(params.get("temperature", 1.0))(none, logits.double())
-    kinds = {"top-k": (TopKLogitsWarper, "k"), "top-p": (TopPLogitsWarper, "p"), "min-p": (MinPLogitsWarper, "p")}
-    kind, param = kinds[name]
-    return kind(params[param])(none, z).softmax(-1)
+    kinds = {"top-k": (TopKLogitsWarper, "k"), "top-p": (TopPLogitsWarper, "p"), "min-p": (MinPLogitsWarper, "p"),
+             "typical": (TypicalLogitsWarper, "mass")}  # fmt: skip
+    sample = [(TopKLogitsWarper, "k"), (TopPLogitsWarper, "p"), (MinPLogitsWarper, "min_p")]
+    for kind, param in [kinds[name]] if name in kinds else sample:
+        z = kind(params[param])(none, z) if param in params else z
+    return z.softmax(-1)
 
 
 CASES = [("top-k", {"k": 5}), ("top-k", {"k": 50, "temperature": 0.7}), ("top-p", {"p": 0.9}),
          ("top-p", {"p": 0.3, "temperature": 2.0}), ("top-p", {"p": 0.999}), ("min-p", {"p": 0.05}),
-         ("min-p", {"p": 0.5, "temperature": 3.0}), ("min-p", {"p": 1.0}), ("min-p", {"p": 0.001, "temperature": 0.6})]  # fmt: skip
+         ("min-p", {"p": 0.5, "temperature": 3.0}), ("min-p", {"p": 1.0}), ("min-p", {"p": 0.001, "temperature": 0.6}),
+         ("typical", {"mass": 0.9}), ("typical", {"mass": 0.2, "temperature": 0.5}), ("typical", {"mass": 0.001}),
+         ("sample", {}), ("sample", {"temperature": 0.7}), ("sample", {"k": 20, "p": 0.8, "temperature": 0.7}),
+         ("sample", {"k": 40, "p": 0.9, "min_p": 0.1}), ("sample", {"p": 0.6, "min_p": 0.2}), ("sample", {"min_p": 0.3}),
+         ("sample", {"k": 1, "p": 0.01})]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "params"), CASES)
@@ -120,6 +133,55 @@ def test_a_nucleus_ends_with_the_token_whose_mass_reaches_p_exactly() -> None:
     exactly, more = (warping.warp(logits, strategy("top-p", p=p)) for p in (0.5, math.nextafter(0.5, 1.0)))
     assert dense(exactly, 3).tolist() == [[1.0, 0.0, 0.0]] == by_transformers(logits, "top-p", {"p": 0.5}).tolist()
     assert int((dense(more, 3) > 0).sum()) == 3
+
+
+def test_what_k_leaves_is_renormalised_before_p_is_taken_of_it() -> None:
+    """k first, as generate does: of 0.4, 0.3, 0.2, 0.1 two are left, 4/7 and 3/7, and the first alone holds a half."""
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]], dtype=torch.float64).log()
+    kept = [
+        dense(warping.warp(logits, strategy("sample", **params)), 4)[0] for params in ({"k": 2, "p": 0.5}, {"p": 0.5})
+    ]
+    assert kept[0].tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert kept[1].tolist() == pytest.approx([4 / 7, 3 / 7, 0.0, 0.0], abs=1e-15)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, 2.0, 2.5, -math.inf]), min_size=3, max_size=40),
+    st.integers(1, 45),
+    st.sampled_from([0.2, 0.5, 0.9]),
+)
+@settings(max_examples=80, deadline=None)
+def test_ties_stay_in_through_k_and_p(values: list[float], k: int, p: float) -> None:
+    logits = torch.tensor([[*values, 1.0], [*values[::-1], 1.0]], dtype=torch.float64)
+    kept = dense(warping.warp(logits, strategy("sample", k=k, p=p)), len(values) + 1) > 0
+    for row, inside in zip(logits, kept, strict=True):
+        lowest = row[inside].min()
+        assert torch.equal(inside, row >= lowest), "as many as tie, whatever their order"
+        first = row[row >= sorted(row.tolist(), reverse=True)[min(k, len(row)) - 1]].exp()
+        assert float(row[inside].exp().sum() / first.sum()) >= p - 1e-12
+        assert float(row[row > lowest].exp().sum() / first.sum()) < p
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, 2.0, 2.5, -math.inf]), min_size=3, max_size=40),
+    st.sampled_from([0.2, 0.5, 0.9]),
+)
+@settings(max_examples=80, deadline=None)
+def test_typical_allows_what_transformers_allows_with_ties_too(values: list[float], mass: float) -> None:
+    logits = torch.tensor([[*values, 1.0], [*sorted(values), 1.0]], dtype=torch.float64)
+    ours = dense(warping.warp(logits, strategy("typical", mass=mass)), len(values) + 1)
+    theirs = by_transformers(logits, "typical", {"mass": mass})
+    assert torch.allclose(ours, theirs, atol=1e-12)
+
+
+def test_the_most_probable_token_may_be_untypical() -> None:
+    logits = torch.tensor([[0.5, *[0.005] * 100]], dtype=torch.float64).log()  # entropy 3.0; surprises 0.69 and 5.3
+    allowed = warping.warp(logits, strategy("typical", mass=0.3))
+    assert allowed.ids[0].tolist() == [0], "2.3 nats off, as the others are: the nearest"
+    logits = torch.tensor([[0.4, *[0.06] * 10]], dtype=torch.float64).log()  # entropy 2.05; surprises 0.92 and 2.81
+    allowed = warping.warp(logits, strategy("typical", mass=0.3))
+    assert sorted(allowed.ids[0].tolist()) == list(range(1, 11))
+    assert allowed.log_p[0].exp().tolist() == pytest.approx([0.1] * 10, abs=1e-15)
 
 
 def test_a_temperature_near_zero_is_greedy_and_masked_tokens_stay_out() -> None:

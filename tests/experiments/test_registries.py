@@ -95,7 +95,7 @@ def test_what_a_sampling_strategy_may_draw_is_what_transformers_would(name: str)
     ours = torch.zeros_like(theirs).scatter_add(-1, allowed.ids, allowed.log_p.exp())
     assert torch.equal(ours > 0, theirs > 0)
     assert torch.allclose(ours, theirs, atol=1e-14)
-    assert 1 < int((ours > 0).sum(-1).max()) < 700
+    assert 1 < int((ours > 0).sum(-1).max()) < (701 if strategy.plain else 700)
 
 
 def test_no_code_outside_their_folder_asks_for_a_strategy_by_its_name() -> None:

@@ -7,16 +7,19 @@ strategy by its name.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from decodedrift.core.notation import Item, read_params, split_items
 from decodedrift.core.records import InputError, Strategy, nearest
-from decodedrift.decoding.strategies.base import StrategyKind
+from decodedrift.decoding.strategies.base import PENALTIES, StrategyKind
 from decodedrift.decoding.strategies.beam import BEAM
 from decodedrift.decoding.strategies.greedy import GREEDY
 from decodedrift.decoding.strategies.min_p import MIN_P
+from decodedrift.decoding.strategies.sample import SAMPLE
 from decodedrift.decoding.strategies.top_k import TOP_K
 from decodedrift.decoding.strategies.top_p import TOP_P
+from decodedrift.decoding.strategies.typical import TYPICAL
 
 STRATEGIES: dict[str, StrategyKind] = {
     "greedy": GREEDY,
@@ -24,6 +27,8 @@ STRATEGIES: dict[str, StrategyKind] = {
     "top-k": TOP_K,
     "top-p": TOP_P,
     "min-p": MIN_P,
+    "typical": TYPICAL,
+    "sample": SAMPLE,
 }
 Strategy.kinds = STRATEGIES  # the record answers from here what it is, however it was made
 
@@ -78,7 +83,7 @@ def screened(strategies: Iterable[Strategy], named: bool) -> tuple[Strategy, ...
 
 def _checked(given: Strategy, coupling: str) -> Strategy:
     """A record that was not made here; its label must not spell another strategy, nor its coupling another run's."""
-    params = read_params(f"strategy {given.label}", given.params, given.kind.params)
+    params = _params(f"strategy {given.label}", given.params, given.kind)
     strategy = Strategy(given.name, given.label, params, coupling)
     if given.coupling not in (coupling, "gumbel"):
         raise InputError(f"strategy {given.label}: its coupling is {given.coupling!r}, the run's is {coupling!r}")
@@ -96,8 +101,15 @@ def _strategy(item: Item, coupling: str) -> Strategy:
         if colon and name in STRATEGIES:
             raise InputError(f"strategy {name}: {rest!r} is no parameter; write {name}:KEY=VALUE")
         raise InputError(f"unknown strategy {item.head!r}; {nearest(item.head, tuple(STRATEGIES))}")
-    params = read_params(f"strategy {item.head}", item.params, kind.params)
-    return Strategy(item.head, item.label, params, coupling)
+    return Strategy(item.head, item.label, _params(f"strategy {item.head}", item.params, kind), coupling)
+
+
+def _params(owner: str, given: Mapping[str, Any], kind: StrategyKind) -> dict[str, Any]:
+    """Every parameter, checked; a penalty only where it is one, so that without them a plan is what it always was."""
+    if kind.chooser is not None and (penalty := next((key for key in given if key in PENALTIES), None)):
+        raise InputError(f"{owner}: {penalty} is not for a search, which compares whole texts; leave it out")
+    params = read_params(owner, given, kind.params)
+    return {key: v for key, v in params.items() if key not in PENALTIES or v != PENALTIES[key].default}
 
 
 def not_injectable(where: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from decodedrift.core.notation import Param, number
+from decodedrift.core.notation import Param, number, whole
 from decodedrift.core.records import Strategy
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ def _one(params: Mapping[str, Any]) -> int:
 class StrategyKind:
     """A registered strategy.
 
-    about: a line for `decodedrift list`. allowed: (raw logits [n, vocab] without NaN, parameters) -> the tokens that it
-    may take and their log-probabilities, of which it takes the largest, plus noise where it samples; None: it takes
-    the largest raw logit. samples: it draws at random, and runs once per seed. processors: parameter ->
-    transformers' class of that effect, in generate's order, by which an uncoupled draw is made. wide: all tokens of the
-    vocabulary may be allowed. untruncated: parameters -> whether all of them always are. chooser: of a search, who
-    expands its hypotheses; rows: how many a prompt has, 1 without a search.
+    about: a line for `decodedrift list`. allowed: (logits [n, vocab] without NaN, raw or after PENALTIES, parameters)
+    -> the tokens that it may take and their log-probabilities, of which it takes the largest, plus noise where it
+    samples; None: it takes the largest of these logits. samples: it draws at random, and runs once per seed.
+    processors: parameter -> transformers' class of that effect, in generate's order, by which an uncoupled draw is
+    made. wide: all tokens of the vocabulary may be allowed. untruncated: parameters -> whether all of them always are.
+    chooser: of a search, who expands its hypotheses; rows: how many a prompt has, 1 without a search.
     """
 
     about: str
@@ -66,3 +66,7 @@ def _temperature(value: object) -> float:
 
 
 TEMPERATURE = Param(_temperature, 1.0)
+PENALTIES = {  # of all that choose a token at a time; `decoding.penalties` applies them before anything else
+    "repetition_penalty": Param(number(0.01, 100), 1.0, "divides the positive logits of tokens in prompt and text"),
+    "no_repeat_ngram": Param(whole(0, 2**31 - 1), 0, "size of the n-grams of prompt and text that may not come again"),
+}

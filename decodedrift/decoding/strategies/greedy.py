@@ -1,7 +1,7 @@
-"""greedy: the largest logit, ties by the lower id."""
+"""greedy: the largest logit (after a penalty, where one is asked), ties by the lower id."""
 
 from __future__ import annotations
 
-from decodedrift.decoding.strategies.base import StrategyKind
+from decodedrift.decoding.strategies.base import PENALTIES, StrategyKind
 
-GREEDY = StrategyKind("the most probable token at every position", {}, allowed=None)
+GREEDY = StrategyKind("the most probable token at every position", {**PENALTIES}, allowed=None)

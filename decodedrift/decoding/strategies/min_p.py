@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from decodedrift.core.notation import Param, number
-from decodedrift.decoding.strategies.base import TEMPERATURE, StrategyKind
+from decodedrift.decoding.strategies.base import PENALTIES, TEMPERATURE, StrategyKind
 from decodedrift.decoding.warping import Allowed, renormalised
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def _allowed(logits: Tensor, params: Mapping[str, Any]) -> Allowed:
 
 MIN_P = StrategyKind(
     "a draw from the tokens at least p times as probable as the first (transformers' min_p)",
-    {"p": Param(number(0, 1, open_low=True), 0.05), "temperature": TEMPERATURE},
+    {"p": Param(number(0, 1, open_low=True), 0.05), "temperature": TEMPERATURE, **PENALTIES},
     _allowed,
     samples=True,
     processors={"temperature": "TemperatureLogitsWarper", "p": "MinPLogitsWarper"},

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from decodedrift.core.notation import Param, count
-from decodedrift.decoding.strategies.base import TEMPERATURE, StrategyKind
+from decodedrift.decoding.strategies.base import PENALTIES, TEMPERATURE, StrategyKind
 from decodedrift.decoding.warping import Allowed, renormalised
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def _allowed(logits: Tensor, params: Mapping[str, Any]) -> Allowed:
 
 TOP_K = StrategyKind(
     "a draw from the k most probable tokens",
-    {"k": Param(count, 50), "temperature": TEMPERATURE},
+    {"k": Param(count, 50), "temperature": TEMPERATURE, **PENALTIES},
     _allowed,
     samples=True,
     processors={"temperature": "TemperatureLogitsWarper", "k": "TopKLogitsWarper"},

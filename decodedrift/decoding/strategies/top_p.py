@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from decodedrift.core.notation import Param, number
-from decodedrift.decoding.strategies.base import TEMPERATURE, StrategyKind
+from decodedrift.decoding.strategies.base import PENALTIES, TEMPERATURE, StrategyKind
 from decodedrift.decoding.warping import Allowed, renormalised
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _allowed(logits: Tensor, params: Mapping[str, Any]) -> Allowed:
 
 TOP_P = StrategyKind(
     "a draw from the smallest set of tokens that holds probability p",
-    {"p": Param(number(0, 1, open_low=True), 0.9), "temperature": TEMPERATURE},
+    {"p": Param(number(0, 1, open_low=True), 0.9), "temperature": TEMPERATURE, **PENALTIES},
     _allowed,
     samples=True,
     untruncated=lambda params: params["p"] == 1,

@@ -127,6 +127,7 @@ def _write_on(bench: Bench, model: Loaded, candidate: Pass, cell: Cell, prefixes
     chooser = Single(
         strategy, seed, list(prefixes), eos=vocab.eos, pad=vocab.pad, max_new_tokens=bench.plan.max_new_tokens,
         device=torch.device("cpu") if model.device.type == "mps" else model.device, prefixes=prefixes,
+        contexts=bench.world.prompts,
     )  # fmt: skip
     bench.progress.start(candidate.name, strategy.label, len(prefixes) * steps)
     bench.progress.batch()
