@@ -15,7 +15,8 @@ from decodedrift.core.records import InputError, Variant, VariantError
 from decodedrift.core.secrecy import excerpt
 from decodedrift.models.arithmetic import pinned
 from decodedrift.models.compilation import compiled, compiler_failed, compiling
-from decodedrift.models.knobs import KNOBS, turned
+from decodedrift.models.knobs import KNOBS, stored, turned
+from decodedrift.models.knobs.experts import kernel_of
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded
 from decodedrift.models.precisions.floating import DTYPES, NAMES, KeepDouble, cast
@@ -53,7 +54,7 @@ class Loaded:
             stack.enter_context(torch.inference_mode())
             for _, knob, value in turned(self.variant):
                 if knob.running is not None:
-                    stack.enter_context(knob.running(self.device, value))
+                    stack.enter_context(knob.running(self.model, value))
             if self.variant.compute == "fp64":
                 stack.enter_context(KeepDouble())
             if compiled(self.model):
@@ -106,7 +107,7 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
         ready.facts |= facts
         if checkpoint.module is not None:
             given = [checkpoint.module] if donor is None else [checkpoint.module, donor.model]
-            ready.facts["copy_control"] = control(ready.model, variant.name, ready.probe, given)
+            ready.facts["copy_control"] = control(ready.model, variant.name, ready.probe, given, facts["autocast"])
         yield ready
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, VariantError) or not out_of_memory(error):
@@ -151,13 +152,13 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
         dtypes[name] = dtypes.get(name, 0) + parameter.numel()
         total += parameter.numel()
     rounded: Rounded = getattr(model, "_decodedrift_rounded", Rounded())
-    asked = variant.compute or "fp32"
+    asked, kept = variant.compute or "fp32", stored(variant)
     float32_modules = getattr(model, "_keep_in_fp32_modules", None) or getattr(
         model, "_keep_in_fp32_modules_strict", None
     )
     converted = PRECISIONS[variant.precision].load is not None  # by a backend, which leaves some weights as they are
-    if not converted and set(dtypes) - {asked} and not (float32_modules and set(dtypes) <= {asked, "fp32"}):
-        raise VariantError(f"{variant.name}: asked for {asked} weights, got {dtypes}")
+    if not converted and set(dtypes) - {kept} and not (float32_modules and set(dtypes) <= {kept, "fp32"}):
+        raise VariantError(f"{variant.name}: asked for {kept} weights, got {dtypes}")
     return {
         "variant": variant.name,
         "precision": variant.precision,
@@ -168,8 +169,7 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
         "quantized_parameters": rounded.quantized_parameters,
         "quantized_modules": rounded.quantized_modules,
         "quantized_share": rounded.quantized_parameters / total if total else 0.0,
-        "rounded_share": rounded_share(checkpoint, asked) if not rounded.quantized_parameters else None,
-        "experts": _experts(model),
+        "rounded_share": rounded_share(checkpoint, kept) if not rounded.quantized_parameters else None,
     } | dict(rounded.details)
 
 
@@ -222,10 +222,13 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
         if precision.read_as or compute == torch.float64:
             cast(model, compute)
         model.to(device)
+    if compute == torch.float64 and kernel_of(model) == "grouped_mm":
+        model.set_experts_implementation("eager")  # the grouped kernels have no float64
+    for _, knob, value in turned(variant):
+        if knob.install is not None:
+            knob.install(model, value)
     align(model)
     forget_generation_settings(model)
-    if compute == torch.float64 and _experts(model):
-        model.set_experts_implementation("eager")  # the grouped kernels have no float64
     model._decodedrift_rounded = rounded
     return model.eval()
 
@@ -280,10 +283,3 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
                 f"for example {keys[0]}; the checkpoint is incomplete or does not fit its config.json"
             )
     return model
-
-
-def _experts(model: Any) -> str | None:
-    """The kernel that a mixture-of-experts model uses, None for a dense one."""
-    if not any(hasattr(m, "is_transposed") and hasattr(m, "has_gate") for m in model.modules()):
-        return None
-    return str(getattr(model.config, "_experts_implementation", None))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import VariantError
+from decodedrift.models.knobs import rounding
 from decodedrift.models.load import Loaded, out_of_memory
 from decodedrift.models.machine import available_memory
 from decodedrift.models.precisions.floating import DTYPES, cast
@@ -148,7 +149,7 @@ class _Probe:
         no memory for that, TOLERANCE decides in 16 bits too.
         """
         try:
-            narrow = self.loaded.variant.precision in ("bf16", "fp16")
+            narrow = rounding(self.loaded.variant) in ("bf16", "fp16")
             fault = self._on(self.loaded, path, self.truth, DOUBT if narrow else TOLERANCE)
             if fault is not None and narrow:
                 wide = _widened(self.loaded, "fp32")
@@ -162,11 +163,11 @@ class _Probe:
         return fault
 
     def padded(self) -> str | None:
-        """What is wrong with texts that are read whole in one right-padded batch."""
+        """What is wrong with texts that are read whole in one padded batch."""
         with reading(self.loaded):
             batch = read_whole(self.loaded, self.texts, [(0, len(text)) for text in self.texts], pad=self.pad)
         pairs = [(text[: t + 1], row) for text, logits in zip(self.texts, batch) for t, row in enumerate(logits)]
-        return _off(self.loaded, pairs, self.truth, "right-padded in a batch, it reads otherwise than alone")
+        return _off(self.loaded, pairs, self.truth, "padded in a batch, it reads otherwise than alone")
 
     def _on(self, loaded: Loaded, path: str, truth: Mapping[Text, Tensor], tolerance: float) -> str | None:
         """The fault of one path, under one loaded model."""
@@ -238,9 +239,7 @@ def _off(
     """
     largest = max((float(row.nan_to_num(0.0, 0.0, 0.0).abs().max()) for row in truth.values()), default=0.0)
     bound = (
-        (TOLERANCE if tolerance is None else tolerance)
-        * torch.finfo(DTYPES.get(loaded.variant.precision) or DTYPES[loaded.variant.compute or "fp32"]).eps
-        * largest
+        (TOLERANCE if tolerance is None else tolerance) * torch.finfo(DTYPES[rounding(loaded.variant)]).eps * largest
     )
     for text, logits in pairs:
         if (expected := truth.get(text)) is None:
@@ -259,4 +258,5 @@ def _widened(loaded: Loaded, name: str) -> Loaded | None:
         return None
     model = copy.deepcopy(loaded.model)
     cast(model, dtype)
-    return replace(loaded, model=model, variant=replace(loaded.variant, precision="fp32", compute=name), facts={})
+    variant = replace(loaded.variant, precision="fp32", compute=name, knobs={})
+    return replace(loaded, model=model, variant=variant, facts={})

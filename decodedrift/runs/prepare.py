@@ -13,6 +13,7 @@ from decodedrift.core.records import InputError, Job, Prompt, Strategy, Text, Va
 from decodedrift.core.settings import Settings
 from decodedrift.core.versions import untested
 from decodedrift.decoding.strategies import parse_strategies
+from decodedrift.models.knobs import check as check_knobs
 from decodedrift.models.precisions import beware
 from decodedrift.models.variants import default_candidates, on_device, parse_variants, variant_from_dict
 from decodedrift.runs.executors import EXECUTORS
@@ -125,6 +126,8 @@ def prepare(
     plan = identity.without_home(plan.having(model=checkpoint.name))
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
     others = world.other_checkpoints(plan, vocab)
+    for variant in plan.variants:
+        check_knobs(variant, others.get(variant.name, checkpoint))
     vocab = vocabulary.narrowed(vocab, others)
     plan, encoded = fitting.fitting_prompts(plan, settings, vocab)
     plan, texts, unread = fitting.windowed(plan, vocab)

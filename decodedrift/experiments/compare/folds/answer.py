@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from decodedrift.experiments.compare.execution import same_execution
+from decodedrift.experiments.compare.execution import same_execution, unmoved
 from decodedrift.experiments.compare.settings import FINE
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import fold
@@ -45,7 +45,7 @@ def answer(study: Study) -> pd.DataFrame:
     """A row per candidate in the order of the plan, whether it ran or not."""
     plan = study.plan
     model = str(plan["model"]).encode("utf-8", "replace").decode("utf-8")  # of a path that is no text
-    broken, same = _broken(study), same_execution(study)
+    broken, same, still = _broken(study), same_execution(study), unmoved(study)
     rows = []
     for candidate in plan["candidates"]:
         name = str(candidate["name"])
@@ -54,7 +54,8 @@ def answer(study: Study) -> pd.DataFrame:
         row["wording"], note = wording(row, broken.get(name, ""), name in same)
         why = unbatched(row["floor_rate"], name, plan) if row["wording"] in TOLD_BY_NOISE else ""
         read = "predicted by reading the same text" if plan.get("mode") == "screen" and row["traces"] else ""
-        row["wording_note"] = "; ".join(part for part in (read, note, why) if part)
+        bits = f"{' and '.join(still[name])} engaged and changed no bit" if name in still and name not in same else ""
+        row["wording_note"] = "; ".join(part for part in (read, note, why, bits) if part)
         rows.append(row | _quality(study.positions, name))
     return fold(rows, COLUMNS, "answer")
 
