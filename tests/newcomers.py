@@ -72,11 +72,12 @@ def register() -> None:
         samples=True,
         processors={"temperature": "TemperatureLogitsWarper", "epsilon": "EpsilonLogitsWarper"},
     )
-    KNOBS["autocast"] = Knob(
+    KNOBS["halved"] = Knob(
         Param(boolean, None, "bfloat16 where autocast puts it"),
-        fact="autocast",
+        fact="halved",
         read_back=lambda model: torch.is_autocast_enabled(model.device.type),
-        running=lambda device, value: torch.autocast(device.type, dtype=torch.bfloat16, enabled=value),
+        running=lambda model, value: torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=value),
+        rounds=lambda value: "bf16" if value else None,
     )
 
 
@@ -122,7 +123,7 @@ def main(folder: str) -> None:
     EXECUTORS["backwards"] = executor
     SECTIONS["newcomer"] = newcomer
     dd.compare(
-        "demo", candidates=["fp32:autocast=true", "fp32:autocast=false", "fp32:attention=sdpa", "int8"],
+        "demo", candidates=["fp32:halved=true", "fp32:halved=false", "fp32:attention=sdpa", "int8"],
         strategies=["greedy", "second", "epsilon:epsilon=0.05"], limit=2, max_new_tokens=12, batch_size=1,
         out=f"{folder}/run", noise_floor=False, default_text=False,
     )  # fmt: skip

@@ -43,7 +43,7 @@ def _precisions() -> Iterator[str]:
 def _knobs() -> Iterator[str]:
     yield "knobs of execution"
     for name, knob in KNOBS.items():
-        yield from _entry(name, knob.param.about, 12)
+        yield from _entry(name, knob.param.about, 14)
 
 
 def _strategies() -> Iterator[str]:

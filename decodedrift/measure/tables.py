@@ -203,6 +203,8 @@ class Gathered:
         for name, latest in facts.items():
             before = self.facts.get(name, {})
             self.facts[name] = latest | {c: max(before[c], latest.get(c, 0.0)) for c in LARGEST if c in before}
+            if "idle_knobs" in before and "idle_knobs" in latest:  # one that engaged in any job did
+                self.facts[name]["idle_knobs"] = [k for k in latest["idle_knobs"] if k in before["idle_knobs"]]
         self.path |= path
         self.spilled_bytes += spilled_bytes
         if batch_size is not None:

@@ -8,8 +8,11 @@ from typing import Any
 
 
 def compiled(model: Any) -> bool:
-    """Whether torch.compile has wrapped a model or a part of it."""
-    return any(type(module).__name__ == "OptimizedModule" for module in model.modules())
+    """Whether torch.compile has wrapped a model or a part of it, or compiled it in place."""
+    return any(
+        type(module).__name__ == "OptimizedModule" or vars(module).get("_compiled_call_impl") is not None
+        for module in model.modules()
+    )
 
 
 @contextmanager

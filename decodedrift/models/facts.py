@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from decodedrift.core.records import Variant, VariantError
+from decodedrift.models.knobs import stored
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded
 from decodedrift.models.precisions.floating import DTYPES, NARROW
@@ -29,18 +30,18 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
     dtypes = types(model)
     rounded: Rounded = getattr(model, "_decodedrift_rounded", Rounded())
     total = rounded.total or sum(p.numel() for p in model.parameters())
-    asked = variant.compute or "fp32"
+    asked, kept = variant.compute or "fp32", stored(variant)
     float32_modules = getattr(model, "_keep_in_fp32_modules", None) or getattr(
         model, "_keep_in_fp32_modules_strict", None
     )
     precision = PRECISIONS[variant.precision]
     read_as = precision.reads(variant.options)
-    narrowest = read_as if read_as and DTYPES[read_as] in NARROW else asked
+    narrowest = read_as if read_as and DTYPES[read_as] in NARROW else kept
     if precision.own and asked not in dtypes:
         raise VariantError(f"{variant.name}: asked to compute in {asked}, got weights in {dtypes}; leave {asked} out")
     plain = precision.load is None and not precision.own  # a backend leaves some weights as they are
-    if plain and set(dtypes) - {asked} and not (float32_modules and set(dtypes) <= {asked, "fp32"}):
-        raise VariantError(f"{variant.name}: asked for {asked} weights, got {dtypes}")
+    if plain and set(dtypes) - {kept} and not (float32_modules and set(dtypes) <= {kept, "fp32"}):
+        raise VariantError(f"{variant.name}: asked for {kept} weights, got {dtypes}")
     return (
         {
             "variant": variant.name,
@@ -53,7 +54,6 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
             "quantized_modules": rounded.quantized_modules,
             "quantized_share": rounded.quantized_parameters / total if total else 0.0,
             "rounded_share": rounded_share(checkpoint, narrowest) if not rounded.quantized_parameters else None,
-            "experts": experts(model),
         }
         | (gguf.facts(*checkpoint.files) if checkpoint.kind == "gguf" else {})
         | dict(rounded.details)
@@ -83,10 +83,3 @@ def _changed(stored: Iterable[torch.Tensor], dtype: torch.dtype) -> float:
             changed += int((tensor.to(dtype).to(tensor.dtype) != tensor).sum()) - int(tensor.isnan().sum())
             total += tensor.numel()
     return changed / total if total else 0.0
-
-
-def experts(model: Any) -> str | None:
-    """The kernel that a mixture-of-experts model uses, None for a dense one."""
-    if not any(hasattr(m, "is_transposed") and hasattr(m, "has_gate") for m in model.modules()):
-        return None
-    return str(getattr(model.config, "_experts_implementation", None))

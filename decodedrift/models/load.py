@@ -14,8 +14,9 @@ from decodedrift.core.records import InputError, Variant, VariantError
 from decodedrift.core.secrecy import excerpt
 from decodedrift.models.arithmetic import pinned
 from decodedrift.models.compilation import compiled, compiler_failed, compiling
-from decodedrift.models.facts import experts, read_back
+from decodedrift.models.facts import read_back
 from decodedrift.models.knobs import KNOBS, turned
+from decodedrift.models.knobs.experts import kernel_of
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded
 from decodedrift.models.precisions.floating import DTYPES, NAMES, KeepDouble, cast
@@ -56,7 +57,7 @@ class Loaded:
             stack.enter_context(torch.inference_mode())
             for _, knob, value in turned(self.variant):
                 if knob.running is not None:
-                    stack.enter_context(knob.running(self.device, value))
+                    stack.enter_context(knob.running(self.model, value))
             if self.variant.compute == "fp64":
                 stack.enter_context(KeepDouble())
             if compiled(self.model):
@@ -113,7 +114,7 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
                 raise VariantError(f"{variant.name}: no input can be rounded: its code calls no projection as a module")
         if checkpoint.module is not None:
             given = [checkpoint.module] if donor is None else [checkpoint.module, donor.model]
-            ready.facts["copy_control"] = control(ready.model, variant.name, ready.probe, given)
+            ready.facts["copy_control"] = control(ready.model, variant.name, ready.probe, given, facts["autocast"])
         yield ready
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, VariantError) or not out_of_memory(error):
@@ -172,10 +173,13 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
         if precision.reads(variant.options) or compute == torch.float64:
             cast(model, compute)
         model.to(device)
+    if compute == torch.float64 and kernel_of(model) == "grouped_mm":
+        model.set_experts_implementation("eager")  # the grouped kernels have no float64
+    for _, knob, value in turned(variant):
+        if knob.install is not None:
+            knob.install(model, value)
     align(model)
     forget_generation_settings(model)
-    if compute == torch.float64 and experts(model):
-        model.set_experts_implementation("eager")  # the grouped kernels have no float64
     model._decodedrift_rounded = rounded
     return model.eval()
 

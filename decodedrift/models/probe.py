@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Variant, VariantError
+from decodedrift.models.knobs import rounding
 from decodedrift.models.load import Loaded, out_of_memory
 from decodedrift.models.machine import available_memory
 from decodedrift.models.precisions import PRECISIONS
@@ -159,7 +160,7 @@ class _Probe:
         no memory for that, TOLERANCE decides in 16 bits too.
         """
         try:
-            narrow = _own(self.loaded.variant) in ("bf16", "fp16")
+            narrow = rounding(self.loaded.variant) in ("bf16", "fp16")
             fault = self._on(self.loaded, path, self.truth, DOUBT if narrow else TOLERANCE)
             if fault is not None and narrow:
                 wide = _widened(self.loaded, "fp32")
@@ -173,11 +174,11 @@ class _Probe:
         return fault
 
     def padded(self) -> str | None:
-        """What is wrong with texts that are read whole in one right-padded batch."""
+        """What is wrong with texts that are read whole in one padded batch."""
         with reading(self.loaded):
             batch = read_whole(self.loaded, self.texts, [(0, len(text)) for text in self.texts], pad=self.pad)
         pairs = [(text[: t + 1], row) for text, logits in zip(self.texts, batch) for t, row in enumerate(logits)]
-        return _off(self.loaded, pairs, self.truth, "right-padded in a batch, it reads otherwise than alone")
+        return _off(self.loaded, pairs, self.truth, "padded in a batch, it reads otherwise than alone")
 
     def _on(self, loaded: Loaded, path: str, truth: Mapping[Text, Tensor], tolerance: float) -> str | None:
         """The fault of one path, under one loaded model."""
@@ -259,11 +260,6 @@ def _off(
     return None
 
 
-def _own(variant: Variant) -> str | None:
-    """The floating type that a variant's precision computes in itself."""
-    return PRECISIONS[variant.precision].computes(variant.options)
-
-
 def spacing(variant: Variant) -> float:
     """The relative spacing that rounding in a variant's arithmetic is judged by.
 
@@ -271,7 +267,7 @@ def spacing(variant: Variant) -> float:
     does both. A sum in another order then turns a whole step of that grid: 64 spacings of these are 3 % of a logit.
     """
     precision = PRECISIONS[variant.precision]
-    own = torch.finfo(DTYPES[_own(variant) or variant.compute or "fp32"]).eps
+    own = torch.finfo(DTYPES[rounding(variant)]).eps
     return max(own, BACKEND) if precision.own or precision.load is not None else own
 
 
@@ -282,6 +278,5 @@ def _widened(loaded: Loaded, name: str) -> Loaded | None:
         return None
     model = copy.deepcopy(loaded.model)
     cast(model, dtype)
-    return replace(
-        loaded, model=model, variant=replace(loaded.variant, precision="fp32", compute=name, options={}), facts={}
-    )
+    variant = replace(loaded.variant, precision="fp32", compute=name, options={}, knobs={})
+    return replace(loaded, model=model, variant=variant, facts={})

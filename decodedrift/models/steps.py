@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.models.calling import cache_of, calls, check
+from decodedrift.models.knobs.padding import batch
 from decodedrift.models.kvcache import expand, kinds, kv_only, owned
 from decodedrift.models.load import Loaded, measurable
 from decodedrift.models.longrope import switch
@@ -194,7 +195,7 @@ class Whole:
 def read_whole(
     loaded: Loaded, texts: Sequence[Sequence[int]], spans: Sequence[tuple[int, int]], *, pad: int
 ) -> list[Tensor]:
-    """Texts from their beginning, right-padded and without a cache; within `reading`.
+    """Texts from their beginning, right-padded unless `padding` says otherwise, without a cache; within `reading`.
 
     Args:
         texts: token ids of at least one token each. kept: of each text the positions [first, end) whose logits are
@@ -206,14 +207,14 @@ def read_whole(
     width, at = max(map(len, texts)), switch(loaded.model.config)
     if at is not None and len(texts) > 1 and width > at.length:  # its factors follow the longest text of a batch
         return [read_whole(loaded, [t], [k], pad=pad)[0] for t, k in zip(texts, spans, strict=True)]
-    ids = torch.full((len(texts), width), pad, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, text in enumerate(texts):
-        ids[row, : len(text)] = torch.tensor(text, dtype=torch.long)
-        mask[row, : len(text)] = 1
+    ids, mask, begins = batch(loaded, texts, pad, given=True)
+    width, spans = ids.shape[1], [(a + shift, b + shift) for (a, b), shift in zip(spans, begins, strict=True)]
     begin, end = min(first for first, _ in spans), max(last for _, last in spans)
     arguments = {} if bool(mask.all()) else {"attention_mask": mask.to(loaded.device)}
-    sliced = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
+    known = inspect.signature(loaded.model.forward).parameters
+    if any(begins) and "position_ids" in known:
+        arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0).to(loaded.device)
+    sliced = "logits_to_keep" in known
     if sliced:
         arguments["logits_to_keep"] = torch.arange(begin, max(end, begin + 1), device=loaded.device)
     with calls(loaded, "reading"):
@@ -231,12 +232,7 @@ def _prepared(
     """(ids, arguments) of one left-padded batch, as `generate` prepares them for each family."""
     from transformers import GenerationConfig
 
-    width = max(len(ids) for ids in prompts)
-    input_ids = torch.full((len(prompts), width), pad, dtype=torch.long)
-    mask = torch.zeros_like(input_ids)
-    for row, ids in enumerate(prompts):
-        input_ids[row, width - len(ids) :] = torch.tensor(ids)
-        mask[row, width - len(ids) :] = 1
+    input_ids, mask, _ = batch(loaded, prompts, pad, given=False)
     settings = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, pad_token_id=pad, use_cache=use_cache)
     prepared: list[Any] = []
 

@@ -1,9 +1,13 @@
-"""Variants as they are written: `bf16`, `fp32:batch_size=1`, `mine=path/to/checkpoint:precision=bf16`."""
+"""Variants as they are written: `bf16`, `fp32:batch_size=1`, `mine=path/to/checkpoint:precision=bf16`.
+
+Several values of a parameter, `fp32:batch_size=1/2/4`, are as many variants.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields, replace
+from itertools import product
 from typing import Any
 
 from decodedrift.core.notation import Item, Param, read_params, split_items, text
@@ -44,20 +48,35 @@ def parse_variants(
         if isinstance(piece, Variant):
             variants.append(_unsettled(_completed(piece, reference), piece.compute is None))
         else:
-            variants.extend(_variant(item, reference) for item in split_items(piece, params_of, sources=True))
+            items = split_items(piece, params_of, sources=True)
+            variants.extend(_variant(each, label, reference) for item in items for each, label in _each(item))
     return tuple(variants)
 
 
-def _variant(item: Item, reference: Variant | None) -> Variant:
+def _each(item: Item) -> list[tuple[Item, str]]:
+    """An item for each combination of its parameters' values, and its label; what is free text has one value."""
+    name, named, _ = item.head.partition("=")
+    declared = {key: knob.param for key, knob in KNOBS.items()}
+    for precision in [PRECISIONS[name]] if name in PRECISIONS else PRECISIONS.values():
+        declared |= precision.params
+    listed = {key for key, value in item.params.items() if "/" in value and declared.get(key, PRECISION).read != text}
+    values = [value.split("/") if key in listed else [value] for key, value in item.params.items()]
+    items = [Item(item.head, dict(zip(item.params, each, strict=True))) for each in product(*values)]
+    if not named:
+        return [(each, each.label) for each in items]
+    apart = [{key: value for key, value in each.params.items() if key in listed} for each in items]
+    return [(each, Item(name, params).label) for each, params in zip(items, apart, strict=True)]
+
+
+def _variant(item: Item, label: str, reference: Variant | None) -> Variant:
     name, named, source = item.head.partition("=")
     given = dict(item.params)
     if named:
-        label, fallback = name, (reference.precision if reference else "fp32")
-        asked = given.pop("precision", fallback)
+        asked = given.pop("precision", reference.precision if reference else "fp32")
     else:
         if "precision" in given:
             raise InputError(f"{item.label!r}: {name} is a precision already; leave precision= out")
-        label, asked = item.label, name
+        asked = name
     if asked not in PRECISIONS:
         base, colon, rest = asked.partition(":")
         if colon and base in PRECISIONS:
@@ -68,8 +87,8 @@ def _variant(item: Item, reference: Variant | None) -> Variant:
         raise InputError(f"variant {label}: revision= belongs to another checkpoint, NAME=OWNER/MODEL:revision=...")
     declared = {k: knob.param for k, knob in KNOBS.items()} | dict(PRECISIONS[asked].params)
     values = read_params(f"variant {label}", given, declared)
-    options = {k: values.pop(k) for k in PRECISIONS[asked].params}
-    values["knobs"] = {k: values.pop(k) for k in KNOBS if k not in FIELDS}
+    options = {k: values.pop(k) for k in PRECISIONS[asked].params}  # int8's own `head` comes before the knob
+    values["knobs"] = {k: values.pop(k) for k in KNOBS if k not in FIELDS and k in values}
     if named and reference and "precision" not in item.params:
         options = dict(reference.options)
     variant = _completed(Variant(label, asked, options, model=source or None, **values), reference)

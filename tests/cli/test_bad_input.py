@@ -94,6 +94,7 @@ EARLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--candidates", "bf16:batchsize=2"), ("'batchsize'", "did you mean 'batch_size'")),
     (("--candidates", "bf16,batch=3"), ("'batch=3'", "did you mean 'batch_size'")),
     (("--candidates", "bf16:batch_size=0"), ("batch_size", ">= 1", "'0'")),
+    (("--candidates", "bf16:attention=bogus"), ("attention=bogus", "no such kernel", "choices: eager", "sdpa")),
     (("--candidates", "bf16:threads=1000000"), ("threads", "1024", "1000000")),
     (("--candidates", "int8:head=maybe"), ("head", "true or false", "'maybe'")),
     (("--candidates", "int8:compute=int4"), ("compute", "bf16", "'int4'")),
@@ -787,7 +788,6 @@ def without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("int8-bnb", ("int8-bnb",)),
         ("int8:head=true", ("head=true", "tied", "leave head=true out")),
-        ("bf16:attention=bogus", ("bogus",)),
     ],
 )
 def test_a_variant_fails_alone(

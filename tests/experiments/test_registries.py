@@ -44,11 +44,18 @@ from decodedrift.report.html import Options
 ROOT = Path(__file__).parents[2]
 IDS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33], "d": [80, 2, 80, 2]}
 SAMPLING = [name for name, kind in STRATEGIES.items() if kind.samples]
-TURNS = {"revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": False,
-         "cache": "static", "kv": "int8", "threads": 2}  # fmt: skip
-READ_BACK = {"revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": "",
-             "cache": "StaticLayer", "kv": "int8: keys and values, symmetric, a scale for each 8 values of a token and head",
-             "threads": 2}  # fmt: skip
+TURNS = {
+    "revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": False, "threads": 2,
+    "cache": "static", "kv": "int8", "padding": "multiple:8", "experts": None, "autocast": "bf16", "layercast": "bf16",
+    "mixed": "bf16", "head": "bf16-output", "matmul": "tf32", "compile": None, "deterministic": True,
+}  # fmt: skip
+"""What each is turned to here; None where this model has none of it, or where compiling would take long."""
+READ_BACK = TURNS | {
+    "use_cache": "", "padding": {"prompts": "left", "texts": "right", "multiple_of": 8}, "cache": "StaticLayer",
+    "kv": "int8: keys and values, symmetric, a scale for each 8 values of a token and head",
+    "layercast": "bf16 used as fp32", "head": "fp32 to bf16", "compile": False,
+}  # fmt: skip
+SAME = ("revision", "device", "experts", "compile")  # what comes to the same as the reference's in this run
 
 
 def texts(strategies: str, coupling: str = "gumbel") -> dict[str, list[tuple[int, ...]]]:
@@ -157,7 +164,7 @@ def test_every_knob_is_read_back(name: str, study: dd.Study) -> None:
     told = study.environment["variants"]
     of = "bf16" if TURNS[name] is None else f"fp32:{name}={TURNS[name]}"
     assert told[of][KNOBS[name].fact] == READ_BACK[name]
-    if name in ("attention", "batch_size", "use_cache", "cache", "kv", "threads"):
+    if name not in SAME:
         assert told["fp32"][KNOBS[name].fact] != READ_BACK[name]
         assert told[of]["idle_knobs"] == []
 
@@ -266,23 +273,23 @@ def test_new_strategies_take_their_own_tokens(newcomers: dd.Study) -> None:
 
 def test_a_new_knob_is_read_back_and_its_logits_have_their_own_spacing(newcomers: dd.Study) -> None:
     told = newcomers.environment["variants"]
-    on, off = told["fp32:autocast=true"], told["fp32:autocast=false"]
-    assert (on["autocast"], on["logits_dtype"], on["compute"], on["idle_knobs"]) == (True, "bf16", "fp32", [])
-    assert (off["autocast"], off["logits_dtype"], off["idle_knobs"]) == (False, "fp32", ["autocast"])
+    on, off = told["fp32:halved=true"], told["fp32:halved=false"]
+    assert (on["halved"], on["logits_dtype"], on["compute"], on["idle_knobs"]) == (True, "bf16", "fp32", [])
+    assert (off["halved"], off["logits_dtype"], off["idle_knobs"]) == (False, "fp32", ["halved"])
     assert told["fp32:attention=sdpa"]["idle_knobs"] == ["attention"]
     rows = newcomers.positions.set_index(["candidate", "strategy", "prompt_id", "position"]).sort_index()
-    assert rows.loc["fp32:autocast=true", "kl"].max() > 0
+    assert rows.loc["fp32:halved=true", "kl"].max() > 0
     ulps = rows["logit_margin_ulps"]
-    assert (ulps["fp32:autocast=true"] * 2**16 == ulps["fp32:autocast=false"]).all(), "bf16 has 16 bits fewer"
+    assert (ulps["fp32:halved=true"] * 2**16 == ulps["fp32:halved=false"]).all(), "bf16 has 16 bits fewer"
     plan = {v["name"]: v for v in newcomers.plan["candidates"]}
-    assert plan["fp32:autocast=true"]["knobs"] == {"autocast": True}
+    assert plan["fp32:halved=true"]["knobs"] == {"halved": True}
 
 
 def test_a_new_section_and_a_new_knob_are_on_the_page(newcomers: dd.Study) -> None:
     assert newcomers.path is not None
     page = (newcomers.path / "report.html").read_text("utf-8")
     assert "A newcomer" in page
-    assert "autocast=True" in page
+    assert "halved=True" in page
     assert f"{pd.read_parquet(newcomers.path / 'data/positions')['kl_twice'].max():.6e}" in page
 
 
@@ -325,4 +332,4 @@ def test_an_unknown_experiment_lists_those_that_are() -> None:
 def test_the_newcomers_are_gone_again() -> None:
     assert "second" not in STRATEGIES
     with pytest.raises(dd.InputError, match="unknown parameter 'autocast'"):
-        parse_variants([dd.Variant("x", "fp32", knobs={"autocast": True})])
+        parse_variants([dd.Variant("x", "fp32", knobs={"halved": True})])

@@ -22,7 +22,7 @@ VARIANTS = ("fp32", "bf16", "fp16", "int8", "fp32:attention=eager")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_copy_is_what_the_files_give(family: str, tmp_path: Path) -> None:
     checkpoint = checkpoints.find(saved_as(tiny_model(family), tmp_path / "m"))
-    ids = torch.arange(1, 11)[None]
+    ids, several = torch.arange(1, 11)[None], torch.arange(1, 13).view(4, 3)
     with loaded(checkpoint, parse_variants("fp32")[0]) as reference:
         before = {k: v.clone() for k, v in reference.model.state_dict().items()}
         for variant in parse_variants(",".join(VARIANTS)):
@@ -31,6 +31,8 @@ def test_a_copy_is_what_the_files_give(family: str, tmp_path: Path) -> None:
                 assert copied.model.config._attn_implementation == read.model.config._attn_implementation
                 with copied.running():
                     assert torch.equal(copied.model(ids).logits, read.model(ids).logits), variant.name
+                    last = [m.model(several, logits_to_keep=1).logits for m in (copied, read)]  # a slice: not folded
+                    assert torch.equal(*last), variant.name
         assert all(torch.equal(v, before[k]) for k, v in reference.model.state_dict().items())  # lent, not touched
 
 

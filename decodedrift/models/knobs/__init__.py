@@ -10,11 +10,20 @@ from typing import Any
 
 from decodedrift.core.records import InputError, Variant
 from decodedrift.models.knobs.attention import ATTENTION
+from decodedrift.models.knobs.autocast import AUTOCAST
 from decodedrift.models.knobs.base import Knob, setting
 from decodedrift.models.knobs.batch_size import BATCH_SIZE
 from decodedrift.models.knobs.cache import CACHE
+from decodedrift.models.knobs.compile import COMPILE
+from decodedrift.models.knobs.deterministic import DETERMINISTIC
 from decodedrift.models.knobs.device import DEVICE
+from decodedrift.models.knobs.experts import EXPERTS
+from decodedrift.models.knobs.head import HEAD
 from decodedrift.models.knobs.kv import KV
+from decodedrift.models.knobs.layercast import LAYERCAST
+from decodedrift.models.knobs.matmul import MATMUL
+from decodedrift.models.knobs.mixed import MIXED
+from decodedrift.models.knobs.padding import PADDING
 from decodedrift.models.knobs.revision import REVISION
 from decodedrift.models.knobs.threads import THREADS
 from decodedrift.models.knobs.use_cache import USE_CACHE
@@ -28,7 +37,17 @@ KNOBS: dict[str, Knob] = {
     "cache": CACHE,
     "kv": KV,
     "threads": THREADS,
+    "padding": PADDING,
+    "experts": EXPERTS,
+    "autocast": AUTOCAST,
+    "layercast": LAYERCAST,
+    "mixed": MIXED,
+    "head": HEAD,
+    "matmul": MATMUL,
+    "compile": COMPILE,
+    "deterministic": DETERMINISTIC,
 }
+COARSER = ("fp64", "fp32", "fp16", "bf16")  # each has fewer bits of mantissa than the one before
 
 
 def turned(variant: Variant) -> list[tuple[str, Knob, Any]]:
@@ -46,6 +65,18 @@ def check(variant: Variant, checkpoint: Any) -> None:
     for name, knob, value in turned(variant):
         if knob.refused is not None and (reason := knob.refused(variant, checkpoint, value)):
             raise InputError(f"variant {variant.name}: {name}={value}: {reason}")
+
+
+def stored(variant: Variant) -> str:
+    """The type that a variant's weights are kept in: its arithmetic's, where no knob says otherwise."""
+    types = [knob.stored(value) for _, knob, value in turned(variant) if knob.stored is not None]
+    return types[0] if types else variant.compute or "fp32"
+
+
+def rounding(variant: Variant) -> str:
+    """The coarsest type that anything a variant computes is rounded to."""
+    types = [knob.rounds(value) for _, knob, value in turned(variant) if knob.rounds is not None]
+    return max([variant.compute or "fp32", *(kind for kind in types if kind)], key=COARSER.index)
 
 
 def apart(variant: Variant, reference: Variant) -> list[str]:

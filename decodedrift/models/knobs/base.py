@@ -20,9 +20,11 @@ class Knob:
 
     param: how its value is read. fact: the name under which what it came to is told among the facts of a variant.
     read_back: that, of a loaded model in the state that it runs in, JSON-ready; None where it is told as the model
-    runs. refused: (variant, checkpoint, value) -> why it cannot be turned there, and what to write; asked before
-    weights load. load: keyword arguments of `from_pretrained`. adapt: the same done to a model that is there. running:
-    (device, value) -> a context around all that the model computes. forced: whether reading a given text at once uses
+    runs, or cannot be told. refused: (variant, checkpoint, value) -> why it cannot be turned there, and what to write;
+    asked before weights load. load: keyword arguments of `from_pretrained`. adapt: the same done to a model that is
+    there. install: done in place to a model that has its precision and device. running: (model, value) -> a context
+    around all that the model computes. stored: the type that its weights are kept in, where that is not the
+    arithmetic's. rounds: the type that it rounds what is computed to. forced: whether reading a given text at once uses
     it too; where it does not, a text is read token by token.
     """
 
@@ -32,10 +34,33 @@ class Knob:
     refused: Callable[[Variant, Any, Any], str | None] | None = None
     load: Callable[[Any], dict[str, Any]] | None = None
     adapt: Callable[[Any, Any], None] | None = None
-    running: Callable[[torch.device, Any], AbstractContextManager[Any]] | None = None
+    install: Callable[[Any, Any], None] | None = None
+    running: Callable[[Any, Any], AbstractContextManager[Any]] | None = None
+    stored: Callable[[Any], str] | None = None
+    rounds: Callable[[Any], str | None] | None = None
     forced: bool = True
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether it is part of the loaded model, so that a copy of that has it too."""
+        return any(part is not None for part in (self.load, self.adapt, self.install))
 
 
 def setting(variant: Variant, name: str) -> Any:
     """The value of a variant's knob; None where it is the reference's or the run's."""
     return variant.knobs.get(name, getattr(variant, name, None))
+
+
+def model_class(checkpoint: Any) -> Any | None:
+    """The class that a checkpoint's model has; None where the model's own code decides."""
+    if checkpoint.module is not None:
+        return type(checkpoint.module)
+    from transformers import AutoModelForCausalLM
+
+    kind = AutoModelForCausalLM._model_mapping.get(type(checkpoint.config), None)
+    return kind if isinstance(kind, type) else None
+
+
+def device_of(model: Any) -> str:
+    """The type of device that a model is on."""
+    return str(next(model.parameters()).device.type)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _running(device: torch.device, threads: int) -> Iterator[None]:
+def _running(model: torch.nn.Module, threads: int) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()

@@ -14,11 +14,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from decodedrift.core.records import VariantError
+from decodedrift.models.precisions.floating import NAMES
 from decodedrift.models.sources.copies import replaced
 from decodedrift.models.sources.packed import parts
 
 
-def control(model: Any, name: str, logits: Callable[[], Tensor], models: list[Any]) -> dict[str, Any]:
+def control(
+    model: Any, name: str, logits: Callable[[], Tensor], models: list[Any], autocast: str = "off"
+) -> dict[str, Any]:
     """The negative control: logits of the copy come from its own weights, and from none of the given models'.
 
     One forward is watched for the weights that it reads. Then the final norm's weight is doubled, and one in every
@@ -30,6 +33,7 @@ def control(model: Any, name: str, logits: Callable[[], Tensor], models: list[An
         name: the variant's.
         logits: one forward of it over a few tokens.
         models: those that it was copied from.
+        autocast: the type that the variant itself asks torch.autocast for.
 
     Returns:
         For the variant's facts: `weight` that was doubled, how far that `moved` the logits (None: not finite, nothing
@@ -42,9 +46,9 @@ def control(model: Any, name: str, logits: Callable[[], Tensor], models: list[An
     others = {_place(t): label for one in models for label, t in _tensors(one) if _place(t) not in places}
     watch = Watch(others, {_place(p): label for label, p in by_name.items()})
     with _uncompiled():
-        with watch, Autocast(next(model.parameters()).device.type) as autocast, _calls(model) as calls:
+        with watch, Autocast(next(model.parameters()).device.type, autocast) as foreign, _calls(model) as calls:
             base = logits()
-        if fault := _fault(model, watch, autocast):
+        if fault := _fault(model, watch, foreign):
             raise VariantError(f"{name}: {fault}")
         weight = _final(model, watch.reads, base)
         facts: dict[str, Any] = {
@@ -97,16 +101,18 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Autocast(TorchFunctionMode):
-    """Notes whether anything runs under autocast on a device; beneath torch's functions that can no longer be seen."""
+    """Notes whether anything runs under another autocast on a device than was asked for; beneath torch's functions
+    that can no longer be seen."""
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, asked: str = "off") -> None:
         super().__init__()
-        self.device, self.on = device, False
+        self.device, self.asked, self.on = device, asked, False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        self.on = self.on or torch.is_autocast_enabled(self.device)
+        kind = NAMES.get(torch.get_autocast_dtype(self.device)) if torch.is_autocast_enabled(self.device) else "off"
+        self.on = self.on or kind not in ("off", self.asked)
         return func(*args, **(kwargs or {}))
 
 

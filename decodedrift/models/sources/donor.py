@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from decodedrift.core.records import Variant
+from decodedrift.models.knobs import turned
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.floating import cast
 from decodedrift.models.sources.copies import copied
@@ -22,7 +23,7 @@ def copied_from(model: Any, lent: Variant, variant: Variant, dtype: torch.dtype)
 
     It is exact from unquantized float32 on the CPU: every stored value is in it as it is, and narrowing it is what the
     loader does. Models that keep some modules in float32 whatever is asked are left to the loader, as are kernels of
-    attention that it would have to check.
+    attention that it would have to check, and whatever would come from a donor that a knob has made another model.
 
     Args:
         model: the donor, loaded as `lent`.
@@ -31,16 +32,18 @@ def copied_from(model: Any, lent: Variant, variant: Variant, dtype: torch.dtype)
     """
     if lent.precision != "fp32" or dtype not in NARROWER or variant.attention not in (None, "eager", "sdpa"):
         return None
-    if lent.attention is not None or next(model.parameters()).device.type != "cpu":
+    if any(knob.reshapes for _, knob, _ in turned(lent)) or next(model.parameters()).device.type != "cpu":
         return None
     if any(getattr(model, name, None) for name in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")):
         return None
     copy = PRECISIONS[variant.precision].apply is not None
-    memo = {id(p): torch.nn.Parameter(p.detach().to(dtype, copy=copy), requires_grad=False) for p in model.parameters()}
+    memo = {  # requires_grad as it is: torch folds a batch into one product, or does not, by that of the weight
+        id(p): torch.nn.Parameter(p.detach().to(dtype, copy=copy), requires_grad=p.requires_grad)
+        for p in model.parameters()
+    }
     twin = copied(model, memo)
     cast(twin, dtype)
-    if variant.attention is not None:
-        twin.set_attn_implementation(variant.attention)
-        if twin.config._attn_implementation != variant.attention:
-            return None
-    return twin
+    for _, knob, value in turned(variant):
+        if knob.adapt is not None:
+            knob.adapt(twin, value)
+    return twin if variant.attention in (None, twin.config._attn_implementation) else None

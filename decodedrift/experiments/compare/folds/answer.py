@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from decodedrift.experiments.compare.draws import uncoupled
-from decodedrift.experiments.compare.execution import same_execution
+from decodedrift.experiments.compare.execution import same_execution, unmoved
 from decodedrift.experiments.compare.folds.accuracy import IN_ANSWER, of_candidate
 from decodedrift.experiments.compare.settings import FINE
 from decodedrift.measure import nonfinite
@@ -51,6 +51,7 @@ def answer(study: Study) -> pd.DataFrame:
     plan = study.plan
     model = str(plan["model"]).encode("utf-8", "replace").decode("utf-8")  # of a path that is no text
     broken, same, anew = _broken(study), same_execution(study), uncoupled(plan)
+    still = {name: knobs for name, knobs in unmoved(study).items() if name not in same}
     rows = []
     for candidate in plan["candidates"]:
         name = str(candidate["name"])
@@ -60,7 +61,8 @@ def answer(study: Study) -> pd.DataFrame:
         why = unbatched(row["floor_rate"], name, plan) if row["wording"] in TOLD_BY_NOISE else ""
         read = "predicted by reading the same text" if plan.get("mode") == "screen" and row["traces"] else ""
         draws = redrawn(study.divergences, name, anew) if row["wording"] in (*TOLD_BY_NOISE, "differs") else ""
-        row["wording_note"] = "; ".join(part for part in (read, note, why, draws) if part)
+        bits = f"{' and '.join(still[name])} engaged and changed no bit" if name in still else ""
+        row["wording_note"] = "; ".join(part for part in (read, note, why, draws, bits) if part)
         row |= _quality(study.positions, name) | of_candidate(study, name)
         if not row["scored_tokens"] and plan.get("texts") and candidate.get("use_cache") is False:
             row["quality_note"] = UNCACHED
