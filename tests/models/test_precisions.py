@@ -415,7 +415,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path: Path, how: str, n
 def test_an_unknown_precision_lists_the_choices() -> None:
     with pytest.raises(
         dd.InputError,
-        match="unknown precision 'fp8'; choices: fp64, fp32, bf16, fp16, int8, fp8-e4m3, .*q4_0, int8-bnb",
+        match=r"unknown precision 'fp8'; choices: fp64, fp32, bf16, fp16, int8, fp8-e4m3, .*q4_0, int8-bnb",
     ):
         dd.compare("demo", candidates=["fp8"], **LEAN)
     with pytest.raises(dd.InputError, match="did you mean 'bf16'"):

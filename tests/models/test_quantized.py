@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -505,7 +506,7 @@ def distances_obey(kl: Any) -> None:
              "int4:group=32", "int4:group=64"]  # fmt: skip
     distances = [kl(text) for text in order]
     assert distances == sorted(distances), dict(zip(order, distances))
-    for low, high in zip(distances, distances[1:]):
+    for low, high in pairwise(distances):
         assert high > 1.05 * low
     for text in ("bf16", "q8_0", "fp8-e4m3"):
         assert kl(f"{text}:round=weights") < kl(f"{text}:round=all")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_limits_are_those_of_torch_and_of_the_papers() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_tensor_is_rounded_to_the_nearest_value_that_the_bits_spell(name: str, dtype: torch.dtype) -> None:
     values, form = codes(FORMATS[name]), FORMATS[name]
-    middles = [(a + b) / 2 for a, b in zip(values, values[1:])]
+    middles = [(a + b) / 2 for a, b in pairwise(values)]
     near = [m * (1 + s * 2.0**-20) for m in middles for s in (-1, 0, 1)]
     spread = (10 ** np.random.default_rng(0).uniform(-8, math.log10(form.largest), 300)).tolist()
     given = [x for size in (*values, *near, *spread) for x in (size, -size)]
