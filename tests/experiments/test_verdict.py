@@ -107,7 +107,7 @@ def test_a_candidate_that_cannot_run_is_named_and_the_rest_stands(monkeypatch: p
     def fails(*_: Any, **__: Any) -> Any:
         raise MemoryError("can't allocate memory")
 
-    monkeypatch.setattr(int8, "quantize", fails)
+    monkeypatch.setattr(int8, "convert", fails)
     study = run("gpt2", candidates=["int8", "bf16"])
     assert study.failed
     assert study.failures[["variant", "status", "stage"]].to_numpy().tolist() == [["int8", "out_of_memory", "load"]]
