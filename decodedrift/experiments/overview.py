@@ -129,9 +129,11 @@ def _figures(study: Study, candidate: str) -> list[Entry]:
     read = read[(read["role"] == "candidate") & (read["candidate"] == candidate) & (read["strategy"] != "text")]
     shares = parted(rows, int(study.plan["max_new_tokens"]))
     rate = float(rows["diverged"].mean()) if len(rows) else None
-    words = f"{percentage(rate)} of {len(rows)} texts had parted at the end" if rate is not None else ""
+    predicted = study.plan.get("mode") == "screen"
+    ends = "are predicted to part by the end" if predicted else "had parted at the end"
+    words = f"{percentage(rate)} of {len(rows)} texts {ends}" if rate is not None else ""
     return [
-        _number(rate, percentage),
+        _number(rate, lambda share: f"{percentage(share)}{', predicted' * predicted}"),
         Entry(words, _key(rate), curve=curve(shares) if words else ""),
         _number(read["kl"].mean() if len(read) else None, significant),
     ]

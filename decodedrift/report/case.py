@@ -42,7 +42,8 @@ class Side:
 class Case:
     """Two texts of one prompt. at: the index of the first token that differs, None where none does.
 
-    where: which case it is, in words. note: why they part. Show it in a notebook, or `print` it.
+    where: which case it is, in words. note: why they part. parted: that they do, or are predicted to. Show it in a
+    notebook, or `print` it.
     """
 
     where: str
@@ -51,11 +52,12 @@ class Case:
     sides: tuple[Side, Side]
     at: int | None = None
     note: str = ""
+    parted: str = "they part"
 
     @property
     def heading(self) -> str:
         """Which case it is, and where it parts."""
-        return f"{self.where}: " + ("equal to the end" if self.at is None else f"they part at token {self.at}")
+        return f"{self.where}: " + ("equal to the end" if self.at is None else f"{self.parted} at token {self.at}")
 
     def held(self) -> list[str]:
         """A sentence for each side whose probabilities of the two tokens are known."""

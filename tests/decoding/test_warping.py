@@ -85,7 +85,7 @@ def test_a_small_nucleus_needs_no_full_sort(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 2.5]), min_size=3, max_size=40), st.floats(0.05, 1.0))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ties_at_the_boundary_stay_in_whatever_their_order(values: list[float], p: float) -> None:
     logits = torch.tensor([values], dtype=torch.float64)
     kept = dense(warping.warp(logits, strategy("top-p", p=p)), len(values))[0] > 0
@@ -97,7 +97,7 @@ def test_ties_at_the_boundary_stay_in_whatever_their_order(values: list[float], 
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 2.5]), min_size=3, max_size=40), st.integers(1, 45))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_all_that_tie_with_the_kth_stay_in(values: list[float], k: int) -> None:
     logits = torch.tensor([values, values[::-1], sorted(values)], dtype=torch.float64)
     kept = dense(warping.warp(logits, strategy("top-k", k=k)), len(values))
@@ -136,7 +136,7 @@ def test_a_temperature_near_zero_is_greedy_and_masked_tokens_stay_out() -> None:
     st.lists(st.sampled_from([0.0, math.log(2), math.log(4), 2.0, -math.inf]), min_size=3, max_size=40),
     st.sampled_from([0.25, 0.5, 1.0, 0.3]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_min_p_allows_what_transformers_allows_at_the_threshold_too(values: list[float], p: float) -> None:
     logits = torch.tensor([[*values, 1.0], [*sorted(values), 1.0]], dtype=torch.float64)
     ours = dense(warping.warp(logits, strategy("min-p", p=p)), len(values) + 1)

@@ -72,6 +72,7 @@ def test_a_rate_has_changed_where_the_intervals_are_apart(
 @pytest.mark.parametrize(("first", "second", "finish", "at", "tokens"), [
     ("1 2 3 4", "1 2 9 4", "length", 2, " word3 →  word9"),
     ("1 2 3 4", "1 2", "length", None, ""),  # cut at its length: equal as far as both go
+    ("1 2 3 4", "1 2", "screened", None, ""),  # a screening reads no further than to its predicted difference
     ("1 2 3 4", "1 2", "eos", 2, " word3 → the end"),
     ("1 2", "1 2", "eos", None, ""),
 ])  # fmt: skip
@@ -156,3 +157,15 @@ def test_files_are_named_in_words(one: dd.Study, two: dd.Study) -> None:
         "Model and tokenizer: file a.bin is another; config of the checkpoint of a.b is another; file model.safetensors "
         "of the checkpoint of a.b is another; commit of the checkpoint of a.b is in one of them alone."
     )
+
+
+def test_figures_are_told_in_words(one: dd.Study, two: dd.Study) -> None:
+    """No symbol of the definitions, shares differ by points, and what never happened is no missing number."""
+    columns = ["divergence_rate", "diverged", "first_divergence_median"]
+    one.summary[columns], two.summary[columns] = [0.5, 1, 3.0], [0.0, 0, float("nan")]
+    page = html(one, two)
+    assert not re.search(r"t\*|PPL", page)
+    cells = [re.sub("<[^>]*>", "", c).strip() for c in re.findall("<td[^>]*>(.*?)</td>", page, re.DOTALL)]
+    at = cells.index("First different token, median")
+    assert cells[at : at + 4] == ["First different token, median", "3", "never", ""]
+    assert "−50 points" in cells

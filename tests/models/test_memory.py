@@ -131,7 +131,7 @@ def test_on_a_gpu_logits_wait_in_the_hosts_memory_and_steps_wait_for_the_host(mo
     st.integers(0, 400),
     st.integers(0, 5),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_spool_gives_back_every_bit(dtype: torch.dtype, budget: int, rows: int) -> None:
     torch.manual_seed(rows)
     kept = {i: torch.randn(rows, 7).to(dtype) for i in range(4)}

@@ -42,7 +42,7 @@ def test_what_weighs_as_fewer_than_two_clusters_has_no_interval() -> None:
             assert np.isfinite(interval[0]) and np.isfinite(interval[1:]).all() == some, sizes
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(st.floats(0, 1e6) | st.just(0.0), st.floats(0, 1e6) | st.floats(0, 1e-6)), max_size=9))
 def test_ratios_of_any_weights_have_ends_around_them_or_none(pairs: list[tuple[float, float]]) -> None:
     top, bottom = np.array(pairs).reshape(-1, 2).T

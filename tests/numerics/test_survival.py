@@ -79,7 +79,7 @@ def test_one_prompt_with_several_seeds_has_a_curve_and_no_interval() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 12), st.booleans(), st.integers(0, 4)), min_size=1, max_size=25))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_traces_give_numbers_or_a_reason(rows: list[tuple[int, bool, int]]) -> None:
     found = seen(*map(list, zip(*rows, strict=True)))
     curve, shape = sv.kaplan_meier(found), weibull.fit(found)
@@ -287,7 +287,7 @@ def test_a_text_a_thousand_times_as_long_as_others_has_a_shape_or_a_reason(token
     assert shape.why or shape.low < shape.value < shape.high
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SKEWED)
 def test_no_exposure_is_too_skewed_for_a_figure(rows: list[tuple[int, bool, int]]) -> None:
     """Nothing overflows; an interval holds its value and is finite, or it is empty."""

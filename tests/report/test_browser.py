@@ -708,3 +708,58 @@ def test_curves_are_what_their_tables_hold(show: Show) -> None:
                 figure,
                 column,
             )
+
+
+def test_the_map_begins_with_what_parts_and_shows_the_row_of_a_link(show: Show) -> None:
+    """More texts than are drawn at a time: those that part come first, and a link's row is drawn and scrolled to."""
+    made = study({"bf16": [*[{}] * 210, *[parted(1) for _ in range(240)]]}, texts=True)
+    html = render(made, top=450)
+    page = show(html).page
+    page.wait_for_selector("#map[data-drawn=yes]")
+    assert page.locator("#map-rows li").count() == 200
+    assert page.locator("#map-rows li .at").count() == 200
+    page = show(html, "#prompt=p449&candidate=bf16&strategy=greedy&seed=0").page
+    page.wait_for_selector("#map[data-drawn=yes]")
+    row = page.locator("#map-rows a[aria-current=true]")
+    assert row.locator(".label").inner_text() == "p449"
+    at, seen = row.bounding_box(), page.locator("#map-rows").bounding_box()
+    assert seen["y"] <= at["y"] and at["y"] + at["height"] <= seen["y"] + seen["height"]
+
+
+def test_the_fork_of_a_candidate_that_broke(show: Show) -> None:
+    """NaN is not a word outside the top five."""
+    made = study({"bf16": [parted(1, "nonfinite", candidate_token_id=pd.NA, candidate_token=pd.NA)]}, texts=True)
+    theirs = made.traces["role"] == "candidate"
+    made.traces.loc[theirs, ["token_ids", "finish"]] = ["1", "nonfinite"]
+    keys = {"model": "m", "reference": "fp32", "candidate": "bf16", "role": "candidate", "strategy": "greedy", "seed": 0,
+            "prompt_id": "p0", "position": 1}  # fmt: skip
+    kept = [
+        keys | {"variant": name, "pass": how, "rank": rank + 1, "token_id": 2 + rank, "logprob": value}
+        for name, how, values in (("fp32", "generated", (-0.5, -1.5)), ("bf16", "forced", (math.nan, math.nan)))
+        for rank, value in enumerate(values)
+    ]
+    made.alternatives = pd.DataFrame(kept)
+    page = show(render(made)).page
+    left, right = (page.locator(f"#fork-{side} .said").inner_text() for side in ("left", "right"))
+    assert "bf16 no finite number" in " ".join(left.split()) and "top five" not in left
+    assert "fp32 60.7 %" in " ".join(left.split())
+    assert right.split("\n")[0] == "(breaks here)"
+    assert (
+        "no finite number" in page.locator(".tops").inner_text() and "<0.1 %" not in page.locator(".tops").inner_text()
+    )
+
+
+def test_the_margins_beside_a_list_are_those_of_the_list(ran: Study, html: str, show: Show) -> None:
+    """At a fork the forced reading may hold another order than the generating pass, which the list shows."""
+    row = telling_case(ran)
+    kept = ran.alternatives.query("role == 'candidate' and `pass` == 'generated'")
+    kept = kept[
+        (kept[["candidate", "strategy", "prompt_id"]] == [row.candidate, row.strategy, row.prompt_id]).all(axis=1)
+    ]
+    kept = kept[kept["position"] == row.first_divergence].sort_values("rank")
+    margins = [
+        -np.diff(kept.loc[kept["variant"] == name, "logprob"].to_numpy())[0] for name in (row.reference, row.candidate)
+    ]
+    said = show(html).page.locator(".what").inner_text()
+    ours, theirs = map(float, re.search(r"margin\s+(\S+) → (\S+)", said).groups())
+    assert [ours, theirs] == pytest.approx(margins, abs=1.01e-4)

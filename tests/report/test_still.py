@@ -164,3 +164,11 @@ def test_without_matplotlib_one_line_says_what_to_install() -> None:
         [sys.executable, "-c", "import sys, decodedrift.experiments.study; print(*sys.modules)"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
+
+
+def test_a_curve_goes_on_to_the_end_of_its_picture() -> None:
+    """Where all part at the first word it would be a point."""
+    made = study({"bf16": [parted(0, compared=1)] * 2, "int8": [{"compared": 9}] * 2})
+    shown = FIGURES["survival"](made)._read()
+    rows = shown[shown["candidate"] == "bf16"]
+    assert list(rows["position"]) == [0, 8] and list(rows["incidence"]) == [1, 1] and list(rows["at_risk"]) == [2, 0]

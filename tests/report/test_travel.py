@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 import re
@@ -20,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import decodedrift as dd
 from decodedrift.cli.report import report
+from decodedrift.experiments.overview import overview
 from decodedrift.models.sources import checkpoints
 from decodedrift.report.brief import summary
 from decodedrift.report.case import Case, Side, word
@@ -105,7 +107,7 @@ def test_the_table_says_what_the_folds_say() -> None:
     ran = run()
     table, row = ran.table(), ran.summary.query("role == 'candidate'").iloc[0]
     assert list(table.columns) == [
-        "Candidate", "Strategy", "Parted", "First at", "Mean KL (nats)", "Perplexity", "Answer",
+        "Candidate", "Strategy", "Parted", "First at (median)", "Mean KL (nats)", "Perplexity", "Answer",
     ]  # fmt: skip
     [line] = table.to_numpy().tolist()
     assert line[:2] == ["bf16", "greedy"]
@@ -301,3 +303,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         report(ran, format="mad")
     with pytest.raises(dd.InputError, match="--format md is a summary of a single run"):
         report(ran, format="md", top="3")
+
+
+def test_what_was_screened_is_called_predicted(tmp_path: Path) -> None:
+    """In the table for a paper, in a case, on the card and in the page over many runs."""
+    ran = copy.copy(run())
+    ran.plan = {**ran.plan, "mode": "screen"}
+    assert list(ran.table().columns)[2] == "Predicted to part"
+    assert "they are predicted to part at token" in str(ran.case())
+    assert "are predicted to differ" in ran.to_html()
+    assert "are predicted to differ" not in run().to_html()
+    ran.save(tmp_path / "screened")
+    page, _ = overview(tmp_path)
+    assert re.search(r"\d %, predicted", page)

@@ -85,7 +85,7 @@ def test_every_text_comes_back(tmp_path: Path, kind: str) -> None:
     assert after["finish"].isna().all()  # what is not there is not the empty text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(anything, min_size=1, max_size=4))
 def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     folder = tmp_path_factory.mktemp("any")

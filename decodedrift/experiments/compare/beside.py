@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
 
 MOST = 300
+ONCE_PARTED = ("first_divergence_median",)  # figures that are there only where something parted
 NOTES = {"floor": "noise floor", "reference": "reference"}
 FIGURES = (
-    ("divergence_rate", "Diverged", percent), ("first_divergence_median", "Median t*", number),
-    ("kl_mean", "Mean KL", number), ("top1_agreement", "Same top token", percent),
-    ("ln_ppl_ratio", "ln PPL ratio", number),
+    ("divergence_rate", "Parted", percent), ("first_divergence_median", "First different token, median", position),
+    ("kl_mean", "Mean KL (nats)", number), ("top1_agreement", "Same top token", percent),
+    ("ln_ppl_ratio", "Perplexity on the reference's text, ln of the ratio", number),
 )  # fmt: skip
 
 
@@ -76,17 +77,23 @@ def _table(summary: pd.DataFrame, labels: tuple[str, ...]) -> Table:
             one, two = row[f"{column}_a"], row[f"{column}_b"]
             if absent(one) and absent(two):
                 continue
+            never = [Number("never") if column in ONCE_PARTED and not row[f"diverged_{run}"] else None for run in "ab"]
             rows.append([
                 Cell("text", name.text, name.title, note=note, head=True), text(row["strategy"], 60), text(label),
-                num(shown(one, column)), num(shown(two, column)), num(_difference(one, two)),
+                num(never[0] or shown(one, column)), num(never[1] or shown(two, column)),
+                num(_difference(one, two, points=shown is percent)),
             ])  # fmt: skip
     return Table(tuple(columns), merged(rows[:MOST], 2), max(0, len(rows) - MOST), "summary.csv of each run")
 
 
-def _difference(one: Any, two: Any) -> Number:
+def _difference(one: Any, two: Any, points: bool) -> Number:
+    """The second less the first; of shares in percentage points. Nothing where one is missing."""
     if absent(one) or absent(two):
-        return number(None, "difference")
-    return Number("equal", exactly({"difference": 0.0})) if one == two else number(two - one, "difference", signed=True)
+        return Number("")
+    if one == two:
+        return Number("equal", exactly({"difference": 0.0}))
+    found = number(100 * (two - one) if points else two - one, "difference", signed=True)
+    return Number(f"{found.text} points", exactly({"difference": two - one})) if points else found
 
 
 def _texts(texts: pd.DataFrame) -> Table | None:

@@ -25,6 +25,7 @@ CONTENTS = ("model.files.", "model.config", "tokenizer", "checkpoints.")
 MACHINES = ("numerical.", "python", "system", "cpu", "cores")
 APART = ("variants", "started", "finished", "memory_bytes")  # not of the place
 MOST = 12  # changes named in a sentence
+CUT = ("length", "screened")  # how texts end that would have gone on
 
 
 def sentences(first: Study, second: Study) -> list[str]:
@@ -153,11 +154,11 @@ def partings(first: Study, second: Study) -> pd.DataFrame:
 
 
 def _first_difference(row: Any, names: Sequence[Mapping[int, Any]]) -> tuple[int | None, str]:
-    """The first token that differs, and both there; a text that was cut at its length differs no further."""
+    """The first token that differs, and both there; one that was cut or only read goes no further."""
     one, two = ([int(i) for i in text.split()] for text in (row.token_ids_a, row.token_ids_b))
     for at, (a, b) in enumerate(itertools.zip_longest(one, two)):
         if a != b:
-            cut = (a is None and row.finish_a == "length") or (b is None and row.finish_b == "length")
+            cut = (a is None and row.finish_a in CUT) or (b is None and row.finish_b in CUT)
             told = ["the end" if i is None else str(text.get(i, i)) for i, text in zip((a, b), names)]
             return (None, "") if cut else (at, " → ".join(told))
     return None, ""

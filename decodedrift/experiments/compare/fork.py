@@ -47,7 +47,9 @@ def _case(study: Study, row: Any) -> Case:
     prompts = {str(p["id"]): str(p.get("text") or "") for p in study.plan.get("prompts", ())}
     seed = f", seed {row.seed}" if len(study.plan.get("seeds", ())) > 1 else ""
     where = f"{row.prompt_id}, {row.strategy}{seed}, {row.candidate} against {row.reference}"
-    return Case(where, prompts.get(row.prompt_id, ""), decode(ours[:at]), (sides[0], sides[1]), at, _why(row))
+    parted = "they are predicted to part" if study.plan.get("mode") == "screen" else "they part"
+    shared = decode(ours[:at])
+    return Case(where, prompts.get(row.prompt_id, ""), shared, (sides[0], sides[1]), at, _why(row), parted)
 
 
 def _trace(study: Study, role: str, name: str, row: Any) -> pd.DataFrame:

@@ -56,7 +56,8 @@ def quantities(horizon: float) -> list[Quantity]:
                   "its 95 % interval. Colour: logarithmic, 10⁻⁷ to 0.1.", _kl),
         Quantity("top1_agreement", "Same top token", "Share of positions at which both rank the same token first, on "
                  "the reference's tokens.", _top1),
-        Quantity("ln_ppl_ratio", "ln PPL ratio", "ln of the candidate's perplexity over the reference's, on the "
+        Quantity("ln_ppl_ratio", "Perplexity, ln of ratio",
+                 "ln of the candidate's perplexity over the reference's, on the "
                  "reference's tokens, with its 95 % interval.", _ratio),
     ]  # fmt: skip
 

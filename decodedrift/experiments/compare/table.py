@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
 
 MOST = 3
-COLUMNS = ("Candidate", "Strategy", "Parted", "First at", "Mean KL (nats)", "Perplexity", "Answer")
+COLUMNS = ("Candidate", "Strategy", "Parted", "First at (median)", "Mean KL (nats)", "Perplexity", "Answer")
 
 
 def table(study: Study) -> pd.DataFrame:
     """The seven columns, as text with intervals (95 %) and units.
 
-    Parted: traces whose tokens differ from the reference's. First at: the median token of it, from 0. Mean KL: on the
+    Parted: traces whose tokens differ from the reference's, of a screening those predicted to. First at: where the
+    first token differs, from 0, the median over the traces in which one does. Mean KL: on the
     reference's tokens. Perplexity: its change on texts that neither side wrote, and Answer: both of a candidate over
     all strategies.
     """
@@ -36,7 +37,8 @@ def table(study: Study) -> pd.DataFrame:
         ]
         for row in (summary[summary["role"] == "candidate"] if len(summary) else summary).itertuples()
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    predicted = {"Parted": "Predicted to part"} if study.plan.get("mode") == "screen" else {}
+    return pd.DataFrame(rows, columns=[predicted.get(name, name) for name in COLUMNS])
 
 
 def _first(row: Any) -> str:

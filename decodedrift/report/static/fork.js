@@ -18,6 +18,7 @@
   // the probability that a side gives a word at the fork; nothing where none were kept
   function chance(now, side, word) {
     const kept = (side === "left" ? now.tops : now.beside).get(now.at);
+    if (kept?.every(({ bits }) => bits < 0)) return " no finite number";
     const entry = kept?.find(({ token }) => token === word);
     return entry ? ` ${island.percent(entry.p)}` : kept ? " not in its top five" : "";
   }
@@ -25,9 +26,10 @@
   function branch(now, side) {
     const ids = side === "left" ? now.trace.ids : now.ids;
     const word = ids[now.at];
+    const broke = (side === "left" ? now.trace : now).finish === "nonfinite";
     const node = part[side];
     const said = element("p", undefined, { class: "said" });
-    said.append(element("bdi", word === undefined ? "(ends here)" : flat(island.name(now.data, word)).trim().slice(0, 40) || "␣", { class: "mark" }));
+    said.append(element("bdi", word === undefined ? (broke ? "(breaks here)" : "(ends here)") : flat(island.name(now.data, word)).trim().slice(0, 40) || "␣", { class: "mark" }));
     for (const [name, who] of [["left", now.data.reference], ["right", now.candidate]]) {
       const chose = element("span", undefined, { class: name === side ? "chose" : "" });
       chose.append(element("bdi", who), word === undefined ? "" : chance(now, name, word));

@@ -54,12 +54,13 @@
     return `leaves the reference at word ${at + 1} of ${length}${meets}`;
   }
 
+  const place = ([prompt, seed]) => `#${new URLSearchParams({ candidate: chosen.candidate, strategy: chosen.strategy, seed, prompt: data.ids[prompt] })}`;
+
   function row(trace, seeds) {
-    const [prompt, seed, length, at, open, ...flat] = trace;
+    const [prompt, , length, at, open, ...flat] = trace;
     const again = runs(flat);
     const line = element("li");
-    const where = new URLSearchParams({ candidate: chosen.candidate, strategy: chosen.strategy, seed, prompt: data.ids[prompt] });
-    const link = readable && open ? element("a", undefined, { href: `#${where}` }) : element("span", undefined, { class: "closed" });
+    const link = readable && open ? element("a", undefined, { href: place(trace) }) : element("span", undefined, { class: "closed" });
     link.tabIndex = -1;
     link.append(element("bdi", named(trace, seeds), { class: "label" }));
     const strip = element("span", undefined, { class: "strip", "aria-hidden": "true" });
@@ -84,7 +85,7 @@
   function draw() {
     traces = data.cells.find(([candidate, strategy]) => candidate === chosen.candidate && strategy === chosen.strategy)?.[2] ?? [];
     const end = ([, , length, at]) => (at < 0 ? length + 1e6 : at);
-    if (part.order.value === "at") traces = [...traces].sort((a, b) => end(b) - end(a));
+    if (part.order.value === "at") traces = [...traces].sort((a, b) => end(a) - end(b)); // those that part are drawn first
     const seeds = new Set(traces.map(([, seed]) => seed)).size > 1;
     part.rows.replaceChildren(...traces.slice(0, drawn).map((trace) => row(trace, seeds)));
     part.more.hidden = traces.length <= drawn;
@@ -105,12 +106,27 @@
   let asked = null;
   function follow() {
     const [candidate, strategy] = asked ?? data.cells[0];
-    if (chosen.candidate === candidate && chosen.strategy === strategy) return mark();
-    chosen.strategy = strategy;
-    choose("candidate", candidate);
+    if (chosen.candidate !== candidate || chosen.strategy !== strategy) {
+      chosen.strategy = strategy;
+      choose("candidate", candidate);
+    }
+    const at = traces.findIndex((trace) => place(trace) === opened);
+    if (at >= drawn) drawn = STEP * Math.ceil((at + 1) / STEP);
+    if (at >= part.rows.children.length) draw();
+    else mark();
+    bring();
   }
   function mark() {
-    for (const link of all("a", part.rows)) link.toggleAttribute("aria-current", link.hash === opened);
+    for (const link of all("a", part.rows)) {
+      if (link.hash === opened) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+  }
+  function bring() {
+    const line = part.rows.querySelector("[aria-current]");
+    if (!line) return;
+    const [at, seen] = [line.getBoundingClientRect(), part.rows.getBoundingClientRect()];
+    if (at.top < seen.top || at.bottom > seen.bottom) part.rows.scrollTop += at.top - seen.top - part.rows.clientHeight / 2;
   }
   document.addEventListener("case", ({ detail }) => {
     const { candidate, strategy, seed, id } = detail;

@@ -30,12 +30,19 @@
     }
     return Number(value.toPrecision(3)).toString().replace("-", "−");
   }
-  const tops = (held, position) => held.get(position)?.filter(({ token }) => token >= 0);
+  function tops(held, position) {
+    const found = held.get(position)?.filter(({ token }) => token >= 0);
+    return found?.every(({ bits }) => bits < 0) ? [] : found; // NaN has no best
+  }
 
-  function ownMargin(position) {
-    const found = tops(now.own, position);
+  // best less next of what is listed: of the pass that the list is of
+  function listed(held, position) {
+    const found = tops(held, position);
     return found?.length > 1 && found[1].bits >= 0 ? (found[1].bits - found[0].bits) / 1e4 : null;
   }
+  const ownMargin = (position) => listed(now.own, position);
+  // lists are kept to 0.0001
+  const told = (held, position, forced) => listed(held, position)?.toFixed(4) ?? round(forced?.[position]);
 
   const parted = (side, i) => side === "right" && now.at !== null && i > now.at;
 
@@ -176,7 +183,7 @@
       bar.style.width = `${Math.max(0.5, 100 * p)}%`;
       row.insertCell().append(bar);
     }
-    if (!found) table.insertRow().append(element("td", "not kept here", { class: "note" }));
+    if (!found?.length) table.insertRow().append(element("td", found ? "no finite number" : "not kept here", { class: "note" }));
     return table;
   }
 
@@ -205,10 +212,10 @@
       say("id", String(data.ids[index]));
       if (octets(data, index) !== undefined) say("bytes", octets(data, index));
     }
-    if (own) say("margin", round(ownMargin(i)));
+    if (own) say("margin", told(now.own, i));
     else {
       say("KL", round(kl));
-      say("margin", `${round(now.margin?.[i])} → ${round(now.margin_candidate?.[i])}`);
+      say("margin", `${told(now.tops, i, now.margin)} → ${told(now.beside, i, now.margin_candidate)}`);
     }
     const tables = element("div", undefined, { class: "tops" });
     if (own) {

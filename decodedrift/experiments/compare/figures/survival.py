@@ -46,7 +46,7 @@ class Survival(Curves):
         self.end = int(rows["position"].max()) + 1 if len(rows) else 0
         if len(rows) and rows["incidence_predicted"].notna().any():
             self.columns += ("incidence_predicted",)
-        return rows
+        return _to_the_end(rows, self.end - 1)
 
     def _frame(self, rows: pd.DataFrame) -> dict[str, Any]:
         return {"x_range": (0, self.end), "y_range": (0, 1.02)}
@@ -103,3 +103,13 @@ class Survival(Curves):
 
     def _plots(self) -> list[Any]:
         return list(self.panels.values())
+
+
+def _to_the_end(rows: pd.DataFrame, end: int) -> pd.DataFrame:
+    """Every curve as long as the picture: behind the last text that could part the share stays as it is.
+
+    Where all part at the first word there would be a single point, and nothing to see.
+    """
+    last = rows.groupby(["role", "reference", "candidate", "strategy"], sort=False, dropna=False).tail(1)
+    short = last[last["position"] < end].assign(position=end, at_risk=0, events=0)
+    return pd.concat([rows, short], ignore_index=True) if len(short) else rows

@@ -13,7 +13,7 @@ from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.verdict import accuracy, assembly
 from decodedrift.models.precisions import beware
 from decodedrift.report.numbers import Number, absent, exactly
-from decodedrift.report.phrases import percent, relative
+from decodedrift.report.phrases import UNDER, percent, relative
 from decodedrift.report.sections.verdict import facts
 from decodedrift.report.texts import brief, isolated
 
@@ -46,6 +46,7 @@ class Card:
     rate: tuple[str, ...]
     floor: str
     differ: Number
+    differs: str
     noise: Number | None
     quality: str
     quality_note: str
@@ -91,10 +92,11 @@ def _card(row: Any, study: Study, scale: float) -> Card:
         rate=rate,
         floor="" if absent(floor) else f"{100 * floor:.2f}",
         differ=Number(_rates(ends), exactly({"diverged": row.diverged, "traces": row.traces, **columns})),
+        differs="are predicted to differ" if study.plan.get("mode") == "screen" else "differ",
         noise=None if absent(floor) else Number(percent(floor), exactly({"floor_rate": floor})),
         quality=str(row.quality),
         quality_note=_text(row.quality_note),
-        change=None if absent(row.ppl_change) else Number(relative(*changes[1::-1], changes[2]), named),
+        change=None if absent(row.ppl_change) else Number(_change(relative(*changes[1::-1], changes[2])), named),
         range=() if any(map(absent, changes)) else tuple(_place(100 * v, scale) for v in changes),
         why=_why(study.divergences, str(row.candidate)),
         **_answers(row),
@@ -107,6 +109,11 @@ def _answers(row: Any) -> dict[str, Any]:
     names = ("accuracy_reference", "accuracy_candidate", "accuracy_drop", "accuracy_drop_low", "accuracy_drop_high")
     costs = Number(_text(accuracy.change(row)), exactly({name: getattr(row, name) for name in names}))
     return {"answers": row.answers, "answers_note": row.answers_note, "costs": costs if row.checked else None}
+
+
+def _change(said: str) -> str:
+    """What follows the word perplexity."""
+    return f"changes by {said}" if said == UNDER else said
 
 
 def _text(value: Any) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from decodedrift.report.numbers import number, percent, with_interval
+from decodedrift.report.numbers import MISSING, number, percent, with_interval
 from decodedrift.report.tables import Column, Table, merged, num, text
 
 if TYPE_CHECKING:
@@ -59,7 +59,12 @@ def _table(columns: tuple[Column, ...], rows: pd.DataFrame, cells: Any) -> Table
         [text(row.candidate, 48, head=True), text(row.strategy, 60), *map(num, cells(row))]
         for row in rows.head(MOST).itertuples()
     ]
-    return Table(columns, merged(lines), max(0, len(rows) - MOST), FILE)
+    # a column that holds a number for nobody, such as the cast where all are casts, is left out
+    kept = [
+        i for i, column in enumerate(columns) if not column.numeric or any(line[i].text != MISSING for line in lines)
+    ]
+    lines = [[line[i] for i in kept] for line in lines]
+    return Table(tuple(columns[i] for i in kept), merged(lines), max(0, len(rows) - MOST), FILE)
 
 
 def _noise(row: Any) -> list[Any]:

@@ -17,5 +17,6 @@ def fork(study: Study, options: Options) -> dict[str, Any] | None:
     parted = rows[(rows["role"] == "candidate") & (rows["diverged"] == 1)]
     if not len(parted) or not options.texts or not study.traces["token_ids"].notna().any():
         return None
-    whys = {name.replace("_", ""): meaning for name, meaning in CAUSES.items() if name in set(parted["cause"])}
+    found = set(parted["cause"])  # of a meaning the first sentence: what follows speaks of figures that are not here
+    whys = {n.replace("_", ""): f"{m.partition('. ')[0].rstrip('.')}." for n, m in CAUSES.items() if n in found}
     return {"heading": "Here the texts part", "opening": True, "whys": whys}

@@ -19,7 +19,10 @@ COLUMNS = (
     Column("Tokens", "Tokens scored, the same for every variant."),
     Column("Perplexity", "exp of the mean negative log-likelihood per token."),
     Column("Bits per byte", "Independent of the tokenizer."),
-    Column("ln PPL ratio", "Paired with the reference, token by token; its 95 % interval is clustered by window."),
+    Column(
+        "Perplexity, ln of ratio",
+        "Paired with the reference, token by token; its 95 % interval is clustered by window.",
+    ),
     Column("Mean KL", "KL(reference ‖ candidate) per token, nats."),
     Column("Same top token", "Share of positions at which both rank the same token first."),
 )

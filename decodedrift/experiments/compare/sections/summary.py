@@ -46,7 +46,8 @@ COLUMNS = (
     Column("Mean KL", "KL(reference ‖ candidate) per token in nats, both reading the reference's tokens, "
            "with its 95 % interval, clustered by prompt."),
     Column("Same top token", "Share of positions at which both rank the same token first, on the reference's tokens."),
-    Column("ln PPL ratio", "Mean rise of the negative log-likelihood per token on the reference's own text; below 0 "
+    Column("Perplexity, ln of ratio",
+           "Mean rise of the negative log-likelihood per token on the reference's own text; below 0 "
            "the candidate finds it likelier."),
     Column("Agreement after", "Share of equal tokens, index by index, after the first difference."),
     Column("Non-finite", "NaN and infinite logits met."),
