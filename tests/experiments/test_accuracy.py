@@ -73,7 +73,12 @@ def made(table: pd.DataFrame, **plan: Any) -> dd.Study:
     prompts = [{"id": name, "text": "", "tags": [], "answer": "x"} for name in table["prompt_id"].unique()]
     keys = ["model", "reference", "candidate", "role", "strategy", "seed", "prompt_id", "diverged"]
     pairs = table[keys].assign(compared=8, nonfinite=0, first_divergence=3).to_dict("records")
-    asked = {"answer_check": "exact", "equivalence": 0.02, "prompts": prompts, "strategies": [{"label": "greedy"}]}
+    asked = {
+        "answer_check": "exact",
+        "equivalence": 0.02,
+        "prompts": prompts,
+        "strategies": [{"name": "greedy", "label": "greedy", "params": {}}],
+    }
     return dd.Study({"checks": table, "divergences": rows("divergences", pairs)}, PLAN | asked | plan)
 
 
