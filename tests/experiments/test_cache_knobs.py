@@ -142,7 +142,7 @@ def test_what_did_not_engage_and_what_changed_no_bit_is_said(tmp_path: Path) -> 
         **running.LEAN,
     )  # fmt: skip
     (said,) = (s for s in study.verdict if s.startswith("Engaged"))
-    assert said == "Engaged, and changed no bit of any logit that was read: kv of fp64:kv=int8."
+    assert said == "Engaged, and changed no bit of any figure: kv of fp64:kv=int8."
     assert study.environment["variants"]["fp64:kv=int8"]["kv_changed"] > 0
     kl = (np.exp(log_softmax(R)) * (log_softmax(R) - log_softmax(C))).sum(1)
     for prompt, rows in of(study.positions, "other").groupby("prompt_id"):

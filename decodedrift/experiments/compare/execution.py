@@ -1,4 +1,4 @@
-"""Candidates that turn out to be the reference's own execution, by what was read back."""
+"""What knobs of execution came to: the reference's own execution, no changed bit, or what nobody can tell."""
 
 from __future__ import annotations
 
@@ -25,22 +25,47 @@ def same_execution(study: Any) -> list[str]:
     return names
 
 
-def unmoved(study: Any) -> list[str]:
-    """The candidates that differ from the reference in knobs alone, which all engaged and changed no bit of a logit."""
-    facts, same, names = study.environment.get("variants", {}), same_execution(study), []
-    reference = study.plan["reference"]
-    for variant in study.plan.get("candidates", ()):
-        name = str(variant["name"])
-        alike = all(variant.get(k) == reference.get(k) for k in ("precision", "compute", "options"))
-        engaged = facts.get(name, {}).get("idle_knobs") == [] and asked(variant, reference)
-        if name in same or not (alike and engaged and _equal_weights(study, variant)):
-            continue
-        tables = (study.positions, study.divergences)
-        read, parted = (f[(f["role"] == "candidate") & (f["candidate"] == name)] for f in tables)
-        moved = (read[["kl", "logit_gap_max"]] != 0).any(axis=None) or (parted["diverged"] == 1).any()
-        if len(read) and not moved:
-            names.append(name)
-    return names
+def unmoved(study: Any) -> dict[str, list[str]]:
+    """Candidate -> its knobs that engaged, where every figure that was measured is the reference's to the last bit.
+
+    Figures: all distances along the reference's text, and the log-probabilities of what was generated.
+    """
+    knobs = {
+        name: [knob for knob in asked(variant, study.plan["reference"]) if knob not in idle]
+        for name, variant, idle in _ran(study)
+    }
+    return {name: turned for name, turned in knobs.items() if turned and _equal_figures(study, name)}
+
+
+def untold(study: Any) -> dict[str, list[str]]:
+    """Candidate -> its knobs of which nothing was read back, so that nobody can tell whether they engaged."""
+    facts, reference = study.environment.get("variants", {}), study.plan["reference"]
+    knobs = {
+        name: [k for k in asked(variant, reference) if k not in idle and facts[name].get(KNOBS[k].fact) is None]
+        for name, variant, idle in _ran(study)
+    }
+    return {name: unread for name, unread in knobs.items() if unread}
+
+
+def _ran(study: Any) -> list[tuple[str, Mapping[str, Any], list[str]]]:
+    """(name, variant, knobs that did not engage) of each candidate that noted its facts."""
+    facts = study.environment.get("variants", {})
+    named = [(str(variant["name"]), variant) for variant in study.plan.get("candidates", ())]
+    return [(n, v, facts[n]["idle_knobs"]) for n, v in named if facts.get(n, {}).get("idle_knobs") is not None]
+
+
+def _equal_figures(study: Any, name: str) -> bool:
+    """Whether no number of a candidate differs from the reference's; without any position nobody knows."""
+    rows = study.positions
+    rows = rows[(rows["role"] == "candidate") & (rows["candidate"] == name)]
+    if not len(rows) or not ((rows["kl"] == 0) & (rows["logit_gap_max"] == 0)).all():
+        return False
+    traces = study.traces
+    ours, theirs = traces[traces["role"] == "reference"], traces[traces["variant"] == name]
+    pairs = ours.merge(theirs[theirs["role"] == "candidate"], on=["strategy", "seed", "prompt_id"])
+    if study.plan.get("mode") == "screen":
+        return bool((study.divergences.query("role == 'candidate' and candidate == @name")["diverged"] == 0).all())
+    return bool((pairs["logprob_sum_x"] == pairs["logprob_sum_y"]).all())
 
 
 def asked(variant: Mapping[str, Any], reference: Mapping[str, Any]) -> list[str]:

@@ -56,11 +56,15 @@ def answer(study: Study) -> pd.DataFrame:
         why = unbatched(row["floor_rate"], name, plan) if row["wording"] in TOLD_BY_NOISE else ""
         read = "predicted by reading the same text" if plan.get("mode") == "screen" and row["traces"] else ""
         row["wording_note"] = "; ".join(part for part in (read, note, why) if part)
-        row |= _quality(study.positions, name)
-        if not row["scored_tokens"] and plan.get("texts") and candidate.get("use_cache") is False:
-            row["quality_note"] = UNCACHED
-        rows.append(row)
-    return fold(rows, COLUMNS, "answer")
+        rows.append(row | _quality(study.positions, name))
+    return fold([row | _unread(row, plan) for row in rows], COLUMNS, "answer")
+
+
+def _unread(row: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, str]:
+    """Why a candidate read no text of those that there are: it keeps no KV cache, and is read token by token."""
+    sides = (plan["reference"], *(c for c in plan["candidates"] if c["name"] == row["candidate"]))
+    uncached = any(side.get("use_cache") is False for side in sides)
+    return {"quality_note": UNCACHED} if uncached and plan.get("texts") and not row["scored_tokens"] else {}
 
 
 def _rates(divergences: pd.DataFrame, name: str) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.compare.execution import asked, same_execution, unmoved
+from decodedrift.experiments.compare.execution import asked, same_execution, unmoved, untold
 from decodedrift.models.knobs import KNOBS
 from decodedrift.report.phrases import listed
 
 
 def sentences(study: Any) -> list[str]:
-    """A candidate that is the reference, knobs that did nothing, and those that a reading at once does not use."""
+    """A candidate that is the reference; knobs that did not engage, changed nothing, or that nobody can read back."""
     facts, same = study.environment.get("variants", {}), same_execution(study)
     said = []
     if same:
@@ -23,10 +23,12 @@ def sentences(study: Any) -> list[str]:
     if idle:
         parts = [f"{listed(knobs)} of {visible(name)}" for name, knobs in idle.items()]
         said.append(f"Did not engage, being what the reference does too: {listed(parts)}.")
-    if still := unmoved(study):
-        parts = [f"{listed(asked(v, study.plan['reference']))} of {visible(str(v['name']))}"
-                 for v in study.plan["candidates"] if v["name"] in still]  # fmt: skip
-        said.append(f"Engaged, and changed no bit of any logit that was read: {listed(parts)}.")
+    if still := {name: knobs for name, knobs in unmoved(study).items() if name not in same}:
+        parts = [f"{listed(knobs)} of {visible(name)}" for name, knobs in still.items()]
+        said.append(f"Engaged, and changed no bit of any figure: {listed(parts)}.")
+    if unknown := untold(study):
+        parts = [f"{listed(knobs)} of {visible(name)}" for name, knobs in unknown.items()]
+        said.append(f"Whether it engaged cannot be told, as nothing is read back: {listed(parts)}.")
     return [*said, *_stepped(study), *_without_local_error(facts)]
 
 
