@@ -186,9 +186,12 @@ def test_the_local_error_is_of_the_references_keys_and_values_as_the_format_hold
 def test_a_reference_with_a_cache_of_its_own_is_held_to_it() -> None:
     study = running.run(
         "llama", reference="fp32:cache=static", candidates=["fp32", "bf16:cache=static"], prompts=["w1 w2", "w3"],
-        strategies=["greedy"], max_new_tokens=6, decompose=True,
+        strategies=["greedy"], max_new_tokens=6, decompose=True, noise_floor=True,
     )  # fmt: skip
     assert not study.failed
+    cast = study.positions.query("role == 'cast'")
+    assert (set(cast["candidate"]), set(cast["layout"])) == ({"bf16"}, {"forced"})
+    assert study.certificate.set_index("candidate").loc["bf16:cache=static", "sigma_ratio"] == 1, "the same rounding"
     layouts = study.positions.query("role == 'candidate'").groupby("candidate")["layout"].unique().map(list).to_dict()
     assert layouts == {"fp32": ["stepped"], "bf16:cache=static": ["forced"]}
     assert study.steps["e0"].notna().all()
