@@ -142,7 +142,7 @@ def test_what_did_not_engage_and_what_changed_no_bit_is_said(tmp_path: Path) -> 
         **running.LEAN,
     )  # fmt: skip
     (said,) = (s for s in study.verdict if s.startswith("Engaged"))
-    assert said == "Engaged, and changed no bit of any logit that was read: kv of fp64:kv=int8."
+    assert said == "Engaged, and changed no bit of any figure: kv of fp64:kv=int8."
     assert study.environment["variants"]["fp64:kv=int8"]["kv_changed"] > 0
     kl = (np.exp(log_softmax(R)) * (log_softmax(R) - log_softmax(C))).sum(1)
     for prompt, rows in of(study.positions, "other").groupby("prompt_id"):
@@ -186,9 +186,12 @@ def test_the_local_error_is_of_the_references_keys_and_values_as_the_format_hold
 def test_a_reference_with_a_cache_of_its_own_is_held_to_it() -> None:
     study = running.run(
         "llama", reference="fp32:cache=static", candidates=["fp32", "bf16:cache=static"], prompts=["w1 w2", "w3"],
-        strategies=["greedy"], max_new_tokens=6, decompose=True,
+        strategies=["greedy"], max_new_tokens=6, decompose=True, noise_floor=True,
     )  # fmt: skip
     assert not study.failed
+    cast = study.positions.query("role == 'cast'")
+    assert (set(cast["candidate"]), set(cast["layout"])) == ({"bf16"}, {"forced"})
+    assert study.certificate.set_index("candidate").loc["bf16:cache=static", "sigma_ratio"] == 1, "the same rounding"
     layouts = study.positions.query("role == 'candidate'").groupby("candidate")["layout"].unique().map(list).to_dict()
     assert layouts == {"fp32": ["stepped"], "bf16:cache=static": ["forced"]}
     assert study.steps["e0"].notna().all()

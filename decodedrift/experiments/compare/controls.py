@@ -68,8 +68,8 @@ def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pas
 
 
 def read_cast(bench: Bench, model: Loaded, reference: Pass) -> Pass:
-    """A plain cast reads the reference's text on the floors' prompts: what rounding to its type alone does."""
+    """A plain cast reads the reference's text at once, on the floors' prompts: what rounding to its type does."""
     cast = Pass(model.variant.name, model.variant, "cast")
     only = {key for key in reference.traces if key.prompt_id in floored(bench)}
-    read_against(bench, model, cast, reference, bench.passages(reference.traces, only=only))
+    read_against(bench, model, cast, reference, bench.passages(reference.traces, only=only), layout=FORCED)
     return cast

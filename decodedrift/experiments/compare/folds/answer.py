@@ -63,11 +63,15 @@ def answer(study: Study) -> pd.DataFrame:
         draws = redrawn(study.divergences, name, anew) if row["wording"] in (*TOLD_BY_NOISE, "differs") else ""
         bits = f"{' and '.join(still[name])} engaged and changed no bit" if name in still else ""
         row["wording_note"] = "; ".join(part for part in (read, note, why, draws, bits) if part)
-        row |= _quality(study.positions, name) | of_candidate(study, name)
-        if not row["scored_tokens"] and plan.get("texts") and candidate.get("use_cache") is False:
-            row["quality_note"] = UNCACHED
-        rows.append(row)
-    return fold(rows, COLUMNS, "answer")
+        rows.append(row | _quality(study.positions, name) | of_candidate(study, name))
+    return fold([row | _unread(row, plan) for row in rows], COLUMNS, "answer")
+
+
+def _unread(row: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, str]:
+    """Why a candidate read no text of those that there are: it keeps no KV cache, and is read token by token."""
+    sides = (plan["reference"], *(c for c in plan["candidates"] if c["name"] == row["candidate"]))
+    uncached = any(side.get("use_cache") is False for side in sides)
+    return {"quality_note": UNCACHED} if uncached and plan.get("texts") and not row["scored_tokens"] else {}
 
 
 def _rates(divergences: pd.DataFrame, name: str, anew: list[str]) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def _censored(study: Study) -> str:
 def _distributions(table: pd.DataFrame) -> list[str]:
     """How far the distributions are on the reference's own tokens: a distance, which says nothing of quality."""
     measured = table[table["kl_mean"].notna() | table["top1_agreement"].notna()]
-    stepped = measured["layout"] == STEPPED
+    stepped = measured.get("layout", pd.Series("", index=measured.index)) == STEPPED  # an old table has none
     return [
         *_apart("Reading the reference's own text", measured[~stepped]),
         *_apart("Reading the reference's own text token by token", measured[stepped]),

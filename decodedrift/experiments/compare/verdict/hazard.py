@@ -165,7 +165,7 @@ def _foreseen(flip_law: pd.DataFrame) -> list[str]:
     if not parts:
         return []
     return [
-        f"From forced margins and the errors of other prompts alone, divergences expected: "
+        f"From margins along the text and the errors of other prompts alone, divergences expected: "
         f"{listed(telling(parts, size))}; the predicted survival curve is off by at most "
         f"{number(float(rows['km_distance'].max()))}."
     ]
