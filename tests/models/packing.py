@@ -93,8 +93,11 @@ def torchao(folder: Path) -> Path:
     return kept(converted(plain, TorchAoConfig(Int8WeightOnlyConfig())), folder)
 
 
-def gguf_file(path: Path, kind: str, tokens: bool = True) -> dict[str, Tensor]:
-    """Writes the small llama as GGUF, its matrices in a type; gives what they are by the format's own definition."""
+def gguf_file(path: Path, kind: str, words: list[str] | None = None) -> dict[str, Tensor]:
+    """Writes the small llama as GGUF, its matrices in a type; gives what they are by the format's own definition.
+
+    words: of its tokenizer; the tiny tokenizer's unless given, none where it is empty.
+    """
     gguf = pytest.importorskip("gguf")
     model, writer = small(), gguf.GGUFWriter(path, "llama")
     config = model.config
@@ -108,10 +111,11 @@ def gguf_file(path: Path, kind: str, tokens: bool = True) -> dict[str, Tensor]:
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    if tokens:
-        words = sorted(tiny_tokenizer().get_vocab().items(), key=lambda pair: pair[1])
+    own = tiny_tokenizer().get_vocab()
+    words = sorted(own, key=lambda word: own[word]) if words is None else words
+    if words:
         writer.add_tokenizer_model("llama")
-        writer.add_token_list([word for word, _ in words])
+        writer.add_token_list(words)
         writer.add_token_scores([0.0] * len(words))
         writer.add_token_types([1] * len(words))
         writer.add_eos_token_id(0)

@@ -44,13 +44,27 @@ def test_weights_are_those_of_the_formats_own_definition(kind: str, tmp_path: Pa
 
 def test_as_a_candidate_and_as_the_model(tmp_path: Path) -> None:
     folder, path = kept(small(), tmp_path / "plain"), tmp_path / "model.gguf"
-    gguf_file(tmp_path / "same.gguf", "F32", tokens=False)
+    gguf_file(tmp_path / "same.gguf", "F32", words=[])
     gguf_file(path, "Q4_0")
     study = dd.compare(folder, candidates=[f"same={tmp_path}/same.gguf", f"g={path}:precision=bf16"], **ASKED)
     kl = study.summary.set_index("candidate")["kl_mean"]
     assert kl["same"] == 0 < 1e-4 < kl["g"]
     assert study.environment["variants"]["g"]["weight_dtypes"].keys() == {"bf16"}
     assert any("g is a GGUF file" in s and "Q4_0" in s and "dequantized" in s for s in study.verdict)
+
+
+def test_as_the_model_it_brings_its_tokenizer_and_can_be_cast(tmp_path: Path) -> None:
+    """It is dequantized, so that every precision can be made of it."""
+    letters = [chr(c) for c in range(33, 33 + 92)]
+    gguf_file(path := tmp_path / "model.gguf", "Q8_0", ["<unk>", "<s>", "</s>", "\u2581", *letters])
+    study = dd.compare(path, candidates=["bf16", "int8"], **ASKED | {"prompts": ["hello world", "a b"]})
+    assert not len(study.failures)
+    facts = study.environment["variants"]
+    assert (facts["fp32"]["tensor_types"]["Q8_0"], facts["fp32"]["quantized_share"]) == (16, 0.0)
+    assert facts["int8"]["quantized_share"] > 0.5
+    assert 0 < facts["bf16"]["rounded_share"] < 1
+    assert (study.summary.set_index("candidate")["kl_mean"][["bf16", "int8"]] > 0).all()
+    assert study.environment["model"]["kind"] == "gguf"
 
 
 def test_another_vocabulary_is_refused(tmp_path: Path) -> None:

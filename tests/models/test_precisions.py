@@ -68,7 +68,9 @@ def test_every_precision_gives_what_it_says_or_why_it_cannot(name: str, saved: A
             assert {p.dtype for p in model.model.parameters()} == {DTYPES[facts["compute"]]}
             assert facts["weight_dtypes"] == {facts["compute"]: facts["parameters"]}
             assert out.dtype == DTYPES[facts["compute"]]
-        if PRECISIONS[name].compute is None:
+        if PRECISIONS[name].own:  # of plain weights
+            assert facts["quantized_parameters"] == 0
+        elif PRECISIONS[name].compute is None:
             assert facts["quantized_share"] > 0.5
             assert facts["quantized_modules"] == 14
         else:

@@ -80,7 +80,7 @@ def test_a_folder_runs_as_it_is_stored(name: str, folder: Callable[[str], Path])
     assert (facts["quantized_parameters"], facts["quantized_modules"], facts["parameters"]) == (MATRICES, 14, ALL)
     assert facts["quantized_share"] == MATRICES / ALL
     assert facts["rounded_share"] is None
-    assert any(s.startswith(f"q is a {facts['format']} checkpoint ({facts['bits']} bit") for s in study.verdict)
+    assert any(s.startswith(f"q is quantized ({facts['format']}, {facts['bits']} bit") for s in study.verdict)
     texts = texts_of(study)
     p, q = (plainly(source, texts)[:, 3:7] for source in (plain, path))
     kl = float((p.exp() * (p - q)).sum(-1).mean())
@@ -88,6 +88,37 @@ def test_a_folder_runs_as_it_is_stored(name: str, folder: Callable[[str], Path])
     rows = study.positions[study.positions["role"] == "candidate"]
     assert rows["kl"].mean() == pytest.approx(kl, rel=tolerance)
     assert kl > 1e-7, "it is another model"
+
+
+def test_fp8_in_blocks_is_expanded_by_its_definition(tmp_path: Path) -> None:
+    """Written by hand, w = q s with a scale for each 32 x 32: every bit is that of a plain model of these weights."""
+    pytest.importorskip("accelerate")
+    if torch.cuda.is_available():
+        pytest.skip("transformers expands it only where there is no GPU")
+    from safetensors.torch import load_file, save_file
+
+    folder, model = kept(small(), tmp_path / "fp8"), small()
+    state, stored = model.state_dict(), load_file(folder / "model.safetensors")
+    for name in [n for n in state if "proj" in n]:
+        blocks = state[name].unflatten(1, (-1, 32)).unflatten(0, (-1, 32))
+        scale = blocks.abs().amax((1, 3), keepdim=True) / 448
+        packed8 = (blocks / scale).to(torch.float8_e4m3fn)
+        state[name].copy_((packed8.float() * scale).view_as(state[name]))
+        stored[name] = packed8.view_as(state[name])
+        stored[name.replace("weight", "weight_scale_inv")] = scale[:, 0, :, 0].contiguous()
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [32, 32], "activation_scheme": "dynamic",
+        "modules_to_not_convert": ["lm_head"],
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    study = dd.compare(kept(model, tmp_path / "plain"), candidates=[f"q={folder}"], **ASKED)
+    assert not len(study.failures)
+    assert study.summary["kl_mean"].max() == 0
+    facts = study.environment["variants"]["q"]
+    assert (facts["format"], facts["bits"], facts["unpacked"]) == ("fp8", 8, True)
+    assert (facts["quantized_parameters"], facts["parameters"], facts["quantized_modules"]) == (MATRICES, ALL, 0)
 
 
 def test_as_the_model_it_is_its_own_reference(folder: Callable[[str], Path]) -> None:

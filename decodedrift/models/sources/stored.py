@@ -14,6 +14,7 @@ from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.floating import NAMES
 from decodedrift.models.sources.checkpoints import Checkpoint
 from decodedrift.models.sources.packed import ASIDE
+from decodedrift.models.sources.quantized import Quantization
 
 STORED = "stored"
 FLOATS = {"F64": "fp64", "F32": "fp32", "BF16": "bf16", "F16": "fp16"}  # as safetensors names them
@@ -109,8 +110,9 @@ def _of_plain(variant: Variant, checkpoint: Checkpoint, reference: Variant | Non
 
 
 def _refusal(owner: str, precisions: str, checkpoint: Checkpoint) -> str:
-    found = checkpoint.quantization
-    bits = f", {found.bits} bit" if found and found.bits else ""
-    what = f"its weights are quantized ({found.format if found else ''}{bits})"
-    ways = "NAME=SOURCE for another checkpoint, stored:batch_size=1 or stored:compute=bf16 for this one"
-    return f"{owner}: {checkpoint.name}: {what}, and {precisions} cannot be made of them; say what to compare: {ways}"
+    found = checkpoint.quantization or Quantization("unknown")
+    bits = f", {found.bits} bit" if found.bits else ""
+    other = "" if found.kind.fixed else " or stored:compute=bf16"
+    ways = f"NAME=SOURCE for another checkpoint, stored:batch_size=1{other} for this one"
+    what = f"its weights are quantized ({found.format}{bits}), and {precisions} cannot be made of them"
+    return f"{owner}: {checkpoint.name}: {what}; say what to compare: {ways}"

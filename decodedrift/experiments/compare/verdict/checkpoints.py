@@ -40,7 +40,7 @@ def _sentence(variant: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
 def _quantized(name: str, facts: Mapping[str, Any]) -> str:
     form = visible(str(facts["format"]))
     if not facts["quantized_parameters"]:
-        return f"{name} is called a {form} checkpoint by its configuration, and no quantized weight was found in it."
+        return f"{name} is quantized ({form}) by its configuration, and no quantized weight was found in it."
     bits = f"{facts['bits']} bit" if facts.get("bits") else "of unknown width"
     group = f", groups of {facts['group_size']}" if facts.get("group_size") else ""
     scheme = f": {visible(str(facts['scheme']))}" if facts.get("scheme") else ""
@@ -48,6 +48,6 @@ def _quantized(name: str, facts: Mapping[str, Any]) -> str:
     kinds = listed(list(facts["stored_dtypes"]))
     expanded = ", to which the quantized ones were expanded when they were loaded" if facts.get("unpacked") else ""
     return (
-        f"{name} is a {form} checkpoint ({bits}{group}{scheme}): {percent(facts['quantized_share'])} of its weights "
-        f"are quantized{modules}. It is stored as {kinds}; what is not quantized ran in {facts['compute']}{expanded}."
+        f"{name} is quantized ({form}, {bits}{group}{scheme}): {percent(facts['quantized_share'])} of its "
+        f"weights{modules}. It is stored as {kinds}; what is not quantized ran in {facts['compute']}{expanded}."
     )
