@@ -71,10 +71,11 @@ class World:
 
 
 def other_checkpoints(plan: Settings, vocab: Vocabulary) -> dict[str, Checkpoint]:
-    """The checkpoints of variants that bring their own, each found to share the reference's vocabulary."""
+    """The checkpoints of variants that bring their own, each with its own tokenizer, found to share the vocabulary."""
     checkpoints: dict[str, Checkpoint] = {}
     for variant in plan.candidates:
         if variant.model:
-            checkpoints[variant.name] = find(variant.model, variant.revision, plan.trust_remote_code, plan.allow_pickle)
-            check_same_vocabulary(vocab.tokenizer, checkpoints[variant.name], variant.name)
+            found = find(variant.model, variant.revision, plan.trust_remote_code, plan.allow_pickle)
+            tokenizer = check_same_vocabulary(vocab.tokenizer, found, variant.name)
+            checkpoints[variant.name] = replace(found, tokenizer=tokenizer)
     return checkpoints

@@ -153,7 +153,7 @@ def _environment(world: Any) -> dict[str, Any]:
     """environment.json as far as it is known before anything runs; what is in it under IDENTITY decides the numbers."""
     from decodedrift.models.machine import environment
     from decodedrift.models.sources import identity
-    from decodedrift.models.text import special
+    from decodedrift.models.text import deployment, special
 
     plan, vocab = world.plan, world.vocab
     facts = environment(plan.device, plan.threads)
@@ -163,6 +163,7 @@ def _environment(world: Any) -> dict[str, Any]:
     facts["generation"] = {
         "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window,
     }  # fmt: skip
+    facts["deployment"] = deployment.differences(plan, world.checkpoint, vocab, world.prompts, world.others)
     facts["scored_bytes"] = {name: text.scored_bytes for name, text in world.texts.items()}
     facts["dropped_characters"] = {name: text.dropped_characters for name, text in world.texts.items()}
     facts["warnings"] = special.warnings(vocab, plan.prompts, world.prompts, plan.chat_template, not plan.no_text)

@@ -25,19 +25,20 @@ def tokenizer_of(checkpoint: Checkpoint) -> Any:
     return _read(checkpoint) if checkpoint.tokenizer is None else checkpoint.tokenizer
 
 
-def check_same_vocabulary(tokenizer: Any, candidate: Checkpoint, name: str) -> None:
-    """Refuses a candidate checkpoint whose token-to-id map differs from the reference's.
+def check_same_vocabulary(tokenizer: Any, candidate: Checkpoint, name: str) -> Any:
+    """The candidate's own tokenizer, whose token-to-id map is the reference's, or that and some more tokens, or fewer.
 
     Raises:
-        InputError: naming how many entries differ and one of them.
+        InputError: the maps differ otherwise; names how many entries do and one of them.
     """
-    ours, theirs = tokenizer.get_vocab(), tokenizer_of(candidate).get_vocab()
-    if ours == theirs:
-        return
+    own = tokenizer_of(candidate)
+    ours, theirs = tokenizer.get_vocab(), own.get_vocab()
+    if ours.items() <= theirs.items() or theirs.items() <= ours.items():
+        return own
     differing = sorted(t for t in set(ours) | set(theirs) if ours.get(t) != theirs.get(t))
     raise InputError(
         f"{name}: {candidate.name} has another vocabulary than the reference ({len(differing)} tokens differ, "
-        f"for example {differing[0]!r}); only checkpoints over the same vocabulary can be compared"
+        f"for example {differing[0]!r}); only vocabularies that are the same, or one the other and more, can be compared"
     )
 
 

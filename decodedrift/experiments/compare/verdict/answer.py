@@ -10,6 +10,7 @@ import pandas as pd
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.draws import uncoupled
 from decodedrift.experiments.compare.folds.answer import TOLD_BY_NOISE, prompts_to_tell, unbatched
+from decodedrift.experiments.compare.verdict import deployment
 from decodedrift.report.phrases import UNDER, change, percent
 
 NO_RATES = ("same", "nonfinite", "same execution", "not compared")
@@ -24,12 +25,16 @@ def sentences(study: Any) -> list[str]:
     ]  # fmt: skip
 
 
-def table(study: Any) -> dict[str, list[dict[str, Any]]]:
-    """The answer as data: a record per candidate, its words first, and the controls' rows of the summary apart."""
+def table(study: Any) -> dict[str, Any]:
+    """The answer as data: a record per candidate, its words first, and the controls' rows of the summary apart.
+
+    Before them, where there is any, what deployment would see besides.
+    """
     candidates, summary = _records(study.answer), study.summary
     controls = summary[summary["role"] != "candidate"] if len(summary) else summary
     first = ("candidate", "wording", "quality")
-    return {
+    deployed = deployment.sentences(study)
+    return ({"deployment": deployed} if deployed else {}) | {
         "candidates": [{key: row[key] for key in (*first, *(k for k in row if k not in first))} for row in candidates],
         "controls": _records(controls),
     }

@@ -1,0 +1,148 @@
+"""What deployment would see of a folder: four copies of one model whose weights are equal, and a negative control."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import decodedrift as dd
+from decodedrift.core.records import InputError
+from decodedrift.experiments.compare.screenful import screenful
+from decodedrift.models.sources.checkpoints import DEMO
+from decodedrift.models.text.deployment import CHANGING, SAMPLING
+
+ASKED: dict[str, Any] = {"limit": 4, "max_new_tokens": 2, "noise_floor": False, "default_text": False}
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    change(content)
+    path.write_text(json.dumps(content), "utf-8")
+
+
+def without_bos(folder: Path) -> None:
+    edited(folder / "tokenizer.json", lambda c: c.update(post_processor=None))
+
+
+def half_of_the_merges(folder: Path) -> None:
+    edited(folder / "tokenizer.json", lambda c: c["model"].update(merges=c["model"]["merges"][::2]))
+
+
+def one_more_stop(folder: Path) -> None:
+    edited(folder / "generation_config.json", lambda c: c.update(eos_token_id=[2, 300]))
+
+
+def penalty(folder: Path) -> None:
+    edited(folder / "generation_config.json", lambda c: c.update(repetition_penalty=1.3, temperature=0.6))
+
+
+COPIES = {"nobos": without_bos, "half": half_of_the_merges, "stop": one_more_stop, "rep": penalty}
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """name -> a copy of the demo model with one thing changed; `same`: with nothing."""
+    folders = {}
+    for name, change in ({"same": lambda folder: None} | COPIES).items():
+        folders[name] = tmp_path_factory.mktemp("copies") / name
+        shutil.copytree(DEMO, folders[name])
+        change(folders[name])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def study(copies: dict[str, Path]) -> dd.Study:
+    return dd.compare("demo", candidates=[f"{n}={p}" for n, p in copies.items()], strategies=["greedy"], **ASKED)
+
+
+def test_every_difference_is_found_before_weights_load(study: dd.Study) -> None:
+    facts = study.environment["deployment"]
+    assert facts["fp32"] == facts["same"] == {}  # the negative control: a copy with nothing changed
+    assert facts["nobos"] == {"prompts": {"differ": 4, "of": 4, "first": study.plan["prompts"][0]["id"], "how": "no BOS"}}
+    assert list(facts["half"]) == ["prompts"] and facts["half"]["prompts"]["differ"] == 4
+    assert re.fullmatch(r"\d+ ids instead of \d+", facts["half"]["prompts"]["how"])
+    assert facts["stop"] == {"stop_ids": {"reference": [2], "candidate": [2, 300]}}
+    assert facts["rep"] == {"settings": {"repetition_penalty": [None, 1.3]}}  # nothing is sampled: no temperature
+    assert (study.divergences["diverged"] == 0).all()  # the weights are the same, and so are their texts
+
+
+def test_it_is_said_first_everywhere(study: dd.Study, tmp_path: Path) -> None:
+    first = study.verdict[0]
+    assert "same" not in first.split("deployed, ")[1]
+    for part in (
+        "nobos encodes 4 of 4 prompts to other ids (first ", "no BOS);", "half encodes 4 of 4",
+        "stop stops at 2 and 300 and not at 2;", "rep applies repetition_penalty=1.3.",
+    ):  # fmt: skip
+        assert part in first
+    assert screenful(study).startswith("Compared under the reference's tokenizer")
+    study.save(tmp_path / "run")
+    verdict = json.loads((tmp_path / "run" / "data" / "verdict.json").read_text("utf-8"))
+    assert next(iter(verdict)) == "deployment" and verdict["deployment"] == [first]
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "encodes 4 of 4 prompts to other ids" in page
+
+
+def test_settings_of_the_model_itself_and_of_sampling(copies: dict[str, Path]) -> None:
+    asked = ASKED | {"limit": 1, "strategies": ["top-k:k=5"]}
+    study = dd.compare(str(copies["rep"]), candidates=[f"same={copies['same']}"], **asked)
+    assert study.environment["deployment"] == {
+        "fp32": {"settings": {"repetition_penalty": 1.3, "temperature": 0.6}},
+        "same": {"settings": {"repetition_penalty": [1.3, None], "temperature": [0.6, None]}},
+    }
+    assert "fp32 applies repetition_penalty=1.3 and temperature=0.6; same does not apply" in study.verdict[0]
+
+
+def test_a_model_that_is_deployed_as_it_is_compared_has_no_such_sentence(copies: dict[str, Path]) -> None:
+    study = dd.compare("demo", candidates=[f"same={copies['same']}"], strategies=["greedy"], **ASKED | {"limit": 1})
+    assert not any("deployed" in sentence for sentence in study.verdict)
+
+
+def test_every_setting_of_which_transformers_makes_a_processor_is_known() -> None:
+    from transformers import GenerationMixin
+
+    names = set(re.findall(r"generation_config\.([a-z]\w*)", inspect.getsource(GenerationMixin._get_logits_processor)))
+    assert {"repetition_penalty", "temperature"} <= names
+    assert names - {*CHANGING, *SAMPLING} <= {"max_length", "num_return_sequences", "use_cache", "diversity_penalty", "num_beam_groups"}
+
+
+def test_a_vocabulary_that_only_grew_is_compared_over_the_shared_ids(copies: dict[str, Path], tmp_path: Path) -> None:
+    """One more token and one more row of the head: the logits of the others are the same, and so is every text."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(DEMO)
+    size = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    model = AutoModelForCausalLM.from_pretrained(DEMO)
+    model.resize_token_embeddings(size + 1, mean_resizing=False)
+    for saved in (model, tokenizer):
+        saved.save_pretrained(tmp_path / "grown")
+    asked = ASKED | {"strategies": ["greedy"], "limit": 2, "max_new_tokens": 4}
+    for reference, candidate, more in ((copies["same"], tmp_path / "grown", 1), (tmp_path / "grown", DEMO, -1)):
+        study = dd.compare(str(reference), candidates=[f"other={candidate}"], **asked)
+        counts = study.environment["deployment"]["other"]["vocabulary"]
+        assert counts["candidate"] - counts["reference"] == more
+        facts = study.environment["variants"]["other"]
+        assert facts["cut_ids"] == 1 and max(facts["cut_reference_mass"], facts["cut_candidate_mass"]) > 0
+        assert any("differ by 1 ids, which are cut" in s for s in study.verdict)
+        rows = study.positions[study.positions["role"] == "candidate"]
+        assert len(rows) and rows["kl"].max() < 1e-6 and (study.divergences["diverged"] == 0).all()
+
+
+def test_another_map_of_the_same_tokens_stays_refused(copies: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(DEMO, tmp_path / "other")
+
+    def swapped(content: dict[str, Any]) -> None:
+        vocab = content["model"]["vocab"]
+        a, b = list(vocab)[-2:]
+        vocab[a], vocab[b] = vocab[b], vocab[a]
+
+    edited(tmp_path / "other" / "tokenizer.json", swapped)
+    with pytest.raises(InputError, match="another vocabulary than the reference .2 tokens differ"):
+        dd.compare("demo", candidates=[f"other={tmp_path / 'other'}"], strategies=["greedy"], **ASKED)
