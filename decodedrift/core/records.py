@@ -27,11 +27,17 @@ class VariantError(RuntimeError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text that generation starts from. `id` keys the sampling noise: the same id and text, the same noise."""
+    """A text that generation starts from. `id` keys the sampling noise: the same id and text, the same noise.
+
+    messages: the turns of a conversation, {role, content}, to be rendered by a chat template; prompt_token_ids: ids to
+    be used as they are. `text` is then what was read, once that is known.
+    """
 
     id: str
     text: str
     tags: tuple[str, ...] = ()
+    messages: tuple[Mapping[str, Any], ...] | None = field(default=None, hash=False, kw_only=True)
+    prompt_token_ids: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.id or not isinstance(self.id, str):
@@ -40,6 +46,11 @@ class Prompt:
         if not isinstance(self.text, str):
             raise InputError(f"prompt {self.id}: the text must be a string, not {type(self.text).__name__}")
         object.__setattr__(self, "tags", tuple(self.tags))
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """The texts in it that nobody's template wrote."""
+        return (self.text,) if self.messages is None else tuple(turn["content"] for turn in self.messages)
 
 
 @dataclass(frozen=True)

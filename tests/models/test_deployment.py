@@ -27,6 +27,15 @@ def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path.write_text(json.dumps(content), "utf-8")
 
 
+def with_bos(folder: Path) -> None:
+    """As most tokenizers have it; the demo model's has none."""
+    bos = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    text, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    ids = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}
+    added = {"type": "TemplateProcessing", "single": [bos, text], "pair": [bos, text, second], "special_tokens": ids}
+    edited(folder / "tokenizer.json", lambda c: c.update(post_processor=added))
+
+
 def without_bos(folder: Path) -> None:
     edited(folder / "tokenizer.json", lambda c: c.update(post_processor=None))
 
@@ -36,7 +45,7 @@ def half_of_the_merges(folder: Path) -> None:
 
 
 def one_more_stop(folder: Path) -> None:
-    edited(folder / "generation_config.json", lambda c: c.update(eos_token_id=[2, 300]))
+    edited(folder / "generation_config.json", lambda c: c.update(eos_token_id=[0, 300]))
 
 
 def penalty(folder: Path) -> None:
@@ -53,13 +62,15 @@ def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, change in ({"same": lambda folder: None} | COPIES).items():
         folders[name] = tmp_path_factory.mktemp("copies") / name
         shutil.copytree(DEMO, folders[name])
+        with_bos(folders[name])
         change(folders[name])
     return folders
 
 
 @pytest.fixture(scope="module")
 def study(copies: dict[str, Path]) -> dd.Study:
-    return dd.compare("demo", candidates=[f"{n}={p}" for n, p in copies.items()], strategies=["greedy"], **ASKED)
+    names = [f"{n}={p}" for n, p in copies.items()]
+    return dd.compare(str(copies["same"]), candidates=names, prompts="stories", strategies=["greedy"], **ASKED)
 
 
 def test_every_difference_is_found_before_weights_load(study: dd.Study) -> None:
@@ -68,7 +79,7 @@ def test_every_difference_is_found_before_weights_load(study: dd.Study) -> None:
     assert facts["nobos"] == {"prompts": {"differ": 4, "of": 4, "first": study.plan["prompts"][0]["id"], "how": "no BOS"}}
     assert list(facts["half"]) == ["prompts"] and facts["half"]["prompts"]["differ"] == 4
     assert re.fullmatch(r"\d+ ids instead of \d+", facts["half"]["prompts"]["how"])
-    assert facts["stop"] == {"stop_ids": {"reference": [2], "candidate": [2, 300]}}
+    assert facts["stop"] == {"stop_ids": {"reference": [0], "candidate": [0, 300]}}
     assert facts["rep"] == {"settings": {"repetition_penalty": [None, 1.3]}}  # nothing is sampled: no temperature
     assert (study.divergences["diverged"] == 0).all()  # the weights are the same, and so are their texts
 
@@ -78,7 +89,7 @@ def test_it_is_said_first_everywhere(study: dd.Study, tmp_path: Path) -> None:
     assert "same" not in first.split("deployed, ")[1]
     for part in (
         "nobos encodes 4 of 4 prompts to other ids (first ", "no BOS);", "half encodes 4 of 4",
-        "stop stops at 2 and 300 and not at 2;", "rep applies repetition_penalty=1.3.",
+        "stop stops at 0 and 300 and not at 0;", "rep applies repetition_penalty=1.3.",
     ):  # fmt: skip
         assert part in first
     assert screenful(study).startswith("Compared under the reference's tokenizer")
@@ -100,7 +111,7 @@ def test_settings_of_the_model_itself_and_of_sampling(copies: dict[str, Path]) -
 
 
 def test_a_model_that_is_deployed_as_it_is_compared_has_no_such_sentence(copies: dict[str, Path]) -> None:
-    study = dd.compare("demo", candidates=[f"same={copies['same']}"], strategies=["greedy"], **ASKED | {"limit": 1})
+    study = dd.compare(str(copies["same"]), candidates=[f"same={copies['same']}"], strategies=["greedy"], **ASKED | {"limit": 1})
     assert not any("deployed" in sentence for sentence in study.verdict)
 
 
@@ -125,7 +136,7 @@ def test_a_vocabulary_that_only_grew_is_compared_over_the_shared_ids(copies: dic
         saved.save_pretrained(tmp_path / "grown")
     asked = ASKED | {"strategies": ["greedy"], "limit": 2, "max_new_tokens": 4}
     for reference, candidate, more in ((copies["same"], tmp_path / "grown", 1), (tmp_path / "grown", DEMO, -1)):
-        study = dd.compare(str(reference), candidates=[f"other={candidate}"], **asked)
+        study = dd.compare(str(reference), candidates=[f"other={candidate}"], prompts="stories", **asked)
         counts = study.environment["deployment"]["other"]["vocabulary"]
         assert counts["candidate"] - counts["reference"] == more
         facts = study.environment["variants"]["other"]
