@@ -11,6 +11,7 @@ from decodedrift.core.settings import Settings
 from decodedrift.models.footprint import NOTHING, Footprint
 from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.longrope import readable_tokens, switch
+from decodedrift.models.own import Own
 from decodedrift.models.probe import Route
 from decodedrift.models.sources.checkpoints import Checkpoint, find
 from decodedrift.models.text.tokenizer import check_same_vocabulary
@@ -20,7 +21,10 @@ from decodedrift.models.text.windows import WindowedText
 
 @dataclass
 class World:
-    """Everything that was found and read before the first weight is loaded."""
+    """Everything that was found and read before the first weight is loaded.
+
+    own: what sides generate with as they are deployed, by name; empty where all do with the reference's.
+    """
 
     plan: Settings
     checkpoint: Checkpoint
@@ -28,6 +32,7 @@ class World:
     prompts: Mapping[str, Sequence[int]]
     texts: Mapping[str, WindowedText] = field(default_factory=dict)
     others: Mapping[str, Checkpoint] = field(default_factory=dict)
+    own: Mapping[str, Own] = field(default_factory=dict)
     memory: int = 8 * 2**30
     footprint: Footprint = NOTHING
     keeps: bool = False
@@ -51,6 +56,16 @@ class World:
                 self.resident[variant.name] = model
                 stack.callback(self.resident.pop, variant.name)
             yield model
+
+    def side(self, name: str) -> Own:
+        """What a variant generates with: its own as deployed, else the reference's."""
+        return self.own.get(name) or self.own.get(self.plan.reference.name) or Own(self.vocab, self.prompts)
+
+    def reads(self, name: str, prompt_id: str) -> bool:
+        """Whether a variant and the reference read the same ids of a prompt, and choose from the logits they read."""
+        sides = self.side(self.plan.reference.name), self.side(name)
+        same = list(sides[0].prompts[prompt_id]) == list(sides[1].prompts[prompt_id])
+        return same and not any(side.settings for side in sides)
 
     def close(self) -> None:
         """Lets go of the weights that were kept from job to job."""

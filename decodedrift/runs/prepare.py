@@ -111,7 +111,7 @@ def prepare(
     """
     plan = draft(settings)
     without_widgets()  # transformers would have tqdm choose
-    from decodedrift.models import budget, footprint, world
+    from decodedrift.models import budget, footprint, own, world
     from decodedrift.models.machine import check_device
     from decodedrift.models.sources import checkpoints, identity
     from decodedrift.models.text import vocabulary
@@ -130,6 +130,8 @@ def prepare(
     plan, texts, unread = fitting.windowed(plan, vocab)
     rows = footprint.footprint(checkpoint)
     place = world.World(plan, checkpoint, vocab, encoded, texts, others, budget.usable_memory(plan), rows)
+    if getattr(plan, "as_deployed", False):
+        place.own = own.owns(plan, checkpoint, vocab, encoded, others)
     _check_beams(plan, place.width)
     check(place)
     place.plan = plan.having(batch_size=sizes.batch_size or budget.fitting_batch(place))
@@ -164,6 +166,8 @@ def _environment(world: Any) -> dict[str, Any]:
         "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window,
     }  # fmt: skip
     facts["deployment"] = deployment.differences(plan, world.checkpoint, vocab, world.prompts, world.others)
+    if world.own:
+        facts["generation"]["own"] = {name: own.described() for name, own in world.own.items()}
     facts["scored_bytes"] = {name: text.scored_bytes for name, text in world.texts.items()}
     facts["dropped_characters"] = {name: text.dropped_characters for name, text in world.texts.items()}
     facts["warnings"] = special.warnings(vocab, plan.prompts, world.prompts, plan.chat_template, not plan.no_text)

@@ -76,7 +76,9 @@ def study(copies: dict[str, Path]) -> dd.Study:
 def test_every_difference_is_found_before_weights_load(study: dd.Study) -> None:
     facts = study.environment["deployment"]
     assert facts["fp32"] == facts["same"] == {}  # the negative control: a copy with nothing changed
-    assert facts["nobos"] == {"prompts": {"differ": 4, "of": 4, "first": study.plan["prompts"][0]["id"], "how": "no BOS"}}
+    assert facts["nobos"] == {
+        "prompts": {"differ": 4, "of": 4, "first": study.plan["prompts"][0]["id"], "how": "no BOS"}
+    }
     assert list(facts["half"]) == ["prompts"] and facts["half"]["prompts"]["differ"] == 4
     assert re.fullmatch(r"\d+ ids instead of \d+", facts["half"]["prompts"]["how"])
     assert facts["stop"] == {"stop_ids": {"reference": [0], "candidate": [0, 300]}}
@@ -111,7 +113,9 @@ def test_settings_of_the_model_itself_and_of_sampling(copies: dict[str, Path]) -
 
 
 def test_a_model_that_is_deployed_as_it_is_compared_has_no_such_sentence(copies: dict[str, Path]) -> None:
-    study = dd.compare(str(copies["same"]), candidates=[f"same={copies['same']}"], strategies=["greedy"], **ASKED | {"limit": 1})
+    study = dd.compare(
+        str(copies["same"]), candidates=[f"same={copies['same']}"], strategies=["greedy"], **ASKED | {"limit": 1}
+    )
     assert not any("deployed" in sentence for sentence in study.verdict)
 
 
@@ -120,7 +124,13 @@ def test_every_setting_of_which_transformers_makes_a_processor_is_known() -> Non
 
     names = set(re.findall(r"generation_config\.([a-z]\w*)", inspect.getsource(GenerationMixin._get_logits_processor)))
     assert {"repetition_penalty", "temperature"} <= names
-    assert names - {*CHANGING, *SAMPLING} <= {"max_length", "num_return_sequences", "use_cache", "diversity_penalty", "num_beam_groups"}
+    assert names - {*CHANGING, *SAMPLING} <= {
+        "max_length",
+        "num_return_sequences",
+        "use_cache",
+        "diversity_penalty",
+        "num_beam_groups",
+    }
 
 
 def test_a_vocabulary_that_only_grew_is_compared_over_the_shared_ids(copies: dict[str, Path], tmp_path: Path) -> None:
@@ -157,3 +167,70 @@ def test_another_map_of_the_same_tokens_stays_refused(copies: dict[str, Path], t
     edited(tmp_path / "other" / "tokenizer.json", swapped)
     with pytest.raises(InputError, match="another vocabulary than the reference .2 tokens differ"):
         dd.compare("demo", candidates=[f"other={tmp_path / 'other'}"], strategies=["greedy"], **ASKED)
+
+
+# ---- --as-deployed
+
+
+@pytest.fixture(scope="module")
+def deployed(copies: dict[str, Path]) -> dd.Study:
+    names = [f"{n}={p}" for n, p in copies.items()]
+    asked = ASKED | {"limit": 2, "max_new_tokens": 24, "prompts": "stories", "strategies": ["greedy"]}
+    return dd.compare(str(copies["same"]), candidates=names, as_deployed=True, **asked)
+
+
+def by_generate(folder: Path, text: str) -> list[int]:
+    """What transformers' own generate writes greedily, with the folder's own tokenizer and settings."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = (kind.from_pretrained(folder) for kind in (AutoTokenizer, AutoModelForCausalLM))
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, pad_token_id=0
+        )
+    return list(out[0, ids.shape[1] :].tolist())
+
+
+@pytest.mark.parametrize("name", ["same", *COPIES])
+def test_each_side_writes_what_its_own_generate_writes(deployed: dd.Study, copies: dict[str, Path], name: str) -> None:
+    traces = deployed.traces[(deployed.traces["variant"] == name) & (deployed.traces["role"] == "candidate")]
+    assert len(traces) == 2
+    for row in traces.itertuples():
+        assert list(map(int, row.token_ids.split())) == by_generate(copies[name], row.prompt)
+
+
+def test_figures_along_a_text_are_where_both_read_the_same_ids(deployed: dd.Study) -> None:
+    positions = deployed.positions[deployed.positions["role"] == "candidate"]
+    assert set(positions["candidate"]) == {"same", "stop"}
+    rows = deployed.divergences[deployed.divergences["role"] == "candidate"].set_index("candidate")
+    assert (rows.loc["same", "diverged"] == 0).all() and rows.loc["rep", "diverged"].sum() > 0
+    assert rows.loc["nobos", "diverged"].sum() > 0 and rows.loc["half", "diverged"].sum() > 0
+
+
+def test_prompts_of_other_ids_are_counted_apart(deployed: dd.Study) -> None:
+    said = deployed.verdict
+    rows = deployed.divergences[deployed.divergences["role"] == "candidate"]
+    parted = rows.groupby("candidate")["diverged"].sum().astype(int)
+    assert said[0].startswith(
+        "Each side as deployed, with its own tokenizer, stop ids and settings: nobos encodes 2 of 2"
+    )
+    assert f"of nobos {parted['nobos']} of 2 where they do; of half {parted['half']} of 2 where they do." in said[1]
+    assert said[2].startswith(
+        "Where ids of a prompt differ or settings act on the logits (nobos, half and rep) there are"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"strategies": ["beam"]}, "rep has repetition_penalty in its generation settings, which beam search"),
+        ({"decompose": True}, "decompose compares what both sides read alike"),
+        ({"mode": "screen"}, "as_deployed needs generated texts"),
+    ],
+)
+def test_what_is_not_run_as_deployed_is_refused(copies: dict[str, Path], asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        settings = {"strategies": ["greedy"], "max_new_tokens": 2, "limit": 1} | asked
+        dd.compare(str(copies["same"]), candidates=[f"rep={copies['rep']}"], as_deployed=True, **settings)

@@ -42,6 +42,7 @@ def compare(
     decompose: bool = False,
     mode: str = "exact",
     continued: bool = False,
+    as_deployed: bool = False,
     near_tie_below: float = 0.1,
     device: str = "auto",
     threads: int | None = None,

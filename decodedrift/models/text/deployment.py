@@ -52,7 +52,9 @@ def differences(
     stops = set(stop_and_pad(checkpoint, vocab.tokenizer)[0])
     for name, other in others.items():
         theirs, own = settings(other, plan), vocabulary(other)
-        changed = {key: [ours.get(key), theirs.get(key)] for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)}
+        changed = {
+            key: [ours.get(key), theirs.get(key)] for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)
+        }
         each: dict[str, Any] = {
             "prompts": _prompts(plan, vocab, own, encoded),
             "texts": [t.name for t in plan.texts if vocab.spans(t.text)[0] != own.spans(t.text)[0]],
@@ -89,13 +91,14 @@ def _prompts(
     try:
         theirs = encode_prompts(own, plan.prompts, plan.chat_template)
     except InputError:  # it has no chat template, or one that fails
-        theirs = {name: "" for name in encoded}
+        theirs = dict.fromkeys(encoded, "")
     differing = [name for name, ids in encoded.items() if theirs[name] != list(ids)]
     if not differing:
         return {}
     first = differing[0]
     how = _how(list(encoded[first]), theirs[first], vocab.bos, own.bos)
-    return {"differ": len(differing), "of": len(encoded), "first": first, "how": how}
+    every = {"ids": differing} if getattr(plan, "as_deployed", False) else {}
+    return {"differ": len(differing), "of": len(encoded), "first": first, "how": how} | every
 
 
 def _how(ours: list[int], theirs: list[int] | str, bos: int | None, its_bos: int | None) -> str:

@@ -192,8 +192,11 @@ def _encoded(vocab: Vocabulary, prompt: Prompt, chat: bool, max_new_tokens: int)
             return f"at least {reason}"
         ids = vocab.ids(text, special=not chat)
     except TimeoutError as error:
-        option, mend = ("--chat-template", "leave the option out") if prompt.messages is None else (
-            f"prompt {prompt.id}", "give its text")
+        option, mend = (
+            ("--chat-template", "leave the option out")
+            if prompt.messages is None
+            else (f"prompt {prompt.id}", "give its text")
+        )
         raise InputError(f"{option}: the model's template failed: {error}; {mend}") from None
     except Exception as error:  # a chat template is a program of the model's authors: it raises what it likes
         what = "chat template" if chat else "tokenizer"

@@ -9,6 +9,7 @@ from decodedrift.core.records import shortened
 from decodedrift.core.untrusted import visible
 from decodedrift.report.phrases import listed
 
+AS_DEPLOYED = "Each side as deployed, with its own tokenizer, stop ids and settings: "
 HOLDING_BACK = "Compared under the reference's tokenizer and stop ids and without the models' own settings; deployed, "
 
 
@@ -19,7 +20,37 @@ def sentences(study: Any) -> list[str]:
     for name, facts in study.environment.get("deployment", {}).items():
         if said := list(_said(facts, name == reference)):
             parts.append(f"{visible(name)} {listed(said)}")
-    return [f"{HOLDING_BACK}{'; '.join(parts)}."] if parts else []
+    own = study.plan.get("as_deployed")
+    said = [f"{AS_DEPLOYED if own else HOLDING_BACK}{'; '.join(parts)}."] if parts else []
+    return said + (_apart(study) if own else [])
+
+
+def _apart(study: Any) -> list[str]:
+    """Texts whose prompts are other ids counted apart, and where there is no distance along a text."""
+    rows = study.divergences
+    rows = rows[(rows["role"] == "candidate") & (rows["compared"] > 0)]
+    reference = str(study.plan["reference"]["name"])
+    every = study.environment.get("deployment", {})
+    counts, unread = [], []
+    for name, facts in every.items():
+        own, mine = rows[rows["candidate"] == name], facts.get("prompts", {}).get("ids", ())
+        other = own["prompt_id"].isin(mine)
+        if other.any():
+            parts = [f"{int(own.loc[other, 'diverged'].sum())} of {int(other.sum())} where they do"]
+            if not other.all():
+                parts.append(f"{int(own.loc[~other, 'diverged'].sum())} of {int((~other).sum())} where they do not")
+            counts.append(f"of {visible(name)} {' and '.join(parts)}")
+        if name != reference and (mine or _processed(study, name)):
+            unread.append(visible(name))
+    if _processed(study, reference):
+        unread = [visible(str(variant["name"])) for variant in study.plan.get("candidates", ())]
+    said = [f"Of texts whose prompts encode to other ids there parted {'; '.join(counts)}."] if counts else []
+    where = "Where ids of a prompt differ or settings act on the logits"
+    return said + ([f"{where} ({listed(unread)}) there are first divergences, and no distances."] if unread else [])
+
+
+def _processed(study: Any, name: str) -> bool:
+    return bool(study.environment["generation"].get("own", {}).get(name, {}).get("settings"))
 
 
 def _said(facts: Mapping[str, Any], reference: bool) -> Iterator[str]:
