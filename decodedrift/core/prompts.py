@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from decodedrift.core.formats import csv_rows, existing, read_json, read_utf8
 from decodedrift.core.records import InputError, Prompt, Text, nearest, shortened
+from decodedrift.core.turns import IDS, MESSAGES, TEXT, checked_ids, checked_messages, given_as, parquet_rows
 
 BALANCED = 16
 VOCABULARY = "tokenizer.json"
 TEXTS = STORY, PROSE = "bundled story", "bundled prose"
-SUFFIXES = (".txt", ".jsonl", ".csv")
+SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".parquet")
 COLUMNS = ("prompt", "id", "tags", "answer")  # only the first must be there
+KEYS = (*COLUMNS, MESSAGES, IDS)
 
 
 def bundled_folder() -> Path:
@@ -60,6 +62,9 @@ def default_set(model: str) -> str:
 def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
     """Prompts of a bundled set (by name) or a file: .txt (one a line), .jsonl or .csv (prompt, id, tags, answer).
 
+    .json is a list of what a line of .jsonl holds, .parquet a row of it; both may have `messages` or
+    `prompt_token_ids` in place of `prompt`.
+
     Raises:
         InputError: missing, empty, not UTF-8, malformed (file:line), or with an id given twice.
     """
@@ -70,9 +75,8 @@ def load_prompts(source: str | Path) -> tuple[Prompt, ...]:
         path = existing(source, "--prompts", f", and no bundled set; {nearest(str(source), tuple(sets))}")
         if path.suffix.lower() not in SUFFIXES:
             raise InputError(f"--prompts {source}: unknown kind {path.suffix!r}; use {', '.join(SUFFIXES)}")
-    content = read_utf8(path, "--prompts")
-    reader = {".txt": _from_txt, ".jsonl": _from_jsonl, ".csv": _from_csv}[path.suffix.lower()]
-    prompts = _identified(reader(path, content))
+    reader = {".txt": _from_txt, ".jsonl": _from_jsonl, ".json": _from_json, ".csv": _from_csv}.get(path.suffix.lower())
+    prompts = _identified(_from_parquet(path) if reader is None else reader(path, read_utf8(path, "--prompts")))
     if not prompts:
         raise InputError(f"--prompts {path}: the file holds no prompts")
     return prompts
@@ -85,7 +89,7 @@ def given_prompts(items: Iterable[str | Prompt | Mapping[str, Any]]) -> tuple[Pr
         InputError: something that is no prompt, or an id given twice.
     """
     return _identified(
-        Raw(i.id, i.text, i.tags, answer=i.answer) if isinstance(i, Prompt) else _from_entry(i, f"prompts[{n}]")
+        _from_record(i, f"prompts[{n}]") if isinstance(i, Prompt) else _from_entry(i, f"prompts[{n}]")
         for n, i in enumerate(items)
     )
 
@@ -128,13 +132,24 @@ def bundled_text(name: str) -> Text:
 
 @dataclass(frozen=True)
 class Raw:
-    """A prompt as it was given. where: `file:line`, empty for one typed or passed."""
+    """A prompt as it was given. where: `file:line`, empty for one typed or passed.
+
+    messages, prompt_token_ids: see `Prompt`.
+    """
 
     id: str | None
     text: str
     tags: tuple[str, ...] = ()
     where: str = ""
     answer: str | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
+    prompt_token_ids: tuple[int, ...] | None = None
+
+    @property
+    def content(self) -> str:
+        """What an id is made of."""
+        instead = self.messages or self.prompt_token_ids
+        return json.dumps(instead, sort_keys=True) if instead else self.text
 
 
 def _from_txt(path: Path, content: str) -> list[Raw]:
@@ -151,6 +166,29 @@ def _from_jsonl(path: Path, content: str) -> list[Raw]:
     return entries
 
 
+def _from_json(path: Path, content: str) -> list[Raw]:
+    entries = read_json(content, str(path))
+    if not isinstance(entries, list):
+        raise InputError(f"--prompts {path}:1: must hold a list of prompts; a prompt a line is .jsonl")
+    return [_from_entry(entry, f"{path} entry {number}") for number, entry in enumerate(entries, 1)]
+
+
+def _from_parquet(path: Path) -> list[Raw]:
+    return [_from_entry(row, f"{path} row {number}") for number, row in enumerate(parquet_rows(path, KEYS), 1)]
+
+
+def _from_record(prompt: Prompt, where: str) -> Raw:
+    given = {MESSAGES: prompt.messages, IDS: prompt.prompt_token_ids}
+    name = given_as(given, where)
+    return replace(Raw(prompt.id, prompt.text, prompt.tags, answer=prompt.answer), **_instead(given, name, where))
+
+
+def _instead(entry: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """What a prompt is instead of a text, of those that it can be."""
+    check = {MESSAGES: checked_messages, IDS: checked_ids}.get(name)
+    return {} if check is None else {name: check(entry[name], where)}
+
+
 def _newlines(path: Path, content: str) -> str:
     """The content, whose lines end as they do today: a file with CR alone would be a single prompt.
 
@@ -163,21 +201,28 @@ def _newlines(path: Path, content: str) -> str:
 
 
 def _from_entry(entry: Any, where: str) -> Raw:
-    """A prompt written as JSON or YAML: a text, or {prompt, id, tags, answer} (`text` in a plan.json)."""
+    """A prompt written as JSON or YAML: a text, or {prompt, id, tags, answer} (`text` in a plan.json).
+
+    `messages` or `prompt_token_ids` may stand in the place of `prompt`.
+    """
     if isinstance(entry, str):
         return Raw(None, entry, (), where)
+    for key in entry if isinstance(entry, Mapping) else ():
+        if key not in KEYS and (known := str(key).strip().lower()) in KEYS:
+            raise InputError(f"{where}: the key {key!r} would not be read; write `{known}`")
+    name = given_as(entry, where) if isinstance(entry, Mapping) else TEXT
     text = entry.get("prompt", entry.get("text")) if isinstance(entry, Mapping) else None
+    text = text or "" if name != TEXT else text
     if not isinstance(text, str):
         bare = isinstance(entry, Mapping) and "text" in entry and text is None
         mend = "; this plan was kept without texts (--no-text), so give --prompts" if bare else ""
         raise InputError(f'{where}: needs a text under "prompt"{mend}')
-    if "prompt" in entry and "text" in entry:
+    if name == TEXT and "prompt" in entry and "text" in entry:
         raise InputError(f"{where}: a text under `prompt` and one under `text`; keep one of them")
-    for key in entry:
-        if key not in COLUMNS and (name := str(key).strip().lower()) in COLUMNS:
-            raise InputError(f"{where}: the key {key!r} would not be read; write `{name}`")
-    answer = _answer(entry.get("answer"), where)
-    return Raw(_id(entry.get("id"), where), text, _tags(entry.get("tags"), where), where, answer)
+    raw = Raw(
+        _id(entry.get("id"), where), text, _tags(entry.get("tags"), where), where, _answer(entry.get("answer"), where)
+    )
+    return replace(raw, **_instead(entry, name, where))
 
 
 def _from_csv(path: Path, content: str) -> list[Raw]:
@@ -228,11 +273,12 @@ def _identified(raw: Iterable[Raw]) -> tuple[Prompt, ...]:
                 at = f"{prompt.where}: " if prompt.where else ""
                 raise InputError(f"{at}the prompt id {name!r} is given twice; ids key the noise, so each needs its own")
         else:
-            base = "p" + hashlib.sha256(prompt.text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+            base = "p" + hashlib.sha256(prompt.content.encode("utf-8", "surrogatepass")).hexdigest()[:8]
             name, count = base, 1
             while name in names:
                 count += 1
                 name = f"{base}-{count}"
         names.add(name)
-        prompts.append(Prompt(name, prompt.text, prompt.tags, prompt.answer))
+        made = Prompt(name, prompt.text, prompt.tags, prompt.answer)
+        prompts.append(replace(made, messages=prompt.messages, prompt_token_ids=prompt.prompt_token_ids))
     return tuple(prompts)

@@ -29,13 +29,17 @@ class VariantError(RuntimeError):
 class Prompt:
     """A text that generation starts from. `id` keys the sampling noise: the same id and text, the same noise.
 
-    answer: what a right text says, for `--check`; None where nothing is expected.
+    answer: what a right text says, for `--check`; None where nothing is expected. messages: the turns of a
+    conversation, {role, content}, to be rendered by a chat template; prompt_token_ids: ids to be used as they are.
+    `text` is then what was read, once that is known.
     """
 
     id: str
     text: str
     tags: tuple[str, ...] = ()
     answer: str | None = None
+    messages: tuple[Mapping[str, Any], ...] | None = field(default=None, hash=False, kw_only=True)
+    prompt_token_ids: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.id or not isinstance(self.id, str):
@@ -46,6 +50,11 @@ class Prompt:
         if self.answer is not None and not (isinstance(self.answer, str) and self.answer.strip()):
             raise InputError(f"prompt {self.id}: an answer is a text that is not empty, not {shortened(self.answer)}")
         object.__setattr__(self, "tags", tuple(self.tags))
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """The texts in it that nobody's template wrote."""
+        return (self.text,) if self.messages is None else tuple(turn["content"] for turn in self.messages)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Settings(BaseModel):
     reference: Any = option("fp32", "The variant held against.", WHAT, "VARIANT")
     candidates: Any = ()
     strategies: Any = ()
-    prompts: Any = option(None, "A .txt, .jsonl or .csv file, or a bundled set.", PROMPTS, "FILE")
+    prompts: Any = option(None, "A .txt, .jsonl, .json, .csv or .parquet file, or a bundled set.", PROMPTS, "FILE")
     texts: Any = ()
     prompt_ids: list[str] = option([], "Only the prompts of these ids.", PROMPTS, "LIST", flag="prompt-id", many=True)
     limit: Whole | None = option(None, "Prompts at most.", PROMPTS, "N", says="bundled sets: a balanced 16")
@@ -209,7 +209,7 @@ class Settings(BaseModel):
         values: dict[str, Any] = {n: plain(getattr(self, n)) for n in type(self).model_fields if n not in SPENT}
         if self.no_text:
             for entry in (*values["prompts"], *values["texts"]):
-                entry |= {name: None for name in ("text", "answer") if name in entry}
+                entry |= {n: None for n in ("text", "answer", "messages", "prompt_token_ids") if n in entry}
         return {"experiment": self.experiment} | values
 
     @classmethod

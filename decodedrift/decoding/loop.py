@@ -16,11 +16,13 @@ from torch import Tensor
 
 from decodedrift.core.records import Cell, Key, Trace
 from decodedrift.decoding.choosers import Chooser, ScoreLog, Single
+from decodedrift.decoding.deployed import Processing
 from decodedrift.decoding.scripted import Injecting
 from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.tops import Tops
 from decodedrift.models.kvcache import by_layer, kinds
 from decodedrift.models.load import Loaded
+from decodedrift.models.own import Process
 from decodedrift.models.steps import begin, reading
 from decodedrift.models.text.vocabulary import Vocabulary
 
@@ -49,6 +51,7 @@ def generate(
     watch: Mapping[Key, Sequence[int]] | None = None,
     keep_scores: bool = False,
     inject: Mapping[Key, tuple[int, int]] | None = None,
+    processes: Mapping[str, Process] | None = None,
     tick: Callable[[int], None] = lambda tokens: None,
 ) -> Generated:
     """Decodes one batch of prompts with every (strategy, seed) of `cells` in one mixed batch.
@@ -59,10 +62,13 @@ def generate(
         keep_scores: keep every score of the pass (for the reference).
         inject: (strategy, seed, prompt id) -> (position, token id) that is taken there in place of the choice. Layout
             and every other row stay what they are without it. Not for beams.
+        processes: prompt id -> the model's own processors, see `Processing`. Not for beams, nor with `inject`.
         tick: told the number of rows advanced, at every step.
     """
+    own = {"processes": processes, "contexts": prompts} if processes is not None else {}
     choosers = [
-        _chooser(loaded, vocab, prompts, cell, max_new_tokens, watch or {}, keep_scores, inject or {}) for cell in cells
+        _chooser(loaded, vocab, prompts, cell, max_new_tokens, watch or {}, keep_scores, inject or {}, own)
+        for cell in cells
     ]
     decode(loaded, vocab, prompts, choosers, max_new_tokens, tick=tick)
     return _collected(choosers, cells)
@@ -128,6 +134,7 @@ def _chooser(
     watch: Mapping[Key, Sequence[int]],
     keep_scores: bool,
     inject: Mapping[Key, tuple[int, int]],
+    own: Mapping[str, Any],
 ) -> Chooser:
     (strategy, seed), prompt_ids = cell, list(prompts)
     device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device
@@ -147,7 +154,7 @@ def _chooser(
     }  # fmt: skip
     if forced:
         return Injecting(strategy, seed, prompt_ids, inject=forced, **settings)
-    return Single(strategy, seed, prompt_ids, **settings)
+    return (Processing if own else Single)(strategy, seed, prompt_ids, **settings, **own)
 
 
 def _collected(choosers: Sequence[Chooser], cells: Sequence[Cell]) -> Generated:

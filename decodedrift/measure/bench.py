@@ -97,7 +97,8 @@ class Bench:
 
         only: ids of the prompts, None for all of the job.
         """
-        prompts = [(p.id, self.world.prompts[p.id]) for p in self.order if only is None or p.id in only]
+        side = self.world.side(model.variant.name)
+        prompts = [(p.id, side.prompts[p.id]) for p in self.order if only is None or p.id in only]
         watched = {key: trace.token_ids for key, trace in (watch or {}).items()}
         for cells in self.groups():
             label = cells[0][0].label if len(cells) == 1 else "all strategies"
@@ -110,8 +111,9 @@ class Bench:
             for chunk in chunks:
                 self.progress.batch()
                 output = generate(
-                    model, self.world.vocab, dict(chunk), cells, self.plan.max_new_tokens,
+                    model, side.vocab, dict(chunk), cells, self.plan.max_new_tokens,
                     watch=watched, keep_scores=keep_scores, inject=inject, tick=self.progress.tick,
+                    processes=side.processes(model.device, self.plan.max_new_tokens),
                 )  # fmt: skip
                 for key, log in output.logs.items():
                     if log.logits:  # greedy scores are whole rows of logits: they wait in the spool, not in memory
@@ -139,7 +141,8 @@ class Bench:
         size = self.size(self.plan.reference)
         for start in range(0, len(self.order), size):
             batch = {p.id for p in self.order[start : start + size]}
-            yield from self.passages(source.traces, only={key for key in source.traces if key.prompt_id in batch})
+            alike = {key for key in source.traces if self.world.reads(source.variant.name, key.prompt_id)}
+            yield from self.passages(source.traces, only={key for key in alike if key.prompt_id in batch})
 
     def read_of(self, cell: Cell, traces: Mapping[Key, Trace]) -> Iterator[Passage]:
         """One cell's traces as passages, in the order of the batches."""
@@ -170,6 +173,10 @@ class Bench:
         """
         layout = layout or self.layout_of(model.variant)
         if layout == STEPPED and group[0].strategy is None and not self.keeps_cache(model):
+            return
+        if group[0].strategy is not None:
+            group = [p for p in group if self.world.reads(model.variant.name, p.key.prompt_id)]
+        if not group:
             return
         width = _width(model)
         texts = passes.readable(group, width)

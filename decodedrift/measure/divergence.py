@@ -76,7 +76,7 @@ def divergence(
     a, b = _token(r, t), _token(c, t)
     row |= {"reference_token_id": a, "candidate_token_id": b}
     row |= {"reference_token": _shown(vocab, a), "candidate_token": _shown(vocab, b)}
-    row["at_end"] = int(a in vocab.eos or b in vocab.eos)
+    row["at_end"] = int(a in vocab.eos or b in vocab.eos or _ends(r, t) or _ends(c, t))
     row["reference_margin"], row["candidate_margin"] = _number(r.margins, t), _number(c.margins, t)
     broken = c.finish == "nonfinite" and (strategy.searches or len(c.token_ids) == t)
     gaps = _beam_gaps(None if broken else beams) if strategy.searches else _gaps(reference, candidate, t, b)
@@ -178,6 +178,11 @@ def _over_error(gap: float | None, error: np.ndarray | None, t: int, strategy: S
 
 def _token(trace: Trace, t: int) -> int | None:
     return trace.token_ids[t] if t < len(trace.token_ids) else None
+
+
+def _ends(trace: Trace, t: int) -> bool:
+    """Whether a trace stopped by the token at t, at whichever stop id it has of its own."""
+    return trace.finish == "eos" and t == len(trace.token_ids) - 1
 
 
 def _shown(vocab: Vocabulary, token: int | None) -> str | None:

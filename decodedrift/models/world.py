@@ -11,6 +11,7 @@ from decodedrift.core.settings import Settings
 from decodedrift.models.footprint import NOTHING, Footprint
 from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.longrope import readable_tokens, switch
+from decodedrift.models.own import Own
 from decodedrift.models.probe import Route
 from decodedrift.models.sources.checkpoints import Checkpoint, find
 from decodedrift.models.text.tokenizer import check_same_vocabulary
@@ -22,7 +23,8 @@ from decodedrift.models.text.windows import WindowedText
 class World:
     """Everything that was found and read before the first weight is loaded.
 
-    code: SHA-256 of what of the user's own code decides rows, by what it does.
+    own: what sides generate with as they are deployed, by name; empty where all do with the reference's. code: SHA-256
+    of what of the user's own code decides rows, by what it does.
     """
 
     plan: Settings
@@ -33,6 +35,7 @@ class World:
     others: Mapping[str, Checkpoint] = field(default_factory=dict)
     memory: int = 8 * 2**30
     footprint: Footprint = NOTHING
+    own: Mapping[str, Own] = field(default_factory=dict)
     code: dict[str, str] = field(default_factory=dict)
     keeps: bool = False
     resident: dict[str, Loaded] = field(default_factory=dict)
@@ -56,6 +59,16 @@ class World:
                 stack.callback(self.resident.pop, variant.name)
             yield model
 
+    def side(self, name: str) -> Own:
+        """What a variant generates with: its own as deployed, else the reference's."""
+        return self.own.get(name) or self.own.get(self.plan.reference.name) or Own(self.vocab, self.prompts)
+
+    def reads(self, name: str, prompt_id: str) -> bool:
+        """Whether a variant and the reference read the same ids of a prompt, and choose from the logits they read."""
+        sides = self.side(self.plan.reference.name), self.side(name)
+        same = list(sides[0].prompts[prompt_id]) == list(sides[1].prompts[prompt_id])
+        return same and not any(side.settings for side in sides)
+
     def close(self) -> None:
         """Lets go of the weights that were kept from job to job."""
         self.stack.close()
@@ -75,10 +88,11 @@ class World:
 
 
 def other_checkpoints(plan: Settings, vocab: Vocabulary) -> dict[str, Checkpoint]:
-    """The checkpoints of variants that bring their own, each found to share the reference's vocabulary."""
+    """The checkpoints of variants that bring their own, each with its own tokenizer, found to share the vocabulary."""
     checkpoints: dict[str, Checkpoint] = {}
     for variant in plan.candidates:
         if variant.model:
-            checkpoints[variant.name] = find(variant.model, variant.revision, plan.trust_remote_code, plan.allow_pickle)
-            check_same_vocabulary(vocab.tokenizer, checkpoints[variant.name], variant.name)
+            found = find(variant.model, variant.revision, plan.trust_remote_code, plan.allow_pickle)
+            tokenizer = check_same_vocabulary(vocab.tokenizer, found, variant.name)
+            checkpoints[variant.name] = replace(found, tokenizer=tokenizer)
     return checkpoints

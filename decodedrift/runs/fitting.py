@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from decodedrift.core.prompts import BALANCED, TEXTS, balanced, bundled_sets
@@ -33,13 +34,19 @@ def fitting_prompts(plan: S, settings: Settings, vocab: Vocabulary) -> tuple[S, 
     if not encoded:
         name, reason = next(iter(refused.items()))
         raise InputError(f"no prompt can run; {name}: {reason}")
-    prompts: Iterable[Prompt] = [p for p in plan.prompts if p.id in encoded]
+    prompts: Iterable[Prompt] = [_as_read(p, vocab, encoded[p.id]) for p in plan.prompts if p.id in encoded]
     if plan.prompt_source in bundled_sets() and (settings.prompts is None or isinstance(settings.prompts, str)):
         count = len(encoded) if settings.prompt_ids and not settings.limit else settings.limit or BALANCED
         prompts = balanced(list(prompts), count)
         plan, refused = plan.having(left_out=len(refused)), {}
     plan = plan.having(prompts=tuple(prompts), refused=settings.refused | refused)
     return plan, {p.id: encoded[p.id] for p in plan.prompts}
+
+
+def _as_read(prompt: Prompt, vocab: Vocabulary, ids: Sequence[int]) -> Prompt:
+    """A prompt with the text that is read, where it was given as turns or as ids."""
+    given = prompt.messages is not None or prompt.prompt_token_ids is not None
+    return replace(prompt, text=vocab.decode(ids)) if given else prompt
 
 
 def windowed(plan: S, vocab: Vocabulary) -> tuple[S, dict[str, WindowedText], list[str]]:

@@ -112,7 +112,7 @@ def prepare(
     """
     plan = draft(settings)
     without_widgets()  # transformers would have tqdm choose
-    from decodedrift.models import budget, footprint, world
+    from decodedrift.models import budget, footprint, own, world
     from decodedrift.models.machine import check_device
     from decodedrift.models.sources import checkpoints, identity, stored
     from decodedrift.models.text import vocabulary
@@ -134,6 +134,8 @@ def prepare(
     plan, texts, unread = fitting.windowed(plan, vocab)
     rows = footprint.footprint(checkpoint)
     place = world.World(plan, checkpoint, vocab, encoded, texts, others, budget.usable_memory(plan), rows)
+    if getattr(plan, "as_deployed", False):
+        place.own = own.owns(plan, checkpoint, vocab, encoded, others)
     _check_beams(plan, place.width)
     check(place)
     place.plan = plan.having(batch_size=sizes.batch_size or budget.fitting_batch(place))
@@ -157,7 +159,7 @@ def _environment(world: Any) -> dict[str, Any]:
     """environment.json as far as it is known before anything runs; what is in it under IDENTITY decides the numbers."""
     from decodedrift.models.machine import environment
     from decodedrift.models.sources import identity
-    from decodedrift.models.text import special
+    from decodedrift.models.text import deployment, special
 
     plan, vocab = world.plan, world.vocab
     facts = environment(plan.device, plan.threads)
@@ -167,6 +169,9 @@ def _environment(world: Any) -> dict[str, Any]:
     facts["generation"] = {
         "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window, **world.code,
     }  # fmt: skip
+    facts["deployment"] = deployment.differences(plan, world.checkpoint, vocab, world.prompts, world.others)
+    if world.own:
+        facts["generation"]["own"] = {name: own.described() for name, own in world.own.items()}
     facts["scored_bytes"] = {name: text.scored_bytes for name, text in world.texts.items()}
     facts["dropped_characters"] = {name: text.dropped_characters for name, text in world.texts.items()}
     facts["warnings"] = special.warnings(vocab, plan.prompts, world.prompts, plan.chat_template, not plan.no_text)

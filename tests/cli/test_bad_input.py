@@ -681,7 +681,7 @@ def test_fp64_on_a_device_without_it(
 
 def test_another_vocabulary(run: Callable[..., Result], saved: Callable[..., Path], tmp_path: Path) -> None:
     candidate = f"mine={saved(vocab=80)}"
-    run(*SHORT, "--model", saved(), "--candidates", candidate).refused("mine", "another vocabulary", "16 tokens")
+    run(*SHORT, "--model", saved(), "--candidates", candidate).refused("mine", "another vocabulary", "2 tokens")
 
 
 # ---- the window of a candidate checkpoint

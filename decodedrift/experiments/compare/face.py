@@ -43,6 +43,7 @@ def compare(
     where: bool = False,
     mode: str = "exact",
     continued: bool = False,
+    as_deployed: bool = False,
     near_tie_below: float = 0.1,
     answer_check: str | None = None,
     equivalence: float = 0.02,

@@ -73,6 +73,7 @@ def read_own_beams(bench: Bench, model: Loaded, candidate: Pass, reference: Pass
     for group in bench.passages(candidate.traces):
         if not (group[0].strategy and group[0].strategy.searches):
             continue
+        group = [p for p in group if bench.world.reads(candidate.variant.name, p.key.prompt_id)]
         if all(reference.wrote(p) for p in group):  # then it has read exactly these already
             candidate.own_nll |= {p.key: candidate.positions[p.key]["nll_candidate"].to_numpy() for p in group}
             continue

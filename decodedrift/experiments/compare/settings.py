@@ -53,6 +53,9 @@ class CompareSettings(Settings):
     continued: bool = option(
         False, "Screening: generate on from the divergence.", MEASURING, flag="continue", label="Write on from there"
     )
+    as_deployed: bool = option(
+        False, "Each side with its own tokenizer, stop ids, template, settings.", WHAT, label="Each side as deployed"
+    )
     near_tie_below: Annotated[float, BeforeValidator(number(0))] = option(
         0.1, "The gap of a near tie.", MEASURING, "NATS", rare=True, label="Near tie below (nats)"
     )
@@ -89,6 +92,11 @@ class CompareSettings(Settings):
             raise InputError("--check needs whole texts: add --continue, or use --mode exact")
         if (check := self.answers_by) and check.name == CODE and not self.trust_check_code:
             raise InputError(f"--check {check.text}: runs the code of that file; allow it with --trust-check-code")
+        for name in ("inject", "decompose", "where"):
+            if self.as_deployed and getattr(self, name):
+                raise InputError(f"--{name} compares what both sides read alike: leave it or --as-deployed out")
+        if self.as_deployed and self.mode == "screen":
+            raise InputError("--as-deployed needs generated texts: leave it or --mode screen out")
         for name in ("context", "stride"):
             if getattr(self, name) is not None and not (self.texts or self.default_text):
                 raise InputError(f"--{name} cuts texts into windows and there is none: give --text, or leave it out")

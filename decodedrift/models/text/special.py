@@ -23,8 +23,11 @@ def warnings(
     with quiet():
         first = list(vocab.tokenizer("")["input_ids"])[:1]
         for prompt in prompts:
-            text_ids = vocab.ids(prompt.text, special=False) if chat else list(encoded[prompt.id])
-            if not chat and first == [vocab.bos]:
+            plain = not chat and prompt.messages is None
+            text_ids = list(encoded[prompt.id])
+            if not plain and prompt.prompt_token_ids is None:
+                text_ids = [i for text in prompt.contents for i in vocab.ids(text, special=False)]
+            elif first == [vocab.bos]:
                 text_ids = text_ids[1:]  # the tokenizer's
             for oddity in _odd(vocab, encoded[prompt.id], text_ids, words):
                 names.setdefault(oddity, []).append(prompt.id)

@@ -7,7 +7,7 @@ setting of it does not fit, and some families (RoCBert, CPM-Ant) have no stop to
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from decodedrift.core.records import InputError
@@ -15,6 +15,7 @@ from decodedrift.core.secrecy import excerpt
 from decodedrift.models.sources.checkpoints import Checkpoint
 
 GENERATION = "generation_config.json"
+TAKEN = ("eos_token_id", "pad_token_id")
 
 
 def stop_and_pad(checkpoint: Checkpoint, tokenizer: Any) -> tuple[tuple[int, ...], int]:
@@ -26,7 +27,7 @@ def stop_and_pad(checkpoint: Checkpoint, tokenizer: Any) -> tuple[tuple[int, ...
         InputError: a generation_config.json that cannot be read, or stop ids that are no ids.
     """
     config = checkpoint.config.get_text_config(decoder=True)
-    settings = _generation_settings(checkpoint)
+    settings = generation_settings(checkpoint)
     values = (settings.get("eos_token_id"), getattr(config, "eos_token_id", None), tokenizer.eos_token_id)
     stop = next((ids for value in values if (ids := _ids(value, checkpoint.name))), ())
     pads = (settings.get("pad_token_id"), tokenizer.pad_token_id, *stop[:1])
@@ -50,14 +51,18 @@ def _ids(value: Any, name: str) -> tuple[int, ...]:
     return tuple(i for i in ids if i != -1)
 
 
-def _generation_settings(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """What the model says of generating, as plain data; its configuration's word where it says nothing."""
+def generation_settings(checkpoint: Checkpoint, names: Collection[str] = TAKEN) -> Mapping[str, Any]:
+    """What the model says of generating, as plain data; its configuration's word of `names` where it says nothing.
+
+    Raises:
+        InputError: a generation_config.json that cannot be read.
+    """
     if checkpoint.module is not None:
         config = getattr(checkpoint.module, "generation_config", None)
         return {} if config is None else vars(config)
     path = checkpoint.path(GENERATION)
     if path is None:
-        return {name: getattr(checkpoint.config, name, None) for name in ("eos_token_id", "pad_token_id")}
+        return {name: getattr(checkpoint.config, name, None) for name in names}
     try:
         settings = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:

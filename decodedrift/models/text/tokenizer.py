@@ -27,20 +27,21 @@ def tokenizer_of(checkpoint: Checkpoint) -> Any:
     return _read(checkpoint) if checkpoint.tokenizer is None else checkpoint.tokenizer
 
 
-def check_same_vocabulary(tokenizer: Any, candidate: Checkpoint, name: str) -> None:
-    """Refuses a candidate checkpoint whose token-to-id map differs from the reference's.
+def check_same_vocabulary(tokenizer: Any, candidate: Checkpoint, name: str) -> Any:
+    """The candidate's own tokenizer, whose token-to-id map is the reference's, or that and some more tokens, or fewer.
 
     Raises:
-        InputError: naming how many entries differ and one of them.
+        InputError: the maps differ otherwise; names how many entries do and one of them.
     """
+    own = tokenizer if candidate.kind == "gguf" else tokenizer_of(candidate)  # a GGUF's is not read
     ours = tokenizer.get_vocab()
-    theirs = gguf.vocabulary(*candidate.files) if candidate.kind == "gguf" else tokenizer_of(candidate).get_vocab()
-    if not theirs or ours == theirs:  # a GGUF may hold none
-        return
+    theirs = gguf.vocabulary(*candidate.files) if candidate.kind == "gguf" else own.get_vocab()
+    if not theirs or ours.items() <= theirs.items() or theirs.items() <= ours.items():  # a GGUF may hold none
+        return own
     differing = sorted(t for t in set(ours) | set(theirs) if ours.get(t) != theirs.get(t))
     raise InputError(
         f"{name}: {candidate.name} has another vocabulary than the reference ({len(differing)} tokens differ, "
-        f"for example {differing[0]!r}); only checkpoints over the same vocabulary can be compared"
+        f"for example {differing[0]!r}); only equal vocabularies, or one that holds the other, can be compared"
     )
 
 

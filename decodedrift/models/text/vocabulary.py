@@ -44,29 +44,29 @@ class Vocabulary:
 
     def encode(self, text: str, *, chat: bool = False) -> list[int]:
         """Ids by the tokenizer's own defaults, a trailing EOS removed; as a user's turn with `chat`."""
-        return self.ids(self.turn(text), special=False) if chat else self.ids(text)
+        return self.ids(self.rendered([user_turn(text)]), special=False) if chat else self.ids(text)
 
     def ids(self, text: str, *, special: bool = True) -> list[int]:
         """Ids of a text as it is, with what the tokenizer adds in front unless told not to (a template has its own)."""
         ids = list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
         return ids[: self._length(ids, text)] if special else ids
 
-    def turn(self, text: str) -> str:
-        """The text as a user's turn, by the tokenizer's chat template.
+    def rendered(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The turns of a conversation as the tokenizer's chat template writes them, up to where the model answers.
 
         Raises:
             TimeoutError: the template does not end. Whatever it raises is raised here.
         """
-        return timed(TEMPLATE_SECONDS, partial(self._as_turn, text))
+        return timed(TEMPLATE_SECONDS, partial(self._rendered, messages))
 
     @cached_property
     def bytes_per_token(self) -> int | None:
         """The most bytes of a text that a token can stand for, None where there is no bound."""
         return bytes_per_token(self.tokenizer)
 
-    def _as_turn(self, text: str) -> str:
-        turn = [{"role": "user", "content": text}]
-        return str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    def _rendered(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        turns = [dict(turn) for turn in messages]
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     def _length(self, ids: Sequence[int], text: str) -> int:
         """How many ids are the text's: an EOS that the tokenizer added at the end is none of it."""
@@ -164,27 +164,46 @@ def encode_prompts(
     vocab: Vocabulary, prompts: Sequence[Prompt], chat: bool, max_new_tokens: int = 0
 ) -> dict[str, list[int] | str]:
     """Prompt id -> token ids, or the reason in words why it cannot run."""
-    if chat and not getattr(vocab.tokenizer, "chat_template", None):
-        raise InputError("--chat-template: this model's tokenizer has no chat template; leave the option out")
+    if not getattr(vocab.tokenizer, "chat_template", None):
+        if chat:
+            raise InputError("--chat-template: this model's tokenizer has no chat template; leave the option out")
+        if turns := next((prompt.id for prompt in prompts if prompt.messages is not None), None):
+            raise InputError(
+                f"prompt {turns} is given as messages, and this model's tokenizer has no chat template; give its text"
+            )
     encoded: dict[str, list[int] | str] = {}
     with quiet():  # of a prompt beyond the window, which is refused in words of our own
         for prompt in prompts:
-            ids = _encoded(vocab, prompt.text, chat, max_new_tokens)
+            ids = _encoded(vocab, prompt, chat, max_new_tokens)
             encoded[prompt.id] = ids if isinstance(ids, str) else too_long(vocab, len(ids), max_new_tokens) or ids
     return encoded
 
 
-def _encoded(vocab: Vocabulary, text: str, chat: bool, max_new_tokens: int) -> list[int] | str:
-    if SURROGATE.search(text):
+def user_turn(text: str) -> dict[str, str]:
+    """A text as what a user says."""
+    return {"role": "user", "content": text}
+
+
+def _encoded(vocab: Vocabulary, prompt: Prompt, chat: bool, max_new_tokens: int) -> list[int] | str:
+    if (given := prompt.prompt_token_ids) is not None:
+        beyond = f"token id {max(given)} is beyond the model's vocabulary of {vocab.size}; correct the ids"
+        return list(given) if max(given) < vocab.size else beyond
+    chat = chat or prompt.messages is not None
+    if any(SURROGATE.search(text) for text in prompt.contents):
         return "the prompt holds an unpaired surrogate (half a character), which no tokenizer reads; correct the text"
     try:
-        text = vocab.turn(text) if chat else text
+        text = vocab.rendered(prompt.messages or [user_turn(prompt.text)]) if chat else prompt.text
         fewest = fewest_tokens(vocab, text)
         if fewest and (reason := too_long(vocab, fewest, max_new_tokens)):
             return f"at least {reason}"
         ids = vocab.ids(text, special=not chat)
     except TimeoutError as error:
-        raise InputError(f"--chat-template: the model's template failed: {error}; leave the option out") from None
+        option, mend = (
+            ("--chat-template", "leave the option out")
+            if prompt.messages is None
+            else (f"prompt {prompt.id}", "give its text")
+        )
+        raise InputError(f"{option}: the model's template failed: {error}; {mend}") from None
     except Exception as error:  # a chat template is a program of the model's authors: it raises what it likes
         what = "chat template" if chat else "tokenizer"
         return f"the {what} refuses it ({excerpt(error, 120)})"

@@ -11,7 +11,7 @@ from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.draws import uncoupled
 from decodedrift.experiments.compare.folds.accuracy import CANNOT_TELL, rounded_up
 from decodedrift.experiments.compare.folds.answer import TOLD_BY_NOISE, prompts_to_tell, unbatched
-from decodedrift.experiments.compare.verdict import accuracy
+from decodedrift.experiments.compare.verdict import accuracy, deployment
 from decodedrift.report.phrases import UNDER, change, percent
 
 NO_RATES = ("same", "nonfinite", "same execution", "not compared")
@@ -26,12 +26,16 @@ def sentences(study: Any) -> list[str]:
     ]  # fmt: skip
 
 
-def table(study: Any) -> dict[str, list[dict[str, Any]]]:
-    """The answer as data: a record per candidate, its words first, and the controls' rows of the summary apart."""
+def table(study: Any) -> dict[str, Any]:
+    """The answer as data: a record per candidate, its words first, and the controls' rows of the summary apart.
+
+    Before them, where there is any, what deployment would see besides.
+    """
     candidates, summary = _records(study.answer), study.summary
     controls = summary[summary["role"] != "candidate"] if len(summary) else summary
     first = tuple(name for name in ("candidate", "wording", "quality", "answers") if name in study.answer)
-    return {
+    deployed = deployment.sentences(study)
+    return ({"deployment": deployed} if deployed else {}) | {
         "candidates": [{key: row[key] for key in (*first, *(k for k in row if k not in first))} for row in candidates],
         "controls": _records(controls),
     }

@@ -18,6 +18,7 @@ from decodedrift.experiments.compare.verdict import (
     certificate,
     checkpoints,
     decomposition,
+    deployment,
     hazard,
     injection,
     knobs,
@@ -42,8 +43,9 @@ FIRST = 3  # sentences that are read at once
 
 
 def verdict(study: Study) -> list[str]:
-    """What the run says, most important first: what broke, a broken control, the answer by candidate, the rest."""
-    return [*_broken(study), *answer.sentences(study), *rest(study), *_failed(study)]
+    """What the run says, most important first: what broke, what deployment sees besides, the answer, the rest."""
+    first = [*_broken(study), *deployment.sentences(study)]
+    return [*first, *answer.sentences(study), *rest(study), *_failed(study)]
 
 
 def rest(study: Study) -> list[str]:
@@ -77,8 +79,8 @@ def folded(study: Study) -> tuple[list[str], list[str]]:
 
 
 def alarms(study: Study) -> list[str]:
-    """What must be read before any figure is: what broke, a control that did, and what did not run."""
-    return [*_broken(study), *_failed(study)]
+    """What must be read before any figure is: what broke, what deployment would see besides, and what did not run."""
+    return [*_broken(study), *deployment.sentences(study), *_failed(study)]
 
 
 def _failed(study: Study) -> list[str]:

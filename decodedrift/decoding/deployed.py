@@ -1,0 +1,40 @@
+"""Choosing as a model is deployed: its own logits processors come before the strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decodedrift.decoding.choosers import Move, Single
+from decodedrift.models.own import Process
+
+
+class Processing(Single):
+    """Greedy or sampling from logits that have passed a model's own processors: in float32, as in `generate`.
+
+    Scores, margins and logprobs are those of the processed logits.
+
+    Args:
+        processes: prompt id -> what makes scores of (ids so far, logits). contexts: prompt id -> its ids.
+    """
+
+    def __init__(
+        self, *args: Any, processes: Mapping[str, Process], contexts: Mapping[str, Sequence[int]], **settings: Any
+    ) -> None:
+        super().__init__(*args, **settings)
+        self.processes, self.contexts = processes, contexts
+
+    def step(self, logits: Tensor, position: int) -> Move:
+        """Chooses the next token of every unfinished row; a finished one is fed the pad id and not processed."""
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        rows = [
+            score if row.finish else self._processed(row, score) for row, score in zip(self.rows, wide, strict=True)
+        ]
+        return super().step(torch.stack(rows), position)
+
+    def _processed(self, row: Any, scores: Tensor) -> Tensor:
+        history = torch.tensor([[*self.contexts[row.prompt_id], *row.tokens]], device=scores.device)
+        return self.processes[row.prompt_id](history, scores[None])[0]

@@ -1,0 +1,85 @@
+"""What a run says of its candidates' own tokenizers, stop ids and settings, by what was found before weights loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from decodedrift.core.records import shortened
+from decodedrift.core.untrusted import visible
+from decodedrift.report.phrases import listed
+
+AS_DEPLOYED = "Each side as deployed, with its own tokenizer, stop ids and settings: "
+HOLDING_BACK = "Compared under the reference's tokenizer and stop ids and without the models' own settings; deployed, "
+
+
+def sentences(study: Any) -> list[str]:
+    """One sentence with every difference that deployment would see, or none."""
+    reference = str(study.plan["reference"]["name"])
+    parts = []
+    for name, facts in study.environment.get("deployment", {}).items():
+        if said := list(_said(facts, name == reference)):
+            parts.append(f"{visible(name)} {listed(said)}")
+    own = study.plan.get("as_deployed")
+    said = [f"{AS_DEPLOYED if own else HOLDING_BACK}{'; '.join(parts)}."] if parts else []
+    return said + (_apart(study) if own else [])
+
+
+def _apart(study: Any) -> list[str]:
+    """Texts whose prompts are other ids counted apart, and where there is no distance along a text."""
+    rows = study.divergences
+    rows = rows[(rows["role"] == "candidate") & (rows["compared"] > 0)]
+    reference = str(study.plan["reference"]["name"])
+    every = study.environment.get("deployment", {})
+    counts, unread = [], []
+    for name, facts in every.items():
+        own, mine = rows[rows["candidate"] == name], facts.get("prompts", {}).get("ids", ())
+        other = own["prompt_id"].isin(mine)
+        if other.any():
+            parts = [f"{int(own.loc[other, 'diverged'].sum())} of {int(other.sum())} where they do"]
+            if not other.all():
+                parts.append(f"{int(own.loc[~other, 'diverged'].sum())} of {int((~other).sum())} where they do not")
+            counts.append(f"of {visible(name)} {' and '.join(parts)}")
+        if name != reference and (mine or _processed(study, name)):
+            unread.append(visible(name))
+    if _processed(study, reference):
+        unread = [visible(str(variant["name"])) for variant in study.plan.get("candidates", ())]
+    said = [f"Of texts whose prompts encode to other ids there parted {'; '.join(counts)}."] if counts else []
+    where = "Where ids of a prompt differ or settings act on the logits"
+    return said + ([f"{where} ({listed(unread)}) there are first divergences, and no distances."] if unread else [])
+
+
+def _processed(study: Any, name: str) -> bool:
+    return bool(study.environment["generation"].get("own", {}).get(name, {}).get("settings"))
+
+
+def _said(facts: Mapping[str, Any], reference: bool) -> Iterator[str]:
+    if prompts := facts.get("prompts"):
+        first = f"first {visible(prompts['first'])}: {prompts['how']}"
+        yield f"encodes {prompts['differ']} of {prompts['of']} prompts to other ids ({first})"
+    if texts := facts.get("texts"):
+        yield f"reads other ids of {listed(map(visible, texts))}"
+    if facts.get("template"):
+        yield "has another chat template"
+    if stops := facts.get("stop_ids"):
+        yield f"stops at {_ids(stops['candidate'])} and not at {_ids(stops['reference'])}"
+    if settings := facts.get("settings"):
+        yield f"applies {listed(_setting(*item) for item in settings.items())}" if reference else _changed(settings)
+    if tokens := facts.get("vocabulary"):
+        yield f"has {tokens['candidate']} tokens and not {tokens['reference']}"
+
+
+def _changed(settings: Mapping[str, Any]) -> str:
+    """A candidate's settings that are not the reference's."""
+    applies = [_setting(key, theirs) for key, (_, theirs) in settings.items() if theirs is not None]
+    leaves = [_setting(key, ours) for key, (ours, theirs) in settings.items() if theirs is None]
+    said = [f"applies {listed(applies)}"] if applies else []
+    return ", ".join([*said, f"does not apply {listed(leaves)}"] if leaves else said)
+
+
+def _setting(key: str, value: Any) -> str:
+    return visible(f"{key}={shortened(value, 40)}")
+
+
+def _ids(ids: list[int]) -> str:
+    return listed(map(str, ids)) if ids else "no id"
