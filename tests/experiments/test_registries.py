@@ -45,9 +45,10 @@ ROOT = Path(__file__).parents[2]
 IDS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33], "d": [80, 2, 80, 2]}
 SAMPLING = [name for name, kind in STRATEGIES.items() if kind.samples]
 TURNS = {"revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": False,
-         "cache": "static", "kv": "int8", "threads": 2}  # fmt: skip
+         "cache": "static", "kv": "int8", "assisted": None, "threads": 2}  # fmt: skip
 READ_BACK = {"revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": "",
              "cache": "StaticLayer", "kv": "int8: keys and values, symmetric, a scale for each 8 values of a token and head",
+             "assisted": None,
              "threads": 2}  # fmt: skip
 
 

@@ -23,7 +23,8 @@ class Knob:
     runs. refused: (variant, checkpoint, value) -> why it cannot be turned there, and what to write; asked before
     weights load. load: keyword arguments of `from_pretrained`. adapt: the same done to a model that is there. running:
     (device, value) -> a context around all that the model computes. forced: whether reading a given text at once uses
-    it too; where it does not, a text is read token by token.
+    it too; where it does not, a text is read token by token. stepped: whether that does; where not even that, a text is
+    not read, since an error of 0 would say nothing.
     """
 
     param: Param
@@ -34,6 +35,7 @@ class Knob:
     adapt: Callable[[Any, Any], None] | None = None
     running: Callable[[torch.device, Any], AbstractContextManager[Any]] | None = None
     forced: bool = True
+    stepped: bool = True
 
 
 def setting(variant: Variant, name: str) -> Any:

@@ -27,14 +27,16 @@ def sentences(study: Any) -> list[str]:
         parts = [f"{listed(asked(v, study.plan['reference']))} of {visible(str(v['name']))}"
                  for v in study.plan["candidates"] if v["name"] in still]  # fmt: skip
         said.append(f"Engaged, and changed no bit of any logit that was read: {listed(parts)}.")
-    return [*said, *_stepped(study), *_without_local_error(facts)]
+    return [*said, *_stepped(study), *_assisted(facts), *_without_local_error(facts)]
 
 
 def _stepped(study: Any) -> list[str]:
     """Candidates that turn a knob which one reading of a text would not use, and how they were measured instead."""
     acting: dict[str, list[str]] = {}
     for variant in study.plan.get("candidates", ()):
-        turned = [name for name in asked(variant, study.plan["reference"]) if not KNOBS[name].forced]
+        turned = [
+            name for name in asked(variant, study.plan["reference"]) if not KNOBS[name].forced and KNOBS[name].stepped
+        ]
         if turned:
             acting[str(variant["name"])] = turned
     if not acting:
@@ -44,6 +46,16 @@ def _stepped(study: Any) -> list[str]:
         f"{listed(knobs)} {'acts' if len(knobs) == 1 else 'act'} on the KV cache, which reading a text at once does "
         f"not use: for the distances of {listed(map(visible, acting))} both sides read it token by token."
     ]
+
+
+def _assisted(facts: Any) -> list[str]:
+    """How much of a draft's proposals a candidate kept, in how many readings."""
+    return [
+        f"{visible(str(name))} kept {told['accepted']} of {told['proposed']} proposed tokens, in {told['calls']} readings "
+        f"for {told['tokens']} tokens, each prompt alone. A reading of a given text uses no draft: its distances are not "
+        "measured."
+        for name, f in facts.items() if (told := f.get("assisted"))
+    ]  # fmt: skip
 
 
 def _without_local_error(facts: Any) -> list[str]:
