@@ -51,9 +51,9 @@ def _stepped(study: Any) -> list[str]:
 def _assisted(facts: Any) -> list[str]:
     """How much of a draft's proposals a candidate kept, in how many readings."""
     return [
-        f"{visible(str(name))} kept {told['accepted']} of {told['proposed']} proposed tokens, in {told['calls']} readings "
-        f"for {told['tokens']} tokens, each prompt alone. A reading of a given text uses no draft: its distances are not "
-        "measured."
+        f"{visible(str(name))} kept {told['accepted']} of {told['proposed']} proposed tokens, in {told['calls']} "
+        f"readings for {told['tokens']} tokens, each prompt alone. Reading a given text uses no draft: there are first "
+        "divergences, and no distances along a text."
         for name, f in facts.items() if (told := f.get("assisted"))
     ]  # fmt: skip
 
