@@ -48,10 +48,10 @@ def written(variant: str, label: str, precision: str = "fp32") -> tuple[dict[str
         return {p: result.traces[label, 0, p] for p, result in made.items()}, dict(model.facts)
 
 
-def by_transformers(folder: str, dtype: torch.dtype, **settings: Any) -> dict[str, tuple[int, ...]]:
+def by_transformers(target: str, folder: str, dtype: torch.dtype, **settings: Any) -> dict[str, tuple[int, ...]]:
     from transformers import AutoModelForCausalLM
 
-    model, other = tiny_model("llama").to(dtype), AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    model, other = (AutoModelForCausalLM.from_pretrained(one, dtype=dtype) for one in (target, folder))
     for one in (model, other):
         one.generation_config = GenerationConfig()
     other.generation_config.update(  # in 16 bits a reading of another width may say otherwise
@@ -69,9 +69,9 @@ def by_transformers(folder: str, dtype: torch.dtype, **settings: Any) -> dict[st
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_tokens_are_those_of_transformers_assisted_generation(draft: str, precision: str) -> None:
+def test_the_tokens_are_those_of_transformers_assisted_generation(draft: str, itself: str, precision: str) -> None:
     traces, _ = written(f"{precision}:assisted={draft}", "greedy")
-    theirs = by_transformers(draft, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
+    theirs = by_transformers(itself, draft, {"fp32": torch.float32, "bf16": torch.bfloat16}[precision])
     assert {p: t.token_ids for p, t in traces.items()} == theirs
 
 
