@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from decodedrift.core.records import Cell, Key, Trace
+from decodedrift.core.records import Cell, Key, Trace, VariantError
 from decodedrift.decoding.choosers import Chooser, ScoreLog, Single
 from decodedrift.decoding.deployed import Processing
-from decodedrift.decoding.scripted import Injecting
+from decodedrift.decoding.scripted import Injecting, Told
 from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.tops import Tops
+from decodedrift.models.drafting import assisted
 from decodedrift.models.kvcache import by_layer, kinds
 from decodedrift.models.load import Loaded
 from decodedrift.models.own import Process
@@ -70,7 +71,10 @@ def generate(
         _chooser(loaded, vocab, prompts, cell, max_new_tokens, watch or {}, keep_scores, inject or {}, own)
         for cell in cells
     ]
-    decode(loaded, vocab, prompts, choosers, max_new_tokens, tick=tick)
+    if loaded.draft is None:
+        decode(loaded, vocab, prompts, choosers, max_new_tokens, tick=tick)
+    else:
+        _follow(loaded, vocab, prompts, choosers, max_new_tokens, tick)
     return _collected(choosers, cells)
 
 
@@ -107,6 +111,28 @@ def decode(
             batch.advance(tokens, parents)
 
 
+def _follow(
+    loaded: Loaded,
+    vocab: Vocabulary,
+    prompts: Mapping[str, Sequence[int]],
+    choosers: Sequence[Chooser],
+    steps: int,
+    tick: Callable[[int], None],
+) -> None:
+    """One prompt, whose tokens a draft proposes: the choosers note what was taken, and from which logits."""
+    (ids,) = prompts.values()
+    with reading(loaded):
+        loaded.facts["batch_size"] = 1
+        for chooser in choosers:
+            assert isinstance(chooser, Told)
+            chooser.told, logits = assisted(loaded, ids, chooser.strategy, new=steps, eos=vocab.eos, pad=vocab.pad)
+            loaded.note(logits)
+            for position in range(len(logits)):
+                if not chooser.done:  # it ends where the logits are no numbers
+                    chooser.step(logits[position : position + 1], position)
+                tick(1)
+
+
 def _step(choosers: Sequence[Chooser], prompts: int, logits: Tensor, position: int) -> tuple[Tensor, Tensor | None]:
     """Every chooser's move on its own slice of rows; parents as absolute rows, None where every row goes on."""
     tokens, parents, start, reordered = [], [], 0, False
@@ -138,7 +164,7 @@ def _chooser(
 ) -> Chooser:
     (strategy, seed), prompt_ids = cell, list(prompts)
     device = torch.device("cpu") if loaded.device.type == "mps" else loaded.device
-    if strategy.searches:
+    if strategy.searches and loaded.draft is None:
         search = kind_of(strategy).chooser
         assert search is not None, "a search names its chooser"
         dtype = torch.float64 if loaded.variant.compute == "fp64" else torch.float32
@@ -152,6 +178,10 @@ def _chooser(
         "eos": vocab.eos, "pad": vocab.pad, "max_new_tokens": max_new_tokens, "device": device, "watch": watched,
         "keep_scores": keep_scores, "contexts": prompts,
     }  # fmt: skip
+    if loaded.draft is not None:
+        if strategy.samples or strategy.searches or forced:
+            raise VariantError(f"{loaded.variant.name}: a draft is followed by greedy decoding alone")
+        return Told(strategy, seed, prompt_ids, **settings)
     if forced:
         return Injecting(strategy, seed, prompt_ids, inject=forced, **settings)
     return (Processing if own else Single)(strategy, seed, prompt_ids, **settings, **own)

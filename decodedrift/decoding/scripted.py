@@ -1,4 +1,4 @@
-"""Choosers that are told what to take: one token of a text replaced, or every token of it given.
+"""Choosers that are told what to take: one token of a text replaced, or every token of it told or given.
 
 `Injecting` is an ordinary chooser but for one token a row; `Given` reads a known text step by step, in the layout and
 with the cache of free running, and shows each step's logits.
@@ -34,6 +34,19 @@ class Injecting(Single):
             if at == len(row.tokens):
                 tokens[i] = token
         return tokens
+
+
+class Told(Single):
+    """Greedy of one row, where another loop took the tokens: what they were taken from is noted here as ever.
+
+    told: its tokens. They are the choice but where two logits tie.
+    """
+
+    told: Sequence[int] = ()
+
+    def _choose(self, logits: Tensor) -> Tensor:
+        super()._choose(logits)
+        return torch.tensor([self.told[len(self.rows[0].tokens)]])
 
 
 class Given:

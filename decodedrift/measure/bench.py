@@ -25,7 +25,8 @@ from decodedrift.decoding.stepping import step
 from decodedrift.measure import passes
 from decodedrift.measure.passes import Pass, Passage
 from decodedrift.measure.tables import FORCED, STEPPED, JobResult
-from decodedrift.models.knobs import unread
+from decodedrift.models.drafting import drafted
+from decodedrift.models.knobs import KNOBS, unread
 from decodedrift.models.load import Loaded, status_and_reason
 from decodedrift.models.probe import AnotherPath
 from decodedrift.models.world import World
@@ -68,7 +69,7 @@ class Bench:
     def open(self, variant: Variant) -> Iterator[Loaded]:
         """A loaded variant, its loading timed and its facts recorded."""
         begin, resident = time.perf_counter(), variant.name in self.world.resident
-        with self.world.load(variant) as model:
+        with self.world.load(variant) as model, drafted(model):
             if not resident:
                 self.result.timed(variant.name, "", "load", begin, 0)
             batched = self.size(variant) > 1 or self.batched
@@ -99,6 +100,7 @@ class Bench:
         """
         side = self.world.side(model.variant.name)
         prompts = [(p.id, side.prompts[p.id]) for p in self.order if only is None or p.id in only]
+        batch_size = 1 if model.draft is not None else batch_size  # as transformers assists
         watched = {key: trace.token_ids for key, trace in (watch or {}).items()}
         for cells in self.groups():
             label = cells[0][0].label if len(cells) == 1 else "all strategies"
@@ -158,8 +160,14 @@ class Bench:
         return variant.batch_size or self.plan.batch_size
 
     def layout_of(self, variant: Variant) -> str:
-        """How a variant reads given tokens: token by token where reading them at once would not use its knobs."""
-        return STEPPED if unread(variant, self.plan.reference) else FORCED
+        """How a variant reads given tokens: token by token where reading them at once would not use its knobs.
+
+        Empty where that would not either: then it reads none.
+        """
+        acting = unread(variant, self.plan.reference)
+        if not all(KNOBS[name].stepped for name in acting):
+            return ""
+        return STEPPED if acting else FORCED
 
     def logits(
         self, model: Loaded, group: list[Passage], batch_size: int | None = None, layout: str | None = None
@@ -172,6 +180,8 @@ class Bench:
         Of windows of a text none are read token by token where each token would take a reading of all before it.
         """
         layout = layout or self.layout_of(model.variant)
+        if not layout:
+            return
         if layout == STEPPED and group[0].strategy is None and not self.keeps_cache(model):
             return
         if group[0].strategy is not None:

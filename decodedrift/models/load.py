@@ -39,7 +39,7 @@ class Loaded:
     """A model ready to run as one variant, with what was read back from it.
 
     facts: weights' real dtypes, quantized and rounded shares, attention kernel; all JSON-ready. path: how sequences are
-    read, one of `steps.PATHS`.
+    read, one of `steps.PATHS`. draft: the model that proposes its tokens, where one does (`drafting`).
     """
 
     model: Any
@@ -47,6 +47,7 @@ class Loaded:
     device: torch.device
     facts: dict[str, Any] = field(default_factory=dict)
     path: str = "shared"
+    draft: Any = None
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -47,7 +47,7 @@ SAMPLING = [name for name, kind in STRATEGIES.items() if kind.samples]
 TURNS = {
     "revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": False, "threads": 2,
     "cache": "static", "kv": "int8", "padding": "multiple:8", "experts": None, "autocast": "bf16", "layercast": "bf16",
-    "mixed": "bf16", "head": "bf16-output", "matmul": "tf32", "compile": None, "deterministic": True,
+    "mixed": "bf16", "head": "bf16-output", "matmul": "tf32", "compile": None, "deterministic": True, "assisted": None,
 }  # fmt: skip
 """What each is turned to here; None where this model has none of it, or where compiling would take long."""
 READ_BACK = TURNS | {
@@ -55,7 +55,7 @@ READ_BACK = TURNS | {
     "kv": "int8: keys and values, symmetric, a scale for each 8 values of a token and head",
     "layercast": "bf16 used as fp32", "head": "fp32 to bf16", "compile": False,
 }  # fmt: skip
-SAME = ("revision", "device", "experts", "compile")  # what comes to the same as the reference's in this run
+SAME = ("revision", "device", "experts", "compile", "assisted")  # what comes to the same as the reference's here
 
 
 def texts(strategies: str, coupling: str = "gumbel") -> dict[str, list[tuple[int, ...]]]:

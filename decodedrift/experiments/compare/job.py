@@ -22,7 +22,7 @@ from decodedrift.experiments.compare.reading import read_against, read_by_all, r
 from decodedrift.measure import injection, passes
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
-from decodedrift.measure.tables import STEPPED, JobResult, token_rows
+from decodedrift.measure.tables import FORCED, STEPPED, JobResult, token_rows
 from decodedrift.measure.where import Where
 from decodedrift.models import budget
 from decodedrift.models.knobs import idle, unread
@@ -65,6 +65,7 @@ def check(world: World) -> None:
     """
     plan, at = world.plan, switch(world.checkpoint.config)
     checking.ready(world)
+    check_drafts(plan)
     for variant in plan.candidates if plan.mode == "screen" else ():  # type: ignore[attr-defined]
         if knobs := unread(variant, plan.reference):
             raise InputError(
@@ -77,6 +78,21 @@ def check(world: World) -> None:
             f"--mode screen: prompt {past[0]} and its new tokens pass {at.length} tokens, where the model's rotary "
             "factors change, and one reading is another function; lower --max-new-tokens or leave --mode screen out"
         )
+
+
+def check_drafts(plan: Any) -> None:
+    """A draft is followed by greedy decoding alone, and what it does is held against a reference without one.
+
+    Raises:
+        InputError: names the variant.
+    """
+    others = [s.label for s in plan.strategies if s.samples or s.searches]
+    for variant in (v for v in plan.variants if "assisted" in v.knobs):
+        if variant == plan.reference:
+            raise InputError(f"--reference {variant.name}: the reference has no draft; give it to a candidate")
+        if others:
+            why = f"a draft is followed greedily, not by {others[0]}; use --strategies greedy"
+            raise InputError(f"variant {variant.name}: {why}")
 
 
 @dataclass
@@ -140,9 +156,10 @@ class Comparison:
     def candidate(self, model: Loaded) -> None:
         """A candidate generates and reads the reference's tokens."""
         bench, variant, prompts = self.bench, model.variant, self.bench.job.prompts
-        steps = bench.layout_of(variant) == STEPPED
+        layout = bench.layout_of(variant)
+        steps = layout == STEPPED
         candidate = Pass(variant.name, variant, "candidate", against=self.stepped if steps else None)
-        floor = self.plan.noise_floor and bool(controls.relaid(bench, variant))
+        floor = self.plan.noise_floor and bool(layout and controls.relaid(bench, variant))
         candidate.keep_logits = f"floor {variant.name}" if floor else ""
         groups = read_by_all(bench, self.reference)
         if self.plan.mode == "screen":
@@ -154,13 +171,13 @@ class Comparison:
                 bench.free_run(model, candidate, batch_size=bench.size(variant), watch=watched, keep_scores=floor)
             against, stored = (self.reference, "logits") if candidate.against is None else (candidate.against, STEPPED)
             read_against(bench, model, candidate, against, groups, stored=stored)
-        if self.decomposition:
+        if self.decomposition and layout:
             with bench.guarded(variant.name, "decompose"):
                 self.decomposition.read(model, candidate)
         if self.inside:
             with bench.guarded(variant.name, "where"):
                 self.inside.compare(model, variant)
-        if any(s.searches for s, _ in self.plan.cells) and prompts and not steps:
+        if any(s.searches for s, _ in self.plan.cells) and prompts and layout == FORCED:
             read_own_beams(bench, model, candidate, self.reference)
         passes.note_nonfinite(candidate, self.plan.model, self.reference.name, bench.result)
         self.keep(candidate)

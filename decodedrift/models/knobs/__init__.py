@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from decodedrift.core.records import InputError, Variant
+from decodedrift.models.knobs.assisted import ASSISTED
 from decodedrift.models.knobs.attention import ATTENTION
 from decodedrift.models.knobs.autocast import AUTOCAST
 from decodedrift.models.knobs.base import Knob, setting
@@ -36,6 +37,7 @@ KNOBS: dict[str, Knob] = {
     "use_cache": USE_CACHE,
     "cache": CACHE,
     "kv": KV,
+    "assisted": ASSISTED,
     "threads": THREADS,
     "padding": PADDING,
     "experts": EXPERTS,

@@ -25,7 +25,8 @@ class Knob:
     there. install: done in place to a model that has its precision and device. running: (model, value) -> a context
     around all that the model computes. stored: the type that its weights are kept in, where that is not the
     arithmetic's. rounds: the type that it rounds what is computed to. forced: whether reading a given text at once uses
-    it too; where it does not, a text is read token by token.
+    it too; where it does not, a text is read token by token. stepped: whether that does; where not even that, a text is
+    not read, since an error of 0 would say nothing.
     """
 
     param: Param
@@ -39,6 +40,7 @@ class Knob:
     stored: Callable[[Any], str] | None = None
     rounds: Callable[[Any], str | None] | None = None
     forced: bool = True
+    stepped: bool = True
 
     @property
     def reshapes(self) -> bool:

@@ -29,14 +29,16 @@ def sentences(study: Any) -> list[str]:
     if unknown := untold(study):
         parts = [f"{listed(knobs)} of {visible(name)}" for name, knobs in unknown.items()]
         said.append(f"Whether it engaged cannot be told, as nothing is read back: {listed(parts)}.")
-    return [*said, *_stepped(study), *_without_local_error(facts)]
+    return [*said, *_stepped(study), *_assisted(facts), *_without_local_error(facts)]
 
 
 def _stepped(study: Any) -> list[str]:
     """Candidates that turn a knob which one reading of a text would not use, and how they were measured instead."""
     acting: dict[str, list[str]] = {}
     for variant in study.plan.get("candidates", ()):
-        turned = [name for name in asked(variant, study.plan["reference"]) if not KNOBS[name].forced]
+        turned = [
+            name for name in asked(variant, study.plan["reference"]) if not KNOBS[name].forced and KNOBS[name].stepped
+        ]
         if turned:
             acting[str(variant["name"])] = turned
     if not acting:
@@ -46,6 +48,16 @@ def _stepped(study: Any) -> list[str]:
         f"{listed(knobs)} {'acts' if len(knobs) == 1 else 'act'} on the KV cache, which reading a text at once does "
         f"not use: for the distances of {listed(map(visible, acting))} both sides read it token by token."
     ]
+
+
+def _assisted(facts: Any) -> list[str]:
+    """How much of a draft's proposals a candidate kept, in how many readings."""
+    return [
+        f"{visible(str(name))} kept {told['accepted']} of {told['proposed']} proposed tokens, in {told['calls']} "
+        f"readings for {told['tokens']} tokens, each prompt alone. Reading a given text uses no draft: there are first "
+        "divergences, and no distances along a text."
+        for name, f in facts.items() if (told := f.get("assisted"))
+    ]  # fmt: skip
 
 
 def _without_local_error(facts: Any) -> list[str]:
