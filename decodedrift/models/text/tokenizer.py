@@ -38,7 +38,7 @@ def check_same_vocabulary(tokenizer: Any, candidate: Checkpoint, name: str) -> A
     differing = sorted(t for t in set(ours) | set(theirs) if ours.get(t) != theirs.get(t))
     raise InputError(
         f"{name}: {candidate.name} has another vocabulary than the reference ({len(differing)} tokens differ, "
-        f"for example {differing[0]!r}); only vocabularies that are the same, or one the other and more, can be compared"
+        f"for example {differing[0]!r}); one vocabulary must be the other, or it and more"
     )
 
 
