@@ -32,13 +32,13 @@ class World:
     prompts: Mapping[str, Sequence[int]]
     texts: Mapping[str, WindowedText] = field(default_factory=dict)
     others: Mapping[str, Checkpoint] = field(default_factory=dict)
-    own: Mapping[str, Own] = field(default_factory=dict)
     memory: int = 8 * 2**30
     footprint: Footprint = NOTHING
     keeps: bool = False
     resident: dict[str, Loaded] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
     route: Route = field(default_factory=Route)
+    own: Mapping[str, Own] = field(default_factory=dict)
 
     @contextmanager
     def load(self, variant: Variant) -> Iterator[Loaded]:
