@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,14 +18,12 @@ class Processing(Single):
     Scores, margins and logprobs are those of the processed logits.
 
     Args:
-        processes: prompt id -> what makes scores of (ids so far, logits). contexts: prompt id -> its ids.
+        processes: prompt id -> what makes scores of (ids so far, logits).
     """
 
-    def __init__(
-        self, *args: Any, processes: Mapping[str, Process], contexts: Mapping[str, Sequence[int]], **settings: Any
-    ) -> None:
+    def __init__(self, *args: Any, processes: Mapping[str, Process], **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.processes, self.contexts = processes, contexts
+        self.processes = processes
 
     def step(self, logits: Tensor, position: int) -> Move:
         """Chooses the next token of every unfinished row; a finished one is fed the pad id and not processed."""

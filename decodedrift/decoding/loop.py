@@ -66,7 +66,7 @@ def generate(
         processes: prompt id -> the model's own processors, see `Processing`. Not for beams, nor with `inject`.
         tick: told the number of rows advanced, at every step.
     """
-    own = {"processes": processes, "contexts": prompts} if processes is not None else {}
+    own = {"processes": processes} if processes is not None else {}
     choosers = [
         _chooser(loaded, vocab, prompts, cell, max_new_tokens, watch or {}, keep_scores, inject or {}, own)
         for cell in cells

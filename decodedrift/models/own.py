@@ -18,7 +18,7 @@ from decodedrift.models.text.deployment import SAMPLING, settings
 from decodedrift.models.text.vocabulary import Vocabulary, encode_prompts, vocabulary
 
 Process = Callable[[Tensor, Tensor], Tensor]
-# setting -> transformers' processor, made of (value, ids of the prompt, stop ids, length at the end), in generate's order
+# setting -> processor of transformers, from (value, prompt ids, stop ids, length at the end), in the order of generate
 PROCESSORS: dict[str, Callable[[Any, Tensor, Tensor, int], tuple[str, dict[str, Any]]]] = {
     "sequence_bias": lambda v, ids, eos, end: ("SequenceBiasLogitsProcessor", {"sequence_bias": v}),
     "encoder_repetition_penalty": lambda v, ids, eos, end: (

@@ -41,6 +41,7 @@ class World:
     resident: dict[str, Loaded] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
     route: Route = field(default_factory=Route)
+    own: Mapping[str, Own] = field(default_factory=dict)
 
     @contextmanager
     def load(self, variant: Variant) -> Iterator[Loaded]:

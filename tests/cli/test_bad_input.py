@@ -680,7 +680,13 @@ def test_fp64_on_a_device_without_it(
 
 
 def test_another_vocabulary(run: Callable[..., Result], saved: Callable[..., Path], tmp_path: Path) -> None:
-    candidate = f"mine={saved(vocab=80)}"
+    other = shutil.copytree(saved(), tmp_path / "other")
+    file = other / "tokenizer.json"
+    content = json.loads(file.read_text("utf-8"))
+    vocab = content["model"]["vocab"]
+    vocab["w1"], vocab["w2"] = vocab["w2"], vocab["w1"]
+    file.write_text(json.dumps(content), "utf-8")
+    candidate = f"mine={other}"
     run(*SHORT, "--model", saved(), "--candidates", candidate).refused("mine", "another vocabulary", "2 tokens")
 
 

@@ -165,7 +165,7 @@ def test_another_map_of_the_same_tokens_stays_refused(copies: dict[str, Path], t
         vocab[a], vocab[b] = vocab[b], vocab[a]
 
     edited(tmp_path / "other" / "tokenizer.json", swapped)
-    with pytest.raises(InputError, match="another vocabulary than the reference .2 tokens differ"):
+    with pytest.raises(InputError, match=r"another vocabulary than the reference .2 tokens differ"):
         dd.compare("demo", candidates=[f"other={tmp_path / 'other'}"], strategies=["greedy"], **ASKED)
 
 
@@ -231,6 +231,6 @@ def test_prompts_of_other_ids_are_counted_apart(deployed: dd.Study) -> None:
     ],
 )
 def test_what_is_not_run_as_deployed_is_refused(copies: dict[str, Path], asked: dict[str, Any], said: str) -> None:
+    settings = {"strategies": ["greedy"], "max_new_tokens": 2, "limit": 1} | asked
     with pytest.raises(InputError, match=said):
-        settings = {"strategies": ["greedy"], "max_new_tokens": 2, "limit": 1} | asked
         dd.compare(str(copies["same"]), candidates=[f"rep={copies['rep']}"], as_deployed=True, **settings)

@@ -36,7 +36,12 @@ def templated() -> Any:
 def written(folder: Path, suffix: str) -> Path:
     path = folder / f"p{suffix}"
     if suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist([{"other": 1} | row for row in ROWS]), path)
+        pq.write_table(
+            pa.Table.from_pylist(
+                [dict.fromkeys(("other", "prompt", "messages", "prompt_token_ids")) | row for row in ROWS]
+            ),
+            path,
+        )
     else:
         lines = map(json.dumps, ROWS)
         path.write_text("\n".join(lines) if suffix == ".jsonl" else f"[{','.join(lines)}]", "utf-8")

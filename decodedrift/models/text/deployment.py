@@ -68,7 +68,7 @@ def differences(
 
 
 def settings(checkpoint: Checkpoint, plan: Settings) -> dict[str, Any]:
-    """Settings of a model's that change what it writes, JSON-ready; those of sampling where something is sampled."""
+    """The settings of a model that change what it writes, JSON-ready; those of sampling where something samples."""
     keys = CHANGING | (SAMPLING if any(s.samples for s in plan.strategies) else {})
     asked = generation_settings(checkpoint, tuple(keys))
     standard = _standard() if checkpoint.module is not None else {}

@@ -41,7 +41,7 @@ def check_same_vocabulary(tokenizer: Any, candidate: Checkpoint, name: str) -> A
     differing = sorted(t for t in set(ours) | set(theirs) if ours.get(t) != theirs.get(t))
     raise InputError(
         f"{name}: {candidate.name} has another vocabulary than the reference ({len(differing)} tokens differ, "
-        f"for example {differing[0]!r}); only equal vocabularies, or one that holds the other, can be compared"
+        f"for example {differing[0]!r}); one vocabulary must be the other, or it and more"
     )
 
 
