@@ -189,7 +189,8 @@ def _misplaced(
         return f"{piece!r}: give it a name before the =, as NAME=FOLDER"
     if before is not None:
         names = tuple(params_of(before))
-        listed = "its " + nearest(name, names).replace("choices", "parameters") if names else "it takes no parameters"
+        choices, _, hint = nearest(name, names).replace("choices", "its parameters").partition("; ")
+        listed = (f"{hint} " if hint else "") + choices if names else "it takes no parameters"
         other = "NAME=FOLDER (no such folder) or NAME=OWNER/MODEL" if sources else "an item of its own"
         return f"{piece!r} is neither a parameter of {before!r} nor {other}; {listed}"
     if sources:

@@ -35,7 +35,6 @@ class World:
     others: Mapping[str, Checkpoint] = field(default_factory=dict)
     memory: int = 8 * 2**30
     footprint: Footprint = NOTHING
-    own: Mapping[str, Own] = field(default_factory=dict)
     code: dict[str, str] = field(default_factory=dict)
     keeps: bool = False
     resident: dict[str, Loaded] = field(default_factory=dict)

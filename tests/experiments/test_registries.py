@@ -331,5 +331,5 @@ def test_an_unknown_experiment_lists_those_that_are() -> None:
 
 def test_the_newcomers_are_gone_again() -> None:
     assert "second" not in STRATEGIES
-    with pytest.raises(dd.InputError, match="unknown parameter 'autocast'"):
+    with pytest.raises(dd.InputError, match="unknown parameter 'halved'"):
         parse_variants([dd.Variant("x", "fp32", knobs={"halved": True})])
