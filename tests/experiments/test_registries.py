@@ -45,9 +45,10 @@ ROOT = Path(__file__).parents[2]
 IDS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33], "d": [80, 2, 80, 2]}
 SAMPLING = [name for name, kind in STRATEGIES.items() if kind.samples]
 TURNS = {
-    "revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": False, "threads": 2,
-    "cache": "static", "kv": "int8", "padding": "multiple:8", "experts": None, "autocast": "bf16", "layercast": "bf16",
-    "mixed": "bf16", "head": "bf16-output", "matmul": "tf32", "compile": None, "deterministic": True, "assisted": None,
+    "revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": False, "cache": "static",
+    "kv": "int8", "assisted": None, "threads": 2, "padding": "multiple:8", "experts": None, "autocast": "bf16",
+    "layercast": "bf16", "mixed": "bf16", "head": "bf16-output", "matmul": "tf32", "compile": None,
+    "deterministic": True,
 }  # fmt: skip
 """What each is turned to here; None where this model has none of it, or where compiling would take long."""
 READ_BACK = TURNS | {
