@@ -122,7 +122,7 @@ def test_files_and_functions_stay_small(path: Path) -> None:
     text = path.read_text("utf-8")
     assert text.count("\n") <= 300
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef) and "cli" not in path.parts:  # its `compare` lists every option
+        if isinstance(node, ast.FunctionDef) and path.name != "face.py":  # it lists every option
             assert (node.end_lineno or 0) - node.lineno <= 60, f"{node.name} is too long"
 
 

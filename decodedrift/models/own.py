@@ -44,11 +44,11 @@ PROCESSORS: dict[str, Callable[[Any, Tensor, Tensor, int], tuple[str, dict[str, 
         "begin_suppress_tokens": v, "begin_index": ids.shape[-1], "device": str(ids.device)}),
     "renormalize_logits": lambda v, ids, eos, end: ("LogitNormalization", {}),
 }  # fmt: skip
-OF_STOPS = (
+OF_STOPS = (  # left out where there are none
     "min_length",
     "min_new_tokens",
     "exponential_decay_length_penalty",
-)  # which a model without stop ids leaves out
+)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def test_it_is_said_first_everywhere(study: dd.Study, tmp_path: Path) -> None:
         "stop stops at 0 and 300 and not at 0;", "rep applies repetition_penalty=1.3.",
     ):  # fmt: skip
         assert part in first
-    assert screenful(study).startswith("Compared under the reference's tokenizer")
+    assert screenful(study).startswith("- Compared under the reference's tokenizer")
     study.save(tmp_path / "run")
     verdict = json.loads((tmp_path / "run" / "data" / "verdict.json").read_text("utf-8"))
     assert next(iter(verdict)) == "deployment" and verdict["deployment"] == [first]
@@ -226,8 +226,8 @@ def test_prompts_of_other_ids_are_counted_apart(deployed: dd.Study) -> None:
     ("asked", "said"),
     [
         ({"strategies": ["beam"]}, "rep has repetition_penalty in its generation settings, which beam search"),
-        ({"decompose": True}, "decompose compares what both sides read alike"),
-        ({"mode": "screen"}, "as_deployed needs generated texts"),
+        ({"decompose": True}, "decompose=True compares what both sides read alike"),
+        ({"mode": "screen"}, "as_deployed=True needs generated texts"),
     ],
 )
 def test_what_is_not_run_as_deployed_is_refused(copies: dict[str, Path], asked: dict[str, Any], said: str) -> None:

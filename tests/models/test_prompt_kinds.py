@@ -118,7 +118,7 @@ def test_what_the_model_cannot_read_is_refused() -> None:
     with pytest.raises(InputError, match="prompt talk is given as messages, and this model's tokenizer has no chat"):
         run("llama", prompts=ROWS)
     study = run("llama", prompts=[{"id": "far", "prompt_token_ids": [1, 96]}, "w1"])
-    (reason,) = study.failures["reason"]
+    (reason,) = study.failures["error"]
     assert re.match("token id 96 is beyond the model's vocabulary of 96; correct the ids", reason)
 
 
