@@ -103,7 +103,8 @@ def owns(
     """
     sides = {plan.reference.name: Own(shared, encoded, _applied(plan, checkpoint, plan.reference.name))}
     for name, other in others.items():
-        vocab = replace(vocabulary(other, plan.ignore_eos), window=shared.window, narrowest=shared.narrowest)
+        narrow = {key: getattr(shared, key) for key in ("window", "narrowest", "size", "smallest")}
+        vocab = replace(vocabulary(other, plan.ignore_eos), **narrow)
         prompts = {}
         for prompt_id, ids in encode_prompts(vocab, plan.prompts, plan.chat_template, plan.max_new_tokens).items():
             if isinstance(ids, str):

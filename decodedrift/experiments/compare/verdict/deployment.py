@@ -66,7 +66,7 @@ def _said(facts: Mapping[str, Any], reference: bool) -> Iterator[str]:
     if settings := facts.get("settings"):
         yield f"applies {listed(_setting(*item) for item in settings.items())}" if reference else _changed(settings)
     if tokens := facts.get("vocabulary"):
-        yield f"has {tokens['candidate']} tokens and not {tokens['reference']}"
+        yield f"has a vocabulary of {tokens['candidate']} tokens and not {tokens['reference']}"
 
 
 def _changed(settings: Mapping[str, Any]) -> str:
