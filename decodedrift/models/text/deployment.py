@@ -81,7 +81,8 @@ def _standard() -> dict[str, Any]:
     """What a model in memory has where nobody set anything."""
     from transformers import GenerationConfig
 
-    return vars(GenerationConfig())
+    values: dict[str, Any] = vars(GenerationConfig())
+    return values
 
 
 def _prompts(

@@ -62,7 +62,7 @@ def _said(facts: Mapping[str, Any], reference: bool) -> Iterator[str]:
     if facts.get("template"):
         yield "has another chat template"
     if stops := facts.get("stop_ids"):
-        yield f"stops at {_ids(stops['candidate'])} and not at {_ids(stops['reference'])}"
+        yield f"stops at {_ids(stops['candidate'])} (the reference at {_ids(stops['reference'])})"
     if settings := facts.get("settings"):
         yield f"applies {listed(_setting(*item) for item in settings.items())}" if reference else _changed(settings)
     if tokens := facts.get("vocabulary"):
