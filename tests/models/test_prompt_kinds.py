@@ -139,3 +139,14 @@ def test_each_side_of_a_chat_template_is_compared(saved: Callable[..., Path], tm
         "c encodes 1 of 3 prompts to other ids (first talk: 6 other ids) and has another chat template"
         in study.verdict[0]
     )
+    own = run(folders[0], prompts=ROWS, candidates=[f"c={folders[1]}"], as_deployed=True)
+    alone = run(folders[1], prompts=ROWS)
+    texts = [
+        of.traces[of.traces["variant"] == name]
+        .query("role in ('reference', 'candidate')")
+        .set_index("prompt_id")["text"]
+        for of, name in ((own, "c"), (alone, "fp32"))
+    ]
+    assert texts[0].to_dict() == texts[1].to_dict()
+    assert set(own.positions.query("role == 'candidate'")["prompt_id"]) == {"ids", "text"}
+    assert "of c 1 of 1 where they do and 0 of 2 where they do not" in own.verdict[1]
