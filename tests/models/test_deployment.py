@@ -96,7 +96,7 @@ def test_it_is_said_first_everywhere(study: dd.Study, tmp_path: Path) -> None:
         assert part in first
     assert screenful(study).startswith("- Compared under the reference's tokenizer")
     study.save(tmp_path / "run")
-    verdict = json.loads((tmp_path / "run" / "data" / "verdict.json").read_text("utf-8"))
+    verdict = json.loads((tmp_path / "run" / "verdict.json").read_text("utf-8"))
     assert next(iter(verdict)) == "deployment" and verdict["deployment"] == [first]
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert "encodes 4 of 4 prompts to other ids" in page
