@@ -88,7 +88,7 @@ def test_every_difference_is_found_before_weights_load(study: dd.Study) -> None:
 
 def test_it_is_said_first_everywhere(study: dd.Study, tmp_path: Path) -> None:
     first = study.verdict[0]
-    assert "same" not in first.split("deployed, ")[1]
+    assert "same" not in first.split("as deployed, ")[1]
     for part in (
         "nobos encodes 4 of 4 prompts to other ids (first ", "no BOS);", "half encodes 4 of 4",
         "stop stops at 0 and 300 (the reference at 0);", "rep applies repetition_penalty=1.3.",
@@ -203,6 +203,8 @@ def test_each_side_writes_what_its_own_generate_writes(deployed: dd.Study, copie
 
 def test_figures_along_a_text_are_where_both_read_the_same_ids(deployed: dd.Study) -> None:
     positions = deployed.positions[deployed.positions["role"] == "candidate"]
+    words = deployed.answer.set_index("candidate")["wording"]
+    assert words["same"] == "same execution" and not {"same execution"} & {*words.drop("same")}
     assert set(positions["candidate"]) == {"same", "stop"}
     rows = deployed.divergences[deployed.divergences["role"] == "candidate"].set_index("candidate")
     assert (rows.loc["same", "diverged"] == 0).all() and rows.loc["rep", "diverged"].sum() > 0
