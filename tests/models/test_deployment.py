@@ -88,7 +88,7 @@ def test_every_difference_is_found_before_weights_load(study: dd.Study) -> None:
 
 def test_it_is_said_first_everywhere(study: dd.Study, tmp_path: Path) -> None:
     first = study.verdict[0]
-    assert "same" not in first.split("as deployed, ")[1]
+    assert "same" not in first.split("(--as-deployed), ")[1]
     for part in (
         "nobos encodes 4 of 4 prompts to other ids (first ", "no BOS);", "half encodes 4 of 4",
         "stop stops at 0 and 300 (the reference at 0);", "rep applies repetition_penalty=1.3.",
