@@ -44,11 +44,11 @@ PROCESSORS: dict[str, Callable[[Any, Tensor, Tensor, int], tuple[str, dict[str, 
         "begin_suppress_tokens": v, "begin_index": ids.shape[-1], "device": str(ids.device)}),
     "renormalize_logits": lambda v, ids, eos, end: ("LogitNormalization", {}),
 }  # fmt: skip
-OF_STOPS = (
+OF_STOPS = (  # left out where there are none
     "min_length",
     "min_new_tokens",
     "exponential_decay_length_penalty",
-)  # which a model without stop ids leaves out
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ def owns(
     """
     sides = {plan.reference.name: Own(shared, encoded, _applied(plan, checkpoint, plan.reference.name))}
     for name, other in others.items():
-        vocab = replace(vocabulary(other, plan.ignore_eos), window=shared.window, narrowest=shared.narrowest)
+        narrow = {key: getattr(shared, key) for key in ("window", "narrowest", "size", "smallest")}
+        vocab = replace(vocabulary(other, plan.ignore_eos), **narrow)
         prompts = {}
         for prompt_id, ids in encode_prompts(vocab, plan.prompts, plan.chat_template, plan.max_new_tokens).items():
             if isinstance(ids, str):

@@ -88,15 +88,15 @@ def test_every_difference_is_found_before_weights_load(study: dd.Study) -> None:
 
 def test_it_is_said_first_everywhere(study: dd.Study, tmp_path: Path) -> None:
     first = study.verdict[0]
-    assert "same" not in first.split("deployed, ")[1]
+    assert "same" not in first.split("(--as-deployed), ")[1]
     for part in (
         "nobos encodes 4 of 4 prompts to other ids (first ", "no BOS);", "half encodes 4 of 4",
-        "stop stops at 0 and 300 and not at 0;", "rep applies repetition_penalty=1.3.",
+        "stop stops at 0 and 300 (the reference at 0);", "rep applies repetition_penalty=1.3.",
     ):  # fmt: skip
         assert part in first
-    assert screenful(study).startswith("Compared under the reference's tokenizer")
+    assert screenful(study).startswith("- Compared under the reference's tokenizer")
     study.save(tmp_path / "run")
-    verdict = json.loads((tmp_path / "run" / "data" / "verdict.json").read_text("utf-8"))
+    verdict = json.loads((tmp_path / "run" / "verdict.json").read_text("utf-8"))
     assert next(iter(verdict)) == "deployment" and verdict["deployment"] == [first]
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert "encodes 4 of 4 prompts to other ids" in page
@@ -203,10 +203,29 @@ def test_each_side_writes_what_its_own_generate_writes(deployed: dd.Study, copie
 
 def test_figures_along_a_text_are_where_both_read_the_same_ids(deployed: dd.Study) -> None:
     positions = deployed.positions[deployed.positions["role"] == "candidate"]
+    words = deployed.answer.set_index("candidate")["wording"]
+    assert words["same"] == "same execution" and not {"same execution"} & {*words.drop("same")}
     assert set(positions["candidate"]) == {"same", "stop"}
     rows = deployed.divergences[deployed.divergences["role"] == "candidate"].set_index("candidate")
     assert (rows.loc["same", "diverged"] == 0).all() and rows.loc["rep", "diverged"].sum() > 0
     assert rows.loc["nobos", "diverged"].sum() > 0 and rows.loc["half", "diverged"].sum() > 0
+
+
+def test_settings_of_the_model_itself_run_on_both_sides(copies: dict[str, Path]) -> None:
+    """Controls included; greedy and coupled sampling, with a text whose perplexity is one of weights."""
+    asked = ASKED | {"strategies": ["greedy", "top-k:k=5"], "noise_floor": True, "default_text": True, "limit": 3}
+    asked |= {"max_new_tokens": 24, "prompts": "stories"}
+    study = dd.compare(str(copies["rep"]), candidates=["bf16"], as_deployed=True, **asked)
+    assert not len(study.failures)
+    rows = study.traces[(study.traces["role"] == "reference") & (study.traces["strategy"] == "greedy")]
+    for row in rows.itertuples():
+        assert list(map(int, row.token_ids.split())) == by_generate(copies["rep"], row.prompt)
+    repeated = study.divergences[study.divergences["role"] == "self"]
+    assert len(repeated) == 6 and (repeated["diverged"] == 0).all()
+    assert set(study.positions["strategy"]) == {"text"} and len(study.perplexity) == 2
+    assert study.traces["perplexity_judge"].isna().all()
+    assert "fp32 applies repetition_penalty=1.3 and temperature=0.6." in study.verdict[0]
+    assert "(bf16) there are first divergences, and no distances." in study.verdict[1]
 
 
 def test_prompts_of_other_ids_are_counted_apart(deployed: dd.Study) -> None:
@@ -226,8 +245,8 @@ def test_prompts_of_other_ids_are_counted_apart(deployed: dd.Study) -> None:
     ("asked", "said"),
     [
         ({"strategies": ["beam"]}, "rep has repetition_penalty in its generation settings, which beam search"),
-        ({"decompose": True}, "decompose compares what both sides read alike"),
-        ({"mode": "screen"}, "as_deployed needs generated texts"),
+        ({"decompose": True}, "decompose=True compares what both sides read alike"),
+        ({"mode": "screen"}, "as_deployed=True needs generated texts"),
     ],
 )
 def test_what_is_not_run_as_deployed_is_refused(copies: dict[str, Path], asked: dict[str, Any], said: str) -> None:

@@ -118,7 +118,7 @@ def test_what_the_model_cannot_read_is_refused() -> None:
     with pytest.raises(InputError, match="prompt talk is given as messages, and this model's tokenizer has no chat"):
         run("llama", prompts=ROWS)
     study = run("llama", prompts=[{"id": "far", "prompt_token_ids": [1, 96]}, "w1"])
-    (reason,) = study.failures["reason"]
+    (reason,) = study.failures["error"]
     assert re.match("token id 96 is beyond the model's vocabulary of 96; correct the ids", reason)
 
 
@@ -139,3 +139,14 @@ def test_each_side_of_a_chat_template_is_compared(saved: Callable[..., Path], tm
         "c encodes 1 of 3 prompts to other ids (first talk: 6 other ids) and has another chat template"
         in study.verdict[0]
     )
+    own = run(folders[0], prompts=ROWS, candidates=[f"c={folders[1]}"], as_deployed=True)
+    alone = run(folders[1], prompts=ROWS)
+    texts = [
+        of.traces[of.traces["variant"] == name]
+        .query("role in ('reference', 'candidate')")
+        .set_index("prompt_id")["text"]
+        for of, name in ((own, "c"), (alone, "fp32"))
+    ]
+    assert texts[0].to_dict() == texts[1].to_dict()
+    assert set(own.positions.query("role == 'candidate'")["prompt_id"]) == {"ids", "text"}
+    assert "of c 1 of 1 where they do and 0 of 2 where they do not" in own.verdict[1]

@@ -11,6 +11,8 @@ from decodedrift.models.knobs import KNOBS
 def same_execution(study: Any) -> list[str]:
     """The candidates that are the reference's execution: equal weights and precision, and every knob read back equal.
 
+    Run as deployed, one with a tokenizer, stop ids or settings of its own is another.
+
     Nothing is said of a candidate that did not run, or of a run that did not note its facts.
     """
     facts = study.environment.get("variants", {})
@@ -20,6 +22,7 @@ def same_execution(study: Any) -> list[str]:
         idle = facts.get(name, {}).get("idle_knobs")
         alike = all(variant.get(k) == reference.get(k) for k in ("precision", "compute", "options"))
         alike = alike and _equal_weights(study, variant)
+        alike = alike and not (study.plan.get("as_deployed") and study.environment["deployment"].get(name))
         if alike and idle is not None and set(asked(variant, reference)) <= set(idle):
             names.append(str(name))
     return names

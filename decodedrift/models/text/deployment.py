@@ -81,8 +81,8 @@ def _standard() -> dict[str, Any]:
     """What a model in memory has where nobody set anything."""
     from transformers import GenerationConfig
 
-    standard: dict[str, Any] = vars(GenerationConfig())
-    return standard
+    values: dict[str, Any] = vars(GenerationConfig())
+    return values
 
 
 def _prompts(

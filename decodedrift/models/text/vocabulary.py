@@ -30,8 +30,8 @@ class Vocabulary:
     """A tokenizer with the ids that generation needs. The reference's serves every variant.
 
     eos: stop ids, empty if there are none. pad: what finished rows are fed. window: the longest sequence that every
-    variant reads, or None; narrowest: whose it is. size: the model's vocabulary; a tokenizer of another model may make
-    ids beyond it.
+    variant reads, or None; narrowest: whose it is. size: the smallest vocabulary of a variant; a tokenizer of another
+    model may make ids beyond it; smallest: whose it is.
     """
 
     tokenizer: Any
@@ -41,6 +41,7 @@ class Vocabulary:
     window: int | None
     size: int
     narrowest: str = "the model"
+    smallest: str = "the model"
 
     def encode(self, text: str, *, chat: bool = False) -> list[int]:
         """Ids by the tokenizer's own defaults, a trailing EOS removed; as a user's turn with `chat`."""
@@ -150,13 +151,17 @@ def vocabulary(checkpoint: Checkpoint, ignore_eos: bool = False) -> Vocabulary:
 
 
 def narrowed(vocab: Vocabulary, others: Mapping[str, Checkpoint]) -> Vocabulary:
-    """The vocabulary with the smallest window of all: a candidate checkpoint reads what the reference does.
+    """The vocabulary with the smallest window and size of all: a candidate checkpoint reads what the reference does.
 
     Past its window a model with learned positions ends in an error, and one with rotary positions says nothing.
     """
     for name, checkpoint in others.items():
         if checkpoint.window is not None and (vocab.window is None or checkpoint.window < vocab.window):
             vocab = replace(vocab, window=checkpoint.window, narrowest=f"candidate {name}")
+        size = checkpoint.config.get_text_config(decoder=True).vocab_size
+        if size < vocab.size:
+            pad = vocab.pad if vocab.pad < size else next((i for i in vocab.eos if i < size), 0)
+            vocab = replace(vocab, size=size, pad=pad, smallest=f"candidate {name}")
     return vocab
 
 
@@ -186,7 +191,7 @@ def user_turn(text: str) -> dict[str, str]:
 
 def _encoded(vocab: Vocabulary, prompt: Prompt, chat: bool, max_new_tokens: int) -> list[int] | str:
     if (given := prompt.prompt_token_ids) is not None:
-        beyond = f"token id {max(given)} is beyond the model's vocabulary of {vocab.size}; correct the ids"
+        beyond = f"token id {max(given)} is beyond {vocab.smallest}'s vocabulary of {vocab.size}; correct the ids"
         return list(given) if max(given) < vocab.size else beyond
     chat = chat or prompt.messages is not None
     if any(SURROGATE.search(text) for text in prompt.contents):
@@ -223,9 +228,9 @@ def strange(vocab: Vocabulary, ids: Sequence[int]) -> str | None:
     """Why ids are no ids of the model, or None: an embedding would be read beyond its end."""
     if max(ids, default=0) < vocab.size:
         return None
+    beyond = f"token id {max(ids)} is beyond {vocab.smallest}'s vocabulary of {vocab.size}"
     return (
-        f"token id {max(ids)} is beyond the model's vocabulary of {vocab.size}: "
-        "the tokenizer in its folder belongs to another model"
+        f"{beyond}: the tokenizer in its folder belongs to another model" if vocab.smallest == "the model" else beyond
     )
 
 

@@ -10,7 +10,7 @@ from decodedrift.core.untrusted import visible
 from decodedrift.report.phrases import listed
 
 AS_DEPLOYED = "Each side as deployed, with its own tokenizer, stop ids and settings: "
-HOLDING_BACK = "Compared under the reference's tokenizer and stop ids and without the models' own settings; deployed, "
+HOLDING_BACK = "Compared under the reference's tokenizer and stop ids, without the models' own settings; deployed (--as-deployed), "
 
 
 def sentences(study: Any) -> list[str]:
@@ -62,11 +62,11 @@ def _said(facts: Mapping[str, Any], reference: bool) -> Iterator[str]:
     if facts.get("template"):
         yield "has another chat template"
     if stops := facts.get("stop_ids"):
-        yield f"stops at {_ids(stops['candidate'])} and not at {_ids(stops['reference'])}"
+        yield f"stops at {_ids(stops['candidate'])} (the reference at {_ids(stops['reference'])})"
     if settings := facts.get("settings"):
         yield f"applies {listed(_setting(*item) for item in settings.items())}" if reference else _changed(settings)
     if tokens := facts.get("vocabulary"):
-        yield f"has {tokens['candidate']} tokens and not {tokens['reference']}"
+        yield f"has a vocabulary of {tokens['candidate']} tokens and not {tokens['reference']}"
 
 
 def _changed(settings: Mapping[str, Any]) -> str:
