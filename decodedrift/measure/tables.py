@@ -228,6 +228,7 @@ def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
 FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
     "growth_note", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
+    "convention",
 )  # fmt: skip
 
 

@@ -164,7 +164,9 @@ def _environment(world: Any) -> dict[str, Any]:
         "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window,
     }  # fmt: skip
     facts["scored_bytes"] = {name: text.scored_bytes for name, text in world.texts.items()}
+    facts["scored_words"] = {name: text.words for name, text in world.texts.items()}
     facts["dropped_characters"] = {name: text.dropped_characters for name, text in world.texts.items()}
+    facts["dropped_tokens"] = {name: text.dropped_tokens for name, text in world.texts.items()}
     facts["warnings"] = special.warnings(vocab, plan.prompts, world.prompts, plan.chat_template, not plan.no_text)
     if warning := untested(facts["versions"]["transformers"]):
         facts["warnings"].append(warning)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # what decides whether two runs ask the same; the model's name may be another path, its weights another version
 SAME = (
     "experiment", "mode", "continued", "reference", "candidates", "strategies", "seeds", "max_new_tokens", "prompts",
-    "texts", "coupling", "ignore_eos", "chat_template", "context", "stride",
+    "texts", "coupling", "ignore_eos", "chat_template", "context", "stride", "convention",
 )  # fmt: skip
 BAD = {"wording": ("more than noise", "nonfinite", "not compared"), "quality": ("worse",)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
 from typing import Annotated, Any, ClassVar
@@ -16,6 +17,11 @@ from decodedrift.decoding.strategies import not_injectable, screened
 
 FLOOR_PROMPTS = 64  # of a run's prompts, the first, on which a floor is measured
 ROUGH, FINE = ("bf16", "fp16"), ("fp32", "fp64")  # types of arithmetic: what is certified, and against what
+SLIDING = "sliding"
+CONVENTIONS = {
+    SLIDING: "sliding windows, each token scored once",
+    **{tool: f"as {tool} counts it" for tool in ("llama.cpp", "lm-eval", "gptq")},
+}
 MODES = {"exact": "every variant generates", "screen": "screening: candidates read"}
 
 
@@ -37,6 +43,10 @@ class CompareSettings(Settings):
         None, "Tokens per window.", PROMPTS, "N", says="the model's, <= 1024", rare=True, label="Window of texts"
     )
     stride: Whole | None = option(None, "Tokens between windows.", PROMPTS, "N", says="context / 2", rare=True)
+    convention: Annotated[str, BeforeValidator(one_of(*CONVENTIONS))] = option(
+        SLIDING, "Perplexity as llama.cpp, lm-eval or gptq count it.", PROMPTS, "TOOL", rare=True,
+        label="Perplexity of texts", words=CONVENTIONS,
+    )  # fmt: skip
     default_text: bool = option(
         True, "Without --text, measure perplexity on a bundled text.", PROMPTS, label="Bundled text", changes_rows=False
     )
@@ -67,8 +77,10 @@ class CompareSettings(Settings):
         for name in ("inject", "decompose", "noise_floor"):
             if self.mode == "screen" and getattr(self, name):
                 raise InputError(f"--{name.replace('_', '-')} needs generated texts: leave it out, or use --mode exact")
-        for name in ("context", "stride"):
-            if getattr(self, name) is not None and not (self.texts or self.default_text):
+        if self.convention != SLIDING and self.stride is not None:
+            raise InputError(f"--stride is not {self.convention}'s to choose: leave it out, or --convention")
+        for name in ("context", "stride", "convention"):
+            if getattr(self, name) not in (None, SLIDING) and not (self.texts or self.default_text):
                 raise InputError(f"--{name} cuts texts into windows and there is none: give --text, or leave it out")
 
     def standard_texts(self) -> tuple[Text, ...]:
@@ -132,6 +144,12 @@ class CompareSettings(Settings):
             stepwise=1 + 3 * many if self.decompose else 0,
             logits=2 + (floors and 1 + ceil(floors / len(self.cells))) + (1 + many if self.decompose else 0),
         )
+
+
+def counted(plan: Mapping[str, Any]) -> str:
+    """What follows the word perplexity, where a stored plan has it as another tool counts it."""
+    convention = plan.get("convention", SLIDING)
+    return "" if convention == SLIDING else f" {CONVENTIONS[convention]}"
 
 
 def is_cast(variant: Variant) -> bool:

@@ -11,6 +11,7 @@ import pandas as pd
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.execution import same_execution
 from decodedrift.experiments.compare.folds.answer import of_text, unlikely
+from decodedrift.experiments.compare.settings import counted
 from decodedrift.experiments.compare.verdict import (
     answer,
     causes,
@@ -225,19 +226,26 @@ def _texts(study: Study) -> list[str]:
             told = without if lost else _change(*shares)
             parts[row.variant] = f"{visible(str(row.variant))} {told}"
             damage[row.variant] = math.inf if lost or pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
-        base = f" (reference {_number(reference['perplexity'], 4)})"
         sentences.append(
-            f"Perplexity on {visible(str(text))}{base}: {', '.join(_telling(parts, damage))}.{_dropped(reference)}"
+            f"Perplexity on {visible(str(text))}{counted(study.plan)} (reference {_level(reference)}): "
+            f"{', '.join(_telling(parts, damage))}.{_dropped(reference)}"
         )
     return sentences
 
 
+def _level(row: pd.Series) -> str:
+    """The perplexity itself, and what a convention has beside it."""
+    beside = (("perplexity_se", " +- {}"), ("word_perplexity", ", {} per word"), ("byte_perplexity", ", {} per byte"))
+    parts = [form.format(_number(row[name], 4)) for name, form in beside if not pd.isna(row.get(name))]
+    return _number(row["perplexity"], 4) + "".join(parts)
+
+
 def _dropped(row: pd.Series) -> str:
-    """That bits per byte leaves out what the tokenizer did."""
-    count = row.get("dropped_characters")
-    if pd.isna(count) or not count:
-        return ""
-    return f" The tokenizer makes no token of {int(count)} characters of it: no token and no byte counts them."
+    """What of a text no figure counts: tokens that fill no window, and what the tokenizer made no token of."""
+    left, lost = (0 if pd.isna(n := row.get(name)) else int(n) for name in ("dropped_tokens", "dropped_characters"))
+    tail = f" Left out is the end that fills no window: {left} token{'s' * (left > 1)}."
+    none = f" The tokenizer makes no token of {lost} characters of it: no token and no byte counts them."
+    return tail * bool(left) + none * bool(lost)
 
 
 def _cut_ids(study: Study) -> list[str]:
