@@ -15,7 +15,6 @@ from decodedrift.models.text.windows import Window, WindowedText, covered_bytes,
 
 DEFAULTS = {"llama.cpp": 512, "gptq": 2048, "lm-eval": None}  # tokens per window; None: the model's own
 NO_WINDOW = 2048  # lm-eval's, of a model that names none
-PROBE = "a"  # a text by which a tokenizer shows what it adds to every text
 
 
 def convention_size(convention: str, context: int | None, vocab: Vocabulary) -> int:
@@ -39,10 +38,11 @@ def convention_cut(convention: str, text: Text, vocab: Vocabulary, context: int)
 def _llama_cpp(text: Text, vocab: Vocabulary, context: int) -> WindowedText:
     """Disjoint chunks whose first token gives way to the BOS; of each the second half is scored."""
     content = text.text.removesuffix("\n")  # one newline at the end of a file is not read
-    full, bare = (list(vocab.tokenizer(PROBE, add_special_tokens=s)["input_ids"]) for s in (True, False))
-    bos = full[:1] if full[:1] == [vocab.bos] != bare[:1] else []
-    if len(full) > len(bare) + len(bos):
+    full, bare = (list(vocab.tokenizer(content, add_special_tokens=added)["input_ids"]) for added in (True, False))
+    begins = next((n for n in range(len(full)) if full[n : n + len(bare)] == bare), 0)
+    if len(full) > begins + len(bare):
         raise InputError("--convention llama.cpp: this tokenizer ends texts with a token, and llama.cpp refuses those")
+    bos = [vocab.bos] if vocab.bos is not None and full[:begins] == [vocab.bos] else []
     if context < 3:
         raise InputError(f"--context {context}: the second half of a chunk has no token to score; give 3 or more")
     ids, spans = vocab.spans(content)

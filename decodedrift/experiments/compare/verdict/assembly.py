@@ -215,6 +215,8 @@ def _distributions(table: pd.DataFrame) -> list[str]:
 def _texts(study: Study) -> list[str]:
     """Perplexity on each text that neither side wrote, paired, with its interval."""
     table, sentences = study.perplexity, []
+    tool = counted(study.plan)
+    manner = tool and f"{tool} in windows of {study.plan['context']}"
     for text, rows in table.groupby("text", sort=False):
         reference = rows.iloc[0]  # its own row is the first of a text
         parts, damage = {}, {}
@@ -227,7 +229,7 @@ def _texts(study: Study) -> list[str]:
             parts[row.variant] = f"{visible(str(row.variant))} {told}"
             damage[row.variant] = math.inf if lost or pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
         sentences.append(
-            f"Perplexity on {visible(str(text))}{counted(study.plan)} (reference {_level(reference)}): "
+            f"Perplexity on {visible(str(text))}{manner} (reference {_level(reference)}): "
             f"{', '.join(_telling(parts, damage))}.{_dropped(reference)}"
         )
     return sentences
