@@ -182,7 +182,8 @@ class Key(NamedTuple):
 class Reading:
     """A context that is read and the continuation whose tokens are scored.
 
-    owner: the prompt's id: two prompts of one text are read as two, as they are generated; empty of a window of a text.
+    owner: the prompt's id: two prompts of one text are read as two, as they are generated; another
+    tool's window is its own, and of a sliding window it is empty.
     """
 
     context: tuple[int, ...]

@@ -245,7 +245,7 @@ def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
 FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
     "growth_note", "layout", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
-    "module", "first_module", "answers", "answers_note",
+    "module", "first_module", "answers", "answers_note", "convention",
 )  # fmt: skip
 
 

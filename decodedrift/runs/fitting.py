@@ -11,6 +11,8 @@ from typing import TypeVar
 from decodedrift.core.prompts import BALANCED, TEXTS, balanced, bundled_sets
 from decodedrift.core.records import InputError, Prompt, Text
 from decodedrift.core.settings import Settings
+from decodedrift.models.sources.quiet import quiet
+from decodedrift.models.text.conventions import CUTS, convention_cut, convention_size
 from decodedrift.models.text.vocabulary import SURROGATE, Vocabulary, encode_prompts, strange
 from decodedrift.models.text.windows import BUNDLED_CONTEXT, DEFAULT_CONTEXT, WindowedText, cut, sizes
 
@@ -61,9 +63,13 @@ def windowed(plan: S, vocab: Vocabulary) -> tuple[S, dict[str, WindowedText], li
         return plan, {}, []
     bundled = all(text.name in TEXTS for text in plan.texts)
     default = BUNDLED_CONTEXT if bundled else DEFAULT_CONTEXT
-    context, stride = sizes(plan.context, plan.stride, vocab, default)  # type: ignore[attr-defined]
+    convention, context, stride = plan.convention, plan.context, plan.stride  # type: ignore[attr-defined]
+    if convention in CUTS:
+        context = convention_size(convention, context, vocab)
+    else:
+        context, stride = sizes(context, stride, vocab, default)
     try:
-        cuts = {text.name: _windows(text, vocab, context, stride) for text in plan.texts}
+        cuts = {text.name: _windows(text, vocab, convention, context, stride) for text in plan.texts}
     except InputError as error:
         if not bundled:
             raise
@@ -71,10 +77,14 @@ def windowed(plan: S, vocab: Vocabulary) -> tuple[S, dict[str, WindowedText], li
     return plan.having(context=context, stride=stride), cuts, []
 
 
-def _windows(source: Text, vocab: Vocabulary, context: int, stride: int) -> WindowedText:
+def _windows(source: Text, vocab: Vocabulary, convention: str, context: int, stride: int) -> WindowedText:
     if SURROGATE.search(source.text):
         raise InputError(f"--text {source.name}: it holds an unpaired surrogate, which no tokenizer reads")
-    text = cut(source, vocab, context, stride)
+    with quiet():  # of a text beyond the window, which is cut
+        if convention in CUTS:
+            text = convention_cut(convention, source, vocab, context)
+        else:
+            text = cut(source, vocab, context, stride)
     for window in text.windows:
         if reason := strange(vocab, window.reading.context + window.reading.continuation):
             raise InputError(f"--text {text.name}: {reason}")

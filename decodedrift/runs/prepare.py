@@ -173,7 +173,9 @@ def _environment(world: Any) -> dict[str, Any]:
     if world.own:
         facts["generation"]["own"] = {name: own.described() for name, own in world.own.items()}
     facts["scored_bytes"] = {name: text.scored_bytes for name, text in world.texts.items()}
+    facts["scored_words"] = {name: text.words for name, text in world.texts.items()}
     facts["dropped_characters"] = {name: text.dropped_characters for name, text in world.texts.items()}
+    facts["dropped_tokens"] = {name: text.dropped_tokens for name, text in world.texts.items()}
     facts["warnings"] = special.warnings(vocab, plan.prompts, world.prompts, plan.chat_template, not plan.no_text)
     if warning := untested(facts["versions"]["transformers"]):
         facts["warnings"].append(warning)

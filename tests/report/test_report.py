@@ -85,7 +85,7 @@ def study(
         )
     rows["failures"] = failures or []
     frames = {name: typed(pd.DataFrame(rows[name]), name) for name in TABLES}
-    frames["perplexity"] = perplexity(frames["positions"], {"book": 40} if texts else {}, {})
+    frames["perplexity"] = perplexity(frames["positions"], {"scored_bytes": {"book": 40} if texts else {}})
     return Study(frames, plan(list(candidates or {}), strategy, says), environment)
 
 

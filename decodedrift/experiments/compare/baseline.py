@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SAME = (
     "experiment", "mode", "continued", "reference", "candidates", "strategies", "seeds", "max_new_tokens", "prompts",
     "texts", "answer_check", "equivalence", "coupling", "ignore_eos", "chat_template", "context", "stride",
+    "convention",
 )  # fmt: skip
 UNMEASURED = "not measured"
 BAD = {

@@ -28,6 +28,7 @@ def compare(
     limit: int | None = None,
     context: int | None = None,
     stride: int | None = None,
+    convention: str = "sliding",
     max_new_tokens: int = 64,
     seeds: int | Sequence[int] = (0,),
     coupling: str = "gumbel",

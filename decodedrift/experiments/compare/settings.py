@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
 from typing import Annotated, Any, ClassVar
@@ -19,6 +20,11 @@ from decodedrift.models.precisions import PRECISIONS
 
 FLOOR_PROMPTS = 64  # of a run's prompts, the first, on which a floor is measured
 ROUGH, FINE = ("bf16", "fp16"), ("fp32", "fp64")  # types of arithmetic: what is certified, and against what
+SLIDING = "sliding"
+CONVENTIONS = {
+    SLIDING: "sliding windows, each token scored once",
+    **{tool: f"as {tool} counts it" for tool in ("llama.cpp", "lm-eval", "gptq")},
+}
 MODES = {"exact": "every variant generates", "screen": "screening: candidates read"}
 
 
@@ -40,6 +46,10 @@ class CompareSettings(Settings):
         None, "Tokens per window.", PROMPTS, "N", says="the model's, <= 1024", rare=True, label="Window of texts"
     )
     stride: Whole | None = option(None, "Tokens between windows.", PROMPTS, "N", says="context / 2", rare=True)
+    convention: Annotated[str, BeforeValidator(one_of(*CONVENTIONS))] = option(
+        SLIDING, "Perplexity as llama.cpp, lm-eval or gptq count it.", PROMPTS, "TOOL", rare=True,
+        label="Perplexity of texts", words=CONVENTIONS,
+    )  # fmt: skip
     default_text: bool = option(
         True, "Without --text, measure perplexity on a bundled text.", PROMPTS, label="Bundled text", changes_rows=False
     )
@@ -97,8 +107,10 @@ class CompareSettings(Settings):
                 raise InputError(f"--{name} compares what both sides read alike: leave it or --as-deployed out")
         if self.as_deployed and self.mode == "screen":
             raise InputError("--as-deployed needs generated texts: leave it or --mode screen out")
-        for name in ("context", "stride"):
-            if getattr(self, name) is not None and not (self.texts or self.default_text):
+        if self.convention != SLIDING and self.stride is not None:
+            raise InputError(f"--stride is not {self.convention}'s to choose: leave it out, or --convention")
+        for name in ("context", "stride", "convention"):
+            if getattr(self, name) not in (None, SLIDING) and not (self.texts or self.default_text):
                 raise InputError(f"--{name} cuts texts into windows and there is none: give --text, or leave it out")
 
     def standard_texts(self) -> tuple[Text, ...]:
@@ -182,6 +194,12 @@ class CompareSettings(Settings):
 def castable(reference: Variant) -> bool:
     """Whether a plain cast of the reference to 16 bits says what that type does: to wider and unquantized weights."""
     return reference.compute in FINE and not PRECISIONS[reference.precision].own
+
+
+def counted(plan: Mapping[str, Any]) -> str:
+    """What follows the word perplexity, where a stored plan has it as another tool counts it."""
+    convention = plan.get("convention", SLIDING)
+    return "" if convention == SLIDING else f" {CONVENTIONS[convention]}"
 
 
 def is_cast(variant: Variant) -> bool:

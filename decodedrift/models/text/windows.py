@@ -28,7 +28,8 @@ class WindowedText:
     """A tokenized text.
 
     scored_bytes: UTF-8 bytes of the scored tokens' characters, None without character spans. dropped_characters: those
-    of the text that the tokenizer makes no token of.
+    of the text that the tokenizer makes no token of. words: of the text, where a convention counts them.
+    dropped_tokens: those at the end that fill no window.
     """
 
     name: str
@@ -36,6 +37,8 @@ class WindowedText:
     tokens: int
     scored_bytes: int | None
     dropped_characters: int
+    words: int | None = None
+    dropped_tokens: int = 0
 
 
 def sizes(
@@ -46,14 +49,24 @@ def sizes(
     Raises:
         InputError: a context beyond the window of a model, or a stride beyond the context.
     """
-    window = vocab.window
-    size = min(window or default, default) if context is None else context
-    if window is not None and size > window:
-        raise InputError(f"--context {size} exceeds {vocab.narrowest}'s window of {window}")
+    size = size_of(context, vocab, default)
     step = max(1, size // 2) if stride is None else stride
     if step > size:
         raise InputError(f"--stride {step} is larger than the context {size}: tokens would be skipped")
     return size, step
+
+
+def size_of(context: int | None, vocab: Vocabulary, default: int) -> int:
+    """Tokens per window, by default min(smallest window, default).
+
+    Raises:
+        InputError: a context beyond the window of a model.
+    """
+    window = vocab.window
+    size = min(window or default, default) if context is None else context
+    if window is not None and size > window:
+        raise InputError(f"--context {size} exceeds {vocab.narrowest}'s window of {window}")
+    return size
 
 
 def cut(text: Text, vocab: Vocabulary, context: int, stride: int) -> WindowedText:
@@ -81,11 +94,11 @@ def cut(text: Text, vocab: Vocabulary, context: int, stride: int) -> WindowedTex
         covered = end
         if end == len(ids):
             break
-    size = _bytes(text.text, spans, scored)
+    size = covered_bytes(text.text, spans, scored)
     return WindowedText(text.name, tuple(windows), len(scored), size, vocab.dropped(text.text))
 
 
-def _bytes(text: str, spans: list[tuple[int, int]] | None, scored: list[int]) -> int | None:
+def covered_bytes(text: str, spans: list[tuple[int, int]] | None, scored: list[int]) -> int | None:
     """Bytes of the union of character spans: byte-level tokens may share a character, and it counts once."""
     if spans is None:
         return None

@@ -16,6 +16,7 @@ from decodedrift.experiments.compare.folds.accuracy import accuracy
 from decodedrift.experiments.compare.folds.answer import answer
 from decodedrift.experiments.compare.folds.certificate import certificate
 from decodedrift.experiments.compare.folds.where import where
+from decodedrift.experiments.compare.settings import SLIDING
 from decodedrift.measure import trajectory
 from decodedrift.measure.tables import of_one_layout
 
@@ -89,7 +90,7 @@ def _survival(study: Study) -> pd.DataFrame:
 FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "answer": answer,
     "perplexity": lambda study: summary.perplexity(
-        _positions(study), *(study.environment.get(name, {}) for name in ("scored_bytes", "dropped_characters"))
+        _positions(study), study.environment, study.plan.get("convention", SLIDING)
     ),
     "distribution": lambda study: summary.distribution(_positions(study)),
     "summary": _summary,

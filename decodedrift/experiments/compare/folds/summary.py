@@ -14,11 +14,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from decodedrift.experiments.compare.settings import SLIDING
 from decodedrift.measure.tables import CELL, CONTROLS, FORCED, TOKEN_CAUSES, fold, layout_of
 from decodedrift.numerics.intervals import clustered_se, iid_se, mean_interval, ratio_interval, share_interval
 from decodedrift.numerics.logits import exp
 
 PERCENTILES = (0.1, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9)
+SIZES = {  # of a text: what environment.json calls them
+    "bytes": "scored_bytes", "words": "scored_words", "dropped_characters": "dropped_characters",
+    "dropped_tokens": "dropped_tokens",
+}  # fmt: skip
 BUCKETS = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -160,20 +165,20 @@ def _distribution_fold(part: pd.DataFrame) -> dict[str, float]:
 
 
 def perplexity(
-    positions: pd.DataFrame, scored_bytes: Mapping[str, int | None], dropped: Mapping[str, int]
+    positions: pd.DataFrame, facts: Mapping[str, Mapping[str, int | None]], convention: str = SLIDING
 ) -> pd.DataFrame:
     """perplexity.csv: a row per variant x text. The reference's rows come first; its ratio columns are empty.
 
     The reference's own is of its forced reading where any candidate was held against that.
 
     Args:
-        scored_bytes, dropped: by text, bytes of the scored tokens and characters that are in no token.
+        facts: the environment, of which SIZES are read, each by text.
     """
     part = positions[(positions["strategy"] == "text") & (positions["role"] == "candidate")]
     names = part["prompt_id"].str.rsplit("#", n=1).str[0]
     rows: list[dict[str, object]] = []
-    for text in scored_bytes:
-        here = part[names == text]
+    for text in facts.get("scored_bytes", {}):
+        here, sizes = part[names == text], {name: facts.get(fact, {}).get(text) for name, fact in SIZES.items()}
         forced = here[here["layout"].fillna(FORCED) == FORCED]
         for index, ((model, reference, candidate), cell) in enumerate(
             here.groupby(["model", "reference", "candidate"], sort=False)
@@ -181,30 +186,35 @@ def perplexity(
             if index == 0:
                 own = next((c for _, c in forced.groupby("candidate", sort=False)), cell)
                 rows.append({"model": model, "variant": reference, "text": text}
-                            | _text_fold(own, "nll_reference", scored_bytes[text]))  # fmt: skip
+                            | _text_fold(own, "nll_reference", sizes, convention))  # fmt: skip
             ratio, clusters = _finite(cell, "nll_candidate", minus="nll_reference")
             rows.append(
                 {"model": model, "variant": candidate, "text": text}
-                | _text_fold(cell, "nll_candidate", scored_bytes[text])
+                | _text_fold(cell, "nll_candidate", sizes, convention)
                 | _named("ln_ppl_ratio", mean_interval(ratio, clusters))
                 | {"ln_ppl_ratio_se": clustered_se(ratio, clusters),
                    "kl_mean": _mean(_finite(cell, "kl")[0]), "same_top1": float(cell["top1_agree"].mean())}
             )  # fmt: skip
-    rows = [row | {"dropped_characters": dropped.get(str(row["text"]))} for row in rows]
-    columns = ["model", "variant", "text", "layout", "tokens", "bytes", "dropped_characters", "perplexity",
-               "bits_per_byte", "nll_mean", "ln_ppl_ratio", "ln_ppl_ratio_low", "ln_ppl_ratio_high",
-               "ln_ppl_ratio_se", "kl_mean", "same_top1"]  # fmt: skip
+    columns = ["model", "variant", "text", "convention", "layout", "tokens", "dropped_tokens", "bytes", "words",
+               "dropped_characters", "perplexity", "perplexity_se", "word_perplexity", "byte_perplexity",
+               "bits_per_byte", "nll_mean", "ln_ppl_ratio", "ln_ppl_ratio_low", "ln_ppl_ratio_high", "ln_ppl_ratio_se",
+               "kl_mean", "same_top1"]  # fmt: skip
     return fold(rows, columns)
 
 
-def _text_fold(cell: pd.DataFrame, column: str, size: int | None) -> dict[str, Any]:
+def _text_fold(cell: pd.DataFrame, column: str, sizes: dict[str, int | None], convention: str) -> dict[str, Any]:
     values = cell[column].to_numpy(float)
-    total = float(np.sum(values))
+    total, size, words = float(np.sum(values)), sizes["bytes"], sizes["words"]
+    ppl = exp(total / len(values)) if len(values) else math.nan
     return {
+        **sizes,
+        "convention": convention,
         "layout": layout_of(cell),
         "tokens": len(values),
-        "bytes": size,
-        "perplexity": exp(total / len(values)) if len(values) else math.nan,
+        "perplexity": ppl,
+        "perplexity_se": ppl * iid_se(values) if convention == "llama.cpp" else None,
+        "word_perplexity": exp(total / words) if words else None,
+        "byte_perplexity": exp(total / size) if size and convention == "lm-eval" else None,
         "bits_per_byte": total / (math.log(2) * size) if size else None,
         "nll_mean": total / len(values),
     }

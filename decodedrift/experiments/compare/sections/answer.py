@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.settings import counted
 from decodedrift.experiments.compare.verdict import accuracy, assembly
 from decodedrift.models.precisions import beware
 from decodedrift.report.numbers import Number, absent, exactly
@@ -50,6 +51,7 @@ class Card:
     noise: Number | None
     quality: str
     quality_note: str
+    counted: str
     change: Number | None
     range: tuple[str, ...]
     why: str
@@ -100,6 +102,7 @@ def _card(row: Any, study: Study, scale: float) -> Card:
         quality=str(row.quality),
         quality_note=_text(row.quality_note),
         change=None if absent(row.ppl_change) else Number(_change(relative(*changes[1::-1], changes[2])), named),
+        counted=counted(study.plan),
         range=() if any(map(absent, changes)) else tuple(_place(100 * v, scale) for v in changes),
         why=_why(study.divergences, str(row.candidate)),
         **_answers(row),

@@ -11,6 +11,7 @@ from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.draws import uncoupled
 from decodedrift.experiments.compare.folds.accuracy import CANNOT_TELL, rounded_up
 from decodedrift.experiments.compare.folds.answer import TOLD_BY_NOISE, prompts_to_tell, unbatched
+from decodedrift.experiments.compare.settings import counted
 from decodedrift.experiments.compare.verdict import accuracy, deployment
 from decodedrift.report.phrases import UNDER, change, percent
 
@@ -21,7 +22,7 @@ def sentences(study: Any) -> list[str]:
     """A sentence per candidate."""
     return [
         f"{visible(row.candidate)}: wording {row.wording} ({_joined(_rates(row, study), row.wording_note)}); "
-        f"quality {row.quality} ({_quality(row)}){_costs(row)}."
+        f"quality {row.quality} ({_quality(row, study)}){_costs(row)}."
         for row in study.answer.itertuples()
     ]  # fmt: skip
 
@@ -52,7 +53,7 @@ def lines(study: Any) -> list[tuple[str, ...]]:
         (
             str(row.candidate),
             f"wording {row.wording}: {_rates(row, study) or row.wording_note}",
-            f"quality {row.quality}: {_change(row) if row.ppl_change_low == row.ppl_change_low else _quality(row)}",
+            f"quality {row.quality}: {_quality(row, study) if math.isnan(row.ppl_change_low) else _change(row, study)}",
             *_answers(row),
         )
         for row in study.answer.itertuples()
@@ -96,8 +97,8 @@ def _joined(numbers: str, note: str) -> str:
     return visible(f"{numbers}; {note}" if numbers else note)
 
 
-def _quality(row: Any) -> str:
-    return _joined(_change(row), row.quality_note)
+def _quality(row: Any, study: Any) -> str:
+    return _joined(_change(row, study), row.quality_note)
 
 
 def _rates(row: Any, study: Any) -> str:
@@ -125,9 +126,9 @@ def outlook(study: Any) -> str:
     return f"{'; '.join(said)}." if said else ""
 
 
-def _change(row: Any) -> str:
+def _change(row: Any, study: Any) -> str:
     """How perplexity changes on texts that neither side wrote."""
     if math.isnan(row.ppl_change):
         return ""
     said = change(row.ppl_change, row.ppl_change_low, row.ppl_change_high)
-    return f"perplexity {'changes by ' if said == UNDER else ''}{said}"
+    return f"perplexity{counted(study.plan)} {'changes by ' if said == UNDER else ''}{said}"

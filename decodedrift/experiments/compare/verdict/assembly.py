@@ -11,6 +11,7 @@ import pandas as pd
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.execution import same_execution
 from decodedrift.experiments.compare.folds.answer import of_text, unlikely
+from decodedrift.experiments.compare.settings import counted
 from decodedrift.experiments.compare.verdict import (
     accuracy,
     answer,
@@ -232,6 +233,8 @@ def _apart(head: str, measured: pd.DataFrame) -> list[str]:
 def _texts(study: Study) -> list[str]:
     """Perplexity on each text that neither side wrote, paired, with its interval."""
     table, sentences = study.perplexity, []
+    tool = counted(study.plan)
+    manner = tool and f"{tool} in windows of {study.plan['context']}"
     for text, rows in table.groupby("text", sort=False):
         reference = rows.iloc[0]  # its own row is the first of a text
         parts, damage = {}, {}
@@ -243,19 +246,26 @@ def _texts(study: Study) -> list[str]:
             told = without if lost else _change(*shares)
             parts[row.variant] = f"{visible(str(row.variant))} {told}"
             damage[row.variant] = math.inf if lost or pd.isna(row.ln_ppl_ratio) else abs(row.ln_ppl_ratio)
-        base = f" (reference {_number(reference['perplexity'], 4)})"
         sentences.append(
-            f"Perplexity on {visible(str(text))}{base}: {', '.join(_telling(parts, damage))}.{_dropped(reference)}"
+            f"Perplexity on {visible(str(text))}{manner} (reference {_level(reference)}): "
+            f"{', '.join(_telling(parts, damage))}.{_dropped(reference)}"
         )
     return sentences
 
 
+def _level(row: pd.Series) -> str:
+    """The perplexity itself, and what a convention has beside it."""
+    beside = (("perplexity_se", " +- {}"), ("word_perplexity", ", {} per word"), ("byte_perplexity", ", {} per byte"))
+    parts = [form.format(_number(row[name], 4)) for name, form in beside if not pd.isna(row.get(name))]
+    return _number(row["perplexity"], 4) + "".join(parts)
+
+
 def _dropped(row: pd.Series) -> str:
-    """That bits per byte leaves out what the tokenizer did."""
-    count = row.get("dropped_characters")
-    if pd.isna(count) or not count:
-        return ""
-    return f" The tokenizer makes no token of {int(count)} characters of it: no token and no byte counts them."
+    """What of a text no figure counts: tokens that fill no window, and what the tokenizer made no token of."""
+    left, lost = (0 if pd.isna(n := row.get(name)) else int(n) for name in ("dropped_tokens", "dropped_characters"))
+    tail = f" Left out is the end that fills no window: {left} token{'s' * (left > 1)}."
+    none = f" The tokenizer makes no token of {lost} characters of it: no token and no byte counts them."
+    return tail * bool(left) + none * bool(lost)
 
 
 def _cut_ids(study: Study) -> list[str]:
