@@ -10,7 +10,10 @@ from decodedrift.core.untrusted import visible
 from decodedrift.report.phrases import listed
 
 AS_DEPLOYED = "Each side as deployed, with its own tokenizer, stop ids and settings: "
-HOLDING_BACK = "Compared under the reference's tokenizer and stop ids, without the models' own settings; deployed (--as-deployed), "
+HOLDING_BACK = (
+    "Compared under the reference's tokenizer and stop ids, without the models' own settings; "
+    "deployed (--as-deployed), "
+)
 
 
 def sentences(study: Any) -> list[str]:
