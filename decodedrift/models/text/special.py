@@ -27,7 +27,7 @@ def warnings(
             text_ids = list(encoded[prompt.id])
             if not plain and prompt.prompt_token_ids is None:
                 text_ids = [i for text in prompt.contents for i in vocab.ids(text, special=False)]
-            elif first == [vocab.bos]:
+            elif first == [vocab.bos] == text_ids[:1]:
                 text_ids = text_ids[1:]  # the tokenizer's
             for oddity in _odd(vocab, encoded[prompt.id], text_ids, words):
                 names.setdefault(oddity, []).append(prompt.id)

@@ -9,8 +9,11 @@ from decodedrift.core.records import shortened
 from decodedrift.core.untrusted import visible
 from decodedrift.report.phrases import listed
 
-AS_DEPLOYED = "Each side as deployed, with its own tokenizer, stop ids and settings: "
-HOLDING_BACK = "Compared under the reference's tokenizer and stop ids, without the models' own settings; deployed (--as-deployed), "
+AS_DEPLOYED = "Each side as deployed: "
+HOLDING_BACK = (
+    "Compared under the reference's tokenizer and stop ids, without the models' own settings; "
+    "deployed (--as-deployed), "
+)
 
 
 def sentences(study: Any) -> list[str]:
@@ -55,10 +58,10 @@ def _processed(study: Any, name: str) -> bool:
 
 def _said(facts: Mapping[str, Any], reference: bool) -> Iterator[str]:
     if prompts := facts.get("prompts"):
-        first = f"first {visible(prompts['first'])}: {prompts['how']}"
+        first = f"{visible(prompts['first'])}: {prompts['how']}"
         yield f"encodes {prompts['differ']} of {prompts['of']} prompts to other ids ({first})"
     if texts := facts.get("texts"):
-        yield f"reads other ids of {listed(map(visible, texts))}"
+        yield f"would read other ids of {listed(map(visible, texts))}"
     if facts.get("template"):
         yield "has another chat template"
     if stops := facts.get("stop_ids"):
