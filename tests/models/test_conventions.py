@@ -264,7 +264,7 @@ def test_a_run_goes_on_under_its_own_convention_only(tmp_path: Path) -> None:
     model = tiny_model("llama")
     asked = {"tokenizer": tiny_tokenizer(), "context": 16, "out": tmp_path / "run"}
     first = measured(model, convention="gptq", **asked)
-    with pytest.raises(InputError, match="convention gptq there, sliding here"):
+    with pytest.raises(InputError, match="convention 'gptq' there, 'sliding' here"):
         measured(model, resume=True, **asked)
     again = measured(model, convention="gptq", resume=True, **asked)
     assert again.perplexity.equals(first.perplexity)
