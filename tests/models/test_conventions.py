@@ -20,7 +20,9 @@ from conftest import tiny_model, tiny_tokenizer
 from running import LEAN, run
 
 import decodedrift as dd
-from decodedrift.experiments.compare.settings import CONVENTIONS
+from decodedrift.core.records import InputError
+from decodedrift.experiments.compare.settings import CONVENTIONS, SLIDING
+from decodedrift.models.text.conventions import CUTS, DEFAULTS
 
 IDS = [int(i) for i in np.random.default_rng(5).integers(1, 96, size=75)]
 TEXT = "  ".join(f"w{i}" for i in IDS) + "\n"
@@ -192,10 +194,7 @@ def test_the_bundled_model_in_its_own_window() -> None:
     assert rows["llama.cpp"]["perplexity"] == pytest.approx(ppl, rel=1e-7)
     assert rows["llama.cpp"]["perplexity_se"] == pytest.approx(error, rel=1e-7)
     assert rows["gptq"]["perplexity"] == pytest.approx(gptq(model, ids, 256), rel=1e-7)
-    theirs = lm_eval(
-        model, bare, words.bos_token_id if words.bos_token_id is not None else words.eos_token_id, 256, text
-    )
-    for name, value in theirs.items():
+    for name, value in lm_eval(model, bare, first, 256, text).items():
         assert rows["lm-eval"][name] == pytest.approx(value, rel=1e-7), name
     numbers = [row["perplexity"] for row in rows.values()]
     assert len({round(n, 3) for n in numbers}) == 4, "each convention has a number of its own"
@@ -265,7 +264,7 @@ def test_a_run_goes_on_under_its_own_convention_only(tmp_path: Path) -> None:
     model = tiny_model("llama")
     asked = {"tokenizer": tiny_tokenizer(), "context": 16, "out": tmp_path / "run"}
     first = measured(model, convention="gptq", **asked)
-    with pytest.raises(InputError, match="convention gptq there, sliding here"):
+    with pytest.raises(InputError, match="convention 'gptq' there, 'sliding' here"):
         measured(model, resume=True, **asked)
     again = measured(model, convention="gptq", resume=True, **asked)
     assert again.perplexity.equals(first.perplexity)

@@ -65,8 +65,7 @@ def compare(
     Every keyword but the last four is an option of `decodedrift compare`, whose help says what it does.
 
     Args:
-        model: `demo`, a folder, a hub id, or a model in memory (with `tokenizer`); a model in memory is copied before
-            any conversion and left as it was, as is torch's global state.
+        model: `demo`, a folder, a hub id, or one in memory (with `tokenizer`): copied, and left as it was, as is torch.
         out: a new folder for the run; None keeps everything in memory (`study.save(folder)` writes it later).
         resume: go on with the run in `out` if one was begun there: its finished jobs are not run again.
         progress: told how far the run is; True shows it on stderr: a bar, or a line a minute in a notebook.
