@@ -193,7 +193,8 @@ def _misplaced(
         other = "NAME=FOLDER (no such folder) or NAME=OWNER/MODEL" if sources else "an item of its own"
         return f"{piece!r} is neither a parameter of {before!r} nor {other}; {listed}"
     if sources:
-        return f"{piece!r}: {source!r} is neither an existing folder or .gguf file nor a hub id OWNER/MODEL, nor BASE+ADAPTER of two such"
+        kinds = "neither an existing folder or .gguf file nor a hub id OWNER/MODEL, nor BASE+ADAPTER of such"
+        return f"{piece!r}: {source!r} is {kinds}"
     return f"{piece!r} does not begin with a name; write NAME:KEY=VALUE"
 
 

@@ -15,7 +15,8 @@ from decodedrift.core.secrecy import excerpt
 from decodedrift.models.arithmetic import pinned
 from decodedrift.models.compilation import compiled, compiler_failed, compiling
 from decodedrift.models.facts import read_back
-from decodedrift.models.knobs import KNOBS, setting, turned
+from decodedrift.models.knobs import KNOBS, turned
+from decodedrift.models.knobs.base import setting
 from decodedrift.models.knobs.experts import kernel_of
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded

@@ -47,8 +47,8 @@ def _adapted(name: str, adapter: Mapping[str, Any]) -> str:
         "fp32": "merged into its weights in float32, or wider where it runs so",
         "stored": "merged into its weights in the type that those are stored in",
     }[adapter["merge"]]
-    numbers = f"rank {_numbers(adapter['rank'])}, scaling {_numbers(adapter['scaling'])}, on {adapter['modules']} modules"
     zero, modules = adapter["zero_modules"], adapter["modules"]
+    numbers = f"rank {_numbers(adapter['rank'])}, scaling {_numbers(adapter['scaling'])}, on {modules} modules"
     idle = "" if not zero else "; the products of " + ("all" if zero == modules else str(zero)) + " of them are zero"
     return f"{visible(name)} is a base with a LoRA adapter ({numbers}), {how}{idle}."
 
