@@ -194,7 +194,8 @@ def _misplaced(
         other = "NAME=FOLDER (no such folder) or NAME=OWNER/MODEL" if sources else "an item of its own"
         return f"{piece!r} is neither a parameter of {before!r} nor {other}; {listed}"
     if sources:
-        return f"{piece!r}: {source!r} is neither an existing folder or .gguf file nor a hub id OWNER/MODEL"
+        kinds = "neither an existing folder or .gguf file nor a hub id OWNER/MODEL, nor BASE+ADAPTER of such"
+        return f"{piece!r}: {source!r} is {kinds}"
     return f"{piece!r} does not begin with a name; write NAME:KEY=VALUE"
 
 
@@ -218,7 +219,19 @@ def _with(item: Item, key: str, value: str) -> dict[str, str]:
     return {**item.params, key: value.strip()}
 
 
+def base_and_adapter(source: str) -> tuple[str, str] | None:
+    """The two of `BASE+ADAPTER`, each a source of its own (the bundled model too); None of any other text."""
+    if os.path.exists(os.path.expanduser(source)):
+        return None
+    cuts = [(source[: match.start()], source[match.end() :]) for match in re.finditer(r"\+", source)]
+    return next((cut for cut in cuts if (cut[0] == "demo" or _is_one(cut[0])) and _is_one(cut[1])), None)
+
+
 def _is_source(source: str) -> bool:
+    return _is_one(source) or base_and_adapter(source) is not None
+
+
+def _is_one(source: str) -> bool:
     path = os.path.expanduser(source)
     hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)
     return os.path.isdir(path) or (path.endswith(".gguf") and os.path.isfile(path)) or hub is not None

@@ -14,6 +14,7 @@ from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded
 from decodedrift.models.precisions.floating import DTYPES, NARROW
 from decodedrift.models.sources import gguf
+from decodedrift.models.sources.adapter import described
 from decodedrift.models.sources.checkpoints import Checkpoint
 from decodedrift.models.sources.packed import types
 from decodedrift.models.sources.weightfiles import tensors
@@ -39,8 +40,9 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
     narrowest = read_as if read_as and DTYPES[read_as] in NARROW else kept
     if precision.own and asked not in dtypes:
         raise VariantError(f"{variant.name}: asked to compute in {asked}, got weights in {dtypes}; leave {asked} out")
+    beside = (described(model) or {"merged": True})["merged"] is False  # matrices that peft keeps in float32
     plain = precision.load is None and not precision.own  # a backend leaves some weights as they are
-    if plain and set(dtypes) - {kept} and not (float32_modules and set(dtypes) <= {kept, "fp32"}):
+    if plain and set(dtypes) - {kept} and not ((float32_modules or beside) and set(dtypes) <= {kept, "fp32"}):
         raise VariantError(f"{variant.name}: asked for {kept} weights, got {dtypes}")
     return (
         {

@@ -16,18 +16,20 @@ from decodedrift.models.arithmetic import pinned
 from decodedrift.models.compilation import compiled, compiler_failed, compiling
 from decodedrift.models.facts import read_back
 from decodedrift.models.knobs import KNOBS, turned
+from decodedrift.models.knobs.base import setting
 from decodedrift.models.knobs.experts import kernel_of
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded
 from decodedrift.models.precisions.floating import DTYPES, NAMES, KeepDouble, cast
 from decodedrift.models.precisions.inputs import called, hooked
 from decodedrift.models.rewrites import align, conv1d_to_linear, forget_generation_settings
-from decodedrift.models.sources import gguf
+from decodedrift.models.sources import adapter, gguf
 from decodedrift.models.sources.checkpoints import Checkpoint
 from decodedrift.models.sources.copies import copied
 from decodedrift.models.sources.copycontrol import control
 from decodedrift.models.sources.donor import copied_from
 from decodedrift.models.sources.quiet import quiet, silenced
+from decodedrift.models.sources.stored import stored_type
 from decodedrift.models.sources.unpacked import found, unpack
 from decodedrift.models.sources.weightfiles import pickled
 
@@ -160,7 +162,7 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
     else:
         named = precision.reads(variant.options)
         read_as = DTYPES[named] if named else compute
-        if any(knob.load and not knob.adapt for _, knob, _ in turned(variant)):
+        if checkpoint.adapter is not None or any(k.load and not k.adapt for _, k, _ in turned(variant)):
             donor = None
         lent = copied_from(donor.model, donor.variant, variant, read_as) if donor is not None else None
         model = _read(checkpoint, variant, read_as) if lent is None else lent
@@ -228,6 +230,12 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
         raise VariantError(f"{variant.name}: bitsandbytes converts while loading; give a folder or hub id, not a model")
     if checkpoint.kind == "gguf":
         more |= gguf.load_arguments()
+    merge = setting(variant, "merge")
+    read_as = dtype
+    if merge == "fp32" and dtype != torch.float64:
+        read_as = torch.float32
+    elif merge == "stored" and checkpoint.quantization is None:
+        read_as = DTYPES[stored_type(checkpoint)]
     checkpoint.check_unchanged()
     list(checkpoint.headers())  # names a broken file, which the loader does not
     for _, knob, value in turned(variant):
@@ -238,7 +246,7 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
         with quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
                 checkpoint.source,
-                dtype=dtype,
+                dtype=read_as,
                 use_safetensors=not pickled(checkpoint.files),
                 ignore_mismatched_sizes=True,  # reported, and refused below by name
                 output_loading_info=True,
@@ -259,4 +267,6 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
                 f"{checkpoint.name}: {len(keys)} {what.removesuffix('_keys')} tensors in its weight files, "
                 f"for example {keys[0]}; the checkpoint is incomplete or does not fit its config.json"
             )
-    return model
+    if checkpoint.adapter is None:
+        return model
+    return adapter.attached(model, checkpoint.adapter, merge, dtype, variant.name)

@@ -15,6 +15,7 @@ from decodedrift.core.records import InputError, Variant, nearest
 from decodedrift.models.knobs import KNOBS
 from decodedrift.models.precisions import PRECISIONS
 
+IN_MEMORY = "in memory"  # a variant's `model` that is none of a name
 DEFAULT_CANDIDATES = ("bf16", "fp16", "int8")
 PRECISION = Param(text, None, "one of the precisions")
 FIELDS = [f.name for f in fields(Variant)]
@@ -51,6 +52,37 @@ def parse_variants(
             items = split_items(piece, params_of, sources=True)
             variants.extend(_variant(each, label, reference) for item in items for each, label in _each(item))
     return tuple(variants)
+
+
+def named_variants(given: Mapping[str, Any], reference: Variant) -> tuple[Variant, ...]:
+    """Candidates by name: each a model in memory, or one variant's text (`bf16`, `path/to/checkpoint:precision=bf16`).
+
+    Raises:
+        InputError: no name, or neither a model nor the text of one variant.
+    """
+    variants = []
+    for name, value in given.items():
+        try:
+            text(name)
+        except ValueError as error:
+            raise InputError(f"--candidates: a name {error}") from None
+        if is_model(value):
+            variant = Variant(name, reference.precision, dict(reference.options), model=IN_MEMORY)
+            variants.append(_unsettled(_completed(variant, reference), True))
+            continue
+        if not isinstance(value, str) and not hasattr(value, "__fspath__"):
+            raise InputError(f"--candidates {name}: a transformers model or a text, not {str(value)[:60]!r}")
+        asked = str(value)
+        parsed = parse_variants(asked if asked.partition(":")[0] in PRECISIONS else f"candidate={asked}", reference)
+        if len(parsed) != 1:
+            raise InputError(f"--candidates {name}: one variant, not {len(parsed)} ({asked!r})")
+        variants.append(replace(parsed[0], name=name))
+    return tuple(variants)
+
+
+def is_model(value: Any) -> bool:
+    """Whether a value is a model in memory: told by its configuration, without torch."""
+    return hasattr(value, "config") and callable(value)
 
 
 def _each(item: Item) -> list[tuple[Item, str]]:

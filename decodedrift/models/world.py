@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from decodedrift.core.records import Variant
+from decodedrift.core.records import InputError, Variant
 from decodedrift.core.settings import Settings
 from decodedrift.models.footprint import NOTHING, Footprint
 from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.longrope import readable_tokens, switch
 from decodedrift.models.own import Own
 from decodedrift.models.probe import Route
-from decodedrift.models.sources.checkpoints import Checkpoint, find
+from decodedrift.models.sources.checkpoints import Checkpoint, find, in_memory
 from decodedrift.models.text.tokenizer import check_same_vocabulary
 from decodedrift.models.text.vocabulary import Vocabulary
 from decodedrift.models.text.windows import WindowedText
+from decodedrift.models.variants import IN_MEMORY
 
 
 @dataclass
@@ -87,12 +90,35 @@ class World:
         return readable_tokens({p: len(self.prompts[p]) for p in order}, most, switch(self.checkpoint.config))
 
 
-def other_checkpoints(plan: Settings, vocab: Vocabulary) -> dict[str, Checkpoint]:
-    """The checkpoints of variants that bring their own, each with its own tokenizer, found to share the vocabulary."""
+def other_checkpoints(plan: Settings, vocab: Vocabulary, live: Mapping[str, Any]) -> dict[str, Checkpoint]:
+    """The checkpoints of variants that bring their own, each with its own tokenizer, found to share the vocabulary.
+
+    Args:
+        live: candidates that are models in memory, by name. Their tokenizer is the reference's.
+
+    Raises:
+        InputError: one that cannot be found, or has other tokens.
+    """
     checkpoints: dict[str, Checkpoint] = {}
     for variant in plan.candidates:
-        if variant.model:
+        if variant.name in live:
+            checkpoints[variant.name] = _live(live[variant.name], vocab, variant.name)
+        elif variant.model:
+            if variant.model == IN_MEMORY and not os.path.isdir(IN_MEMORY):
+                ways = f"give it again: compare(..., candidates={{{variant.name!r}: model}})"
+                raise InputError(f"--candidates {variant.name}: was a model in memory, which no folder keeps; {ways}")
             found = find(variant.model, variant.revision, plan.trust_remote_code, plan.allow_pickle)
             tokenizer = check_same_vocabulary(vocab.tokenizer, found, variant.name)
             checkpoints[variant.name] = replace(found, tokenizer=tokenizer)
     return checkpoints
+
+
+def _live(model: Any, vocab: Vocabulary, name: str) -> Checkpoint:
+    try:
+        checkpoint = in_memory(model, vocab.tokenizer)
+    except InputError as error:
+        raise InputError(f"--candidates {name}: {error}") from None
+    width = checkpoint.config.get_text_config(decoder=True).vocab_size
+    if (needed := max(vocab.tokenizer.get_vocab().values(), default=-1) + 1) > width:
+        raise InputError(f"--candidates {name}: has {width} token ids, and the reference's tokenizer {needed}")
+    return checkpoint

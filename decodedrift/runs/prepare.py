@@ -15,7 +15,14 @@ from decodedrift.core.versions import untested
 from decodedrift.decoding.strategies import parse_strategies
 from decodedrift.models.knobs import check as check_knobs
 from decodedrift.models.precisions import beware
-from decodedrift.models.variants import default_candidates, on_device, parse_variants, variant_from_dict
+from decodedrift.models.variants import (
+    default_candidates,
+    is_model,
+    named_variants,
+    on_device,
+    parse_variants,
+    variant_from_dict,
+)
 from decodedrift.runs.executors import EXECUTORS
 from decodedrift.runs.plan import IDENTITY, METRICS_VERSION, jobs
 
@@ -125,7 +132,7 @@ def prepare(
         checkpoint = checkpoints.in_memory(model, tokenizer)
     plan = identity.without_home(plan.having(model=checkpoint.name))
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
-    others = world.other_checkpoints(plan, vocab)
+    others = world.other_checkpoints(plan, vocab, _live(settings))
     plan = stored.settled(plan, checkpoint, others, settings.model_fields_set)
     for variant in plan.variants:
         check_knobs(variant, others.get(variant.name, checkpoint))
@@ -205,7 +212,15 @@ def _strategies(values: Any, coupling: str) -> tuple[Strategy, ...]:
     return parse_strategies(pieces, coupling)
 
 
+def _live(settings: Settings) -> dict[str, Any]:
+    """The candidates that are models in memory, by name."""
+    given = settings.candidates if isinstance(settings.candidates, Mapping) else {}
+    return {name: value for name, value in given.items() if is_model(value)}
+
+
 def _variants(values: Any, reference: Variant | None) -> tuple[Variant, ...]:
+    if reference and isinstance(values, Mapping) and not {"name", "precision"} <= set(values):
+        return named_variants(values, reference)
     option = "--candidates" if reference else "--reference"
     pieces = []
     for item in _several(values, (str, Variant, Mapping), option):

@@ -65,6 +65,10 @@ def stored_settings(kind: type[S], stored: Stored) -> S:
         raise InputError(
             "this run's model was in memory; go on where it is: compare(model, tokenizer=..., out=..., resume=True)"
         )
+    others = stored.environment.get("checkpoints", {}).items()
+    if live := [name for name, facts in others if facts.get("kind") == "memory"]:
+        again = f"compare(..., candidates={{{live[0]!r}: model}}, out=..., resume=True)"
+        raise InputError(f"this run's candidate {live[0]} was a model in memory; go on where it is: {again}")
     sizes = stored.environment.get("generation", {})
     size = {"batch_size": sizes["batch_size_asked"]} if "batch_size_asked" in sizes else {}
     values = {k: v for k, v in (stored.plan | texts | size).items() if k != "experiment"}

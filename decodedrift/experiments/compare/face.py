@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -20,7 +20,7 @@ def compare(
     tokenizer: Any = None,
     revision: str | None = None,
     reference: str | Variant = "fp32",
-    candidates: str | Variant | Sequence[str | Variant] | None = None,
+    candidates: str | Variant | Sequence[str | Variant] | Mapping[str, Any] | None = None,
     strategies: str | Strategy | Sequence[str | Strategy] = ("greedy", "beam", "top-k", "top-p"),
     prompts: Path | Sequence[str | Prompt | dict[str, Any]] | None = None,
     texts: Path | Text | Sequence[Path | Text | dict[str, Any]] = (),
@@ -66,6 +66,8 @@ def compare(
 
     Args:
         model: `demo`, a folder, a hub id, or one in memory (with `tokenizer`): copied, and left as it was, as is torch.
+        candidates: as on the command line, or by name, {"name": other}: each a text, or a model in memory, which is
+            copied too and reads the reference's tokens.
         out: a new folder for the run; None keeps everything in memory (`study.save(folder)` writes it later).
         resume: go on with the run in `out` if one was begun there: its finished jobs are not run again.
         progress: told how far the run is; True shows it on stderr: a bar, or a line a minute in a notebook.

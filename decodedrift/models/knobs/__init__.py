@@ -23,6 +23,7 @@ from decodedrift.models.knobs.head import HEAD
 from decodedrift.models.knobs.kv import KV
 from decodedrift.models.knobs.layercast import LAYERCAST
 from decodedrift.models.knobs.matmul import MATMUL
+from decodedrift.models.knobs.merge import MERGE
 from decodedrift.models.knobs.mixed import MIXED
 from decodedrift.models.knobs.padding import PADDING
 from decodedrift.models.knobs.revision import REVISION
@@ -31,6 +32,7 @@ from decodedrift.models.knobs.use_cache import USE_CACHE
 
 KNOBS: dict[str, Knob] = {
     "revision": REVISION,
+    "merge": MERGE,
     "device": DEVICE,
     "attention": ATTENTION,
     "batch_size": BATCH_SIZE,

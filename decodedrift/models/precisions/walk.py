@@ -189,7 +189,7 @@ def weights(model: Any, name: str, *, head: bool, tables: bool = False) -> Itera
     """Every Linear's weight (GPT-2's Conv1D was turned into one on load) and every fused expert tensor.
 
     The output head stays, as `load_in_8bit` leaves it; `head` takes an untied one too, and with `tables` the embedding
-    with it, which is the head itself where they are tied.
+    with it, which is the head itself where they are tied. An adapter's matrices stay, as in a quantized base.
 
     Raises:
         InputError: `head` of a tied head without `tables`; a weight that is computed; a layout that is not declared.
@@ -200,8 +200,9 @@ def weights(model: Any, name: str, *, head: bool, tables: bool = False) -> Itera
     tied = output is not None and embedding is not None and output.weight is embedding.weight
     if head and tied and not tables:
         raise InputError(f"{name}:head=true: this model's head is its embedding (tied); leave head=true out")
+    aside = _beside(model) | (set(map(id, output.modules())) if output is not None and not head else set())
     for path, module in model.named_modules():
-        if module is output and not head:
+        if id(module) in aside:
             continue
         if module is embedding and head and tables and not tied:
             yield Weight(path, module, module.weight, module.weight.shape, 1)
@@ -209,6 +210,17 @@ def weights(model: Any, name: str, *, head: bool, tables: bool = False) -> Itera
             raise InputError(f"{name}: the weight of {path} is computed as it runs; remove the parametrization")
         for tensor, shape, dim in _own(module, name):
             yield Weight(path, module, tensor, shape, dim)
+
+
+def _beside(model: Any) -> set[int]:
+    """Ids of the modules that peft put beside a layer, and of a layer in whose place it runs a trained copy."""
+    ids = set[int]()
+    for module in model.modules():
+        parts = module._modules
+        names = getattr(module, "adapter_layer_names", ()) if "base_layer" in parts else ()
+        names = ("original_module",) if {"original_module", "modules_to_save"} <= set(parts) else names
+        ids |= {id(inner) for name in names if parts.get(name) is not None for inner in parts[name].modules()}
+    return ids
 
 
 def _own(module: Any, name: str) -> list[tuple[torch.Tensor, torch.Size, int]]:

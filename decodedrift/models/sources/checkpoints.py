@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from decodedrift.core.notation import base_and_adapter
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
-from decodedrift.models.sources import gguf, hub
+from decodedrift.models.sources import adapter, gguf, hub
 from decodedrift.models.sources.packed import in_headers, packed, parts, quantization_of
 from decodedrift.models.sources.quantized import Quantization, check_installed, quantization
 from decodedrift.models.sources.quiet import quiet
@@ -41,7 +42,7 @@ class Checkpoint:
     """A model that was found and can be loaded. Nothing of its weights has been read but the file headers.
 
     source: what `from_pretrained` gets. commit: the hub commit that is pinned for every later read. module: the model
-    itself, for one already in memory (it is copied before any conversion).
+    itself, for one already in memory (it is copied before any conversion). adapter: put on it once it is loaded.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Checkpoint:
     local_files_only: bool = False
     files: tuple[str, ...] = ()
     stamps: tuple[tuple[int, int], ...] = ()
+    adapter: adapter.Adapter | None = None
     module: Any = field(default=None, repr=False, compare=False)
     tokenizer: Any = field(default=None, repr=False, compare=False)
 
@@ -134,7 +136,8 @@ class Checkpoint:
         Raises:
             InputError: a weight file changed since it was found.
         """
-        for path, before in zip(self.files, self.stamps, strict=True):
+        on_top = self.adapter.files if self.adapter else ()
+        for path, before in zip((*self.files, *on_top), self.stamps, strict=True):
             if stamp(path) != before:
                 raise InputError(f"{path} changed while the run was under way; run again when it is complete")
 
@@ -142,11 +145,14 @@ class Checkpoint:
 def find(
     name: str, revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
 ) -> Checkpoint:
-    """Finds a model by the name a user types: `demo`, a folder, or a hub id.
+    """Finds a model by the name a user types: `demo`, a folder, a file, a hub id; a LoRA adapter, or BASE+ADAPTER.
 
     Raises:
         InputError: it does not exist, cannot be reached, or is no causal language model.
     """
+    pair = base_and_adapter(name)
+    if pair is not None or adapter.is_local(name):
+        return _adapted(name, pair, revision, trust_remote_code, allow_pickle)
     if name == "demo":
         source, kind, commit, offline = str(DEMO), "bundled", None, False
     elif gguf.is_gguf(name):
@@ -163,6 +169,8 @@ def find(
         raise InputError(f"{name}: not the folder of a saved HuggingFace model (no config.json in it)")
     files: tuple[str, ...] = (os.path.expanduser(name),) if kind == "gguf" else ()
     checkpoint = Checkpoint(name, source, kind, None, commit, trust_remote_code, offline, files)
+    if kind == "hub" and checkpoint.path(adapter.CONFIG) is not None:
+        return _adapted(name, None, revision, trust_remote_code, allow_pickle)
     checkpoint.path("config.json")
     config = _config(checkpoint)
     check_causal(name, config, trust_remote_code)
@@ -173,6 +181,25 @@ def find(
     elif kind != "gguf":
         files = local_files(name, Path(source), allow_pickle)
     return replace(checkpoint, config=config, files=files, stamps=tuple(stamp(f) for f in files))
+
+
+def _adapted(
+    name: str, pair: tuple[str, str] | None, revision: str | None, trust_remote_code: bool, allow_pickle: bool
+) -> Checkpoint:
+    """A base with an adapter. A revision is the adapter's, and of one in a local folder its base's."""
+    on_hub = pair is not None and not os.path.isdir(os.path.expanduser(pair[1]))
+    tuned = adapter.find(pair[1] if pair else name, revision if on_hub or not pair else None, allow_pickle)
+    source = pair[0] if pair else tuned.base
+    if not source:
+        raise InputError(f"{name}: its {adapter.CONFIG} names no base (base_model_name_or_path); write BASE+ADAPTER")
+    own = revision if tuned.commit is None else None if pair else tuned.base_revision
+    try:
+        base = find(source, own, trust_remote_code, allow_pickle)
+    except InputError as error:
+        ways = "" if pair else ", which its configuration names; or write BASE+ADAPTER"
+        raise InputError(f"{name}: its base{ways}: {error}") from None
+    adapter.check(tuned, base)
+    return replace(base, name=name, adapter=tuned, stamps=(*base.stamps, *(stamp(f) for f in tuned.files)))
 
 
 def stamp(path: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from decodedrift.core.notation import base_and_adapter
 from decodedrift.core.secrecy import home_shortened
 from decodedrift.core.settings import Settings
 from decodedrift.models.sources.checkpoints import Checkpoint
@@ -21,15 +22,16 @@ S = TypeVar("S", bound=Settings)
 
 def described(checkpoint: Checkpoint) -> dict[str, Any]:
     """A checkpoint for environment.json: what it is and the hashes of its weights and config; no path."""
+    tuned = checkpoint.adapter
     return {
-        "name": home_shortened(checkpoint.name),
+        "name": _shortened(checkpoint.name),
         "kind": checkpoint.kind,
         "commit": checkpoint.commit,
         "type": checkpoint.config.model_type,
         "stored_dtypes": checkpoint.stored,
         "config": config_hash(checkpoint.config),
         "files": weight_hashes(checkpoint),
-    }
+    } | ({"adapter": _shortened(tuned.name), "adapter_commit": tuned.commit} if tuned else {})
 
 
 def weight_hashes(checkpoint: Checkpoint) -> dict[str, str]:
@@ -47,7 +49,8 @@ def weight_hashes(checkpoint: Checkpoint) -> dict[str, str]:
     hashes = {}
     has_code = checkpoint.kind == "folder" and checkpoint.trust_remote_code
     code = sorted(str(p) for p in Path(checkpoint.source).glob("*.py")) if has_code else []
-    for path in (*checkpoint.files, *code):
+    on_top = checkpoint.adapter.files if checkpoint.adapter else ()
+    for path in (*checkpoint.files, *code, *on_top):
         with open(path, "rb") as handle:
             hashes[os.path.basename(path)] = hashlib.file_digest(handle, "sha256").hexdigest()
     return hashes
@@ -70,8 +73,13 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 def without_home(plan: S) -> S:
     """The plan with the home folder shortened in every path that its tables and files would carry."""
-    candidates = tuple(replace(c, model=c.model and home_shortened(c.model)) for c in plan.candidates)
-    return plan.having(model=home_shortened(plan.model), candidates=candidates)
+    candidates = tuple(replace(c, model=c.model and _shortened(c.model)) for c in plan.candidates)
+    return plan.having(model=_shortened(plan.model), candidates=candidates)
+
+
+def _shortened(name: str) -> str:
+    """A source without the home folder, in both parts of BASE+ADAPTER."""
+    return "+".join(home_shortened(part) for part in base_and_adapter(name) or (name,))
 
 
 def _hash(value: Any) -> str:

@@ -12,10 +12,14 @@ FLOATS = {"F64": "fp64", "F32": "fp32", "BF16": "bf16", "F16": "fp16"}  # as saf
 
 
 def sentences(study: Any) -> list[str]:
-    """A sentence for each quantized checkpoint, and for each plain one that did not run in the type it is stored in."""
+    """A sentence for each quantized checkpoint, each plain one not run in the type it is stored in, each adapter."""
     facts = study.environment.get("variants", {})
     variants = [study.plan["reference"], *study.plan.get("candidates", ())]
     told = [_sentence(v, facts[v["name"]]) for v in variants if v["name"] in facts]
+    first = facts.get(variants[0]["name"], {}).get("adapter")
+    tuned = [(v["name"], facts[v["name"]].get("adapter")) for v in variants if v["name"] in facts]
+    own = {str(v["name"]) for v in variants if v.get("model")}
+    told += [_adapted(n, a) for n, a in tuned if a and (n == variants[0]["name"] or n in own or a != first)]
     return [sentence for sentence in dict.fromkeys(told) if sentence]
 
 
@@ -35,6 +39,22 @@ def _sentence(variant: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     if variant.get("model") and most and most != ran and variant["precision"] == ran:
         return f"{name} is stored in {most} and ran in {ran}."
     return ""
+
+
+def _adapted(name: str, adapter: Mapping[str, Any]) -> str:
+    how = {
+        "none": "run beside its weights",
+        "fp32": "merged into its weights in float32, or wider where it runs so",
+        "stored": "merged into its weights in the type that those are stored in",
+    }[adapter["merge"]]
+    zero, modules = adapter["zero_modules"], adapter["modules"]
+    numbers = f"rank {_numbers(adapter['rank'])}, scaling {_numbers(adapter['scaling'])}, on {modules} modules"
+    idle = "" if not zero else "; the products of " + ("all" if zero == modules else str(zero)) + " of them are zero"
+    return f"{visible(name)} is a base with a LoRA adapter ({numbers}), {how}{idle}."
+
+
+def _numbers(value: Any) -> str:
+    return listed([f"{n:g}" for n in (value if isinstance(value, list) else [value])])
 
 
 def _quantized(name: str, facts: Mapping[str, Any]) -> str:
