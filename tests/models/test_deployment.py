@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from conftest import tiny_model
+from running import LEAN, saved_as
 
 import decodedrift as dd
 from decodedrift.core.records import InputError
@@ -251,3 +254,15 @@ def test_what_is_not_run_as_deployed_is_refused(copies: dict[str, Path], asked: 
     settings = {"strategies": ["greedy"], "max_new_tokens": 2, "limit": 1} | asked
     with pytest.raises(InputError, match=said):
         dd.compare(str(copies["same"]), candidates=[f"rep={copies['rep']}"], as_deployed=True, **settings)
+
+
+def test_as_deployed_a_plain_folder_runs_in_the_type_that_it_is_stored_in(tmp_path: Path) -> None:
+    plain = saved_as(tiny_model("llama"), tmp_path / "plain")
+    narrow = saved_as(tiny_model("llama").to(torch.bfloat16), tmp_path / "narrow")
+    for deployed, types in ((True, ["bf16", "fp16"]), (False, ["fp32", "fp16"])):
+        study = dd.compare(
+            plain, candidates=[f"own={narrow}", f"asked={narrow}:precision=fp16"], prompts=["w1 w2"],
+            strategies=["greedy"], max_new_tokens=2, as_deployed=deployed, **LEAN,
+        )  # fmt: skip
+        assert [study.environment["variants"][name]["compute"] for name in ("own", "asked")] == types
+        assert study.environment["variants"]["fp32"]["compute"] == "fp32"

@@ -46,6 +46,8 @@ def stored_type(checkpoint: Checkpoint) -> str:
 def settled(plan: S, checkpoint: Checkpoint, others: Mapping[str, Checkpoint], given: Collection[str]) -> S:
     """The plan with the precision of every variant resolved, now that it is known which weights are quantized.
 
+    As deployed, a candidate of its own weights of which no precision was asked runs in the type that it is stored in.
+
     Args:
         others: the checkpoints of candidates that bring their own, by name.
         given: the options that were given: an unnamed reference is a quantized model as it is stored.
@@ -61,7 +63,11 @@ def settled(plan: S, checkpoint: Checkpoint, others: Mapping[str, Checkpoint], g
             names = ", ".join(c.name for c in plan.candidates)
             raise InputError(_refusal("--candidates", names, checkpoint))
     reference = resolved(reference, checkpoint, None)
-    candidates = tuple(resolved(c, others.get(c.name, checkpoint), reference) for c in plan.candidates)
+    deployed = others if getattr(plan, "as_deployed", False) else {}
+    candidates = tuple(
+        replace(c, precision=STORED) if c.name in deployed and c.compute is None else c for c in plan.candidates
+    )
+    candidates = tuple(resolved(c, others.get(c.name, checkpoint), reference) for c in candidates)
     plan = plan.having(reference=reference, candidates=candidates)
     plan.check_resolved()
     return plan
