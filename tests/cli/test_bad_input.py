@@ -112,7 +112,7 @@ EARLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--reference", "mine=."), ("--reference", "one variant of --model")),
     (("--strategies", "greddy"), ("'greddy'", "did you mean 'greedy'")),
     (("--strategies", "beam:beams=4"), ("'beams'", "did you mean 'num_beams'")),
-    (("--strategies", "greedy:k=3"), ("'k'", "takes none")),
+    (("--strategies", "greedy:k=3"), ("'k'", "choices: repetition_penalty")),
     (("--strategies", "greedy,p=0.5"), ("'p=0.5'", "takes no parameters")),
     (("--strategies", "num_beams=4"), ("num_beams=4", "NAME:KEY=VALUE")),
     (("--strategies", "top-k:k"), ("'k' is no parameter", "KEY=VALUE")),
