@@ -112,3 +112,16 @@ def test_every_row_says_its_layout_and_a_fold_takes_one() -> None:
         fresh = dd.Study({**rows_of, "positions": mixed}, study.plan)
         with pytest.raises(ValueError, match="int8 greedy: a fold is over one layout, not over stepped and forced"):
             getattr(fresh, name)
+
+
+def test_the_distances_of_another_batch_size_say_where_they_show_nothing() -> None:
+    """With one text for each prompt a text is read whole in any batch; with several over a prefill."""
+    prompts = {"a": "w1 w2 w3 w4 w5", "b": "w7"}
+    asked = {"candidates": "fp32:batch_size=1", "prompts": prompts, "max_new_tokens": 3}
+    said = "With one text for each prompt, texts are read whole, to nearly the same bits in any batch: distances of "
+    said += (
+        "fp32:batch_size=1 do not show what the size of a batch does. A noise floor does, or a second strategy or seed."
+    )
+    assert said in run(strategies="greedy", **asked).verdict
+    assert not any("With one text" in s for s in run(strategies="greedy,top-k", **asked).verdict)
+    assert not any("With one text" in s for s in run(strategies="greedy", **asked | {"candidates": "bf16"}).verdict)

@@ -29,7 +29,22 @@ def sentences(study: Any) -> list[str]:
     if unknown := untold(study):
         parts = [f"{listed(knobs)} of {visible(name)}" for name, knobs in unknown.items()]
         said.append(f"Whether it engaged cannot be told, as nothing is read back: {listed(parts)}.")
-    return [*said, *_stepped(study), *_assisted(facts), *_without_local_error(facts)]
+    return [*said, *_alone(study), *_stepped(study), *_assisted(facts), *_without_local_error(facts)]
+
+
+def _alone(study: Any) -> list[str]:
+    """Candidates in batches of another size, where a reading of a single text for each prompt does not show it."""
+    ours = study.traces[study.traces["role"] == "reference"]
+    if not len(ours) or ours["prompt_id"].duplicated().any():
+        return []
+    names = [v["name"] for v in study.plan.get("candidates", ()) if "batch_size" in asked(v, study.plan["reference"])]
+    if not names:
+        return []
+    return [
+        f"With one text for each prompt, texts are read whole, to nearly the same bits in any batch: distances of "
+        f"{listed([visible(str(name)) for name in names])} do not show what the size of a batch does. A noise floor "
+        "does, or a second strategy or seed."
+    ]
 
 
 def _stepped(study: Any) -> list[str]:
