@@ -23,7 +23,7 @@ from test_answer import study as made
 
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.baseline import worse
-from decodedrift.experiments.compare.screenful import screenful
+from decodedrift.experiments.compare.screenful import _rates, screenful
 from decodedrift.experiments.compare.selection import fork, telling_case
 from decodedrift.experiments.compare.verdict import assembly, certificate
 from decodedrift.experiments.study import open_study
@@ -90,6 +90,26 @@ def test_what_does_not_fit_is_skipped_and_what_leaves_the_certificate_is_shown(
     monkeypatch.setattr(certificate, "outside", lambda study: [urgent])
     shown = screenful(study)
     assert "- Outside the noise certificate" in shown and shown.count("\n") < 21
+
+
+LONG = ["greedy", "sample:k=20,p=0.8,temperature=0.7", "greedy:repetition_penalty=1.3"]
+
+
+@pytest.mark.parametrize("more", [0, 9])
+def test_no_strategy_leaves_the_table_without_a_word(more: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long names are shortened so that all stand side by side; how many of more have no room is said."""
+    monkeypatch.setattr(assembly, "pooled", lambda cells, column: 0.5)
+    labels = LONG + [f"sample:k={k},temperature=0.7" for k in range(more)]
+    cells = [
+        {"role": "candidate", "candidate": "bf16", "strategy": label, "diverged": number, "traces": 99}
+        for number, label in enumerate(labels)
+    ]
+    study: Any = types.SimpleNamespace(summary=pd.DataFrame(cells), plan={"reference": {"name": "fp32"}})
+    lines = _rates(study, 80, ["bf16"]).split("\n")
+    shown = sum(cell.endswith("/99") for cell in lines[2].split())
+    assert all(cell_len(line) <= 80 for line in lines)
+    assert shown == len(labels) if not more else 3 <= shown < len(labels)
+    assert lines[3:] == ([f"({len(labels) - shown} more strategies; --verbose has all)"] if more else [])
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 9, 40])

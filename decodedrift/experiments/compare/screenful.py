@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ ROOM = 24 - 3  # lines of a terminal, less the command line and the paths below
 SENTENCES = 3
 TWO_LINES = 3  # candidates at most that have two lines each
 ALARM = 6  # lines at most of what must be read first
+HEADING = 12  # cells that the heading of a strategy is not shortened below
 MORE = "--verbose has all"
 LOUD = ("nonfinite", "not compared", "more than noise")
 
@@ -114,7 +116,21 @@ def _rates(study: Study, width: int, names: list[str]) -> str:
         body.append([str(name), *counts, significant(kl), percentage(top)])
     reference = terminal(str(study.plan["reference"]["name"]), 24)
     parted = "predicted to leave" if study.plan.get("mode") == "screen" else "parted from"
-    return text_table([f"{parted} {reference}", *labels, "mean KL", "same top"], body, width, names=1)
+    first, beside = f"{parted} {reference}", ["mean KL", "same top"]
+    taken = [max(map(cell_len, column)) + 2 for column in zip(beside, *(line[-2:] for line in body), strict=True)]
+    heads = _headings(labels, width - cell_len(first) - sum(taken))
+    lines = text_table([first, *heads, *beside], body, width, names=1)
+    shown = len(re.split(" {2,}", lines.partition("\n")[0])) - 1
+    return lines + (f"\n({len(labels) - shown} more strategies; {MORE})" if shown < len(labels) else "")
+
+
+def _headings(labels: list[str], room: int) -> list[str]:
+    """Strategies side by side, the widest shortened first, none below what tells it from the others."""
+    names = [terminal(label) for label in labels]
+    widths = list(map(cell_len, names))
+    while sum(widths) + 2 * len(widths) > room and max(widths) > HEADING:
+        widths[widths.index(max(widths))] -= 1
+    return [cut(name, width) for name, width in zip(names, widths, strict=True)]
 
 
 def _split(study: Study, width: int) -> str:
