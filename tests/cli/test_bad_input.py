@@ -155,6 +155,8 @@ EARLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--check", "exact"), ("--check exact", "no prompt has an answer")),
     (("--check", "exat"), ("--check exat", "did you mean 'exact'")),
     (("--check", "python:f.py:f"), ("--trust-check-code",)),
+    (("--equivalence", "0.1"), ("--equivalence", "add --check")),
+    (("--trust-check-code",), ("--trust-check-code", "add --check")),
     (("--equivalence", "0"), ("--equivalence", "> 0")),
     (("--limit", "0"), ("--limit", ">= 1")),
     (("--batch-size", "0"), ("--batch-size", ">= 1")),

@@ -102,6 +102,9 @@ class CompareSettings(Settings):
             raise InputError("--check needs whole texts: add --continue, or use --mode exact")
         if (check := self.answers_by) and check.name == CODE and not self.trust_check_code:
             raise InputError(f"--check {check.text}: runs the code of that file; allow it with --trust-check-code")
+        for name in ("equivalence", "trust_check_code") if not self.answer_check else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise InputError(f"--{name.replace('_', '-')} is about answers, and none is checked: add --check")
         for name in ("inject", "decompose", "where"):
             if self.as_deployed and getattr(self, name):
                 raise InputError(f"--{name} compares what both sides read alike: leave it or --as-deployed out")
