@@ -104,17 +104,18 @@ def imported(*folders: str) -> set[str]:
 
 
 def test_the_package_imports_what_it_declares_and_declares_what_it_imports() -> None:
-    optional = {"bitsandbytes", "gguf", "matplotlib", "loguru"}  # the last is compressed-tensors' own
+    optional = {"bitsandbytes", "gguf", "matplotlib", "loguru", "peft"}  # the last is compressed-tensors' own
     assert imported("decodedrift") - optional == set(declared())
     assert "gguf" in declared("gguf")
     assert "bitsandbytes" in declared("bnb")
+    assert "peft" in declared("lora")
     assert "matplotlib" in declared("plots")
 
 
 def test_tests_and_scripts_import_what_is_declared() -> None:
     assert (
         not imported("tests", "scripts", "benchmarks")
-        - set(declared("test", "dev", "bnb", "compressed", "torchao", "gguf", "plots"))
+        - set(declared("test", "dev", "bnb", "compressed", "torchao", "gguf", "plots", "lora", "definitions"))
         - OPTIONAL
     )
 

@@ -26,8 +26,8 @@ class Rounding:
     """The format that a cache is rounded to.
 
     Args:
-        kv: as `knobs/kv.py` reads it: `int8:0`, `int4:32`, `fp8`. facts: of a variant, where it says what it did to how
-            many values: `kv`, `kv_values` written and, of these, `kv_changed`.
+        kv: as `models/knobs/kv.py` has it: `int8:0`, `int4:32`, `fp8`. facts: of a variant, where it says what it did
+            to how many values: `kv`, `kv_values` written and, of these, `kv_changed`.
     """
 
     def __init__(self, kv: str, facts: dict[str, Any]) -> None:

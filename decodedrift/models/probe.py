@@ -26,6 +26,7 @@ from decodedrift.models.precisions.inputs import unrounded
 from decodedrift.models.steps import PATHS, Cached, begin, read_whole, reading
 from decodedrift.models.text.vocabulary import Vocabulary
 
+CACHES = ("cache", "kv")  # knobs that act on the cache alone
 TOLERANCE = 64  # spacings of the compute type at the largest logit
 DOUBT = 4  # the same in 16 bits, where 64 spacings are half of the logit: what is off by more is looked at in float32
 BACKEND = 2**-11  # the spacing of a backend's arithmetic at least
@@ -111,7 +112,7 @@ def needed(loaded: Loaded, vocab: Vocabulary, path: str, *, batched: bool = True
 
 def _needed(loaded: Loaded, vocab: Vocabulary, path: str, batched: bool) -> tuple[str, list[str]]:
     """The same in one type. What a variant's own cache rounds is no fault of a path; one that does not is held too."""
-    caches = {name: loaded.variant.knobs[name] for name in ("cache", "kv") if name in loaded.variant.knobs}
+    caches = {name: loaded.variant.knobs[name] for name in CACHES if name in loaded.variant.knobs}
     knobs = {name: value for name, value in loaded.variant.knobs.items() if name not in caches}
     probe = _Probe(replace(loaded, variant=replace(loaded.variant, knobs=knobs), facts={}), vocab, batched)
     reasons: list[str] = []
@@ -267,7 +268,8 @@ def spacing(variant: Variant) -> float:
     does both. A sum in another order then turns a whole step of that grid: 64 spacings of these are 3 % of a logit.
     """
     precision = PRECISIONS[variant.precision]
-    own = torch.finfo(DTYPES[rounding(variant)]).eps
+    types = (precision.computes(variant.options) or variant.compute or "fp32", rounding(variant))
+    own = max(torch.finfo(DTYPES[name]).eps for name in types)
     return max(own, BACKEND) if precision.own or precision.load is not None else own
 
 
@@ -278,5 +280,6 @@ def _widened(loaded: Loaded, name: str) -> Loaded | None:
         return None
     model = copy.deepcopy(loaded.model)
     cast(model, dtype)
-    variant = replace(loaded.variant, precision="fp32", compute=name, options={}, knobs={})
+    knobs = {knob: value for knob, value in loaded.variant.knobs.items() if knob in CACHES}  # the others round
+    variant = replace(loaded.variant, precision="fp32", compute=name, options={}, knobs=knobs)
     return replace(loaded, model=model, variant=variant, facts={})

@@ -113,7 +113,7 @@ EARLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--strategies", "greddy"), ("'greddy'", "did you mean 'greedy'")),
     (("--strategies", "beam:beams=4"), ("'beams'", "did you mean 'num_beams'")),
     (("--strategies", "greedy:k=3"), ("'k'", "choices: repetition_penalty")),
-    (("--strategies", "greedy,p=0.5"), ("'p=0.5'", "takes no parameters")),
+    (("--strategies", "greedy,p=0.5"), ("'p=0.5'", "its parameters: repetition_penalty")),
     (("--strategies", "num_beams=4"), ("num_beams=4", "NAME:KEY=VALUE")),
     (("--strategies", "top-k:k"), ("'k' is no parameter", "KEY=VALUE")),
     (("--strategies", "top-k:k=1:k=2"), ("'k' is given twice",)),

@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 IDS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33], "d": [80, 2, 80, 2]}
 SAMPLING = [name for name, kind in STRATEGIES.items() if kind.samples]
 TURNS = {
-    "revision": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": False, "cache": "static",
+    "revision": None, "merge": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": False, "cache": "static",
     "kv": "int8", "assisted": None, "threads": 2, "padding": "multiple:8", "experts": None, "autocast": "bf16",
     "layercast": "bf16", "mixed": "bf16", "head": "bf16-output", "matmul": "tf32", "compile": None,
     "deterministic": True,
@@ -56,7 +56,14 @@ READ_BACK = TURNS | {
     "kv": "int8: keys and values, symmetric, a scale for each 8 values of a token and head",
     "layercast": "bf16 used as fp32", "head": "fp32 to bf16", "compile": False,
 }  # fmt: skip
-SAME = ("revision", "device", "experts", "compile", "assisted")  # what comes to the same as the reference's here
+SAME = (
+    "revision",
+    "merge",
+    "device",
+    "experts",
+    "compile",
+    "assisted",
+)  # what comes to the same as the reference's here
 
 
 def texts(strategies: str, coupling: str = "gumbel") -> dict[str, list[tuple[int, ...]]]:

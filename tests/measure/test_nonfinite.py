@@ -302,7 +302,7 @@ def test_positions_where_the_reference_broke_leave_the_distributions_n() -> None
     from decodedrift.experiments.compare.folds.summary import distribution
 
     frame = forced(masked([2], math.nan), masked([]))
-    row = distribution(frame).query("bucket == 'all'").iloc[0]
+    row = distribution(frame.assign(layout="forced")).query("bucket == 'all'").iloc[0]
     assert row["n"] == 5
     assert np.isclose(row["kl_mean"], frame["kl"].mean())
 

@@ -152,13 +152,14 @@ def test_a_resumed_run_keeps_the_size_of_its_jobs(saved: Any, tmp_path: Path, mo
 
 
 def test_what_a_type_rounds_is_read_once(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from decodedrift.models import facts
     from decodedrift.models.sources.checkpoints import find
     from decodedrift.models.variants import parse_variants
 
     reads: list[Any] = []
-    real = load.tensors
-    monkeypatch.setattr(load, "tensors", lambda files: reads.append(files) or real(files))
-    load._changed_in_files.cache_clear()
+    real = facts.tensors
+    monkeypatch.setattr(facts, "tensors", lambda files: reads.append(files) or real(files))
+    facts._changed_in_files.cache_clear()
     checkpoint, shares = find(str(saved("qwen2"))), []
     for name in ("bf16", "bf16", "fp16"):
         with load.loaded(checkpoint, parse_variants(name)[0]) as model:

@@ -521,7 +521,7 @@ def test_every_figure_is_in_the_page_once_and_in_a_notebook() -> None:
     for name, figure in FIGURES.items():
         assert figure(made).switch in ("strategy", "candidate", "")
         assert figure.name == name and figure.__doc__
-    with pytest.raises(AttributeError, match=r"no figure 'nope'; choices: after, .*, gaps, kl, .*, tokens$"):
+    with pytest.raises(AttributeError, match=r"no figure 'nope'; choices: after, .*, gaps, kl, .*, tokens, where$"):
         _ = made.plot.nope
     with pytest.raises(ValueError, match="no decomposition 'nope'; choices: state, path"):
         made.plot.decomposition("nope")

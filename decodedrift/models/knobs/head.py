@@ -51,7 +51,10 @@ def _read_back(model: Any) -> str | None:
     if not isinstance(head, torch.nn.Linear):
         return None
     dtype = head.weight.dtype
-    gives = head(torch.zeros(1, head.in_features, dtype=dtype, device=head.weight.device)).dtype
+    try:
+        gives = head(torch.zeros(1, head.in_features, dtype=dtype, device=head.weight.device)).dtype
+    except Exception:  # of a model in memory it is the caller's own code, which may need more than an input
+        return None
     return f"{NAMES.get(dtype, dtype)} to {NAMES.get(gives, gives)}"
 
 
