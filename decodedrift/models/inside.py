@@ -62,6 +62,8 @@ def watched(loaded: Loaded, see: See) -> Iterator[None]:
     depths = {EMBEDDING: -1, HEAD: count + 1} | {f"{own}.{n}": n for n in range(count)}
 
     def hook(name: str, module: torch.nn.Module) -> Callable[..., None]:
+        """What a module calls as it ends its work."""
+
         def done(_: Any, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             result = next(tensors(output), None)
             if result is None:
