@@ -498,18 +498,14 @@ def test_the_order_of_distances_is_a_law() -> None:
 
     with loaded(source, variant("fp32")) as reference:
         truth = run(reference)
-        distances_obey(kl)
-
-
-def distances_obey(kl: Any) -> None:
-    order = ["fp16:round=weights", "bf16:round=weights", "q8_0:head=false", "int8", "fp8-e4m3", "fp8-e5m2",
-             "int4:group=32", "int4:group=64"]  # fmt: skip
-    distances = [kl(text) for text in order]
-    assert distances == sorted(distances), dict(zip(order, distances))
-    for low, high in pairwise(distances):
-        assert high > 1.05 * low
-    for text in ("bf16", "q8_0", "fp8-e4m3"):
-        assert kl(f"{text}:round=weights") < kl(f"{text}:round=all")
+        order = ["fp16:round=weights", "bf16:round=weights", "q8_0:head=false", "int8", "fp8-e4m3", "fp8-e5m2",
+                 "int4:group=32", "int4:group=64"]  # fmt: skip
+        distances = [kl(text) for text in order]
+        assert distances == sorted(distances), dict(zip(order, distances))
+        for low, high in pairwise(distances):
+            assert high > 1.05 * low
+        for text in ("bf16", "q8_0", "fp8-e4m3"):
+            assert kl(f"{text}:round=weights") < kl(f"{text}:round=all")
 
 
 def test_a_run_says_what_a_precision_left_out_or_did_not_change() -> None:
