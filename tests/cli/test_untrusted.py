@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import tiny_tokenizer
+from forking import command
 from running import LEAN, LEAN_FLAGS
 
 import decodedrift as dd
@@ -347,9 +348,8 @@ def test_no_text_holds_for_every_file_that_can_be_asked_for(saved: Callable[...,
     out = tmp_path / "run"
     asked = ["--prompt", "w11 w12", "--candidates", "int8", "--strategies", "greedy,top-p", "--max-new-tokens", "8",
              "--inject", "--decompose", "--spreadsheet-safe", "--positions-csv", *LEAN_FLAGS]  # fmt: skip
-    words = [sys.executable, "-m", "decodedrift", "compare", "--model", str(saved()), *asked, "--quiet"]
-    subprocess.run([*words, "--no-text", "--out", str(out)], check=True, capture_output=True)
-    subprocess.run([*words, "--out", str(tmp_path / "full")], check=True, capture_output=True)
+    for more in (["--no-text", "--out", out], ["--out", tmp_path / "full"]):
+        command("compare", "--model", saved(), *asked, "--quiet", *more).check_returncode()
     told = dd.open_study(tmp_path / "full").traces
     secret = {"w11 w12", *told["text"], *told["token_ids"]}
     assert len(secret) > 3
