@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import types
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,13 @@ def test_no_strategy_leaves_the_table_without_a_word(more: int, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 9, 40])
-@pytest.mark.parametrize("alarm", ["", "it broke " * 200])
-@pytest.mark.parametrize("outside", ["", "it is wider " * 90])
-def test_any_number_of_candidates_fits(count: int, alarm: str, outside: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_candidates_fits(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     study = synthetic(prompts=4, tokens=6, candidates=count, strategies=2, alternatives=False)
+    for alarm, outside in product(["", "it broke " * 200], ["", "it is wider " * 90]):
+        fits(study, count, alarm, outside, monkeypatch)
+
+
+def fits(study: Any, count: int, alarm: str, outside: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assembly, "alarms", lambda study: [alarm] if alarm else [])
     monkeypatch.setattr(certificate, "outside", lambda study: [outside] if outside else [])
     monkeypatch.setattr(assembly, "rest", lambda study: [outside] if outside else ["a sentence"])

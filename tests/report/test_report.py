@@ -220,8 +220,9 @@ def test_no_text_becomes_markup(text: str) -> None:
         environment={"versions": {text: text}, "cpu": text, "variants": {held: {"scheme": text, "attention": text}}},
     )  # fmt: skip
     hostile.plan = {**hostile.plan, "model": text}  # type: ignore[misc]
-    found = only_ours(render(hostile, title=text))
-    assert len(bare(render(hostile))) < 400_000
+    page = render(hostile, title=text)
+    found = only_ours(page)
+    assert len(bare(page)) < 400_000
     if len(text) < 60:
         assert shown(text) in found.text
     table = summary_table(hostile)
