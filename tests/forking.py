@@ -2,7 +2,8 @@
 
 `command` is what `python -m decodedrift` is, but for the seconds that the imports take: own arguments, folder, environment
 and streams, decodedrift imported anew, an end as any process has. What is about starting itself (which imports there are,
-what libraries make of the environment when they are imported) is tested by a true process. Where there is no fork, all are.
+what libraries make of the environment when they are imported) is tested by a true process. Elsewhere than on Linux, all are:
+macOS's own libraries do not bear a fork.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def command(*words: str | Path, cwd: Path | None = None, **environment: str) -> 
     """`decodedrift WORDS` in a folder, with the environment of this process and what is given here."""
     arguments = list(map(str, words))
     surroundings = os.environ | environment
-    if not hasattr(os, "fork"):
+    if sys.platform != "linux":
         return subprocess.run(
             [sys.executable, "-m", "decodedrift", *arguments], cwd=cwd, env=surroundings, capture_output=True, text=True,
             check=False,
@@ -55,7 +56,7 @@ def become(asked: dict[str, Any]) -> None:
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["environment"])
-    sys.argv = ["decodedrift", *asked["words"]]
+    sys.argv, sys.path[0] = ["decodedrift", *asked["words"]], asked["cwd"]  # where `python -m` looks first
     runpy.run_module("decodedrift", run_name="__main__", alter_sys=True)
 
 
