@@ -5,6 +5,7 @@
     python3 scripts/dev.py core [options of pytest]                   a small run, and tests of what releases move
     python3 scripts/dev.py lowest [--free-torch] [options of pytest]  the same with the lowest versions that are allowed
     python3 scripts/dev.py canary [--free-torch] [options of pytest]  the same with the newest of this hour
+    python3 scripts/dev.py ends [the same options]                    both side by side; fails where the lowest does
     python3 scripts/dev.py lock [options of `uv pip compile`]         writes constraints.txt anew
 
 Needs Python >= 3.11 and a package index, nothing else. `demo`, `test` and `core` work in .venv with the versions of
@@ -33,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK, PROJECT = ROOT / "constraints.txt", ROOT / "pyproject.toml"
 TORCH, UV = "torch==2.13.0", "uv==0.13.9"
 HOME, TOOLS = ROOT / ".venv", ROOT / f".venv-{UV}"
+TWO = ("-n", "2", "--dist", "loadfile")  # a file's tests share their runs: all in one process
 SMALL = ("compare", "--limit", "2", "--max-new-tokens", "8")
 CORE = [  # the tests of decoding, families, reading and the oracle, then those of tables and the page
     "models/test_probe", "decoding/test_generate", "models/test_longrope", "models/test_families",
@@ -61,16 +63,18 @@ def main() -> None:
         run(python(HOME), "-m", "ruff", "check", ".")
         run(python(HOME), "-m", "ruff", "format", "--check", ".")
         run(python(HOME), "-m", "mypy")
-        run(python(HOME), "-m", "pytest", "-n", "2", *rest)
+        run(python(HOME), "-m", "pytest", *TWO, *rest)
     elif what == "core":
         locked("[dev]")
         sys.exit(core(HOME, rest))
     elif what in ("lowest", "canary"):
         sys.exit(bound(what, "--free-torch" not in rest, [word for word in rest if word != "--free-torch"]))
+    elif what == "ends":
+        sys.exit(ends(rest))
     elif what == "lock":
         lock(rest)
     else:
-        sys.exit("usage: python3 scripts/dev.py demo|test|core|lowest|canary|lock [options]")
+        sys.exit("usage: python3 scripts/dev.py demo|test|core|lowest|canary|ends|lock [options]")
 
 
 def run(*command: str) -> None:
@@ -136,7 +140,7 @@ def core(home: Path, options: list[str]) -> int:
     tests = [f"tests/{name}.py" for name in CORE]
     with tempfile.TemporaryDirectory() as folder:
         ran = tried(python(home), "-m", "decodedrift", *SMALL, "--out", str(Path(folder) / "run"))
-    tested = tried(python(home), "-m", "pytest", "-n", "2", *tests, *options)
+    tested = tried(python(home), "-m", "pytest", *TWO, *tests, *options)
     return int(ran != 0 or tested != 0)
 
 
@@ -157,6 +161,22 @@ def bound(name: str, pinned: bool, options: list[str]) -> int:
     colour = "RED" if code else "GREEN"
     print(f"{name.upper()} {colour}:", ", ".join(f"{n} {v}" for n, v in direct.items()), flush=True)
     return code
+
+
+def ends(options: list[str]) -> int:
+    """The lowest and the newest, a process and a core each; what they say follows one after the other."""
+    uv()  # both need it: made once
+    with tempfile.TemporaryDirectory() as folder:
+        said = {name: Path(folder) / name for name in ("lowest", "canary")}
+        at_work = {}
+        for name, file in said.items():
+            with file.open("wb") as out:
+                command = (sys.executable, str(Path(__file__)), name, "-n", "0", *options)
+                at_work[name] = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
+        codes = {name: process.wait() for name, process in at_work.items()}
+        for file in said.values():
+            print(file.read_text("utf-8", "replace"), end="", flush=True)
+    return codes["lowest"]
 
 
 def refuse_untested(direct: dict[str, str], pinned: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,6 +84,12 @@ def tiny_tokenizer(vocab: int = 96, bos: bool = False) -> Any:
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing("<|end|> $A", special_tokens=[("<|end|>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>")
+
+
+def pytest_collection_finish() -> None:
+    """A collection of garbage, of which every run makes several, need not walk over what the imports have left."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -138,6 +138,31 @@ def test_the_canary_says_its_result_and_the_versions_last(
     assert capsys.readouterr().out.splitlines()[-1].startswith(said)
 
 
+@pytest.mark.parametrize(("lowest", "canary"), [(0, 0), (0, 1), (1, 0)])
+def test_the_ends_run_side_by_side_and_the_lowest_alone_fails(
+    dev: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    lowest: int,
+    canary: int,
+) -> None:
+    """Each waits for the other's mark; what they say is not mixed, and the canary's line is the last."""
+    script = (
+        "import pathlib, sys, time\nname = sys.argv[1]\nassert sys.argv[2:] == ['-n', '0', '-x']\n"
+        "pathlib.Path(name).touch()\nend = time.monotonic() + 60\n"
+        "while not (pathlib.Path('lowest').exists() and pathlib.Path('canary').exists()):\n"
+        "    assert time.monotonic() < end\n    time.sleep(0.01)\n"
+        "print(name, 'begins', flush=True)\nprint(name.upper(), 'ends')\n"
+        f"sys.exit({{'lowest': {lowest}, 'canary': {canary}}}[name])\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    monkeypatch.setattr(dev, "__file__", str(tmp_path / "script.py"))
+    monkeypatch.setattr(dev, "uv", lambda: "uv")
+    assert dev.ends(["-x"]) == lowest
+    assert capfd.readouterr().out.split("\n") == ["lowest begins", "LOWEST ends", "canary begins", "CANARY ends", ""]
+
+
 def test_the_tests_of_the_core_are_there(dev: Any) -> None:
     names = {name.partition("/test_")[2] for name in dev.CORE}
     assert {"generate", "families", "score", "oracle"} <= names

@@ -6,11 +6,10 @@ import doctest
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forking import command
 
 from decodedrift.experiments import experiment
 from decodedrift.measure.tables import PARTS
@@ -42,13 +41,13 @@ def test_python_in_the_docs_runs(page: Path) -> None:
     assert "study" in space or not blocks(page, "python")
 
 
-@pytest.mark.parametrize("command", commands())
-def test_commands_in_the_docs_run(command: str, tmp_path: Path) -> None:
-    words = shlex.split(command)
+@pytest.mark.parametrize("line", commands())
+def test_commands_in_the_docs_run(line: str, tmp_path: Path) -> None:
+    words = shlex.split(line)
     assert words[0] == "decodedrift"
     (tmp_path / "README.md").write_text((ROOT / "README.md").read_text("utf-8"), "utf-8")
-    done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
-    if "--model gpt2" in command:  # a hub id: the tests run offline, and the refusal names the ways on
+    done = command(*words[1:], cwd=tmp_path)
+    if "--model gpt2" in line:  # a hub id: the tests run offline, and the refusal names the ways on
         assert done.returncode == 2
         assert "--model demo" in done.stderr
     else:

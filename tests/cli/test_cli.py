@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forking
 import pandas as pd
 import pytest
 from running import LEAN_FLAGS
@@ -241,7 +242,9 @@ def test_flags_win_over_the_plan(ran: Ran, here: Callable[..., tuple[int, str, s
 
 def test_json(saved: Callable[..., Path], tmp_path: Path) -> None:
     """A pipe into jq gets JSON and nothing else, whatever is missing or infinite."""
-    done = command("compare", "--model", saved(), "--prompt", "w1 w2", *SMALL, "--json", "--out", "RUN", cwd=tmp_path)
+    done = forking.command(
+        "compare", "--model", saved(), "--prompt", "w1 w2", *SMALL, "--json", "--out", "RUN", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
 
     def refuse(constant: str) -> None:

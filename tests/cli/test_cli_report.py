@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from synthetic import synthetic
 
-from decodedrift import open_study
+from decodedrift import cli, open_study
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -83,8 +83,12 @@ def test_two_runs(run: Path, tmp_path: Path) -> None:
     (("RUN", "--out", "RUN/tables/traces.csv"), "no report of decodedrift's"), (("RUN", "--out", "RUN"), "this is a folder"),
     (("RUN", "--out", "RUN/none/x.html"), "there is no folder"), (("RUN", "RUN", "--top", "3"), "of a single run's page"),
 ])  # fmt: skip
-def test_refusals(run: Path, words: tuple[str, ...], said: str) -> None:
-    done = report(*(w.replace("RUN", str(run)) for w in words))
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_refusals(
+    run: Path, words: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["decodedrift", "report", *(w.replace("RUN", str(run)) for w in words)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line

@@ -6,11 +6,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forking
 import pandas as pd
 import pytest
 from running import run
@@ -55,9 +55,7 @@ def cells(page: str) -> list[list[tuple[str, str]]]:
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "decodedrift", "index", *arguments], cwd=cwd, capture_output=True, text=True, check=False
-    )
+    return forking.command("index", *arguments, cwd=cwd)
 
 
 def test_a_row_per_run_and_candidate(many: Path) -> None:

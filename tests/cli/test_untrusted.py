@@ -7,6 +7,7 @@ import functools
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import tiny_tokenizer
+from forking import command
 from running import LEAN, LEAN_FLAGS
 
 import decodedrift as dd
@@ -278,18 +280,22 @@ def test_secrets_are_in_no_output(saved: Callable[..., Path], tmp_path: Path) ->
         "def fails(what): raise RuntimeError('hf_PLANTEDplantedPLANTED at http://bob:PLANTEDpass@h/ in ' + sys.argv[0])\n"
         f"listing.listing = fails\nsys.argv = ['{home}/decodedrift', 'list']\ncli.main()"
     )
+    models = [str(home / "model"), "http://bob:PLANTEDpass@h/m", "owner/hf_PLANTEDplantedPLANTED"]
+    runs = (  # one process: the libraries read the environment when it begins
+        "import sys\nfrom decodedrift import cli\n"
+        f"for n, model in enumerate({models!r}):\n"
+        f"    sys.argv = ['decodedrift', 'compare', '--model', model, *{short!r}, '--out', f'run{{n or str()}}']\n"
+        "    try: cli.main()\n"
+        "    except SystemExit as stopped: print('CODE', stopped.code)\n"
+    )
     said = []
-    for words in (
-        ["-m", "decodedrift", "compare", "--model", str(home / "model"), *short, "--out", "run"],
-        ["-m", "decodedrift", "compare", "--model", "http://bob:PLANTEDpass@h/m", *short, "--out", "run2"],
-        ["-m", "decodedrift", "compare", "--model", "owner/hf_PLANTEDplantedPLANTED", *short, "--out", "run3"],
-        ["-c", bug],
-    ):
+    for code in (runs, bug):
         done = subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         said.append((done.returncode, done.stdout + done.stderr))
-    assert [code for code, _ in said] == [0, 2, 2, 1], said
+    assert [code for code, _ in said] == [0, 1], said
+    assert re.findall(r"^CODE (\d)$", said[0][1], re.M) == ["0", "2", "2"], said
     files = [p for root in (tmp_path / "run", logs) for p in root.rglob("*") if p.is_file()]
     assert any(p.suffix == ".log" for p in files)
     everything = [text.encode() for _, text in said] + [p.read_bytes() for p in files]
@@ -347,9 +353,8 @@ def test_no_text_holds_for_every_file_that_can_be_asked_for(saved: Callable[...,
     out = tmp_path / "run"
     asked = ["--prompt", "w11 w12", "--candidates", "int8", "--strategies", "greedy,top-p", "--max-new-tokens", "8",
              "--inject", "--decompose", "--spreadsheet-safe", "--positions-csv", *LEAN_FLAGS]  # fmt: skip
-    words = [sys.executable, "-m", "decodedrift", "compare", "--model", str(saved()), *asked, "--quiet"]
-    subprocess.run([*words, "--no-text", "--out", str(out)], check=True, capture_output=True)
-    subprocess.run([*words, "--out", str(tmp_path / "full")], check=True, capture_output=True)
+    for more in (["--no-text", "--out", out], ["--out", tmp_path / "full"]):
+        command("compare", "--model", saved(), *asked, "--quiet", *more).check_returncode()
     told = dd.open_study(tmp_path / "full").traces
     secret = {"w11 w12", *told["text"], *told["token_ids"]}
     assert len(secret) > 3

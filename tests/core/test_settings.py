@@ -13,6 +13,7 @@ from typing import Any, get_origin, get_type_hints
 
 import pytest
 import typer
+from forking import command
 from running import run
 
 import decodedrift as dd
@@ -181,8 +182,7 @@ def test_a_plan_can_be_asked_again(kind: Experiment, tmp_path: Path) -> None:
     assert study.plan["experiment"] == kind.name
     again = prepare(make_settings(kind.settings, read_config(path)), check=kind.check)
     assert again.plan.as_dict() == study.plan
-    command = [sys.executable, "-m", "decodedrift", kind.name, "--config", str(path), "--dry-run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = command(kind.name, "--config", path, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "2 prompts" in done.stdout
 

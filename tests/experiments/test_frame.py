@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forking
 import pandas as pd
 import pytest
 import yaml
@@ -160,8 +161,7 @@ def test_a_dry_run_that_would_go_on_refuses_another_plan(tmp_path: Path) -> None
         "--dry-run",
     ]
     for at, code in (("2", 0), ("3", 2)):
-        command = [sys.executable, "-m", "decodedrift", *asked, "--at", at]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = forking.command(*asked, "--at", at, cwd=tmp_path)
         assert done.returncode == code, done.stderr
         said = done.stderr if code else done.stdout
         assert ("run holds another run: at 2 only there" in said) == bool(code)

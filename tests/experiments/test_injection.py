@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import pytest
 import torch
 from bigram import bigram_model, ids_of, rolled, saved_bigram
 from conftest import tiny_model, tiny_tokenizer
+from forking import command
 from running import LEAN
 from test_generate import NEW as STEPS
 from test_generate import PROMPTS as IDS
@@ -385,26 +383,21 @@ def test_rank_one_is_the_control() -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    words_ = [sys.executable, "-m", "decodedrift", "inject", "--limit", "2", "--max-new-tokens", "24", "--quiet"]
-    done = subprocess.run(
-        [*words_, "--at", "2,5", "--out", str(tmp_path / "run")], capture_output=True, text=True, check=False
-    )
+    words_ = ["inject", "--limit", "2", "--max-new-tokens", "24", "--quiet"]
+    done = command(*words_, "--at", "2,5", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "replaced by the one ranked 2" in " ".join(done.stdout.split())
     assert all(len(line) <= 80 for line in done.stdout.splitlines() if not line.startswith(("tables", "report")))
     assert pd.read_csv(tmp_path / "run" / "tables/summary.csv")["position"].tolist() == [2, 2, 5, 5]
-    refused = subprocess.run([*words_, "--rank", "0"], capture_output=True, text=True, check=False)
+    refused = command(*words_, "--rank", "0")
     assert refused.returncode == 2
     assert refused.stderr == "decodedrift: --rank: must be a whole number >= 1, not '0'\n"
 
 
 def test_a_folder_in_the_users_home_is_found(tmp_path: Path) -> None:
     """A shell leaves the ~ of `--out=~/run` as it is."""
-    command = [sys.executable, "-m", "decodedrift", "inject", "--limit", "1", "--max-new-tokens", "4", "--at", "1"]
-    done = subprocess.run(
-        [*command, "--quiet", "--out=~/run"], cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    words_ = ["inject", "--limit", "1", "--max-new-tokens", "4", "--at", "1", "--quiet", "--out=~/run"]
+    done = command(*words_, cwd=tmp_path, HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run").is_dir()
     assert not (tmp_path / "~").exists()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from forking import command
 
 from decodedrift import open_study
 from decodedrift.measure.trajectory import LEAST_PAIRS
@@ -54,8 +53,7 @@ def test_the_rows_of_an_old_run_are_all_there() -> None:
 def test_an_old_run_is_rendered(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(OLD, run)
-    command = [sys.executable, "-m", "decodedrift", "report", str(run)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = command("report", run)
     assert (done.returncode, done.stdout.strip()) == (0, f"report: {run / 'report.html'}"), done.stderr
     page = (run / "report.html").read_text("utf-8")
     first = (OLD / "verdict.txt").read_text("utf-8").split(".")[0].removeprefix("- ")
@@ -80,8 +78,7 @@ def test_an_old_run_is_gated(gate: str, code: int, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(OLD, run)
     files = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
-    command = [sys.executable, "-m", "decodedrift", "check", str(run), "--fail-on", gate, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = command("check", run, "--fail-on", gate, "--json")
     assert done.returncode == code, done.stderr
     answer = json.loads(done.stdout)
     assert bool(answer["gates_exceeded"]) == (code == 4)
@@ -91,8 +88,7 @@ def test_an_old_run_is_gated(gate: str, code: int, tmp_path: Path) -> None:
 
 
 def test_an_old_plan_can_be_asked_again(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "decodedrift", "compare", "--config", str(OLD / "plan.json"), "--dry-run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = command("compare", "--config", OLD / "plan.json", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "prompts" in done.stdout
 
@@ -112,10 +108,8 @@ def test_an_old_injection_is_rendered_and_gated(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(INJECT, run)
     assert open_study(run).verdict == (INJECT / "verdict.txt").read_text("utf-8").splitlines()
-    for command, code in ((["report", str(run)], 0), (["check", str(run), "--fail-on", "agreement<0.2"], 4)):
-        done = subprocess.run(
-            [sys.executable, "-m", "decodedrift", *command], capture_output=True, text=True, check=False
-        )
+    for words, code in ((["report", run], 0), (["check", run, "--fail-on", "agreement<0.2"], 4)):
+        done = command(*words)
         assert done.returncode == code, done.stderr
     assert "greedy 4: agreement is 0.114286" in done.stderr
     assert "What one token does" in (run / "report.html").read_text("utf-8")

@@ -14,12 +14,12 @@ import decodedrift as dd
 @pytest.fixture(scope="module")
 def study() -> dd.Study:
     model, other = assets("models", "stories260K"), assets("models", "stories260K-q80")
-    text = assets("text", "alice29.txt").read_text("utf-8")[:20000]
+    text = assets("text", "alice29.txt").read_text("utf-8")[:6000]
     return dd.compare(
         str(model),
         candidates=["fp64", "fp16", "bf16", "int8", f"q80={other}"],
         prompts="stories",
-        limit=8,
+        limit=4,
         texts=[dd.Text("alice", text)],
         context=256,
         noise_floor=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -213,6 +213,7 @@ def test_int4_is_compressed_tensors_to_the_bit(group: int, zero: bool) -> None:
 # What of a model is rounded, counted and read back.
 
 
+@cache
 def rounded_by(text: str, family: str = "llama") -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], dict[str, Any]]:
     """Name -> (before, after) of every parameter that changed, and the facts."""
     source = checkpoint(family)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 import unicodedata
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import tiny_model, tiny_tokenizer
+from forking import command
 from hypothesis import given
 from hypothesis import strategies as st
 from running import LEAN, LEAN_FLAGS
@@ -195,9 +194,7 @@ def test_a_chat_template_is_warned_of_only_where_it_doubles_bos() -> None:
 def test_warnings_are_said_and_kept_and_are_no_failure(saved: Callable[..., Path], tmp_path: Path) -> None:
     words = ["compare", "--model", str(saved()), "--prompt", "w1 <|end|> w2", "--prompt", "w3", "--candidates", "fp16"]
     more = ["--strategies", "greedy", "--max-new-tokens", "3", "--quiet", "--no-text", "--out", "run", *LEAN_FLAGS]
-    done = subprocess.run(
-        [sys.executable, "-m", "decodedrift", *words, *more], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = command(*words, *more, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("warning: prompt p")
     assert done.stderr.count("\n") == 1

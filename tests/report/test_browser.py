@@ -109,7 +109,7 @@ def ran() -> Study:
     """A small run of the bundled model, with alternatives, a text and the noise floor."""
     return dd.compare(
         "demo", candidates=["bf16", "int8"], strategies=["greedy", "top-p"], limit=4, max_new_tokens=24, noise_floor=True,
-        texts=[str(Path(__file__).parents[2] / "CHANGELOG.md")], default_text=False,
+        texts=[dd.Text("changes", (Path(__file__).parents[2] / "CHANGELOG.md").read_text("utf-8")[:2000])], default_text=False,
     )  # fmt: skip
 
 

@@ -6,8 +6,6 @@ import copy
 import math
 import pickle
 import re
-import subprocess
-import sys
 from functools import cache, partial
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pandas as pd
 import pytest
 import running
 import torch
+from forking import command
 from markdown_it import MarkdownIt
 from test_report import HOSTILE, Page, parted, study
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -288,8 +287,9 @@ def test_the_cell_of_an_injection_has_a_table() -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = str(run().save(tmp_path / "run"))
-    command = [sys.executable, "-m", "decodedrift", "report", ran, "--format", "md"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = command("report", ran, "--format", "md")
+    said = done.stdout
+    assert done.returncode == 0, done.stderr
     assert said == summary(dd.open_study(ran))
     file = tmp_path / "summary.md"
     for _ in range(2):  # one of ours is written anew
