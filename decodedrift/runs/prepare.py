@@ -135,7 +135,9 @@ def prepare(
     others = world.other_checkpoints(plan, vocab, _live(settings))
     plan = stored.settled(plan, checkpoint, others, settings.model_fields_set)
     for variant in plan.variants:
-        check_knobs(variant, others.get(variant.name, checkpoint))
+        of_it = others.get(variant.name, checkpoint)
+        check_knobs(variant, of_it)
+        footprint.check_precision(variant, of_it)
     vocab = vocabulary.narrowed(vocab, others)
     plan, encoded = fitting.fitting_prompts(plan, settings, vocab)
     plan, texts, unread = fitting.windowed(plan, vocab)
