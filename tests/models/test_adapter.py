@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from torch import Tensor
 from tuning import ALPHA, MODULES, RANK, base, edit, tuned
 
 import decodedrift as dd
-from decodedrift.core.records import InputError
+from decodedrift.core.records import InputError, VariantError
 from decodedrift.models.knobs import check as check_knobs
 from decodedrift.models.load import loaded
 from decodedrift.models.sources import adapter, checkpoints
@@ -238,6 +241,31 @@ def test_what_is_wrong_is_one_line(folders: tuple[Path, Path], tmp_path: Path, m
     refused(cut, r"not a readable safetensors file")
     monkeypatch.setattr(adapter.importlib.util, "find_spec", lambda name: None)
     refused(folders[1], r"a LoRA adapter, which needs peft: pip install 'decodedrift\[lora\]'$")
+
+
+def test_what_pefts_own_imports_say_is_held_back(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Loud:
+        """Stands where peft is looked for."""
+
+        def find_spec(self, name: str, *args: Any) -> None:
+            if name == "peft":
+                logging.getLogger("torchao").warning("Failed to load a library")
+                raise ModuleNotFoundError(name)
+
+    found = checkpoints.find(str(folders[1]))
+    assert found.adapter is not None
+    monkeypatch.delitem(sys.modules, "peft")
+    monkeypatch.setattr(sys, "meta_path", [Loud(), *sys.meta_path])
+    with pytest.raises(ModuleNotFoundError):
+        adapter.check(found.adapter, replace(found, adapter=None))
+    with pytest.raises(VariantError, match="cannot be put on its base"):
+        adapter.attached(small(), found.adapter, None, torch.float32, "c")
+    assert not caplog.records
+    with pytest.raises(ModuleNotFoundError):
+        import peft  # noqa: F401
+    assert [record.getMessage() for record in caplog.records] == ["Failed to load a library"]
 
 
 def test_trained_embeddings_are_loaded_and_others_widths_refused(tmp_path: Path) -> None:

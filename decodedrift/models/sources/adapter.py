@@ -101,11 +101,12 @@ def check(adapter: Adapter, base: Any) -> None:
     Raises:
         InputError: names a matrix that has no place, or another shape.
     """
-    from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
     if base.adapter is not None:
         raise InputError(f"{adapter.name}: its base {base.name} is an adapter itself; merge that first")
+    with quiet():
+        from peft import get_peft_model  # imports all that it can run on, which speaks too
     with torch.device("meta"), quiet():
         model = AutoModelForCausalLM.from_config(base.config, trust_remote_code=base.trust_remote_code)
         config = _lora(adapter)
@@ -128,10 +129,10 @@ def attached(model: Any, adapter: Adapter, merge: str | None, dtype: torch.dtype
     Raises:
         VariantError: peft cannot put it on, or merge it.
     """
-    from peft import PeftModel
-
     try:
         with quiet():
+            from peft import PeftModel
+
             wrapped = PeftModel.from_pretrained(model, adapter.folder, config=_lora(adapter))
             _check_fits(adapter, "its base", wrapped)
             facts = described(wrapped) or {}
