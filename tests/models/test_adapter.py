@@ -19,12 +19,16 @@ from tuning import ALPHA, MODULES, RANK, base, edit, tuned
 
 import decodedrift as dd
 from decodedrift.core.records import InputError, VariantError
+from decodedrift.core.settings import make_settings
+from decodedrift.experiments.compare.settings import CompareSettings
+from decodedrift.models import budget
 from decodedrift.models.knobs import check as check_knobs
 from decodedrift.models.load import loaded
 from decodedrift.models.sources import adapter, checkpoints
 from decodedrift.models.sources.identity import weight_hashes
 from decodedrift.models.sources.stored import resolved
 from decodedrift.models.variants import parse_variants
+from decodedrift.runs.prepare import prepare
 
 ASKED: dict[str, Any] = {
     "prompts": ["w1 w2 w3", "w5 w8"],
@@ -100,11 +104,17 @@ def test_merged_in_float32_it_is_rounded_once(folders: tuple[Path, Path], kind: 
         assert torch.equal(merged[f"{name}.weight"], by_hand(folders, name, torch.float32).to(dtype)), name
     assert facts["adapter"]["merge"] == "fp32" and facts["adapter"]["merged"]
     assert facts["weight_dtypes"].keys() == {kind}
+    wide = run(f"{folders[1]}:merge=fp32,precision=fp32")[1]["state"].values()
+    lost = sum(int((t.to(dtype).float() != t).sum()) for t in wide) / sum(t.numel() for t in wide)
+    assert facts["rounded_share"] == pytest.approx(lost, abs=1e-12), "of what was merged, and not of its base"
+    assert kind == "fp32" or lost > 0.9
 
 
 def test_merged_as_stored_it_is_rounded_to_the_bases_own_type(tmp_path: Path) -> None:
     pair = base(tmp_path / "base", torch.bfloat16), tuned(tmp_path / "tuned", tmp_path / "base")
-    merged = run(f"{pair[1]}:merge=stored")[1]["state"]
+    _, told = run(f"{pair[1]}:merge=stored")
+    assert told["rounded_share"] is None, "its weights were rounded as they were added"
+    merged = told["state"]
     single = run(f"{pair[1]}:merge=fp32")[1]["state"]
     for name in names(merged):
         expected = by_hand(pair, name, torch.bfloat16)
@@ -176,6 +186,15 @@ def test_all_ways_stand_side_by_side_and_resume(folders: tuple[Path, Path], tmp_
     tuned(again, folders[0], lora_alpha=2)
     with pytest.raises(InputError, match=r"holds another run: .*checkpoints again files"):
         dd.compare(folders[0], **asked, resume=True)
+
+
+def test_merged_in_float32_it_loads_in_as_much_memory(folders: tuple[Path, Path]) -> None:
+    names = {merge: f"{merge}={folders[0]}+{folders[1]}:precision=bf16,merge={merge}" for merge in ("fp32", "none")}
+    settings = make_settings(CompareSettings, ASKED | {"model": str(folders[0]), "candidates": list(names.values())})
+    world = prepare(settings).world
+    count = world.checkpoint.parameters
+    sizes = {c.knobs["merge"]: (budget.weight_bytes(world, c), budget.loading_bytes(world, c)) for c in world.plan.candidates}
+    assert sizes == {"fp32": (2 * count, 4 * count), "none": (2 * count, 2 * count)}
 
 
 def test_as_the_model_itself(folders: tuple[Path, Path]) -> None:

@@ -53,6 +53,16 @@ def cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
     model.config.dtype = dtype
 
 
+def changed_share(tensors: Iterable[torch.Tensor], dtype: torch.dtype) -> float:
+    """Share of the elements that a floating type cannot represent."""
+    changed = total = 0
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            changed += int((tensor.to(dtype).to(tensor.dtype) != tensor).sum()) - int(tensor.isnan().sum())
+            total += tensor.numel()
+    return changed / total if total else 0.0
+
+
 def round_products(model: Any, name: str, ladder: str | None) -> Rounded:
     """Rounds the inputs of every product with a linear weight to a 16-bit type; weights are in it as they were read.
 

@@ -16,13 +16,13 @@ import torch
 
 from decodedrift.core.records import InputError, VariantError
 from decodedrift.core.secrecy import excerpt
-from decodedrift.models.precisions.floating import NAMES, cast
+from decodedrift.models.precisions.floating import NAMES, cast, changed_share
 from decodedrift.models.sources import hub
 from decodedrift.models.sources.quiet import quiet as loggers_quiet
 from decodedrift.models.sources.weightfiles import check_no_pointer, headers
 
 CONFIG, SAFE, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-FACTS = "_decodedrift_adapter"
+FACTS, MERGED_SHARE = "_decodedrift_adapter", "_decodedrift_merged_share"
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,8 @@ def attached(model: Any, adapter: Adapter, merge: str | None, dtype: torch.dtype
     if merge not in (None, "none"):
         facts |= {"merge": merge, "merged": described(base) is None}
         if getattr(base.config, "quantization_config", None) is None:
+            if merge == "fp32":
+                setattr(base, MERGED_SHARE, changed_share((p.detach() for p in base.parameters()), dtype))
             cast(base, dtype)
     setattr(base, FACTS, facts)
     return base
