@@ -29,7 +29,7 @@ COLUMNS = (
     Column("Reference", numeric=False), Column("Candidate", numeric=False),
     Column("Wording", "Whether it writes other text than its noise alone would.", numeric=False),
     Column("Quality", "Perplexity on texts that neither side wrote.", numeric=False),
-    Column("Answers", "What it costs in answers that were checked: accuracy, and answers that flipped.", numeric=False),
+    Column("Answers", "Of texts that were checked: both accuracies, and answers that flipped.", numeric=False),
     Column("Diverged", "Share of the texts that parted, all strategies together."),
     Column("Parted by token", "The share of texts that had parted, along the text: from 0 to 100 %."),
     Column("Mean KL", "Reading the reference's own text, in nats, all strategies together."),
@@ -73,7 +73,9 @@ def overview(
     shown = [n for n, column in enumerate(COLUMNS) if column.label != "Answers" or any(row[n].text for row in rows)]
     rows = [[row[n] for n in shown] for row in rows]
     lead = f"{count} run{'s' * (count != 1)}, a row per candidate. A heading sorts; a run's name leads to its page."
-    return index(title or f"Runs in {brief(top.resolve().name, 60)}", lead, [COLUMNS[n] for n in shown], rows, skipped), skipped
+    return index(
+        title or f"Runs in {brief(top.resolve().name, 60)}", lead, [COLUMNS[n] for n in shown], rows, skipped
+    ), skipped
 
 
 def _ours(plan: Path) -> bool:
@@ -158,7 +160,7 @@ def _said(answer: Any, column: str) -> Entry:
 
 
 def _answers(answer: Any) -> Entry:
-    """The word for its answers, with both accuracies and how many of the texts flipped; empty where none was checked."""
+    """The word for its answers, both accuracies and how many texts flipped; empty where none was checked."""
     if answer is None or "answers" not in answer or not answer["checked"] > 0:
         return Entry("")
     word = _said(answer, "answers")

@@ -660,8 +660,14 @@ def test_what_the_hub_answers(
         (("--text", "text.txt", "--stride", "129"), ("--stride 129", "skipped")),
         (("--text", "one.txt"), ("one.txt", "fewer than two tokens")),
         (("--reference", "int8-bnb", "--candidates", "fp32"), ("int8-bnb", "pip install")),
-        (("--candidates", "int4:group=33", "--dry-run"), ("int4:group=33", "group= takes what divides one: 2, 4, 8, 16")),
-        (("--candidates", "fp32:kv=int4:7", "--dry-run"), ("kv=int4:7", "of a head", "one of 1, 2, 4, 8, or kv=int4:0")),
+        (
+            ("--candidates", "int4:group=33", "--dry-run"),
+            ("int4:group=33", "group= takes what divides one: 2, 4, 8, 16"),
+        ),
+        (
+            ("--candidates", "fp32:kv=int4:7", "--dry-run"),
+            ("kv=int4:7", "of a head", "one of 1, 2, 4, 8, or kv=int4:0"),
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) and value[0].startswith("--") else None,
 )

@@ -96,7 +96,7 @@ def test_what_was_checked_has_a_column_and_elsewhere_there_is_none(many: Path, t
     page, _ = overview(tmp_path / "runs")
     word = study.answer["answers"][0]
     rows = {(row[0][0], row[3][0]): row for row in cells(page)}
-    assert rows["checked", "bf16"][6] == (word, f"{word}: 66.7 % to 66.7 %, 0.0 % flipped")
+    assert rows["checked", "bf16"][6] == (word, f"{word}: 66.7 % to 66.7 %, 0 % flipped")
     assert rows["new", "bf16"][6] == ("", "")
     assert "Answers" in page and "Answers" not in overview(many)[0]
 

@@ -19,9 +19,8 @@ from decodedrift.models.variants import parse_variants
 PROMPTS = {"a": [5, 17, 3], "b": [9, 7, 8, 20, 21], "c": [30, 31, 32, 33, 34, 35, 36], "d": [80, 2, 80, 2]}
 NEW = 14
 MODULES = {"quanto": "optimum.quanto", "hqq": "hqq", "fp8": "transformers"}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "fp8": {}, **dict.fromkeys(("quanto", "hqq"), {"nbits": 4, "q_group_size": 8, "residual_length": 3})
-}  # fmt: skip
+INTEGERS = {"nbits": 4, "q_group_size": 8, "residual_length": 3}
+SETTINGS: dict[str, dict[str, Any]] = {"fp8": {}, "quanto": INTEGERS, "hqq": INTEGERS}
 
 
 def written(name: str, labels: str, prompts: dict[str, list[int]]) -> tuple[dict[tuple[str, str], Any], Any, Any]:
@@ -39,7 +38,9 @@ def written(name: str, labels: str, prompts: dict[str, list[int]]) -> tuple[dict
 def by_transformers(name: str, model: Any, vocab: Any, **settings: Any) -> dict[str, tuple[int, ...]]:
     """Of all prompts in one left-padded batch."""
     width = max(map(len, PROMPTS.values()))
-    rows = [([vocab.pad] * (width - len(ids)) + ids, [0] * (width - len(ids)) + [1] * len(ids)) for ids in PROMPTS.values()]
+    rows = [
+        ([vocab.pad] * (width - len(ids)) + ids, [0] * (width - len(ids)) + [1] * len(ids)) for ids in PROMPTS.values()
+    ]
     ids, mask = (torch.tensor(part) for part in zip(*rows, strict=True))
     asked = GenerationConfig(
         max_new_tokens=NEW, do_sample=False, eos_token_id=list(vocab.eos), pad_token_id=vocab.pad, **settings

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, models
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 import decodedrift as dd
-from decodedrift.decoding.loop import generate
 from decodedrift.core.settings import make_settings
+from decodedrift.decoding.loop import generate
 from decodedrift.decoding.strategies import parse_strategies
 from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.models import budget
@@ -136,7 +136,9 @@ def test_the_drafts_files_are_part_of_the_run(draft: str, itself: str, tmp_path:
     assert told["files"] == {"model.safetensors": hashlib.sha256(weights).hexdigest()}
     assert dd.compare(itself, **asked, resume=True).divergences.equals(first.divergences), "the control: the same draft"
     (mine / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
-    with pytest.raises(dd.InputError, match=r"holds another run: checkpoints .*\(draft\) files model.safetensors differs"):
+    with pytest.raises(
+        dd.InputError, match=r"holds another run: checkpoints .*\(draft\) files model.safetensors differs"
+    ):
         dd.compare(itself, **asked, resume=True)
 
 

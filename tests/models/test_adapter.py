@@ -189,11 +189,13 @@ def test_all_ways_stand_side_by_side_and_resume(folders: tuple[Path, Path], tmp_
 
 
 def test_merged_in_float32_it_loads_in_as_much_memory(folders: tuple[Path, Path]) -> None:
-    names = {merge: f"{merge}={folders[0]}+{folders[1]}:precision=bf16,merge={merge}" for merge in ("fp32", "none")}
+    names = {merge: f"m-{merge}={folders[0]}+{folders[1]}:precision=bf16,merge={merge}" for merge in ("fp32", "none")}
     settings = make_settings(CompareSettings, ASKED | {"model": str(folders[0]), "candidates": list(names.values())})
     world = prepare(settings).world
     count = world.checkpoint.parameters
-    sizes = {c.knobs["merge"]: (budget.weight_bytes(world, c), budget.loading_bytes(world, c)) for c in world.plan.candidates}
+    sizes = {
+        c.knobs["merge"]: (budget.weight_bytes(world, c), budget.loading_bytes(world, c)) for c in world.plan.candidates
+    }
     assert sizes == {"fp32": (2 * count, 4 * count), "none": (2 * count, 2 * count)}
 
 

@@ -22,8 +22,8 @@ from running import LEAN, run
 import decodedrift as dd
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.settings import CONVENTIONS, SLIDING
-from decodedrift.report.terminal import summary_table
 from decodedrift.models.text.conventions import CUTS, DEFAULTS
+from decodedrift.report.terminal import summary_table
 
 IDS = [int(i) for i in np.random.default_rng(5).integers(1, 96, size=75)]
 TEXT = "  ".join(f"w{i}" for i in IDS) + "\n"

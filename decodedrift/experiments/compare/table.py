@@ -24,8 +24,8 @@ def table(study: Study) -> pd.DataFrame:
 
     Parted: traces whose tokens differ from the reference's, of a screening those predicted to. First at: where the
     first token differs, from 0, the median over the traces in which one does. Mean KL: on the
-    reference's tokens. Perplexity (with the tool whose convention it is): its change on texts that neither side wrote, and Answer: both of a candidate over
-    all strategies.
+    reference's tokens. Perplexity: its change on texts that neither side wrote (named with it: the tool whose
+    convention it is of), and Answer: both of a candidate over all strategies.
     """
     answers = {row.candidate: row for row in study.answer.itertuples()}
     summary = study.summary
