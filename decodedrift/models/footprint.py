@@ -50,12 +50,12 @@ def footprint(checkpoint: Checkpoint) -> Footprint:
     return Footprint(max(0, short - per_token * LENGTHS[0]), per_token)
 
 
-def head_sizes(checkpoint: Checkpoint) -> list[int]:
-    """How many numbers a key or a value of one head has, the different ones; empty where shapes do not show it."""
+def cached(checkpoint: Checkpoint) -> list[tuple[int, int]]:
+    """(heads, numbers in a key or value of one), all that differ; empty where shapes do not show it."""
     try:
         caches = [value for value in _outputs(checkpoint, LENGTHS[:1])[0].values() if hasattr(value, "layers")]
         layers = [layer for cache in caches for layer in cache.layers]
-        return sorted({states.shape[-1] for layer in layers for states in (layer.keys, layer.values)})
+        return sorted({(t.shape[1], t.shape[-1]) for layer in layers for t in (layer.keys, layer.values)})
     except Exception:  # as above, or a cache of another kind
         return []
 

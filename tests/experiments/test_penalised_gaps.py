@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
-from running import run
+from running import run, saved_as
 from transformers import NoRepeatNGramLogitsProcessor, RepetitionPenaltyLogitsProcessor
 
+from decodedrift.decoding.strategies import parse_strategies
 from decodedrift.numerics.gumbel import gumbel
 
 PENALTY, SIZE = 1.3, 2
 PENALISED = f"repetition_penalty={PENALTY},no_repeat_ngram={SIZE}"
-WORDS = {f"p{i}": " ".join(f"w{(7 * i + j * j) % 60 + 1}" for j in range(2 + i % 3)) for i in range(12)}
+WORDS = {f"p{i}": " ".join(f"w{(7 * i + j * j) % 60 + 1}" for j in range(30 + i)) for i in range(12)}
+
+
+def study_label(strategy: str) -> str:
+    return parse_strategies(strategy)[0].label
 
 
 def scores(model: torch.nn.Module, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,19 +33,33 @@ def scores(model: torch.nn.Module, ids: list[int]) -> tuple[torch.Tensor, torch.
     return raw[0], NoRepeatNGramLogitsProcessor(SIZE)(given, changed)[0]
 
 
-@pytest.mark.parametrize("strategy", [f"greedy:{PENALISED}", f"sample:{PENALISED},temperature=0.7"])
-def test_every_gap_column_is_that_of_both_models_penalised_logits(strategy: str) -> None:
-    study = run(candidates=["bf16"], strategies=[strategy], prompts=WORDS, max_new_tokens=24)
-    models = tiny_model("llama").eval(), tiny_model("llama").to(torch.bfloat16).eval()
-    texts = study.tokens[study.tokens["role"] == "reference"] if "role" in study.tokens else study.tokens
-    rows = study.divergences[(study.divergences["role"] == "candidate") & (study.divergences["diverged"] == 1)]
-    rows = rows[rows["swing"].notna()]
+STRATEGIES = [f"greedy:{PENALISED}", f"sample:{PENALISED},temperature=0.7"]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(study, reference, candidate): a model against another whose weights are a little off, in bf16."""
+    other = tiny_model("llama")
+    torch.manual_seed(0)
+    for parameter in other.parameters():
+        parameter.data += 0.05 * parameter.data.abs().mean() * torch.randn_like(parameter)
+    folder = saved_as(other, tmp_path_factory.mktemp("other"))
+    study = run(candidates=[f"c={folder}:precision=bf16"], strategies=STRATEGIES, prompts=WORDS, max_new_tokens=12)
+    return study, tiny_model("llama").eval(), other.to(torch.bfloat16).eval()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_gap_column_is_that_of_both_models_penalised_logits(strategy: str, compared: Any) -> None:
+    study, *models = compared
+    texts = study.traces[(study.traces["role"] == "reference") & (study.traces["strategy"] == study_label(strategy))]
+    rows = study.divergences[(study.divergences["role"] == "candidate") & (study.divergences["swing"].notna())]
+    rows = rows[rows["strategy"] == study_label(strategy)]
     assert len(rows) >= 3
     moved = 0
     for row in rows.itertuples():
-        mine = texts[(texts["variant"] == "fp32") & (texts["prompt_id"] == row.prompt_id)].sort_values("position")
-        t, a, b = row.first_divergence, row.reference_token_id, row.candidate_token_id
-        text = mine["token_id"].tolist()
+        t, a, b = int(row.first_divergence), int(row.reference_token_id), int(row.candidate_token_id)
+        (text,) = texts.loc[texts["prompt_id"] == row.prompt_id, "token_ids"]
+        text = [int(token) for token in text.split()]
         assert text[t] == a
         ids = [*tiny_tokenizer()(WORDS[row.prompt_id])["input_ids"], *text[:t]]
         (raw, ours), (_, theirs) = (scores(model, ids) for model in models)

@@ -28,12 +28,12 @@ def read(value: Any) -> str:
 
 def refused(variant: Variant, checkpoint: Any, kv: str) -> str | None:
     """Why keys and values cannot be rounded so; None where they can."""
-    from decodedrift.models.footprint import head_sizes
+    from decodedrift.models.footprint import cached
 
     if not variant.use_cache:
         return WITHOUT
     name, _, group = kv.partition(":")
-    sizes = [size for size in head_sizes(checkpoint) if size > int(group)] if int(group or 0) else []
+    sizes = [size for _, size in cached(checkpoint) if size > int(group)] if int(group or 0) else []
     return next((undivided(name, int(group), size) for size in sizes if size % int(group)), None)
 
 
