@@ -62,9 +62,9 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
 
 
 def _share(model: Any, checkpoint: Checkpoint, compute: str) -> float | None:
-    """Of merged weights as they were before they were rounded; None where they were rounded as they were added."""
+    """Of merged weights as they were before they were rounded; None where that was as they were added, or later."""
     merged = (described(model) or {}).get("merge", "none") != "none"
-    return getattr(model, MERGED_SHARE, None) if merged else rounded_share(checkpoint, compute)
+    return getattr(model, MERGED_SHARE, {}).get(compute) if merged else rounded_share(checkpoint, compute)
 
 
 def rounded_share(checkpoint: Checkpoint, compute: str) -> float:

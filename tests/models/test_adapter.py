@@ -108,6 +108,7 @@ def test_merged_in_float32_it_is_rounded_once(folders: tuple[Path, Path], kind: 
     lost = sum(int((t.to(dtype).float() != t).sum()) for t in wide) / sum(t.numel() for t in wide)
     assert facts["rounded_share"] == pytest.approx(lost, abs=1e-12), "of what was merged, and not of its base"
     assert kind == "fp32" or lost > 0.9
+    assert run(f"{folders[1]}:merge=fp32,precision=fp32,layercast=bf16")[1]["rounded_share"] is None, "nobody counted"
 
 
 def test_merged_as_stored_it_is_rounded_to_the_bases_own_type(tmp_path: Path) -> None:

@@ -145,7 +145,8 @@ def attached(model: Any, adapter: Adapter, merge: str | None, dtype: torch.dtype
         facts |= {"merge": merge, "merged": described(base) is None}
         if getattr(base.config, "quantization_config", None) is None:
             if merge == "fp32":
-                setattr(base, MERGED_SHARE, changed_share((p.detach() for p in base.parameters()), dtype))
+                share = changed_share((p.detach() for p in base.parameters()), dtype)
+                setattr(base, MERGED_SHARE, {NAMES[dtype]: share})
             cast(base, dtype)
     setattr(base, FACTS, facts)
     return base
