@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from decodedrift.core.records import InputError
 from decodedrift.core.settings import GROUPS
 
 app = typer.Typer(
@@ -18,11 +20,31 @@ app = typer.Typer(
 
 DONE, BUG, INPUT, FAILED, GATE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
+FLAG = re.compile(r"--[a-z][a-z-]*(=.*)?", re.DOTALL)
 Text = str | None  # numbers too: the settings read them, and say what is wrong in words of their own
 Items = list[str] | None
 
 
-class Grouped(TyperCommand):
+class Careful(TyperCommand):
+    """A command of which no option takes the one behind it for its value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As typer does it.
+
+        Raises:
+            InputError: an option lacks its value, and another follows it.
+        """
+        valued = {name for p in self.get_params(ctx) for name in p.opts if not getattr(p, "is_flag", True)}
+        waiting = ""
+        for arg in args:
+            if waiting and FLAG.fullmatch(arg):
+                mend = f"a value that begins with -- is written {waiting}={arg}"
+                raise InputError(f"{waiting}: lacks its value before {arg} ({mend})")
+            waiting = arg if arg in valued and not waiting else ""
+        return super().parse_args(ctx, args)  # type: ignore[no-any-return]
+
+
+class Grouped(Careful):
     """A command whose help lists its options in GROUPS."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from decodedrift.cli.app import Text, app
+from decodedrift.cli.app import Careful, Text, app
 from decodedrift.cli.report import write_page
 from decodedrift.core.formats import path_of
 from decodedrift.core.untrusted import terminal
 
 
-@app.command()
+@app.command(cls=Careful)
 def index(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="A folder with runs in it, however deep.")],
     title: Annotated[Text, typer.Option(metavar="TEXT", help="What stands at the top.")] = None,

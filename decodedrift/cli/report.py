@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from decodedrift.cli.app import Text, app
+from decodedrift.cli.app import Careful, Text, app
 from decodedrift.cli.check import Log
 from decodedrift.cli.working import log_to_stderr
 from decodedrift.core.formats import path_of
@@ -20,7 +20,7 @@ FORMATS = ("html", "md")
 PAGE = b'content="decodedrift"'  # what a page of ours holds
 
 
-@app.command()
+@app.command(cls=Careful)
 def report(
     run: Annotated[str, typer.Argument(metavar="DIR", help="The folder of a finished run.")],
     other: Annotated[

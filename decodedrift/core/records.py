@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 from decodedrift.core.untrusted import terminal
@@ -263,3 +263,16 @@ def distinct(name: str, items: list[str]) -> None:
         if item in earlier:
             raise InputError(f"{name}: {item!r} is given twice")
         earlier.add(item)
+
+
+def unlike(strategies: Sequence[Strategy]) -> None:
+    """Refuses a strategy that is given twice, under one name or two.
+
+    Raises:
+        InputError: names both.
+    """
+    distinct("strategies", [s.label for s in strategies])
+    for i, strategy in enumerate(strategies):
+        for earlier in strategies[:i]:
+            if replace(strategy, label=earlier.label) == earlier:
+                raise InputError(f"strategies: {strategy.label!r} is {earlier.label!r} by another name; leave one out")

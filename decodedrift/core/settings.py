@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from decodedrift.core.notation import count, gib, one_of, split, thread_count, whole
-from decodedrift.core.records import Cell, InputError, Strategy, Text, Variant, distinct, plain, shortened
+from decodedrift.core.records import Cell, InputError, Strategy, Text, Variant, distinct, plain, shortened, unlike
 
 GROUPS = ("What to compare", "Prompts", "Decoding", "Measuring", "Machine", "Output", "Gates")
 WHAT, PROMPTS, DECODING, MEASURING, MACHINE, OUTPUT, GATES = GROUPS
@@ -181,7 +181,7 @@ class Settings(BaseModel):
         """
         for name, items in (("seeds", self.seeds), ("prompts", [p.id for p in self.prompts])):
             distinct(name, [str(i) for i in items])
-        distinct("strategies", [s.label for s in self.strategies])
+        unlike(self.strategies)
 
     @property
     def variants(self) -> tuple[Variant, ...]:

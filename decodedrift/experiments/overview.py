@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +29,7 @@ COLUMNS = (
     Column("Reference", numeric=False), Column("Candidate", numeric=False),
     Column("Wording", "Whether it writes other text than its noise alone would.", numeric=False),
     Column("Quality", "Perplexity on texts that neither side wrote.", numeric=False),
+    Column("Answers", "Of texts that were checked: both accuracies, and answers that flipped.", numeric=False),
     Column("Diverged", "Share of the texts that parted, all strategies together."),
     Column("Parted by token", "The share of texts that had parted, along the text: from 0 to 100 %."),
     Column("Mean KL", "Reading the reference's own text, in nats, all strategies together."),
@@ -68,8 +70,12 @@ def overview(
         first = f" ({skipped[0][0]}: {skipped[0][1]})" if skipped else ""
         raise InputError(f"{top}: no run in it that can be read{first}")
     rows.sort(key=lambda row: (row[1].key, row[3].key, row[0].key))
+    shown = [n for n, column in enumerate(COLUMNS) if column.label != "Answers" or any(row[n].text for row in rows)]
+    rows = [[row[n] for n in shown] for row in rows]
     lead = f"{count} run{'s' * (count != 1)}, a row per candidate. A heading sorts; a run's name leads to its page."
-    return index(title or f"Runs in {brief(top.resolve().name, 60)}", lead, COLUMNS, rows, skipped), skipped
+    return index(
+        title or f"Runs in {brief(top.resolve().name, 60)}", lead, [COLUMNS[n] for n in shown], rows, skipped
+    ), skipped
 
 
 def _ours(plan: Path) -> bool:
@@ -114,7 +120,7 @@ def _rows(study: Study, path: Path, name: str, place: Path) -> Iterator[list[Ent
         said = answers.loc[candidate] if candidate in answers.index else None
         yield [
             run, _text(plan["model"]), _text(reference), _text(candidate),
-            _said(said, "wording"), _said(said, "quality"),
+            _said(said, "wording"), _said(said, "quality"), _answers(said),
             *_figures(study, candidate), Entry(written, written),
         ]  # fmt: skip
 
@@ -151,6 +157,15 @@ def _said(answer: Any, column: str) -> Entry:
         return Entry("")
     note = answer[f"{column}_note"]
     return Entry(str(answer[column]), str(answer[column]), "" if absent(note) else brief(str(note), 300))
+
+
+def _answers(answer: Any) -> Entry:
+    """The word for its answers, both accuracies and how many texts flipped; empty where none was checked."""
+    if answer is None or "answers" not in answer or not answer["checked"] > 0:
+        return Entry("")
+    word = _said(answer, "answers")
+    ours, theirs = (percentage(answer[f"accuracy_{side}"]) for side in ("reference", "candidate"))
+    return replace(word, text=f"{word.text}: {ours} to {theirs}, {percentage(answer['flips'])} flipped")
 
 
 def _text(value: Any) -> Entry:

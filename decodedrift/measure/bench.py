@@ -69,7 +69,7 @@ class Bench:
     def open(self, variant: Variant) -> Iterator[Loaded]:
         """A loaded variant, its loading timed and its facts recorded."""
         begin, resident = time.perf_counter(), variant.name in self.world.resident
-        with self.world.load(variant) as model, drafted(model):
+        with self.world.load(variant) as model, drafted(model, self.world.drafts.get(variant.name)):
             if not resident:
                 self.result.timed(variant.name, "", "load", begin, 0)
             batched = self.size(variant) > 1 or self.batched

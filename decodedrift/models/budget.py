@@ -16,7 +16,10 @@ from decodedrift.core.estimate import Work
 from decodedrift.core.records import InputError, Job, Variant
 from decodedrift.core.settings import Settings
 from decodedrift.models.footprint import LAYERS
+from decodedrift.models.knobs import kept
+from decodedrift.models.knobs.base import setting
 from decodedrift.models.machine import available_memory
+from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.floating import DTYPES
 from decodedrift.models.world import World
 
@@ -44,16 +47,32 @@ def spool_bytes(world: World) -> int:
 
 
 def weight_bytes(world: World, variant: Variant) -> int:
-    """Memory of one variant's weights: by the file headers in its type, or as the files hold what stays packed."""
+    """Memory of one variant's weights while it runs, its draft's and further copies too.
+
+    By the file headers in the types that they are kept in, or as the files hold what stays packed.
+    """
     checkpoint = world.others.get(variant.name, world.checkpoint)
+    draft = world.drafts.get(variant.name)
+    beside = draft.parameters * _itemsize(variant) if draft else 0
     if checkpoint.quantization is not None and not checkpoint.quantization.kind.dense:
-        return checkpoint.bytes
-    return _parameters(world, variant) * _itemsize(variant)
+        return checkpoint.bytes + beside
+    return checkpoint.parameters * sum(DTYPES[name].itemsize for name in kept(variant)) + beside
+
+
+def loading_bytes(world: World, variant: Variant) -> int:
+    """The most that they take: some are read in a wider type than they are kept in."""
+    checkpoint = world.others.get(variant.name, world.checkpoint)
+    if checkpoint.quantization is not None:
+        return weight_bytes(world, variant)
+    merged = "fp32" if setting(variant, "merge") == "fp32" else None
+    read = [PRECISIONS[variant.precision].reads(variant.options), merged, variant.compute]
+    widest = max(DTYPES[name].itemsize for name in read if name is not None)
+    return max(weight_bytes(world, variant), checkpoint.parameters * widest)
 
 
 def pair_bytes(world: World) -> int:
-    """The reference, the largest candidate and a batch."""
-    largest = max((weight_bytes(world, c) for c in world.plan.candidates), default=0)
+    """The reference, the largest candidate as it loads, and a batch."""
+    largest = max((loading_bytes(world, c) for c in world.plan.candidates), default=0)
     return weight_bytes(world, world.plan.reference) + largest + batch_bytes(world)
 
 
@@ -64,7 +83,9 @@ def both_fit(world: World) -> bool:
 
 def all_fit(world: World) -> bool:
     """Whether every variant's weights can stay in memory at once."""
-    every = sum(weight_bytes(world, v) for v in world.plan.variants)
+    variants = world.plan.variants
+    every = sum(weight_bytes(world, v) for v in variants)
+    every += max(loading_bytes(world, v) - weight_bytes(world, v) for v in variants)
     return every + batch_bytes(world) <= world.memory * (1 - SPOOL_SHARE)
 
 
@@ -178,7 +199,8 @@ def flops(world: World, prompts: int, texts: bool = True) -> float:
     tokens += effort.reading * (2 * steps * len(plan.cells) + scored)
     floored = effort.floors * min(prompts, effort.floor_prompts) * plan.max_new_tokens
     tokens += floored * (rows * (1 if plan.layout == "mixed" else 2) + 2 * len(plan.cells))
-    return 2.0 * world.checkpoint.parameters * tokens
+    drafts = sum(draft.parameters for draft in world.drafts.values()) * steps  # each proposes as many at the least
+    return 2.0 * (world.checkpoint.parameters * tokens + drafts)
 
 
 def work(world: World, job: Job) -> Work:
@@ -226,7 +248,8 @@ def _speed(world: World) -> float:
 
 
 def _parameters(world: World, variant: Variant) -> int:
-    return world.others.get(variant.name, world.checkpoint).parameters
+    draft = world.drafts.get(variant.name)
+    return world.others.get(variant.name, world.checkpoint).parameters + (draft.parameters if draft else 0)
 
 
 def _itemsize(*variants: Variant) -> int:

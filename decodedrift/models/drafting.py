@@ -12,20 +12,24 @@ from torch import Tensor
 from decodedrift.core.records import Strategy, Variant, VariantError
 from decodedrift.models.calling import calls, check
 from decodedrift.models.load import Loaded, loaded, measurable
-from decodedrift.models.sources.checkpoints import find
+from decodedrift.models.sources.checkpoints import Checkpoint, find
 
 PROPOSED = 5  # tokens at a time, always: transformers' own number follows a confidence, and what came before
 
 
 @contextmanager
-def drafted(model: Loaded) -> Iterator[None]:
-    """The draft of a variant that has one, in the type that the variant computes in; loaded and freed with it."""
+def drafted(model: Loaded, checkpoint: Checkpoint | None = None) -> Iterator[None]:
+    """The draft of a variant that has one, in the type that the variant computes in; loaded and freed with it.
+
+    Args:
+        checkpoint: the draft as it was found before.
+    """
     if (folder := model.variant.knobs.get("assisted")) is None:
         yield
         return
     compute = model.variant.compute or "fp32"
     variant = Variant(f"{model.variant.name} (draft)", compute, compute=compute, device=str(model.device))
-    with loaded(find(folder), variant) as draft:
+    with loaded(checkpoint or find(folder), variant) as draft:
         draft.model.generation_config.update(
             num_assistant_tokens=PROPOSED, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -12,9 +11,9 @@ from decodedrift.core.records import Variant, VariantError
 from decodedrift.models.knobs import stored
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded
-from decodedrift.models.precisions.floating import DTYPES, NARROW
+from decodedrift.models.precisions.floating import DTYPES, NARROW, changed_share
 from decodedrift.models.sources import gguf
-from decodedrift.models.sources.adapter import described
+from decodedrift.models.sources.adapter import MERGED_SHARE, described
 from decodedrift.models.sources.checkpoints import Checkpoint
 from decodedrift.models.sources.packed import types
 from decodedrift.models.sources.weightfiles import tensors
@@ -55,11 +54,17 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
             "quantized_parameters": rounded.quantized_parameters,
             "quantized_modules": rounded.quantized_modules,
             "quantized_share": rounded.quantized_parameters / total if total else 0.0,
-            "rounded_share": rounded_share(checkpoint, narrowest) if not rounded.quantized_parameters else None,
+            "rounded_share": None if rounded.quantized_parameters else _share(model, checkpoint, narrowest),
         }
         | (gguf.facts(*checkpoint.files) if checkpoint.kind == "gguf" else {})
         | dict(rounded.details)
     )
+
+
+def _share(model: Any, checkpoint: Checkpoint, compute: str) -> float | None:
+    """Of merged weights as they were before they were rounded; None where that was as they were added, or later."""
+    merged = (described(model) or {}).get("merge", "none") != "none"
+    return getattr(model, MERGED_SHARE, {}).get(compute) if merged else rounded_share(checkpoint, compute)
 
 
 def rounded_share(checkpoint: Checkpoint, compute: str) -> float:
@@ -68,20 +73,11 @@ def rounded_share(checkpoint: Checkpoint, compute: str) -> float:
     if all(name in STORED and torch.promote_types(STORED[name], dtype) == dtype for name in checkpoint.stored):
         return 0.0  # every stored value exists in the wider type; no need to read them
     if checkpoint.module is not None:
-        return _changed((p.detach() for p in checkpoint.module.parameters()), dtype)
+        return changed_share((p.detach() for p in checkpoint.module.parameters()), dtype)
     return _changed_in_files(checkpoint.files, checkpoint.stamps, dtype)
 
 
 @lru_cache(maxsize=64)
 def _changed_in_files(files: tuple[str, ...], stamps: tuple[tuple[int, int], ...], dtype: torch.dtype) -> float:
     """Read once in a process: it is most of the time that loading a 16-bit variant from a resident one takes."""
-    return _changed(tensors(files), dtype)
-
-
-def _changed(stored: Iterable[torch.Tensor], dtype: torch.dtype) -> float:
-    changed = total = 0
-    for tensor in stored:
-        if tensor.is_floating_point():
-            changed += int((tensor.to(dtype).to(tensor.dtype) != tensor).sum()) - int(tensor.isnan().sum())
-            total += tensor.numel()
-    return changed / total if total else 0.0
+    return changed_share(tensors(files), dtype)

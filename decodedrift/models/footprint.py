@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from decodedrift.core.records import InputError, Variant
+from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.sources.checkpoints import Checkpoint
 from decodedrift.models.sources.quiet import quiet
 
@@ -48,20 +50,59 @@ def footprint(checkpoint: Checkpoint) -> Footprint:
     return Footprint(max(0, short - per_token * LENGTHS[0]), per_token)
 
 
-def _counts(checkpoint: Checkpoint) -> list[int]:
-    """Elements that are kept after each of LENGTHS."""
+def cached(checkpoint: Checkpoint) -> list[tuple[int, int]]:
+    """(heads, numbers in a key or value of one), all that differ; empty where shapes do not show it."""
+    try:
+        caches = [value for value in _outputs(checkpoint, LENGTHS[:1])[0].values() if hasattr(value, "layers")]
+        layers = [layer for cache in caches for layer in cache.layers]
+        return sorted({(t.shape[1], t.shape[-1]) for layer in layers for t in (layer.keys, layer.values)})
+    except Exception:  # as above, or a cache of another kind
+        return []
+
+
+def check_precision(variant: Variant, checkpoint: Checkpoint) -> None:
+    """What a variant's precision cannot do with the shapes of its weights is refused before these load.
+
+    Raises:
+        InputError: names what does not fit, and the choices.
+    """
+    if (check := PRECISIONS[variant.precision].check) is None:
+        return
+    try:
+        model = hollow(checkpoint) if checkpoint.module is None else checkpoint.module
+    except Exception:  # as above; then the weights show it
+        return
+    try:
+        check(model, variant.options)
+    except InputError as error:
+        raise InputError(f"variant {variant.name}: {error}") from None
+
+
+def hollow(checkpoint: Checkpoint) -> Any:
+    """The model of a checkpoint without its weights."""
     from transformers import AutoModelForCausalLM
 
-    config, trusted = copy.deepcopy(checkpoint.config), checkpoint.trust_remote_code
-    counts = []
+    with torch.device("meta"), quiet():
+        config, trusted = copy.deepcopy(checkpoint.config), checkpoint.trust_remote_code
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trusted).eval()
+
+
+def _counts(checkpoint: Checkpoint) -> list[int]:
+    """Elements that are kept after each of LENGTHS."""
+    kept = [[v for k, v in outputs.items() if k not in NOT_KEPT] for outputs in _outputs(checkpoint, LENGTHS)]
+    return [sum(t.numel() for t in _tensors(values)) for values in kept]
+
+
+def _outputs(checkpoint: Checkpoint, lengths: Sequence[int]) -> list[Any]:
+    """What the model gives for so many tokens each, in shapes."""
+    model = hollow(checkpoint)
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("batched_mm")  # the other kernels look at who goes where
     with torch.device("meta"), torch.inference_mode(), quiet():
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted).eval()
-        if hasattr(model, "set_experts_implementation"):
-            model.set_experts_implementation("batched_mm")  # the other kernels look at who goes where
-        for length in LENGTHS:
-            outputs = model(input_ids=torch.zeros(1, length, dtype=torch.long), use_cache=True, return_dict=True)
-            counts.append(sum(t.numel() for t in _tensors([v for k, v in outputs.items() if k not in NOT_KEPT])))
-    return counts
+        return [
+            model(input_ids=torch.zeros(1, length, dtype=torch.long), use_cache=True, return_dict=True)
+            for length in lengths
+        ]
 
 
 def _tensors(value: Any, depth: int = DEPTH) -> list[Tensor]:

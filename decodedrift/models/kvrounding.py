@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import VariantError
+from decodedrift.models.knobs.kv import undivided
 
 LARGEST = {"int8": 127, "int4": 7}
 FP8_LARGEST = 448.0
@@ -42,10 +43,7 @@ class Rounding:
         """
         self.size = states.shape[-1]
         if self.name != "fp8" and self.size % self._group():
-            raise VariantError(
-                f"kv={self.name}: groups of {self.group} do not divide the {self.size} values of a head; "
-                f"write kv={self.name}:GROUP, or kv={self.name}:0 for one scale a head"
-            )
+            raise VariantError(f"kv={self.name}: {undivided(self.name, self.group, self.size)}")
         rounded = (_fp8(states) if self.name == "fp8" else self._integers(states)).to(states.dtype)
         counts = {"kv_values": states.numel(), "kv_changed": int((rounded != states).sum())}
         self.facts |= {"kv": self._scheme()} | {name: self.facts.get(name, 0) + n for name, n in counts.items()}

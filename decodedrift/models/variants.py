@@ -93,6 +93,9 @@ def _each(item: Item) -> list[tuple[Item, str]]:
         declared |= precision.params
     listed = {key for key, value in item.params.items() if "/" in value and declared.get(key, PRECISION).read != text}
     values = [value.split("/") if key in listed else [value] for key, value in item.params.items()]
+    for key, each in zip(item.params, values, strict=True):
+        if key in listed and "" in each:
+            raise InputError(f"{item.head}:{key}={item.params[key]}: a value between slashes is missing")
     items = [Item(item.head, dict(zip(item.params, each, strict=True))) for each in product(*values)]
     if not named:
         return [(each, each.label) for each in items]

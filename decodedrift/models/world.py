@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from decodedrift.core.records import InputError, Variant
@@ -44,6 +45,11 @@ class World:
     stack: ExitStack = field(default_factory=ExitStack)
     route: Route = field(default_factory=Route)
     own: Mapping[str, Own] = field(default_factory=dict)
+
+    @cached_property
+    def drafts(self) -> dict[str, Checkpoint]:
+        """The drafts of variants that have one, by the variant's name."""
+        return {v.name: find(v.knobs["assisted"]) for v in self.plan.variants if "assisted" in v.knobs}
 
     @contextmanager
     def load(self, variant: Variant) -> Iterator[Loaded]:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from decodedrift.core.records import shortened
+from decodedrift.core.untrusted import visible
+
 MOST = 5  # things named one by one in a sentence
 TINY = 1e-5  # a share below which only that is told
 UNDER = "under 0.001 %"
@@ -58,6 +61,11 @@ def listed(parts: Iterable[str]) -> str:
     """`a, b and c`."""
     items = list(parts)
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1] if items else ""
+
+
+def setting(key: str, value: Any) -> str:
+    """`repetition_penalty=1.3`, of a model's own settings."""
+    return visible(f"{key}={shortened(value, 40)}")
 
 
 def counted(count: Any, total: Any, low: Any, high: Any) -> str:

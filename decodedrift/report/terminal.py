@@ -39,7 +39,9 @@ def _summary(study: StudyLike, width: int) -> str:
 
 
 def _perplexity(study: StudyLike, width: int) -> str:
-    head = ["text", "variant", "perplexity", "ppl ratio", "mean KL", "same top", "tokens"]
+    tool = study.plan.get("convention", "sliding")
+    counted = "perplexity" if tool == "sliding" else f"ppl ({tool})"
+    head = ["text", "variant", counted, "ppl ratio", "mean KL", "same top", "tokens"]
     body = [
         [
             str(row.text), str(row.variant), significant(row.perplexity, digits=5), _ratio(row.ln_ppl_ratio),

@@ -135,7 +135,9 @@ def prepare(
     others = world.other_checkpoints(plan, vocab, _live(settings))
     plan = stored.settled(plan, checkpoint, others, settings.model_fields_set)
     for variant in plan.variants:
-        check_knobs(variant, others.get(variant.name, checkpoint))
+        of_it = others.get(variant.name, checkpoint)
+        check_knobs(variant, of_it)
+        footprint.check_precision(variant, of_it)
     vocab = vocabulary.narrowed(vocab, others)
     plan, encoded = fitting.fitting_prompts(plan, settings, vocab)
     plan, texts, unread = fitting.windowed(plan, vocab)
@@ -171,7 +173,8 @@ def _environment(world: Any) -> dict[str, Any]:
     plan, vocab = world.plan, world.vocab
     facts = environment(plan.device, plan.threads)
     facts["model"] = identity.described(world.checkpoint)
-    facts["checkpoints"] = {name: identity.described(c) for name, c in world.others.items()}
+    every = world.others | {f"{name} (draft)": draft for name, draft in world.drafts.items()}
+    facts["checkpoints"] = {name: identity.described(c) for name, c in every.items()}
     facts["tokenizer"] = identity.tokenizer_hash(vocab.tokenizer)
     facts["generation"] = {
         "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window, **world.code,

@@ -95,6 +95,8 @@ EARLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--candidates", "bf16:batchsize=2"), ("'batchsize'", "did you mean 'batch_size'")),
     (("--candidates", "bf16,batch=3"), ("'batch=3'", "did you mean 'batch_size'")),
     (("--candidates", "bf16:batch_size=0"), ("batch_size", ">= 1", "'0'")),
+    (("--candidates", "fp32:batch_size=1//2"), ("fp32:batch_size=1//2", "between slashes")),
+    (("--candidates", "fp32:batch_size=1/2/"), ("fp32:batch_size=1/2/", "between slashes")),
     (("--candidates", "bf16:threads=1000000"), ("threads", "1024", "1000000")),
     (("--candidates", "int8:head=maybe"), ("head", "true or false", "'maybe'")),
     (("--candidates", "int8:compute=int4"), ("compute", "bf16", "'int4'")),
@@ -119,6 +121,8 @@ EARLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--strategies", "top-k:k"), ("'k' is no parameter", "KEY=VALUE")),
     (("--strategies", "top-k:k=1:k=2"), ("'k' is given twice",)),
     (("--strategies", "greedy,greedy"), ("'greedy' is given twice",)),
+    (("--strategies", "sample,sample:k=0"), ("'sample:k=0' is 'sample' by another name", "leave one out")),
+    (("--strategies", "greedy,greedy:repetition_penalty=1"), ("'greedy:repetition_penalty=1' is 'greedy'",)),
     (("--strategies", ""), ("strategies", "at least one")),
     (("--strategies", "beam:num_beams=0"), ("num_beams", ">= 1", "'0'")),
     (("--strategies", "beam:num_beams=2.5"), ("num_beams", "whole number", "'2.5'")),
@@ -156,6 +160,11 @@ EARLY: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--check", "exact"), ("--check exact", "no prompt has an answer")),
     (("--check", "exat"), ("--check exat", "did you mean 'exact'")),
     (("--check", "python:f.py:f"), ("--trust-check-code",)),
+    (("--check", "--dry-run"), ("--check: lacks its value before --dry-run", "--check=--dry-run")),
+    (("--out", "--no-text=1"), ("--out: lacks its value before --no-text=1",)),
+    (("--prompt", "--check", "--quiet"), ("--prompt: lacks its value before --check",)),
+    (("--prompt=--check", "--strategies", "nothing"), ("strategy 'nothing'",)),
+    (("--prompt", "-- she said", "--strategies", "nothing"), ("strategy 'nothing'",)),
     (("--equivalence", "0.1"), ("--equivalence", "add --check")),
     (("--trust-check-code",), ("--trust-check-code", "add --check")),
     (("--equivalence", "0"), ("--equivalence", "> 0")),
@@ -218,6 +227,8 @@ FOLDERS: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("check", ("nowhere", "--fail-on", "kl_mean>1"), ("nowhere", "not a run folder")),
     ("check", ("begun", "--fail-on", "kl_mean>1"), ("begun", "did not finish", "decodedrift resume begun")),
     ("check", ("begun",), ("begun", "did not finish")),
+    ("report", ("begun", "--title", "--no-text"), ("--title: lacks its value before --no-text",)),
+    ("index", (".", "--out", "--title=x"), ("--out: lacks its value before --title=x",)),
 ]
 
 # name of a file, its content, the option that reads it, words of the message
@@ -657,6 +668,14 @@ def test_what_the_hub_answers(
         (("--text", "text.txt", "--stride", "129"), ("--stride 129", "skipped")),
         (("--text", "one.txt"), ("one.txt", "fewer than two tokens")),
         (("--reference", "int8-bnb", "--candidates", "fp32"), ("int8-bnb", "pip install")),
+        (
+            ("--candidates", "int4:group=33", "--dry-run"),
+            ("int4:group=33", "group= takes what divides one: 2, 4, 8, 16"),
+        ),
+        (
+            ("--candidates", "fp32:kv=int4:7", "--dry-run"),
+            ("kv=int4:7", "of a head", "one of 1, 2, 4, 8, or kv=int4:0"),
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) and value[0].startswith("--") else None,
 )

@@ -86,6 +86,19 @@ def test_a_row_per_run_and_candidate(many: Path) -> None:
     assert page.count("<script>") == 1 and 'http-equiv="Content-Security-Policy"' in page
 
 
+def test_what_was_checked_has_a_column_and_elsewhere_there_is_none(many: Path, tmp_path: Path) -> None:
+    prompts = [dd.Prompt("a", "w1 w2", answer="w"), dd.Prompt("b", "w3", answer="w"), dd.Prompt("c", "w4", answer="no")]
+    study = run(prompts=prompts, strategies=["greedy"], candidates=["bf16"], max_new_tokens=3, answer_check="contains")
+    study.save(tmp_path / "runs/checked")
+    shutil.copytree(many / "new", tmp_path / "runs/new")
+    page, _ = overview(tmp_path / "runs")
+    word = study.answer["answers"][0]
+    rows = {(row[0][0], row[3][0]): row for row in cells(page)}
+    assert rows["checked", "bf16"][6] == (word, f"{word}: 66.7 % to 66.7 %, 0 % flipped")
+    assert rows["new", "bf16"][6] == ("", "")
+    assert "Answers" in page and "Answers" not in overview(many)[0]
+
+
 def test_the_command(many: Path, tmp_path: Path) -> None:
     done = command(str(many), "--out", "page.html", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "index: page.html\n")

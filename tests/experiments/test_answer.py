@@ -162,6 +162,8 @@ def test_a_candidate_without_noise_says_which_arithmetic_has_none() -> None:
     assert run.answer["wording_note"].str.endswith(f"; {why}").all()
     assert answer.outlook(run) == "c computes in fp32."
     assert why not in row([1, 0] * 32, [0] * 64).wording_note, "bf16"
+    mixed = {"candidates": [{**fine["candidates"][0], "precision": "fp32", "knobs": {"mixed": "bf16"}}]}
+    assert why not in row([1, 0] * 32, [0] * 64, **mixed).wording_note, "its products are in bf16"
     assert why not in row([1, 0] * 32, [1] + [0] * 63, **fine).wording_note, "it has noise"
     assert why not in row([0] * 64, [0] * 64, **fine).wording_note, "and nothing parted"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,18 @@ from tokenizers import Tokenizer, models
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 import decodedrift as dd
+from decodedrift.core.settings import make_settings
 from decodedrift.decoding.loop import generate
 from decodedrift.decoding.strategies import parse_strategies
+from decodedrift.experiments.compare.settings import CompareSettings
+from decodedrift.models import budget
 from decodedrift.models.drafting import PROPOSED, drafted
 from decodedrift.models.knobs import check
 from decodedrift.models.load import loaded
 from decodedrift.models.sources.checkpoints import in_memory
 from decodedrift.models.text.vocabulary import vocabulary
 from decodedrift.models.variants import parse_variants
+from decodedrift.runs.prepare import prepare
 
 PROMPTS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33, 34, 35, 36], "d": [80, 2, 80, 2]}
 NEW = 20
@@ -112,9 +118,46 @@ def test_a_run_has_texts_and_no_distances_of_it(draft: str) -> None:
     assert set(study.positions["candidate"]) >= {"bf16"}
     assert not study.positions["candidate"].str.contains("assisted").any(), "an error of 0 would say nothing"
     assert not (study.divergences["role"].eq("floor") & study.divergences["candidate"].str.contains("assisted")).any()
+    notes = study.answer.set_index("candidate")["quality_note"]
+    assert notes[name].startswith("in reading a given text its draft proposes nothing") and "--text" not in notes[name]
+    assert "--text" in notes["bf16"], "the control: no text was given"
     told = study.environment["variants"][name]["assisted"]
     assert f"{told['accepted']} of {told['proposed']} proposed tokens" in str(study.verdict)
     assert study.environment["variants"][name]["idle_knobs"] == []
+
+
+def test_the_drafts_files_are_part_of_the_run(draft: str, itself: str, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(draft, tmp_path / "draft"))
+    asked = {"candidates": [f"fp32:assisted={mine}"], "strategies": ["greedy"], "prompts": ["w1"], "max_new_tokens": 2,
+             "noise_floor": False, "default_text": False, "out": tmp_path / "run"}  # fmt: skip
+    first = dd.compare(itself, **asked)
+    told = first.environment["checkpoints"][f"fp32:assisted={mine} (draft)"]
+    weights = (mine / "model.safetensors").read_bytes()
+    assert told["files"] == {"model.safetensors": hashlib.sha256(weights).hexdigest()}
+    assert dd.compare(itself, **asked, resume=True).divergences.equals(first.divergences), "the control: the same draft"
+    (mine / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(
+        dd.InputError, match=r"holds another run: checkpoints .*\(draft\) files model.safetensors differs"
+    ):
+        dd.compare(itself, **asked, resume=True)
+
+
+def test_a_run_with_a_draft_is_forecast_with_it(draft: str, itself: str) -> None:
+    asked = {"model": itself, "strategies": ["greedy"], "prompts": ["w1", "w2"], "max_new_tokens": 8}
+    plain, with_draft = (
+        prepare(make_settings(CompareSettings, {**asked, "candidates": [c]})).world
+        for c in ("bf16:use_cache=false", f"bf16:assisted={draft}")
+    )
+    ours, its = plain.checkpoint.parameters, with_draft.drafts[f"bf16:assisted={draft}"].parameters
+    assert its not in (0, ours)
+    assert budget.weight_bytes(with_draft, with_draft.plan.candidates[0]) == 2 * (ours + its)
+    assert budget.weight_bytes(plain, plain.plan.candidates[0]) == 2 * ours
+    assert with_draft.plan.effort.reading == 1 + len(with_draft.plan.casts), "the candidate reads nothing"
+    assert (with_draft.plan.effort.stepwise, with_draft.plan.effort.floors) == (0, 0)
+    assert (plain.plan.effort.stepwise, plain.plan.effort.floors) == (2, 1), "the control: one that is read"
+    work = budget.flops(with_draft, 2)
+    with_draft.drafts.clear()
+    assert work - budget.flops(with_draft, 2) == 2 * its * 2 * 8
 
 
 @pytest.mark.parametrize(

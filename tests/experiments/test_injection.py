@@ -14,7 +14,7 @@ import torch
 from bigram import bigram_model, ids_of, rolled, saved_bigram
 from conftest import tiny_model, tiny_tokenizer
 from forking import command
-from running import LEAN
+from running import LEAN, saved_as
 from test_generate import NEW as STEPS
 from test_generate import PROMPTS as IDS
 from test_generate import free_run
@@ -380,6 +380,15 @@ def test_rank_one_is_the_control() -> None:
     assert (done.summary["agreement"] == 1).all()
     assert (done.summary["unchanged"] == done.summary["texts"]).all()
     assert all("100 % of the tokens after it are the reference's, as they must be" in s for s in done.verdict)
+
+
+def test_what_deployment_would_see_is_said_first(tmp_path: Path) -> None:
+    folder = Path(saved_as(tiny_model("llama"), tmp_path / "model"))
+    for settings, said in (({"repetition_penalty": 1.3, "bos_token_id": 1}, "repetition_penalty=1.3"), ({}, "")):
+        (folder / "generation_config.json").write_text(json.dumps(settings))
+        told = inject(str(folder), at=[1], strategies=["greedy"], prompts=["w1"], max_new_tokens=3).verdict
+        first = f"Run without the model's own settings; deployed, fp32 applies {said}."
+        assert (told[0] == first) == bool(said), told
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,17 @@ from torch import Tensor
 from tuning import ALPHA, MODULES, RANK, base, edit, tuned
 
 import decodedrift as dd
-from decodedrift.core.records import InputError
+from decodedrift.core.records import InputError, VariantError
+from decodedrift.core.settings import make_settings
+from decodedrift.experiments.compare.settings import CompareSettings
+from decodedrift.models import budget
 from decodedrift.models.knobs import check as check_knobs
 from decodedrift.models.load import loaded
 from decodedrift.models.sources import adapter, checkpoints
 from decodedrift.models.sources.identity import weight_hashes
 from decodedrift.models.sources.stored import resolved
 from decodedrift.models.variants import parse_variants
+from decodedrift.runs.prepare import prepare
 
 ASKED: dict[str, Any] = {
     "prompts": ["w1 w2 w3", "w5 w8"],
@@ -97,11 +104,18 @@ def test_merged_in_float32_it_is_rounded_once(folders: tuple[Path, Path], kind: 
         assert torch.equal(merged[f"{name}.weight"], by_hand(folders, name, torch.float32).to(dtype)), name
     assert facts["adapter"]["merge"] == "fp32" and facts["adapter"]["merged"]
     assert facts["weight_dtypes"].keys() == {kind}
+    wide = run(f"{folders[1]}:merge=fp32,precision=fp32")[1]["state"].values()
+    lost = sum(int((t.to(dtype).float() != t).sum()) for t in wide) / sum(t.numel() for t in wide)
+    assert facts["rounded_share"] == pytest.approx(lost, abs=1e-12), "of what was merged, and not of its base"
+    assert kind == "fp32" or lost > 0.9
+    assert run(f"{folders[1]}:merge=fp32,precision=fp32,layercast=bf16")[1]["rounded_share"] is None, "nobody counted"
 
 
 def test_merged_as_stored_it_is_rounded_to_the_bases_own_type(tmp_path: Path) -> None:
     pair = base(tmp_path / "base", torch.bfloat16), tuned(tmp_path / "tuned", tmp_path / "base")
-    merged = run(f"{pair[1]}:merge=stored")[1]["state"]
+    _, told = run(f"{pair[1]}:merge=stored")
+    assert told["rounded_share"] is None, "its weights were rounded as they were added"
+    merged = told["state"]
     single = run(f"{pair[1]}:merge=fp32")[1]["state"]
     for name in names(merged):
         expected = by_hand(pair, name, torch.bfloat16)
@@ -175,6 +189,17 @@ def test_all_ways_stand_side_by_side_and_resume(folders: tuple[Path, Path], tmp_
         dd.compare(folders[0], **asked, resume=True)
 
 
+def test_merged_in_float32_it_loads_in_as_much_memory(folders: tuple[Path, Path]) -> None:
+    names = {merge: f"m-{merge}={folders[0]}+{folders[1]}:precision=bf16,merge={merge}" for merge in ("fp32", "none")}
+    settings = make_settings(CompareSettings, ASKED | {"model": str(folders[0]), "candidates": list(names.values())})
+    world = prepare(settings).world
+    count = world.checkpoint.parameters
+    sizes = {
+        c.knobs["merge"]: (budget.weight_bytes(world, c), budget.loading_bytes(world, c)) for c in world.plan.candidates
+    }
+    assert sizes == {"fp32": (2 * count, 4 * count), "none": (2 * count, 2 * count)}
+
+
 def test_as_the_model_itself(folders: tuple[Path, Path]) -> None:
     study = dd.compare(str(folders[1]), candidates=["fp32:merge=fp32", "bf16", "bf16:merge=stored"], **ASKED)
     assert study.failures.empty, study.failures.to_string()
@@ -238,6 +263,31 @@ def test_what_is_wrong_is_one_line(folders: tuple[Path, Path], tmp_path: Path, m
     refused(cut, r"not a readable safetensors file")
     monkeypatch.setattr(adapter.importlib.util, "find_spec", lambda name: None)
     refused(folders[1], r"a LoRA adapter, which needs peft: pip install 'decodedrift\[lora\]'$")
+
+
+def test_what_pefts_own_imports_say_is_held_back(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Loud:
+        """Stands where peft is looked for."""
+
+        def find_spec(self, name: str, *args: Any) -> None:
+            if name == "peft":
+                logging.getLogger("torchao").warning("Failed to load a library")
+                raise ModuleNotFoundError(name)
+
+    found = checkpoints.find(str(folders[1]))
+    assert found.adapter is not None
+    monkeypatch.delitem(sys.modules, "peft")
+    monkeypatch.setattr(sys, "meta_path", [Loud(), *sys.meta_path])
+    with pytest.raises(ModuleNotFoundError):
+        adapter.check(found.adapter, replace(found, adapter=None))
+    with pytest.raises(VariantError, match="cannot be put on its base"):
+        adapter.attached(small(), found.adapter, None, torch.float32, "c")
+    assert not caplog.records
+    with pytest.raises(ModuleNotFoundError):
+        import peft  # noqa: F401
+    assert [record.getMessage() for record in caplog.records] == ["Failed to load a library"]
 
 
 def test_trained_embeddings_are_loaded_and_others_widths_refused(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import decodedrift as dd
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.settings import CONVENTIONS, SLIDING
 from decodedrift.models.text.conventions import CUTS, DEFAULTS
+from decodedrift.report.terminal import summary_table
 
 IDS = [int(i) for i in np.random.default_rng(5).integers(1, 96, size=75)]
 TEXT = "  ".join(f"w{i}" for i in IDS) + "\n"
@@ -217,6 +218,10 @@ def test_the_answer_is_of_the_same_tokens_by_window_and_names_the_convention() -
     said = " ".join(study.verdict)
     assert "Perplexity on text as gptq counts it in windows of 16 (reference " in said
     assert "Left out is the end that fills no window: 11 tokens." in said
+    assert "ppl (gptq)" in summary_table(study, 120) and "perplexity" not in summary_table(study, 120)
+    assert "Perplexity (gptq)" in study.to_markdown() and "Perplexity (gptq)" in study.to_latex()
+    plain = measured("llama", context=16)
+    assert "perplexity" in summary_table(plain, 120) and "Perplexity (" not in plain.to_markdown()
     page = study.to_html()
     assert page.count("as gptq counts it") >= 4
     assert "counts it" not in measured("llama", context=16).to_html()

@@ -107,6 +107,23 @@ def test_declared_memory_decides(tmp_path: Path) -> None:
     assert "in a job, 1.0 MiB in memory, the rest in files" in forecast(tight)
 
 
+def test_weights_count_in_the_types_that_they_are_kept_in_and_read_in() -> None:
+    from decodedrift.core.settings import make_settings
+    from decodedrift.experiments.compare.settings import CompareSettings
+    from decodedrift.runs.prepare import prepare
+
+    bytes_a_weight = {  # (while it runs, while it loads)
+        "bf16": (2, 2), "fp32:batch_size=1": (4, 4), "fp32:layercast=bf16": (2, 4), "fp32:mixed=bf16": (4 + 2, 6),
+        "int8:compute=bf16": (2, 4), "bf16:round=weights": (4, 4),
+    }  # fmt: skip
+    asked = {"model": tiny_model("gpt2"), "prompts": ["w1"], "candidates": list(bytes_a_weight)}
+    world = prepare(make_settings(CompareSettings, asked), tiny_tokenizer()).world
+    count = sum(p.numel() for p in asked["model"].parameters())
+    both = {c.name: (budget.weight_bytes(world, c), budget.loading_bytes(world, c)) for c in world.plan.candidates}
+    assert both == {name: (count * a, count * b) for name, (a, b) in bytes_a_weight.items()}
+    assert budget.pair_bytes(world) == count * (4 + 6) + budget.batch_bytes(world)
+
+
 def test_on_a_gpu_logits_wait_in_the_hosts_memory_and_steps_wait_for_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     from decodedrift.core.settings import make_settings
     from decodedrift.experiments.compare.settings import CompareSettings

@@ -280,7 +280,8 @@ def test_modules_whose_rows_the_groups_do_not_divide_stay_and_are_named() -> Non
     assert told["left_out_as"] is None
     assert "left_out" not in facts(checkpoint(), "int4:group=16")
     with pytest.raises(
-        dd.InputError, match=r"int4: 128 divides no row of this model \(of 32, 48 inputs\); give another"
+        dd.InputError,
+        match=r"int4: 128 divides no row of this model \(of 32, 48 inputs\); group= takes what divides one: 2, 3, 4, 6, 8, 12, 16, 24, 32, 48$",
     ):
         facts(checkpoint(), "int4")
 

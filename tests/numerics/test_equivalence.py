@@ -82,6 +82,20 @@ def test_closed_forms() -> None:
     assert all(map(math.isnan, (*eq.paired_score(*(np.array([]),) * 3), eq.prompts_needed(*(np.array([]),) * 3, 0.02))))
 
 
+def test_of_few_prompts_an_end_is_what_so_many_do_not_exclude() -> None:
+    """Four texts of four prompts each: that share decides until what was seen reaches further, and never comes back."""
+    ends = []
+    for won in range(7):
+        second = np.zeros((4, 4))
+        second.T.flat[:won] = 1
+        value, low, _ = eq.paired_score(np.zeros(16), second.ravel(), np.repeat(np.arange(4), 4))
+        assert value == -won / 16
+        ends.append(low)
+    z2 = stats.norm.ppf(0.975) ** 2
+    assert ends[0] == ends[1] == pytest.approx(-z2 / (4 + z2)) and round(ends[0], 4) == -0.4899
+    assert round(ends[2], 4) == -0.5224 and all(np.diff(ends[1:]) < 0)
+
+
 def test_seeds_that_are_alike_count_as_their_prompt() -> None:
     first, second, names = columns(30, 6, 2, 22)
     alone = eq.paired_score(first, second, names)

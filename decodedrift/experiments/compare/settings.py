@@ -15,7 +15,7 @@ from decodedrift.core.records import InputError, Strategy, Text, Variant, distin
 from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Settings, Whole, files, option
 from decodedrift.decoding.strategies import not_injectable, screened
 from decodedrift.measure.checks import CODE, Check, parse_check
-from decodedrift.models.knobs import unread
+from decodedrift.models.knobs import KNOBS, unread
 from decodedrift.models.precisions import PRECISIONS
 
 FLOOR_PROMPTS = 64  # of a run's prompts, the first, on which a floor is measured
@@ -179,13 +179,15 @@ class CompareSettings(Settings):
 
         Who reads token by token reads nothing at once, and the reference does both.
         """
-        many, stepped = len(self.candidates), sum(bool(unread(v, self.reference)) for v in self.candidates)
-        floors = many if self.noise_floor else 0
+        many, acting = len(self.candidates), [unread(v, self.reference) for v in self.candidates]
+        blind = sum(not all(KNOBS[name].stepped for name in names) for names in acting)  # these read no given text
+        stepped = sum(map(bool, acting)) - blind
+        floors = many - blind if self.noise_floor else 0
         waiting = (1 + many if self.decompose else 0) + bool(stepped)
         screens = self.mode == "screen" and not self.continued
         return Effort(
             writing=1 if screens else 1 + many,
-            reading=1 + many - stepped + len(self.casts),
+            reading=1 + many - blind - stepped + len(self.casts),
             floors=floors,
             floor_prompts=FLOOR_PROMPTS,
             injecting=many if self.inject else 0,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.settings import SLIDING
 from decodedrift.experiments.compare.verdict import answer, assembly
 from decodedrift.report.numbers import first, with_interval
 from decodedrift.report.phrases import counted, relative
@@ -23,8 +24,8 @@ def table(study: Study) -> pd.DataFrame:
 
     Parted: traces whose tokens differ from the reference's, of a screening those predicted to. First at: where the
     first token differs, from 0, the median over the traces in which one does. Mean KL: on the
-    reference's tokens. Perplexity: its change on texts that neither side wrote, and Answer: both of a candidate over
-    all strategies.
+    reference's tokens. Perplexity: its change on texts that neither side wrote (named with it: the tool whose
+    convention it is of), and Answer: both of a candidate over all strategies.
     """
     answers = {row.candidate: row for row in study.answer.itertuples()}
     summary = study.summary
@@ -37,8 +38,10 @@ def table(study: Study) -> pd.DataFrame:
         ]
         for row in (summary[summary["role"] == "candidate"] if len(summary) else summary).itertuples()
     ]  # fmt: skip
-    predicted = {"Parted": "Predicted to part"} if study.plan.get("mode") == "screen" else {}
-    return pd.DataFrame(rows, columns=[predicted.get(name, name) for name in COLUMNS])
+    names = {"Parted": "Predicted to part"} if study.plan.get("mode") == "screen" else {}
+    if (tool := study.plan.get("convention", SLIDING)) != SLIDING:
+        names["Perplexity"] = f"Perplexity ({tool})"
+    return pd.DataFrame(rows, columns=[names.get(name, name) for name in COLUMNS])
 
 
 def _first(row: Any) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from decodedrift.core.untrusted import visible
 from decodedrift.measure.trajectory import BY_POSITION, by_lag, by_position
 from decodedrift.report import failures
-from decodedrift.report.phrases import percent
+from decodedrift.report.phrases import listed, percent, setting
 from decodedrift.runs.gates import Gating
 
 
@@ -31,8 +31,16 @@ def gating(plan: Mapping[str, Any]) -> Gating:
 
 
 def verdict(study: Any) -> list[str]:
-    """What each replacement did, and what failed."""
-    return [*sentences(study.summary, study.plan), *failures.sentences(study.failures)]
+    """What deployment would see besides, what each replacement did, and what failed."""
+    return [*deployed(study), *sentences(study.summary, study.plan), *failures.sentences(study.failures)]
+
+
+def deployed(study: Any) -> list[str]:
+    """The model's own settings that would change what it writes, and were left out."""
+    name = str(study.plan["reference"]["name"])
+    settings = study.environment.get("deployment", {}).get(name, {}).get("settings", {})
+    applied = listed([setting(*item) for item in settings.items()])
+    return [f"Run without the model's own settings; deployed, {visible(name)} applies {applied}."] if settings else []
 
 
 def sentences(table: pd.DataFrame, plan: Mapping[str, Any]) -> list[str]:

@@ -77,6 +77,12 @@ def stored(variant: Variant) -> str:
     return types[0] if types else variant.compute or "fp32"
 
 
+def kept(variant: Variant) -> list[str]:
+    """The types that its weights are in memory in while it runs, one for each copy."""
+    copies = [knob.copies(value) for _, knob, value in turned(variant) if knob.copies is not None]
+    return [stored(variant), *copies]
+
+
 def rounding(variant: Variant) -> str:
     """The coarsest type that anything a variant computes is rounded to."""
     types = [knob.rounds(value) for _, knob, value in turned(variant) if knob.rounds is not None]

@@ -24,9 +24,10 @@ class Knob:
     asked before weights load. load: keyword arguments of `from_pretrained`. adapt: the same done to a model that is
     there. install: done in place to a model that has its precision and device. running: (model, value) -> a context
     around all that the model computes. stored: the type that its weights are kept in, where that is not the
-    arithmetic's. rounds: the type that it rounds what is computed to. forced: whether reading a given text at once uses
-    it too; where it does not, a text is read token by token. stepped: whether that does; where not even that, a text is
-    not read, since an error of 0 would say nothing.
+    arithmetic's. copies: the type of a second copy of them that is there while it runs. rounds: the type that it rounds
+    what is computed to. forced: whether reading a given text at once uses it too; where it does not, a text is read
+    token by token. stepped: whether that does; where not even that, a text is not read, since an error of 0 would say
+    nothing.
     """
 
     param: Param
@@ -38,6 +39,7 @@ class Knob:
     install: Callable[[Any, Any], None] | None = None
     running: Callable[[Any, Any], AbstractContextManager[Any]] | None = None
     stored: Callable[[Any], str] | None = None
+    copies: Callable[[Any], str] | None = None
     rounds: Callable[[Any], str | None] | None = None
     forced: bool = True
     stepped: bool = True

@@ -60,7 +60,22 @@ def refused(variant: Variant, checkpoint: Any, kind: str) -> str | None:
         there = importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of the package that it would be in
         there = False
-    return None if there else f"it needs {package}: pip install 'decodedrift[cache]'"
+    return _undivided(checkpoint, kind) if there else f"it needs {package}: pip install 'decodedrift[cache]'"
+
+
+def _undivided(checkpoint: Any, kind: str) -> str | None:
+    """That groups of a quantized cache do not divide what it keeps of a token, and those that do; else None."""
+    from decodedrift.models.footprint import cached
+
+    numbers = kind.split(":")[2:]
+    if not numbers:
+        return None
+    group = int(numbers[1])
+    sizes = [heads * size for heads, size in cached(checkpoint)]
+    if not any(size % group for size in sizes):
+        return None
+    fits = ", ".join(str(n) for n in range(1, max(sizes) + 1) if all(size % n == 0 for size in sizes))
+    return f"groups of {group} do not divide the {sizes[0]} keys of a token; choices: {fits}"
 
 
 CACHE = Knob(

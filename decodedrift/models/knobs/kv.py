@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from decodedrift.core.notation import Param, whole
+from decodedrift.core.records import Variant
 from decodedrift.models.knobs.base import Knob
 from decodedrift.models.knobs.cache import WITHOUT
 
@@ -25,9 +26,29 @@ def read(value: Any) -> str:
     return name if name == "fp8" else f"{name}:{whole(0)(rest[0]) if rest else FORMATS[name]}"
 
 
+def refused(variant: Variant, checkpoint: Any, kv: str) -> str | None:
+    """Why keys and values cannot be rounded so; None where they can."""
+    from decodedrift.models.footprint import cached
+
+    if not variant.use_cache:
+        return WITHOUT
+    name, _, group = kv.partition(":")
+    sizes = [size for _, size in cached(checkpoint) if size > int(group)] if int(group or 0) else []
+    return next((undivided(name, int(group), size) for size in sizes if size % int(group)), None)
+
+
+def undivided(name: str, group: int, size: int) -> str:
+    """That a group does not divide a head's size, and the ones that do."""
+    fits = ", ".join(str(number) for number in range(1, size + 1) if size % number == 0)
+    return (
+        f"groups of {group} do not divide the {size} values of a head; write kv={name}:GROUP with one of {fits}, "
+        f"or kv={name}:0 for one scale a head"
+    )
+
+
 KV = Knob(
     Param(read, None, f"keys and values rounded as they are cached: {FORM}"),
     fact="kv",
-    refused=lambda variant, checkpoint, kv: None if variant.use_cache else WITHOUT,
+    refused=refused,
     forced=False,
 )

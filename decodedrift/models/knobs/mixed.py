@@ -48,5 +48,6 @@ MIXED = Knob(
     read_back=_read_back,
     refused=_refused,
     running=_running,
+    copies=lambda name: str(name),
     rounds=lambda name: str(name),
 )

@@ -31,11 +31,11 @@ class Precision:
     """A registered precision.
 
     compute: its own floating type, None for one that computes in the reference's. apply: converts a model that was
-    read in `reads`, in place. load: extra keyword arguments of `from_pretrained` for a backend that converts while
-    it loads. unavailable: why it cannot run on a device type, or None. optional: its package may be missing; then a
-    candidate fails alone. own: its floating type is the checkpoint's, known when that is found. beware: what its name
-    could be taken for and is not, told at the head of a run; {compute} in it is the type of the arithmetic, {rounded}
-    what its options round.
+    read in `reads`, in place. check: refuses by a model's shapes alone what `apply` would. load: extra keyword
+    arguments of `from_pretrained` for a backend that converts while it loads. unavailable: why it cannot run on a
+    device type, or None. optional: its package may be missing; then a candidate fails alone. own: its floating type is
+    the checkpoint's, known when that is found. beware: what its name could be taken for and is not, told at the head of
+    a run; {compute} in it is the type of the arithmetic, {rounded} what its options round.
     """
 
     about: str
@@ -44,6 +44,7 @@ class Precision:
     read_as: str | None = None
     params: Mapping[str, Param] = field(default_factory=dict)
     apply: Callable[[torch.nn.Module, Mapping[str, Any]], Rounded] | None = None
+    check: Callable[[torch.nn.Module, Mapping[str, Any]], Any] | None = None
     load: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     read_back: Callable[[torch.nn.Module], Rounded] | None = None
     optional: bool = False

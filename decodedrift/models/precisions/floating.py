@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -51,6 +52,16 @@ def cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
         if name in persistent or dtype == torch.float64 or built.get(name) == dtype:
             buffer.data = buffer.data.to(dtype)
     model.config.dtype = dtype
+
+
+def changed_share(tensors: Iterable[torch.Tensor], dtype: torch.dtype) -> float:
+    """Share of the elements that a floating type cannot represent."""
+    changed = total = 0
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            changed += int((tensor.to(dtype).to(tensor.dtype) != tensor).sum()) - int(tensor.isnan().sum())
+            total += tensor.numel()
+    return changed / total if total else 0.0
 
 
 def round_products(model: Any, name: str, ladder: str | None) -> Rounded:

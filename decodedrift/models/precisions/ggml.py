@@ -8,13 +8,13 @@ in q6_K, for which q8_0 stands here. Rows that 32 does not divide become float16
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from decodedrift.core.notation import Param, boolean
 from decodedrift.models.precisions.base import COMPUTE, ROUND, Precision, Rounded
-from decodedrift.models.precisions.walk import Scheme, convert
+from decodedrift.models.precisions.walk import Scheme, Weight, convert, schemed
 
 if TYPE_CHECKING:
     import torch
@@ -58,9 +58,12 @@ Q4_0 = replace(Q8_0, words="q4_0 in blocks of 32, float16 scales", weights=q4_0,
 
 
 def _precision(name: str, scheme: Scheme, about: str) -> Precision:
-    def apply(model: Any, options: Mapping[str, Any]) -> Rounded:
+    def of(model: Any) -> Callable[[Weight], Scheme]:
         head = model.get_output_embeddings()
-        return convert(model, name, lambda weight: Q8_0 if weight.module is head else scheme, options, tables=True)
+        return lambda weight: Q8_0 if weight.module is head else scheme
+
+    def apply(model: Any, options: Mapping[str, Any]) -> Rounded:
+        return convert(model, name, of(model), options, tables=True)
 
     return Precision(
         about,
@@ -73,6 +76,7 @@ def _precision(name: str, scheme: Scheme, about: str) -> Precision:
             "compute": COMPUTE,
         },
         apply=apply,
+        check=lambda model, options: schemed(model, name, of(model), options, tables=True),
         beware=BEWARE,
     )
 

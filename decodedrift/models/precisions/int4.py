@@ -15,7 +15,7 @@ from decodedrift.core.notation import Param, boolean, whole
 from decodedrift.models.precisions.base import COMPUTE, HEAD, ROUND, Precision, Rounded
 from decodedrift.models.precisions.int8 import SCHEME as INT8_SCHEME
 from decodedrift.models.precisions.int8 import filled
-from decodedrift.models.precisions.walk import Scheme, convert
+from decodedrift.models.precisions.walk import Scheme, convert, schemed
 
 if TYPE_CHECKING:
     import torch
@@ -36,10 +36,9 @@ def grouped_int4(rows: torch.Tensor, group: int, zero: bool = False) -> torch.Te
     return ((whole_numbers - point) * scale).flatten(-2)
 
 
-def apply(model: Any, options: Mapping[str, Any]) -> Rounded:
-    """Every linear and expert weight whose rows the groups divide, their inputs, or both."""
+def _scheme(options: Mapping[str, Any]) -> Scheme:
     group, zero = options["group"], options["zero"]
-    scheme = Scheme(
+    return Scheme(
         f"int4 in groups of {group}, float16 scales" + (" and zero points" if zero else ", symmetric"),
         partial(grouped_int4, group=group, zero=zero),
         lambda width: 4 + (20 if zero else 16) / group,
@@ -47,7 +46,11 @@ def apply(model: Any, options: Mapping[str, Any]) -> Rounded:
         INT8_SCHEME.input_words,
         block=group,
     )
-    return convert(model, "int4", lambda weight: scheme, options)
+
+
+def apply(model: Any, options: Mapping[str, Any]) -> Rounded:
+    """Every linear and expert weight whose rows the groups divide, their inputs, or both."""
+    return convert(model, "int4", lambda weight: _scheme(options), options)
 
 
 INT4 = Precision(
@@ -65,5 +68,6 @@ INT4 = Precision(
         "compute": COMPUTE,
     },
     apply=apply,
+    check=lambda model, options: schemed(model, "int4", lambda weight: _scheme(options), options),
     beware="{rounded}, arithmetic {compute}; rounded to nearest, where GPTQ and AWQ choose by calibration",
 )

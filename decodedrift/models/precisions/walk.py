@@ -23,6 +23,7 @@ LAYOUTS = {
 """The input dimension of fused expert weights, [experts, ., .], whose modules do not declare it."""
 
 NAMED = 3  # modules that are named where some are left out
+CHOICES = 12  # groups that are named where none fits
 
 
 @dataclass(frozen=True)
@@ -106,16 +107,10 @@ def convert(
         tables: the head goes with the embedding, tied or not; else a tied head is refused.
 
     Raises:
-        InputError: nothing found to round, inputs out of reach, or a head that was asked for and is tied.
+        InputError: see `schemed`; inputs that are out of reach.
     """
     ladder, counts = options["round"], Counts()
-    pairs = [(weight, scheme_of(weight)) for weight in weights(model, name, head=options["head"], tables=tables)]
-    if not pairs:
-        raise InputError(f"{name}: this model has no linear or expert weights to quantize; nothing would be rounded")
-    if not any(weight.width % scheme.block == 0 for weight, scheme in pairs):
-        widths = ", ".join(map(str, sorted({weight.width for weight, _ in pairs})))
-        mend = "give another group" if "group" in options else "nothing would be quantized"
-        raise InputError(f"{name}: {pairs[0][1].block} divides no row of this model (of {widths} inputs); {mend}")
+    pairs = schemed(model, name, scheme_of, options, tables=tables)
     inputs, taken, done = list[tuple[Weight, Scheme]](), list[Scheme](), set[int]()
     for weight, scheme in pairs:
         fits = weight.width % scheme.block == 0
@@ -138,6 +133,28 @@ def convert(
         round_inputs(f"{name}:round={ladder}", model, [(w, used.inputs) for w, used in inputs if used.inputs])
     details = {"scheme": _words(taken, ladder), "round": ladder, "head": options["head"]}
     return Rounded(counts.parameters, counts.modules, details | _details(model, counts, pairs[0][1].fallback))
+
+
+def schemed(
+    model: Any, name: str, scheme_of: Callable[[Weight], Scheme], options: Mapping[str, Any], *, tables: bool = False
+) -> list[tuple[Weight, Scheme]]:
+    """Each weight to be rounded and how: by shapes alone, so that a model without its weights will do.
+
+    Raises:
+        InputError: nothing found that could be rounded, with the groups that could, or a head that is tied.
+    """
+    pairs = [(weight, scheme_of(weight)) for weight in weights(model, name, head=options["head"], tables=tables)]
+    if not pairs:
+        raise InputError(f"{name}: this model has no linear or expert weights to quantize; nothing would be rounded")
+    if not any(weight.width % scheme.block == 0 for weight, scheme in pairs):
+        widths = sorted({weight.width for weight, _ in pairs})
+        fits = [str(n) for n in range(2, widths[-1] + 1) if any(width % n == 0 for width in widths)]
+        more = ", ..." if len(fits) > CHOICES else ""
+        choices = f"group= takes what divides one: {', '.join(fits[:CHOICES])}{more}"
+        mend = choices if "group" in options else "nothing would be quantized"
+        rows = ", ".join(map(str, widths))
+        raise InputError(f"{name}: {pairs[0][1].block} divides no row of this model (of {rows} inputs); {mend}")
+    return pairs
 
 
 def round_inputs(name: str, model: Any, pairs: list[tuple[Weight, Callable[[torch.Tensor], torch.Tensor]]]) -> None:

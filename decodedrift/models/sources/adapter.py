@@ -16,13 +16,13 @@ import torch
 
 from decodedrift.core.records import InputError, VariantError
 from decodedrift.core.secrecy import excerpt
-from decodedrift.models.precisions.floating import NAMES, cast
+from decodedrift.models.precisions.floating import NAMES, cast, changed_share
 from decodedrift.models.sources import hub
 from decodedrift.models.sources.quiet import quiet as loggers_quiet
 from decodedrift.models.sources.weightfiles import check_no_pointer, headers
 
 CONFIG, SAFE, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-FACTS = "_decodedrift_adapter"
+FACTS, MERGED_SHARE = "_decodedrift_adapter", "_decodedrift_merged_share"
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,12 @@ def check(adapter: Adapter, base: Any) -> None:
     Raises:
         InputError: names a matrix that has no place, or another shape.
     """
-    from peft import get_peft_model
     from transformers import AutoModelForCausalLM
 
     if base.adapter is not None:
         raise InputError(f"{adapter.name}: its base {base.name} is an adapter itself; merge that first")
+    with quiet():
+        from peft import get_peft_model  # imports all that it can run on, which speaks too
     with torch.device("meta"), quiet():
         model = AutoModelForCausalLM.from_config(base.config, trust_remote_code=base.trust_remote_code)
         config = _lora(adapter)
@@ -128,10 +129,10 @@ def attached(model: Any, adapter: Adapter, merge: str | None, dtype: torch.dtype
     Raises:
         VariantError: peft cannot put it on, or merge it.
     """
-    from peft import PeftModel
-
     try:
         with quiet():
+            from peft import PeftModel
+
             wrapped = PeftModel.from_pretrained(model, adapter.folder, config=_lora(adapter))
             _check_fits(adapter, "its base", wrapped)
             facts = described(wrapped) or {}
@@ -143,6 +144,9 @@ def attached(model: Any, adapter: Adapter, merge: str | None, dtype: torch.dtype
     if merge not in (None, "none"):
         facts |= {"merge": merge, "merged": described(base) is None}
         if getattr(base.config, "quantization_config", None) is None:
+            if merge == "fp32":
+                share = changed_share((p.detach() for p in base.parameters()), dtype)
+                setattr(base, MERGED_SHARE, {NAMES[dtype]: share})
             cast(base, dtype)
     setattr(base, FACTS, facts)
     return base

@@ -17,11 +17,13 @@ import numpy as np
 import pandas as pd
 
 from decodedrift.experiments.compare.draws import uncoupled
-from decodedrift.experiments.compare.execution import same_execution, unmoved
+from decodedrift.experiments.compare.execution import asked, same_execution, unmoved
 from decodedrift.experiments.compare.folds.accuracy import IN_ANSWER, of_candidate
 from decodedrift.experiments.compare.settings import FINE
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import fold
+from decodedrift.models.knobs import KNOBS, rounding
+from decodedrift.models.variants import variant_from_dict
 from decodedrift.numerics.intervals import mean_interval, none_of, paired_difference, share_interval
 from decodedrift.numerics.logits import expm1
 
@@ -37,6 +39,7 @@ TOLD_BY_NOISE = ("as noise", "more than noise", "cannot tell")
 LEAST_PROMPTS = 35  # Wilson's upper end for none of so many is below AS_NOISE
 QUALITIES = ("no loss above 1 %", "worse", "better", "cannot tell", "not measured")
 UNCACHED = "it keeps no KV cache: token by token, each token of a text would take a reading of all before it"
+UNREAD = "in reading a given text its draft proposes nothing, so that no text would show what the draft does"
 PAIR = ["strategy", "seed", "prompt_id"]
 COLUMNS = [
     "model", "reference", "candidate", "strategies", "prompts", "traces", "diverged", "divergence_rate",
@@ -68,8 +71,10 @@ def answer(study: Study) -> pd.DataFrame:
 
 
 def _unread(row: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, str]:
-    """Why a candidate read no text of those that there are: it keeps no KV cache, and is read token by token."""
+    """Why a candidate read no text: a draft reads none; without a KV cache each token would be a reading."""
     sides = (plan["reference"], *(c for c in plan["candidates"] if c["name"] == row["candidate"]))
+    if not all(KNOBS[name].stepped for name in asked(sides[1], sides[0])):
+        return {"quality_note": UNREAD}
     uncached = any(side.get("use_cache") is False for side in sides)
     return {"quality_note": UNCACHED} if uncached and plan.get("texts") and not row["scored_tokens"] else {}
 
@@ -156,7 +161,7 @@ def prompts_to_tell(row: Mapping[str, Any]) -> str:
 def unbatched(floor_rate: Any, name: str, plan: Mapping[str, Any]) -> str:
     """Why a candidate has no noise, where that is its arithmetic's doing; empty elsewhere."""
     (candidate,) = (c for c in plan["candidates"] if c["name"] == name)
-    if floor_rate != 0 or candidate["compute"] not in FINE:
+    if floor_rate != 0 or rounding(variant_from_dict(candidate)) not in FINE:
         return ""
     return f"it computes in {candidate['compute']}, where batching changed no text"
 

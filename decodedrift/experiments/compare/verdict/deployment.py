@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from decodedrift.core.records import shortened
 from decodedrift.core.untrusted import visible
-from decodedrift.report.phrases import listed
+from decodedrift.report.phrases import listed, setting
 
 AS_DEPLOYED = "Each side as deployed: "
 HOLDING_BACK = (
@@ -67,21 +66,17 @@ def _said(facts: Mapping[str, Any], reference: bool) -> Iterator[str]:
     if stops := facts.get("stop_ids"):
         yield f"stops at {_ids(stops['candidate'])} (the reference at {_ids(stops['reference'])})"
     if settings := facts.get("settings"):
-        yield f"applies {listed(_setting(*item) for item in settings.items())}" if reference else _changed(settings)
+        yield f"applies {listed(setting(*item) for item in settings.items())}" if reference else _changed(settings)
     if tokens := facts.get("vocabulary"):
         yield f"has a vocabulary of {tokens['candidate']} tokens and not {tokens['reference']}"
 
 
 def _changed(settings: Mapping[str, Any]) -> str:
     """A candidate's settings that are not the reference's."""
-    applies = [_setting(key, theirs) for key, (_, theirs) in settings.items() if theirs is not None]
-    leaves = [_setting(key, ours) for key, (ours, theirs) in settings.items() if theirs is None]
+    applies = [setting(key, theirs) for key, (_, theirs) in settings.items() if theirs is not None]
+    leaves = [setting(key, ours) for key, (ours, theirs) in settings.items() if theirs is None]
     said = [f"applies {listed(applies)}"] if applies else []
     return ", ".join([*said, f"does not apply {listed(leaves)}"] if leaves else said)
-
-
-def _setting(key: str, value: Any) -> str:
-    return visible(f"{key}={shortened(value, 40)}")
 
 
 def _ids(ids: list[int]) -> str:
