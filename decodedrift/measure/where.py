@@ -1,6 +1,6 @@
 """Where an error enters (`--where`): the hidden states of both sides after every layer, and the first bit that differs.
 
-Both read the reference's texts whole, right-padded, each in batches of its own size.
+Both read the reference's texts whole, each in batches of its own size, padded as it pads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from decodedrift.core.records import Key, Variant
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
 from decodedrift.models import inside, steps
-from decodedrift.models.knobs import unread
+from decodedrift.models.knobs import padding, unread
 from decodedrift.models.load import Loaded
 
 PROMPTS = 8  # of a run's, the first
@@ -87,8 +87,9 @@ class Where:
         for begin in range(0, len(texts), size):
             batch = texts[begin : begin + size]
             ids = [text for _, text in batch]
-            width = max(map(len, ids))
-            rows = [Row(len(text), width) for text in ids]
+            width, begins = padding.layout(model, [len(text) for text in ids], given=True)
+            kept = min(begins), max(begin + len(text) for text, begin in zip(ids, begins, strict=True))
+            rows = [Row(len(text), width, begin, kept) for text, begin in zip(ids, begins, strict=True)]
 
             def see(name: str, depth: int | None, inputs: list[Tensor], output: Tensor, rows: list[Row] = rows) -> None:
                 for at, row in enumerate(rows):
@@ -112,27 +113,42 @@ class Where:
 
 @dataclass
 class Row:
-    """What was seen of one text, of `length` tokens in a batch of `width`.
+    """What was seen of one text, of `length` tokens from `begin` on in a batch of `width`.
+
+    kept: the first and last place of the batch that the head reads, where it does not read all.
 
     states: by (depth, module), [tokens, channels] in the module's own type.
     """
 
     length: int
     width: int
+    begin: int
+    kept: tuple[int, int]
     states: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     bits: Bits = field(default_factory=dict)
 
     def see(self, name: str, depth: int | None, at: int, inputs: Sequence[Tensor], output: Tensor, rows: int) -> None:
         """Keeps of a module what belongs to this text; of one whose tensors are not [rows, width, ...] nothing."""
-        mine = _of(output, at, self.length, rows, self.width)
+        mine = self._of(output, at, rows)
         if mine is None:
             return
         if depth is not None:
             self.states[depth, name] = mine.to("cpu", copy=True)
-        parts = (_of(tensor, at, self.length, rows, self.width) for tensor in inputs)
+        parts = (self._of(tensor, at, rows) for tensor in inputs)
         given = [part for part in parts if part is not None]
         if given:
             self.bits[name] = (_digest(given), _digest([mine]))
+
+    def _of(self, tensor: Tensor, at: int, rows: int) -> Tensor | None:
+        """The part of a module's tensor that belongs to one row's own tokens; None where it has no such part."""
+        end = self.begin + self.length
+        if tensor.dim() >= 2 and tensor.shape[:2] == (rows, self.width):
+            return tensor[at, self.begin : end]
+        if tensor.dim() >= 2 and tensor.shape[:2] == (rows, self.kept[1] - self.kept[0]):
+            return tensor[at, self.begin - self.kept[0] : end - self.kept[0]]
+        if tensor.dim() >= 2 and tensor.shape[0] == rows * self.width:  # experts and some projections see one long row
+            return tensor[at * self.width + self.begin : at * self.width + end]
+        return None
 
 
 def first_apart(ours: Bits, theirs: Bits) -> str:
@@ -142,15 +158,6 @@ def first_apart(ours: Bits, theirs: Bits) -> str:
     """
     pairs = ((name, ours[name], bits) for name, bits in theirs.items() if name in ours)
     return next((name for name, own, other in pairs if own[0] == other[0] and own[1] != other[1]), "")
-
-
-def _of(tensor: Tensor, at: int, length: int, rows: int, width: int) -> Tensor | None:
-    """The part of a module's tensor that belongs to one row's own tokens; None where it has no such part."""
-    if tensor.dim() >= 2 and tensor.shape[:2] == (rows, width):
-        return tensor[at, :length]
-    if tensor.dim() >= 2 and tensor.shape[0] == rows * width:  # experts and some projections see one long row
-        return tensor[at * width : at * width + length]
-    return None
 
 
 def _digest(parts: Sequence[Tensor]) -> bytes:

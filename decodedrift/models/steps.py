@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.models.calling import cache_of, calls, check
+from decodedrift.models.compilation import compiled
 from decodedrift.models.knobs.padding import batch
 from decodedrift.models.kvcache import expand, kinds, kv_only, owned
 from decodedrift.models.load import Loaded, measurable
@@ -107,7 +108,8 @@ class Cached:
             cache = self.cache
             loaded.facts["cache"] = kinds(cache)
             check(loaded, cache is not None or not use_cache, "keeps its state where no KV cache is found")
-            in_place = loaded.path == "shared" and not (own and "cache" in loaded.variant.knobs)
+            plain = not (own and "cache" in loaded.variant.knobs) and not compiled(self.model)
+            in_place = loaded.path == "shared" and plain  # torch.compile takes no inputs that share a buffer
             inside = not in_place or cache is None or kv_only(cache)
             check(loaded, inside, f"caches more than the keys and values of every token ({kinds(cache)})")
             if cache is not None:

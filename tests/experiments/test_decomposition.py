@@ -293,3 +293,19 @@ def test_a_saved_run_reads_the_same(study: Any, tmp_path: Path) -> None:
     written = pd.read_csv(tmp_path / "run" / "tables/decomposition.csv")
     assert list(written.columns) == decomposition.COLUMNS
     assert len(written) == len(study.decomposition)
+
+
+def test_prompts_padded_to_another_width_are_handed_the_same_tokens() -> None:
+    model = tiny_model("llama")
+    alone, _ = errors(model, model, "fp32:padding=multiple:8")
+    assert alone
+    assert all(row["e0"].max() < 1e-5 and row["e1"].max() < 1e-5 for row in alone.values())
+
+
+def test_its_batches_are_no_fact_of_a_candidate() -> None:
+    asked = {"candidates": "fp32:batch_size=1/2", "batch_size": 3, "prompts": PROMPTS, "max_new_tokens": 4}
+    study = dd.compare(tiny_model("llama"), tokenizer=tiny_tokenizer(), strategies="greedy", decompose=True, **asked)
+    facts = study.environment["variants"]
+    sizes = {"fp32:batch_size=1": 1, "fp32:batch_size=2": 2}
+    assert {name: facts[name]["batch_size"] for name in sizes} == sizes
+    assert not any(facts[name]["idle_knobs"] for name in sizes)

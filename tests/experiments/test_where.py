@@ -138,3 +138,11 @@ def test_a_layer_that_stands_out_is_named_and_even_growth_names_none():
     assert list(table["rms_ratio"]) == pytest.approx([0.01, 0.011, 0.11, 0.12])
     assert [row.module for row in uneven(table)] == ["layers.2"]
     assert uneven(table.assign(step=1.1)) == []
+
+
+@pytest.mark.parametrize("padding", ["left", "multiple:8"])
+def test_filler_on_the_left_or_more_of_it_shifts_no_token(padding):
+    study = run(candidates=f"fp32:padding={padding}", **ASKED)
+    there = sides(study, f"fp32:padding={padding}")
+    assert len(there) == len(sides(study, "fp32", "self"))
+    assert (there["rms_ratio"] < 1e-5).all()

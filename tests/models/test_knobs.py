@@ -23,7 +23,7 @@ from decodedrift.models.knobs import KNOBS, check, rounding
 from decodedrift.models.knobs.padding import batch
 from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.sources.checkpoints import find, in_memory
-from decodedrift.models.steps import read_whole, reading
+from decodedrift.models.steps import begin, read_whole, reading
 from decodedrift.models.variants import parse_variants
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +179,20 @@ def test_compiled_code_is_what_runs_and_a_failing_compiler_fails_its_variant(mon
     torch._dynamo.reset()
     with pytest.raises(VariantError, match=r"fp32:compile=true: cannot be compiled .*no compiler here"):
         logits("fp32:compile=true")
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(("text", "views"), [("fp32", True), ("fp32:compile=true", False)])
+def test_compiled_code_is_given_no_views_of_one_buffer(monkeypatch: pytest.MonkeyPatch, text: str, views: bool) -> None:
+    real = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: real(self, backend="eager"))
+    torch._dynamo.reset()
+    with opened(text) as ready, reading(ready):
+        ready.path = "shared"
+        steps = begin(ready, [[5, 9, 2], [3]], torch.arange(2), room=4, pad=0)
+        steps.advance(torch.tensor([7, 8]))
+        storages = [layer.keys.untyped_storage().nbytes() > layer.keys.nbytes for layer in steps.cache.layers]
+        assert storages == [views] * len(storages)
     torch._dynamo.reset()
 
 

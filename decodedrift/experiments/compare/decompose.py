@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class Decomposition:
             bench.progress.tick,
         )
         with self.timed(reference.variant.name, 1):
-            handover.record(reference)
+            handover.record(_apart(reference))
         self.handover = handover
         self.refuse(reference, handover.refusal)
 
@@ -69,7 +69,7 @@ class Decomposition:
                     self.read_own.add((candidate.name, passage.key))
         if self.handover is not None:
             with self.timed(candidate.name, 2):
-                self.errors[candidate.name], refusal = self.handover.errors(model)
+                self.errors[candidate.name], refusal = self.handover.errors(_apart(model))
             self.refuse(model, "" if self.handover.refusal else refusal)
 
     def refuse(self, model: Loaded, why: str) -> None:
@@ -123,6 +123,11 @@ class Decomposition:
             columns["after"] = (np.arange(n) > (n if parted is None else parted)).astype(int)
             keys = pair | {"role": candidate.role} | key._asdict()
             self.bench.result.rows["steps"].append(keyed(keys, pd.DataFrame(columns)))
+
+
+def _apart(model: Loaded) -> Loaded:
+    """A variant in these readings, whose batches are the reference's: what they show is no fact of it."""
+    return replace(model, facts={})
 
 
 def _padded(values: np.ndarray, n: int) -> np.ndarray:

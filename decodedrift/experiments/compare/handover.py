@@ -65,13 +65,15 @@ class Handover:
         """The reference reads its texts; its logits and, where they can be handed over, its caches are put away."""
         for batch in self.batches():
             layers: list[Any] = []
+            prefilled: list[int] = []
 
             def put(cell: Cell, step: int, logits: Tensor, index: int = batch.index) -> None:
                 self.spool.put(("step", index, cell, step), logits)
 
-            def hold(cache: Any, layers: list[Any] = layers) -> None:
+            def hold(cache: Any, layers: list[Any] = layers, prefilled: list[int] = prefilled) -> None:
                 try:
                     layers[:] = layers_of(cache)
+                    prefilled.append(int(layers[0].get_seq_length()))
                 except CannotHandOver as error:
                     self.refusal = str(error)
 
@@ -80,7 +82,7 @@ class Handover:
                 length = int(layer.get_seq_length())
                 self.spool.put(("keys", batch.index, n), layer.keys[:, :, :length])
                 self.spool.put(("values", batch.index, n), layer.values[:, :, :length])
-            self.spool.put(("layers", batch.index), torch.tensor(len(layers)))
+            self.spool.put(("layers", batch.index), torch.tensor([len(layers), *prefilled[:1]]))
 
     def errors(self, candidate: Loaded) -> tuple[dict[Key, dict[str, np.ndarray]], str]:
         """e0 and e1 (logit_gap_rms, float64 [T]) at every position of the reference's texts; why there is no e0.
@@ -152,16 +154,19 @@ class Handover:
 
     def _overwriting(self, batch: Batch) -> Callable[[Any], None]:
         """Puts the reference's keys and values in place of what the candidate has cached since the last step."""
-        length = 0
+        length = wider = 0
 
         def overwrite(cache: Any) -> None:
             """From where the last step ended; CannotHandOver where the shapes differ."""
-            nonlocal length
+            nonlocal length, wider
             layers = layers_of(cache)
-            count = int(self.spool.get(("layers", batch.index)))
+            count, *prefilled = self.spool.get(("layers", batch.index)).tolist()
             if len(layers) != count:
                 raise CannotHandOver(f"its KV cache has {len(layers)} layers, the reference's {count}: no handing over")
             end = int(layers[0].get_seq_length())
+            if not length:  # prompts may be padded to another width, on their left
+                wider = end - prefilled[0]
+                length = max(wider, 0)
             rounding = getattr(cache, "rounding", None) or (lambda states: states)
             for n, layer in enumerate(layers):
                 for name, states in (("keys", layer.keys), ("values", layer.values)):
@@ -170,7 +175,7 @@ class Handover:
                     if shapes[0] != shapes[1]:
                         sizes = " x ".join(map(str, shapes[0][1:])), " x ".join(map(str, shapes[1][1:]))
                         raise CannotHandOver(f"its KV cache is {sizes[0]} (heads x size), the reference's {sizes[1]}")
-                    handed = theirs[:, :, length:end].to(states.device, states.dtype)
+                    handed = theirs[:, :, length - wider : end - wider].to(states.device, states.dtype)
                     states[:, :, length:end] = rounding(handed)
             length = end
 

@@ -44,10 +44,7 @@ def batch(loaded: Any, texts: Sequence[Sequence[int]], pad: int, *, given: bool)
     """
     import torch
 
-    value = str(loaded.variant.knobs.get("padding", ""))
-    longest, number = max(map(len, texts)), int(value.partition(":")[2] or 1)
-    width = max(longest, min(-(-longest // number) * number, _window(loaded.model.config)))
-    begins = [0 if given and value != LEFT else width - len(text) for text in texts]
+    width, begins = layout(loaded, [len(text) for text in texts], given=given)
     ids = torch.full((len(texts), width), pad, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, (text, begin) in enumerate(zip(texts, begins, strict=True)):
@@ -55,6 +52,14 @@ def batch(loaded: Any, texts: Sequence[Sequence[int]], pad: int, *, given: bool)
         mask[row, begin : begin + len(text)] = 1
     _note(loaded.facts, mask, given)
     return ids, mask, begins
+
+
+def layout(loaded: Any, lengths: Sequence[int], *, given: bool) -> tuple[int, list[int]]:
+    """The width of a batch of texts of these lengths, and where each begins in it. given: see `batch`."""
+    value = str(loaded.variant.knobs.get("padding", ""))
+    longest, number = max(lengths), int(value.partition(":")[2] or 1)
+    width = max(longest, min(-(-longest // number) * number, _window(loaded.model.config)))
+    return width, [0 if given and value != LEFT else width - length for length in lengths]
 
 
 def _window(config: Any) -> int:
