@@ -40,6 +40,7 @@ FRAME = {  # beside an experiment's settings
     "fail_on": FAIL_ON,
     "fail_on_interval": FAIL_ON_INTERVAL,
 }
+SHORT = {"out": ("-o",)}
 
 
 def parameter(name: str, option: Option, default: Any = None) -> inspect.Parameter:
@@ -48,7 +49,7 @@ def parameter(name: str, option: Option, default: Any = None) -> inspect.Paramet
     ending = f" [default: {words}]" if option.metavar and words not in (None, "") else ""
     flag = option.flag or name.replace("_", "-")
     argument = typer.Option(
-        f"--{flag}/--no-{flag}" if default is True else f"--{flag}", metavar=option.metavar or None,
+        f"--{flag}/--no-{flag}" if default is True else f"--{flag}", *SHORT.get(flag, ()), metavar=option.metavar or None,
         help=option.help + ending, rich_help_panel=option.group,
         show_default=False,
     )  # fmt: skip
@@ -61,11 +62,13 @@ def parameter(name: str, option: Option, default: Any = None) -> inspect.Paramet
     )
 
 
-def with_options(function: Callable[..., None], kind: type[Settings], name: str, about: str) -> Callable[..., None]:
+def with_options(
+    function: Callable[..., None], kind: type[Settings], name: str, about: str, frame: Mapping[str, Option] = FRAME
+) -> Callable[..., None]:
     """A function of keywords with the signature that typer reads: the settings and the frame, rare ones last."""
     fields = kind.model_fields
     entries = [(n, o, parameter(n, o, fields[n].default)) for n, o in kind.options().items()]
-    entries += [(n, o, parameter(n, o)) for n, o in FRAME.items()]
+    entries += [(n, o, parameter(n, o)) for n, o in frame.items()]
     entries.sort(key=lambda entry: (GROUPS.index(entry[1].group), entry[1].rare))
     parameters = [entry[2] for entry in entries]
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
