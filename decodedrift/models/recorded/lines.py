@@ -82,9 +82,9 @@ def completion_of(line: Mapping[str, Any], place: str) -> Completion:
     """
     given = {key: value for key, value in line.items() if value is not None}
     if unknown := next((key for key in given if key not in Line.model_fields), None):
+        close = nearest(str(unknown), tuple(Line.model_fields))
         raise InputError(
-            f"{place}: the key {unknown!r} is none of a recorded line ({nearest(str(unknown), tuple(Line.model_fields))}); "
-            "put what is your own under `meta`"
+            f"{place}: the key {unknown!r} is none of a recorded line ({close}); put what is your own under `meta`"
         )
     try:
         read = Line(**given)
@@ -92,17 +92,15 @@ def completion_of(line: Mapping[str, Any], place: str) -> Completion:
         raise InputError(f"{place}: {_first(error)}") from None
     if problem := _problem(read):
         raise InputError(f"{place}: {problem}")
-    tops = [{_token(name): p for name, p in pairs or ()} for pairs in read.top_logprobs or ()]
-    values = {name: tuple(v) if isinstance(v := getattr(read, name), list) else v for name in Line.model_fields}
-    return Completion(
-        **values
-        | {
-            "place": place,
-            "run": read.run or 0,
-            "tokens": None if read.tokens is None else tuple(map(_token, read.tokens)),
-            "top_logprobs": None if read.top_logprobs is None else tuple(tops),
-        }
-    )
+    values: dict[str, Any] = {
+        name: tuple(v) if isinstance(v := getattr(read, name), list) else v for name in Line.model_fields
+    }
+    values |= {"place": place, "run": read.run or 0}
+    if read.tokens is not None:
+        values["tokens"] = tuple(map(_token, read.tokens))
+    if read.top_logprobs is not None:
+        values["top_logprobs"] = tuple(map(_top, read.top_logprobs))
+    return Completion(**values)
 
 
 def as_line(completion: Completion) -> dict[str, Any]:
@@ -130,6 +128,12 @@ def schema() -> dict[str, Any]:
 
 def _token(name: int | str | list[int]) -> Token:
     return bytes(name) if isinstance(name, list) else name
+
+
+def _top(pairs: list[tuple[Any, float]] | None) -> dict[Token, float]:
+    """Pairs as a table, without a text that stands for two tokens: it names neither."""
+    names = [_token(name) for name, _ in pairs or ()]
+    return {name: p for name, (_, p) in zip(names, pairs or (), strict=True) if names.count(name) == 1}
 
 
 def _written(token: Token) -> int | str | list[int]:

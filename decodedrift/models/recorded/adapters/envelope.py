@@ -7,6 +7,7 @@ from typing import Any
 from decodedrift.models.recorded.adapters.base import Raw
 
 OF_REQUEST = ("prompt", "messages", "seed")  # that address a completion
+OF_BATCH = ("request", "response", "custom_id", "error", "id")
 
 
 def opened(raw: Raw) -> Raw:
@@ -24,9 +25,7 @@ def opened(raw: Raw) -> Raw:
         beside["prompt_token_ids"] = beside.pop("prompt")
     if raw.get("custom_id") is not None:
         beside["prompt_id"] = raw["custom_id"]
-    beside |= {
-        key: value for key, value in raw.items() if key not in ("request", "response", "custom_id", "error", "id")
-    }
+    beside |= {key: value for key, value in raw.items() if key not in OF_BATCH}
     body = response.get("body")
     return {**(body if isinstance(body, dict) else response), **beside}
 

@@ -14,6 +14,8 @@ from decodedrift.models.recorded.adapters.base import Adapter, Raw, address, met
 TOKEN_ID = re.compile(r"token_id:(\d+)")  # vLLM's --return-tokens-as-token-ids
 BYTES = re.compile(r"bytes:((?:\\x[0-9a-fA-F]{2})+)")  # OpenAI's completions, of half a character
 KEPT = ("id", "model", "system_fingerprint", "created", "usage", "service_tier")
+PARTS = ("reasoning_content", "reasoning", "tool_calls")  # of a text, which a server may take out of it
+SPLIT = "the server took reasoning or tool calls out of the text; switch its parsers off, or have token ids returned"
 
 Named = tuple[Any, float | None]  # a token by its id, text or bytes, and ln p
 
@@ -30,6 +32,7 @@ def _line(raw: Raw, choice: Raw) -> dict[str, Any]:
     line["run"] = raw.get("run") or choice.get("index") or 0
     message = choice.get("message")
     line["text"] = choice["text"] if message is None else message.get("content") or ""
+    split = message is not None and any(message.get(part) for part in PARTS)
     if (ids := choice.get("prompt_token_ids") or raw.get("prompt_token_ids")) is not None:
         line["prompt_token_ids"] = ids
     chosen, tops = _shown(choice.get("logprobs") or {})
@@ -44,6 +47,10 @@ def _line(raw: Raw, choice: Raw) -> dict[str, Any]:
         line["token_ids"] = tokens
     elif tokens and not any(isinstance(name, int) for name in tokens):
         line["tokens"] = tokens
+    if split:
+        line["text"] = None
+        if "token_ids" not in line and "tokens" not in line:
+            line["error"] = SPLIT
     if tokens and len(tokens) == len(line.get("token_ids", tokens)):
         line |= {"logprobs": [p for _, p in chosen], "top_logprobs": tops}
     return line
@@ -99,6 +106,4 @@ def _knows(raw: Raw) -> bool:
     return isinstance(raw.get("choices"), list) or (isinstance(raw.get("error"), dict) and "choices" not in raw)
 
 
-OPENAI = Adapter(
-    "openai", "a response of OpenAI's completions or chat, or of a server that speaks the same", _knows, _lines
-)
+OPENAI = Adapter("openai", "a response of OpenAI's completions or chat, or of a server of the same", _knows, _lines)

@@ -35,6 +35,8 @@ def _tops(positions: Any) -> Any:
     return [[(entry[1], entry[0]) for entry in top or () if told(entry[0]) is not None] for top in positions]
 
 
-SGLANG = Adapter(
-    "sglang", "a response of SGLang's /generate", lambda raw: isinstance(raw.get("meta_info"), dict), _lines
-)
+def _knows(raw: Raw) -> bool:
+    return isinstance(raw.get("meta_info"), dict)
+
+
+SGLANG = Adapter("sglang", "a response of SGLang's /generate", _knows, _lines)

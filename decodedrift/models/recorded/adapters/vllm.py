@@ -39,6 +39,8 @@ def _table(position: Raw | None) -> dict[int, float]:
     return {int(t): e["logprob"] if isinstance(e, dict) else e for t, e in (position or {}).items()}
 
 
-VLLM = Adapter(
-    "vllm", "a RequestOutput of vLLM's LLM.generate", lambda raw: isinstance(raw.get("outputs"), list), _lines
-)
+def _knows(raw: Raw) -> bool:
+    return isinstance(raw.get("outputs"), list)
+
+
+VLLM = Adapter("vllm", "a RequestOutput of vLLM's LLM.generate", _knows, _lines)
