@@ -42,8 +42,12 @@ class Completion:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A file of completions in its order. header: what the file says of itself (engine, versions, capabilities)."""
+    """A file of completions in its order. header: what the file says of itself (engine, versions, capabilities).
+
+    sha256: of the file's bytes.
+    """
 
     path: str
     completions: tuple[Completion, ...]
     header: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    sha256: str = ""

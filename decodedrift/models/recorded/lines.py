@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any
@@ -132,8 +133,9 @@ def _token(name: int | str | list[int]) -> Token:
 
 def _top(pairs: list[tuple[Any, float]] | None) -> dict[Token, float]:
     """Pairs as a table, without a text that stands for two tokens: it names neither."""
-    names = [_token(name) for name, _ in pairs or ()]
-    return {name: p for name, (_, p) in zip(names, pairs or (), strict=True) if names.count(name) == 1}
+    named = [(_token(name), p) for name, p in pairs or ()]
+    counts = Counter(name for name, _ in named)
+    return {name: p for name, p in named if counts[name] == 1}
 
 
 def _written(token: Token) -> int | str | list[int]:
