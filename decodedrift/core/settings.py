@@ -17,8 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from decodedrift.core.notation import count, gib, one_of, split, thread_count, whole
 from decodedrift.core.records import Cell, InputError, Strategy, Text, Variant, distinct, plain, shortened
 
-GROUPS = ("What to compare", "Prompts", "Decoding", "Measuring", "Machine", "Output", "Gates")
-WHAT, PROMPTS, DECODING, MEASURING, MACHINE, OUTPUT, GATES = GROUPS
+GROUPS = ("What to compare", "Prompts", "Decoding", "Measuring", "Endpoint", "Machine", "Output", "Gates")
+WHAT, PROMPTS, DECODING, MEASURING, ENDPOINT, MACHINE, OUTPUT, GATES = GROUPS
 
 
 @dataclass(frozen=True)
