@@ -15,7 +15,6 @@ from decodedrift.core.untrusted import terminal
 from decodedrift.experiments import EXPERIMENTS, experiment
 from decodedrift.experiments.base import Experiment
 
-
 S = TypeVar("S", bound=Settings)
 
 

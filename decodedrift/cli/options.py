@@ -49,8 +49,8 @@ def parameter(name: str, option: Option, default: Any = None) -> inspect.Paramet
     ending = f" [default: {words}]" if option.metavar and words not in (None, "") else ""
     flag = option.flag or name.replace("_", "-")
     argument = typer.Option(
-        f"--{flag}/--no-{flag}" if default is True else f"--{flag}", *SHORT.get(flag, ()), metavar=option.metavar or None,
-        help=option.help + ending, rich_help_panel=option.group,
+        f"--{flag}/--no-{flag}" if default is True else f"--{flag}", *SHORT.get(flag, ()),
+        metavar=option.metavar or None, help=option.help + ending, rich_help_panel=option.group,
         show_default=False,
     )  # fmt: skip
     kind: Any = bool if not option.metavar else Items if option.many else Text

@@ -34,7 +34,7 @@ def _variable(value: Any) -> str:
 
 
 class EndpointSettings(Settings):
-    """How an endpoint is asked. concurrency, delay and body move its texts; what only decides whether they come does not."""
+    """How an endpoint is asked. concurrency, delay and body move its texts; what decides whether they come does not."""
 
     api_key_env: Annotated[str, BeforeValidator(_variable)] | None = option(
         None, "Environment variable that holds the endpoint's key.", ENDPOINT, "NAME", changes_rows=False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -11,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from decodedrift.core.progress import Progress
-from decodedrift.core.records import Cell, Job, Key, Prompt, Trace, plain
+from decodedrift.core.records import Cell, Job, Key, Prompt, Trace
 from decodedrift.core.settings import Settings, no_rows
 from decodedrift.decoding.spool import Spool
 from decodedrift.decoding.tops import Tops
@@ -20,7 +18,7 @@ from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import JobResult
 from decodedrift.models import budget
 from decodedrift.models.recorded.completion import Completion
-from decodedrift.models.recorded.writer import Writer
+from decodedrift.models.recorded.writer import Writer, prompts_hash
 from decodedrift.models.world import World
 from decodedrift.runs.carry_out import work_left
 from decodedrift.runs.executors import EXECUTORS
@@ -64,7 +62,16 @@ def identity(ready: Prepared) -> dict[str, Any]:
     its prompts, which are a hash."""
     plan, environment = ready.plan, ready.environment
     asked = plan.as_dict()
-    for key in ("prompts", "texts", "candidates", "reference", "experiment", "no_text", "executor", *no_rows(type(plan))):
+    for key in (
+        "prompts",
+        "texts",
+        "candidates",
+        "reference",
+        "experiment",
+        "no_text",
+        "executor",
+        *no_rows(type(plan)),
+    ):
         asked.pop(key, None)
     versions = environment["versions"]
     return {
@@ -78,11 +85,6 @@ def identity(ready: Prepared) -> dict[str, Any]:
         "prompts": prompts_hash(plan.prompts),
         "machine": environment["numerical"],
     }
-
-
-def prompts_hash(prompts: tuple[Prompt, ...]) -> str:
-    """SHA-256 of the prompts in their order."""
-    return hashlib.sha256(json.dumps(plain(prompts), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from decodedrift.core.endpoint import EndpointSettings
 from decodedrift.core.records import InputError
-from decodedrift.core.settings import DECODING, WHAT, Option, Settings, Whole, option
-from decodedrift.decoding.tops import COUNT
+from decodedrift.core.settings import DECODING, ENDPOINT, WHAT, Option, Settings, Whole, option
 
 NO_OPTIONS = ("no_text", "executor", "prompts_per_job")  # a recording is its texts, made in one process
 
+HERE = (  # what an endpoint has settled by itself
+    "revision", "reference", "batch_size", "layout", "coupling", "device", "threads", "memory_bytes",
+    "trust_remote_code", "allow_pickle",
+)  # fmt: skip
 
-class RecordSettings(Settings):
+
+class RecordSettings(EndpointSettings):
     """Everything `record` can be asked. runs: how often each (strategy, seed, prompt) is asked for."""
 
     experiment: ClassVar[str] = "record"
@@ -19,6 +24,22 @@ class RecordSettings(Settings):
     reference: Any = option("fp32", "How the model is executed.", WHAT, "VARIANT", flag="variant")
     strategies: Any = option(("greedy",), "Such as greedy,top-p:p=0.9.", DECODING, "LIST", many=True)
     runs: Whole = option(1, "How often each text is asked for.", DECODING, "N", label="Repetitions")
+
+    endpoint: str | None = option(
+        None, "Record what this serves under --model: http://127.0.0.1:8000/v1.", ENDPOINT, "URL"
+    )
+
+    def check(self) -> None:
+        """What is of a local model alone is not asked of an endpoint, and the other way round."""
+        there = tuple(EndpointSettings.options().keys() - Settings.options().keys())
+        for name in there if self.endpoint is None else HERE:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                other = (
+                    "is of an endpoint: add --endpoint URL" if self.endpoint is None else "is of a model that is here"
+                )
+                raise InputError(f"{self.flag(name)} {other}, or leave it out")
+        if self.endpoint is not None and "model" not in self.model_fields_set:
+            raise InputError("--endpoint: name the model that it serves with --model")
 
     @property
     def manner(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -12,12 +13,11 @@ from typing import IO, Any
 
 from decodedrift.core.files import writing
 from decodedrift.core.formats import path_of, read_json
-from decodedrift.core.records import InputError, plain, shortened
+from decodedrift.core.records import InputError, Prompt, plain, shortened
 from decodedrift.core.versions import version
 from decodedrift.models.recorded.completion import Completion
-from decodedrift.models.recorded.lines import as_line
+from decodedrift.models.recorded.lines import HEADER, as_line, completion_of
 
-HEADER = "decodedrift"  # the only key of the first line
 FORMAT = 1
 
 Done = tuple[str | None, int | None, str | None, int]  # strategy, seed, prompt id, run
@@ -28,6 +28,7 @@ class Writer:
     """One file. header: what it says of itself, empty while it is new.
 
     done: (strategy, seed, prompt id, run) of what is recorded already; what failed is not, and is asked again.
+    sessions: how often it was taken up before.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Writer:
     header: dict[str, Any] = field(default_factory=dict)
     done: set[Done] = field(default_factory=set)
     identity: dict[str, Any] = field(default_factory=dict)
+    sessions: int = 0
 
     def identify(self, identity: Mapping[str, Any]) -> None:
         """What is recorded, and how: a file that goes on must have been begun so.
@@ -63,13 +65,23 @@ class Writer:
         """Appends a completion; once it returns, no end of the process loses it."""
         self._line(as_line(completion))
         if completion.error is None:
-            self.done.add((completion.strategy, completion.seed, completion.prompt_id, completion.run))
+            self.done.add(key_of(completion))
 
     def _line(self, content: Mapping[str, Any]) -> None:
         text = json.dumps(content, ensure_ascii=True, allow_nan=False)
         with writing(self.path):
             self.stream.write(text.encode() + b"\n")
             self.stream.flush()
+
+
+def key_of(completion: Completion) -> Done:
+    """What a completion is known by."""
+    return completion.strategy, completion.seed, completion.prompt_id, completion.run
+
+
+def prompts_hash(prompts: tuple[Prompt, ...]) -> str:
+    """SHA-256 of prompts in their order."""
+    return hashlib.sha256(json.dumps(plain(prompts), sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -86,7 +98,7 @@ def recording(path: str | Path) -> Iterator[Writer]:
         target.parent.mkdir(parents=True, exist_ok=True)
     with _alone(target):
         with writing(target):
-            stream = open(target, "ab+")
+            stream = open(target, "ab+")  # noqa: SIM115 - what fails inside is not the file's
         with stream:
             writer = Writer(target, stream)
             _read_back(writer)
@@ -107,9 +119,10 @@ def _read_back(writer: Writer) -> None:
         raise InputError(f"--out {writer.path}: is there and is no recording; name another file")
     writer.header = stored or {}
     for number, line in enumerate(lines[1:], 2):
-        entry = read_json(line, str(writer.path), number)
-        if isinstance(entry, dict) and "error" not in entry:
-            writer.done.add((entry.get("strategy"), entry.get("seed"), entry.get("prompt_id"), entry.get("run", 0)))
+        completion = completion_of(read_json(line, str(writer.path), number), f"{writer.path}:{number}")
+        writer.sessions = max(writer.sessions, int(completion.meta.get("session", 0)) + 1)
+        if completion.error is None:
+            writer.done.add(key_of(completion))
     os.truncate(writer.stream.fileno(), len(whole))
 
 
