@@ -41,7 +41,8 @@ class Addresses:
     def _prompt(self, completion: Completion) -> str:
         """Its prompt's id, or a reason. What it read counts for more than the id that it has."""
         given = (completion.prompt, completion.messages, completion.prompt_token_ids)
-        if (name := completion.prompt_id) in self.prompts:
+        name = completion.prompt_id
+        if name is not None and name in self.prompts:
             other = completion.prompt is not None and completion.prompt not in self.texts[name]
             return OTHER_TEXT if other else name
         if all(value is None for value in given):
@@ -66,13 +67,10 @@ class Addresses:
         if strategy is None:
             return f"its strategy {label} is none of this run's"
         seeds = [seed for s, seed in self.cells if s is strategy]
-        if not strategy.samples or completion.seed is None:
+        seed = completion.seed if strategy.samples else None
+        if seed is None:
             return strategy, seeds[0]
-        return (
-            (strategy, completion.seed)
-            if completion.seed in seeds
-            else f"its seed {completion.seed} is none of this run's"
-        )
+        return (strategy, seed) if seed in seeds else f"its seed {seed} is none of this run's"
 
 
 def ordered(label: str) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NOTES = {  # what is counted -> how it is said
     "retold": "{n} texts are not what their ids decode to with the reference's tokenizer; was this model recorded?",
     "unread": "{n} texts come without the ids of their prompt: a BOS that the engine added or left out is not seen",
-    "reencoded": "{n} texts came without token ids and were encoded again; the engine's own tokens may have been others",
+    "reencoded": "{n} texts came without token ids and were encoded again; the engine's tokens may have been others",
     "unaligned": "log-probabilities of {n} texts are left out: it is not known which tokens they are of",
     "ambiguous": "{n} alternatives are left out: their text stands for several tokens, or for none",
     "lost": "{n} texts hold bytes that are no text, and are read up to there",
@@ -97,9 +97,8 @@ class Reader:
 
     def notes(self) -> tuple[str, ...]:
         """What was counted, in sentences."""
-        return tuple(
-            said.format(n=self.tally[kind], most=self.most) for kind, said in NOTES.items() if self.tally[kind]
-        )
+        counts = ((said, self.tally[kind]) for kind, said in NOTES.items())
+        return tuple(said.format(n=n, most=self.most) for said, n in counts if n)
 
     def _shortened(self, completion: Completion) -> Completion:
         """Without what follows a loss of bytes, where there is nothing but a text; how it ended is then not known."""
