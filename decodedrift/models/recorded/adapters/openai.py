@@ -41,12 +41,13 @@ def _line(raw: Raw, choice: Raw) -> dict[str, Any]:
         line["text"] = line["text"][choice["logprobs"]["text_offset"][begin] :] if begin < len(chosen) else ""
         chosen, tops = chosen[begin:], tops and tops[begin:]
     tokens = [name for name, _ in chosen]
-    if choice.get("token_ids") is not None:
-        line["token_ids"] = choice["token_ids"]
-    elif tokens and all(isinstance(name, int) for name in tokens):
-        line["token_ids"] = tokens
-    elif tokens and not any(isinstance(name, int) for name in tokens):
+    ids = choice.get("token_ids")
+    if tokens and all(isinstance(name, int) for name in tokens):
+        ids = tokens if ids is None else ids
+    elif tokens and (ids is None or len(ids) == len(tokens)):
         line["tokens"] = tokens
+    if ids is not None:
+        line["token_ids"] = ids
     if split:
         line["text"] = None
         if "token_ids" not in line and "tokens" not in line:
