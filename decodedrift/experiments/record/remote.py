@@ -69,8 +69,10 @@ class Recording:
 
 
 def identity(url: str, plan: Any, engine: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal where a recording goes on."""
-    return {
+    """What must be equal where a recording goes on. stop: strings that end a text, which a stop token then need not."""
+    stop = plan.body.get("stop")
+    said = {} if stop is None else {"stop": [stop] if isinstance(stop, str) else stop}
+    return said | {
         "engine": engine,
         "endpoint": url,
         "model": plan.model,

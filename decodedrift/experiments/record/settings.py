@@ -8,10 +8,10 @@ from decodedrift.core.endpoint import EndpointSettings
 from decodedrift.core.records import InputError
 from decodedrift.core.settings import DECODING, ENDPOINT, WHAT, Option, Settings, Whole, option
 
-NO_OPTIONS = ("no_text", "executor", "prompts_per_job")  # a recording is its texts, made in one process
+NO_OPTIONS = ("no_text", "executor")  # a recording is its texts, made in one process
 
 HERE = (  # what an endpoint has settled by itself
-    "revision", "reference", "batch_size", "layout", "coupling", "device", "threads", "memory_bytes",
+    "revision", "reference", "batch_size", "prompts_per_job", "layout", "coupling", "device", "threads", "memory_bytes",
     "trust_remote_code", "allow_pickle",
 )  # fmt: skip
 
@@ -31,13 +31,12 @@ class RecordSettings(EndpointSettings):
 
     def check(self) -> None:
         """What is of a local model alone is not asked of an endpoint, and the other way round."""
-        there = tuple(EndpointSettings.options().keys() - Settings.options().keys())
-        for name in there if self.endpoint is None else HERE:
+        own = [name for name in EndpointSettings.options() if name not in Settings.options()]
+        here = "leave it out, or add --endpoint URL" if self.endpoint is None else "leave it or --endpoint out"
+        for name in own if self.endpoint is None else HERE:
             if getattr(self, name) != type(self).model_fields[name].default:
-                other = (
-                    "is of an endpoint: add --endpoint URL" if self.endpoint is None else "is of a model that is here"
-                )
-                raise InputError(f"{self.flag(name)} {other}, or leave it out")
+                of = "an endpoint" if self.endpoint is None else "a model that runs here"
+                raise InputError(f"{self.flag(name)} is of {of}: {here}")
         if self.endpoint is not None and "model" not in self.model_fields_set:
             raise InputError("--endpoint: name the model that it serves with --model")
 

@@ -99,10 +99,14 @@ def recording(path: str | Path) -> Iterator[Writer]:
     with _alone(target):
         with writing(target):
             stream = open(target, "ab+")  # noqa: SIM115 - what fails inside is not the file's
-        with stream:
-            writer = Writer(target, stream)
-            _read_back(writer)
-            yield writer
+        writer = Writer(target, stream)
+        try:
+            with stream:
+                _read_back(writer)
+                yield writer
+        finally:
+            if target.stat().st_size == 0:
+                target.unlink()
 
 
 def _read_back(writer: Writer) -> None:

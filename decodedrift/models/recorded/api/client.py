@@ -56,9 +56,7 @@ def checked_url(url: str, option: str = "--endpoint") -> str:
     if not known or re.search(r"[\x00-\x20\x7f]", url):
         raise InputError(f"{option}: must be a URL such as http://127.0.0.1:8000/v1, not {shortened(excerpt(url, 80))}")
     if "@" in parts.netloc or parts.query or parts.fragment:
-        raise InputError(
-            f"{option}: a URL with a password or parameters is kept nowhere; give the key by --api-key-env"
-        )
+        raise InputError(f"{option}: no URL with a password or parameters is kept; give a key by --api-key-env")
     return url.rstrip("/")
 
 
@@ -177,9 +175,11 @@ def _guarded(base: Any, without_key: Callable[[bytes], bytes], keyed: bool, most
 
     class Guarded(base):  # type: ignore[misc]
         async def send(self, request: Any, **how: Any) -> Any:
-            for name in [name for name in request.headers if name.lower() not in sent]:
+            own = request.headers.copy()  # by which the openai client knows its request again
+            for name in [name for name in own if name.lower() not in sent]:
                 del request.headers[name]
             response = await super().send(request, **how | {"stream": True, "follow_redirects": False})
+            request.headers = own
             content = bytearray()
             try:
                 async for chunk in response.aiter_bytes():

@@ -71,7 +71,7 @@ async def _capable(endpoint: Endpoint, plan: Any, question: Question) -> Capable
     async def tried(fields: Mapping[str, Any], limit: str) -> Answer:
         return await endpoint.post(question.chat, body(question, short, fields, limit))
 
-    groups = [{k: v} for k, v in (NEUTRAL | IDS).items() if k not in must] + [shown(question.chat, plan.top_logprobs)]
+    groups = [{k: v} for k, v in (NEUTRAL | IDS).items()] + [shown(question.chat, plan.top_logprobs)]
     every = {k: v for group in groups for k, v in group.items()}
     reasons: dict[str, Refused] = {}
     for fields, limit in ((every | must, LIMITS[0]), *((must, limit) for limit in LIMITS)):
@@ -88,13 +88,15 @@ async def _capable(endpoint: Endpoint, plan: Any, question: Question) -> Capable
         return Capable(every, {}, limit, _gives(answer))
     taken, declined = dict(fields), dict[str, str]()
     for group in groups:
+        if group.keys() <= taken.keys():
+            continue
         try:
             await tried(taken | group, limit)
             taken |= group
         except Refused as refused:
             declined |= dict.fromkeys(group, str(refused))
     answer = await tried(taken, limit)
-    return Capable({k: v for k, v in taken.items() if k in every}, declined, limit, _gives(answer))
+    return Capable({k: v for k, v in every.items() if k in taken}, declined, limit, _gives(answer))
 
 
 def _gives(answer: Answer) -> tuple[str, ...]:
