@@ -134,7 +134,7 @@ def prepare(
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
     others = world.other_checkpoints(plan, vocab, _live(settings))
     plan = stored.settled(plan, checkpoint, others, settings.model_fields_set)
-    for variant in plan.variants:
+    for variant in plan.running:
         check_knobs(variant, others.get(variant.name, checkpoint))
     vocab = vocabulary.narrowed(vocab, others)
     plan, encoded = fitting.fitting_prompts(plan, settings, vocab)
