@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from itertools import product
 from typing import Any
 
-from decodedrift.core.notation import Item, Param, read_params, split_items, text
+from decodedrift.core.notation import Item, Param, is_recording, read_params, split_items, text
 from decodedrift.core.records import RECORDED, RECORDINGS, InputError, Variant, nearest
 from decodedrift.models.knobs import KNOBS
 from decodedrift.models.precisions import PRECISIONS
@@ -84,11 +84,6 @@ def named_variants(given: Mapping[str, Any], reference: Variant) -> tuple[Varian
 def is_model(value: Any) -> bool:
     """Whether a value is a model in memory: told by its configuration, without torch."""
     return hasattr(value, "config") and callable(value)
-
-
-def is_recording(source: str | None) -> bool:
-    """Whether a source is texts that another engine wrote: a file of them, or a server that is asked for them."""
-    return source is not None and source.lower().endswith(RECORDINGS)
 
 
 def _recorded(variant: Variant) -> Variant:

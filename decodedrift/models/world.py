@@ -15,7 +15,7 @@ from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.longrope import readable_tokens, switch
 from decodedrift.models.own import Own
 from decodedrift.models.probe import Route
-from decodedrift.models.recorded.matching import Matched
+from decodedrift.models.recorded.continuation import Matched
 from decodedrift.models.sources.checkpoints import Checkpoint, find, in_memory
 from decodedrift.models.text.tokenizer import check_same_vocabulary
 from decodedrift.models.text.vocabulary import Vocabulary
@@ -72,7 +72,7 @@ class World:
         """Whether a variant and the reference read the same ids of a prompt, and choose from the logits they read."""
         sides = self.side(self.plan.reference.name), self.side(name)
         same = list(sides[0].prompts[prompt_id]) == list(sides[1].prompts[prompt_id])
-        same = same and not (name in self.recorded and prompt_id in self.recorded[name].differs)
+        same = same and not (name in self.recorded and prompt_id in self.recorded[name].read_otherwise)
         return same and not any(side.settings for side in sides)
 
     def close(self) -> None:

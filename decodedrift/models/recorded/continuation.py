@@ -69,3 +69,8 @@ class Matched:
     unmatched: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     other_ids: tuple[OtherIds, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def read_otherwise(self) -> set[str]:
+        """The prompts that the engine read as other ids."""
+        return {other.prompt_id for other in self.other_ids}
