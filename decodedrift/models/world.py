@@ -72,7 +72,8 @@ class World:
         """Whether a variant and the reference read the same ids of a prompt, and choose from the logits they read."""
         sides = self.side(self.plan.reference.name), self.side(name)
         same = list(sides[0].prompts[prompt_id]) == list(sides[1].prompts[prompt_id])
-        same = same and not (name in self.recorded and prompt_id in self.recorded[name].read_otherwise)
+        if name in self.recorded:
+            same = same and all(other.prompt_id != prompt_id for other in self.recorded[name].other_ids)
         return same and not any(side.settings for side in sides)
 
     def close(self) -> None:

@@ -90,13 +90,8 @@ def told(match: Matched, coupled: bool, words: bool) -> dict[str, Any]:
 
 
 def _trace(text: Continuation, strategy: Strategy) -> Trace:
-    logprobs = tuple(math.nan if p is None else p for p in text.logprobs or ())
     margins = tuple(map(_margin, text.top_logprobs or ())) if _tells_scores(strategy) else ()
-    least = min((m for m in margins if not math.isnan(m)), default=math.nan)
-    return Trace(
-        text.key.prompt_id, text.key.strategy, text.key.seed, text.token_ids, logprobs, margins, text.finish,
-        min_margin=least,
-    )  # fmt: skip
+    return replace(text.trace, margins=margins, min_margin=min((m for m in margins if m == m), default=math.nan))
 
 
 def _tells_scores(strategy: Strategy) -> bool:

@@ -13,12 +13,12 @@ Token = int | str | bytes
 class Completion:
     """What one request gave.
 
-    place: `file, line N`, for messages. prompt_id, prompt, prompt_token_ids: whatever of them the line has. token_ids:
+    place: `file:line`, for messages. prompt_id, prompt, prompt_token_ids: whatever of them the line has. token_ids:
     as generated, or None where only `text` is known. tokens[t]: the token at t by its text or its bytes, where its id
     is not known. logprobs[t]: ln of the engine's own probability of the token at t (None where it gave none), nats.
-    top_logprobs[t]: token -> ln p; an int is a token's id, a str its text, bytes its bytes. finish_reason: as the engine
-    said it; stop_reason: the stop token's id or the stop string that ended it. run: which repetition. error: why there
-    is no text.
+    top_logprobs[t]: token -> ln p; an int is a token's id, a str its text, bytes its bytes. finish_reason: as the
+    engine said it; stop_reason: the stop token's id or the stop string that ended it. run: which repetition. error: why
+    there is no text.
     """
 
     place: str
@@ -42,8 +42,12 @@ class Completion:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A file of completions in its order. header: what the file says of itself (engine, versions, capabilities)."""
+    """A file of completions in its order. header: what the file says of itself (engine, versions, capabilities).
+
+    sha256: of the file's bytes.
+    """
 
     path: str
     completions: tuple[Completion, ...]
     header: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    sha256: str = ""
