@@ -189,6 +189,11 @@ class Settings(BaseModel):
         return (self.reference, *self.candidates)
 
     @property
+    def running(self) -> tuple[Variant, ...]:
+        """Those of them that run here: of the others another engine wrote the texts."""
+        return tuple(v for v in self.variants if not v.recorded)
+
+    @property
     def cells(self) -> list[Cell]:
         """(strategy, seed) pairs in order; deterministic strategies run once, under seed 0."""
         strategies: tuple[Strategy, ...] = self.strategies

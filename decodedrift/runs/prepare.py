@@ -121,6 +121,7 @@ def prepare(
     without_widgets()  # transformers would have tqdm choose
     from decodedrift.models import budget, footprint, own, world
     from decodedrift.models.machine import check_device
+    from decodedrift.models.recorded import sides
     from decodedrift.models.sources import checkpoints, identity, stored
     from decodedrift.models.text import vocabulary
     from decodedrift.runs import fitting
@@ -134,13 +135,14 @@ def prepare(
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
     others = world.other_checkpoints(plan, vocab, _live(settings))
     plan = stored.settled(plan, checkpoint, others, settings.model_fields_set)
-    for variant in plan.variants:
+    for variant in plan.running:
         check_knobs(variant, others.get(variant.name, checkpoint))
     vocab = vocabulary.narrowed(vocab, others)
     plan, encoded = fitting.fitting_prompts(plan, settings, vocab)
     plan, texts, unread = fitting.windowed(plan, vocab)
     rows = footprint.footprint(checkpoint)
     place = world.World(plan, checkpoint, vocab, encoded, texts, others, budget.usable_memory(plan), rows)
+    place.recorded = sides.matched(plan, vocab, encoded)
     if getattr(plan, "as_deployed", False):
         place.own = own.owns(plan, checkpoint, vocab, encoded, others)
     _check_beams(plan, place.width)
@@ -165,13 +167,14 @@ def prepare(
 def _environment(world: Any) -> dict[str, Any]:
     """environment.json as far as it is known before anything runs; what is in it under IDENTITY decides the numbers."""
     from decodedrift.models.machine import environment
+    from decodedrift.models.recorded import sides
     from decodedrift.models.sources import identity
     from decodedrift.models.text import deployment, special
 
     plan, vocab = world.plan, world.vocab
     facts = environment(plan.device, plan.threads)
     facts["model"] = identity.described(world.checkpoint)
-    facts["checkpoints"] = {name: identity.described(c) for name, c in world.others.items()}
+    facts["checkpoints"] = sides.described(world.recorded) | {n: identity.described(c) for n, c in world.others.items()}
     facts["tokenizer"] = identity.tokenizer_hash(vocab.tokenizer)
     facts["generation"] = {
         "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window, **world.code,

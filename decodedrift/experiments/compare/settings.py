@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import ceil
 from typing import Annotated, Any, ClassVar
@@ -15,7 +15,7 @@ from decodedrift.core.records import InputError, Strategy, Text, Variant, distin
 from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Settings, Whole, files, option
 from decodedrift.decoding.strategies import not_injectable, screened
 from decodedrift.measure.checks import CODE, Check, parse_check
-from decodedrift.models.knobs import unread
+from decodedrift.models.knobs import COARSER, unread
 from decodedrift.models.precisions import PRECISIONS
 
 FLOOR_PROMPTS = 64  # of a run's prompts, the first, on which a floor is measured
@@ -142,6 +142,9 @@ class CompareSettings(Settings):
                 f"{self.reference.name!r} is the reference and cannot be a candidate too: "
                 "leave it out of --candidates (the self control compares the reference with itself in every run)"
             )
+        if self.mode == "screen" and len(self.running) < len(self.variants):
+            name = next(v.name for v in self.candidates if v.recorded)
+            raise InputError(f"--mode screen: {name} was recorded, and does not read; leave it or --mode screen out")
         if check := self.answers_by:
             answered = [p for p in self.prompts if p.answer is not None]
             if not answered:
@@ -161,11 +164,18 @@ class CompareSettings(Settings):
         """The plain casts that candidates of 16-bit arithmetic are held beside, where they are no candidates."""
         if not self.noise_floor or not castable(self.reference):
             return ()
-        others = [v for v in self.candidates if v.compute in ROUGH and not is_cast(v)]
+        others = [v for v in self.running[1:] if v.compute in ROUGH and not is_cast(v)]
         there = {v.compute for v in self.candidates if is_cast(v)}
-        types = dict.fromkeys(v.compute for v in others if v.compute not in there)
+        return self._casts(v.compute for v in others if v.compute not in there)
+
+    @property
+    def recorded_casts(self) -> tuple[Variant, ...]:
+        """The plain casts that recorded texts are held beside: to the types that these are said to have run in."""
+        return self._casts(v.compute for v in self.candidates if v.recorded and not without_cast(v, self.reference))
+
+    def _casts(self, types: Iterable[str | None]) -> tuple[Variant, ...]:
         taken = {v.name for v in self.variants}
-        names = {t: f"{t} (cast)" if t in taken else t for t in types}
+        names = {str(t): f"{t} (cast)" if t in taken else str(t) for t in types}
         return tuple(Variant(name, t, compute=t, device=self.reference.device) for t, name in names.items())
 
     @property
@@ -179,13 +189,15 @@ class CompareSettings(Settings):
 
         Who reads token by token reads nothing at once, and the reference does both.
         """
-        many, stepped = len(self.candidates), sum(bool(unread(v, self.reference)) for v in self.candidates)
+        running = self.running[1:]
+        many, stepped = len(running), sum(bool(unread(v, self.reference)) for v in running)
+        recorded = len(self.candidates) - many
         floors = many if self.noise_floor else 0
         waiting = (1 + many if self.decompose else 0) + bool(stepped)
         screens = self.mode == "screen" and not self.continued
         return Effort(
             writing=1 if screens else 1 + many,
-            reading=1 + many - stepped + len(self.casts),
+            reading=1 + many - stepped + len(self.casts) + recorded + len(self.recorded_casts),
             floors=floors,
             floor_prompts=FLOOR_PROMPTS,
             injecting=many if self.inject else 0,
@@ -197,6 +209,16 @@ class CompareSettings(Settings):
 def castable(reference: Variant) -> bool:
     """Whether a plain cast of the reference to 16 bits says what that type does: to wider and unquantized weights."""
     return reference.compute in FINE and not PRECISIONS[reference.precision].own
+
+
+def without_cast(recorded: Variant, reference: Variant) -> str:
+    """Why no plain cast of the reference says what rounding alone makes of a recorded text; empty where one does."""
+    if recorded.compute is None:
+        return "what it ran in is not said; add it, as in NAME=FILE:precision=bf16"
+    if not castable(reference) or COARSER.index(recorded.compute) <= COARSER.index(str(reference.compute)):
+        finer = "fp32" if recorded.compute in ROUGH else "fp64"
+        return f"the reference computes in {reference.compute} itself; hold {recorded.compute} against --reference {finer}"
+    return ""
 
 
 def counted(plan: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from decodedrift.experiments.compare.verdict import (
     injection,
     knobs,
     nonfinite,
+    recorded,
     rounding,
     where,
 )
@@ -45,7 +46,7 @@ FIRST = 3  # sentences that are read at once
 
 def verdict(study: Study) -> list[str]:
     """What the run says, most important first: what broke, what deployment sees besides, the answer, the rest."""
-    first = [*_broken(study), *deployment.sentences(study)]
+    first = [*_broken(study), *deployment.sentences(study), *recorded.alarms(study)]
     return [*first, *answer.sentences(study), *rest(study), *_failed(study)]
 
 
@@ -57,7 +58,7 @@ def rest(study: Study) -> list[str]:
         return [_nothing(study)]
     same = same_execution(study)  # of which no figure is a finding
     candidates, risk, flip_law = (f[~f["candidate"].isin(same)] for f in (candidates, study.risk, study.flip_law))
-    sentences = [*certificate.outside(study), *_screening(study), *accuracy.sentences(study)]
+    sentences = [*outside(study), *_screening(study), *accuracy.sentences(study)]
     if len(candidates):
         sentences += [*causes.sentences(study), *_divergence(study, candidates), *certificate.floor(study)]
     sentences += hazard.sentences(risk, flip_law)
@@ -65,7 +66,7 @@ def rest(study: Study) -> list[str]:
     sentences += _distributions(candidates) if len(candidates) else []
     sentences += [*injection.sentences(study.injection, study.divergences), *decomposition.sentences(study.steps)]
     sentences += where.sentences(study)
-    sentences += [*_cut_ids(study), *rounding.sentences(study), *checkpoints.sentences(study), *knobs.sentences(study)]
+    sentences += [*recorded.sentences(study), *_cut_ids(study), *rounding.sentences(study), *checkpoints.sentences(study), *knobs.sentences(study)]
     return [*sentences, *_path(study)]
 
 
@@ -81,7 +82,12 @@ def folded(study: Study) -> tuple[list[str], list[str]]:
 
 def alarms(study: Study) -> list[str]:
     """What must be read before any figure is: what broke, what deployment would see besides, and what did not run."""
-    return [*_broken(study), *deployment.sentences(study), *_failed(study)]
+    return [*_broken(study), *deployment.sentences(study), *recorded.alarms(study), *_failed(study)]
+
+
+def outside(study: Study) -> list[str]:
+    """What is more than rounding, and of what another engine wrote whether it is."""
+    return [*certificate.outside(study), *recorded.rounding(study)]
 
 
 def _failed(study: Study) -> list[str]:
