@@ -38,11 +38,16 @@ def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> 
 
     plan = draft(settings)  # everything that can be refused without torch is refused before it is imported
     gates = read_gates(kind, frame["fail_on"], frame["fail_on_interval"], plan.as_dict())
+    from decodedrift.core.progress import Bars
+    from decodedrift.experiments.running import answers_in
     from decodedrift.runs.resume import stored_sizes
 
     prefix = "" if kind.name == "compare" else f"{kind.name}-"
     folder, stored = place(frame["out"], frame["resume"], settings.model, prefix, frame["dry_run"])
-    ready = prepare(settings, sizes=stored_sizes(stored, settings), check=kind.check)
+    bars = Bars(silent=frame["quiet"])
+    answers = None if frame["dry_run"] else answers_in(folder, stored, bars)
+    ready = prepare(settings, sizes=stored_sizes(stored, settings), check=kind.check, answers=answers)
+    bars.close()
     for doubt in ready.doubts():
         print(terminal(doubt, 300), file=sys.stderr)
     if frame["dry_run"]:

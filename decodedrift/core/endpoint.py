@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -35,6 +35,12 @@ def _variable(value: Any) -> str:
 
 class EndpointSettings(Settings):
     """How an endpoint is asked. concurrency, delay and body move its texts; what decides whether they come does not."""
+
+    def given_to_endpoints(self) -> Iterator[str]:
+        """The flags of what is asked of endpoints and is not what it is when nobody asks."""
+        for name in EndpointSettings.options():
+            if name not in Settings.options() and getattr(self, name) != type(self).model_fields[name].default:
+                yield self.flag(name)
 
     api_key_env: Annotated[str, BeforeValidator(_variable)] | None = option(
         None, "Environment variable that holds the endpoint's key.", ENDPOINT, "NAME", changes_rows=False

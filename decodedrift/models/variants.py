@@ -10,10 +10,11 @@ from dataclasses import fields, replace
 from itertools import product
 from typing import Any
 
-from decodedrift.core.notation import Item, Param, is_recording, read_params, split_items, text
+from decodedrift.core.notation import Item, Param, is_endpoint, is_recording, read_params, split_items, text
 from decodedrift.core.records import RECORDED, RECORDINGS, InputError, Variant, nearest
 from decodedrift.models.knobs import KNOBS
 from decodedrift.models.precisions import PRECISIONS
+from decodedrift.models.recorded.api.client import checked_url
 
 IN_MEMORY = "in memory"  # a variant's `model` that is none of a name
 DEFAULT_CANDIDATES = ("bf16", "fp16", "int8")
@@ -89,7 +90,9 @@ def is_model(value: Any) -> bool:
 def _recorded(variant: Variant) -> Variant:
     """A checked variant whose texts were written elsewhere; what it is said to have run in is no more than that."""
     owner = f"variant {variant.name}"
-    if not is_recording(variant.model):
+    if is_endpoint(variant.model):
+        checked_url(str(variant.model).partition("#")[0], f"--candidates {variant.name}")
+    elif not is_recording(variant.model):
         raise InputError(f"{owner}: what was recorded is a file; write NAME=FILE with one of {', '.join(RECORDINGS)}")
     if variant.compute not in (None, *_floats()):
         ran = f"precision= says which floating type a recorded text was computed in, not {variant.compute!r}"
@@ -123,7 +126,7 @@ def _each(item: Item) -> list[tuple[Item, str]]:
 def _variant(item: Item, label: str, reference: Variant | None) -> Variant:
     name, named, source = item.head.partition("=")
     given = dict(item.params)
-    if named and is_recording(source):
+    if named and (is_recording(source) or is_endpoint(source)):
         if more := [key for key in given if key != "precision"]:
             raise InputError(f"variant {label}: {more[0]}= {NOT_RUN}")
         return _recorded(Variant(label, RECORDED, compute=given.get("precision"), model=source))
@@ -161,7 +164,7 @@ def _completed(variant: Variant, reference: Variant | None) -> Variant:
 
     Of a precision whose type is the checkpoint's it stays None.
     """
-    if variant.recorded or is_recording(variant.model):
+    if variant.recorded or is_recording(variant.model) or is_endpoint(variant.model):
         return _recorded(variant)
     precision = PRECISIONS.get(variant.precision)
     if precision is None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from decodedrift.core.versions import untested
 from decodedrift.decoding.strategies import parse_strategies
 from decodedrift.models.knobs import check as check_knobs
 from decodedrift.models.precisions import beware
+from decodedrift.models.recorded.api.recording import Answers, answered
 from decodedrift.models.variants import (
     default_candidates,
     is_model,
@@ -106,13 +106,18 @@ def draft(settings: S) -> S:
 
 
 def prepare(
-    settings: S, tokenizer: Any = None, sizes: Sizes = NOTHING, check: Callable[[Any], None] = lambda world: None
+    settings: S,
+    tokenizer: Any = None,
+    sizes: Sizes = NOTHING,
+    check: Callable[[Any], None] = lambda world: None,
+    answers: Answers | None = None,
 ) -> Prepared:
     """Finds the model, tokenizes, and settles device, windows, batch size and size of the jobs. Loads no weights.
 
     Args:
         sizes: those of a run that goes on; those at None are fitted to the memory.
         check: the experiment's own refusals, of a World.
+        answers: where endpoints among the candidates are asked; None asks none, and nothing of them can run.
 
     Raises:
         InputError: the run cannot be made as asked.
@@ -142,7 +147,8 @@ def prepare(
     plan, texts, unread = fitting.windowed(plan, vocab)
     rows = footprint.footprint(checkpoint)
     place = world.World(plan, checkpoint, vocab, encoded, texts, others, budget.usable_memory(plan), rows)
-    place.recorded = sides.matched(plan, vocab, encoded)
+    with answered(plan, answers) as files:
+        place.recorded = sides.matched(plan, vocab, encoded, files)
     if getattr(plan, "as_deployed", False):
         place.own = own.owns(plan, checkpoint, vocab, encoded, others)
     _check_beams(plan, place.width)
@@ -256,24 +262,12 @@ def _prompts(settings: Settings, model: str) -> tuple[tuple[Prompt, ...], str]:
         prompts = prompt_files.load_prompts(source)
         name = source if source in prompt_files.bundled_sets() else "file"
     if settings.prompt_ids:
-        prompts = _picked(prompts, settings.prompt_ids)
+        prompts = prompt_files.picked(prompts, settings.prompt_ids)
     if not prompts:
         raise InputError("--prompts: give at least one")
     if settings.limit and (listed or name == "file"):
         prompts = prompts[: settings.limit]
     return prompts, name
-
-
-def _picked(prompts: tuple[Prompt, ...], ids: Sequence[str]) -> tuple[Prompt, ...]:
-    """The prompts of the given ids; a comma separates two ids unless an id holds it."""
-    by_id = {p.id: p for p in prompts}
-    names = [i.strip() for text in ids for i in ([text] if text in by_id else text.split(","))]
-    for name in names:
-        if name not in by_id:
-            close = difflib.get_close_matches(name, by_id, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"ids look like {next(iter(by_id), '')!r}"
-            raise InputError(f"--prompt-id {name or repr('')}: no such prompt among {len(by_id)}; {hint}")
-    return tuple(by_id[i] for i in dict.fromkeys(names))
 
 
 def _texts(values: Any) -> tuple[Text, ...]:

@@ -9,10 +9,11 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, model_validator
 
+from decodedrift.core.endpoint import EndpointSettings
 from decodedrift.core.notation import number, one_of, whole
 from decodedrift.core.prompts import PROSE, STORY, bundled_text, place_of, tells_stories
 from decodedrift.core.records import InputError, Strategy, Text, Variant, distinct
-from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Settings, Whole, files, option
+from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Whole, files, option
 from decodedrift.decoding.strategies import not_injectable, screened
 from decodedrift.measure.checks import CODE, Check, parse_check
 from decodedrift.models.knobs import COARSER, unread
@@ -28,7 +29,7 @@ CONVENTIONS = {
 MODES = {"exact": "every variant generates", "screen": "screening: candidates read"}
 
 
-class CompareSettings(Settings):
+class CompareSettings(EndpointSettings):
     """Everything `compare` can be asked. texts: files, or {name, text}. candidates: as reference."""
 
     experiment: ClassVar[str] = "compare"
@@ -145,6 +146,11 @@ class CompareSettings(Settings):
         if self.mode == "screen" and len(self.running) < len(self.variants):
             name = next(v.name for v in self.candidates if v.recorded)
             raise InputError(f"--mode screen: {name} was recorded, and does not read; leave it or --mode screen out")
+        if any(v.endpoint for v in self.candidates):
+            if self.no_text:
+                raise InputError("--no-text: what an endpoint answers is kept as it is; leave --no-text out")
+        elif name := next(self.given_to_endpoints(), None):
+            raise InputError(f"{name} is of an endpoint, NAME=URL#MODEL, and no candidate is one; leave it out")
         if check := self.answers_by:
             answered = [p for p in self.prompts if p.answer is not None]
             if not answered:
@@ -217,7 +223,9 @@ def without_cast(recorded: Variant, reference: Variant) -> str:
         return "what it ran in is not said; add it, as in NAME=FILE:precision=bf16"
     if not castable(reference) or COARSER.index(recorded.compute) <= COARSER.index(str(reference.compute)):
         finer = "fp32" if recorded.compute in ROUGH else "fp64"
-        return f"the reference computes in {reference.compute} itself; hold {recorded.compute} against --reference {finer}"
+        return (
+            f"the reference computes in {reference.compute} itself; hold {recorded.compute} against --reference {finer}"
+        )
     return ""
 
 

@@ -10,9 +10,9 @@ from decodedrift.core.progress import Progress
 from decodedrift.core.prompts import BALANCED, balanced, bundled_sets
 from decodedrift.core.settings import Settings
 from decodedrift.core.untrusted import terminal
-from decodedrift.experiments.record.remote import Recording
 from decodedrift.experiments.record.settings import RecordSettings
 from decodedrift.models.recorded.api.client import checked_url
+from decodedrift.models.recorded.api.recording import record
 from decodedrift.models.recorded.writer import recording
 from decodedrift.runs.prepare import draft, prepare
 
@@ -44,7 +44,7 @@ def recorded(settings: RecordSettings, out: str | Path, progress: Progress, toke
     with recording(out) as writer:
         before = len(writer.done)
         if settings.endpoint is not None:
-            failed = Recording(checked_url(settings.endpoint), few(plan, settings), writer, progress)()
+            failed = record(checked_url(settings.endpoint), few(plan, settings), writer, progress)
         else:
             from decodedrift.experiments.record import local
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from decodedrift.core.endpoint import EndpointSettings
 from decodedrift.core.records import InputError
-from decodedrift.core.settings import DECODING, ENDPOINT, WHAT, Option, Settings, Whole, option
+from decodedrift.core.settings import DECODING, ENDPOINT, WHAT, Option, Whole, option
 
 NO_OPTIONS = ("no_text", "executor")  # a recording is its texts, made in one process
 
@@ -31,13 +31,14 @@ class RecordSettings(EndpointSettings):
 
     def check(self) -> None:
         """What is of a local model alone is not asked of an endpoint, and the other way round."""
-        own = [name for name in EndpointSettings.options() if name not in Settings.options()]
-        here = "leave it out, or add --endpoint URL" if self.endpoint is None else "leave it or --endpoint out"
-        for name in own if self.endpoint is None else HERE:
+        if self.endpoint is None:
+            for flag in self.given_to_endpoints():
+                raise InputError(f"{flag} is of an endpoint: leave it out, or add --endpoint URL")
+            return
+        for name in HERE:
             if getattr(self, name) != type(self).model_fields[name].default:
-                of = "an endpoint" if self.endpoint is None else "a model that runs here"
-                raise InputError(f"{self.flag(name)} is of {of}: {here}")
-        if self.endpoint is not None and "model" not in self.model_fields_set:
+                raise InputError(f"{self.flag(name)} is of a model that runs here: leave it or --endpoint out")
+        if "model" not in self.model_fields_set:
             raise InputError("--endpoint: name the model that it serves with --model")
 
     @property

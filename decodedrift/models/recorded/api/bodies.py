@@ -40,8 +40,27 @@ def questions(plan: Any) -> list[Question]:
     for name in plan.body:
         if name in OURS:
             raise InputError(f"--body: {name!r} follows from the other options; leave it out of the JSON")
-    every = [(run, cell, prompt) for run in range(plan.runs) for cell in plan.cells for prompt in plan.prompts]
+    runs = range(getattr(plan, "runs", 1))
+    every = [(run, cell, prompt) for run in runs for cell in plan.cells for prompt in plan.prompts]
     return [Question(n, cell, p, run, chats(plan, p)) for n, (run, cell, p) in enumerate(every)]
+
+
+def askable(plan: Any) -> Any:
+    """A plan with those of its strategies that an endpoint can be asked for.
+
+    Raises:
+        InputError: there is none.
+    """
+    able = []
+    for strategy in plan.strategies:
+        try:
+            _check(strategy)
+            able.append(strategy)
+        except InputError as error:
+            reason = error
+    if not able:
+        raise reason
+    return plan.having(strategies=tuple(able))
 
 
 def chats(plan: Any, prompt: Prompt) -> bool:
