@@ -20,7 +20,8 @@ from running import run as any_run
 import decodedrift as dd
 from decodedrift.core.records import InputError
 
-PROMPTS = {f"p{i}": " ".join(f"w{1 + (7 * i + 3 * j) % 90}" for j in range(4)) for i in range(16)}
+MORE = {f"p{i}": " ".join(f"w{1 + (7 * i + 3 * j) % 90}" for j in range(4)) for i in range(24)}
+PROMPTS = {name: MORE[name] for name in list(MORE)[:16]}
 NEW = 16
 
 
@@ -50,7 +51,7 @@ def rows_of(study: dd.Study, variant: str, tops: bool = True) -> list[dict[str, 
     traces = study.traces[(study.traces["variant"] == variant) & (study.traces["role"] == "candidate")]
     for trace in traces.itertuples():
         ids = [int(i) for i in str(trace.token_ids).split()]
-        row = {"prompt_id": trace.prompt_id, "prompt": PROMPTS[str(trace.prompt_id)], "token_ids": ids,
+        row = {"prompt_id": trace.prompt_id, "prompt": MORE[str(trace.prompt_id)], "token_ids": ids,
                "finish_reason": "stop" if trace.finish == "eos" else "length", "strategy": trace.strategy,
                "seed": int(str(trace.seed))}  # fmt: skip
         if tops:
@@ -131,16 +132,14 @@ def test_an_honest_engine_is_rounding(honest: dd.Study) -> None:
     assert "consistent with bf16 rounding" in repr(honest)
 
 
-def planted(factor: float) -> Any:
-    other = copy.deepcopy(model())
-    with torch.no_grad():
-        other.model.layers[0].mlp.down_proj.weight.mul_(factor)
-    return other
-
-
 def test_an_engine_with_one_matrix_off_is_found(tmp_path: Path) -> None:
-    engine = run(planted(1.05), candidates="bf16")
-    study = run(candidates=f"vllm={written(tmp_path, rows_of(engine, 'bf16', tops=False))}:precision=bf16")
+    sharp = tiny_model("llama")
+    wrong = copy.deepcopy(sharp)
+    with torch.no_grad():
+        wrong.model.layers[0].mlp.down_proj.weight.mul_(1.05)
+    longer = {"prompts": MORE, "max_new_tokens": 24}
+    path = written(tmp_path, rows_of(run(wrong, candidates="bf16", **longer), "bf16", tops=False))
+    study = run(sharp, candidates=f"vllm={path}:precision=bf16", **longer)
     (row,) = study.consistency.itertuples()
     assert row.rounding == "more than rounding" and row.excess_low > 0 and row.gap_max > row.cast_gap_max
     assert any("vllm, more than bf16 rounding: " in sentence for sentence in study.verdict)
