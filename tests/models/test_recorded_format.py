@@ -122,7 +122,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str, conten
 
 
 def test_a_missing_file_is_named_with_its_option(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--reference .*none.jsonl: no such file"):
+    with pytest.raises(InputError, match=r"--reference .*none\.jsonl: no such file"):
         read(tmp_path / "none.jsonl", "--reference")
 
 
