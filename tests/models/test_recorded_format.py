@@ -86,6 +86,7 @@ def test_the_schema_takes_what_is_written_and_not_what_is_refused() -> None:
         ({"text": 3}, "text is 3: should be a valid string"),
         ({"text": "a", "token_id": [1]}, "the key 'token_id' is none of a recorded line (choices: "),
         ({"text": "a", "messages": [{"content": "b"}]}, "messages: every turn needs a text under `role`"),
+        ({"token_ids": [1], "top_logprobs": [[[0, -1.0], [0, -2.0]]]}, "top_logprobs[0] has the token 0 twice"),
         ({"text": "a", "seed": -1}, "seed is -1: should be greater than or equal to 0"),
         ({"prompt": "a"}, "this is the response of no engine that is known here (it has 'prompt'); vllm: "),
         ({"outputs": [3]}, "looks like a RequestOutput of vLLM's LLM.generate, and cannot be read ("),
@@ -150,6 +151,10 @@ def test_parquets_own_maps_and_structs_are_pairs(tmp_path: Path) -> None:
     assert read(path).completions[0].top_logprobs == ({5: -0.25, 9: -2.0},)
     pq.write_table(pa.table({"token_ids": [[5]], "top_logprobs": [[[{"token": "w5", "logprob": -0.25}]]]}), path)
     assert read(path).completions[0].top_logprobs == ({"w5": -0.25},)
+
+
+def test_a_prompts_id_may_be_a_number() -> None:
+    assert completion_of({"prompt_id": 3, "text": "a"}, "f:1").prompt_id == "3"
 
 
 def test_a_text_that_stands_for_two_alternatives_names_neither() -> None:
