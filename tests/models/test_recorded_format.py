@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import decodedrift
 from decodedrift.core.records import InputError
 from decodedrift.models.recorded.adapters import ADAPTERS, adapted
 from decodedrift.models.recorded.completion import Completion
-from decodedrift.models.recorded.lines import as_line, completion_of, schema
+from decodedrift.models.recorded.lines import Line, as_line, completion_of, schema
 from decodedrift.models.recorded.read import read
 
 IDS = st.integers(0, 10**6)
@@ -160,6 +161,15 @@ def test_a_prompts_id_may_be_a_number() -> None:
 def test_a_text_that_stands_for_two_alternatives_names_neither() -> None:
     pairs = [["\ufffd", -1.0], ["a", -2.0], ["\ufffd", -3.0]]
     assert completion_of({"token_ids": [1], "top_logprobs": [pairs]}, "f:1").top_logprobs == ({"a": -2.0},)
+
+
+def test_the_page_on_the_format_names_every_key_and_its_example_is_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recorded.md").read_text("utf-8")
+    (example,) = re.findall(r"^```json\n(.*?)^```", page, re.M | re.S)
+    (tmp_path / "r.jsonl").write_text(example)
+    assert [c.token_ids for c in read(tmp_path / "r.jsonl").completions] == [(5, 7, 0), None]
+    table = page.partition("| key |")[2].partition("\n\n")[0]
+    assert {key for key in Line.model_fields if f"`{key}`" not in table} == set()
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
