@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NOTES = {  # what is counted -> how it is said
     "retold": "texts that are not what their ids decode to with the reference's tokenizer (was this model recorded?)",
+    "unnamed": "texts that name no strategy, which are taken for the run's only one, or for greedy",
     "unread": "texts without the ids of their prompt (a BOS that the engine added or left out is not seen)",
     "reencoded": "texts without token ids, which were encoded again (the engine's own tokens may have been others)",
     "unaligned": "texts whose log-probabilities are left out, because it is not known which tokens they are of",
@@ -155,6 +156,7 @@ class Reader:
         told = completion.logprobs is not None or completion.top_logprobs is not None
         self.tally.update(
             {
+                "unnamed": completion.strategy is None,
                 "unread": completion.prompt_token_ids is None,
                 "reencoded": ids.encoded,
                 "unaligned": told and not ids.aligned,
