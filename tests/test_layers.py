@@ -18,6 +18,8 @@ TORCH_FREE = (
     "core.secrecy",
     "decoding.strategies",
     "models.precisions",
+    "models.recorded.read",
+    "models.recorded.match",
     "measure.metrics",
     "measure.tables",
     "core.settings",

@@ -26,6 +26,14 @@ def test_a_stop_string_is_told_from_a_stop_token() -> None:
     assert adapted(LLAMACPP | {"stop_type": "limit"}, "f:1")[0].finish_reason == "length"
 
 
+def test_tokens_that_a_stop_string_took_away_have_no_log_probability() -> None:
+    (c,) = adapted(LLAMACPP | {"tokens": [5, 7, 8], "stop_type": "word", "stopping_word": "w8"}, "f:1")
+    assert (c.token_ids, c.logprobs) == ((5, 7, 8), (-0.25, -1.0, None))
+    assert c.top_logprobs is not None and len(c.top_logprobs) == 3 and c.top_logprobs[2] == {}
+    (other,) = adapted(LLAMACPP | {"tokens": [5, 6, 8]}, "f:1")  # what is shown is of other tokens
+    assert (other.token_ids, other.logprobs, other.top_logprobs) == ((5, 6, 8), None, None)
+
+
 def test_probabilities_of_after_sampling_are_no_log_probabilities() -> None:
     raw = copy.deepcopy(LLAMACPP)
     for position in raw["completion_probabilities"]:  # post_sampling_probs

@@ -29,6 +29,12 @@ def test_without_log_probabilities_ids_are_still_read() -> None:
     assert (c.token_ids, c.logprobs, c.top_logprobs, c.finish_reason) == ((5,), None, None, "length")
 
 
+def test_ids_beyond_what_is_told_have_no_log_probability() -> None:
+    (c,) = adapted(SGLANG | {"output_ids": [5, 7, 0]}, "f:1")
+    assert (c.token_ids, c.logprobs) == ((5, 7, 0), (-0.25, -1.0, None))
+    assert adapted(SGLANG | {"output_ids": [6, 7]}, "f:1")[0].logprobs is None
+
+
 def test_an_abort_is_a_failure_with_its_message() -> None:
     raw = {"text": "", "meta_info": {"finish_reason": {"type": "abort", "message": "too long", "status_code": 400}}}
     assert adapted(raw, "f:1")[0].error == "too long"

@@ -72,8 +72,8 @@ class Matched:
     continuations: (strategy label, seed, prompt id) -> its runs in order, at least one. errors: what the engine failed
     at, and what cannot be read, with the reason; no continuation is of such a key. missing: asked by this run, and
     nowhere in the file. unmatched: reason -> places of lines that belong to nothing here. other_ids: prompts whose
-    tokenization differs, to be said first. notes: the rest that a reader must know, in sentences (counts of texts that
-    were re-encoded, stop tokens appended, alternatives dropped, texts cut).
+    tokenization differs, to be said first. notes: the rest that a reader must know, each with its count (texts that
+    were encoded again, stop tokens appended, alternatives left out, texts cut).
     """
 
     path: str

@@ -35,7 +35,13 @@ def _pairs(value: Any) -> Any:
     return [_pair(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
+def _named(value: Any) -> Any:
+    """A number is a name as it is written, as in a file of prompts."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 Id = Annotated[int, Field(ge=0)]
+PromptId = Annotated[str, BeforeValidator(_named), Field(min_length=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Name = Id | str | Annotated[list[Byte], Field(min_length=1)]
 LogProb = Annotated[float, Field(le=SLACK, allow_inf_nan=False)]
@@ -49,7 +55,7 @@ class Line(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, title="A completion of another engine")
 
-    prompt_id: str | None = Field(None, min_length=1, description="The prompt's id in the run.")
+    prompt_id: PromptId | None = Field(None, description="The prompt's id in the run.")
     prompt: str | None = Field(None, description="The prompt's text.")
     messages: list[dict[str, Any]] | None = Field(None, description="A conversation: {role, content} turns.")
     prompt_token_ids: list[Id] | None = Field(None, description="The ids that the engine read, BOS included.")
@@ -159,6 +165,10 @@ def _problem(line: Line) -> str | None:
     if len(set(lists.values())) > 1:
         counts = ", ".join(f"{name} has {count}" for name, count in lists.items())
         return f"as many of each are needed, and {counts}"
+    for n, pairs in enumerate(line.top_logprobs or ()):
+        ids = Counter(name for name, _ in pairs or () if isinstance(name, int))
+        if twice := [name for name, count in ids.items() if count > 1]:
+            return f"top_logprobs[{n}] has the token {twice[0]} twice"
     return None
 
 

@@ -47,12 +47,15 @@ class Names:
         return table, len(top) - len(table)
 
     def encoded(self, prompt: Sequence[int], text: str) -> tuple[int, ...] | None:
-        """Ids of a text that follows a prompt, as the tokenizer makes them; None where none decode to it."""
+        """Ids of a text that follows a prompt, as the tokenizer makes them; None where none decode to it.
+
+        They decode to it behind the prompt, or, where a decoder puts spaces between words, by themselves.
+        """
+        encodings = list(dict.fromkeys(self._encodings(tuple(prompt), text)))
         whole = self.vocab.decode(prompt) + text
-        for ids in self._encodings(tuple(prompt), text):
-            if self.vocab.decode((*prompt, *ids)) == whole:
-                return ids
-        return None
+        behind = (ids for ids in encodings if self.vocab.decode((*prompt, *ids)) == whole)
+        alone = (ids for ids in encodings if self.vocab.decode(ids) == text)
+        return next(behind, next(alone, None))
 
     def _encodings(self, prompt: tuple[int, ...], text: str) -> Iterator[tuple[int, ...]]:
         """Together with the prompt, alone, and behind an anchor: a prompt's last token may merge with what follows."""
@@ -70,10 +73,15 @@ class Names:
 
     @cached_property
     def _table(self) -> dict[bytes, frozenset[int]]:
-        table: dict[bytes, set[int]] = {}
+        """Name -> ids. A byte of a fallback stands in for a missing piece: it is meant where no piece has the name."""
+        from decodedrift.models.text.vocabulary import BYTE_PIECE
+
+        pieces: dict[bytes, set[int]] = {}
+        fallback: dict[bytes, set[int]] = {}
         for token in range(len(self.vocab.tokenizer)):
-            piece = self.vocab.tokenizer.convert_ids_to_tokens(token)
-            texts = (self.vocab.token(token), self.vocab.decode([token]), str(piece or ""))
+            piece = str(self.vocab.tokenizer.convert_ids_to_tokens(token) or "")
+            texts = (self.vocab.token(token), self.vocab.decode([token]), piece)
+            table = fallback if BYTE_PIECE.fullmatch(piece) else pieces
             for name in {self.vocab.token_bytes(token), *(t.encode("utf-8", "surrogatepass") for t in texts)}:
                 table.setdefault(name, set()).add(token)
-        return {name: frozenset(ids) for name, ids in table.items()}
+        return {name: frozenset(ids) for name, ids in (fallback | pieces).items()}

@@ -17,21 +17,22 @@ if TYPE_CHECKING:
     from decodedrift.models.text.vocabulary import Vocabulary
 
 NOTES = {  # what is counted -> how it is said
-    "retold": "{n} texts are not what their ids decode to with the reference's tokenizer; was this model recorded?",
-    "unread": "{n} texts come without the ids of their prompt: a BOS that the engine added or left out is not seen",
-    "reencoded": "{n} texts came without token ids and were encoded again; the engine's tokens may have been others",
-    "unaligned": "log-probabilities of {n} texts are left out: it is not known which tokens they are of",
-    "ambiguous": "{n} alternatives are left out: their text stands for several tokens, or for none",
-    "lost": "{n} texts hold bytes that are no text, and are read up to there",
-    "appended": "{n} texts ended by a stop token that the file leaves out; it is appended",
-    "assumed": "of {n} of these it is not told which stop token it was; the tokenizer's own is taken",
-    "past": "{n} texts go on after a stop token; they are read up to it",
-    "long": "{n} texts are longer than --max-new-tokens {most}; they are read up to there",
-    "short": "{n} texts ended at a limit of the engine's own, before --max-new-tokens {most}",
-    "stop": "{n} texts ended by a stop string, or by a token at which the reference does not stop",
-    "abort": "{n} texts were broken off, for a reason that is no stop",
-    "unknown": "{n} texts do not say why they end",
-    "failed": "{n} repetitions failed, of texts that other repetitions have",
+    "retold": "texts that are not what their ids decode to with the reference's tokenizer (was this model recorded?)",
+    "unnamed": "texts that name no strategy, which are taken for the run's only one, or for greedy",
+    "unread": "texts without the ids of their prompt (a BOS that the engine added or left out is not seen)",
+    "reencoded": "texts without token ids, which were encoded again (the engine's own tokens may have been others)",
+    "unaligned": "texts whose log-probabilities are left out, because it is not known which tokens they are of",
+    "ambiguous": "alternatives that are left out, because their text stands for several tokens or for none",
+    "lost": "texts with bytes that are no text, which are read up to there",
+    "appended": "texts whose stop token the file leaves out, which is appended",
+    "assumed": "of these, such as do not tell which stop token it was (the tokenizer's own is taken)",
+    "past": "texts that go on after a stop token, which are read up to it",
+    "long": "texts longer than --max-new-tokens {most}, which are read up to there",
+    "short": "texts that ended at a limit of the engine's own, before --max-new-tokens {most}",
+    "stop": "texts that ended by a stop string, or by a token at which the reference does not stop",
+    "abort": "texts that were broken off, for a reason that is no stop",
+    "unknown": "texts that do not say why they end",
+    "failed": "repetitions that failed, of texts that have others",
 }
 
 
@@ -96,9 +97,9 @@ class Reader:
         )
 
     def notes(self) -> tuple[str, ...]:
-        """What was counted, in sentences."""
+        """What was counted, and how often."""
         counts = ((said, self.tally[kind]) for kind, said in NOTES.items())
-        return tuple(said.format(n=n, most=self.most) for said, n in counts if n)
+        return tuple(f"{said.format(most=self.most)}: {n}" for said, n in counts if n)
 
     def _shortened(self, completion: Completion) -> Completion:
         """Without what follows a loss of bytes, where there is nothing but a text; how it ended is then not known."""
@@ -155,6 +156,7 @@ class Reader:
         told = completion.logprobs is not None or completion.top_logprobs is not None
         self.tally.update(
             {
+                "unnamed": completion.strategy is None,
                 "unread": completion.prompt_token_ids is None,
                 "reencoded": ids.encoded,
                 "unaligned": told and not ids.aligned,

@@ -65,7 +65,7 @@ def certificate(study: Study) -> pd.DataFrame:
     judged = dict(iter(study.judged.groupby(KEYS, sort=False)))
     records = []
     cells = dict(iter(roles["candidate"].groupby(KEYS, sort=False)))
-    elsewhere = {c["name"] for c in study.plan["candidates"] if c["precision"] == RECORDED}
+    elsewhere = {c["name"] for c in study.plan["candidates"] if c.get("precision") == RECORDED}
     for key in (*cells, *(key for key in judged if key[2] in elsewhere)):
         cell, (model, _, name, strategy) = cells.get(key, rows.iloc[:0]), key
         floors, here = roles["floor"], (roles["floor"]["model"] == model) & (roles["floor"]["strategy"] == strategy)

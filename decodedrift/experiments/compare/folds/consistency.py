@@ -42,7 +42,7 @@ COLUMNS = [
     "shown_tokens", "shown_mean", *_three("kl_shown"), "missing_reference", "missing_candidate",
 ]  # fmt: skip
 WORD = ["rounding", "rounding_note"]
-IN_ANSWER = ["recorded_in", *WORD]
+ROUNDING = ["recorded_in", *WORD]  # of it, what answer.csv has
 
 
 def consistency(study: Study) -> pd.DataFrame:
@@ -52,15 +52,15 @@ def consistency(study: Study) -> pd.DataFrame:
     return fold(rows, COLUMNS)
 
 
-def of_candidate(study: Study, name: str) -> dict[str, Any]:
+def beside_rounding(study: Study, name: str) -> dict[str, Any]:
     """What answer.csv says of a candidate, over all strategies."""
     row = judged(study.recorded[study.recorded["candidate"] == name], study.plan, name)
-    return {column: row[column] for column in IN_ANSWER}
+    return {column: row[column] for column in ROUNDING}
 
 
 def elsewhere(row: Mapping[str, Any]) -> dict[str, str]:
     """What answer.csv says otherwise of a candidate that did not run here: it has no floor and reads no text."""
-    read = {"quality_note": "its engine reads no text here; what it wrote, the reference judges (perplexity_judge)"}
+    read = {"quality_note": "its engine reads no text here"}
     if row["wording"] != "differs":
         return read
     return read | {"wording_note": f"its engine has no noise floor here; {in_words(row['rounding'], row['recorded_in'])}"}

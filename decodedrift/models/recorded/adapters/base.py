@@ -37,3 +37,8 @@ def meta(raw: Raw, *names: str) -> dict[str, Any]:
 def told(value: float | None) -> float | None:
     """A log-probability, None where the engine writes a number that is none."""
     return None if value is None or not NOT_SHOWN < value < float("inf") else value
+
+
+def padded(values: list[Any], filler: Any, count: int) -> list[Any]:
+    """Values of the first tokens of a text of `count`: an engine tells none of those that a stop string took away."""
+    return values + [filler] * (count - len(values))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from decodedrift.models.recorded.adapters.base import Adapter, Raw, address, meta, told
+from decodedrift.models.recorded.adapters.base import Adapter, Raw, address, meta, padded, told
 
 FINISH = {"eos": "eos", "limit": "length", "word": "stop"}  # `none`: it goes on
 
@@ -37,14 +37,16 @@ def _shown(positions: list[Raw], ids: list[int] | None) -> dict[str, Any]:
         return {}
     if not all("id" in position for position in positions):  # an old build
         return {} if ids is not None else {"tokens": [position["content"] for position in positions]}
-    ids = ids if ids is not None else [position["id"] for position in positions]
+    shown = [position["id"] for position in positions]
+    ids = ids if ids is not None else shown
     line: dict[str, Any] = {"token_ids": ids}
-    if len(ids) == len(positions) and any("logprob" in position for position in positions):
-        line["logprobs"] = [told(position.get("logprob")) for position in positions]
-        line["top_logprobs"] = [
+    if ids[: len(shown)] == shown and any("logprob" in position for position in positions):
+        tops = [
             [(e["id"], e["logprob"]) for e in position.get("top_logprobs") or () if told(e["logprob"]) is not None]
             for position in positions
         ]
+        line["logprobs"] = padded([told(position.get("logprob")) for position in positions], None, len(ids))
+        line["top_logprobs"] = padded(tops, None, len(ids))
     return line
 
 

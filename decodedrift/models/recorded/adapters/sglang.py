@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from decodedrift.models.recorded.adapters.base import Adapter, Raw, address, meta, told
+from decodedrift.models.recorded.adapters.base import Adapter, Raw, address, meta, padded, told
 
 
 def _lines(raw: Raw) -> list[dict[str, Any]]:
@@ -21,10 +21,12 @@ def _lines(raw: Raw) -> list[dict[str, Any]]:
     if raw.get("output_ids") is not None:
         line["token_ids"] = raw["output_ids"]
     if (chosen := info.get("output_token_logprobs")) is not None:
-        line.setdefault("token_ids", [entry[1] for entry in chosen])
-        if len(chosen) == len(line["token_ids"]):
-            line["logprobs"] = [told(entry[0]) for entry in chosen]
-            line["top_logprobs"] = _tops(info.get("output_top_logprobs"))
+        shown = [entry[1] for entry in chosen]
+        ids = line.setdefault("token_ids", shown)
+        if ids[: len(shown)] == shown:
+            line["logprobs"] = padded([told(entry[0]) for entry in chosen], None, len(ids))
+            tops = _tops(info.get("output_top_logprobs"))
+            line["top_logprobs"] = tops and padded(tops, None, len(ids))
     return [line]
 
 
