@@ -29,6 +29,7 @@ TORCH_FREE = (
     "runs.signals",
     "report",
     "experiments.study",
+    "experiments.record.running",
 )
 ONLY_IN = {  # library -> rooms
     "torch": {"models", "decoding", "measure", "experiments"},
@@ -38,6 +39,7 @@ ONLY_IN = {  # library -> rooms
     "jinja2": {"report", "experiments"},
     "bokeh": {"report", "experiments"},
     "typer": {"cli"},
+    "openai": {"models"},
 }
 
 

@@ -57,7 +57,9 @@ def rows_of(study: dd.Study, variant: str, tops: bool = True) -> list[dict[str, 
         if tops:
             frame = shown[trace.strategy, trace.seed, trace.prompt_id]
             at = {t: part for t, part in frame.groupby("position")}
-            pairs = [list(zip(at[t]["token_id"].tolist(), at[t]["logprob"].tolist(), strict=True)) for t in range(len(ids))]
+            pairs = [
+                list(zip(at[t]["token_id"].tolist(), at[t]["logprob"].tolist(), strict=True)) for t in range(len(ids))
+            ]
             row |= {"top_logprobs": pairs, "logprobs": [dict(pair).get(i) for pair, i in zip(pairs, ids, strict=True)]}
         rows.append(row)
     return rows
@@ -113,7 +115,9 @@ def test_gaps_ranks_and_likelihoods_are_those_of_a_forward_pass(honest: dd.Study
             z, coarse = (m(torch.tensor([context + ids])).logits[0, len(context) - 1 : -1] for m in (exact, rough))
         z, at = z.double(), torch.tensor(ids)[:, None]
         assert part["gap"].to_numpy() == pytest.approx((z.max(-1).values - z.gather(-1, at)[:, 0]).numpy(), abs=1e-4)
-        assert part["nll_reference"].to_numpy() == pytest.approx(-z.log_softmax(-1).gather(-1, at)[:, 0].numpy(), abs=1e-4)
+        assert part["nll_reference"].to_numpy() == pytest.approx(
+            -z.log_softmax(-1).gather(-1, at)[:, 0].numpy(), abs=1e-4
+        )
         assert (part["rank"] == (z > z.gather(-1, at)).sum(-1).numpy() + 1).mean() > 0.95, "but for near ties"
         takes = coarse.argmax(-1)[:, None]
         agree = part["cast_token_id"].to_numpy(int) == takes[:, 0].numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path as Folder
 from typing import Any
@@ -41,7 +41,7 @@ def record(
     api_key_env: str | None = None,
     concurrency: int = 1,
     top_logprobs: int = 5,
-    body: Mapping[str, Any] = {},
+    body: dict[str, Any] = {},
     delay: float = 0.0,
     deadline: float = 600.0,
     retries: int = 4,
