@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import LEAN, same_rows
+from running import LEAN, LEAN_FLAGS, same_rows
 from server import Served, served
 
 import decodedrift as dd
@@ -149,3 +152,26 @@ def test_what_cannot_be_asked_together(asked: dict[str, Any], message: str) -> N
     with pytest.raises(InputError, match=message) as refused:
         draft(make_settings(CompareSettings, {"candidates": ["api=http://h/v1#m"], "prompts": ["a"]} | asked))
     assert "secret" not in str(refused.value)
+
+
+def test_the_command_compares_in_one_step_and_a_forecast_asks_nobody(server: Served, tmp_path: Path) -> None:
+    """The key of a server that writes it into every text is in no file of the run, and in no message."""
+    key = "sk-cret-0123456789"
+    server.turn(key=key, echo=True)
+    command = [sys.executable, "-m", "decodedrift", "compare", "--candidates", f"api={server.url}#demo"]
+    command += ["--prompt", "Once upon a time", "--strategies", "greedy", "--max-new-tokens", "4", *LEAN_FLAGS]
+    command += ["--api-key-env", "MY_VARIABLE", "--out", str(tmp_path / "run")]
+    how: dict[str, Any] = {
+        "env": os.environ | {"MY_VARIABLE": key},
+        "capture_output": True,
+        "text": True,
+        "check": False,
+    }
+    forecast = subprocess.run([*command, "--dry-run"], **how)
+    assert forecast.returncode == 0 and server.seen() == [], forecast.stderr
+    done = subprocess.run(command, **how)
+    assert done.returncode == 0 and "api" in done.stdout, done.stderr
+    written = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(written) > 10 and any(b"[hidden]" in data for data in written)
+    assert not any(key.encode() in data for data in (*written, done.stdout.encode(), done.stderr.encode()))
+    assert {r["headers"].get("authorization") for r in server.seen()} == {f"Bearer {key}"}

@@ -52,7 +52,7 @@ def compare(
     api_key_env: str | None = None,
     concurrency: int = 1,
     top_logprobs: int = 5,
-    body: dict[str, Any] = {},
+    body: dict[str, Any] = {},  # noqa: B006 - it is only read
     delay: float = 0.0,
     deadline: float = 600.0,
     retries: int = 4,
