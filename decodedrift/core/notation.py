@@ -194,7 +194,7 @@ def _misplaced(
         other = "NAME=FOLDER (no such folder) or NAME=OWNER/MODEL" if sources else "an item of its own"
         return f"{piece!r} is neither a parameter of {before!r} nor {other}; {listed}"
     if sources:
-        kinds = "neither an existing folder or .gguf file nor a hub id OWNER/MODEL, BASE+ADAPTER of such or a recorded .jsonl"
+        kinds = "neither an existing folder or .gguf file nor a recorded .jsonl, a hub id OWNER/MODEL or BASE+ADAPTER"
         return f"{piece!r}: {source!r} is {kinds}"
     return f"{piece!r} does not begin with a name; write NAME:KEY=VALUE"
 
@@ -239,7 +239,12 @@ def is_recording(source: str | None) -> bool:
 def _is_one(source: str) -> bool:
     path = os.path.expanduser(source)
     hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)
-    return os.path.isdir(path) or is_recording(source) or (path.endswith(".gguf") and os.path.isfile(path)) or hub is not None
+    return (
+        os.path.isdir(path)
+        or is_recording(source)
+        or (path.endswith(".gguf") and os.path.isfile(path))
+        or hub is not None
+    )
 
 
 def gib(value: object) -> int:

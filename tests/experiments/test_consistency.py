@@ -26,7 +26,14 @@ PLAN: dict[str, Any] = {
 
 
 def study(compute: str | None = "bf16", reference: str = "fp32", **columns: Any) -> Study:
-    keys = {"model": "m", "reference": "fp32", "candidate": "vllm", "role": "candidate", "strategy": "greedy", "seed": 0}
+    keys = {
+        "model": "m",
+        "reference": "fp32",
+        "candidate": "vllm",
+        "role": "candidate",
+        "strategy": "greedy",
+        "seed": 0,
+    }
     place = {"prompt_id": np.repeat([f"p{i}" for i in range(PROMPTS)], TOKENS), "rank": 1, "nll_reference": 1.0,
              "position": np.tile(np.arange(TOKENS), PROMPTS)}  # fmt: skip
     plan = PLAN | {"candidates": [PLAN["candidates"][0] | {"compute": compute}]}
@@ -116,5 +123,9 @@ def test_kl_over_shown_ids_is_renormalised_and_tells_what_is_missing() -> None:
     assert (shown, ours, theirs) == (2, pytest.approx(0.25), pytest.approx(0.2))
     assert kl == pytest.approx(sum(a * math.log(a / 0.5) for a in p_shown))
     exact = {i: math.log(q) for i, q in enumerate(p.tolist())}
-    assert _shown(p.log(), exact)[1:] == (pytest.approx(0, abs=1e-15), pytest.approx(0, abs=1e-15), pytest.approx(0, abs=1e-15))
+    assert _shown(p.log(), exact)[1:] == (
+        pytest.approx(0, abs=1e-15),
+        pytest.approx(0, abs=1e-15),
+        pytest.approx(0, abs=1e-15),
+    )
     assert math.isnan(_shown(p.log(), {2: -1.0})[1]) and _shown(p.log(), {})[0] == 0

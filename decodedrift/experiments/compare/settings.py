@@ -217,7 +217,9 @@ def without_cast(recorded: Variant, reference: Variant) -> str:
         return "what it ran in is not said; add it, as in NAME=FILE:precision=bf16"
     if not castable(reference) or COARSER.index(recorded.compute) <= COARSER.index(str(reference.compute)):
         finer = "fp32" if recorded.compute in ROUGH else "fp64"
-        return f"the reference computes in {reference.compute} itself; hold {recorded.compute} against --reference {finer}"
+        return (
+            f"the reference computes in {reference.compute} itself; hold {recorded.compute} against --reference {finer}"
+        )
     return ""
 
 
