@@ -21,9 +21,7 @@ def alarms(study: Study) -> list[str]:
         if count := told["other_prompts"]:
             prompts = f"{count} prompt{'s' * (count > 1)}"
             first = told["other_ids"][0]
-            ids = (
-                f" (there the reference {first['reference']}, it {first['candidate']})" if "reference" in first else ""
-            )
+            ids = f" (the reference {first['reference']}, it {first['candidate']})" if "reference" in first else ""
             said.append(
                 f"{visible(name)} read {prompts} as other ids than the reference, first {visible(first['prompt_id'])}, "
                 f"from id {first['position']}{ids}. There only the texts are compared, and nothing is read."
