@@ -10,7 +10,6 @@ from typing import Any, ClassVar, NamedTuple
 
 from decodedrift.core.untrusted import terminal
 
-
 RECORDED = "recorded"  # in place of a precision: what ran elsewhere and was written down
 RECORDINGS = (".jsonl", ".json", ".parquet")
 

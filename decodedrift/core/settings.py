@@ -285,15 +285,12 @@ def shown_settings(kind: type[Settings], plan: Mapping[str, Any]) -> Iterator[tu
     """
     for name, option in kind.options().items():
         value = plan.get(name)
-        if value in (None, False, "", [], ()) or (isinstance(value, (list, dict)) and not _simple(value)):
+        simple = isinstance(value, list) and all(isinstance(v, (str, int, float)) for v in value)
+        if value in (None, False, "", [], ()) or (isinstance(value, (list, dict)) and not simple):
             continue
         label = option.label or name.replace("_", " ").capitalize()
         shown = ", ".join(map(str, value[:40])) if isinstance(value, list) else option.words.get(value, value)
         yield label, "yes" if shown is True else f"{shown:g}" if isinstance(shown, float) else str(shown)
-
-
-def _simple(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(v, (str, int, float)) for v in value)
 
 
 def no_rows(kind: type[Settings]) -> set[str]:

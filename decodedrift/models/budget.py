@@ -58,7 +58,7 @@ def pair_bytes(world: World) -> int:
 
 
 def _beside(world: World) -> list[Variant]:
-    """What is loaded beside the reference: candidates that run here, and the casts that are held beside recorded ones."""
+    """What is loaded beside the reference: candidates that run here, and casts that recorded ones are held beside."""
     plan = world.plan
     return [*plan.running[1:], *getattr(plan, "recorded_casts", ())]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from decodedrift.core.versions import untested
 from decodedrift.decoding.strategies import parse_strategies
 from decodedrift.models.knobs import check as check_knobs
 from decodedrift.models.precisions import beware
+from decodedrift.models.recorded import sides
 from decodedrift.models.recorded.api.recording import Answers, answered
 from decodedrift.models.variants import (
     default_candidates,
@@ -89,15 +90,16 @@ def draft(settings: S) -> S:
     if settings.executor not in EXECUTORS:
         raise InputError(f"--executor {settings.executor}: unknown; {nearest(settings.executor, tuple(EXECUTORS))}")
     reference = _variants(settings.reference, None)
+    sides.refuse_reference(reference)
     if len(reference) != 1 or reference[0].model:
         raise InputError(f"--reference takes one variant of --model, not {settings.reference!r}")
-    default = settings.candidates is None
-    candidates = default_candidates(reference[0]) if default else _variants(settings.candidates, reference[0])
+    asked = settings.candidates
+    candidates = default_candidates(reference[0]) if asked is None else _variants(asked, reference[0])
     model = settings.model if isinstance(settings.model, str) else "in memory"
     prompts, source = _prompts(settings, prompt_files.place_of(settings.model))
     plan = settings.having(
         model=model, reference=reference[0], candidates=candidates,
-        strategies=settings.allowed(_strategies(settings.strategies, settings.coupling)), prompts=prompts,
+        strategies=settings.allowed(_strategies(settings, candidates)), prompts=prompts,
         texts=_texts(settings.texts) or settings.standard_texts(),
         prompts_per_job=settings.prompts_per_job or PROMPTS_PER_JOB, prompt_source=source, prompt_ids=[], limit=None,
     )  # fmt: skip
@@ -126,7 +128,6 @@ def prepare(
     without_widgets()  # transformers would have tqdm choose
     from decodedrift.models import budget, footprint, own, world
     from decodedrift.models.machine import check_device
-    from decodedrift.models.recorded import sides
     from decodedrift.models.sources import checkpoints, identity, stored
     from decodedrift.models.text import vocabulary
     from decodedrift.runs import fitting
@@ -173,7 +174,6 @@ def prepare(
 def _environment(world: Any) -> dict[str, Any]:
     """environment.json as far as it is known before anything runs; what is in it under IDENTITY decides the numbers."""
     from decodedrift.models.machine import environment
-    from decodedrift.models.recorded import sides
     from decodedrift.models.sources import identity
     from decodedrift.models.text import deployment, special
 
@@ -207,9 +207,9 @@ def _placed(plan: S, device: str) -> S:
     )
 
 
-def _strategies(values: Any, coupling: str) -> tuple[Strategy, ...]:
+def _strategies(settings: Settings, candidates: Sequence[Variant]) -> tuple[Strategy, ...]:
     pieces = []
-    for item in _several(values, (str, Strategy, Mapping), "--strategies"):
+    for item in _several(sides.strategies(settings, candidates), (str, Strategy, Mapping), "--strategies"):
         if isinstance(item, Mapping):  # as a plan.json has it
             try:
                 item = Strategy(**item)
@@ -218,7 +218,7 @@ def _strategies(values: Any, coupling: str) -> tuple[Strategy, ...]:
         if not isinstance(item, (str, Strategy)):
             raise InputError(f"--strategies: a strategy is written NAME:KEY=VALUE, not {item!r}")
         pieces.append(item)
-    return parse_strategies(pieces, coupling)
+    return parse_strategies(pieces, settings.coupling)
 
 
 def _live(settings: Settings) -> dict[str, Any]:

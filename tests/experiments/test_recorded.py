@@ -16,9 +16,12 @@ import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
 from running import run as any_run
+from running import saved_as
 
 import decodedrift as dd
 from decodedrift.core.records import InputError
+from decodedrift.experiments.compare.gating import gating
+from decodedrift.runs.wordgates import parse_gates
 
 MORE = {f"p{i}": " ".join(f"w{1 + (7 * i + 3 * j) % 90}" for j in range(4)) for i in range(24)}
 PROMPTS = {name: MORE[name] for name in list(MORE)[:16]}
@@ -233,7 +236,56 @@ def test_what_cannot_be_a_recorded_side_is_one_line(asked: str, named: str, tmp_
     assert "\n" not in str(error.value)
 
 
+def test_strategies_are_those_of_the_file_where_none_is_asked_for(tmp_path: Path) -> None:
+    checkpoint = saved_as(model(), tmp_path / "model")
+    rows = [
+        row | {"strategy": label} for label, row in zip([None, "top-k:k=3"], rows_of(direct(), "bf16"), strict=False)
+    ]
+    path = written(tmp_path, [{k: v for k, v in row.items() if v is not None} for row in rows])
+    prompts = [dd.Prompt(name, PROMPTS[name]) for name in ("p0", "p1")]
+    ask = {"prompts": prompts, "max_new_tokens": 4, "noise_floor": False, "default_text": False}
+    study = dd.compare(checkpoint, candidates=f"vllm={path}", **ask)
+    assert [s["label"] for s in study.plan["strategies"]] == ["greedy", "top-k:k=3"]
+    with pytest.raises(InputError, match="reads no other"):
+        dd.compare(checkpoint, reference=f"vllm={path}", **ask)
+
+
 def test_a_recorded_side_does_not_read(tmp_path: Path) -> None:
     path = written(tmp_path, rows_of(direct(), "bf16", tops=False)[:1])
     with pytest.raises(InputError, match="vllm was recorded, and does not read"):
         run(candidates=f"vllm={path}", mode="screen")
+
+
+def test_a_folder_goes_on_reads_the_same_and_is_gated(tmp_path: Path) -> None:
+    checkpoint = saved_as(model(), tmp_path / "model")
+    path = written(tmp_path, rows_of(direct(), "bf16")[:4])
+    ask = {"candidates": f"vllm={path}:precision=bf16", "out": tmp_path / "run", "prompts_per_job": 2}
+    ask["prompts"] = {name: PROMPTS[name] for name in list(PROMPTS)[:4]}
+    study = run(checkpoint, **ask)
+    again, back = run(checkpoint, **ask, resume=True), dd.open_study(tmp_path / "run")
+    for other in (again, back):
+        assert other.verdict == study.verdict and len(other.recorded) > 0
+        for name in ("recorded", "consistency", "answer", "certificate"):
+            pd.testing.assert_frame_equal(getattr(other, name), getattr(study, name))
+    assert back.environment["checkpoints"]["vllm"]["kind"] == "recorded"
+    told = json.loads((tmp_path / "run" / "verdict.json").read_text())["candidates"][0]
+    assert told["rounding"] == study.answer["rounding"][0] and told["recorded_in"] == "bf16"
+    assert "vllm" in back._repr_html_() and "What another engine wrote" in back.to_html()
+    gates = gating(back.plan)
+    more, same = parse_gates(["rounding==more than rounding", f"rounding=={told['rounding']}"], False, gates)
+    assert not more.exceeded(back.answer, gates) and len(same.exceeded(back.answer, gates)) == 1
+    path.write_text(path.read_text().replace('"finish_reason": "length"', '"finish_reason": "abort"'))
+    with pytest.raises(InputError, match=r"holds another run: checkpoints\.vllm\.files"):
+        run(checkpoint, **ask, resume=True)
+
+
+def test_without_texts_no_token_of_it_is_kept(tmp_path: Path) -> None:
+    rows = rows_of(direct(), "bf16")[:2]
+    rows[0]["prompt_token_ids"] = [0, 41, 42]
+    folder = tmp_path / "run"
+    checkpoint = saved_as(model(), tmp_path / "model")
+    study = run(checkpoint, candidates=f"vllm={written(tmp_path, rows)}:precision=bf16", no_text=True, out=folder)
+    back = dd.open_study(folder)
+    assert back.recorded["token_id"].isna().all() and back.recorded["cast_token_id"].isna().all()
+    assert back.recorded["gap"].notna().any() and back.consistency.equals(study.consistency)
+    assert "it [0, 41, 42]" not in (folder / "verdict.txt").read_text()

@@ -55,7 +55,8 @@ def gating(plan: Mapping[str, Any]) -> Gating:
     gated = (*columns(), *GATED, *NUMBERS)
     return Gating(
         ("candidate", "strategy"), cells, gated, lambda row, name: never(row, name, plan), table, faults,
-        {"wording": WORDINGS, "quality": QUALITIES, "answers": ANSWERS, "rounding": ROUNDINGS}, NOT_MEASURED, RECOMMENDED, ABSENT,
+        {"wording": WORDINGS, "quality": QUALITIES, "answers": ANSWERS, "rounding": ROUNDINGS}, NOT_MEASURED,
+        RECOMMENDED, ABSENT,
     )  # fmt: skip
 
 

@@ -176,7 +176,7 @@ def _rows(
 
 
 def _shown(logits: Tensor, top: Mapping[int, float]) -> tuple[float, float, float, float]:
-    """Of the ids that an engine shows at one position: how many, the KL over them, and what both sides hold of the rest.
+    """Of the ids that an engine shows at a position: how many, the KL over them, and what both sides hold of the rest.
 
     KL(p_R || p_C), nats, both renormalised over these ids; NaN of fewer than two, of which it would be 0.
     """

@@ -19,8 +19,8 @@ import pandas as pd
 from decodedrift.core.records import RECORDED
 from decodedrift.experiments.compare.draws import uncoupled
 from decodedrift.experiments.compare.execution import same_execution, unmoved
-from decodedrift.experiments.compare.folds.consistency import ROUNDING, beside_rounding, elsewhere
 from decodedrift.experiments.compare.folds.accuracy import IN_ANSWER, of_candidate
+from decodedrift.experiments.compare.folds.consistency import ROUNDING, beside_rounding, elsewhere
 from decodedrift.experiments.compare.settings import FINE
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import fold

@@ -63,7 +63,9 @@ def elsewhere(row: Mapping[str, Any]) -> dict[str, str]:
     read = {"quality_note": "its engine reads no text here"}
     if row["wording"] != "differs":
         return read
-    return read | {"wording_note": f"its engine has no noise floor here; {in_words(row['rounding'], row['recorded_in'])}"}
+    return read | {
+        "wording_note": f"its engine has no noise floor here; {in_words(row['rounding'], row['recorded_in'])}"
+    }
 
 
 def in_words(word: str, kind: str | None) -> str:
@@ -77,13 +79,14 @@ def in_words(word: str, kind: str | None) -> str:
 def judged(rows: pd.DataFrame, plan: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The figures of some of a candidate's rows of `recorded`, and the word for them."""
     known = {field.name for field in fields(Variant)}
-    sides = [Variant(**{k: v for k, v in side.items() if k in known}) for side in (plan["reference"], *plan["candidates"])]
-    variant = next(side for side in sides[1:] if side.name == name)
-    row: dict[str, Any] = {"recorded_in": variant.compute, "texts": len(rows.drop_duplicates(["strategy", "seed", "prompt_id"]))}
+    asked = [plan["reference"], *(c for c in plan["candidates"] if c["name"] == name)]
+    reference, variant = (Variant(**{k: v for k, v in side.items() if k in known}) for side in asked)
+    texts = len(rows.drop_duplicates(["strategy", "seed", "prompt_id"]))
+    row: dict[str, Any] = {"recorded_in": variant.compute, "texts": texts}
     row |= _gaps(rows) | _logprobs(rows) | _shown(rows)
     if variant.precision != RECORDED:
         return row | {"recorded_in": None, "rounding": NOT_MEASURED, "rounding_note": ""}
-    return row | dict(zip(WORD, rounding(row, without_cast(variant, sides[0])), strict=True))
+    return row | dict(zip(WORD, rounding(row, without_cast(variant, reference)), strict=True))
 
 
 def _gaps(rows: pd.DataFrame) -> dict[str, Any]:

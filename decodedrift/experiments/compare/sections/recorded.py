@@ -22,7 +22,7 @@ COLUMNS = (
     Column("Tokens", "Tokens of its own texts that are known and that the reference read."),
     Column("Not the reference's", "Share of them that are not what the reference takes there."),
     Column("A cast's", "The same of what a plain cast to the engine's type takes there."),
-    Column("Gap", "By how much the reference scores its best token above the engine's, in the mean, nats (Token-DiFR)."),
+    Column("Gap", "By how much the reference scores its best token above the engine's, in the mean, nats."),
     Column("Cast's gap", "The same of what the plain cast takes there: what rounding alone gives up."),
     Column("Excess", "The gap less the cast's, paired by prompt; its interval above 0: more than rounding."),
     Column("Largest gap", "The largest of a token."),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.folds.consistency import in_words
-from decodedrift.report.phrases import listed, number, percent
+from decodedrift.report.phrases import number, percent
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
@@ -21,11 +21,10 @@ def alarms(study: Study) -> list[str]:
         if count := told["other_prompts"]:
             prompts = f"{count} prompt{'s' * (count > 1)}"
             first = told["other_ids"][0]
-            ids = [f"{side} {first[key]}" for key, side in (("reference", "the reference"), ("candidate", "it")) if key in first]
-            read = f": from there on {' and '.join(ids)}" if ids else ""
+            ids = f" (the reference {first['reference']}, it {first['candidate']})" if "reference" in first else ""
             said.append(
                 f"{visible(name)} read {prompts} as other ids than the reference, first {visible(first['prompt_id'])}, "
-                f"from id {first['position']}{read}. There only the texts are compared, and nothing is read."
+                f"from id {first['position']}{ids}. There only the texts are compared, and nothing is read."
             )
     return said
 
@@ -56,10 +55,13 @@ def _read(study: Study, name: str) -> Iterator[str]:
     for row in rows[rows["candidate"] == name].itertuples():
         who = f"{visible(name)} under {visible(str(row.strategy))}"
         if row.tokens:
-            first = "" if math.isnan(row.first_not_top_median) else (
-                f", the first of a text in the median at position {row.first_not_top_median:.0f}"
+            first = (
+                ""
+                if math.isnan(row.first_not_top_median)
+                else (f", the first of a text in the median at position {row.first_not_top_median:.0f}")
             )
-            beside = "" if math.isnan(row.cast_not_top) else f" (a plain cast takes another at {percent(row.cast_not_top)})"
+            took = percent(row.cast_not_top)
+            beside = "" if math.isnan(row.cast_not_top) else f" (a plain cast takes another at {took})"
             yield (
                 f"Of {row.tokens:.0f} tokens of {who}, {percent(row.not_top)} are not what the reference takes there"
                 f"{beside}{first}; the lowest has rank {row.rank_max:.0f}."
@@ -79,11 +81,11 @@ def _read(study: Study, name: str) -> Iterator[str]:
 
 
 def _file(name: str, told: Mapping[str, Any]) -> Iterator[str]:
-    who = visible(name)
-    parts = [f"{told['missing']} texts of this run are not in it"] if told["missing"] else []
-    parts += [f"{count} lines belong to nothing here ({visible(why)})" for why, count in told["unmatched"].items()]
-    if told["several_runs"]:
-        parts.append(f"{told['several_runs']} texts were written several times, and the first is compared")
-    if parts:
-        yield f"The file of {who}: {listed(parts)}."
-    yield from (f"{who}: {visible(note)}" for note in told["notes"])
+    counts = {
+        "texts of this run that are not in it": told["missing"],
+        "texts written several times, of which the first is compared": told["several_runs"],
+        **{f"lines that belong to nothing here ({why})": count for why, count in told["unmatched"].items()},
+    }  # fmt: skip
+    parts = [f"{what}: {count}" for what, count in counts.items() if count]
+    if parts := [visible(part) for part in (*parts, *told["notes"])]:
+        yield f"Of the file of {visible(name)}: {'; '.join(parts)}."
