@@ -18,6 +18,8 @@ TORCH_FREE = (
     "core.secrecy",
     "decoding.strategies",
     "models.precisions",
+    "models.recorded.read",
+    "models.recorded.match",
     "measure.metrics",
     "measure.tables",
     "core.settings",
@@ -27,6 +29,7 @@ TORCH_FREE = (
     "runs.signals",
     "report",
     "experiments.study",
+    "experiments.record.running",
 )
 ONLY_IN = {  # library -> rooms
     "torch": {"models", "decoding", "measure", "experiments"},
@@ -36,6 +39,7 @@ ONLY_IN = {  # library -> rooms
     "jinja2": {"report", "experiments"},
     "bokeh": {"report", "experiments"},
     "typer": {"cli"},
+    "openai": {"models"},
 }
 
 

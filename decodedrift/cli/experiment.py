@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 from decodedrift.cli.app import Grouped, app
 from decodedrift.cli.options import FRAME, given_settings, with_options
@@ -14,6 +14,8 @@ from decodedrift.core.settings import Settings, make_settings
 from decodedrift.core.untrusted import terminal
 from decodedrift.experiments import EXPERIMENTS, experiment
 from decodedrift.experiments.base import Experiment
+
+S = TypeVar("S", bound=Settings)
 
 
 def register(kind: Experiment) -> None:
@@ -31,16 +33,21 @@ def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> 
     log_to_stderr(frame["log_level"])
     if frame["positions_csv"] and "positions" not in kind.tables:
         raise InputError(f"--positions-csv: {kind.name} has no such table; leave it out")
-    settings = _settings(kind, frame, flags)
+    settings = asked(kind.settings, frame, flags)
     from decodedrift.runs.prepare import draft, prepare
 
     plan = draft(settings)  # everything that can be refused without torch is refused before it is imported
     gates = read_gates(kind, frame["fail_on"], frame["fail_on_interval"], plan.as_dict())
+    from decodedrift.core.progress import Bars
+    from decodedrift.experiments.running import answers_in
     from decodedrift.runs.resume import stored_sizes
 
     prefix = "" if kind.name == "compare" else f"{kind.name}-"
     folder, stored = place(frame["out"], frame["resume"], settings.model, prefix, frame["dry_run"])
-    ready = prepare(settings, sizes=stored_sizes(stored, settings), check=kind.check)
+    bars = Bars(silent=frame["quiet"])
+    answers = None if frame["dry_run"] else answers_in(folder, stored, bars)
+    ready = prepare(settings, sizes=stored_sizes(stored, settings), check=kind.check, answers=answers)
+    bars.close()
     for doubt in ready.doubts():
         print(terminal(doubt, 300), file=sys.stderr)
     if frame["dry_run"]:
@@ -59,15 +66,15 @@ def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> 
     conclude(study, gates, frame["as_json"], frame["verbose"])
 
 
-def _settings(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> Settings:
+def asked(kind: type[S], frame: dict[str, Any], flags: dict[str, Any]) -> S:
     """The flags over the file: what is given as a flag wins."""
     from decodedrift.runs.config import over, read_config
 
-    values = given_settings(kind.settings, flags)
+    values = given_settings(kind, flags)
     if frame["prompt"]:
         values["prompts"] = _typed(values.get("prompts"), frame["prompt"])
     stored = read_config(frame["config"]) if frame["config"] is not None else {}
-    settings = make_settings(kind.settings, over(values, stored))
+    settings = make_settings(kind, over(values, stored))
     if not isinstance(settings.model, str):
         raise InputError(f"--model: must be a text, not {settings.model!r}")
     return settings

@@ -40,16 +40,17 @@ FRAME = {  # beside an experiment's settings
     "fail_on": FAIL_ON,
     "fail_on_interval": FAIL_ON_INTERVAL,
 }
+SHORT = {("record", "out"): ("-o",)}  # (command, option) -> its short flags
 
 
-def parameter(name: str, option: Option, default: Any = None) -> inspect.Parameter:
+def parameter(name: str, option: Option, default: Any = None, short: tuple[str, ...] = ()) -> inspect.Parameter:
     """An option as typer takes it. default: the setting's own, for its help."""
     words = option.default or (",".join(map(str, default)) if isinstance(default, (tuple, list)) else default)
     ending = f" [default: {words}]" if option.metavar and words not in (None, "") else ""
     flag = option.flag or name.replace("_", "-")
     argument = typer.Option(
-        f"--{flag}/--no-{flag}" if default is True else f"--{flag}", metavar=option.metavar or None,
-        help=option.help + ending, rich_help_panel=option.group,
+        f"--{flag}/--no-{flag}" if default is True else f"--{flag}", *short,
+        metavar=option.metavar or None, help=option.help + ending, rich_help_panel=option.group,
         show_default=False,
     )  # fmt: skip
     kind: Any = bool if not option.metavar else Items if option.many else Text
@@ -61,11 +62,13 @@ def parameter(name: str, option: Option, default: Any = None) -> inspect.Paramet
     )
 
 
-def with_options(function: Callable[..., None], kind: type[Settings], name: str, about: str) -> Callable[..., None]:
+def with_options(
+    function: Callable[..., None], kind: type[Settings], name: str, about: str, frame: Mapping[str, Option] = FRAME
+) -> Callable[..., None]:
     """A function of keywords with the signature that typer reads: the settings and the frame, rare ones last."""
     fields = kind.model_fields
     entries = [(n, o, parameter(n, o, fields[n].default)) for n, o in kind.options().items()]
-    entries += [(n, o, parameter(n, o)) for n, o in FRAME.items()]
+    entries += [(n, o, parameter(n, o, short=SHORT.get((name, n), ()))) for n, o in frame.items()]
     entries.sort(key=lambda entry: (GROUPS.index(entry[1].group), entry[1].rare))
     parameters = [entry[2] for entry in entries]
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

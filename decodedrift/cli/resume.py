@@ -41,5 +41,5 @@ def resume(
     path = path_of(folder).resolve()
     if os.path.isdir(where := os.path.expanduser(stored.unfinished.get("folder", ""))):
         os.chdir(where)  # a model given as a relative path is found from where the run was begun
-    kind, ready = prepared_again(stored)
+    kind, ready = prepared_again(path, stored)
     conclude(work(kind, ready, str(path), True, quiet), gates, as_json, verbose)

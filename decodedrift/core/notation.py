@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from decodedrift.core.records import InputError, nearest
+from decodedrift.core.records import RECORDINGS, InputError, nearest
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,8 @@ def _misplaced(
         other = "NAME=FOLDER (no such folder) or NAME=OWNER/MODEL" if sources else "an item of its own"
         return f"{piece!r} is neither a parameter of {before!r} nor {other}; {listed}"
     if sources:
-        kinds = "neither an existing folder or .gguf file nor a hub id OWNER/MODEL, nor BASE+ADAPTER of such"
-        return f"{piece!r}: {source!r} is {kinds}"
+        kinds = "neither an existing folder or .gguf file nor a hub id OWNER/MODEL, BASE+ADAPTER of such"
+        return f"{piece!r}: {source!r} is {kinds}, a recorded .jsonl or an endpoint's URL#MODEL"
     return f"{piece!r} does not begin with a name; write NAME:KEY=VALUE"
 
 
@@ -231,10 +231,21 @@ def _is_source(source: str) -> bool:
     return _is_one(source) or base_and_adapter(source) is not None
 
 
+def is_recording(source: str | None) -> bool:
+    """Whether a source is the name of a file of texts that another engine wrote, whether it is there or not."""
+    return source is not None and source.lower().endswith(RECORDINGS) and not os.path.isdir(os.path.expanduser(source))
+
+
+def is_endpoint(source: str | None) -> bool:
+    """Whether a source is an endpoint and the model that it serves: `http://127.0.0.1:8000/v1#NAME`."""
+    return source is not None and re.fullmatch(r"https?://[^#\s]+#(?!.*:[A-Za-z_]+=)\S+", source) is not None
+
+
 def _is_one(source: str) -> bool:
     path = os.path.expanduser(source)
     hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)
-    return os.path.isdir(path) or (path.endswith(".gguf") and os.path.isfile(path)) or hub is not None
+    local = os.path.isdir(path) or (path.endswith(".gguf") and os.path.isfile(path))
+    return local or is_recording(source) or is_endpoint(source) or hub is not None
 
 
 def gib(value: object) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,6 +107,18 @@ def balanced(prompts: Sequence[Prompt], count: int) -> tuple[Prompt, ...]:
         turn += 1
     ids = {p.id for p in pick[:count]}
     return tuple(p for p in prompts if p.id in ids)
+
+
+def picked(prompts: tuple[Prompt, ...], ids: Sequence[str]) -> tuple[Prompt, ...]:
+    """The prompts of the given ids; a comma separates two ids unless an id holds it. InputError: there is none."""
+    by_id = {p.id: p for p in prompts}
+    names = [i.strip() for text in ids for i in ([text] if text in by_id else text.split(","))]
+    for name in names:
+        if name not in by_id:
+            close = difflib.get_close_matches(name, by_id, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"ids look like {next(iter(by_id), '')!r}"
+            raise InputError(f"--prompt-id {name or repr('')}: no such prompt among {len(by_id)}; {hint}")
+    return tuple(by_id[i] for i in dict.fromkeys(names))
 
 
 def load_texts(sources: Iterable[str | Path]) -> tuple[Text, ...]:

@@ -10,6 +10,9 @@ from typing import Any, ClassVar, NamedTuple
 
 from decodedrift.core.untrusted import terminal
 
+RECORDED = "recorded"  # in place of a precision: what ran elsewhere and was written down
+RECORDINGS = (".jsonl", ".json", ".parquet")
+
 
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is one line that names the culprit and the mend.
@@ -137,8 +140,8 @@ class Variant:
     """One way of executing the model. A field at None takes the reference's (or the run's) value.
 
     `precision` names an entry of PRECISIONS and `options` its parameters; `compute` is the floating type that the
-    arithmetic runs in (for a quantized precision the reference's, unless its options say otherwise). `knobs`: values of
-    those KNOBS that are no field here.
+    arithmetic runs in (for a quantized precision the reference's, unless its options say otherwise; of what was
+    recorded elsewhere what its user says, or None). `knobs`: values of those KNOBS that are no field here.
     """
 
     name: str
@@ -156,6 +159,16 @@ class Variant:
 
     def __post_init__(self) -> None:
         _writable("variant", str(self.name))
+
+    @property
+    def recorded(self) -> bool:
+        """Whether another engine wrote its texts: they are read, and no model of it runs here."""
+        return self.precision == RECORDED
+
+    @property
+    def endpoint(self) -> bool:
+        """Whether it is a server that is asked for its texts."""
+        return str(self.model or "").startswith(("http://", "https://"))
 
 
 @dataclass(frozen=True)

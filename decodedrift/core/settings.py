@@ -17,8 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from decodedrift.core.notation import count, gib, one_of, split, thread_count, whole
 from decodedrift.core.records import Cell, InputError, Strategy, Text, Variant, distinct, plain, shortened, unlike
 
-GROUPS = ("What to compare", "Prompts", "Decoding", "Measuring", "Machine", "Output", "Gates")
-WHAT, PROMPTS, DECODING, MEASURING, MACHINE, OUTPUT, GATES = GROUPS
+GROUPS = ("What to compare", "Prompts", "Decoding", "Measuring", "Endpoint", "Machine", "Output", "Gates")
+WHAT, PROMPTS, DECODING, MEASURING, ENDPOINT, MACHINE, OUTPUT, GATES = GROUPS
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,11 @@ class Settings(BaseModel):
         return (self.reference, *self.candidates)
 
     @property
+    def running(self) -> tuple[Variant, ...]:
+        """Those of them that run here: of the others another engine wrote the texts."""
+        return tuple(v for v in self.variants if not v.recorded)
+
+    @property
     def cells(self) -> list[Cell]:
         """(strategy, seed) pairs in order; deterministic strategies run once, under seed 0."""
         strategies: tuple[Strategy, ...] = self.strategies
@@ -280,15 +285,12 @@ def shown_settings(kind: type[Settings], plan: Mapping[str, Any]) -> Iterator[tu
     """
     for name, option in kind.options().items():
         value = plan.get(name)
-        if value in (None, False, "", [], ()) or (isinstance(value, (list, dict)) and not _simple(value)):
+        simple = isinstance(value, list) and all(isinstance(v, (str, int, float)) for v in value)
+        if value in (None, False, "", [], ()) or (isinstance(value, (list, dict)) and not simple):
             continue
         label = option.label or name.replace("_", " ").capitalize()
         shown = ", ".join(map(str, value[:40])) if isinstance(value, list) else option.words.get(value, value)
         yield label, "yes" if shown is True else f"{shown:g}" if isinstance(shown, float) else str(shown)
-
-
-def _simple(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(v, (str, int, float)) for v in value)
 
 
 def no_rows(kind: type[Settings]) -> set[str]:

@@ -14,7 +14,9 @@ from decodedrift.core.settings import Settings, make_settings
 from decodedrift.experiments import experiment
 from decodedrift.experiments.base import Experiment
 from decodedrift.experiments.study import Study, experiment_of, open_study
+from decodedrift.models.recorded.api.recording import Answers
 from decodedrift.runs.carry_out import carry_out, finished
+from decodedrift.runs.places import ANSWERS, where
 from decodedrift.runs.prepare import Prepared, prepare
 from decodedrift.runs.resume import stored_run, stored_settings, stored_sizes
 from decodedrift.runs.runfolder import RunFolder, Stored
@@ -53,9 +55,12 @@ def run(
     try:
         settings = make_settings(kind.settings, values)
         if out is None:
-            return carried_out(kind, prepare(settings, tokenizer, check=kind.check), None, progress)
+            ready = prepare(settings, tokenizer, check=kind.check, answers=Answers(progress=progress or Progress()))
+            return carried_out(kind, ready, None, progress)
         with RunFolder.reopen(out) if resume else RunFolder.create(out) as folder:
-            ready = prepare(settings, tokenizer, stored_sizes(folder.stored(), settings), kind.check)
+            stored = folder.stored()
+            sizes, answers = stored_sizes(stored, settings), answers_in(folder.path, stored, progress)
+            ready = prepare(settings, tokenizer, sizes, kind.check, answers)
             return carried_out(kind, ready, folder, progress)
     except InputError as error:
         raise InputError(in_keywords(str(error), kind.settings)) from error.__cause__
@@ -74,11 +79,18 @@ def carried_out(
     return carry_out(kind.execute, Study, ready, folder, progress)
 
 
-def prepared_again(stored: Stored) -> tuple[Experiment, Prepared]:
+def answers_in(folder: str | Path, stored: Stored | None, progress: Progress | None) -> Answers:
+    """Where a run keeps what its endpoints answer; once it has begun they are not asked again."""
+    begun = stored is not None and bool(stored.environment)
+    return Answers(where(Path(folder), ANSWERS), progress or Progress(), begun)
+
+
+def prepared_again(folder: str | Path, stored: Stored) -> tuple[Experiment, Prepared]:
     """A stored run, ready to go on: in the sizes it was settled at."""
     kind = experiment(experiment_of(stored.plan))
     settings = stored_settings(kind.settings, stored)
-    return kind, prepare(settings, sizes=stored_sizes(stored, settings), check=kind.check)
+    answers = answers_in(folder, stored, None)
+    return kind, prepare(settings, sizes=stored_sizes(stored, settings), check=kind.check, answers=answers)
 
 
 def resume(folder: str | Path, progress: Progress | None = None) -> Study:
@@ -90,7 +102,7 @@ def resume(folder: str | Path, progress: Progress | None = None) -> Study:
     stored = stored_run(folder)
     if stored.finished:
         return open_study(folder)
-    kind, ready = prepared_again(stored)
+    kind, ready = prepared_again(folder, stored)
     with RunFolder.reopen(folder) as run_folder:
         return carried_out(kind, ready, run_folder, progress)
 

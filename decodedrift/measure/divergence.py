@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,16 @@ ERROR_POSITIONS = 8  # fewer forced positions before t* say too little about the
 
 @dataclass
 class Side:
-    """One variant's trace with what its generating pass knows: scores of the chosen and of the watched tokens."""
+    """One variant's trace with what its generating pass knows: scores of the chosen and of the watched tokens.
+
+    partly: they are what another engine wrote down, if anything; and its text may end where it was cut off.
+    """
 
     trace: Trace
     chosen: Sequence[float] = ()
     watched: Sequence[float] = ()
     log: ScoreLog = field(default_factory=ScoreLog)
+    partly: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def divergence(
     """Every column of divergences.csv after the keys. Missing values are None.
 
     Args:
-        logits_dtype: the type of the candidate's logits, a key of FLOAT_FORMATS.
+        logits_dtype: the type of the candidate's logits, a key of FLOAT_FORMATS; empty where it is not known.
         error: forced d[top1] - d[top2] at the reference's positions, float64 [T_R]; under a penalty, which the raw
             logits do not show, the error in the strategy's own margin (`choice_error`).
         beams: the four forced scores of whole hypotheses; beam search only.
@@ -64,6 +68,8 @@ def divergence(
     r, c = reference.trace, candidate.trace
     if (ids := comparable(r, c, strategy)) is None:
         return dict.fromkeys(TRACE_METRICS) | {"compared": 0, "nonfinite": r.nonfinite + c.nonfinite}
+    if candidate.partly and c.finish != "eos":  # nobody knows what it would have written behind its end
+        r = replace(r, token_ids=r.token_ids[: len(ids)])
     rest = remainders(r.token_ids, ids) or ((), ())
     texts = [vocab.decode(tuple(tokens)) for tokens in (r.token_ids, ids, *rest)]
     pair = TracePair(r.token_ids, ids, *texts)
@@ -86,9 +92,9 @@ def divergence(
     elif not strategy.searches:
         ahead = _ahead(gaps["reference_gap"], r, t, (a, b), strategy)
         gaps["logprob_gap"] = row["logprob_gap"] = gap = None if ahead is None else abs(ahead)
-        row["gap_ulps"] = _ulps(ahead, reference, t, (a, b), strategy, logits_dtype)
+        row["gap_ulps"] = _ulps(ahead, reference, t, (a, b), strategy, logits_dtype) if logits_dtype else None
         row["gap_over_error"] = _over_error(gap, error, t, strategy)
-    row["cause"] = "nonfinite" if broken else _cause(strategy, gaps, near_tie_below)
+    row["cause"] = "nonfinite" if broken else _cause(strategy, gaps, near_tie_below, candidate.partly)
     return row
 
 
@@ -153,13 +159,16 @@ def _beam_gaps(beams: BeamScores | None) -> dict[str, float | None]:
     return {"reference_gap": reference_gap, "candidate_gap": candidate_gap, "swing": reference_gap + candidate_gap}
 
 
-def _cause(strategy: Strategy, gaps: dict[str, float | None], near_tie_below: float) -> str:
-    """The first that is true, of two tokens that were both chosen; docs/metrics.md fixes the order."""
+def _cause(strategy: Strategy, gaps: dict[str, float | None], near_tie_below: float, partly: bool) -> str:
+    """The first that is true, of two tokens that were both chosen; docs/metrics.md fixes the order.
+
+    partly: whether the candidate's scores may be missing although it allowed both tokens.
+    """
     if strategy.samples and not strategy.coupled:
         return "uncoupled"
     if strategy.searches:
         return "search"
-    if gaps["swing"] is None:
+    if gaps["reference_gap" if partly else "swing"] is None:
         return "truncation"
     if (gap := gaps["logprob_gap"]) is not None and gap < near_tie_below:
         return "near_tie"

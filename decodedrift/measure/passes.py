@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,8 @@ class Pass:
     against: the pass it is held against, None for the job's reference. own_nll: NLL of its own forced continuations;
     judge_nll: the same continuations under the reference; float64 [T], nats. judge_margin: how far the reference there
     preferred another token, float64 [T]. last_nll: of a screening's predicted token alone, float64 [1]. layout: how its
-    scores at a divergence were computed, one of tables.LAYOUTS; reads: how it read the text of `positions`.
+    scores at a divergence were computed, one of tables.LAYOUTS; reads: how it read the text of `positions`. coupled:
+    whether its draws come from the run's noise where a strategy's do.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Pass:
     last_nll: dict[Key, np.ndarray] = field(default_factory=dict)
     layout: str = DECODED
     reads: str = FORCED
+    coupled: bool = True
 
     @property
     def whole(self) -> bool:
@@ -93,6 +95,10 @@ class Pass:
         self.generated.logs |= batch.logs
         self.generated.tops |= batch.tops
 
+    def as_drawn(self, strategy: Strategy) -> Strategy:
+        """A strategy of the run as this variant drew by it."""
+        return strategy if self.coupled or not strategy.samples else replace(strategy, coupling="none")
+
     def wrote(self, passage: Passage) -> bool:
         """Whether the passage's continuation is this pass's own text, token by token."""
         trace = self.traces.get(passage.key)
@@ -101,7 +107,7 @@ class Pass:
     def side(self, key: Key) -> Side:
         """One trace with the scores of its generating pass."""
         chosen, watched = self.generated.scores.get(key, ((), ()))
-        side = Side(self.traces[key], chosen, watched)
+        side = Side(self.traces[key], chosen, watched, partly=self.variant.recorded)
         if (log := self.generated.logs.get(key)) is not None:
             side.log = log
         return side
@@ -156,20 +162,6 @@ def nll(logits: Tensor, tokens: tuple[int, ...]) -> np.ndarray:
 def readable(group: Sequence[Passage], width: int) -> list[Passage]:
     """The passages whose ids a variant with `width` embeddings can read."""
     return [p for p in group if max(p.reading.context + p.reading.continuation) < width]
-
-
-def note_cut(facts: dict[str, Any], reference: Tensor, candidate: Tensor) -> None:
-    """Heads of two widths are compared over the ids that both have; what that leaves out is recorded.
-
-    cut_ids: how many; cut_reference_mass, cut_candidate_mass: the largest probability that a side put on them at any
-    position where it has a distribution.
-    """
-    width = min(reference.shape[-1], candidate.shape[-1])
-    facts["cut_ids"] = max(reference.shape[-1], candidate.shape[-1]) - width
-    for side, logits in (("reference", reference), ("candidate", candidate)):
-        masses = (torch.logsumexp(logits[:, width:].double(), dim=-1) - log_totals(logits)).exp()
-        most = max(masses[masses.isfinite()].tolist(), default=0.0)
-        facts[f"cut_{side}_mass"] = max(most, facts.get(f"cut_{side}_mass", 0.0))
 
 
 def tops_of(logits: Tensor, tokens: tuple[int, ...], losses: np.ndarray) -> Tops:
@@ -267,7 +259,7 @@ def write(
         return
     against = output.against or job_reference
     pair = {"model": plan.model, "reference": against.name, "candidate": output.name, "role": output.role}
-    strategies = {s.label: s for s, _ in plan.cells}
+    strategies = {s.label: output.as_drawn(s) for s, _ in plan.cells}
     dtype = result.facts[output.variant.name].get("logits_dtype", "")  # a candidate may have read nothing
     ledger = Ledger(BUDGET // max(1, len(plan.candidates)))
     for key in output.traces:

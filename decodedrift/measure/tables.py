@@ -21,12 +21,12 @@ KEYS = [*CELL, "seed", "prompt_id"]
 CONTROLS = ("self", "floor")  # roles of what is held against itself
 TOKEN_CAUSES = ("near_tie", "draw", "shift", "truncation")  # of a divergence of two tokens that both sides chose
 LAYOUTS = DECODED, FORCED, STEPPED = "decoded", "forced", "stepped"  # how the logits of a distance were computed
-PARTS = ("positions", "alternatives", "steps")  # too long for CSV: a folder of Parquet parts
+PARTS = ("positions", "alternatives", "recorded", "steps")  # too long for CSV: a folder of Parquet parts
 UNFOLDED = ("alternatives",)  # no mean is made of it and it is the longest: read only by who asks
 TEXTS = pd.StringDtype("python", na_value=np.nan)  # pandas' default, Arrow, cannot hold a lone surrogate
 
 WORDS = {  # columns from which a text could be read; what --no-text leaves empty
-    "prompt", "text", "token_ids", "token_id", "token", "reference_token_id", "candidate_token_id",
+    "prompt", "text", "token_ids", "token_id", "token", "reference_token_id", "candidate_token_id", "cast_token_id",
     "reference_token", "candidate_token", "original_token_id", "injected_token_id", "expected", "reference_answer",
     "candidate_answer",
 }  # fmt: skip
@@ -63,6 +63,12 @@ TABLES: dict[str, dict[str, str]] = {
         **dict.fromkeys((f"ratio_out_{band}" for band in BANDS), INTEGERS),
         "difr": "float64", "difr_tokens": INTEGERS,
     },
+    "recorded": {
+        **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str", "position": INTEGERS,
+        "token_id": INTEGERS, "token": "str", "gap": "float64", "rank": INTEGERS, "nll_reference": "float64",
+        "cast_token_id": INTEGERS, "cast_gap": "float64", "nll_cast": "float64", "logprob": "float64",
+        "shown": INTEGERS, "kl_shown": "float64", "missing_reference": "float64", "missing_candidate": "float64",
+    },
     "checks": {
         **dict.fromkeys(CELL, "str"), "seed": INTEGERS, "prompt_id": "str",
         **dict.fromkeys(["expected", "reference_answer", "candidate_answer"], "str"),
@@ -94,37 +100,6 @@ TABLES: dict[str, dict[str, str]] = {
         "stage": "str", "status": "str", "error": "str",
     },
 }  # fmt: skip
-
-
-ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
-    "answer": "the answer, a row per candidate",
-    "summary": "every figure, a row per compared variant and strategy, or per strategy and position",
-    "accuracy": "whether it costs answers, a row per candidate and strategy",
-    "certificate": "what the noise of execution explains, a row per candidate and strategy",
-    "perplexity": "a row per variant and text, the reference first",
-    "distribution": "distances of the distributions, a row per compared variant, strategy and bucket of confidence",
-    "survival": "how long the texts stay equal, a row per compared variant, strategy and position",
-    "growth": "how the logit error grows, a row per compared variant, strategy and forced position",
-    "after": "agreement after the texts part, a row per compared variant, strategy and lag",
-    "risk": "every scalar of these curves with its interval, a row per compared variant and strategy",
-    "comparisons": "which of two candidates parts first, a row per pair and strategy",
-    "flip_law": "how well laws foretell divergences, a row per candidate, strategy and law",
-    "flip_calibration": "flips foretold and seen, a row per bin",
-    "decomposition": "error of a step against error of the path, a row per candidate, strategy and position",
-    "where": "the error after every layer, a row per compared variant and layer",
-    "traces": "every text, a row per trace of any variant",
-    "divergences": "where the texts part, a row per compared trace",
-    "positions": "a row per teacher-forced token",
-    "alternatives": "the top tokens at a position",
-    "judged": "how probable each side holds the candidate's text, a row per trace",
-    "checks": "the answers, right or wrong on each side, a row per compared trace",
-    "injection": "a row per replaced token",
-    "steps": "a row per position, read token by token",
-    "layers": "the error after a layer, a row per compared variant, text and layer",
-    "tokens": "text and bytes of every token id that is met",
-    "timings": "seconds by job, variant, strategy and phase",
-    "failures": "what did not run, and why",
-}
 
 
 @dataclass
@@ -246,6 +221,7 @@ FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
     "growth_note", "layout", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
     "module", "first_module", "answers", "answers_note", "convention",
+    "recorded_in", "rounding", "rounding_note", "gap_max_prompt", "cast_gap_max_prompt",
 )  # fmt: skip
 
 

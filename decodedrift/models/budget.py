@@ -72,8 +72,14 @@ def loading_bytes(world: World, variant: Variant) -> int:
 
 def pair_bytes(world: World) -> int:
     """The reference, the largest candidate as it loads, and a batch."""
-    largest = max((loading_bytes(world, c) for c in world.plan.candidates), default=0)
+    largest = max((loading_bytes(world, v) for v in _beside(world)), default=0)
     return weight_bytes(world, world.plan.reference) + largest + batch_bytes(world)
+
+
+def _beside(world: World) -> list[Variant]:
+    """What is loaded beside the reference: candidates that run here, and casts that recorded ones are held beside."""
+    plan = world.plan
+    return [*plan.running[1:], *getattr(plan, "recorded_casts", ())]
 
 
 def both_fit(world: World) -> bool:
@@ -83,7 +89,7 @@ def both_fit(world: World) -> bool:
 
 def all_fit(world: World) -> bool:
     """Whether every variant's weights can stay in memory at once."""
-    variants = world.plan.variants
+    variants = world.plan.running
     every = sum(weight_bytes(world, v) for v in variants)
     every += max(loading_bytes(world, v) - weight_bytes(world, v) for v in variants)
     return every + batch_bytes(world) <= world.memory * (1 - SPOOL_SHARE)
@@ -104,7 +110,7 @@ def rows_per_prompt(world: World) -> int:
 def batch_bytes(world: World, size: int | None = None) -> int:
     """A generous estimate of one generating batch: KV cache (twice: it is copied as it grows), float64 logits."""
     longest = max((len(ids) for ids in world.prompts.values()), default=0) + world.plan.max_new_tokens
-    cache = 2 * world.footprint.elements(longest) * _itemsize(*world.plan.variants)
+    cache = 2 * world.footprint.elements(longest) * _itemsize(*world.plan.running)
     return int((size or world.plan.batch_size) * rows_per_prompt(world) * (cache + world.width * 8 * 4))
 
 
@@ -114,7 +120,7 @@ def fitting_batch(world: World) -> int:
     Raises:
         InputError: not even one prompt fits.
     """
-    room = world.memory * (1 - SPOOL_SHARE) - max(weight_bytes(world, v) for v in world.plan.variants)
+    room = world.memory * (1 - SPOOL_SHARE) - max(weight_bytes(world, v) for v in world.plan.running)
     size = world.plan.batch_size
     while size > 1 and batch_bytes(world, size) > room:
         size //= 2
@@ -148,7 +154,7 @@ def _window_bytes(world: World) -> int:
 def _prompt_bytes(world: World) -> int:
     """Of one prompt's logits: forced and greedy's own, those of floors and of the parts."""
     plan = world.plan
-    return len(plan.cells) * plan.max_new_tokens * world.width * _itemsize(*plan.variants) * plan.effort.logits
+    return len(plan.cells) * plan.max_new_tokens * world.width * _itemsize(*plan.running) * plan.effort.logits
 
 
 @dataclass(frozen=True)
@@ -234,7 +240,7 @@ def waiting_seconds(world: World, prompts: int) -> float:
 def _loads(world: World) -> list[Variant]:
     """The variants that a job loads, as often as it does: a reference that cannot stay comes back to judge."""
     plan = world.plan
-    return [*plan.variants, *([] if both_fit(world) or not plan.candidates else [plan.reference])]
+    return [*plan.running, *([] if both_fit(world) or not plan.candidates else [plan.reference])]
 
 
 def _loading_seconds(world: World) -> float:

@@ -10,13 +10,15 @@ from dataclasses import fields, replace
 from itertools import product
 from typing import Any
 
-from decodedrift.core.notation import Item, Param, read_params, split_items, text
-from decodedrift.core.records import InputError, Variant, nearest
+from decodedrift.core.notation import Item, Param, is_endpoint, is_recording, read_params, split_items, text
+from decodedrift.core.records import RECORDED, RECORDINGS, InputError, Variant, nearest
 from decodedrift.models.knobs import KNOBS
 from decodedrift.models.precisions import PRECISIONS
+from decodedrift.models.recorded.api.client import checked_url
 
 IN_MEMORY = "in memory"  # a variant's `model` that is none of a name
 DEFAULT_CANDIDATES = ("bf16", "fp16", "int8")
+NOT_RUN = "belongs to what runs here, and a recorded text is only read; it takes precision= alone"
 PRECISION = Param(text, None, "one of the precisions")
 FIELDS = [f.name for f in fields(Variant)]
 
@@ -85,6 +87,27 @@ def is_model(value: Any) -> bool:
     return hasattr(value, "config") and callable(value)
 
 
+def _recorded(variant: Variant) -> Variant:
+    """A checked variant whose texts were written elsewhere; what it is said to have run in is no more than that."""
+    owner = f"variant {variant.name}"
+    if is_endpoint(variant.model):
+        checked_url(str(variant.model).partition("#")[0], f"--candidates {variant.name}")
+    elif not is_recording(variant.model):
+        raise InputError(f"{owner}: what was recorded is a file; write NAME=FILE with one of {', '.join(RECORDINGS)}")
+    if variant.compute not in (None, *_floats()):
+        ran = f"precision= says which floating type a recorded text was computed in, not {variant.compute!r}"
+        raise InputError(f"{owner}: {ran}; {nearest(str(variant.compute), _floats())}, or leave it out")
+    plain = Variant(variant.name, RECORDED, compute=variant.compute, model=variant.model)
+    given = {f.name for f in fields(Variant) if getattr(variant, f.name) not in (getattr(plain, f.name), None, {})}
+    if given:
+        raise InputError(f"{owner}: {min(given)}= {NOT_RUN}")
+    return plain
+
+
+def _floats() -> tuple[str, ...]:
+    return tuple(name for name, kind in PRECISIONS.items() if kind.compute == name)
+
+
 def _each(item: Item) -> list[tuple[Item, str]]:
     """An item for each combination of its parameters' values, and its label; what is free text has one value."""
     name, named, _ = item.head.partition("=")
@@ -106,6 +129,10 @@ def _each(item: Item) -> list[tuple[Item, str]]:
 def _variant(item: Item, label: str, reference: Variant | None) -> Variant:
     name, named, source = item.head.partition("=")
     given = dict(item.params)
+    if named and (is_recording(source) or is_endpoint(source)):
+        if more := [key for key in given if key != "precision"]:
+            raise InputError(f"variant {label}: {more[0]}= {NOT_RUN}")
+        return _recorded(Variant(label, RECORDED, compute=given.get("precision"), model=source))
     if named:
         asked = given.pop("precision", reference.precision if reference else "fp32")
     else:
@@ -140,6 +167,8 @@ def _completed(variant: Variant, reference: Variant | None) -> Variant:
 
     Of a precision whose type is the checkpoint's it stays None.
     """
+    if variant.recorded or is_recording(variant.model) or is_endpoint(variant.model):
+        return _recorded(variant)
     precision = PRECISIONS.get(variant.precision)
     if precision is None:
         raise InputError(f"unknown precision {variant.precision!r}; {nearest(variant.precision, tuple(PRECISIONS))}")
@@ -158,9 +187,8 @@ def _completed(variant: Variant, reference: Variant | None) -> Variant:
                 raise InputError(f"{owner}: {key} {error}") from None
     inherited = reference.compute if reference else "fp32"
     compute = own or variant.compute or options.get("compute") or (None if precision.own else inherited)
-    floats = tuple(name for name, kind in PRECISIONS.items() if kind.compute == name)
-    if compute is not None and compute not in floats:
-        raise InputError(f"variant {variant.name}: unknown compute type {compute!r}; {nearest(str(compute), floats)}")
+    if compute is not None and compute not in _floats():
+        raise InputError(f"{owner}: unknown compute type {compute!r}; {nearest(str(compute), _floats())}")
     declared = {k: knob.param for k, knob in KNOBS.items() if k not in FIELDS}
     knobs = read_params(f"variant {variant.name}", {k: v for k, v in variant.knobs.items() if v is not None}, declared)
     options, knobs = ({k: v for k, v in values.items() if v is not None} for values in (options, knobs))
@@ -180,6 +208,8 @@ def on_device(plan_device: str, variant: Variant, *, reference: bool = False) ->
     Raises:
         InputError: no such device, or the precision does not exist there.
     """
+    if variant.recorded:
+        return variant
     from decodedrift.models.machine import check_device
 
     device = check_device(variant.device or plan_device)

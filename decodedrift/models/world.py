@@ -16,6 +16,7 @@ from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.longrope import readable_tokens, switch
 from decodedrift.models.own import Own
 from decodedrift.models.probe import Route
+from decodedrift.models.recorded.continuation import Matched
 from decodedrift.models.sources.checkpoints import Checkpoint, find, in_memory
 from decodedrift.models.text.tokenizer import check_same_vocabulary
 from decodedrift.models.text.vocabulary import Vocabulary
@@ -28,7 +29,7 @@ class World:
     """Everything that was found and read before the first weight is loaded.
 
     own: what sides generate with as they are deployed, by name; empty where all do with the reference's. code: SHA-256
-    of what of the user's own code decides rows, by what it does.
+    of what of the user's own code decides rows, by what it does. recorded: what other engines wrote, by candidate.
     """
 
     plan: Settings
@@ -45,6 +46,7 @@ class World:
     stack: ExitStack = field(default_factory=ExitStack)
     route: Route = field(default_factory=Route)
     own: Mapping[str, Own] = field(default_factory=dict)
+    recorded: Mapping[str, Matched] = field(default_factory=dict)
 
     @cached_property
     def drafts(self) -> dict[str, Checkpoint]:
@@ -76,6 +78,8 @@ class World:
         """Whether a variant and the reference read the same ids of a prompt, and choose from the logits they read."""
         sides = self.side(self.plan.reference.name), self.side(name)
         same = list(sides[0].prompts[prompt_id]) == list(sides[1].prompts[prompt_id])
+        if name in self.recorded:
+            same = same and all(other.prompt_id != prompt_id for other in self.recorded[name].other_ids)
         return same and not any(side.settings for side in sides)
 
     def close(self) -> None:
@@ -109,7 +113,7 @@ def other_checkpoints(plan: Settings, vocab: Vocabulary, live: Mapping[str, Any]
     for variant in plan.candidates:
         if variant.name in live:
             checkpoints[variant.name] = _live(live[variant.name], vocab, variant.name)
-        elif variant.model:
+        elif variant.model and not variant.recorded:
             if variant.model == IN_MEMORY and not os.path.isdir(IN_MEMORY):
                 ways = f"give it again: compare(..., candidates={{{variant.name!r}: model}})"
                 raise InputError(f"--candidates {variant.name}: was a model in memory, which no folder keeps; {ways}")

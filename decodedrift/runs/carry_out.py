@@ -56,7 +56,7 @@ def carry_out(
     spill = str(folder.internals) if folder is not None else None
     work = Worker(execute, ready.world, progress, spill, last.get("batch_size") or ready.plan.batch_size)
     results: list[JobResult] = []
-    progress.begin(*_work(ready, keys))
+    progress.begin(*work_left(ready, keys))
     with closing(ready.world):
         for result in EXECUTORS[ready.plan.executor](work, [job for job in ready.jobs if job.key not in keys]):
             if folder is None:
@@ -96,7 +96,7 @@ def finished(ready: Prepared, folder: RunFolder) -> bool:
     return stored.finished
 
 
-def _work(ready: Prepared, finished: Collection[str]) -> tuple[dict[str, Work], Work]:
+def work_left(ready: Prepared, finished: Collection[str]) -> tuple[dict[str, Work], Work]:
     """What each job comes to that is still to run, and all those together that are not."""
     from decodedrift.models.budget import work
 

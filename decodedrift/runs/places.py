@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from decodedrift.measure.tables import ABOUT, PARTS
+from decodedrift.measure.about import ABOUT
+from decodedrift.measure.tables import PARTS
 
 MARK, RAN_ON, UNFINISHED, ROWS = "plan.json", "environment.json", "unfinished.json", "rows.json"
 DATA = "data"
+ANSWERS = "recorded"
 README = "README.txt"
 ON_TOP = {
     "report.html": "the whole result as one page; open it in a browser, it needs no network",
@@ -23,6 +25,7 @@ INTERNALS = {
     MARK: "what was asked; --config takes it and asks it again",
     RAN_ON: "what it ran on: versions, device, hashes, and what was read back of each variant",
     ROWS: "how many rows each table has; one with none has no file",
+    ANSWERS: "what endpoints answered, a file a candidate",
     "jobs": "finished jobs, which a resume does not run again",
 }
 

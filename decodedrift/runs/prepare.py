@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,6 +14,8 @@ from decodedrift.core.versions import untested
 from decodedrift.decoding.strategies import parse_strategies
 from decodedrift.models.knobs import check as check_knobs
 from decodedrift.models.precisions import beware
+from decodedrift.models.recorded import sides
+from decodedrift.models.recorded.api.recording import Answers, answered
 from decodedrift.models.variants import (
     default_candidates,
     is_model,
@@ -89,15 +90,16 @@ def draft(settings: S) -> S:
     if settings.executor not in EXECUTORS:
         raise InputError(f"--executor {settings.executor}: unknown; {nearest(settings.executor, tuple(EXECUTORS))}")
     reference = _variants(settings.reference, None)
+    sides.refuse_reference(reference)
     if len(reference) != 1 or reference[0].model:
         raise InputError(f"--reference takes one variant of --model, not {settings.reference!r}")
-    default = settings.candidates is None
-    candidates = default_candidates(reference[0]) if default else _variants(settings.candidates, reference[0])
+    asked = settings.candidates
+    candidates = default_candidates(reference[0]) if asked is None else _variants(asked, reference[0])
     model = settings.model if isinstance(settings.model, str) else "in memory"
     prompts, source = _prompts(settings, prompt_files.place_of(settings.model))
     plan = settings.having(
         model=model, reference=reference[0], candidates=candidates,
-        strategies=settings.allowed(_strategies(settings.strategies, settings.coupling)), prompts=prompts,
+        strategies=settings.allowed(_strategies(settings, candidates)), prompts=prompts,
         texts=_texts(settings.texts) or settings.standard_texts(),
         prompts_per_job=settings.prompts_per_job or PROMPTS_PER_JOB, prompt_source=source, prompt_ids=[], limit=None,
     )  # fmt: skip
@@ -106,13 +108,18 @@ def draft(settings: S) -> S:
 
 
 def prepare(
-    settings: S, tokenizer: Any = None, sizes: Sizes = NOTHING, check: Callable[[Any], None] = lambda world: None
+    settings: S,
+    tokenizer: Any = None,
+    sizes: Sizes = NOTHING,
+    check: Callable[[Any], None] = lambda world: None,
+    answers: Answers | None = None,
 ) -> Prepared:
     """Finds the model, tokenizes, and settles device, windows, batch size and size of the jobs. Loads no weights.
 
     Args:
         sizes: those of a run that goes on; those at None are fitted to the memory.
         check: the experiment's own refusals, of a World.
+        answers: where endpoints among the candidates are asked; None asks none, and nothing of them can run.
 
     Raises:
         InputError: the run cannot be made as asked.
@@ -134,7 +141,7 @@ def prepare(
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
     others = world.other_checkpoints(plan, vocab, _live(settings))
     plan = stored.settled(plan, checkpoint, others, settings.model_fields_set)
-    for variant in plan.variants:
+    for variant in plan.running:
         of_it = others.get(variant.name, checkpoint)
         check_knobs(variant, of_it)
         footprint.check_precision(variant, of_it)
@@ -143,6 +150,8 @@ def prepare(
     plan, texts, unread = fitting.windowed(plan, vocab)
     rows = footprint.footprint(checkpoint)
     place = world.World(plan, checkpoint, vocab, encoded, texts, others, budget.usable_memory(plan), rows)
+    with answered(plan, answers) as files:
+        place.recorded = sides.matched(plan, vocab, encoded, files)
     if getattr(plan, "as_deployed", False):
         place.own = own.owns(plan, checkpoint, vocab, encoded, others)
     _check_beams(plan, place.width)
@@ -174,7 +183,7 @@ def _environment(world: Any) -> dict[str, Any]:
     facts = environment(plan.device, plan.threads)
     facts["model"] = identity.described(world.checkpoint)
     every = world.others | {f"{name} (draft)": draft for name, draft in world.drafts.items()}
-    facts["checkpoints"] = {name: identity.described(c) for name, c in every.items()}
+    facts["checkpoints"] = sides.described(world.recorded) | {n: identity.described(c) for n, c in every.items()}
     facts["tokenizer"] = identity.tokenizer_hash(vocab.tokenizer)
     facts["generation"] = {
         "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window, **world.code,
@@ -201,9 +210,9 @@ def _placed(plan: S, device: str) -> S:
     )
 
 
-def _strategies(values: Any, coupling: str) -> tuple[Strategy, ...]:
+def _strategies(settings: Settings, candidates: Sequence[Variant]) -> tuple[Strategy, ...]:
     pieces = []
-    for item in _several(values, (str, Strategy, Mapping), "--strategies"):
+    for item in _several(sides.strategies(settings, candidates), (str, Strategy, Mapping), "--strategies"):
         if isinstance(item, Mapping):  # as a plan.json has it
             try:
                 item = Strategy(**item)
@@ -212,7 +221,7 @@ def _strategies(values: Any, coupling: str) -> tuple[Strategy, ...]:
         if not isinstance(item, (str, Strategy)):
             raise InputError(f"--strategies: a strategy is written NAME:KEY=VALUE, not {item!r}")
         pieces.append(item)
-    return parse_strategies(pieces, coupling)
+    return parse_strategies(pieces, settings.coupling)
 
 
 def _live(settings: Settings) -> dict[str, Any]:
@@ -256,24 +265,12 @@ def _prompts(settings: Settings, model: str) -> tuple[tuple[Prompt, ...], str]:
         prompts = prompt_files.load_prompts(source)
         name = source if source in prompt_files.bundled_sets() else "file"
     if settings.prompt_ids:
-        prompts = _picked(prompts, settings.prompt_ids)
+        prompts = prompt_files.picked(prompts, settings.prompt_ids)
     if not prompts:
         raise InputError("--prompts: give at least one")
     if settings.limit and (listed or name == "file"):
         prompts = prompts[: settings.limit]
     return prompts, name
-
-
-def _picked(prompts: tuple[Prompt, ...], ids: Sequence[str]) -> tuple[Prompt, ...]:
-    """The prompts of the given ids; a comma separates two ids unless an id holds it."""
-    by_id = {p.id: p for p in prompts}
-    names = [i.strip() for text in ids for i in ([text] if text in by_id else text.split(","))]
-    for name in names:
-        if name not in by_id:
-            close = difflib.get_close_matches(name, by_id, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"ids look like {next(iter(by_id), '')!r}"
-            raise InputError(f"--prompt-id {name or repr('')}: no such prompt among {len(by_id)}; {hint}")
-    return tuple(by_id[i] for i in dict.fromkeys(names))
 
 
 def _texts(values: Any) -> tuple[Text, ...]:

@@ -24,7 +24,7 @@ from decodedrift.core.files import LOCK, atomic, linked, locked, sync, writable,
 from decodedrift.core.formats import path_of, read_json
 from decodedrift.core.records import InputError
 from decodedrift.measure.tables import PARTS, TABLES, UNFOLDED, Gathered, JobResult, joined, without_words
-from decodedrift.runs.places import DATA, MARK, RAN_ON, ROWS, UNFINISHED, where
+from decodedrift.runs.places import ANSWERS, DATA, MARK, RAN_ON, ROWS, UNFINISHED, where
 from decodedrift.runs.tablefiles import length, read_part, write_csv, write_parquet
 
 WAITING = "decodedrift-"  # how the folders begin in which logits wait; a kill leaves them
@@ -272,9 +272,9 @@ def open_stored(path: str | Path) -> Stored:
 
 
 def _foreign(folder: Path) -> list[str]:
-    """Names in a folder beside what a run leaves that was killed before its plan was written."""
+    """Names in a folder beside what a run leaves that was killed before its plan was written: endpoints' answers."""
     ours = {LOCK, f"{MARK}.part"}  # the latter on top where it was version 0.1
-    if not any(p.name != f"{MARK}.part" for p in (folder / DATA).glob("*")):
+    if not any(p.name not in (f"{MARK}.part", ANSWERS) for p in (folder / DATA).glob("*")):
         ours.add(DATA)
     return sorted(p.name for p in folder.iterdir() if p.name not in ours)
 

@@ -42,6 +42,8 @@ COLUMNS = {
     "alternatives": f"{KEYS} position variant pass rank token_id logprob",
     "injection": f"{KEYS} position original_token_id injected_token_id recovered recovery_lag agreement "
     "trajectory_share distance_injected distance_reference second_divergence second_compared token_ids",
+    "recorded": "model reference candidate role strategy seed prompt_id position token_id token gap rank nll_reference "
+    "cast_token_id cast_gap nll_cast logprob shown kl_shown missing_reference missing_candidate",
     "judged": f"{KEYS} tokens sequence_logratio logratio_square k3 ratio_out_10 ratio_out_1 ratio_out_mlperf difr "
     "difr_tokens",
     "checks": f"{KEYS} expected reference_answer candidate_answer reference_right candidate_right flip diverged",
@@ -307,7 +309,7 @@ def test_readme_names_the_files_that_are_there(tmp_path: Path) -> None:
 
 def test_every_table_has_its_line_in_the_readme() -> None:
     from decodedrift.experiments import EXPERIMENTS, experiment
-    from decodedrift.measure.tables import ABOUT
+    from decodedrift.measure.about import ABOUT
 
     names = {t for kind in map(experiment, EXPERIMENTS) for t in (*kind.tables, *kind.folds())}
     assert names - set(ABOUT) == set()

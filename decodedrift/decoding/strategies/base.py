@@ -28,7 +28,8 @@ class StrategyKind:
     samples; None: it takes the largest of these logits. samples: it draws at random, and runs once per seed.
     processors: parameter -> transformers' class of that effect, in generate's order, by which an uncoupled draw is
     made. wide: all tokens of the vocabulary may be allowed. untruncated: parameters -> whether all of them always are.
-    chooser: of a search, who expands its hypotheses; rows: how many a prompt has, 1 without a search.
+    chooser: of a search, who expands its hypotheses; rows: how many a prompt has, 1 without a search. request:
+    parameters -> the fields that ask an OpenAI-compatible server for it; None: such servers do not have it.
     """
 
     about: str
@@ -40,6 +41,7 @@ class StrategyKind:
     untruncated: Callable[[Mapping[str, Any]], bool] = lambda params: False
     chooser: Callable[..., Any] | None = None
     rows: Callable[[Mapping[str, Any]], int] = _one
+    request: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         if self.samples and (self.allowed is None or not self.processors):

@@ -4,4 +4,6 @@ from __future__ import annotations
 
 from decodedrift.decoding.strategies.base import PENALTIES, StrategyKind
 
-GREEDY = StrategyKind("the most probable token at every position", {**PENALTIES}, allowed=None)
+GREEDY = StrategyKind(
+    "the most probable token at every position", {**PENALTIES}, allowed=None, request=lambda params: {"temperature": 0}
+)

@@ -29,4 +29,5 @@ MIN_P = StrategyKind(
     _allowed,
     samples=True,
     processors={"temperature": "TemperatureLogitsWarper", "p": "MinPLogitsWarper"},
+    request=lambda params: {"temperature": params["temperature"], "min_p": params["p"]},
 )

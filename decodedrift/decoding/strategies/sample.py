@@ -45,6 +45,15 @@ def _nucleus(kept: Allowed, p: float) -> Allowed:
     return renormalised(kept.log_p, kept.ids, kept.log_p >= last)
 
 
+def _request(params: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {"temperature": params["temperature"], "top_p": params["p"]}
+    return (
+        fields
+        | ({"top_k": params["k"]} if params["k"] else {})
+        | ({"min_p": params["min_p"]} if params["min_p"] else {})
+    )
+
+
 SAMPLE = StrategyKind(
     "a draw at a temperature, from all tokens or what k, p and min_p leave together",
     {
@@ -63,4 +72,5 @@ SAMPLE = StrategyKind(
         "p": "TopPLogitsWarper",
         "min_p": "MinPLogitsWarper",
     },
+    request=_request,
 )

@@ -29,4 +29,5 @@ TOP_K = StrategyKind(
     samples=True,
     processors={"temperature": "TemperatureLogitsWarper", "k": "TopKLogitsWarper"},
     wide=False,
+    request=lambda params: {"temperature": params["temperature"], "top_k": params["k"]},
 )

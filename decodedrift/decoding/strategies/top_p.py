@@ -40,4 +40,5 @@ TOP_P = StrategyKind(
     samples=True,
     untruncated=lambda params: params["p"] == 1,
     processors={"temperature": "TemperatureLogitsWarper", "p": "TopPLogitsWarper"},
+    request=lambda params: {"temperature": params["temperature"], "top_p": params["p"]},
 )

@@ -9,8 +9,8 @@ EXPERIMENT = Experiment(
     about="Run the same prompts through a reference and its candidates; measure where and how far they part.",
     settings=CompareSettings,
     tables=(
-        "traces", "divergences", "positions", "alternatives", "judged", "checks", "injection", "steps", "layers",
-        "tokens", "timings", "failures",
+        "traces", "divergences", "positions", "alternatives", "recorded", "judged", "checks", "injection", "steps",
+        "layers", "tokens", "timings", "failures",
     ),
     folds=later(f"{HERE}.folds:folds"),
     stored=("perplexity",),

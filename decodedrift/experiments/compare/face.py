@@ -49,6 +49,13 @@ def compare(
     answer_check: str | None = None,
     equivalence: float = 0.02,
     trust_check_code: bool = False,
+    api_key_env: str | None = None,
+    concurrency: int = 1,
+    top_logprobs: int = 5,
+    body: dict[str, Any] = {},  # noqa: B006 - it is only read
+    delay: float = 0.0,
+    deadline: float = 600.0,
+    retries: int = 4,
     device: str = "auto",
     threads: int | None = None,
     memory_bytes: int | None = None,

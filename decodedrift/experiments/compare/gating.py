@@ -12,6 +12,7 @@ import pandas as pd
 from decodedrift.experiments.compare.folds.accuracy import ANSWERS, NOT_MEASURED, NUMBERS
 from decodedrift.experiments.compare.folds.answer import QUALITIES, WORDINGS
 from decodedrift.experiments.compare.folds.certificate import GATED
+from decodedrift.experiments.compare.folds.consistency import ROUNDINGS
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import FOLD_TEXTS, KEYS, TABLES, typed
 from decodedrift.runs.gates import Fault, Gating
@@ -54,7 +55,8 @@ def gating(plan: Mapping[str, Any]) -> Gating:
     gated = (*columns(), *GATED, *NUMBERS)
     return Gating(
         ("candidate", "strategy"), cells, gated, lambda row, name: never(row, name, plan), table, faults,
-        {"wording": WORDINGS, "quality": QUALITIES, "answers": ANSWERS}, NOT_MEASURED, RECOMMENDED, ABSENT,
+        {"wording": WORDINGS, "quality": QUALITIES, "answers": ANSWERS, "rounding": ROUNDINGS}, NOT_MEASURED,
+        RECOMMENDED, ABSENT,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError, Job, Variant
 from decodedrift.decoding.spool import Spool
-from decodedrift.experiments.compare import checking, controls, screening
+from decodedrift.experiments.compare import checking, controls, recorded, screening
 from decodedrift.experiments.compare.decompose import Decomposition
 from decodedrift.experiments.compare.judging import judge, judged_rows, read_own_beams
 from decodedrift.experiments.compare.reading import read_against, read_by_all, read_reference, step_reference
@@ -46,9 +46,13 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
         if not budget.both_fit(world):
             resident.close()
         for variant in plan.candidates:
-            run.attempt(variant, run.candidate)
-        for variant in plan.casts if controls.floored(bench) else ():
-            run.attempt(variant, lambda model: run.keep(controls.read_cast(bench, model, run.reference)))
+            if variant.recorded:
+                run.take(variant)
+            else:
+                run.attempt(variant, run.candidate)
+        floored = plan.casts if controls.floored(bench) else ()
+        for variant in dict.fromkeys((*floored, *(plan.recorded_casts if job.prompts else ()))):
+            run.attempt(variant, run.cast)
         if any(side.whole for side in run.passes.values()):
             if not budget.both_fit(world):
                 model = bench.open_reference(resident)
@@ -108,6 +112,7 @@ class Comparison:
     passes: dict[tuple[str, str], Pass] = field(default_factory=dict)
     decomposition: Decomposition | None = None
     inside: Where | None = None
+    recordings: dict[str, recorded.Recording] = field(default_factory=dict)
 
     @property
     def plan(self) -> Any:
@@ -128,7 +133,7 @@ class Comparison:
         first = self.bench.job.first and self.bench.job.prompts
         if first:
             self.keep(controls.self_control(self.bench, model, self.reference))
-        stepping = [v for v in self.plan.candidates if self.bench.layout_of(v) == STEPPED]
+        stepping = [v for v in self.plan.running[1:] if self.bench.layout_of(v) == STEPPED]
         if any(v.use_cache or self.bench.job.prompts for v in stepping):  # of a text no step reads all before it
             self.stepped = step_reference(self.bench, model, self.reference)
             if first:
@@ -185,11 +190,26 @@ class Comparison:
             self.keep(controls.noise_floor(bench, model, candidate, self.reference))
             bench.spool.drop(candidate.keep_logits)
 
+    def take(self, variant: Variant) -> None:
+        """A candidate that another engine wrote: its texts wait for the reference to read them."""
+        if self.bench.job.prompts:
+            self.recordings[variant.name] = recorded.recording(self.bench, variant, self.reference)
+            self.keep(self.recordings[variant.name].side)
+
+    def cast(self, model: Loaded) -> None:
+        """A plain cast reads the reference's text, for candidates of its type that run here, and recorded ones."""
+        if model.variant in self.plan.casts and controls.floored(self.bench):
+            self.keep(controls.read_cast(self.bench, model, self.reference))
+        recorded.read_cast(self.bench, model, list(self.recordings.values()))
+
     def judge(self, model: Loaded) -> None:
         """The reference reads what the candidates wrote, and goes on from their tokens where it was asked to."""
         for key, candidate in [(key, candidate) for key, candidate in self.passes.items() if candidate.whole]:
             with self.bench.guarded(candidate.variant.name, "judge", lose=lambda key=key: self.passes.pop(key)):  # type: ignore[misc]
-                judge(self.bench, model, candidate, self.reference, self.decomposition)
+                if candidate.variant.recorded:
+                    recorded.judge(self.bench, model, self.recordings[candidate.name])
+                else:
+                    judge(self.bench, model, candidate, self.reference, self.decomposition)
             if self.plan.inject and key in self.passes:
                 injection.of_candidate(self.bench, model, candidate, self.reference)
 
@@ -207,6 +227,8 @@ class Comparison:
             passes.write(side, self.reference, self.plan, bench.job.prompts, vocab, result, self.plan.near_tie_below)
             if self.decomposition:
                 self.decomposition.rows(side)
+        for recording in self.recordings.values():
+            recorded.write(recording, self.plan.model, self.reference.name, vocab, result)
         checking.check(bench, self.reference, list(self.passes.values()))
         result.rows["tokens"] = token_rows(result, vocab)
         result.timed("", "", "write", begin, sum(len(f) for f in result.rows["positions"]))

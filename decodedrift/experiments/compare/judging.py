@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -51,13 +52,16 @@ def judged_rows(side: Pass, reference: Pass) -> Iterator[dict[str, Any]]:
     """Rows of judged.csv: a candidate's whole texts, as it drew them and as the reference reads them.
 
     r is the reference's probability of a token over the one that the candidate had while it generated. Sums over the
-    tokens of a trace; those that the reference would not draw at all have no margin and are not in `difr_tokens`.
+    tokens of a trace; those that the reference would not draw at all have no margin and are not in `difr_tokens`. Of a
+    recorded text the tokens are those that its engine gave a log-probability of.
     """
     for key, trace in side.traces.items() if side.role == "candidate" else ():
         losses = side.judge_nll.get(key)
-        if losses is None or len(losses) != len(trace.logprobs):
+        if losses is None or (len(losses) != len(trace.logprobs) and not side.variant.recorded):
             continue
-        log_ratio = -losses - np.array(trace.logprobs)
+        log_ratio = -losses - np.array(trace.logprobs or [math.nan] * len(losses))
+        if side.variant.recorded:  # an engine may say nothing of some tokens
+            log_ratio = log_ratio[~np.isnan(log_ratio)]
         row: dict[str, Any] = {"reference": reference.name, "candidate": side.name, "role": side.role, **key._asdict()}
         row |= {"tokens": len(log_ratio), "sequence_logratio": float(log_ratio.sum()),
                 "logratio_square": float(log_ratio @ log_ratio), "k3": float(ratios.k3(log_ratio).sum())}  # fmt: skip

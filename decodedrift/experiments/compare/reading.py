@@ -8,6 +8,7 @@ from decodedrift.core.records import Key
 from decodedrift.decoding.batches import filed
 from decodedrift.measure import passes
 from decodedrift.measure.bench import Bench
+from decodedrift.measure.heads import note_cut
 from decodedrift.measure.passes import Pass, Passage, See, unseen
 from decodedrift.measure.tables import FORCED, STEPPED
 from decodedrift.models.load import Loaded
@@ -98,7 +99,7 @@ def read_against(
             into.positions[passage.key] = frame
             see(passage, logits, theirs)
             if waiting.shape[-1] != logits.shape[-1]:
-                passes.note_cut(bench.result.facts[model.variant.name], waiting, logits)
+                note_cut(bench.result.facts[model.variant.name], waiting, logits)
             if into.role == "candidate" and passage.strategy is not None:
                 losses = frame["nll_candidate"].to_numpy()
                 into.forced_tops[passage.key] = passes.tops_of(logits, passage.reading.continuation, losses)

@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 
 from decodedrift.core.untrusted import terminal
 from decodedrift.experiments.compare.selection import fork, telling_case
-from decodedrift.experiments.compare.verdict import answer, assembly, certificate
+from decodedrift.experiments.compare.verdict import answer, assembly
 from decodedrift.report.case import word
 from decodedrift.report.numbers import percentage, significant
 from decodedrift.report.phrases import percent
@@ -32,7 +32,7 @@ LOUD = ("nonfinite", "not compared", "more than noise")
 
 def screenful(study: Study, width: int = 80, verbose: bool = False) -> str:
     """What a run says, most important first; all of it with `verbose`."""
-    said = (assembly.alarms(study), certificate.outside(study), assembly.rest(study))
+    said = (assembly.alarms(study), assembly.outside(study), assembly.rest(study))
     alarms, outside, rest = ([wrapped(sentence, width) for sentence in sentences] for sentences in said)
     split = _split(study, width)
     if verbose:

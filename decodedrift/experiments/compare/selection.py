@@ -153,11 +153,18 @@ def fork(study: Study, row: Any) -> Fork | None:
 
 def _held(study: Study, row: Any) -> tuple[float, float]:
     """The reference's probabilities of both tokens at the fork of a greedy text, from its reading and the gap."""
-    frame = study.positions
-    here = frame[(frame["role"] == "candidate") & (frame["candidate"] == row.candidate) & (frame["seed"] == row.seed)]
-    here = here[(here["strategy"] == row.strategy) & (here["prompt_id"] == row.prompt_id)]
-    at = here[here["position"] == row.first_divergence]
-    if row.strategy != "greedy" or not len(at):
+    at, recorded = (_at(frame, row) for frame in (study.positions, study.recorded))
+    if row.strategy != "greedy" or not (len(at) or len(recorded)):
         return math.nan, math.nan
+    if len(recorded):  # on the candidate's text, which up to here is the reference's
+        held = math.exp(-float(recorded["nll_reference"].iloc[0]))
+        return held * math.exp(float(row.reference_gap)), held
     held = math.exp(-float(at["nll_reference"].iloc[0]))
     return held, held * math.exp(-float(row.reference_gap))
+
+
+def _at(frame: pd.DataFrame, row: Any) -> pd.DataFrame:
+    """The row of a table of positions at a first divergence; none where nothing was read there."""
+    here = frame[(frame["role"] == "candidate") & (frame["candidate"] == row.candidate) & (frame["seed"] == row.seed)]
+    here = here[(here["strategy"] == row.strategy) & (here["prompt_id"] == row.prompt_id)]
+    return here[here["position"] == row.first_divergence]

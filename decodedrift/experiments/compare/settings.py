@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import ceil
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, model_validator
 
+from decodedrift.core.endpoint import EndpointSettings
 from decodedrift.core.notation import number, one_of, whole
 from decodedrift.core.prompts import PROSE, STORY, bundled_text, place_of, tells_stories
 from decodedrift.core.records import InputError, Strategy, Text, Variant, distinct
-from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Settings, Whole, files, option
+from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Whole, files, option
 from decodedrift.decoding.strategies import not_injectable, screened
 from decodedrift.measure.checks import CODE, Check, parse_check
-from decodedrift.models.knobs import KNOBS, unread
+from decodedrift.models.knobs import COARSER, KNOBS, unread
 from decodedrift.models.precisions import PRECISIONS
 
 FLOOR_PROMPTS = 64  # of a run's prompts, the first, on which a floor is measured
@@ -28,7 +29,7 @@ CONVENTIONS = {
 MODES = {"exact": "every variant generates", "screen": "screening: candidates read"}
 
 
-class CompareSettings(Settings):
+class CompareSettings(EndpointSettings):
     """Everything `compare` can be asked. texts: files, or {name, text}. candidates: as reference."""
 
     experiment: ClassVar[str] = "compare"
@@ -142,6 +143,14 @@ class CompareSettings(Settings):
                 f"{self.reference.name!r} is the reference and cannot be a candidate too: "
                 "leave it out of --candidates (the self control compares the reference with itself in every run)"
             )
+        if self.mode == "screen" and len(self.running) < len(self.variants):
+            name = next(v.name for v in self.candidates if v.recorded)
+            raise InputError(f"--mode screen: {name} was recorded, and does not read; leave it or --mode screen out")
+        if any(v.endpoint for v in self.candidates):
+            if self.no_text:
+                raise InputError("--no-text: what an endpoint answers is kept as it is; leave --no-text out")
+        elif name := next(self.given_to_endpoints(), None):
+            raise InputError(f"{name} is of an endpoint, NAME=URL#MODEL, and no candidate is one; leave it out")
         if check := self.answers_by:
             answered = [p for p in self.prompts if p.answer is not None]
             if not answered:
@@ -161,11 +170,18 @@ class CompareSettings(Settings):
         """The plain casts that candidates of 16-bit arithmetic are held beside, where they are no candidates."""
         if not self.noise_floor or not castable(self.reference):
             return ()
-        others = [v for v in self.candidates if v.compute in ROUGH and not is_cast(v)]
+        others = [v for v in self.running[1:] if v.compute in ROUGH and not is_cast(v)]
         there = {v.compute for v in self.candidates if is_cast(v)}
-        types = dict.fromkeys(v.compute for v in others if v.compute not in there)
+        return self._casts(v.compute for v in others if v.compute not in there)
+
+    @property
+    def recorded_casts(self) -> tuple[Variant, ...]:
+        """The plain casts that recorded texts are held beside: to the types that these are said to have run in."""
+        return self._casts(v.compute for v in self.candidates if v.recorded and not without_cast(v, self.reference))
+
+    def _casts(self, types: Iterable[str | None]) -> tuple[Variant, ...]:
         taken = {v.name for v in self.variants}
-        names = {t: f"{t} (cast)" if t in taken else t for t in types}
+        names = {str(t): f"{t} (cast)" if t in taken else str(t) for t in types}
         return tuple(Variant(name, t, compute=t, device=self.reference.device) for t, name in names.items())
 
     @property
@@ -179,7 +195,9 @@ class CompareSettings(Settings):
 
         Who reads token by token reads nothing at once, and the reference does both.
         """
-        many, acting = len(self.candidates), [unread(v, self.reference) for v in self.candidates]
+        running = self.running[1:]
+        many, acting = len(running), [unread(v, self.reference) for v in running]
+        recorded = len(self.candidates) - many
         blind = sum(not all(KNOBS[name].stepped for name in names) for names in acting)  # these read no given text
         stepped = sum(map(bool, acting)) - blind
         floors = many - blind if self.noise_floor else 0
@@ -187,7 +205,7 @@ class CompareSettings(Settings):
         screens = self.mode == "screen" and not self.continued
         return Effort(
             writing=1 if screens else 1 + many,
-            reading=1 + many - blind - stepped + len(self.casts),
+            reading=1 + many - blind - stepped + len(self.casts) + recorded + len(self.recorded_casts),
             floors=floors,
             floor_prompts=FLOOR_PROMPTS,
             injecting=many if self.inject else 0,
@@ -199,6 +217,18 @@ class CompareSettings(Settings):
 def castable(reference: Variant) -> bool:
     """Whether a plain cast of the reference to 16 bits says what that type does: to wider and unquantized weights."""
     return reference.compute in FINE and not PRECISIONS[reference.precision].own
+
+
+def without_cast(recorded: Variant, reference: Variant) -> str:
+    """Why no plain cast of the reference says what rounding alone makes of a recorded text; empty where one does."""
+    if recorded.compute is None:
+        return "what it ran in is not said; add it, as in NAME=FILE:precision=bf16"
+    if not castable(reference) or COARSER.index(recorded.compute) <= COARSER.index(str(reference.compute)):
+        finer = "fp32" if recorded.compute in ROUGH else "fp64"
+        return (
+            f"the reference computes in {reference.compute} itself; hold {recorded.compute} against --reference {finer}"
+        )
+    return ""
 
 
 def counted(plan: Mapping[str, Any]) -> str:

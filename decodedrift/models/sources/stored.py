@@ -84,6 +84,8 @@ def resolved(variant: Variant, checkpoint: Checkpoint, reference: Variant | None
     Raises:
         InputError: it cannot be made of these weights.
     """
+    if variant.recorded:
+        return variant
     named = variant.compute is not None
     if checkpoint.quantization is None:
         return _of_plain(variant, checkpoint, reference)

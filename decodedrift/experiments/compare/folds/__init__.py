@@ -15,6 +15,7 @@ from decodedrift.experiments.compare.folds import decomposition, summary
 from decodedrift.experiments.compare.folds.accuracy import accuracy
 from decodedrift.experiments.compare.folds.answer import answer
 from decodedrift.experiments.compare.folds.certificate import certificate
+from decodedrift.experiments.compare.folds.consistency import consistency
 from decodedrift.experiments.compare.folds.where import where
 from decodedrift.experiments.compare.settings import SLIDING
 from decodedrift.measure import trajectory
@@ -96,6 +97,7 @@ FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "summary": _summary,
     "accuracy": accuracy,
     "certificate": certificate,
+    "consistency": consistency,
     "survival": _survival,
     "growth": lambda study: _compounding().growth(_positions(study)),
     "after": _after,

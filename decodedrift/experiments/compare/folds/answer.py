@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from decodedrift.core.records import RECORDED
 from decodedrift.experiments.compare.draws import uncoupled
 from decodedrift.experiments.compare.execution import asked, same_execution, unmoved
 from decodedrift.experiments.compare.folds.accuracy import IN_ANSWER, of_candidate
+from decodedrift.experiments.compare.folds.consistency import ROUNDING, beside_rounding, elsewhere
 from decodedrift.experiments.compare.settings import FINE
 from decodedrift.measure import nonfinite
 from decodedrift.measure.tables import fold
@@ -45,7 +47,7 @@ COLUMNS = [
     "model", "reference", "candidate", "strategies", "prompts", "traces", "diverged", "divergence_rate",
     "divergence_rate_low", "divergence_rate_high", "floor_prompts", "floor_rate", "excess_rate", "excess_rate_low",
     "excess_rate_high", "wording", "wording_note", "texts", "scored_tokens", "windows", "ppl_change", "ppl_change_low",
-    "ppl_change_high", "quality", "quality_note", *IN_ANSWER,
+    "ppl_change_high", "quality", "quality_note", *IN_ANSWER, *ROUNDING,
 ]  # fmt: skip
 
 
@@ -66,7 +68,8 @@ def answer(study: Study) -> pd.DataFrame:
         draws = redrawn(study.divergences, name, anew) if row["wording"] in (*TOLD_BY_NOISE, "differs") else ""
         bits = f"{' and '.join(still[name])} engaged and changed no bit" if name in still else ""
         row["wording_note"] = "; ".join(part for part in (read, note, why, draws, bits) if part)
-        rows.append(row | _quality(study.positions, name) | of_candidate(study, name))
+        row |= _quality(study.positions, name) | of_candidate(study, name) | beside_rounding(study, name)
+        rows.append(row | (elsewhere(row) if candidate.get("precision") == RECORDED else {}))
     return fold([row | _unread(row, plan) for row in rows], COLUMNS, "answer")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from decodedrift.core.records import Variant
+from decodedrift.core.records import RECORDED, Variant
 from decodedrift.experiments.compare.draws import as_strategy
 from decodedrift.experiments.compare.settings import ROUGH, castable, is_cast
 from decodedrift.measure.tables import fold, layout_of
@@ -52,7 +52,7 @@ GATED = [name for name in COLUMNS if name not in (*KEYS, "layout")]
 
 
 def certificate(study: Study) -> pd.DataFrame:
-    """A row per candidate and strategy that was read; a part that was not measured is empty.
+    """A row per candidate and strategy that was read, or wrote elsewhere; a part that was not measured is empty.
 
     So is what would hold a reading token by token against a plain cast's, which is read at once.
     """
@@ -64,8 +64,10 @@ def certificate(study: Study) -> pd.DataFrame:
     plain = {s["label"] for s in study.plan["strategies"] if _plain(s)}
     judged = dict(iter(study.judged.groupby(KEYS, sort=False)))
     records = []
-    for key, cell in roles["candidate"].groupby(KEYS, sort=False):
-        model, _, name, strategy = key
+    cells = dict(iter(roles["candidate"].groupby(KEYS, sort=False)))
+    elsewhere = {c["name"] for c in study.plan["candidates"] if c.get("precision") == RECORDED}
+    for key in (*cells, *(key for key in judged if key[2] in elsewhere)):
+        cell, (model, _, name, strategy) = cells.get(key, rows.iloc[:0]), key
         floors, here = roles["floor"], (roles["floor"]["model"] == model) & (roles["floor"]["strategy"] == strategy)
         row = dict(zip(KEYS, key, strict=True)) | {"layout": layout_of(cell)}
         row |= _beside_floor(cell, floors[here & (floors["reference"] == name)])
@@ -117,7 +119,7 @@ def _casts(plan: Any) -> dict[str, tuple[str, str]]:
     taken = {v.name for v in sides}
     return {
         v.name: casts.get(str(v.compute), ("cast", f"{v.compute} (cast)" if v.compute in taken else str(v.compute)))
-        for v in candidates if v.compute in ROUGH and not is_cast(v)
+        for v in candidates if v.compute in ROUGH and not (v.recorded or is_cast(v))
     }  # fmt: skip
 
 
@@ -196,23 +198,33 @@ def _of_its_text(cell: pd.DataFrame, plain: bool) -> dict[str, float]:
 
 def _of_own_text(rows: pd.DataFrame, plain: bool) -> dict[str, float]:
     """The band on the candidate's own texts, r = p / q, and how far the reference preferred other tokens."""
-    if not len(rows) or not rows["tokens"].sum():
+    return _band_of(rows[rows["tokens"] > 0], plain) | _difr(rows[rows["difr_tokens"].notna()])
+
+
+def _band_of(rows: pd.DataFrame, plain: bool) -> dict[str, float]:
+    """The band; nothing without texts whose writer's probabilities are known."""
+    if not len(rows):
         return {}
     prompts, tokens = pd.factorize(rows["prompt_id"])[0], rows["tokens"].to_numpy(int)
-    square, k3, margin = (rows[c].to_numpy(float) for c in ("logratio_square", "k3", "difr"))
-    drawn = rows["difr_tokens"].fillna(0).to_numpy(float)
-    value, half = ratio_half_width(np.nan_to_num(margin), drawn, prompts)
-    told = rows["difr_tokens"].notna().to_numpy(bool)
+    square, k3 = (rows[c].to_numpy(float) for c in ("logratio_square", "k3"))
     shares = {f"{band}_own": token_share(rows[band].to_numpy(float), tokens, prompts) for band in BANDS}
     mean, width = ratio_half_width(k3, tokens, prompts)
     row = {"tokens_own": float(tokens.sum())} | _sequences(rows["sequence_logratio"].to_numpy(float), "_own")
-    row["difr_outside"] = 1 - drawn.sum() / tokens[told].sum() if told.any() else math.nan
     return row | _named(
         **shares,
         logratio_rms_own=_root(ratio_interval(square, tokens, prompts)),
         k3_own=(mean, mean - width, mean + width) if plain else NONE,
-        difr=(value, value - half, value + half),
     )
+
+
+def _difr(rows: pd.DataFrame) -> dict[str, float]:
+    """Token-DiFR's margin; nothing of strategies that prefer no token."""
+    if not len(rows):
+        return {}
+    drawn, tokens = rows["difr_tokens"].to_numpy(float), rows["tokens"].to_numpy(float)
+    value, half = ratio_half_width(rows["difr"].to_numpy(float), drawn, pd.factorize(rows["prompt_id"])[0])
+    outside = 1 - drawn.sum() / tokens.sum() if tokens.sum() else math.nan
+    return {"difr_outside": outside} | _named(difr=(value, value - half, value + half))
 
 
 def _sequences(log_ratios: np.ndarray, of: str = "") -> dict[str, float]:

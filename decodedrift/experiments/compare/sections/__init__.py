@@ -26,6 +26,7 @@ from decodedrift.experiments.compare.sections.pictures import (
     where,
 )
 from decodedrift.experiments.compare.sections.reasons import reasons
+from decodedrift.experiments.compare.sections.recorded import recorded
 from decodedrift.experiments.compare.sections.summary import summary
 from decodedrift.report.html import Section
 from decodedrift.report.sections.failures import failures
@@ -44,6 +45,7 @@ SECTIONS: dict[str, Section] = {
     "survival": survival,
     "perplexity": perplexity,
     "certificate": certificate,
+    "recorded": recorded,
     "reasons": reasons,
     "gaps": gaps,
     "growth": growth,

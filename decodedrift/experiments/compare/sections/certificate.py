@@ -42,7 +42,7 @@ def certificate(study: Study, options: Options) -> dict[str, Any] | None:
     """Two tables, each where it has a number."""
     rows = study.certificate
     noise = rows[rows[["floor_positions", "cast_positions"]].notna().any(axis=1)]
-    band = rows[rows["tokens_own"].notna()]
+    band = rows[rows[["tokens_own", "difr"]].notna().any(axis=1)]
     if not len(noise) and not len(band):
         return None
     return {

@@ -11,6 +11,7 @@ from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.draws import uncoupled
 from decodedrift.experiments.compare.folds.accuracy import CANNOT_TELL, rounded_up
 from decodedrift.experiments.compare.folds.answer import TOLD_BY_NOISE, prompts_to_tell, unbatched
+from decodedrift.experiments.compare.folds.consistency import in_words
 from decodedrift.experiments.compare.settings import counted
 from decodedrift.experiments.compare.verdict import accuracy, deployment
 from decodedrift.report.phrases import UNDER, change, percent
@@ -55,6 +56,7 @@ def lines(study: Any) -> list[tuple[str, ...]]:
             f"wording {row.wording}: {_rates(row, study) or row.wording_note}",
             f"quality {row.quality}: {_quality(row, study) if math.isnan(row.ppl_change_low) else _change(row, study)}",
             *_answers(row),
+            *_rounding(row),
         )
         for row in study.answer.itertuples()
     ]
@@ -72,8 +74,14 @@ def briefly(study: Any) -> list[tuple[str, str, str, str]]:
 
 
 def words(row: Any) -> str:
-    """The words for quality and, where any were checked, for answers."""
-    return f"quality {row.quality}" + (f"; answers {row.answers}" if accuracy.measured(row) else "")
+    """The words for quality and, where any were checked, for answers; of what was recorded, whether it is rounding."""
+    answers = [f"answers {row.answers}"] if accuracy.measured(row) else []
+    return "; ".join([f"quality {row.quality}", *answers, *_rounding(row)])
+
+
+def _rounding(row: Any) -> list[str]:
+    """Whether what another engine wrote is rounding; of a candidate that ran here nothing."""
+    return [] if pd.isna(row.recorded_in) else [in_words(row.rounding, row.recorded_in)]
 
 
 def _answers(row: Any) -> list[str]:

@@ -24,7 +24,9 @@ from decodedrift.experiments.compare.verdict import (
     injection,
     knobs,
     nonfinite,
+    recorded,
     rounding,
+    screening,
     where,
 )
 from decodedrift.measure.nonfinite import TRACE
@@ -45,7 +47,7 @@ FIRST = 3  # sentences that are read at once
 
 def verdict(study: Study) -> list[str]:
     """What the run says, most important first: what broke, what deployment sees besides, the answer, the rest."""
-    first = [*_broken(study), *deployment.sentences(study)]
+    first = [*_broken(study), *deployment.sentences(study), *recorded.alarms(study)]
     return [*first, *answer.sentences(study), *rest(study), *_failed(study)]
 
 
@@ -57,7 +59,7 @@ def rest(study: Study) -> list[str]:
         return [_nothing(study)]
     same = same_execution(study)  # of which no figure is a finding
     candidates, risk, flip_law = (f[~f["candidate"].isin(same)] for f in (candidates, study.risk, study.flip_law))
-    sentences = [*certificate.outside(study), *_screening(study), *accuracy.sentences(study)]
+    sentences = [*outside(study), *screening.sentences(study), *accuracy.sentences(study)]
     if len(candidates):
         sentences += [*causes.sentences(study), *_divergence(study, candidates), *certificate.floor(study)]
     sentences += hazard.sentences(risk, flip_law)
@@ -65,7 +67,13 @@ def rest(study: Study) -> list[str]:
     sentences += _distributions(candidates) if len(candidates) else []
     sentences += [*injection.sentences(study.injection, study.divergences), *decomposition.sentences(study.steps)]
     sentences += where.sentences(study)
-    sentences += [*_cut_ids(study), *rounding.sentences(study), *checkpoints.sentences(study), *knobs.sentences(study)]
+    sentences += [
+        *recorded.sentences(study),
+        *_cut_ids(study),
+        *rounding.sentences(study),
+        *checkpoints.sentences(study),
+        *knobs.sentences(study),
+    ]
     return [*sentences, *_path(study)]
 
 
@@ -81,7 +89,12 @@ def folded(study: Study) -> tuple[list[str], list[str]]:
 
 def alarms(study: Study) -> list[str]:
     """What must be read before any figure is: what broke, what deployment would see besides, and what did not run."""
-    return [*_broken(study), *deployment.sentences(study), *_failed(study)]
+    return [*_broken(study), *deployment.sentences(study), *recorded.alarms(study), *_failed(study)]
+
+
+def outside(study: Study) -> list[str]:
+    """What is more than rounding, and of what another engine wrote whether it is."""
+    return [*certificate.outside(study), *recorded.rounding(study)]
 
 
 def _failed(study: Study) -> list[str]:
@@ -140,24 +153,6 @@ def _self_control(study: Study) -> list[str]:
     return [
         f"The reference differs from itself: {int(rows['diverged'].sum())} of {len(rows)} repeated traces diverged and "
         f"the largest logit difference is {_number(positions['logit_gap_max'].max())}; {meaning}."
-    ]
-
-
-def _screening(study: Study) -> list[str]:
-    """That nothing was generated, and how far what was predicted instead can be off."""
-    if study.plan.get("mode") != "screen":
-        return []
-    rows = study.divergences
-    floor = rows[(rows["role"] == "floor") & (rows["reference"] == study.plan["reference"]["name"])]
-    floor = floor[floor["compared"] > 0]
-    text = "Screened, not generated: a first divergence is the first token of the reference's text that a candidate, "
-    text += "reading it, would not have chosen" + ("; behind it, it wrote on" if study.plan.get("continued") else "")
-    if not len(floor):
-        return [f"{text}."]
-    off = int(floor["diverged"].sum())
-    return [
-        f"{text}. The reference, reading, leaves its own text in {off} of {len(floor)} traces; types that round more "
-        "are off more often."
     ]
 
 

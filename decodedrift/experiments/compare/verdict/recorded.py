@@ -1,0 +1,91 @@
+"""What a run says of candidates that another engine wrote: whether it is rounding, and what its file did not say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.folds.consistency import in_words
+from decodedrift.report.phrases import number, percent
+
+if TYPE_CHECKING:
+    from decodedrift.experiments.study import Study
+
+
+def alarms(study: Study) -> list[str]:
+    """What comes before every figure: prompts that an engine read as other ids, of which only texts can be compared."""
+    said = []
+    for name, told in _told(study):
+        if count := told["other_prompts"]:
+            prompts = f"{count} prompt{'s' * (count > 1)}"
+            first = told["other_ids"][0]
+            ids = f" (the reference {first['reference']}, it {first['candidate']})" if "reference" in first else ""
+            said.append(
+                f"{visible(name)} read {prompts} as other ids than the reference, first {visible(first['prompt_id'])}, "
+                f"from id {first['position']}{ids}. There only the texts are compared, and nothing is read."
+            )
+    return said
+
+
+def rounding(study: Study) -> list[str]:
+    """A sentence for each recorded candidate: rounding, more, or why nobody can tell; with the largest gaps."""
+    names = {name for name, _ in _told(study)}
+    return [
+        f"{visible(row.candidate)}, {in_words(row.rounding, row.recorded_in)}: {visible(row.rounding_note)}."
+        for row in study.answer.itertuples() if row.candidate in names
+    ]  # fmt: skip
+
+
+def sentences(study: Study) -> list[str]:
+    """How its own text reads, its log-probabilities, and what of its file was left out or had to be assumed."""
+    return [sentence for name, told in _told(study) for sentence in (*_read(study, name), *_file(name, told))]
+
+
+def _told(study: Study) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    facts = study.environment.get("variants", {})
+    for variant in study.plan.get("candidates", ()):
+        if told := facts.get(variant["name"], {}).get("recorded"):
+            yield str(variant["name"]), told
+
+
+def _read(study: Study, name: str) -> Iterator[str]:
+    rows = study.consistency
+    for row in rows[rows["candidate"] == name].itertuples():
+        who = f"{visible(name)} under {visible(str(row.strategy))}"
+        if row.tokens:
+            first = (
+                ""
+                if math.isnan(row.first_not_top_median)
+                else (f", the first of a text in the median at position {row.first_not_top_median:.0f}")
+            )
+            took = percent(row.cast_not_top)
+            beside = "" if math.isnan(row.cast_not_top) else f" (a plain cast takes another at {took})"
+            yield (
+                f"Of {row.tokens:.0f} tokens of {who}, {percent(row.not_top)} are not what the reference takes there"
+                f"{beside}{first}; the lowest has rank {row.rank_max:.0f}."
+            )
+        if row.logprob_tokens > 0:
+            cast = "" if math.isnan(row.cast_delta_rms) else f", a plain cast's by {number(row.cast_delta_rms)}"
+            yield (
+                f"The log-probabilities of {who} differ from the reference's by {number(row.logprob_delta_rms)} nats "
+                f"(rms over {row.logprob_tokens:.0f} tokens){cast}."
+            )
+        if row.shown_tokens > 0 and not math.isnan(row.kl_shown):
+            yield (
+                f"Over the {number(row.shown_mean)} ids that {who} shows at a position, renormalised, the KL is "
+                f"{number(row.kl_shown)} nats; outside them lie {percent(row.missing_reference)} of the reference's "
+                f"probability and {percent(row.missing_candidate)} of its own, of which nothing is said."
+            )
+
+
+def _file(name: str, told: Mapping[str, Any]) -> Iterator[str]:
+    counts = {
+        "texts of this run that are not in it": told["missing"],
+        "texts written several times, of which the first is compared": told["several_runs"],
+        **{f"lines that belong to nothing here ({why})": count for why, count in told["unmatched"].items()},
+    }  # fmt: skip
+    parts = [f"{what}: {count}" for what, count in counts.items() if count]
+    if parts := [visible(part) for part in (*parts, *told["notes"])]:
+        yield f"Of the file of {visible(name)}: {'; '.join(parts)}."

@@ -1,0 +1,120 @@
+"""An endpoint's texts as a recorded run: asked for in the plan's order, written as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from decodedrift.core.files import file_name
+from decodedrift.core.progress import Progress
+from decodedrift.core.records import plain
+from decodedrift.models.recorded.api import probe
+from decodedrift.models.recorded.api.asking import Asking, run
+from decodedrift.models.recorded.api.bodies import askable, questions
+from decodedrift.models.recorded.api.client import Endpoint, checked_url, key_of
+from decodedrift.models.recorded.completion import Completion
+from decodedrift.models.recorded.writer import Writer, prompts_hash, recording
+
+ASKED = (  # of a plan, what decides an endpoint's texts
+    "strategies", "max_new_tokens", "seeds", "runs", "chat_template", "ignore_eos", "concurrency", "top_logprobs",
+    "body", "delay",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Where what endpoints answer is kept while a run is prepared.
+
+    folder: None keeps it no longer than that. frozen: rows were made of what is there, so nothing is asked again.
+    """
+
+    folder: Path | None = None
+    progress: Progress = field(default_factory=Progress)
+    frozen: bool = False
+
+
+@contextmanager
+def answered(plan: Any, answers: Answers | None) -> Iterator[dict[str, Path]]:
+    """The files of the endpoints among a plan's candidates, by name, asked for all that they lack; None asks nobody.
+
+    Raises:
+        InputError: an endpoint cannot be asked, or can be asked for none of the strategies.
+    """
+    endpoints = [variant for variant in plan.candidates if variant.endpoint] if answers is not None else []
+    if not endpoints or answers is None:
+        yield {}
+        return
+    with ExitStack() as stack:
+        folder = answers.folder or Path(stack.enter_context(TemporaryDirectory(prefix="decodedrift-")))
+        files = {variant.name: folder / f"{file_name(variant.name)}.jsonl" for variant in endpoints}
+        for variant in endpoints:
+            if not (answers.frozen and files[variant.name].is_file()):
+                url, _, model = str(variant.model).partition("#")
+                with recording(files[variant.name]) as writer:
+                    record(checked_url(url), askable(plan).having(model=model), writer, answers.progress)
+        yield files
+
+
+def record(url: str, plan: Any, writer: Writer, progress: Progress) -> int:
+    """Asks an endpoint for every completion of a plan that is not in the file. Returns how many failed.
+
+    Raises:
+        InputError: the endpoint cannot be asked, or the file is another recording.
+    """
+    key = key_of(plan.api_key_env)
+    recorder = _Recorder(url, plan, writer, progress)
+    run(lambda: recorder.asked(key))
+    return recorder.failed
+
+
+@dataclass
+class _Recorder:
+    """What an endpoint says, on its way into a file."""
+
+    url: str
+    plan: Any
+    writer: Writer
+    progress: Progress
+    failed: int = 0
+
+    async def asked(self, key: str) -> None:
+        plan, writer = self.plan, self.writer
+        every = questions(plan)
+        async with Endpoint(self.url, key, deadline=plan.deadline, retries=plan.retries) as endpoint:
+            engine = await probe.engine(endpoint)
+            writer.identify(identity(self.url, plan, engine))
+            todo = [q for q in every if (q.cell[0].label, q.cell[1], q.prompt.id, q.run) not in writer.done]
+            if not todo:
+                return
+            if writer.header:
+                capable = {kind: probe.Capable(**told) for kind, told in writer.header["capabilities"].items()}
+            else:
+                capable = await probe.capabilities(endpoint, plan)
+                writer.begin(capabilities=capable)
+            asking = Asking(endpoint, plan, capable, self._told, writer.sessions)
+            self.progress.start(plan.model, "answers", len(todo))
+            await asking.all(todo)
+            self.progress.stop()
+
+    def _told(self, completion: Completion) -> None:
+        self.writer.write(completion)
+        self.failed += completion.error is not None
+        self.progress.tick(1)
+        self.progress.batch()
+
+
+def identity(url: str, plan: Any, engine: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be equal where a recording goes on. stop: strings that end a text, which a stop token then need not."""
+    stop = plan.body.get("stop")
+    said = {} if stop is None else {"stop": [stop] if isinstance(stop, str) else stop}
+    return said | {
+        "engine": engine,
+        "endpoint": url,
+        "model": plan.model,
+        "plan": {name: plain(getattr(plan, name)) for name in ASKED if hasattr(plan, name)},
+        "prompts": prompts_hash(plan.prompts),
+    }

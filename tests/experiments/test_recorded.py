@@ -1,0 +1,291 @@
+"""What another engine wrote, as a candidate: held against a run of the same, read back by hand, planted errors."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny_model, tiny_tokenizer
+from running import run as any_run
+from running import saved_as
+
+import decodedrift as dd
+from decodedrift.core.records import InputError
+from decodedrift.experiments.compare.gating import gating
+from decodedrift.runs.wordgates import parse_gates
+
+MORE = {f"p{i}": " ".join(f"w{1 + (7 * i + 3 * j) % 90}" for j in range(4)) for i in range(24)}
+PROMPTS = {name: MORE[name] for name in list(MORE)[:16]}
+NEW = 16
+
+
+@cache
+def model() -> Any:
+    """Weights so small that bf16 often turns a choice."""
+    return tiny_model("llama", scale=1.0)
+
+
+def run(model_: Any = None, **asked: Any) -> dd.Study:
+    lean = {"prompts": PROMPTS, "strategies": "greedy", "max_new_tokens": NEW, "batch_size": 1}
+    return any_run(model_ or model(), **lean | asked)
+
+
+@cache
+def direct() -> dd.Study:
+    """The reference, and the engine run here: bf16, each prompt alone."""
+    return run(candidates="bf16")
+
+
+def rows_of(study: dd.Study, variant: str, tops: bool = True) -> list[dict[str, Any]]:
+    """What an engine would have written that is this variant of a study, with log-probabilities of its top tokens."""
+    every = study.alternatives
+    every = every[(every["variant"] == variant) & (every["pass"] == "generated")]
+    shown = dict(iter(every.groupby(["strategy", "seed", "prompt_id"], sort=False)))
+    rows = []
+    traces = study.traces[(study.traces["variant"] == variant) & (study.traces["role"] == "candidate")]
+    for trace in traces.itertuples():
+        ids = [int(i) for i in str(trace.token_ids).split()]
+        row = {"prompt_id": trace.prompt_id, "prompt": MORE[str(trace.prompt_id)], "token_ids": ids,
+               "finish_reason": "stop" if trace.finish == "eos" else "length", "strategy": trace.strategy,
+               "seed": int(str(trace.seed))}  # fmt: skip
+        if tops:
+            frame = shown[trace.strategy, trace.seed, trace.prompt_id]
+            at = dict(iter(frame.groupby("position")))
+            pairs = [
+                list(zip(at[t]["token_id"].tolist(), at[t]["logprob"].tolist(), strict=True)) for t in range(len(ids))
+            ]
+            row |= {"top_logprobs": pairs, "logprobs": [dict(pair).get(i) for pair, i in zip(pairs, ids, strict=True)]}
+        rows.append(row)
+    return rows
+
+
+def written(folder: Path, rows: list[dict[str, Any]], header: Mapping[str, Any] | None = None) -> Path:
+    lines = [{"decodedrift": header}] if header else []
+    path = folder / "recorded.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*lines, *rows]))
+    return path
+
+
+def candidate(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["role"] == "candidate"].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> dd.Study:
+    """A bf16 engine, recorded with its top tokens."""
+    path = written(tmp_path_factory.mktemp("honest"), rows_of(direct(), "bf16"))
+    return run(candidates=f"vllm={path}:precision=bf16")
+
+
+def test_a_recording_of_a_variant_is_measured_as_the_variant(honest: dd.Study) -> None:
+    ours, theirs = candidate(honest.divergences), candidate(direct().divergences)
+    assert 3 <= ours["diverged"].sum() < len(ours), "some part and some do not"
+    same = ["prompt_id", "diverged", "first_divergence", "compared", "reference_token", "candidate_token",
+            "reference_margin", "reference_gap", "logprob_gap", "at_end", "agreement_after", "cause"]  # fmt: skip
+    pd.testing.assert_frame_equal(ours[same], theirs[same], check_exact=True)
+    traces = [candidate(s.traces)[["token_ids", "finish", "perplexity_judge"]] for s in (honest, direct())]
+    pd.testing.assert_frame_equal(*traces, check_exact=True)
+    judged = [s.judged.drop(columns="candidate") for s in (honest, direct())]
+    pd.testing.assert_frame_equal(*judged, rtol=1e-12)
+    own = [name for name in honest.certificate if name.endswith("_own") or "_own_" in name or name.startswith("difr")]
+    pd.testing.assert_frame_equal(honest.certificate[own], direct().certificate[own], rtol=1e-9)
+    assert honest.certificate["difr"][0] > 0
+
+
+def test_what_cannot_be_known_is_empty(honest: dd.Study) -> None:
+    assert not len(candidate(honest.positions)) and not len(honest.perplexity)
+    row = honest.summary.iloc[-1]
+    assert row["candidate"] == "vllm" and math.isnan(row["kl_mean"]) and math.isnan(row["top1_agreement"])
+    assert candidate(honest.divergences)["gap_ulps"].isna().all()
+
+
+def test_gaps_ranks_and_likelihoods_are_those_of_a_forward_pass(honest: dd.Study) -> None:
+    exact, rows = copy.deepcopy(model()).double(), honest.recorded
+    rough, tokenizer = copy.deepcopy(model()).bfloat16(), tiny_tokenizer()
+    for name in ("p0", "p5"):
+        part = rows[rows["prompt_id"] == name]
+        ids, context = part["token_id"].tolist(), tokenizer.encode(PROMPTS[name])
+        with torch.no_grad():
+            z, coarse = (m(torch.tensor([context + ids])).logits[0, len(context) - 1 : -1] for m in (exact, rough))
+        z, at = z.double(), torch.tensor(ids)[:, None]
+        assert part["gap"].to_numpy() == pytest.approx((z.max(-1).values - z.gather(-1, at)[:, 0]).numpy(), abs=1e-4)
+        assert part["nll_reference"].to_numpy() == pytest.approx(
+            -z.log_softmax(-1).gather(-1, at)[:, 0].numpy(), abs=1e-4
+        )
+        assert (part["rank"] == (z > z.gather(-1, at)).sum(-1).numpy() + 1).mean() > 0.95, "but for near ties"
+        takes = coarse.argmax(-1)[:, None]
+        agree = part["cast_token_id"].to_numpy(int) == takes[:, 0].numpy()
+        assert agree.mean() > 0.9
+        given_up = (z.max(-1).values - z.gather(-1, takes)[:, 0]).numpy()
+        assert part["cast_gap"].to_numpy()[agree] == pytest.approx(given_up[agree], abs=1e-4)
+
+
+def test_an_honest_engine_is_rounding(honest: dd.Study) -> None:
+    (row,) = honest.consistency.itertuples()
+    assert row.rounding == "consistent" and row.tokens == honest.recorded["gap"].notna().sum() > 200
+    assert any("vllm, consistent with bf16 rounding: " in s and "largest gap" in s for s in honest.verdict)
+    assert row.logprob_delta_rms == pytest.approx(row.cast_delta_rms, rel=0.5), "both are bf16's rounding"
+    assert 0 < row.kl_shown < 1e-3 and 0 < row.missing_candidate < 1
+    assert "consistent with bf16 rounding" in honest.to_html()
+    assert "consistent with bf16 rounding" in repr(honest)
+
+
+def test_an_engine_with_one_matrix_off_is_found(tmp_path: Path) -> None:
+    sharp = tiny_model("llama")
+    wrong = copy.deepcopy(sharp)
+    with torch.no_grad():
+        wrong.model.layers[0].mlp.down_proj.weight.mul_(1.05)
+    longer = {"prompts": MORE, "max_new_tokens": 24}
+    path = written(tmp_path, rows_of(run(wrong, candidates="bf16", **longer), "bf16", tops=False))
+    study = run(sharp, candidates=f"vllm={path}:precision=bf16", **longer)
+    (row,) = study.consistency.itertuples()
+    assert row.rounding == "more than rounding" and row.excess_low > 0 and row.gap_max > row.cast_gap_max
+    assert any("vllm, more than bf16 rounding: " in sentence for sentence in study.verdict)
+    assert study.answer["rounding"].tolist() == ["more than rounding"]
+
+
+def test_without_a_precision_rounding_is_not_judged(tmp_path: Path) -> None:
+    study = run(candidates=f"vllm={written(tmp_path, rows_of(direct(), 'bf16', tops=False)[:4])}")
+    assert study.consistency["rounding"].tolist() == ["not measured"] and study.recorded["cast_gap"].isna().all()
+    assert any("add it, as in NAME=FILE:precision=bf16" in sentence for sentence in study.verdict)
+    assert study.judged["tokens"].tolist() == [0] * 4 and study.judged["difr_tokens"].gt(0).all()
+    assert study.certificate["difr"].notna().all() and study.certificate["tokens_own"].isna().all()
+    assert any("texts of this run that are not in it: 12" in sentence for sentence in study.verdict)
+
+
+def test_a_text_that_was_cut_off_is_no_divergence(tmp_path: Path) -> None:
+    rows = [row for row in rows_of(direct(), "bf16", tops=False) if len(row["token_ids"]) == NEW][:3]
+    study = run(candidates=f"vllm={written(tmp_path, [row | {'token_ids': row['token_ids'][:5]} for row in rows])}")
+    whole = candidate(direct().divergences).set_index("prompt_id")["first_divergence"]
+    for row in candidate(study.divergences).itertuples():
+        early = whole[row.prompt_id] < 5
+        assert row.diverged == int(bool(early) if not pd.isna(early) else 0) and row.compared <= 5
+
+
+def test_a_prompt_of_other_ids_is_said_first_and_only_its_text_is_compared(tmp_path: Path) -> None:
+    rows = rows_of(direct(), "bf16", tops=False)[:3]
+    ids = tiny_tokenizer().encode(PROMPTS["p1"])
+    rows[1]["prompt_token_ids"] = [0, *ids]
+    study = run(candidates=f"vllm={written(tmp_path, rows)}:precision=bf16")
+    assert study.verdict[0].startswith("vllm read 1 prompt as other ids than the reference, first p1, from id 0")
+    assert set(study.recorded["prompt_id"]) == {"p0", "p2"} and len(candidate(study.divergences)) == 3
+    judged = candidate(study.traces).set_index("prompt_id")["perplexity_judge"]
+    assert math.isnan(judged["p1"]) and judged.drop("p1").notna().all()
+
+
+def test_a_text_that_was_encoded_again_is_not_held_beside_rounding(tmp_path: Path) -> None:
+    rows = rows_of(direct(), "bf16", tops=False)[:4]
+    tokenizer = tiny_tokenizer()
+    for row in rows:
+        row["text"] = " " + tokenizer.decode(row.pop("token_ids"))
+    study = run(candidates=f"vllm={written(tmp_path, rows)}:precision=bf16")
+    assert study.recorded["gap"].isna().all() and study.recorded["nll_reference"].notna().all()
+    assert study.consistency["rounding"].tolist() == ["not measured"]
+    assert any("encoded again" in sentence for sentence in study.verdict)
+
+
+@pytest.mark.parametrize("coupling", [None, "gumbel"])
+def test_a_draw_is_shared_only_where_the_file_says_so(coupling: str | None, tmp_path: Path) -> None:
+    ask = {"strategies": "sample", "candidates": "bf16"}
+    drawn = run(**ask)
+    path = written(tmp_path, rows_of(drawn, "bf16"), {"coupling": coupling} if coupling else None)
+    study = run(**ask | {"candidates": f"vllm={path}:precision=bf16"})
+    causes = set(candidate(study.divergences)["cause"].dropna())
+    if coupling:
+        assert causes == set(candidate(drawn.divergences)["cause"].dropna()) and "uncoupled" not in causes
+        assert study.consistency["tokens"].gt(0).all()
+    else:
+        assert causes == {"uncoupled"} and study.consistency["tokens"].tolist() == [0]
+
+
+def test_beside_candidates_that_run_here_nothing_of_these_changes(honest: dd.Study, tmp_path: Path) -> None:
+    path = written(tmp_path, rows_of(direct(), "bf16"))
+    both = run(candidates=f"bf16,vllm={path}:precision=bf16")
+    for table in ("divergences", "judged", "positions"):
+        for name, alone in (("bf16", direct()), ("vllm", honest)):
+            parts = [candidate(getattr(s, table)) for s in (both, alone)]
+            parts = [p[p["candidate"] == name] for p in parts]
+            pd.testing.assert_frame_equal(*(p.reset_index(drop=True) for p in parts), check_exact=True)
+    pd.testing.assert_frame_equal(both.recorded, honest.recorded)
+    assert both.answer["rounding"].tolist() == ["not measured", "consistent"]
+    assert np.isnan(both.certificate.set_index("candidate").loc["vllm", "sigma_ratio"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ("recorded", "unknown precision 'recorded'"),
+        ("vllm=missing.jsonl", "missing.jsonl"),
+        ("vllm={path}:batch_size=2", "batch_size= belongs to what runs here"),
+        ("vllm={path}:precision=int8", "which floating type"),
+    ],
+)
+def test_what_cannot_be_a_recorded_side_is_one_line(asked: str, named: str, tmp_path: Path) -> None:
+    path = written(tmp_path, rows_of(direct(), "bf16", tops=False)[:1])
+    with pytest.raises(InputError, match=named) as error:
+        run(candidates=asked.format(path=path))
+    assert "\n" not in str(error.value)
+
+
+def test_strategies_are_those_of_the_file_where_none_is_asked_for(tmp_path: Path) -> None:
+    checkpoint = saved_as(model(), tmp_path / "model")
+    rows = [
+        row | {"strategy": label} for label, row in zip([None, "top-k:k=3"], rows_of(direct(), "bf16"), strict=False)
+    ]
+    path = written(tmp_path, [{k: v for k, v in row.items() if v is not None} for row in rows])
+    prompts = [dd.Prompt(name, PROMPTS[name]) for name in ("p0", "p1")]
+    ask = {"prompts": prompts, "max_new_tokens": 4, "noise_floor": False, "default_text": False}
+    study = dd.compare(checkpoint, candidates=f"vllm={path}", **ask)
+    assert [s["label"] for s in study.plan["strategies"]] == ["greedy", "top-k:k=3"]
+    with pytest.raises(InputError, match="reads no other"):
+        dd.compare(checkpoint, reference=f"vllm={path}", **ask)
+
+
+def test_a_recorded_side_does_not_read(tmp_path: Path) -> None:
+    path = written(tmp_path, rows_of(direct(), "bf16", tops=False)[:1])
+    with pytest.raises(InputError, match="vllm was recorded, and does not read"):
+        run(candidates=f"vllm={path}", mode="screen")
+
+
+def test_a_folder_goes_on_reads_the_same_and_is_gated(tmp_path: Path) -> None:
+    checkpoint = saved_as(model(), tmp_path / "model")
+    path = written(tmp_path, rows_of(direct(), "bf16")[:4])
+    ask = {"candidates": f"vllm={path}:precision=bf16", "out": tmp_path / "run", "prompts_per_job": 2}
+    ask["prompts"] = {name: PROMPTS[name] for name in list(PROMPTS)[:4]}
+    study = run(checkpoint, **ask)
+    again, back = run(checkpoint, **ask, resume=True), dd.open_study(tmp_path / "run")
+    for other in (again, back):
+        assert other.verdict == study.verdict and len(other.recorded) > 0
+        for name in ("recorded", "consistency", "answer", "certificate"):
+            pd.testing.assert_frame_equal(getattr(other, name), getattr(study, name))
+    assert back.environment["checkpoints"]["vllm"]["kind"] == "recorded"
+    told = json.loads((tmp_path / "run" / "verdict.json").read_text())["candidates"][0]
+    assert told["rounding"] == study.answer["rounding"][0] and told["recorded_in"] == "bf16"
+    assert "vllm" in back._repr_html_() and "What another engine wrote" in back.to_html()
+    gates = gating(back.plan)
+    more, same = parse_gates(["rounding==more than rounding", f"rounding=={told['rounding']}"], False, gates)
+    assert not more.exceeded(back.answer, gates) and len(same.exceeded(back.answer, gates)) == 1
+    path.write_text(path.read_text().replace('"finish_reason": "length"', '"finish_reason": "abort"'))
+    with pytest.raises(InputError, match=r"holds another run: checkpoints\.vllm\.files"):
+        run(checkpoint, **ask, resume=True)
+
+
+def test_without_texts_no_token_of_it_is_kept(tmp_path: Path) -> None:
+    rows = rows_of(direct(), "bf16")[:2]
+    rows[0]["prompt_token_ids"] = [0, 41, 42]
+    folder = tmp_path / "run"
+    checkpoint = saved_as(model(), tmp_path / "model")
+    study = run(checkpoint, candidates=f"vllm={written(tmp_path, rows)}:precision=bf16", no_text=True, out=folder)
+    back = dd.open_study(folder)
+    assert back.recorded["token_id"].isna().all() and back.recorded["cast_token_id"].isna().all()
+    assert back.recorded["gap"].notna().any() and back.consistency.equals(study.consistency)
+    assert "it [0, 41, 42]" not in (folder / "verdict.txt").read_text()

@@ -1,0 +1,129 @@
+"""Tokens by their text or bytes, and whole texts, back to ids: where one id alone can be meant, and nowhere else."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers
+
+from decodedrift.core.records import Key
+from decodedrift.models.recorded.completion import Completion
+from decodedrift.models.recorded.continuation import Continuation
+from decodedrift.models.recorded.names import Names
+from decodedrift.models.recorded.reader import Reader
+from decodedrift.models.sources.checkpoints import find
+from decodedrift.models.text.vocabulary import Vocabulary, vocabulary
+
+BYTES = [f"<0x{b:02X}>" for b in range(256)]
+PIECES = ["<unk>", "<s>", "</s>", *BYTES, "▁", "a", "b", "▁a", "▁b", "ab"]
+
+
+@cache
+def demo() -> Names:
+    return Names(vocabulary(find("demo")))
+
+
+@cache
+def sentencepiece() -> Names:
+    """As Llama 2's: a space in front of a text is ▁, and the decoder takes it away again."""
+    from transformers import PreTrainedTokenizerFast
+
+    merges = [("▁", "a"), ("▁", "b"), ("a", "b")]
+    model = models.BPE(
+        {p: n for n, p in enumerate(PIECES)}, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True
+    )
+    core = Tokenizer(model)
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    core.decoder = decoders.Sequence(parts)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return Names(Vocabulary(tokenizer, (2,), 0, 1, None, len(PIECES)))
+
+
+def piece(name: str) -> int:
+    return PIECES.index(name)
+
+
+def test_every_token_of_the_demo_model_is_known_by_its_bytes() -> None:
+    vocab, names = demo().vocab, demo()
+    for token in range(vocab.size):
+        assert token in names.of(vocab.token_bytes(token)), token
+    assert sum(len(names.of(vocab.token_bytes(t))) == 1 for t in range(vocab.size)) >= vocab.size - 1
+
+
+def test_a_name_with_and_without_its_space_is_of_two_tokens_and_so_of_none() -> None:
+    names = sentencepiece()
+    assert names.of("a") == {piece("a"), piece("▁a")}  # engines show ▁a as `a`, too; <0x61> is no third
+    assert names.of(" a") == names.of("▁a") == {piece("▁a")}
+    assert names.of("<0xC3>") == names.of(b"\xc3") == {piece("<0xC3>")}
+    assert names.of("\ufffd") == names.of("\ufffd".encode()) == names.of("zzz") == frozenset()
+    assert names.ids((" a", "ab")) == (piece("▁a"), piece("ab")) and names.ids((" a", "a")) is None
+
+
+def test_alternatives_that_may_be_two_tokens_are_left_out_but_for_the_chosen_one() -> None:
+    names = sentencepiece()
+    top = {"a": -0.5, " b": -1.0, "\ufffd": -2.0}
+    assert names.top(top, None, piece("a")) == ({piece("▁b"): -1.0}, 2)
+    assert names.top(top, "a", piece("▁a")) == ({piece("▁a"): -0.5, piece("▁b"): -1.0}, 1)
+
+
+@settings(max_examples=40)
+@given(st.text("ab é字\n", max_size=12), st.text("ab ", min_size=1, max_size=5))
+@pytest.mark.parametrize("kind", ["demo", "sentencepiece"])
+def test_an_encoded_text_decodes_to_itself_behind_its_prompt(kind: str, text: str, before: str) -> None:
+    names = {"demo": demo, "sentencepiece": sentencepiece}[kind]()
+    prompt = tuple(names.vocab.ids(before, special=False))
+    ids = names.encoded(prompt, text)
+    assert ids is not None
+    assert names.vocab.decode((*prompt, *ids)) == names.vocab.decode(prompt) + text
+
+
+def test_a_text_that_begins_with_a_letter_gets_no_space_in_front() -> None:
+    names = sentencepiece()
+    prompt = (piece("<s>"), piece("▁a"))
+    assert names.encoded(prompt, " b") == (piece("▁b"),)
+    assert names.encoded(prompt, "b") == (piece("b"),)  # `ab` would be one token: it must not reach into the prompt
+    alone: Any = names.vocab.ids("b", special=False)
+    assert alone == [piece("▁b")]  # what encoding the text alone would have made of it
+
+
+def reading(names: Names, prompt: tuple[int, ...], ids: tuple[int, ...], **more: Any) -> Continuation:
+    """How a completion is read whose tokens were shown by the text that each decodes to."""
+    tokens = tuple(names.vocab.decode([i]) for i in ids)
+    logprobs = tuple(-float(n + 1) for n in range(len(ids)))
+    shown = Completion("f:1", tokens=tokens, logprobs=logprobs, finish_reason="length", **more)
+    reader = Reader(names.vocab, {"a": prompt}, 99, False)
+    reader.names = names  # its table is made once
+    result = reader.continuation(Key("greedy", 0, "a"), 0, shown)
+    assert isinstance(result, Continuation)
+    return result
+
+
+@settings(max_examples=40)
+@given(st.text("ab \n.", min_size=1, max_size=12))
+@pytest.mark.parametrize("kind", ["demo", "sentencepiece"])
+def test_tokens_shown_by_their_text_are_the_ids_that_were_taken(kind: str, text: str) -> None:
+    names = {"demo": demo, "sentencepiece": sentencepiece}[kind]()
+    prompt = tuple(names.vocab.ids("a", special=False))
+    ids = names.encoded(prompt, text)
+    assert ids
+    read = reading(names, prompt, ids, text=text)
+    assert read.token_ids == ids and read.logprobs == tuple(-float(n + 1) for n in range(len(ids)))
+
+
+def test_tokens_that_the_tokenizer_would_not_make_are_kept_where_their_names_are_clear() -> None:
+    vocab = demo().vocab
+    ids = tuple(vocab.tokenizer.convert_tokens_to_ids(["t", "h", "e"]))
+    read = reading(demo(), (417,), ids, text="the")
+    assert read.token_ids == ids and not read.reencoded and demo().encoded((417,), "the") != ids
+
+
+def test_unclear_names_that_fit_no_encoding_lose_their_log_probabilities() -> None:
+    names = sentencepiece()
+    shown = (piece("a"), piece("b"))  # `a` may be ▁a, and the tokenizer makes `ab` of the text
+    read = reading(names, (piece("<s>"), piece("▁")), shown, text="ab")
+    assert (read.token_ids, read.reencoded, read.logprobs) == ((piece("ab"),), True, None)
