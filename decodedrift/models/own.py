@@ -107,10 +107,10 @@ def owns(
         vocab = replace(vocabulary(other, plan.ignore_eos), **narrow)
         prompts = {}
         try:
-            encoded = encode_prompts(vocab, plan.prompts, plan.chat_template, plan.max_new_tokens)
+            theirs = encode_prompts(vocab, plan.prompts, plan.chat_template, plan.max_new_tokens)
         except InputError as error:
             raise InputError(f"--as-deployed: candidate {name}: {error}, or leave --as-deployed out") from None
-        for prompt_id, ids in encoded.items():
+        for prompt_id, ids in theirs.items():
             if isinstance(ids, str):
                 raise InputError(f"--as-deployed: prompt {prompt_id} cannot be read by {name}: {ids}")
             prompts[prompt_id] = ids

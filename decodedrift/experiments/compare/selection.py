@@ -151,9 +151,10 @@ def fork(study: Study, row: Any) -> Fork | None:
     )  # fmt: skip
 
 
-def _tokens(row: Any) -> list[str | None]:
+def _tokens(row: Any) -> tuple[str | None, str | None]:
     """Both tokens at the fork; None for a side that had ended before."""
-    return [None if pd.isna(token) else str(token) for token in (row.reference_token, row.candidate_token)]
+    a, b = (None if pd.isna(token) else str(token) for token in (row.reference_token, row.candidate_token))
+    return a, b
 
 
 def _held(study: Study, row: Any) -> tuple[float, float]:
