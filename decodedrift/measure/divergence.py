@@ -88,7 +88,7 @@ def divergence(
         gaps["logprob_gap"] = row["logprob_gap"] = gap = None if ahead is None else abs(ahead)
         row["gap_ulps"] = _ulps(ahead, reference, t, (a, b), strategy, logits_dtype)
         row["gap_over_error"] = _over_error(gap, error, t, strategy)
-    row["cause"] = "nonfinite" if broken else _cause(strategy, gaps, near_tie_below)
+    row["cause"] = "nonfinite" if broken else _cause(strategy, gaps, near_tie_below, a is None or b is None)
     return row
 
 
@@ -153,12 +153,14 @@ def _beam_gaps(beams: BeamScores | None) -> dict[str, float | None]:
     return {"reference_gap": reference_gap, "candidate_gap": candidate_gap, "swing": reference_gap + candidate_gap}
 
 
-def _cause(strategy: Strategy, gaps: dict[str, float | None], near_tie_below: float) -> str:
-    """The first that is true, of two tokens that were both chosen; docs/metrics.md fixes the order."""
+def _cause(strategy: Strategy, gaps: dict[str, float | None], near_tie_below: float, ended: bool) -> str:
+    """The first that is true; docs/metrics.md fixes the order. ended: whether one side had ended before."""
     if strategy.samples and not strategy.coupled:
         return "uncoupled"
     if strategy.searches:
         return "search"
+    if ended:
+        return "stopped"
     if gaps["swing"] is None:
         return "truncation"
     if (gap := gaps["logprob_gap"]) is not None and gap < near_tie_below:
