@@ -370,7 +370,7 @@ def test_a_perplexity_of_the_tokens_that_are_left_is_not_told() -> None:
 def test_what_holds_of_many_candidates_is_said_once() -> None:
     names = list("abcdef")
     answers = pd.DataFrame({"candidate": names, "wording": "as noise", "floor_rate": 0.0})
-    candidates = [{"name": name, "compute": "bf16" if name == "f" else "fp32"} for name in names]
+    candidates = [{"name": name, "precision": "fp32", "compute": "bf16" if name == "f" else "fp32"} for name in names]
     run = SimpleNamespace(answer=answers, plan={"candidates": candidates})
     assert answer.outlook(run) == "a, b, c and 2 more compute in fp32."
     run.answer = answers[:2]
