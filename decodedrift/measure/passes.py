@@ -273,7 +273,8 @@ def write(
     for key in output.traces:
         strategy = strategies[key.strategy]
         row = divergence_row(against, output, key, strategy, vocab, near_tie_below, dtype)
-        row["layout"] = FORCED if strategy.searches else output.layout  # hypotheses are scored by reading them
+        read = strategy.searches or against.layout == FORCED  # hypotheses are scored by reading them
+        row["layout"] = FORCED if read else output.layout
         named = pair | key._asdict()
         result.rows["divergences"].append(named | row)
         if output.role == "candidate":

@@ -118,6 +118,22 @@ def waiting_bytes(world: World) -> int:
     return max(windows * _window_bytes(world), prompts * _prompt_bytes(world))
 
 
+def kept(world: World) -> str:
+    """What `--keep-logits` leaves in the run folder, at most, in words.
+
+    Of each text the logits of its reading, of greedy's those it was written by too; of sampling an id and a score for
+    each token that was allowed: all of them where the strategy is wide.
+    """
+    plan, size = world.plan, _itemsize(world.plan.reference)
+    cells = [strategy for strategy, _ in plan.cells]
+    greedy = sum(not (s.samples or s.searches) for s in cells)
+    each = (len(cells) + greedy) * size + sum(s.coupled and bool(s.kind.wide) for s in cells) * 16
+    count = each * len(plan.prompts) * plan.max_new_tokens * world.width
+    count += sum(text.tokens for text in world.texts.values()) * world.width * size
+    shown = f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
+    return f"the reference's logits stay in the run folder, up to {shown}"
+
+
 def _window_bytes(world: World) -> int:
     """Of the reference's logits at the longest window."""
     longest = max((len(w.reading.continuation) for t in world.texts.values() for w in t.windows), default=1)

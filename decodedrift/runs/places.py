@@ -12,6 +12,7 @@ from decodedrift.measure.tables import ABOUT, PARTS
 
 MARK, RAN_ON, UNFINISHED, ROWS = "plan.json", "environment.json", "unfinished.json", "rows.json"
 DATA = "data"
+KEPT = "reference"
 README = "README.txt"
 ON_TOP = {
     "report.html": "the whole result as one page; open it in a browser, it needs no network",
@@ -23,6 +24,7 @@ INTERNALS = {
     MARK: "what was asked; --config takes it and asks it again",
     RAN_ON: "what it ran on: versions, device, hashes, and what was read back of each variant",
     ROWS: "how many rows each table has; one with none has no file",
+    KEPT: "the reference, for --reference-run: logits and scores, bit for bit (safetensors, a file per job)",
     "jobs": "finished jobs, which a resume does not run again",
 }
 
