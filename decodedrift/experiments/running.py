@@ -53,7 +53,8 @@ def run(
     try:
         settings = make_settings(kind.settings, values)
         if out is None:
-            return carried_out(kind, prepare(settings, tokenizer, stored_sizes(None, settings), kind.check), None, progress)
+            ready = prepare(settings, tokenizer, stored_sizes(None, settings), kind.check)
+            return carried_out(kind, ready, None, progress)
         with RunFolder.reopen(out) if resume else RunFolder.create(out) as folder:
             ready = prepare(settings, tokenizer, stored_sizes(folder.stored(), settings), kind.check)
             return carried_out(kind, ready, folder, progress)

@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from decodedrift.core.formats import path_of
 from decodedrift.core.records import InputError, Job, plain
 from decodedrift.core.settings import Settings
-from decodedrift.runs.places import KEPT, where
 from decodedrift.runs.resume import SETTLED, differences, shortly
 from decodedrift.runs.runfolder import Stored, open_stored
 
@@ -69,7 +66,7 @@ def _refuse(stored: Stored, folder: str) -> None:
     if sizes := stored.environment.get("generation", {}).get("lowered"):
         size = min(sizes.values())
         raise InputError(
-            f"{OPTION} {folder}: its batches were lowered to {size} while it ran; make it again with --batch-size {size}"
+            f"{OPTION} {folder}: its batches were lowered to {size} under way; make it again with --batch-size {size}"
         )
 
 
@@ -107,11 +104,11 @@ def _elsewhere(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return list(differences("", *sides))
 
 
-def kept_file(folder: str | Path, plan: Settings, job: Job) -> Path:
-    """Where a run keeps the reference of a job, by what is read in it: of a text's windows, how they are cut too."""
+def kept_file(plan: Settings, job: Job) -> str:
+    """The name under which a job's reference is kept, by what is read in it: of a text's windows, how they are cut."""
     content: list[Any] = [[prompt.id, prompt.text] for prompt in job.prompts]
     if job.text is not None:
         texts = [text.text for text in plan.texts if text.name == job.text]
         content = [job.text, texts, job.windows, *(getattr(plan, n) for n in ("context", "stride", "convention"))]
     name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    return where(path_of(folder), KEPT) / f"{'text' if job.text is not None else f'{job.index:05d}'}-{name}.safetensors"
+    return f"{'text' if job.text is not None else f'{job.index:05d}'}-{name}.safetensors"

@@ -7,7 +7,6 @@ What it chose its tokens by is then computed from these, as nobody has the score
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from decodedrift.measure.passes import Pass, Passage, See, nll
 from decodedrift.measure.tables import FORCED, JobResult
 from decodedrift.models.load import Loaded
 from decodedrift.runs.earlier import OPTION, kept_file
+from decodedrift.runs.places import KEPT, where
 from decodedrift.runs.runfolder import open_stored
 from decodedrift.runs.tablefiles import read_tables
 
@@ -47,7 +47,7 @@ def file_to_keep(bench: Bench, spill: str | None) -> Path | None:
         return None
     if spill is None:
         raise InputError("--keep-logits keeps them in the run's folder: name one with --out")
-    return kept_file(os.path.dirname(spill), plan, bench.job)
+    return Path(spill) / KEPT / kept_file(plan, bench.job)
 
 
 def earlier_of(bench: Bench) -> Earlier | None:
@@ -67,19 +67,22 @@ def earlier_of(bench: Bench) -> Earlier | None:
             "raise --memory, or leave it out"
         )
     facts = stored.environment.get("variants", {}).get(stored.plan["reference"]["name"], {})
-    path = kept_file(folder, plan, bench.job)
+    path = where(path_of(folder), KEPT) / kept_file(plan, bench.job)
     if stored.plan.get("keep_logits") and path.is_file():
         return Earlier(bench, facts, Kept(path))
     if not bench.job.prompts:
         return None
     if stored.plan.get("keep_logits"):
         raise InputError(f"{path}: missing; put it back, or make that run again")
-    if bench.limits or bench.world.side(plan.reference.name).settings:
-        why = "its texts pass what can be read again" if bench.limits else "its own settings choose its tokens"
-        raise InputError(f"{OPTION} {folder}: {why}; make that run again with --keep-logits")
     traces = read_tables(path_of(folder), ["traces"])["traces"]
     traces = traces[(traces["role"] == "reference") & traces["prompt_id"].isin([p.id for p in bench.job.prompts])]
     rows = {Key(row["strategy"], int(row["seed"]), row["prompt_id"]): row for row in traces.to_dict("records")}
+    limits = bench.limits
+    why = "its own settings choose its tokens" if bench.world.side(plan.reference.name).settings else ""
+    if any(row["n_tokens"] > limits.get(key.prompt_id, row["n_tokens"]) for key, row in rows.items()):
+        why = "its texts are longer than what can be read again"
+    if why:
+        raise InputError(f"{OPTION} {folder}: {why}; make that run again with --keep-logits")
     return Earlier(bench, facts, None, rows)
 
 

@@ -63,8 +63,9 @@ def step_reference(bench: Bench, model: Loaded, reference: Pass) -> Pass:
     """
     begin, count = time.perf_counter(), 0
     stepped = Pass(
-        reference.name, reference.variant, "reference", traces=reference.traces, generated=reference.generated
-    )
+        reference.name, reference.variant, "reference", traces=reference.traces, generated=reference.generated,
+        layout=reference.layout,
+    )  # fmt: skip
     for group in read_by_all(bench, reference):
         for passage, logits in bench.logits(model, group, layout=STEPPED):
             bench.spool.put((STEPPED, passage.key), logits)
