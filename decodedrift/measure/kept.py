@@ -91,7 +91,7 @@ class Kept:
         from safetensors import SafetensorError, safe_open
 
         try:
-            self._file = safe_open(path, "pt")
+            self._file: Any = safe_open(path, "pt")
             texts = json.loads(self._file.metadata()["texts"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged ({str(error)[:80]}); put it back, or make that run again") from None
@@ -142,7 +142,7 @@ class Kept:
         allowed: list[tuple[Tensor, Tensor]] = []
         if self._has(key, "allowed"):
             sizes = self._get(key, "allowed_sizes").tolist()
-            ids, scores = (self._get(key, name).split(sizes) for name in ("allowed_ids", "allowed"))
+            ids, scores = (torch.split(self._get(key, name), sizes) for name in ("allowed_ids", "allowed"))
             allowed = list(zip(ids, scores, strict=True))
         return ScoreLog(logits, allowed, self._get(key, "taken").tolist(), context)
 

@@ -43,7 +43,8 @@ def settle(world: Any, environment: dict[str, Any]) -> list[str]:
     stored = open_stored(folder)
     _refuse(stored, folder)
     if found := _another(stored, plan, environment):
-        raise InputError(f"{OPTION} {folder}: its reference is another one: {shortly(found)}; ask for the same")
+        ways = "ask for the same, or make that run again"
+        raise InputError(f"{OPTION} {folder}: its reference is another one: {shortly(found)}; {ways}")
     way = stored.environment["generation"]
     if "path" in way:
         whose = f"the texts of {OPTION}"
