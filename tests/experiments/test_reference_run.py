@@ -23,10 +23,10 @@ from decodedrift.measure import bench
 from decodedrift.models import load
 
 ASKED: dict[str, Any] = LEAN | {
-    "strategies": ["greedy", "beam:num_beams=2", "top-k:k=5", "top-p", "greedy:repetition_penalty=1.3"], "seeds": [0, 1],
-    "max_new_tokens": 12, "prompts_per_job": 2, "batch_size": 2, "prompts": ["w1 w2", "w3", "w4 w5 w6", "w7"],
+    "strategies": ["greedy", "beam:num_beams=2", "top-k:k=5", "top-p", "greedy:repetition_penalty=1.3"], "seeds": [3],
+    "max_new_tokens": 8, "prompts_per_job": 2, "batch_size": 2, "prompts": ["w1 w2", "w3", "w4 w5 w6", "w7"],
 }  # fmt: skip
-WHOLE = {"noise_floor": True, "texts": [dd.Text("book", "w1 w2 w3 w4 w5 w6 w7 w8 w9 " * 20)], "context": 32}
+WHOLE = {"noise_floor": True, "texts": [dd.Text("book", "w1 w2 w3 w4 w5 w6 w7 w8 w9 " * 5)], "context": 16}
 TABLES = ("traces", "divergences", "positions", "alternatives", "judged", "failures")
 SPACING = 2.0**-23
 
@@ -34,6 +34,17 @@ SPACING = 2.0**-23
 @pytest.fixture(scope="module")
 def model(saved: Callable[..., Path]) -> str:
     return str(saved("llama"))
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A candidate that parts from the reference nearly everywhere."""
+    other = tiny_model("llama")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3 * parameter.abs().mean())
+    return f"mine={saved_as(other, tmp_path_factory.mktemp('mine'))}"
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +82,13 @@ def edited(folder: Path, name: str, change: Callable[[dict[str, Any]], object]) 
 # ---- kept logits: the same rows, bit for bit
 
 
-@pytest.mark.parametrize("candidates", [["bf16"], ["int8", "bf16:use_cache=false"]], ids=["cast", "several, stepped"])
-def test_every_row_is_that_of_one_run(model: str, kept: Path, candidates: list[str]) -> None:
+@pytest.mark.parametrize("candidate", ["bf16", "bf16:use_cache=false"])
+def test_every_row_is_that_of_one_run(model: str, kept: Path, mine: str, candidate: str) -> None:
+    candidates = [candidate, mine]
     again = dd.compare(model, candidates=candidates, reference_run=kept, **ASKED | WHOLE)
     one = dd.compare(model, candidates=candidates, **ASKED | WHOLE)
     assert {"self", "floor", "candidate"} <= set(one.divergences["role"])
-    assert one.divergences["diverged"].sum() > 0
+    assert one.divergences["diverged"].sum() > 5
     assert {"text", "greedy", "top-p"} <= set(one.positions["strategy"])
     same(again, one)
     assert again.environment["variants"]["fp32"]["logits_dtype"] == "fp32"
@@ -90,8 +102,8 @@ def test_screening_takes_it_too(model: str, kept: Path) -> None:
         dd.compare(model, candidates=["bf16"], reference_run=kept, **asked)
 
 
-def test_decompose_inject_and_where_go_on_from_it(model: str, tmp_path: Path) -> None:
-    asked = ASKED | {"strategies": ["greedy"], "inject": True, "decompose": True, "where": True, "candidates": ["bf16"]}
+def test_decompose_inject_and_where_go_on_from_it(model: str, mine: str, tmp_path: Path) -> None:
+    asked = ASKED | {"strategies": ["greedy"], "inject": True, "decompose": True, "where": True, "candidates": [mine]}
     first = dd.compare(model, out=tmp_path / "first", keep_logits=True, **asked)
     again = dd.compare(model, reference_run=tmp_path / "first", **asked)
     same(again, first)
@@ -171,13 +183,13 @@ def test_what_it_costs_is_said_before(model: str, kept: Path, tmp_path: Path) ->
 # ---- without them: one reading
 
 
-def test_read_again_it_is_close_and_says_so(model: str, texts_only: Path) -> None:
-    again = dd.compare(model, candidates=["bf16"], reference_run=texts_only, **ASKED)
-    one = dd.compare(model, candidates=["bf16"], **ASKED)
+def test_read_again_it_is_close_and_says_so(model: str, texts_only: Path, mine: str) -> None:
+    again = dd.compare(model, candidates=[mine], reference_run=texts_only, **ASKED)
+    one = dd.compare(model, candidates=[mine], **ASKED)
     for table in ("traces", "positions", "judged", "failures"):
         pd.testing.assert_frame_equal(getattr(again, table), getattr(one, table), check_exact=True)
     ours, theirs = again.divergences, one.divergences
-    assert theirs["diverged"].sum() > 3
+    assert theirs["diverged"].sum() > 5
     assert set(ours["layout"]) == {"forced"}
     gaps = ["reference_margin", "reference_gap", "swing", "logprob_gap"]
     for name in gaps:
@@ -196,11 +208,11 @@ def test_read_again_it_is_close_and_says_so(model: str, texts_only: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"max_new_tokens": 6}, "max_new_tokens 12 there, 6 here"),
+        ({"max_new_tokens": 6}, "max_new_tokens 8 there, 6 here"),
         ({"strategies": ["greedy"]}, "strategies beam:num_beams=2 only there"),
         ({"prompts": ["w1 w2", "w3", "w4 w5 w6", "w8"]}, "only there"),
-        ({"prompts": [dd.Prompt("a", "w1")]}, "prompts a only here"),
-        ({"seeds": [0, 2]}, "seeds 1 only there; seeds 2 only here"),
+        ({"prompts": [dd.Prompt("a", "w1")]}, "and 2 more; ask for the same"),
+        ({"seeds": [3, 2]}, "seeds 2 only here"),
         ({"batch_size": 4}, "batch_size 2 there, 4 here"),
         ({"prompts_per_job": 4}, "prompts_per_job 2 there, 4 here"),
         ({"reference": "fp64", "candidates": ["fp32"]}, "reference precision 'fp32' there, 'fp64' here"),
@@ -224,7 +236,7 @@ def test_other_weights_are_another_reference(kept: Path, tmp_path: Path) -> None
     other = tiny_model("llama")
     with torch.no_grad():
         next(iter(other.parameters())).mul_(1.001)
-    with pytest.raises(InputError, match="model files model.safetensors differs"):
+    with pytest.raises(InputError, match=r"model files model\.safetensors differs"):
         dd.compare(saved_as(other, tmp_path / "other"), candidates=["bf16"], reference_run=kept, **ASKED)
 
 
@@ -252,7 +264,7 @@ def test_runs_that_have_none_are_refused(model: str, copied: Path, file: str, ch
 
 def test_a_batch_size_that_was_lowered_under_way_is_named(model: str, copied: Path) -> None:
     edited(copied, "environment.json", lambda values: values["generation"].update(lowered={"00000-a": 1}))
-    with pytest.raises(InputError, match="its batches were lowered to 1 under way; make it again with batch_size=1"):
+    with pytest.raises(InputError, match=r"its batches were lowered to 1 under way; make it again with batch_size=1"):
         dd.compare(model, candidates=["bf16"], reference_run=copied, **ASKED)
 
 
