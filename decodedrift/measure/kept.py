@@ -19,7 +19,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -91,7 +91,7 @@ class Kept:
         from safetensors import SafetensorError, safe_open
 
         try:
-            self._file: Any = safe_open(path, "pt")
+            self._file = cast(Any, safe_open(path, "pt"))
             texts = json.loads(self._file.metadata()["texts"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged ({str(error)[:80]}); put it back, or make that run again") from None

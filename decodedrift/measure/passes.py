@@ -274,8 +274,7 @@ def write(
         strategy = strategies[key.strategy]
         row = divergence_row(against, output, key, strategy, vocab, near_tie_below, dtype)
         read = strategy.searches or against.layout == FORCED  # hypotheses are scored by reading them
-        row["layout"] = FORCED if read else output.layout
-        named = pair | key._asdict()
+        named, row["layout"] = pair | key._asdict(), FORCED if read else output.layout
         result.rows["divergences"].append(named | row)
         if output.role == "candidate":
             result.rows["alternatives"].extend(ledger.rows(named, _tops(against, output, key), row["first_divergence"]))

@@ -9,7 +9,7 @@ from typing import Any
 
 from decodedrift.core.records import InputError, Job, plain
 from decodedrift.core.settings import Settings
-from decodedrift.runs.resume import SETTLED, differences, shortly
+from decodedrift.runs.differences import SETTLED, differences, shortly
 from decodedrift.runs.runfolder import Stored, open_stored
 
 OPTION = "--reference-run"
