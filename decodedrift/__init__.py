@@ -15,17 +15,19 @@ if TYPE_CHECKING:
     from decodedrift.decoding.strategies import strategy
     from decodedrift.experiments.compare.face import compare
     from decodedrift.experiments.inject.face import inject
+    from decodedrift.experiments.repeat.face import repeat
     from decodedrift.experiments.stack import concat
     from decodedrift.experiments.study import Study, open_study
 
 __all__ = [
     "InputError", "Prompt", "Strategy", "Study", "Text", "Trace", "Variant",
-    "compare", "concat", "inject", "open_study", "strategy",
+    "compare", "concat", "inject", "open_study", "repeat", "strategy",
 ]  # fmt: skip
 
 _HOMES = {
     "compare": "decodedrift.experiments.compare.face",
     "inject": "decodedrift.experiments.inject.face",
+    "repeat": "decodedrift.experiments.repeat.face",
     "concat": "decodedrift.experiments.stack",
     "Study": "decodedrift.experiments.study",
     "open_study": "decodedrift.experiments.study",

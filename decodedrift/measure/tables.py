@@ -18,6 +18,7 @@ from decodedrift.numerics.ratios import BANDS
 LARGEST = ("batch_size", "cut_ids", "cut_reference_mass", "cut_candidate_mass")
 CELL = ["model", "reference", "candidate", "role", "strategy"]
 KEYS = [*CELL, "seed", "prompt_id"]
+REPEATED = ["model", "variant", "vary", "strategy"]
 CONTROLS = ("self", "floor")  # roles of what is held against itself
 TOKEN_CAUSES = ("near_tie", "draw", "shift", "truncation")  # of a divergence of two tokens that both sides chose
 LAYOUTS = DECODED, FORCED, STEPPED = "decoded", "forced", "stepped"  # how the logits of a distance were computed
@@ -85,6 +86,15 @@ TABLES: dict[str, dict[str, str]] = {
         "tokens": INTEGERS, "error_square": "float64", "reference_square": "float64", "error_max": "float64",
         "first_module": "str",
     },
+    "repeats": {
+        **dict.fromkeys(REPEATED, "str"), "seed": INTEGERS, "prompt_id": "str", "run": INTEGERS, "setting": "str",
+        "unique_id": INTEGERS, "first_divergence": INTEGERS, "n_tokens": INTEGERS, "finish": "str", "loop": INTEGERS,
+        "logits": "str", "right": INTEGERS, "text": "str", "token_ids": "str",
+    },
+    "spread": {
+        **dict.fromkeys(REPEATED, "str"), "seed": INTEGERS, "prompt_id": "str", "positions": INTEGERS,
+        "top1_prob_std": "float64",
+    },
     "tokens": {"token_id": INTEGERS, "token": "str", "bytes": "str"},
     "timings": {
         "job": "str", "variant": "str", "strategy": "str", "phase": "str", "seconds": "float64", "tokens": INTEGERS,
@@ -94,37 +104,6 @@ TABLES: dict[str, dict[str, str]] = {
         "stage": "str", "status": "str", "error": "str",
     },
 }  # fmt: skip
-
-
-ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
-    "answer": "the answer, a row per candidate",
-    "summary": "every figure, a row per compared variant and strategy, or per strategy and position",
-    "accuracy": "whether it costs answers, a row per candidate and strategy",
-    "certificate": "what the noise of execution explains, a row per candidate and strategy",
-    "perplexity": "a row per variant and text, the reference first",
-    "distribution": "distances of the distributions, a row per compared variant, strategy and bucket of confidence",
-    "survival": "how long the texts stay equal, a row per compared variant, strategy and position",
-    "growth": "how the logit error grows, a row per compared variant, strategy and forced position",
-    "after": "agreement after the texts part, a row per compared variant, strategy and lag",
-    "risk": "every scalar of these curves with its interval, a row per compared variant and strategy",
-    "comparisons": "which of two candidates parts first, a row per pair and strategy",
-    "flip_law": "how well laws foretell divergences, a row per candidate, strategy and law",
-    "flip_calibration": "flips foretold and seen, a row per bin",
-    "decomposition": "error of a step against error of the path, a row per candidate, strategy and position",
-    "where": "the error after every layer, a row per compared variant and layer",
-    "traces": "every text, a row per trace of any variant",
-    "divergences": "where the texts part, a row per compared trace",
-    "positions": "a row per teacher-forced token",
-    "alternatives": "the top tokens at a position",
-    "judged": "how probable each side holds the candidate's text, a row per trace",
-    "checks": "the answers, right or wrong on each side, a row per compared trace",
-    "injection": "a row per replaced token",
-    "steps": "a row per position, read token by token",
-    "layers": "the error after a layer, a row per compared variant, text and layer",
-    "tokens": "text and bytes of every token id that is met",
-    "timings": "seconds by job, variant, strategy and phase",
-    "failures": "what did not run, and why",
-}
 
 
 @dataclass
@@ -175,7 +154,7 @@ def token_rows(result: JobResult, vocab: Any, injected: bool = False) -> list[di
 
     injected: those of the texts that went on from a replaced token too.
     """
-    rows = [*result.rows["traces"], *(result.rows["injection"] if injected else ())]
+    rows = [*result.rows["traces"], *result.rows["repeats"], *(result.rows["injection"] if injected else ())]
     met = {int(i) for row in rows for i in row["token_ids"].split()}
     for part in result.rows["alternatives"]:
         met.update(part["token_id"].tolist())
@@ -245,7 +224,7 @@ def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
 FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
     "growth_note", "layout", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
-    "module", "first_module", "answers", "answers_note", "convention",
+    "module", "first_module", "answers", "answers_note", "convention", "vary", "prompt_id",
 )  # fmt: skip
 
 

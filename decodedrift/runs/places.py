@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from decodedrift.measure.tables import ABOUT, PARTS
+from decodedrift.measure.contents import ABOUT
+from decodedrift.measure.tables import PARTS
 
 MARK, RAN_ON, UNFINISHED, ROWS = "plan.json", "environment.json", "unfinished.json", "rows.json"
 DATA = "data"

@@ -96,7 +96,7 @@ def draft(settings: S) -> S:
     model = settings.model if isinstance(settings.model, str) else "in memory"
     prompts, source = _prompts(settings, prompt_files.place_of(settings.model))
     plan = settings.having(
-        model=model, reference=reference[0], candidates=candidates,
+        model=model, reference=reference[0], candidates=settings.apart(candidates, reference[0]),
         strategies=settings.allowed(_strategies(settings.strategies, settings.coupling)), prompts=prompts,
         texts=_texts(settings.texts) or settings.standard_texts(),
         prompts_per_job=settings.prompts_per_job or PROMPTS_PER_JOB, prompt_source=source, prompt_ids=[], limit=None,

@@ -307,7 +307,7 @@ def test_readme_names_the_files_that_are_there(tmp_path: Path) -> None:
 
 def test_every_table_has_its_line_in_the_readme() -> None:
     from decodedrift.experiments import EXPERIMENTS, experiment
-    from decodedrift.measure.tables import ABOUT
+    from decodedrift.measure.contents import ABOUT
 
     names = {t for kind in map(experiment, EXPERIMENTS) for t in (*kind.tables, *kind.folds())}
     assert names - set(ABOUT) == set()

@@ -1,0 +1,37 @@
+"""What each table and fold holds, in a line: for the README.txt of a run folder."""
+
+from __future__ import annotations
+
+ABOUT = {
+    "answer": "the answer, a row per candidate",
+    "summary": "every figure, a row per compared variant and strategy, or per strategy and position",
+    "accuracy": "whether it costs answers, a row per candidate and strategy",
+    "certificate": "what the noise of execution explains, a row per candidate and strategy",
+    "perplexity": "a row per variant and text, the reference first",
+    "distribution": "distances of the distributions, a row per compared variant, strategy and bucket of confidence",
+    "survival": "how long the texts stay equal, a row per compared variant, strategy and position",
+    "growth": "how the logit error grows, a row per compared variant, strategy and forced position",
+    "after": "agreement after the texts part, a row per compared variant, strategy and lag",
+    "risk": "every scalar of these curves with its interval, a row per compared variant and strategy",
+    "comparisons": "which of two candidates parts first, a row per pair and strategy",
+    "flip_law": "how well laws foretell divergences, a row per candidate, strategy and law",
+    "flip_calibration": "flips foretold and seen, a row per bin",
+    "decomposition": "error of a step against error of the path, a row per candidate, strategy and position",
+    "where": "the error after every layer, a row per compared variant and layer",
+    "traces": "every text, a row per trace of any variant",
+    "divergences": "where the texts part, a row per compared trace",
+    "positions": "a row per teacher-forced token",
+    "alternatives": "the top tokens at a position",
+    "judged": "how probable each side holds the candidate's text, a row per trace",
+    "checks": "the answers, right or wrong on each side, a row per compared trace",
+    "injection": "a row per replaced token",
+    "steps": "a row per position, read token by token",
+    "layers": "the error after a layer, a row per compared variant, text and layer",
+    "repeats": "a row per completion of a prompt",
+    "spread": "how far the probability of the first token spreads, a row per prompt and what varied",
+    "unique": "different completions, a row per prompt, variant and what varied",
+    "by_length": "different completions by length, a row per variant, what varied and length",
+    "tokens": "text and bytes of every token id that is met",
+    "timings": "seconds by job, variant, strategy and phase",
+    "failures": "what did not run, and why",
+}
