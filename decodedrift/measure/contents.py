@@ -29,6 +29,7 @@ ABOUT = {
     "layers": "the error after a layer, a row per compared variant, text and layer",
     "repeats": "a row per completion of a prompt",
     "spread": "how far the probability of the first token spreads, a row per prompt and what varied",
+    "routing": "choices of experts against the reference's, a row per candidate and layer",
     "unique": "different completions, a row per prompt, variant and what varied",
     "by_length": "different completions by length, a row per variant, what varied and length",
     "tokens": "text and bytes of every token id that is met",

@@ -93,7 +93,14 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "spread": {
         **dict.fromkeys(REPEATED, "str"), "seed": INTEGERS, "prompt_id": "str", "positions": INTEGERS,
-        "top1_prob_std": "float64",
+        "top1_prob_std": "float64", "noise_square": "float64", "error_square": "float64",
+    },
+    "routing": {
+        **dict.fromkeys([*CELL, "layer"], "str"), **dict.fromkeys(["experts", "chosen", "tokens"], INTEGERS),
+        **dict.fromkeys(
+            ["changed", "agreement", "margin_median", "router_error", "margin_over_error", "kl", "kl_replayed",
+             "routing_ratio"], "float64",
+        ),
     },
     "tokens": {"token_id": INTEGERS, "token": "str", "bytes": "str"},
     "timings": {

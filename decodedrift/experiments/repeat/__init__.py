@@ -24,6 +24,6 @@ EXPERIMENT = Experiment(
     heat=later(f"{HERE}.table:heat"),
     examples=(
         "decodedrift repeat --runs 30 --candidates bf16 --max-new-tokens 128",
-        "decodedrift repeat --vary rerun,companions,padding --prompts same-prompt --fail-on 'unique>1'",
+        "decodedrift repeat --vary rerun,companions --fail-on 'unique>1'",
     ),
 )

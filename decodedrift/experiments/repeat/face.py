@@ -29,6 +29,8 @@ def repeat(
     limit: int | None = None,
     max_new_tokens: int = 64,
     seeds: int | Sequence[int] = (0,),
+    answer_check: str | None = None,
+    trust_check_code: bool = False,
     coupling: str = "gumbel",
     batch_size: int = 8,
     prompts_per_job: int | None = None,

@@ -20,16 +20,17 @@ UNIQUE = [
 BY_LENGTH = [*REPEATED, "length", "prompts", "unique", "tar"]
 SUMMARY = [
     *REPEATED, "prompts", "texts", "runs", "unique", "unique_most", "tar", "tar_low", "tar_high", "differ",
-    "bit_equal", "bit_unique", "modal_share", "entropy", "loop", "std_at_acc", "avg_std_output_length", "avg_std_top1_prob",
-    "div_index", "div_percent",
+    "bit_equal", "bit_unique", "modal_share", "entropy", "loop", "std_at_acc", "avg_std_output_length",
+    "avg_std_top1_prob", "div_index", "div_percent", "reorder_ratio",
 ]  # fmt: skip
+
 MEANS = ("differ", "bit_equal", "bit_unique", "modal_share", "entropy", "loop")
 
 
 def folds() -> dict[str, Callable[[Any], pd.DataFrame]]:
     """summary: a row per variant, what varied and strategy; unique: per prompt of these; by_length: per length."""
     return {
-        "summary": lambda study: summary(study.unique, study.repeats),
+        "summary": lambda study: summary(study.unique, study.repeats, study.spread),
         "unique": lambda study: unique(study.repeats, study.spread),
         "by_length": lambda study: by_length(study.repeats),
     }
@@ -82,9 +83,9 @@ def lengths(longest: int) -> list[int]:
     return [n for n in (1, 2, 4, *range(8, longest, 8)) if n < longest] + [longest] if longest else []
 
 
-def summary(table: pd.DataFrame, repeats: pd.DataFrame) -> pd.DataFrame:
+def summary(table: pd.DataFrame, repeats: pd.DataFrame, spread: pd.DataFrame) -> pd.DataFrame:
     """A row per variant, what varied and strategy; means are over prompts (and seeds)."""
-    completions = dict(list(repeats.groupby(REPEATED, sort=False)))
+    completions, sums = (dict(list(rows.groupby(REPEATED, sort=False))) for rows in (repeats, spread))
     rows = []
     for key, cell in table.groupby(REPEATED, sort=False):
         alike = (cell["unique"] == 1).to_numpy(float)
@@ -98,12 +99,22 @@ def summary(table: pd.DataFrame, repeats: pd.DataFrame) -> pd.DataFrame:
             "std_at_acc": std_at_acc(completions[key]), "avg_std_output_length": cell["output_length_std"].mean(),
             "avg_std_top1_prob": cell["top1_prob_std"].mean(),
             "div_index": parted.mean() if len(parted) else np.nan, "div_percent": 100 * (1 - share),
+            "reorder_ratio": reorder_ratio(sums[key]),
         }  # fmt: skip
         if share == 1:
             row["tar_low"] = 1 - none_of(row["prompts"])
         rows.append(dict(zip(REPEATED, key, strict=True)) | row)
     rows.sort(key=lambda row: row["vary"] == CONTROL)
     return fold(rows, SUMMARY)
+
+
+def reorder_ratio(rows: pd.DataFrame) -> float:
+    """The logits' rms between two orders of summation over sqrt 2 times their rms against float64; NaN unmeasured.
+
+    1 where the errors of the two are independent, 0 where they are the same.
+    """
+    noise, error = rows["noise_square"].sum(), rows["error_square"].sum()
+    return float(np.sqrt(noise / (2 * error))) if error > 0 else float("nan")
 
 
 def std_at_acc(rows: pd.DataFrame) -> float:

@@ -24,6 +24,7 @@ from decodedrift.experiments.repeat.sources import Batch, Seats, batches, kernel
 from decodedrift.experiments.repeat.varying import CONTROL
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.bits import Digests
+from decodedrift.measure.checks import ready
 from decodedrift.measure.tables import JobResult, token_rows
 from decodedrift.models import budget
 from decodedrift.models.load import Loaded
@@ -62,6 +63,7 @@ def check(world: World) -> None:
         InputError: names what cannot.
     """
     plan: Any = world.plan
+    ready(plan.answers_by, world.code)
     for item in plan.varying:
         for variant in plan.variants if item.name == "experts" else ():
             try:

@@ -10,6 +10,7 @@ import numpy as np
 
 from decodedrift.core.records import Key, Trace
 from decodedrift.measure.bench import Bench
+from decodedrift.measure.checks import UndecidedError
 from decodedrift.numerics import sequences
 
 
@@ -36,7 +37,9 @@ def write(bench: Bench, variant: str, completions: Mapping[tuple[str, Key], Sequ
         completions.items(), key=lambda item: (labels.index(item[0][0]), place[item[0][1].prompt_id])
     ):
         keys = {"model": bench.plan.model, "variant": variant, "vary": label} | key._asdict()
-        bench.result.rows["repeats"] += [keys | row for row in rows(several, bench.world.vocab)]
+        right = _right(bench, variant, key, several)
+        made = zip(rows(several, bench.world.vocab), right, strict=True)
+        bench.result.rows["repeats"] += [keys | row | {"right": flag} for row, flag in made]
         bench.result.rows["spread"].append(keys | spread(several))
         if broken := sum(each.trace.finish == "nonfinite" for each in several):
             text = f"{broken} of {len(several)} completions end at logits that are no numbers"
@@ -70,3 +73,16 @@ def spread(several: Sequence[Completion]) -> dict[str, Any]:
         return {"positions": 0, "top1_prob_std": None}
     tops = np.stack([each.top[:shared] for each in several])
     return {"positions": shared, "top1_prob_std": float(tops.std(axis=0, ddof=1).mean())}
+
+
+def _right(bench: Bench, variant: str, key: Key, several: Sequence[Completion]) -> list[int | None]:
+    """Whether each completion holds the prompt's answer; None of all where that was not asked, or is undecided."""
+    plan: Any = bench.plan
+    check, answer = plan.answers_by, next(p.answer for p in bench.job.prompts if p.id == key.prompt_id)
+    if check is None or answer is None:
+        return [None] * len(several)
+    try:
+        return [int(check(bench.world.vocab.words(each.trace.token_ids), answer).right) for each in several]
+    except UndecidedError as error:
+        bench.result.fail(plan.model, variant, "check", "failed", str(error), key.strategy, key.prompt_id)
+        return [None] * len(several)

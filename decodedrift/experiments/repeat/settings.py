@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from pydantic import field_validator
 
 from decodedrift.core.records import InputError, Variant, distinct
-from decodedrift.core.settings import WHAT, Effort, Settings, Whole, option
+from decodedrift.core.settings import MEASURING, WHAT, Effort, Settings, Whole, option
 from decodedrift.experiments.repeat.varying import DEFAULT, RERUN, Varying, parse_vary
+from decodedrift.measure.checks import Check, answered, parse_check, trusted
 
 
 class RepeatSettings(Settings):
@@ -21,9 +22,14 @@ class RepeatSettings(Settings):
     strategies: Any = option(("greedy",), "greedy, or others with shared noise.", "Decoding", "LIST", many=True)
     runs: Whole = option(30, "Completions of each prompt.", WHAT, "N", label="Completions of each prompt")
     vary: list[str] = option(
-        list(DEFAULT), "What varies: also padding, threads, experts.", WHAT, "LIST", many=True, label="What varies",
+        list(DEFAULT), "Also padding, threads, experts, capacity:factor=1.0, summation.", WHAT, "LIST", many=True, label="What varies",
         says=",".join(DEFAULT),
     )  # fmt: skip
+    answer_check: str | None = option(
+        None, "Check answers: exact, contains, number, regex, python:FILE:FUNCTION.", MEASURING, "HOW", flag="check",
+        label="Answers checked by",
+    )  # fmt: skip
+    trust_check_code: bool = option(False, "Run the code that --check python:FILE names.", MEASURING, rare=True)
 
     @field_validator("vary", mode="before")
     @classmethod
@@ -36,6 +42,7 @@ class RepeatSettings(Settings):
 
     def check(self) -> None:
         """What varies can vary in batches of this size, and is named once."""
+        trusted(self.answers_by, self.trust_check_code)
         items = self.varying
         distinct("vary", [item.label for item in items])
         if self.runs < 2 and any(item.name == RERUN for item in items):
@@ -55,6 +62,7 @@ class RepeatSettings(Settings):
     def check_resolved(self) -> None:
         """Draws are coupled, and every variant can be run in any batch."""
         super().check_resolved()
+        answered(self.answers_by, self.prompts)
         distinct("candidates", [v.name for v in self.candidates])
         for strategy in self.strategies:
             if strategy.samples and not strategy.coupled:
@@ -65,6 +73,11 @@ class RepeatSettings(Settings):
         for variant in self.variants:
             if "assisted" in variant.knobs:
                 raise InputError(f"variant {variant.name}: a draft reads one prompt at a time; leave assisted= out")
+
+    @property
+    def answers_by(self) -> Check | None:
+        """How answers are checked, where they are."""
+        return parse_check(self.answer_check) if self.answer_check is not None else None
 
     @property
     def varying(self) -> list[Varying]:

@@ -10,10 +10,12 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from decodedrift.core.records import VariantError
 from decodedrift.experiments.repeat.varying import RERUN, Varying
+from decodedrift.models import capacity, summation
 from decodedrift.models.knobs.experts import EXPERTS, KERNELS
 from decodedrift.models.load import Loaded
 
@@ -90,6 +92,8 @@ def batches(seats: Seats, varying: Varying, model: Loaded, checkpoint: Any) -> I
         raise VariantError("a batch of one has no other rows")
     if varying.name == "experts":
         return _experts(seats, kernels(model.variant, checkpoint))
+    if varying.name == "capacity":
+        return _limited(seats, model, varying.params["factor"])
     return MADE[varying.name](seats, model)
 
 
@@ -149,6 +153,34 @@ def _threads(seats: Seats, model: Loaded) -> Iterator[Batch]:
         yield Batch(seats.rows, seats.measured, f"threads {threads}", _turned(threads=threads))
 
 
+def _limited(seats: Seats, model: Loaded, factor: float) -> Iterator[Batch]:
+    """Other companions, all under one limit, the batch as it stands too."""
+    for batch in _companions(seats, model):
+        yield replace(batch, base=False, running=lambda model: _capacity(model, factor))
+
+
+@contextmanager
+def _capacity(model: Loaded, factor: float) -> Iterator[Loaded]:
+    with capacity.limited(model, factor) as limit:
+        yield model
+    told = model.facts.setdefault("capacity", {}).setdefault(f"{factor:g}", {"choices": 0, "dropped": 0})
+    told["choices"] += limit.choices
+    told["dropped"] += limit.dropped
+
+
+def _sums(seats: Seats, model: Loaded) -> Iterator[Batch]:
+    yield seats.base("as it stands")
+    for number in range(1, seats.runs):
+        running = partial(_reordered, seed=number)
+        yield Batch(seats.rows, seats.measured, f"summation {number}", running)
+
+
+@contextmanager
+def _reordered(model: Loaded, seed: int) -> Iterator[Loaded]:
+    with summation.reordered(model, seed):
+        yield model
+
+
 MADE: dict[str, Callable[[Seats, Loaded], Iterator[Batch]]] = {
     RERUN: _rerun,
     "batch": _sizes,
@@ -156,6 +188,7 @@ MADE: dict[str, Callable[[Seats, Loaded], Iterator[Batch]]] = {
     "order": _order,
     "padding": _padding,
     "threads": _threads,
+    "summation": _sums,
 }
 
 
@@ -173,7 +206,7 @@ def kernels(variant: Any, checkpoint: Any) -> list[str]:
 
 def _experts(seats: Seats, names: Sequence[str]) -> Iterator[Batch]:
     for kernel in names[: seats.runs]:
-        yield Batch(seats.rows, seats.measured, kernel, lambda model, kernel=kernel: _kernel(model, kernel))  # type: ignore[misc]
+        yield Batch(seats.rows, seats.measured, kernel, partial(_kernel, kernel=kernel))
 
 
 @contextmanager

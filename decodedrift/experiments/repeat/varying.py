@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from decodedrift.core.notation import Param, read_params, split_items
+from decodedrift.core.notation import Param, number, read_params, split_items
 from decodedrift.core.records import InputError, nearest
 
 
@@ -34,6 +34,12 @@ VARY: dict[str, Source] = {
     "padding": Source("filler on the left: 0, 1, 2, ... tokens"),
     "threads": Source("CPU threads: 1, 2, ..."),
     "experts": Source("the kernel of a mixture of experts: eager, batched_mm, grouped_mm"),
+    "capacity": Source(
+        "companions, where an expert takes factor x tokens x choices / experts of a pass at most",
+        {"factor": Param(number(0, 1e6, open_low=True), 1.0, "places of an expert over its even share")},
+        neighbours=True, all_rows=False,
+    ),
+    "summation": Source("the order of every sum: units, heads and residual basis permuted together"),
 }
 DEFAULT = (RERUN, "batch", "companions", "order")
 
