@@ -6,13 +6,15 @@ and a module that holds all experts of a layer takes (states, indices, weights).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from decodedrift.core.records import VariantError
 from decodedrift.models.compilation import compiled
@@ -21,6 +23,7 @@ from decodedrift.models.knobs.experts import fused
 from decodedrift.models.load import Loaded
 
 See = Callable[[str, Tensor, Tensor], Tensor | None]
+Chosen = Callable[[str, Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,78 @@ def routers(loaded: Loaded) -> list[Router]:
     if found.keys() != modules.keys():
         breach(loaded, f"does not use its experts at {min(modules.keys() - found.keys())}")
     return list(found.values())
+
+
+@contextmanager
+def routing(loaded: Loaded, see: Chosen, wanted: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+    """While it is open, `see` is told what each router chose; with `wanted`, that is what it is told to choose.
+
+    A router then picks the wanted experts wherever it would pick its highest scores, and weighs them from its own
+    scores by its own code. Where its own set is the wanted one, it is left as it is.
+
+    Args:
+        see: (path of the module of experts, scores [tokens, E], indices int64 [tokens, k]).
+        wanted: by path, int64 [tokens, k] for the next forward pass; a row of -1 is left to the router. May be changed.
+
+    Raises:
+        VariantError: of `routers`, and where a router cannot be told what to choose.
+    """
+    restored = []
+    for router in routers(loaded):
+        given = router.module.forward
+
+        def forward(*args: Any, router: Router = router, given: Any = given, **kwargs: Any) -> Any:
+            asked = (wanted or {}).get(router.path)
+            with nullcontext() if asked is None else _Picking(asked):
+                output = given(*args, **kwargs)
+            if asked is not None and asked.shape != output[2].shape:
+                breach(loaded, "does not choose as many experts as what is to be replayed")
+            if asked is not None and not _same_sets(output[2], _filled(asked, output[2])).all():
+                breach(loaded, "has a router that does not pick its highest scores; what it chooses cannot be replayed")
+            see(router.path, output[0], output[2])
+            return output
+
+        restored.append((router.module, vars(router.module).get("forward")))
+        router.module.forward = forward
+    try:
+        yield
+    finally:
+        for module, before in restored:
+            if before is None:
+                del module.forward
+            else:
+                module.forward = before
+
+
+class _Picking(TorchFunctionMode):
+    """Inside it the highest k of E scores are the wanted ones, highest first."""
+
+    def __init__(self, wanted: Tensor) -> None:
+        super().__init__()
+        self.wanted = wanted
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func not in (torch.topk, Tensor.topk) or result[1].numel() != self.wanted.numel():
+            return result
+        scores = args[0].reshape(len(self.wanted), -1)
+        own = result[1].reshape(self.wanted.shape)
+        wanted = _filled(self.wanted, own)
+        ranked = wanted.gather(-1, scores.gather(-1, wanted).argsort(stable=True, dim=-1, descending=True))
+        picked = own.where(_same_sets(own, wanted)[:, None], ranked)
+        return type(result)((scores.gather(-1, picked).reshape(result[0].shape), picked.reshape(result[1].shape)))
+
+
+def _filled(wanted: Tensor, own: Tensor) -> Tensor:
+    """Wanted experts, a router's own where none are."""
+    return own.where(wanted < 0, wanted)
+
+
+def _same_sets(one: Tensor, other: Tensor) -> Tensor:
+    """Of which tokens both hold the same experts, bool [tokens]."""
+    return (one.sort(-1).values == other.sort(-1).values).all(-1)
 
 
 def breach(loaded: Loaded, why: str) -> NoReturn:
