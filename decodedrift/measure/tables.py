@@ -98,7 +98,7 @@ TABLES: dict[str, dict[str, str]] = {
     "routing": {
         **dict.fromkeys([*CELL, "layer"], "str"), **dict.fromkeys(["experts", "chosen", "tokens"], INTEGERS),
         **dict.fromkeys(
-            ["changed", "agreement", "margin_median", "router_error", "margin_over_error", "kl", "kl_replayed",
+            ["changed", "agreement", "margin", "margin_changed", "error", "within_error", "kl", "kl_replayed",
              "routing_ratio"], "float64",
         ),
     },

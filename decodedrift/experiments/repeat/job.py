@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from decodedrift.core.progress import Progress
-from decodedrift.core.records import Cell, InputError, Job, Key, Trace, VariantError
+from decodedrift.core.records import Cell, InputError, Job, Key, Trace
 from decodedrift.decoding.loop import generate
 from decodedrift.decoding.spool import Spool
 from decodedrift.decoding.strategies import parse_strategies
+from decodedrift.experiments.repeat.readings import Readings
 from decodedrift.experiments.repeat.rows import Completion, write
-from decodedrift.experiments.repeat.sources import Batch, Seats, batches, kernels, seated
+from decodedrift.experiments.repeat.sources import Batch, Seats, batches, refused, seated
 from decodedrift.experiments.repeat.varying import CONTROL
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.bits import Digests
@@ -42,7 +43,10 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
     with Spool(budget.spool_bytes(world), spill) as spool, ExitStack() as resident:
         bench = Bench(job, world, progress or Progress(), spool, batched=True)
         model = bench.open_reference(resident)
-        Repetition(bench, model).run(control=job.first)
+        reference = Repetition(bench, model)
+        reference.run(control=job.first)
+        readings = Readings(bench, reference.texts)
+        readings.begin(model)
         if not budget.both_fit(world):
             resident.close()
         for variant in world.plan.candidates:
@@ -52,6 +56,7 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
                 bench.guarded(variant.name, "run"),
             ):
                 Repetition(bench, model).run()
+                readings.compare(model)
         bench.result.rows["tokens"] = token_rows(bench.result, world.vocab)
     return bench.result
 
@@ -65,20 +70,22 @@ def check(world: World) -> None:
     plan: Any = world.plan
     ready(plan.answers_by, world.code)
     for item in plan.varying:
-        for variant in plan.variants if item.name == "experts" else ():
-            try:
-                kernels(variant, world.others.get(variant.name, world.checkpoint))
-            except VariantError as error:
-                raise InputError(f"--vary {item.label}: {variant.name}: {error}") from None
+        for variant in plan.variants:
+            if reason := refused(item, variant, world.others.get(variant.name, world.checkpoint)):
+                raise InputError(f"--vary {item.label}: {variant.name}: {reason}")
 
 
 @dataclass
 class Repetition:
-    """One variant's runs in one job. completions: by what varied and key, in the order of the runs."""
+    """One variant's runs in one job.
+
+    completions: by what varied and key, in the order of the runs. texts: of the first batch as it stands.
+    """
 
     bench: Bench
     model: Loaded
     completions: dict[tuple[str, Key], list[Completion]] = field(default_factory=dict)
+    texts: dict[Key, tuple[int, ...]] = field(default_factory=dict)
 
     def run(self, control: bool = False) -> None:
         """Everything that varies, batch by batch; control: other seeds too."""
@@ -98,6 +105,7 @@ class Repetition:
         """The runs of one batch of prompts."""
         plan: Any = self.bench.plan
         base = self.completed(seats.base(""), cells, "as it stands")
+        self.texts = self.texts or {key: completion.trace.token_ids for key, completion in base.items()}
         for item in plan.varying:
             with self.bench.guarded(self.model.variant.name, item.label):
                 checkpoint = self.bench.world.others.get(self.model.variant.name, self.bench.world.checkpoint)

@@ -22,8 +22,8 @@ class RepeatSettings(Settings):
     strategies: Any = option(("greedy",), "greedy, or others with shared noise.", "Decoding", "LIST", many=True)
     runs: Whole = option(30, "Completions of each prompt.", WHAT, "N", label="Completions of each prompt")
     vary: list[str] = option(
-        list(DEFAULT), "Also padding, threads, experts, capacity:factor=1.0, summation.", WHAT, "LIST", many=True, label="What varies",
-        says=",".join(DEFAULT),
+        list(DEFAULT), "Also padding, threads, experts, capacity:factor=1.0, summation.", WHAT, "LIST", many=True,
+        label="What varies", says=",".join(DEFAULT),
     )  # fmt: skip
     answer_check: str | None = option(
         None, "Check answers: exact, contains, number, regex, python:FILE:FUNCTION.", MEASURING, "HOW", flag="check",

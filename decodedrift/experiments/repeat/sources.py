@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from decodedrift.core.records import VariantError
+from decodedrift.core.records import Variant, VariantError
 from decodedrift.experiments.repeat.varying import RERUN, Varying
-from decodedrift.models import capacity, summation
+from decodedrift.models import capacity, experts, summation
 from decodedrift.models.knobs.experts import EXPERTS, KERNELS
 from decodedrift.models.load import Loaded
 
@@ -192,16 +192,23 @@ MADE: dict[str, Callable[[Seats, Loaded], Iterator[Batch]]] = {
 }
 
 
-def kernels(variant: Any, checkpoint: Any) -> list[str]:
-    """The kernels of a mixture of experts that a variant can run.
+def refused(varying: Varying, variant: Variant, checkpoint: Any) -> str | None:
+    """Why something cannot vary in a variant; asked before weights load."""
+    if varying.name == "experts":
+        return None if kernels(variant, checkpoint) else _why_not(variant, checkpoint, KERNELS[0])
+    if varying.name == "capacity":
+        return experts.refused(checkpoint)
+    return summation.refused(checkpoint.config) if varying.name == "summation" else None
 
-    Raises:
-        VariantError: none; the reason of the first.
-    """
-    reasons = {kernel: EXPERTS.refused(variant, checkpoint, kernel) for kernel in KERNELS}  # type: ignore[misc]
-    if all(reasons.values()):
-        raise VariantError(str(next(iter(reasons.values()))))
-    return [kernel for kernel, reason in reasons.items() if not reason]
+
+def kernels(variant: Variant, checkpoint: Any) -> list[str]:
+    """The kernels of a mixture of experts that a variant can run."""
+    return [kernel for kernel in KERNELS if not _why_not(variant, checkpoint, kernel)]
+
+
+def _why_not(variant: Variant, checkpoint: Any, kernel: str) -> str | None:
+    assert EXPERTS.refused is not None
+    return EXPERTS.refused(variant, checkpoint, kernel)
 
 
 def _experts(seats: Seats, names: Sequence[str]) -> Iterator[Batch]:

@@ -37,7 +37,8 @@ VARY: dict[str, Source] = {
     "capacity": Source(
         "companions, where an expert takes factor x tokens x choices / experts of a pass at most",
         {"factor": Param(number(0, 1e6, open_low=True), 1.0, "places of an expert over its even share")},
-        neighbours=True, all_rows=False,
+        neighbours=True,
+        all_rows=False,
     ),
     "summation": Source("the order of every sum: units, heads and residual basis permuted together"),
 }
