@@ -8,7 +8,6 @@ arithmetic no logit moves. That this holds is not believed of a model, but shown
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from decodedrift.models.compilation import compiled
 from decodedrift.models.load import Loaded
 from decodedrift.models.precisions.floating import KeepDouble, cast
 from decodedrift.models.rewrites import PLAIN
+from decodedrift.models.sources.copies import copied
 from decodedrift.models.sources.quiet import quiet
 
 LEGAL = 1e-12  # of the largest logit: float64 over a few hundred layers stays far below
@@ -55,11 +55,12 @@ def _llama(config: Any, orders: Orders) -> Places:
         into = {"self_attn.q_proj": query, "self_attn.k_proj": keys, "self_attn.v_proj": keys}
         into |= {"mlp.gate_proj": hidden, "mlp.up_proj": hidden}
         out = {"self_attn.o_proj": query, "mlp.down_proj": hidden}
-        layer = {f"{name}.weight": (order, res) for name, order in into.items()}
-        layer |= {f"{name}.weight": (res, order) for name, order in out.items()}
-        layer |= {f"{name}.bias": (order,) for name, order in into.items()} | {f"{name}.bias": (res,) for name in out}
-        layer |= {"input_layernorm.weight": (res,), "post_attention_layernorm.weight": (res,)}
+        layer: Places = {"input_layernorm.weight": (res,), "post_attention_layernorm.weight": (res,)}
         layer |= {"self_attn.q_norm.weight": (None,), "self_attn.k_norm.weight": (None,)}
+        for name, order in into.items():
+            layer |= {f"{name}.weight": (order, res), f"{name}.bias": (order,)}
+        for name, order in out.items():
+            layer |= {f"{name}.weight": (res, order), f"{name}.bias": (res,)}
         places |= {f"model.layers.{n}.{name}": order for name, order in layer.items()}
     return places
 
@@ -101,7 +102,7 @@ def reordered(loaded: Loaded, seed: int) -> Iterator[None]:
     """While it is open, a model adds up in the order of this seed; on leaving it has the weights that it had.
 
     The first time its legality is shown (`legality`) and becomes a fact of the variant. No storage is written to: the
-    permuted weights stand beside the others.
+    permuted weights stand beside the others. To be opened outside `steps.reading`, whose knobs change what is computed.
 
     Raises:
         VariantError: a family whose map is not known, weights that it does not name, or that a backend packed; compiled
@@ -120,7 +121,7 @@ def legality(loaded: Loaded, seed: int) -> float:
         VariantError: of `reordered`; above LEGAL.
     """
     places = _checked(loaded, seed)
-    twin = copy.deepcopy(loaded.model)
+    twin = copied(loaded.model)
     cast(twin, torch.float64)
     ids = torch.arange(1, 2 * TOKENS + 1, device=loaded.device).reshape(2, -1) * 7919
     ids = ids % twin.get_input_embeddings().weight.shape[0]
@@ -151,15 +152,12 @@ def _checked(loaded: Loaded, seed: int) -> Places:
     config = model.config.get_text_config(decoder=True)
     places = MAPS[config.model_type](config, orders(config, seed))
     for path, parameter in model.named_parameters():
-        order = places.get(path)
-        fits = order is not None and parameter.shape == torch.Size(
-            len(part) if part is not None else size
-            for part, size in zip(order, parameter.shape, strict=len(order) == parameter.dim())
+        order = places.get(path, ())
+        fits = len(order) == parameter.dim() and all(
+            part is None or len(part) == size for part, size in zip(order, parameter.shape, strict=True)
         )
         if type(parameter) not in PLAIN or not parameter.is_floating_point() or not fits:
-            raise VariantError(
-                f"{name}: {path} is not where or as {config.model_type} has it; its sums stay as they are"
-            )
+            raise VariantError(f"{name}: {path} is no weight that {config.model_type} has; its sums stay as they are")
     return places
 
 
@@ -194,12 +192,13 @@ def _permuted(model: Any, places: Places) -> Iterator[None]:
     """While it is open, parameters stand in their new places."""
     before: list[tuple[Any, Tensor]] = []
     try:
-        for path, parameter in model.named_parameters():
-            moved = parameter.detach()
-            for dim, order in enumerate(places[path]):
-                moved = moved if order is None else moved.index_select(dim, order.to(moved.device))
-            before.append((parameter, parameter.data))
-            parameter.data = moved
+        with torch.inference_mode(False), torch.no_grad():
+            for path, parameter in model.named_parameters():
+                moved = parameter.data
+                for dim, order in enumerate(places[path]):
+                    moved = moved if order is None else moved.index_select(dim, order.to(moved.device))
+                before.append((parameter, parameter.data))
+                parameter.data = moved
         yield
     finally:
         for parameter, data in before:

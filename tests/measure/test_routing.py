@@ -105,17 +105,15 @@ def test_reading_is_the_models_own_and_replay_of_itself_moves_no_bit(name: str) 
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_the_experts_replayed_are_the_references(name: str) -> None:
-    """In bfloat16 some sets differ; replayed, none does, and the weights are the candidate's own."""
+    """In int4 sets differ, where margins are small against the error alone; replayed, none does."""
     model = family(name)
     ours = readings(model, "fp32")
-    theirs, replayed = (readings(model, "bf16", replay) for replay in (None, ours))
+    theirs, replayed = (readings(model, "int4:group=8", replay) for replay in (None, ours))
     before, after = rows(ours, theirs, replayed), rows(ours, replayed, replayed)
-    assert all(row["changed"] == 0 for row in after), "replayed"
-    assert all(row["tokens"] == 16 for row in before)
-    for row in before[:-1]:
-        assert row["changed"] <= row["within_error"] or math.isnan(row["within_error"])
-    if before[-1]["changed"] == 0:
-        assert before[-1]["kl"] == before[-1]["kl_replayed"] and before[-1]["routing_ratio"] == 0
+    assert all(row["changed"] == 0 for row in after) and all(row["tokens"] == 16 for row in before)
+    assert before[-1]["changed"] > 0 or name == "afmoe"  # whose scores are all 0 before it is trained
+    assert before[-1]["kl"] != before[-1]["kl_replayed"] or before[-1]["changed"] == 0
+    assert all(row["changed"] <= row["within_error"] or math.isnan(row["within_error"]) for row in before[:-1])
 
 
 @torch.no_grad()
