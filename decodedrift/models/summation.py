@@ -19,7 +19,7 @@ from torch import Tensor
 from decodedrift.core.records import VariantError
 from decodedrift.models.compilation import compiled
 from decodedrift.models.load import Loaded
-from decodedrift.models.precisions.floating import KeepDouble, cast
+from decodedrift.models.precisions.floating import KeepDouble, cast, unavailable
 from decodedrift.models.rewrites import PLAIN
 from decodedrift.models.sources.copies import copied
 from decodedrift.models.sources.quiet import quiet
@@ -121,6 +121,8 @@ def legality(loaded: Loaded, seed: int) -> float:
         VariantError: of `reordered`; above LEGAL.
     """
     places = _checked(loaded, seed)
+    if why := unavailable("fp64", loaded.device.type):
+        raise VariantError(f"{loaded.variant.name}: another order of summation is shown in float64: {why}")
     twin = copied(loaded.model)
     cast(twin, torch.float64)
     ids = torch.arange(1, 2 * TOKENS + 1, device=loaded.device).reshape(2, -1) * 7919
