@@ -104,18 +104,27 @@ def test_reading_is_the_models_own_and_replay_of_itself_moves_no_bit(name: str) 
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_the_experts_replayed_are_the_references(name: str) -> None:
-    """In bfloat16 some sets differ; replayed, none does, and the weights are the candidate's own."""
+def test_any_experts_can_be_replayed(name: str) -> None:
+    """Each token onto the next experts: those are taken, the logits follow, and no layer's set is the router's own."""
+    model = family(name)
+    own = readings(model, "fp32")
+    wanted = [Routed(row.span, row.logits, row.scores, {n: (e + 1) % 4 for n, e in row.experts.items()}) for row in own]
+    replayed = readings(model, "fp32", wanted)
+    assert all(row["changed"] == 0 for row in rows(wanted, replayed, replayed))
+    assert rows(own, replayed, own)[-1]["changed"] > 0.5
+    assert all(row.logits.isfinite().all() for row in replayed)
+    assert not any(torch.equal(a.logits, b.logits) for a, b in zip(own, replayed, strict=True))
+
+
+@pytest.mark.parametrize("name", ["mixtral", "olmoe", "qwen3_moe", "gpt_oss"])
+def test_only_small_margins_change_and_replay_takes_the_change_away(name: str) -> None:
     model = family(name)
     ours = readings(model, "fp32")
-    theirs, replayed = (readings(model, "bf16", replay) for replay in (None, ours))
+    theirs, replayed = (readings(model, "int4:group=16", replay) for replay in (None, ours))
     before, after = rows(ours, theirs, replayed), rows(ours, replayed, replayed)
-    assert all(row["changed"] == 0 for row in after), "replayed"
-    assert all(row["tokens"] == 16 for row in before)
-    for row in before[:-1]:
-        assert row["changed"] <= row["within_error"] or math.isnan(row["within_error"])
-    if before[-1]["changed"] == 0:
-        assert before[-1]["kl"] == before[-1]["kl_replayed"] and before[-1]["routing_ratio"] == 0
+    assert before[-1]["changed"] > 0 and all(row["changed"] == 0 for row in after)
+    assert all(row["changed"] <= row["within_error"] < 1 and row["tokens"] == 16 for row in before[:-1])
+    assert before[-1]["kl"] != before[-1]["kl_replayed"] > 0
 
 
 @torch.no_grad()
