@@ -108,4 +108,6 @@ class Readings:
 
 
 def _square(one: Tensor, other: Tensor) -> float:
-    return float((one.double() - other.double()).square().sum())
+    """Sum of squares of what two logits [T, vocab] differ by, each position less its mean."""
+    apart = one.double() - other.double()
+    return float((apart - apart.mean(-1, keepdim=True)).square().sum())

@@ -51,8 +51,7 @@ class RepeatSettings(Settings):
         if self.batch_size == 1 and lonely:
             rest = ",".join(item.label for item in items if not item.source.neighbours) or RERUN
             raise InputError(
-                f"--batch-size 1: a batch of one has no other rows, which --vary {lonely[0]} needs; raise it, or ask "
-                f"for --vary {rest}"
+                f"--batch-size 1: a batch of one has no other rows, which {lonely[0]} needs; raise it, or vary {rest}"
             )
 
     def apart(self, candidates: tuple[Variant, ...], reference: Variant) -> tuple[Variant, ...]:

@@ -9,14 +9,15 @@ import pandas as pd
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.repeat.varying import CONTROL, RERUN, name_of
 from decodedrift.report import failures
-from decodedrift.report.phrases import listed, number, percent
+from decodedrift.report.phrases import MOST, listed, number, percent
 
 
 def verdict(study: Any) -> list[str]:
     """Controls that failed, a sentence per variant and strategy, the control that passed, and what failed to run."""
     alarms, passed = controls(study)
     moved = [sentence(study, *key) for key in cells(study)]
-    return [*alarms, *moved, *passed, *failures.sentences(study.failures)]
+    besides = [*routes(study), *longer(study), *passed]
+    return [*alarms, *moved, *besides, *failures.sentences(study.failures)]
 
 
 def broken(study: Any) -> bool:
@@ -59,11 +60,15 @@ def sentence(study: Any, variant: str, strategy: str) -> str:
     """One variant and strategy: each source in turn."""
     rows = study.summary
     rows = rows[(rows["variant"] == variant) & (rows["strategy"] == strategy)].set_index("vary")
-    parts = [
-        f"{label}: {moved(study, rows.loc[label], variant, label)}" if label in rows.index else f"{label}: did not run"
-        for label in study.plan["vary"]
-    ]
-    kind = "mixture of experts" if study.environment.get("variants", {}).get(variant, {}).get("experts") else "dense"
+    parts = []
+    for label in study.plan["vary"]:
+        if label in rows.index:
+            row = rows.loc[label]
+            parts.append(f"{label}: {moved(study, row, variant, label)}{told(study, row, variant, label)}")
+        else:
+            parts.append(f"{label}: did not run")
+    facts = study.environment.get("variants", {}).get(variant, {})
+    kind = "mixture of experts" if facts.get("experts") else "dense"
     return f"{visible(variant)} ({kind}), {visible(strategy)}: {'; '.join(parts)}."
 
 
@@ -95,17 +100,48 @@ def device(study: Any, variant: str) -> str:
     return str(sides[variant].get("device") or plan["device"]).partition(":")[0]
 
 
-def longest(study: Any) -> str:
-    """How the count grows with the length, where it does; empty otherwise."""
+def told(study: Any, row: pd.Series, variant: str, label: str) -> str:
+    """What a limit dropped, and how large the noise of another order is; empty of all else."""
+    facts = study.environment.get("variants", {}).get(variant, {})
+    if name_of(label) == "capacity":
+        factor = f"{float(label.rpartition('=')[2]) if '=' in label else 1.0:g}"
+        limit = facts.get("capacity", {}).get(factor, {})
+        if not limit.get("dropped"):
+            return " (the limit dropped nothing)"
+        return f" (the limit dropped {percent(limit['dropped'] / limit['choices'])} of the choices)"
+    if name_of(label) == "summation" and not pd.isna(row["reorder_ratio"]):
+        return f" (noise {number(row['reorder_ratio'])} times the rounding error)"
+    return ""
+
+
+def routes(study: Any) -> list[str]:
+    """A sentence per candidate of a mixture: how many tokens take other experts, and what that makes of the shift."""
+    table = study.routing
+    lines = []
+    for (candidate, strategy), part in table[table["layer"] == "all"].groupby(["candidate", "strategy"], sort=False):
+        weights = part["tokens"].to_numpy(dtype=float)
+        changed = float((part["changed"] * weights).sum() / weights.sum())
+        shift, left = ((part[c] * weights).sum() for c in ("kl", "kl_replayed"))
+        share = f"; with its experts the KL to it is {percent(1 - left / shift)} smaller" if shift > 0 else ""
+        lines.append(
+            f"{visible(str(candidate))}, {visible(str(strategy))}: {percent(changed)} of the reference's tokens take "
+            f"other experts in some layer{share}."
+        )
+    return lines
+
+
+def longer(study: Any) -> list[str]:
+    """How the count grows with the length, where it does."""
     table = study.by_length
     parts = []
-    for key, cell in table[table["vary"] != CONTROL].groupby(["variant", "vary", "strategy"], sort=False):
+    for (variant, vary, _), cell in table[table["vary"] != CONTROL].groupby(
+        ["variant", "vary", "strategy"], sort=False
+    ):
         half = cell[cell["length"] <= cell["length"].max() / 2]
         if len(half) and cell["unique"].iloc[-1] > half["unique"].iloc[-1]:
             at, end = half.iloc[-1], cell.iloc[-1]
-            name = " ".join(map(str, key))
             parts.append(
-                f"{visible(name)}: {number(at['unique'], 3)} texts at {at['length']:.0f} tokens, "
+                f"{visible(variant)} {vary} {number(at['unique'], 3)} at {at['length']:.0f} tokens and "
                 f"{number(end['unique'], 3)} at {end['length']:.0f}"
             )
-    return f"Longer texts differ more: {listed(parts)}." if parts else ""
+    return [f"Different texts grow with the length: {listed(parts[:MOST])}."] if parts else []
