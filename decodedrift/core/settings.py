@@ -88,6 +88,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
     experiment: ClassVar[str] = ""
+    beside: ClassVar[str] = "against"  # how candidates stand to the reference, where a run is announced
 
     model: Any = option("demo", "demo, a local folder or a hub id.", WHAT, "NAME")
     revision: str | None = option(None, "Hub revision of the model.", WHAT, "REV")

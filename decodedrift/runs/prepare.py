@@ -64,7 +64,7 @@ class Prepared:
         """One line on what is about to run, with what was left out or lowered."""
         plan = self.plan
         names = ", ".join(c.name for c in plan.candidates)
-        line = f"{plan.manner}{plan.model}: {plan.reference.name}{' against ' if names else ''}{names}; "
+        line = f"{plan.manner}{plan.model}: {plan.reference.name}{f' {plan.beside} ' if names else ''}{names}; "
         line += f"{len(plan.prompts)} prompt{'s' * (len(plan.prompts) != 1)}"
         line += f" ({plan.prompt_source})" if plan.prompt_source not in ("given", "file") else ""
         runs = len(plan.cells)

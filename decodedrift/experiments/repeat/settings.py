@@ -16,6 +16,7 @@ class RepeatSettings(Settings):
     """Everything `repeat` can be asked. vary: labels of `varying.VARY`; candidates: as of `compare`."""
 
     experiment: ClassVar[str] = "repeat"
+    beside: ClassVar[str] = "and"
 
     reference: Any = option("fp32", "The first variant.", WHAT, "VARIANT")
     candidates: Any = option(("bf16",), "The other variants: bf16,fp32:experts=batched_mm.", WHAT, "LIST", many=True)
@@ -82,6 +83,11 @@ class RepeatSettings(Settings):
     def varying(self) -> list[Varying]:
         """What varies, parsed."""
         return parse_vary(self.vary)
+
+    @property
+    def manner(self) -> str:
+        """How often, and what varies."""
+        return f"each prompt {self.runs} times, varying {', '.join(self.vary)}: "
 
     @property
     def effort(self) -> Effort:
