@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
 from pydantic import field_validator
@@ -10,6 +11,7 @@ from decodedrift.core.records import InputError, Variant, distinct
 from decodedrift.core.settings import MEASURING, WHAT, Effort, Settings, Whole, option
 from decodedrift.experiments.repeat.varying import DEFAULT, RERUN, Varying, parse_vary
 from decodedrift.measure.checks import Check, answered, parse_check, trusted
+from decodedrift.models.knobs.experts import KERNELS
 
 
 class RepeatSettings(Settings):
@@ -91,6 +93,11 @@ class RepeatSettings(Settings):
 
     @property
     def effort(self) -> Effort:
-        """Passes over the prompts: a run of each batch, or one for every prompt, in which the others are companions."""
-        each = sum(self.runs * (1 if item.source.all_rows else int(self.batch_size)) for item in self.varying)
-        return Effort(writing=(1 + len(self.candidates)) * each)
+        """Passes over the prompts: one a run, or a row of the batch and run where the others are companions."""
+        size, passes = int(self.batch_size), 1
+        most = {"batch": size, "threads": os.cpu_count() or 1, "experts": len(KERNELS)}
+        for item in self.varying:
+            runs = min(self.runs, most.get(item.name, self.runs))
+            rows = 1 if item.source.all_rows else (size + 1) // 2 if item.name == "batch" else size
+            passes += runs * rows
+        return Effort(writing=(1 + len(self.candidates)) * passes)
