@@ -150,12 +150,14 @@ def routing(loaded: Loaded, see: Chosen, wanted: Mapping[str, Tensor] | None = N
 
         def forward(*args: Any, router: Router = router, given: Any = given, **kwargs: Any) -> Any:
             asked = (wanted or {}).get(router.path)
-            with nullcontext() if asked is None else _Picking(asked):
+            with nullcontext() if asked is None else _Picking(asked, router.count):
                 output = given(*args, **kwargs)
             if asked is not None and asked.shape != output[2].shape:
                 breach(loaded, "does not choose as many experts as what is to be replayed")
             if asked is not None and not _same_sets(output[2], _filled(asked, output[2])).all():
                 breach(loaded, "has a router that does not pick its highest scores; what it chooses cannot be replayed")
+            if asked is not None and not output[1][(asked >= 0).all(-1)].abs().gt(0).all():
+                breach(loaded, "weighs experts outside the groups that it chose as nothing; they cannot be replayed")
             see(router.path, output[0], output[2])
             return output
 
@@ -174,15 +176,17 @@ def routing(loaded: Loaded, see: Chosen, wanted: Mapping[str, Tensor] | None = N
 class _Picking(TorchFunctionMode):
     """Inside it the highest k of E scores are the wanted ones, highest first."""
 
-    def __init__(self, wanted: Tensor) -> None:
+    def __init__(self, wanted: Tensor, count: int) -> None:
         super().__init__()
-        self.wanted = wanted
+        self.wanted, self.scores = wanted, len(wanted) * count
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if func not in (torch.topk, Tensor.topk) or result[1].numel() != self.wanted.numel():
+            return result
+        if len(self.wanted) * args[0].shape[-1] != self.scores:  # of a group of experts, or of groups
             return result
         scores = args[0].reshape(len(self.wanted), -1)
         own = result[1].reshape(self.wanted.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -199,3 +200,22 @@ def test_what_cannot_be_replayed_is_refused_by_name() -> None:
         readings(mixtral, "fp32", fewer)
     with pytest.raises(VariantError, match="has experts in layer 0, where"):
         readings(mixtral, "fp32", [Routed(row.span) for row in fewer])
+
+
+def test_groups_of_experts_are_replayed_where_their_router_weighs_them_and_refused_where_it_does_not() -> None:
+    """DeepSeek-V3 takes weights from all scores; V2 from those that it has set to 0 outside the groups it chose."""
+    for name, more in (("deepseek_v3", {}), ("deepseek_v2", {"topk_method": "group_limited_greedy"})):
+        (one,) = [one for one in TABLE if one.name == name]
+        eight = {"num_local_experts": 8, "n_routed_experts": 8, "n_group": 4, "topk_group": 2}
+        model = tiny(dataclasses.replace(one, more=one.more | eight | more))
+        own = readings(model, "fp32")
+        (layer,) = own[0].experts
+        wanted = [Routed(row.span, row.logits, row.scores, {layer: (row.experts[layer] + 4) % 8}) for row in own]
+        if more:
+            with pytest.raises(VariantError, match=r"DeepseekV2.*outside the groups"):
+                readings(model, "fp32", wanted)
+            continue
+        replayed = readings(model, "fp32", wanted)
+        assert all(row["changed"] == 0 for row in rows(wanted, replayed, replayed))
+        again = readings(model, "fp32", own)
+        assert all(torch.equal(a.logits, b.logits) for a, b in zip(own, again, strict=True))
