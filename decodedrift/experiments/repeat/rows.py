@@ -72,7 +72,8 @@ def spread(several: Sequence[Completion]) -> dict[str, Any]:
     if len(several) < 2 or not shared:
         return {"positions": 0, "top1_prob_std": None}
     tops = np.stack([each.top[:shared] for each in several])
-    return {"positions": shared, "top1_prob_std": float(tops.std(axis=0, ddof=1).mean())}
+    deviations = np.where(np.ptp(tops, axis=0) == 0, 0.0, tops.std(axis=0, ddof=1))  # equal ones have none, exactly
+    return {"positions": shared, "top1_prob_std": float(deviations.mean())}
 
 
 def _right(bench: Bench, variant: str, key: Key, several: Sequence[Completion]) -> list[int | None]:
