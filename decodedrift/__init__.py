@@ -16,18 +16,20 @@ if TYPE_CHECKING:
     from decodedrift.experiments.compare.face import compare
     from decodedrift.experiments.inject.face import inject
     from decodedrift.experiments.record.face import record
+    from decodedrift.experiments.repeat.face import repeat
     from decodedrift.experiments.stack import concat
     from decodedrift.experiments.study import Study, open_study
 
 __all__ = [
     "InputError", "Prompt", "Strategy", "Study", "Text", "Trace", "Variant",
-    "compare", "concat", "inject", "open_study", "record", "strategy",
+    "compare", "concat", "inject", "open_study", "record", "repeat", "strategy",
 ]  # fmt: skip
 
 _HOMES = {
     "compare": "decodedrift.experiments.compare.face",
     "inject": "decodedrift.experiments.inject.face",
     "record": "decodedrift.experiments.record.face",
+    "repeat": "decodedrift.experiments.repeat.face",
     "concat": "decodedrift.experiments.stack",
     "Study": "decodedrift.experiments.study",
     "open_study": "decodedrift.experiments.study",

@@ -160,13 +160,13 @@ def test_what_is_called_stable_is_there() -> None:
     assert sorted(names) == sorted(dd.__all__)
     listed = line.partition(", their options")[0]
     assert set(re.findall(r"`(?:decodedrift )?(\w+)`", listed)) == set(typer.main.get_command(commands).commands)
-    rows = re.findall(r"^\| (every run|`compare`), (?:on top|in `(\w+)`) \| (`.*) \|$", folder, re.M)
-    of_every, of_compare = (
+    rows = re.findall(r"^\| ((?:`compare` and )?`\w+`), in `(\w+)` \| (`.*) \|$", folder, re.M)
+    of_both, of_compare, of_repeat = (
         {f"{place}/{file}" for who, place, files in rows if who == name for file in re.findall(r"`([\w./]+)`", files)}
-        for name in ("every run", "`compare`")
+        for name in ("`compare` and `inject`", "`compare`", "`repeat`")
     )
-    assert of_every & of_compare == set()
-    for name, files in (("inject", of_every), ("compare", of_every | of_compare)):
+    assert of_both & of_compare == set()
+    for name, files in (("inject", of_both), ("compare", of_both | of_compare), ("repeat", of_repeat)):
         assert {f for f in files if Path(f).name not in RECORDS} == {
             f"data/{t}/" if t in PARTS else f"tables/{t}.csv"
             for t in (*experiment(name).tables, *experiment(name).folds())

@@ -88,6 +88,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
     experiment: ClassVar[str] = ""
+    beside: ClassVar[str] = "against"  # how candidates stand to the reference, where a run is announced
 
     model: Any = option("demo", "demo, a local folder or a hub id.", WHAT, "NAME")
     revision: str | None = option(None, "Hub revision of the model.", WHAT, "REV")
@@ -155,11 +156,7 @@ class Settings(BaseModel):
         return self.model_copy(update=changes)
 
     def check(self) -> None:
-        """Refuses what cannot be asked together; an experiment adds its own.
-
-        Raises:
-            InputError: names the culprit.
-        """
+        """Refuses what cannot be asked together, by an InputError; an experiment adds its own."""
 
     def allowed(self, strategies: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
         """The strategies that the experiment can run, of those asked for.
@@ -168,6 +165,10 @@ class Settings(BaseModel):
             InputError: one that was named cannot run, or none can.
         """
         return strategies
+
+    def apart(self, candidates: tuple[Variant, ...], reference: Variant) -> tuple[Variant, ...]:
+        """The candidates that are run beside the reference, of those asked for."""
+        return candidates
 
     def standard_texts(self) -> tuple[Text, ...]:
         """The texts to read where none is given."""

@@ -53,6 +53,7 @@ def generate(
     keep_scores: bool = False,
     inject: Mapping[Key, tuple[int, int]] | None = None,
     processes: Mapping[str, Process] | None = None,
+    see: Callable[[Tensor], None] = lambda logits: None,
     tick: Callable[[int], None] = lambda tokens: None,
 ) -> Generated:
     """Decodes one batch of prompts with every (strategy, seed) of `cells` in one mixed batch.
@@ -64,6 +65,8 @@ def generate(
         inject: (strategy, seed, prompt id) -> (position, token id) that is taken there in place of the choice. Layout
             and every other row stay what they are without it. Not for beams.
         processes: prompt id -> the model's own processors, see `Processing`. Not for beams, nor with `inject`.
+        see: shown the raw logits of every step, [rows, vocab]: the cells' rows one after another, a prompt's next to
+            each other. Not of a draft.
         tick: told the number of rows advanced, at every step.
     """
     own = {"processes": processes} if processes is not None else {}
@@ -72,7 +75,7 @@ def generate(
         for cell in cells
     ]
     if loaded.draft is None:
-        decode(loaded, vocab, prompts, choosers, max_new_tokens, tick=tick)
+        decode(loaded, vocab, prompts, choosers, max_new_tokens, see=see, tick=tick)
     else:
         _follow(loaded, vocab, prompts, choosers, max_new_tokens, tick)
     return _collected(choosers, cells)
@@ -86,6 +89,7 @@ def decode(
     steps: int,
     *,
     before: Callable[[Any], None] = lambda cache: None,
+    see: Callable[[Tensor], None] = lambda logits: None,
     tick: Callable[[int], None] = lambda tokens: None,
 ) -> None:
     """Runs choosers over one batch of prompts.
@@ -93,6 +97,7 @@ def decode(
     Args:
         prompts: prompt id -> token ids, left-padded.
         before: shown the cache (None without one) before every forward pass but the prompts' own; it may write to it.
+        see: as of `generate`.
     """
 
     rows = torch.cat([torch.arange(len(prompts)).repeat_interleave(c.width) for c in choosers])
@@ -103,6 +108,7 @@ def decode(
         loaded.facts.setdefault("kv", "")
         for position in range(steps):
             loaded.note(batch.logits)
+            see(batch.logits)
             tokens, parents = _step(choosers, len(prompts), batch.logits, position)
             tick(len(prompts) * len(choosers))
             if all(c.done for c in choosers) or position + 1 == steps:

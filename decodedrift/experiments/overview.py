@@ -116,7 +116,8 @@ def _rows(study: Study, path: Path, name: str, place: Path) -> Iterator[list[Ent
     written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(where(path, RAN_ON).stat().st_mtime))
     answers = study.answer.set_index("candidate") if "answer" in study.tables else pd.DataFrame()
     reference = str(plan["reference"]["name"])
-    for candidate in [str(c["name"]) for c in plan.get("candidates", ())] or [study.experiment.title(plan)]:
+    compared = [str(c["name"]) for c in plan.get("candidates", ())] if "divergences" in study.tables else []
+    for candidate in compared or [study.experiment.title(plan)]:
         said = answers.loc[candidate] if candidate in answers.index else None
         yield [
             run, _text(plan["model"]), _text(reference), _text(candidate),

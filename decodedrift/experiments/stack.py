@@ -14,7 +14,8 @@ from decodedrift.measure.tables import CONTROLS, TEXTS
 from decodedrift.report.brief import short
 
 RUN = "run"
-SAME = ["model", "reference", "candidate", "strategy", "seed", "prompt_id", "position"]
+COMPARED = ("divergences", "injection", "repeats")  # what holds a row per text, of one experiment or another
+SAME = ["model", "reference", "candidate", "variant", "vary", "strategy", "seed", "prompt_id", "position"]
 
 
 class Stack:
@@ -125,15 +126,16 @@ def _refuse_equal(studies: Mapping[str, Study]) -> None:
     """No comparison is in it twice; the reference's own texts and controls may be."""
     seen: dict[tuple[Any, ...], str] = {}
     for run, study in studies.items():
-        rows = study.divergences if "divergences" in study.tables else study.injection
-        rows = rows[~rows["role"].isin(CONTROLS)]
+        rows = getattr(study, next(name for name in COMPARED if name in study.tables))
+        rows = rows[~rows["role"].isin(CONTROLS)] if "role" in rows else rows
         keys = rows[[name for name in SAME if name in rows]].drop_duplicates()
         for key in keys.itertuples(index=False, name=None):
             if (other := seen.setdefault(key, run)) != run:
-                model, _, candidate, strategy, _, prompt, *_ = key
+                of = dict(zip(keys.columns, key, strict=True))
+                side = of.get("candidate", of.get("variant"))
                 raise InputError(
-                    f"concat: {other} and {run} both hold {candidate} of {model}, {strategy}, prompt {prompt}; "
-                    "leave one out"
+                    f"concat: {other} and {run} both hold {side} of {of['model']}, {of['strategy']}, "
+                    f"prompt {of['prompt_id']}; leave one out"
                 )
 
 

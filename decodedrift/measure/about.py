@@ -28,6 +28,11 @@ ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
     "steps": "a row per position, read token by token",
     "layers": "the error after a layer, a row per compared variant, text and layer",
     "tokens": "text and bytes of every token id that is met",
+    "repeats": "a row per completion of a prompt",
+    "spread": "how far the probability of the first token spreads, a row per prompt and what varied",
+    "routing": "choices of experts against the reference's, a row per candidate and layer",
+    "unique": "different completions, a row per prompt, variant and what varied",
+    "by_length": "different completions by length, a row per variant, what varied and length",
     "timings": "seconds by job, variant, strategy and phase",
     "failures": "what did not run, and why",
 }

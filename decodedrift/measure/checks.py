@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
@@ -19,7 +19,7 @@ from typing import Any
 
 from decodedrift.core.formats import existing
 from decodedrift.core.notation import Param, boolean, one_of, read_params, split_items
-from decodedrift.core.records import InputError, nearest, shortened
+from decodedrift.core.records import InputError, Prompt, nearest, shortened
 from decodedrift.core.secrecy import excerpt
 
 DEADLINE = 1.0  # seconds that a pattern may take on a text
@@ -117,6 +117,33 @@ def parse_check(text: str) -> Check:
     if name not in CHECKS:
         raise InputError(f"--check {name}: unknown; {nearest(name, tuple(CHECKS))}")
     return Check(text, name, read_params(f"--check {name}", items[0].params, CHECKS[name].params))
+
+
+def trusted(check: Check | None, allowed: bool) -> None:
+    """Refuses code that was not allowed, and an allowance for none.
+
+    Raises:
+        InputError: names it.
+    """
+    if check is not None and check.name == CODE and not allowed:
+        raise InputError(f"--check {check.text}: runs the code of that file; allow it with --trust-check-code")
+    if check is None and allowed:
+        raise InputError("--trust-check-code is about answers, and none is checked: add --check")
+
+
+def answered(check: Check | None, prompts: Iterable[Prompt]) -> None:
+    """Refuses prompts of which none has an answer, or one that no text can be held against.
+
+    Raises:
+        InputError: names it.
+    """
+    if check is None:
+        return
+    expected = [p for p in prompts if p.answer is not None]
+    if not expected:
+        raise InputError(f"--check {check.text}: no prompt has an answer; give one under `answer` in --prompts")
+    for prompt in expected:
+        check.expects(prompt.id, str(prompt.answer))
 
 
 def _spaced(text: str, case: bool = True) -> str:
@@ -234,6 +261,17 @@ def _module(file: str, code: bytes) -> ModuleType:
     sys.modules[module.__name__] = module  # where dataclasses look for the names of a class
     exec(compile(code, file, "exec"), module.__dict__)
     return module
+
+
+def ready(check: Check | None, code: dict[str, str]) -> None:
+    """Loads the user's own code, if answers are checked by it, and notes its hash: rows of another are another run's.
+
+    Raises:
+        InputError: it does not load.
+    """
+    if check is not None and check.name == CODE:
+        own_function(check.params["file"], check.params["function"])
+        code["check_code"] = check.digest
 
 
 LINE = Param(one_of("all", "first"), "all", "first: only the first line of the stripped text counts")

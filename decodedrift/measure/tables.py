@@ -18,6 +18,7 @@ from decodedrift.numerics.ratios import BANDS
 LARGEST = ("batch_size", "cut_ids", "cut_reference_mass", "cut_candidate_mass")
 CELL = ["model", "reference", "candidate", "role", "strategy"]
 KEYS = [*CELL, "seed", "prompt_id"]
+REPEATED = ["model", "variant", "vary", "strategy"]
 CONTROLS = ("self", "floor")  # roles of what is held against itself
 TOKEN_CAUSES = ("near_tie", "draw", "shift", "truncation")  # of a divergence of two tokens that both sides chose
 LAYOUTS = DECODED, FORCED, STEPPED = "decoded", "forced", "stepped"  # how the logits of a distance were computed
@@ -91,6 +92,22 @@ TABLES: dict[str, dict[str, str]] = {
         "tokens": INTEGERS, "error_square": "float64", "reference_square": "float64", "error_max": "float64",
         "first_module": "str",
     },
+    "repeats": {
+        **dict.fromkeys(REPEATED, "str"), "seed": INTEGERS, "prompt_id": "str", "run": INTEGERS, "setting": "str",
+        "unique_id": INTEGERS, "first_divergence": INTEGERS, "n_tokens": INTEGERS, "finish": "str", "loop": INTEGERS,
+        "logits": "str", "right": INTEGERS, "text": "str", "token_ids": "str",
+    },
+    "spread": {
+        **dict.fromkeys(REPEATED, "str"), "seed": INTEGERS, "prompt_id": "str", "positions": INTEGERS,
+        "top1_prob_std": "float64", "noise_square": "float64", "error_square": "float64",
+    },
+    "routing": {
+        **dict.fromkeys([*CELL, "layer"], "str"), **dict.fromkeys(["experts", "chosen", "tokens"], INTEGERS),
+        **dict.fromkeys(
+            ["changed", "agreement", "margin", "margin_changed", "error", "within_error", "kl", "kl_replayed",
+             "routing_ratio"], "float64",
+        ),
+    },
     "tokens": {"token_id": INTEGERS, "token": "str", "bytes": "str"},
     "timings": {
         "job": "str", "variant": "str", "strategy": "str", "phase": "str", "seconds": "float64", "tokens": INTEGERS,
@@ -150,7 +167,7 @@ def token_rows(result: JobResult, vocab: Any, injected: bool = False) -> list[di
 
     injected: those of the texts that went on from a replaced token too.
     """
-    rows = [*result.rows["traces"], *(result.rows["injection"] if injected else ())]
+    rows = [*result.rows["traces"], *result.rows["repeats"], *(result.rows["injection"] if injected else ())]
     met = {int(i) for row in rows for i in row["token_ids"].split()}
     for part in result.rows["alternatives"]:
         met.update(part["token_id"].tolist())
@@ -220,7 +237,7 @@ def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
 FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
     "growth_note", "layout", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
-    "module", "first_module", "answers", "answers_note", "convention",
+    "module", "first_module", "answers", "answers_note", "convention", "vary", "prompt_id",
     "recorded_in", "rounding", "rounding_note", "gap_max_prompt", "cast_gap_max_prompt",
 )  # fmt: skip
 

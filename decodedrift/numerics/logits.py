@@ -247,6 +247,25 @@ def ulp(x: Tensor, dtype: str) -> Tensor:
     return (exponent.to(x.dtype) - (1 + bits)).exp2_().masked_fill(~x.isfinite(), NAN)
 
 
+def reorder_ratio(first: Tensor, second: Tensor, exact: Tensor) -> float:
+    """Noise between two orders of summation over the rounding error that both have: rms(a - b) / (sqrt(2) rms error).
+
+    1 where their errors are independent and alike, 0 where they are the same; NaN where there is no error. Each row
+    less its mean (`logit_error`); the rms error is over both.
+
+    Args:
+        first, second, exact: logits float64 [n, vocab], of two orders and of exact arithmetic.
+
+    >>> import torch
+    >>> a, b = torch.tensor([[[0.0, 2.0]], [[2.0, 0.0]]], dtype=torch.float64)  # errors 1 and -1 about their means
+    >>> round(reorder_ratio(a, b, torch.zeros_like(a)), 12) == round(math.sqrt(2), 12)
+    True
+    """
+    noise, *errors = (logit_error(*pair)[0] for pair in ((first, second), (exact, first), (exact, second)))
+    square = float(sum(error.square().mean() for error in errors))  # twice the mean square
+    return math.sqrt(float(noise.square().mean()) / square) if square else NAN
+
+
 def rank_of(z: Tensor, ids: Tensor) -> Tensor:
     """1-based rank of `ids` (int64 [n]) in each row: 1 + the number of strictly greater logits, [n].
 

@@ -16,6 +16,7 @@ from rapidfuzz.distance import Levenshtein
 # A shared passage counts as telling the same story again, rather than a phrase or a loop, from this size on.
 RECONVERGED_TOKENS = 16
 RECONVERGED_DISTINCT = 8
+LOOP_PERIOD, LOOP_TIMES = 8, 3  # a text that ends in so short a period, so often, is a loop
 
 
 def first_divergence(reference: Sequence[int], candidate: Sequence[int]) -> int | None:
@@ -115,6 +116,30 @@ def reconvergence_lag(reference: Sequence[int], candidate: Sequence[int]) -> int
         passage = rest[0][start : start + length]
         if length >= RECONVERGED_TOKENS and len(set(passage)) >= RECONVERGED_DISTINCT:
             return other - start
+    return None
+
+
+def shared_prefix(sequences: Sequence[Sequence[int]]) -> int:
+    """Tokens with which all of one or more sequences begin.
+
+    >>> shared_prefix([[1, 2, 3], [1, 2, 4], [1, 2]])
+    2
+    """
+    first, *others = sequences
+    return min((_common_prefix(first, other) for other in others), default=len(first))
+
+
+def loop_period(tokens: Sequence[int]) -> int | None:
+    """The shortest period, of LOOP_PERIOD tokens at most, that ends a text LOOP_TIMES times in a row; None without one.
+
+    >>> loop_period([9, 1, 2, 1, 2, 1, 2]), loop_period([7, 7, 7]), loop_period([1, 2, 1, 2])
+    (2, 1, None)
+    """
+    ids = tuple(tokens)
+    for period in range(1, LOOP_PERIOD + 1):
+        end = ids[-period * LOOP_TIMES :]
+        if len(end) == period * LOOP_TIMES and end == end[:period] * LOOP_TIMES:
+            return period
     return None
 
 

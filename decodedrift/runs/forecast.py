@@ -19,7 +19,7 @@ def forecast(ready: Prepared) -> str:
     floored = effort.floors * min(len(plan.prompts), effort.floor_prompts)
     positions = len(plan.cells) * plan.max_new_tokens * (len(plan.prompts) * len(plan.candidates) + floored)
     positions += scored * len(plan.candidates)
-    rows = [f"{positions} positions"] if positions else []
+    rows = [f"{positions} positions"] if positions and effort.reading else []
     rows += [f"{scored} text tokens per variant"] if scored else []
     low, high = _seconds(ready)
     loads = budget.loading(world, ready.jobs)
@@ -33,7 +33,7 @@ def forecast(ready: Prepared) -> str:
         *([f"extra     {'; '.join(extra)}"] if extra else []),
         f"memory    about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
         f" ({budget.resident(world)} resident, batch size {plan.batch_size})",
-        *([f"logits    {_waiting(ready)}"] if plan.candidates else []),
+        *([f"logits    {_waiting(ready)}"] if effort.reading else []),
         f"loading   weights {loads.loads} times ({_why_loaded(ready, loads.share)}),"
         f" {_percent(loads.share)} of the time",
         f"time      roughly {span(low)} to {span(high)} on {plan.device}, after loading",

@@ -69,7 +69,7 @@ class Prepared:
         """One line on what is about to run, with what was left out or lowered."""
         plan = self.plan
         names = ", ".join(c.name for c in plan.candidates)
-        line = f"{plan.manner}{plan.model}: {plan.reference.name}{' against ' if names else ''}{names}; "
+        line = f"{plan.manner}{plan.model}: {plan.reference.name}{f' {plan.beside} ' if names else ''}{names}; "
         line += f"{len(plan.prompts)} prompt{'s' * (len(plan.prompts) != 1)}"
         line += f" ({plan.prompt_source})" if plan.prompt_source not in ("given", "file") else ""
         runs = len(plan.cells)
@@ -103,7 +103,7 @@ def draft(settings: S) -> S:
     model = settings.model if isinstance(settings.model, str) else "in memory"
     prompts, source = _prompts(settings, prompt_files.place_of(settings.model))
     plan = settings.having(
-        model=model, reference=reference[0], candidates=candidates,
+        model=model, reference=reference[0], candidates=settings.apart(candidates, reference[0]),
         strategies=settings.allowed(_strategies(settings, candidates)), prompts=prompts,
         texts=_texts(settings.texts) or settings.standard_texts(),
         prompts_per_job=settings.prompts_per_job or PROMPTS_PER_JOB, prompt_source=source, prompt_ids=[], limit=None,

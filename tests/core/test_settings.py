@@ -168,6 +168,7 @@ def test_what_python_asks_is_refused_in_its_keywords(name: str, asked: dict[str,
 ASKED = {
     "compare": {"candidates": ["bf16", "int8:compute=bf16"], "strategies": ["greedy", "top-k:k=3"], "seeds": [1, 2]},
     "inject": {"at": [1, 2], "rank": 3, "strategies": ["top-p:p=0.5"]},
+    "repeat": {"runs": 2, "vary": ["order", "padding"], "candidates": ["bf16"], "strategies": ["greedy"]},
 }
 
 
@@ -175,9 +176,8 @@ ASKED = {
 def test_a_plan_can_be_asked_again(kind: Experiment, tmp_path: Path) -> None:
     """plan.json as --config, or as the keywords' values, is the same plan to the last field."""
     small = {"limit": 2, "max_new_tokens": 3, "batch_size": 2, "prompts_per_job": 1, "threads": 1}
-    study = (
-        run("demo", **ASKED["compare"], **small) if kind.name == "compare" else dd.inject(**ASKED["inject"], **small)
-    )
+    asked = ASKED[kind.name] | small
+    study = run("demo", **asked) if kind.name == "compare" else getattr(dd, kind.name)(**asked)
     path = study.save(tmp_path / "run") / "data/plan.json"
     assert study.plan["experiment"] == kind.name
     again = prepare(make_settings(kind.settings, read_config(path)), check=kind.check)

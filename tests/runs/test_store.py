@@ -49,6 +49,11 @@ COLUMNS = {
     "checks": f"{KEYS} expected reference_answer candidate_answer reference_right candidate_right flip diverged",
     "steps": f"{KEYS} position e0 e1 kl_reference_text kl_candidate_text after",
     "layers": f"{KEYS} depth module tokens error_square reference_square error_max first_module",
+    "repeats": "model variant vary strategy seed prompt_id run setting unique_id first_divergence n_tokens finish loop "
+    "logits right text token_ids",
+    "spread": "model variant vary strategy seed prompt_id positions top1_prob_std noise_square error_square",
+    "routing": "model reference candidate role strategy layer experts chosen tokens changed agreement margin "
+    "margin_changed error within_error kl kl_replayed routing_ratio",
     "tokens": "token_id token bytes",
     "timings": "job variant strategy phase seconds tokens",
     "failures": "model variant strategy seed prompt_id stage status error",

@@ -7,23 +7,10 @@ from typing import Any
 
 from decodedrift.core.records import Key, Trace
 from decodedrift.measure.bench import Bench
-from decodedrift.measure.checks import CODE, Check, Judged, UndecidedError, own_function
+from decodedrift.measure.checks import Check, Judged, UndecidedError
 from decodedrift.measure.passes import Pass
-from decodedrift.models.world import World
 
 LOST, WON, OTHER, SAME = "right_to_wrong", "wrong_to_right", "wrong_to_wrong", "same"
-
-
-def ready(world: World) -> None:
-    """Loads the user's own code, if answers are checked by it, and notes its hash: rows of another are another run's.
-
-    Raises:
-        InputError: it does not load.
-    """
-    check: Check | None = world.plan.answers_by  # type: ignore[attr-defined]
-    if check is not None and check.name == CODE:
-        own_function(check.params["file"], check.params["function"])
-        world.code["check_code"] = check.digest
 
 
 def flip(reference: Judged, candidate: Judged) -> str:

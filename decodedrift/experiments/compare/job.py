@@ -22,6 +22,7 @@ from decodedrift.experiments.compare.judging import judge, judged_rows, read_own
 from decodedrift.experiments.compare.reading import read_against, read_by_all, read_reference, step_reference
 from decodedrift.measure import injection, passes
 from decodedrift.measure.bench import Bench
+from decodedrift.measure.checks import ready
 from decodedrift.measure.kept import keep
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import FORCED, STEPPED, JobResult, token_rows
@@ -73,7 +74,7 @@ def check(world: World) -> None:
             a reading does not use, or the code that checks answers does not load.
     """
     plan, at = world.plan, switch(world.checkpoint.config)
-    checking.ready(world)
+    ready(plan.answers_by, world.code)  # type: ignore[attr-defined]
     check_drafts(plan)
     for variant in plan.candidates if plan.mode == "screen" else ():  # type: ignore[attr-defined]
         if knobs := unread(variant, plan.reference):

@@ -17,7 +17,7 @@ from decodedrift.core.records import InputError, Strategy, Text, Variant, distin
 from decodedrift.core.secrecy import home_shortened
 from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Whole, files, option
 from decodedrift.decoding.strategies import not_injectable, screened
-from decodedrift.measure.checks import CODE, Check, parse_check
+from decodedrift.measure.checks import Check, answered, parse_check, trusted
 from decodedrift.models.knobs import COARSER, KNOBS, unread
 from decodedrift.models.precisions import PRECISIONS
 
@@ -115,15 +115,13 @@ class CompareSettings(EndpointSettings):
                 raise InputError(f"--{name.replace('_', '-')} needs generated texts: leave it out, or use --mode exact")
         if self.mode == "screen" and self.answer_check and not self.continued:
             raise InputError("--check needs whole texts: add --continue, or use --mode exact")
-        if (check := self.answers_by) and check.name == CODE and not self.trust_check_code:
-            raise InputError(f"--check {check.text}: runs the code of that file; allow it with --trust-check-code")
+        trusted(self.answers_by, self.trust_check_code)
         if self.keep_logits and (self.no_text or self.reference_run):
             why = "texts can be read off logits" if self.no_text else "the other run has the reference's"
             other = "--no-text" if self.no_text else "--reference-run"
             raise InputError(f"--keep-logits: {why}; leave it or {other} out")
-        for name in ("equivalence", "trust_check_code") if not self.answer_check else ():
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise InputError(f"--{name.replace('_', '-')} is about answers, and none is checked: add --check")
+        if not self.answer_check and self.equivalence != type(self).model_fields["equivalence"].default:
+            raise InputError("--equivalence is about answers, and none is checked: add --check")
         for name in ("inject", "decompose", "where"):
             if self.as_deployed and getattr(self, name):
                 raise InputError(f"--{name} compares what both sides read alike: leave it or --as-deployed out")
@@ -169,12 +167,7 @@ class CompareSettings(EndpointSettings):
                 raise InputError("--no-text: what an endpoint answers is kept as it is; leave --no-text out")
         elif name := next(self.given_to_endpoints(), None):
             raise InputError(f"{name} is of an endpoint, NAME=URL#MODEL, and no candidate is one; leave it out")
-        if check := self.answers_by:
-            answered = [p for p in self.prompts if p.answer is not None]
-            if not answered:
-                raise InputError(f"--check {check.text}: no prompt has an answer; give one under `answer` in --prompts")
-            for prompt in answered:
-                check.expects(prompt.id, prompt.answer)
+        answered(self.answers_by, self.prompts)
         if self.context is not None and self.stride is not None and self.stride > self.context:
             raise InputError(f"stride {self.stride} is larger than context {self.context}: tokens would be skipped")
 

@@ -11,9 +11,14 @@ from decodedrift.models.knobs.base import Knob, model_class
 KERNELS = ("eager", "batched_mm", "grouped_mm")
 
 
+def fused(model: Any) -> dict[str, Any]:
+    """The modules, by path, that hold a layer's routed experts as transformers writes them; none of a dense model."""
+    return {p: m for p, m in model.named_modules() if hasattr(m, "is_transposed") and hasattr(m, "has_gate")}
+
+
 def kernel_of(model: Any) -> str | None:
     """The kernel that a mixture-of-experts model uses, None for a dense one."""
-    if not any(hasattr(m, "is_transposed") and hasattr(m, "has_gate") for m in model.modules()):
+    if not fused(model):
         return None
     return str(getattr(model.config, "_experts_implementation", None))
 
