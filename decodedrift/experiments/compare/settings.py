@@ -74,7 +74,7 @@ class CompareSettings(EndpointSettings):
     as_deployed: bool = option(
         False, "Each side with its own tokenizer, stop ids, template, settings.", WHAT, label="Each side as deployed"
     )
-    reference_run: Annotated[str | None, BeforeValidator(folder)] = option(
+    reference_run: Annotated[str | os.PathLike[str] | None, BeforeValidator(folder)] = option(
         None, "Take the reference's texts, and logits kept there, from this run.", MEASURING, "DIR",
         label="Reference taken from the run",
     )  # fmt: skip
