@@ -45,13 +45,13 @@ def direct() -> dd.Study:
     return run(candidates="bf16")
 
 
-def rows_of(study: dd.Study, variant: str, tops: bool = True) -> list[dict[str, Any]]:
+def rows_of(study: dd.Study, variant: str, tops: bool = True, role: str = "candidate") -> list[dict[str, Any]]:
     """What an engine would have written that is this variant of a study, with log-probabilities of its top tokens."""
     every = study.alternatives
     every = every[(every["variant"] == variant) & (every["pass"] == "generated")]
     shown = dict(iter(every.groupby(["strategy", "seed", "prompt_id"], sort=False)))
     rows = []
-    traces = study.traces[(study.traces["variant"] == variant) & (study.traces["role"] == "candidate")]
+    traces = study.traces[(study.traces["variant"] == variant) & (study.traces["role"] == role)]
     for trace in traces.itertuples():
         ids = [int(i) for i in str(trace.token_ids).split()]
         row = {"prompt_id": trace.prompt_id, "prompt": MORE[str(trace.prompt_id)], "token_ids": ids,
