@@ -172,7 +172,9 @@ def rounding(row: Mapping[str, Any], unknown: str = "") -> tuple[str, str]:
         return MORE, f"{what}; {evidence}"
     if turns >= LEAST and (same or row["beyond_high"] < 0):
         return CONSISTENT, f"{what}; {evidence}"
-    more = f"{turns} of them, or of the cast's, are not the first choice; about {_needed(row, same)} would tell"
+    needed = _needed(row, same)
+    enough = f"about {needed}" if needed > turns else "more"
+    more = f"at {turns} positions it or the cast leaves the first choice, {enough} would tell"
     return CANNOT_TELL, f"{what}; {more}; {evidence}"
 
 
@@ -184,7 +186,7 @@ def _needed(row: Mapping[str, Any], same: bool) -> int:
     width, turns = row["beyond_high"] - row["beyond"], row["turns"]
     if same or not (width > 0 and row["cast_gap_mean"] > 0):
         return LEAST
-    return int(max(LEAST, turns + 1, math.ceil(turns * (width / row["cast_gap_mean"]) ** 2)))
+    return max(LEAST, math.ceil(float(turns * (width / row["cast_gap_mean"]) ** 2)))
 
 
 def _excess(row: Mapping[str, Any]) -> str:
