@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from decodedrift.core.records import InputError, Variant
+from decodedrift.core.notation import is_endpoint, is_recording
+from decodedrift.core.records import RECORDED, InputError, Variant
 from decodedrift.core.settings import Settings
 from decodedrift.models.variants import is_model, parse_variants, variant_from_dict
 
@@ -44,7 +45,7 @@ def _variant(asked: Any) -> Variant:
     if isinstance(asked, Variant):
         variant = asked
     elif isinstance(asked, (str, os.PathLike)):
-        (variant,) = parse_variants(f"{JUDGE}={os.fspath(asked)}")
+        variant = _written(os.fspath(asked))
     else:
         raise InputError(f"--judge: a folder, a hub id or a model, not {str(asked)[:60]!r}")
     if variant.recorded or not variant.model:
@@ -52,6 +53,16 @@ def _variant(asked: Any) -> Variant:
             f"--judge {variant.model or variant.name}: the judge is a model that runs here: a folder or hub id"
         )
     return variant
+
+
+def _written(asked: str) -> Variant:
+    """A judge as it is written: what --model takes, and its parameters behind a colon."""
+    whole = os.path.exists(asked) or is_endpoint(asked)
+    name, colon, params = (asked, "", "") if whole else asked.partition(":")
+    if is_recording(name) or is_endpoint(name):
+        return Variant(JUDGE, RECORDED, model=name)
+    (variant,) = parse_variants(f"{JUDGE}=OWNER/MODEL{colon}{params}")
+    return replace(variant, model=name)
 
 
 def the_reference(given: Sequence[Variant], settings: Settings) -> Variant:

@@ -13,6 +13,7 @@ from running import saved_as
 from test_recorded import MORE, candidate, direct, model, rows_of, written
 
 import decodedrift as dd
+from decodedrift.cli.entry import main
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.gating import gating
 from decodedrift.runs.wordgates import parse_gates
@@ -136,3 +137,17 @@ def test_what_cannot_be_judged_is_one_line(place: Path, more: dict[str, Any], na
     with pytest.raises(InputError) as error:
         dd.compare(**asked(place, **more))
     assert named in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_command_forecasts_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = place / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"id": p.id, "text": p.text}) + "\n" for p in PROMPTS))
+    sides = ["--reference", f"a={place}/a.jsonl", "--candidates", f"b={place}/b.jsonl", "--judge", str(place / "model")]
+    monkeypatch.setattr("sys.argv", ["decodedrift", "compare", *sides, "--prompts", str(prompts), "--dry-run"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().out
+    assert stopped.value.code == 0 and f"read by {place}/model: a against b; 24 prompts, 1 text per prompt" in said
+    assert "variants  a, b, judge" in said and "weights 1 times" in said and "wait for the candidates" not in said

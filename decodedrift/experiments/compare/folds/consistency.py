@@ -38,7 +38,8 @@ def _three(*names: str) -> list[str]:
 COLUMNS = [
     *KEYS, "recorded_in", "texts", "tokens", "first_not_top_median", "texts_not_top", "gap_mean", "cast_gap_mean",
     *_three("excess", "beyond", "not_top", "cast_not_top", "excess_not_top"), "turns",
-    "gap_max", "gap_max_prompt", "gap_max_position", "cast_gap_max", "cast_gap_max_prompt", "cast_gap_max_position", "rank_max", "rounding", "rounding_note",
+    "gap_max", "gap_max_prompt", "gap_max_position", "cast_gap_max", "cast_gap_max_prompt",
+    "cast_gap_max_position", "rank_max", "rounding", "rounding_note",
     "logprob_tokens", *_three("logprob_delta"), "logprob_delta_rms", "cast_delta_rms",
     "shown_tokens", "shown_mean", *_three("kl_shown"), "missing_reference", "missing_candidate",
 ]  # fmt: skip
