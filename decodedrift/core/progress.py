@@ -13,6 +13,7 @@ from typing import Any
 from decodedrift.core.estimate import Estimate, Work
 
 EVERY = 60.0  # seconds between two lines where there is no terminal
+NEARLY = 0.9  # done; before that, less than a second left is a guess of phases that were too short to time
 WORDS = 47  # characters beside the bar: 28 of what runs, and the time left
 COLUMNS, ROWS = 80, 24  # of a terminal that does not say how large it is
 
@@ -133,8 +134,9 @@ class Bars(Progress):
         self._bar.set_description_str(f"{words:<{WORDS}}")
 
     def _left(self) -> str:
-        left = self._estimate.left() if self._estimate is not None else None
-        return "" if left is None else f", about {span(left)} left"
+        if self._estimate is None or (left := self._estimate.left()) is None:
+            return ""
+        return f", about {span(left)} left" if left >= 1 or self._estimate.share() > NEARLY else ""
 
 
 def columns() -> int:

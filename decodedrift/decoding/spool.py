@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -30,6 +31,7 @@ class Spool:
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._folder = folder
         self._files: dict[Key, tuple[str, torch.dtype, torch.Size]] = {}
+        self._lent: dict[Key, Callable[[], Tensor]] = {}
 
     def __enter__(self) -> Spool:
         return self
@@ -58,6 +60,14 @@ class Spool:
         self.spilled_bytes += size
         self._files[key] = (path, tensor.dtype, tensor.shape)
 
+    def lend(self, key: Key, tensor: Callable[[], Tensor]) -> None:
+        """A tensor that another store holds, asked for each time that it is wanted."""
+        self._lent[key] = tensor
+
+    def keys(self, sort: str) -> list[Key]:
+        """The keys of a sort, without the sort."""
+        return [key[1:] for key in (*self._held, *self._files, *self._lent) if key[0] == sort]
+
     def drop(self, sort: str) -> None:
         """Lets go of every tensor of a sort."""
         for key in [key for key in self._held if key[0] == sort]:
@@ -71,5 +81,7 @@ class Spool:
         """The tensor, bit for bit."""
         if key in self._held:
             return self._held[key]
+        if key in self._lent:
+            return self._lent[key]()
         path, dtype, shape = self._files[key]
         return torch.from_file(path, shared=False, size=shape.numel(), dtype=dtype).view(shape)

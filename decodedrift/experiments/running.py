@@ -56,7 +56,8 @@ def run(
     try:
         settings = make_settings(kind.settings, values)
         if out is None:
-            ready = prepare(settings, tokenizer, check=kind.check, answers=Answers(progress=progress or Progress()))
+            sizes, answers = stored_sizes(None, settings), Answers(progress=progress or Progress())
+            ready = prepare(settings, tokenizer, sizes, kind.check, answers)
             return carried_out(kind, ready, None, progress)
         with RunFolder.reopen(out) if resume else RunFolder.create(out) as folder:
             stored = folder.stored()

@@ -96,7 +96,8 @@ def divergence(
         gaps["logprob_gap"] = row["logprob_gap"] = gap = None if ahead is None else abs(ahead)
         row["gap_ulps"] = _ulps(ahead, reference, t, (a, b), strategy, logits_dtype) if logits_dtype else None
         row["gap_over_error"] = _over_error(gap, error, t, strategy)
-    row["cause"] = "nonfinite" if broken else _cause(strategy, gaps, near_tie_below, candidate.partly)
+    ended = a is None or b is None
+    row["cause"] = "nonfinite" if broken else _cause(strategy, gaps, near_tie_below, ended, candidate.partly)
     return row
 
 
@@ -161,15 +162,18 @@ def _beam_gaps(beams: BeamScores | None) -> dict[str, float | None]:
     return {"reference_gap": reference_gap, "candidate_gap": candidate_gap, "swing": reference_gap + candidate_gap}
 
 
-def _cause(strategy: Strategy, gaps: dict[str, float | None], near_tie_below: float, partly: bool) -> str:
-    """The first that is true, of two tokens that were both chosen; docs/metrics.md fixes the order.
+def _cause(strategy: Strategy, gaps: dict[str, float | None], near_tie_below: float, ended: bool, partly: bool) -> str:
+    """The first that is true; docs/metrics.md fixes the order.
 
-    partly: whether the candidate's scores may be missing although it allowed both tokens.
+    ended: whether one side had ended before. partly: whether the candidate's scores may be missing although it allowed
+    both tokens.
     """
     if strategy.samples and not strategy.coupled:
         return "uncoupled"
     if strategy.searches:
         return "search"
+    if ended:
+        return "stopped"
     if gaps["reference_gap" if partly else "swing"] is None:
         return "truncation"
     if (gap := gaps["logprob_gap"]) is not None and gap < near_tie_below:

@@ -265,8 +265,8 @@ def write(
     for key in output.traces:
         strategy = strategies[key.strategy]
         row = divergence_row(against, output, key, strategy, vocab, near_tie_below, dtype)
-        row["layout"] = FORCED if strategy.searches else output.layout  # hypotheses are scored by reading them
-        named = pair | key._asdict()
+        read = strategy.searches or against.layout == FORCED  # hypotheses are scored by reading them
+        named, row["layout"] = pair | key._asdict(), FORCED if read else output.layout
         result.rows["divergences"].append(named | row)
         if output.role == "candidate":
             result.rows["alternatives"].extend(ledger.rows(named, _tops(against, output, key), row["first_divergence"]))

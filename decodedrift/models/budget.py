@@ -30,6 +30,7 @@ PARAMETERS = 60e6  # loaded in a second: 124M take 1.3 to 2.5 s, read from files
 SPEED = {"cpu": 50e9, "cuda": 10e12, "mps": 1e12}  # FLOP/s that decoding reaches; on a CPU per thread
 LAUNCH = 0.5e-3  # seconds that a GPU waits to be told of one layer of a step: 0.4 to 1.1 ms on an H200's host
 SHARE = 0.1  # of the time, what loading should stay under
+NUMBERS = 128  # bytes of what is kept of a token beside logits
 DISK = 8 * 2**30  # of waiting logits that an enlarged job may leave on the disk
 
 
@@ -143,6 +144,24 @@ def waiting_bytes(world: World) -> int:
     windows = min(windows_per_job(world), max((len(t.windows) for t in world.texts.values()), default=0))
     prompts = min(len(world.plan.prompts), int(world.plan.prompts_per_job))
     return max(windows * _window_bytes(world), prompts * _prompt_bytes(world))
+
+
+def kept_logits(world: World) -> str:
+    """What `--keep-logits` leaves in the run folder, at most, in words.
+
+    Of each text the logits of its reading, of greedy's those it was written by too; of coupled sampling an id and a
+    score for each token that may be allowed.
+    """
+    plan, size = world.plan, _itemsize(world.plan.reference)
+    each = sum(NUMBERS + world.width * size for _ in plan.cells)
+    for strategy in (s for s, _ in plan.cells if not s.searches):
+        greedy = world.width * (8 if strategy.penalised else size)
+        allowed = 16 * min(world.width, strategy.params.get("k", world.width))
+        each += allowed if strategy.coupled else 0 if strategy.samples else greedy
+    count = each * len(plan.prompts) * plan.max_new_tokens
+    count += sum(text.tokens for text in world.texts.values()) * world.width * size
+    shown = f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
+    return f"the reference's logits stay in the run folder, up to {shown}"
 
 
 def _window_bytes(world: World) -> int:

@@ -257,7 +257,7 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
     except (ImportError, ValueError, OSError, RuntimeError) as error:
         if out_of_memory(error):
             raise
-        text = excerpt(error, 180)
+        text = excerpt(_conversion(error) or error, 180)
         if "size mismatch" in text.lower() or "mismatch" in text.lower():
             raise InputError(f"{checkpoint.name}: its weights do not fit its config.json ({text})") from None
         raise VariantError(f"{variant.name}: cannot be loaded ({text})") from error
@@ -269,4 +269,17 @@ def _from_pretrained(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtyp
             )
     if checkpoint.adapter is None:
         return model
+    unpack(model)  # peft puts nothing on packed weights that it does not know
     return adapter.attached(model, checkpoint.adapter, merge, dtype, variant.name)
+
+
+def _conversion(error: BaseException) -> str:
+    """Why transformers could not convert a weight; its error points to a report that it logs."""
+    trace = error.__traceback__
+    while trace is not None:
+        told = getattr(trace.tb_frame.f_locals.get("loading_info"), "conversion_errors", None)
+        if told:
+            name, text = next(iter(told.items()))
+            return f"{name}: {text.rpartition(chr(10) + 'Error')[0].strip().rpartition(chr(10))[2] or text}"
+        trace = trace.tb_next
+    return ""

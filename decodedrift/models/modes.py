@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 LATE = (functional.embedding, Tensor.__getitem__)  # rows are picked before they are widened: the same bits, less work
 GROUPED = tuple(getattr(place, name, None) for place, name in ((functional, "grouped_mm"), (torch, "_grouped_mm")))
@@ -22,6 +23,23 @@ def converted(weight: Tensor, dtype: torch.dtype) -> Tensor:
         return weight.to(dtype)
     with torch.inference_mode(False), torch.no_grad():
         return weight.to(dtype).requires_grad_(weight.requires_grad)
+
+
+class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the type that the first product of matrices inside it takes, whatever mode converts what it is given."""
+
+    NAMES = ("linear", "addmm", "mm", "matmul", "mv", "addmv", "bmm")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtype: torch.dtype | None = None
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self.dtype is None and func.overloadpacket.__name__ in self.NAMES:
+            self.dtype = next((t.dtype for t in args if isinstance(t, Tensor) and t.dim() >= 2), None)
+        return func(*args, **(kwargs or {}))
 
 
 class Widening(TorchFunctionMode):

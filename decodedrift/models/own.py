@@ -106,7 +106,11 @@ def owns(
         narrow = {key: getattr(shared, key) for key in ("window", "narrowest", "size", "smallest")}
         vocab = replace(vocabulary(other, plan.ignore_eos), **narrow)
         prompts = {}
-        for prompt_id, ids in encode_prompts(vocab, plan.prompts, plan.chat_template, plan.max_new_tokens).items():
+        try:
+            theirs = encode_prompts(vocab, plan.prompts, plan.chat_template, plan.max_new_tokens)
+        except InputError as error:
+            raise InputError(f"--as-deployed: candidate {name}: {error}, or leave --as-deployed out") from None
+        for prompt_id, ids in theirs.items():
             if isinstance(ids, str):
                 raise InputError(f"--as-deployed: prompt {prompt_id} cannot be read by {name}: {ids}")
             prompts[prompt_id] = ids

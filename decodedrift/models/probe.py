@@ -48,11 +48,12 @@ class Route:
     """The path of a run, the plainest that any of its variants needs.
 
     reasons: variant -> why it cannot take the paths before its own, of those that cannot. fixed: rows of this path are
-    on disk already.
+    on disk already; by whom: what left them there.
     """
 
     path: str = PATHS[0]
     fixed: bool = False
+    by_whom: str = "finished jobs of this run"
     reasons: dict[str, str] = field(default_factory=dict)
     probed: set[str] = field(default_factory=set)
 
@@ -76,7 +77,7 @@ class Route:
         path, reasons = needed(loaded, vocab, self.path, batched=batched)
         if path != self.path and self.fixed:
             raise VariantError(
-                f"{loaded.variant.name}: it must be read on the path {path!r}, and finished jobs of this run were on "
+                f"{loaded.variant.name}: it must be read on the path {path!r}, and {self.by_whom} were on "
                 f"{self.path!r} ({reasons[-1]}); start a new run"
             )
         self.probed.add(loaded.variant.name)

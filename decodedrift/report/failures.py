@@ -8,7 +8,7 @@ from decodedrift.core.untrusted import terminal, visible
 from decodedrift.report.phrases import listed
 
 LONGEST = 200  # characters of a reason; failures.csv has it whole
-PARTS = ("decompose", "inject", "judge")  # the rest of the variant stands
+PARTS = ("decompose", "inject", "judge", "where")  # the rest of the variant stands
 MOST = 8  # reasons that are given; a line a variant and stage
 
 

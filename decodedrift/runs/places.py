@@ -13,7 +13,7 @@ from decodedrift.measure.tables import PARTS
 
 MARK, RAN_ON, UNFINISHED, ROWS = "plan.json", "environment.json", "unfinished.json", "rows.json"
 DATA = "data"
-ANSWERS = "recorded"
+ANSWERS, KEPT = "recorded", "reference"
 README = "README.txt"
 ON_TOP = {
     "report.html": "the whole result as one page; open it in a browser, it needs no network",
@@ -26,6 +26,7 @@ INTERNALS = {
     RAN_ON: "what it ran on: versions, device, hashes, and what was read back of each variant",
     ROWS: "how many rows each table has; one with none has no file",
     ANSWERS: "what endpoints answered, a file a candidate",
+    KEPT: "the reference, for --reference-run: logits and scores, bit for bit (safetensors, a file per job)",
     "jobs": "finished jobs, which a resume does not run again",
 }
 

@@ -11,7 +11,7 @@ from decodedrift.core.progress import without_widgets
 from decodedrift.core.records import InputError, Job, Prompt, Strategy, Text, Variant, nearest, plain
 from decodedrift.core.settings import Settings
 from decodedrift.core.versions import untested
-from decodedrift.decoding.strategies import parse_strategies
+from decodedrift.decoding.strategies import check_beams, parse_strategies
 from decodedrift.models.knobs import check as check_knobs
 from decodedrift.models.precisions import beware
 from decodedrift.models.recorded import sides
@@ -45,12 +45,16 @@ NOTHING = Sizes()
 
 @dataclass
 class Prepared:
-    """A run that is ready: its world and jobs. enlarged: whether these are larger than usual, to load seldom."""
+    """A run that is ready: its world and jobs. enlarged: whether these are larger than usual, to load seldom.
+
+    notes: what is said of it before it begins.
+    """
 
     world: Any
     jobs: list[Job]
     environment: dict[str, Any]
     enlarged: bool = False
+    notes: Sequence[str] = ()
 
     @property
     def plan(self) -> Settings:
@@ -78,6 +82,7 @@ class Prepared:
             line += f"; batch size lowered from {size} to {plan.batch_size} to fit the memory"
         if self.enlarged:
             line += f"; jobs of {plan.prompts_per_job} prompts, as each loads the weights anew"
+        line += "".join(f"; {note}" for note in self.notes)
         told = beware((v.precision, v.compute, v.options) for v in plan.variants)
         return line + "".join(f"; {name}: {text}" for name, text in told.items())
 
@@ -131,7 +136,7 @@ def prepare(
     from decodedrift.models.machine import check_device
     from decodedrift.models.sources import checkpoints, identity, stored
     from decodedrift.models.text import vocabulary
-    from decodedrift.runs import fitting
+    from decodedrift.runs import earlier, fitting
 
     plan = _placed(plan, check_device(plan.device))
     if isinstance(model := settings.model, str):
@@ -155,7 +160,7 @@ def prepare(
         place.recorded = sides.matched(plan, vocab, encoded, files)
     if getattr(plan, "as_deployed", False):
         place.own = own.owns(plan, checkpoint, vocab, encoded, others)
-    _check_beams(plan, place.width)
+    check_beams(plan.strategies, place.width)
     check(place)
     place.plan = plan.having(batch_size=sizes.batch_size or budget.fitting_batch(place))
     if settings.prompts_per_job is None:
@@ -171,7 +176,7 @@ def prepare(
         "resident": budget.resident(place),
     }  # fmt: skip
     enlarged = sizes.prompts_per_job is None and place.plan.prompts_per_job != plan.prompts_per_job
-    return Prepared(place, todo, facts, enlarged)
+    return Prepared(place, todo, facts, enlarged, earlier.settle(place, facts))
 
 
 def _environment(world: Any) -> dict[str, Any]:
@@ -289,9 +294,3 @@ def _texts(values: Any) -> tuple[Text, ...]:
         else:
             raise InputError(f"--text: a text is a file, not {item!r}")
     return tuple(texts)
-
-
-def _check_beams(plan: Settings, vocab: int) -> None:
-    for strategy in plan.strategies:
-        if strategy.rows > vocab:
-            raise InputError(f"strategy {strategy.label}: more beams than the vocabulary has tokens ({vocab})")

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from decodedrift.core.formats import path_of
-from decodedrift.core.records import InputError, plain, shortened
+from decodedrift.core.records import InputError, plain
 from decodedrift.core.secrecy import home_shortened
 from decodedrift.core.settings import Settings, make_settings, no_rows
+from decodedrift.runs.differences import SETTLED, differences, shortly
 from decodedrift.runs.plan import IDENTITY
 from decodedrift.runs.prepare import NOTHING, Sizes
-from decodedrift.runs.runfolder import RunFolder, Stored
+from decodedrift.runs.runfolder import RunFolder, Stored, open_stored
 
 S = TypeVar("S", bound=Settings)
-MOST = 3  # differences that one line names
-# by the memory that was free when the run began, or found out under way
-SETTLED = (
-    "batch_size_asked",
-    "batch_size",
-    "memory_bytes",
-    "resident",
-    "spilled_bytes",
-    "lowered",
-    "path",
-    "path_reasons",
-)
 
 
 def stored_run(folder: str | Path) -> Stored:
@@ -78,9 +67,13 @@ def stored_settings(kind: type[S], stored: Stored) -> S:
 def stored_sizes(stored: Stored | None, settings: Settings) -> Sizes:
     """The sizes that a run was settled at, where the same was asked: memory that is free now changes nothing.
 
+    Of a new run those of its `reference_run`, if it has one.
+
     Raises:
         InputError: the folder's are no sizes.
     """
+    if stored is None and (earlier := getattr(settings, "reference_run", None)) is not None:
+        stored = open_stored(earlier)  # batches are what they were there, whatever memory is free here
     if stored is None:
         return NOTHING
     way = stored.environment.get("generation", {})
@@ -106,53 +99,13 @@ def refuse_another(stored: Stored, plan: Settings, environment: Mapping[str, Any
     for key in no_rows(type(plan)):
         old.pop(key, None)
         new.pop(key, None)
-    differences = list(_differences("", old, new))
+    found = list(differences("", old, new))
     if stored.environment:
         for key in IDENTITY:
             now = json.loads(json.dumps(environment[key], default=str))
             then = stored.environment.get(key)
             if key == "generation":
                 then, now = ({k: v for k, v in side.items() if k not in SETTLED} for side in (then or {}, now))
-            differences += _differences("" if key == "numerical" else key, then, now)
-    if differences:
-        more = f" and {len(differences) - MOST} more" if len(differences) > MOST else ""
-        raise InputError(
-            f"{where} holds another run: {'; '.join(differences[:MOST])}{more}; ask for the same, or name a new folder"
-        )
-
-
-def _differences(place: str, then: Any, now: Any) -> Iterator[str]:
-    """`place: before there, after here` for every leaf that differs; hashes and long texts are only said to differ."""
-    if then == now:
-        return
-    if isinstance(then, Mapping) and isinstance(now, Mapping):
-        for key in dict.fromkeys([*then, *now]):
-            yield from _differences(f"{place} {key}".strip(), then.get(key), now.get(key))
-    elif isinstance(then, list) and isinstance(now, list):
-        yield from _lists(place, then, now)
-    elif _hash(then) and _hash(now):
-        yield f"{place} differs"
-    else:
-        yield f"{place} {shortened(then, 30)} there, {shortened(now, 30)} here"
-
-
-def _lists(place: str, then: list[Any], now: list[Any]) -> Iterator[str]:
-    named = [{_name(i): i for i in side} for side in (then, now)]
-    for name in dict.fromkeys([*named[0], *named[1]]):
-        if name not in named[0] or name not in named[1]:
-            yield f"{place} {name} only {'there' if name in named[0] else 'here'}"
-        else:
-            yield from _differences(f"{place} {name}", named[0][name], named[1][name])
-    if list(named[0]) != list(named[1]) and set(named[0]) == set(named[1]):
-        yield f"{place} are in another order"
-
-
-def _name(item: Any) -> str:
-    """What an entry of a list is called: a variant, a strategy, a prompt, a seed."""
-    if isinstance(item, Mapping):
-        return str(item.get("label") or item.get("name") or item.get("id"))
-    return str(item)
-
-
-def _hash(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
+            found += differences("" if key == "numerical" else key, then, now)
+    if found:
+        raise InputError(f"{where} holds another run: {shortly(found)}; ask for the same, or name a new folder")

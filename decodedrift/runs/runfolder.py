@@ -24,7 +24,7 @@ from decodedrift.core.files import LOCK, atomic, linked, locked, sync, writable,
 from decodedrift.core.formats import path_of, read_json
 from decodedrift.core.records import InputError
 from decodedrift.measure.tables import PARTS, TABLES, UNFOLDED, Gathered, JobResult, joined, without_words
-from decodedrift.runs.places import ANSWERS, DATA, MARK, RAN_ON, ROWS, UNFINISHED, where
+from decodedrift.runs.places import ANSWERS, DATA, KEPT, MARK, RAN_ON, ROWS, UNFINISHED, where
 from decodedrift.runs.tablefiles import length, read_part, write_csv, write_parquet
 
 WAITING = "decodedrift-"  # how the folders begin in which logits wait; a kill leaves them
@@ -136,6 +136,7 @@ class RunFolder:
     def discard(self) -> None:
         """Takes away a folder in which no job finished: a run that was refused leaves nothing."""
         if self.fresh and not any(self.file("jobs").glob("*")):
+            shutil.rmtree(self.file(KEPT), ignore_errors=True)
             for name in (RAN_ON, UNFINISHED, MARK):
                 with suppress(OSError):  # on a disk that has become read-only the refusal is the error to tell
                     self.file(name).unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from decodedrift.core.estimate import NONE, READING, Estimate, Work
+from decodedrift.core.progress import Bars
 
 WRITE, READ, LOAD = 0.5, 0.01, 7.0  # seconds a token, and beside the phases of a job
 
@@ -129,3 +130,12 @@ def test_no_box_of_warnings_in_a_notebook(call: str, warned: bool) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert ("IProgress not found" in done.stderr) == warned, done.stderr
+
+
+def test_no_time_is_told_of_phases_that_were_too_short_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = Bars(silent=True)
+    bars.begin({"a": Work(100)}, Work())
+    for share, left, said in ((0.0, 0.0, ""), (0.0, 30.0, ", about 30 s left"), (0.95, 0.4, ", about 0 s left")):
+        monkeypatch.setattr(bars._estimate, "share", lambda share=share: share)
+        monkeypatch.setattr(bars._estimate, "left", lambda left=left: left)
+        assert bars._left() == said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -364,3 +365,13 @@ def test_a_perplexity_of_the_tokens_that_are_left_is_not_told() -> None:
     told.environment = {"scored_bytes": {"t": 9}}
     (sentence,) = [s for s in assembly.rest(told) if s.startswith("Perplexity")]
     assert sentence.endswith(": c has none, with no finite likelihood of 1 of 3 tokens.")
+
+
+def test_what_holds_of_many_candidates_is_said_once() -> None:
+    names = list("abcdef")
+    answers = pd.DataFrame({"candidate": names, "wording": "as noise", "floor_rate": 0.0})
+    candidates = [{"name": name, "precision": "fp32", "compute": "bf16" if name == "f" else "fp32"} for name in names]
+    run = SimpleNamespace(answer=answers, plan={"candidates": candidates})
+    assert answer.outlook(run) == "a, b, c and 2 more compute in fp32."
+    run.answer = answers[:2]
+    assert answer.outlook(run) == "a and b compute in fp32."

@@ -145,6 +145,12 @@ def test_a_reason_is_given_once_with_its_count_short_and_without_control_charact
     assert not failed()
 
 
+def test_where_nothing_could_be_looked_into_the_rest_of_the_variant_stands() -> None:
+    assert failed(("a", "where", "failed", "compiled"))[0].startswith(
+        "Not everything ran as it should: a (failed in where)"
+    )
+
+
 def test_the_error_before_a_near_tie_is_said_of_how_many_it_is_known() -> None:
     """Two exact ties at the first tokens, before which no error is known, and one later at once the error."""
     row = {"role": "candidate", "candidate": "c", "cause": "near_tie", "candidate_gap": 1.0}

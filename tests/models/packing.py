@@ -93,10 +93,18 @@ def torchao(folder: Path) -> Path:
     return kept(converted(plain, TorchAoConfig(Int8WeightOnlyConfig())), folder)
 
 
-def gguf_file(path: Path, kind: str, words: list[str] | None = None) -> dict[str, Tensor]:
+def gguf_file(
+    path: Path,
+    kind: str,
+    words: list[str] | None = None,
+    bos: bool | None = None,
+    eos: bool = False,
+    template: str = "",
+) -> dict[str, Tensor]:
     """Writes the small llama as GGUF, its matrices in a type; gives what they are by the format's own definition.
 
-    words: of its tokenizer; the tiny tokenizer's unless given, none where it is empty.
+    words: of its tokenizer; the tiny tokenizer's unless given, none where it is empty. bos, eos, template: what it says
+    of prompts.
     """
     gguf = pytest.importorskip("gguf")
     model, writer = small(), gguf.GGUFWriter(path, "llama")
@@ -120,6 +128,11 @@ def gguf_file(path: Path, kind: str, words: list[str] | None = None) -> dict[str
         writer.add_token_types([1] * len(words))
         writer.add_eos_token_id(0)
         writer.add_bos_token_id(0)
+    if bos is not None:
+        writer.add_add_bos_token(bos)
+        writer.add_add_eos_token(eos)
+    if template:
+        writer.add_chat_template(template)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     expected = {}
     for name, weight in model.state_dict().items():

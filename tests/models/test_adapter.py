@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_tokenizer
-from packing import bitsandbytes, kept, small
+from packing import bitsandbytes, compressed, kept, small
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tuning import ALPHA, MODULES, RANK, base, edit, tuned
@@ -21,6 +22,7 @@ import decodedrift as dd
 from decodedrift.core.records import InputError, VariantError
 from decodedrift.core.settings import make_settings
 from decodedrift.experiments.compare.settings import CompareSettings
+from decodedrift.experiments.compare.verdict import checkpoints as checkpoint_words
 from decodedrift.models import budget
 from decodedrift.models.knobs import check as check_knobs
 from decodedrift.models.load import loaded
@@ -316,3 +318,72 @@ def test_a_quantized_base_is_merged_as_peft_does_it(tmp_path: Path) -> None:
     assert (logits - merged).abs().max() > 1e-3
     with pytest.raises(InputError, match=r"merge=fp32: its base is quantized .bitsandbytes.; choices: none, stored$"):
         run(f"{on_top}:merge=fp32")
+
+
+def test_merged_into_a_tied_matrix_it_moves_the_end_that_it_is_of_alone(tmp_path: Path) -> None:
+    """peft merges an adapter of the embedding into the head too, where they are one matrix."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    folder = kept(small(tie_word_embeddings=True), tmp_path / "base")
+    asked = {"target_modules": ["embed_tokens", "q_proj"], "model": small(tie_word_embeddings=True)}
+    own = tuned(tmp_path / "tuned", folder, **asked)
+    beside, facts = run(f"{own}:precision=fp64")
+    assert "untied" not in facts["adapter"]
+    merged, facts = run(f"{own}:precision=fp64,merge=fp32")
+    assert facts["adapter"]["untied"] and facts["adapter"]["merged"]
+    assert float((beside - merged).abs().max()) < 1e-12
+    tied = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    tied = peft.PeftModel.from_pretrained(tied, own).merge_and_unload().eval()
+    with torch.inference_mode():
+        assert float((tied(input_ids=torch.arange(1, 5)[None]).logits - beside).abs().max()) > 1e-3
+    elsewhere = tuned(tmp_path / "elsewhere", folder, model=small(tie_word_embeddings=True))
+    assert "untied" not in run(f"{elsewhere}:merge=fp32")[1]["adapter"]
+    said = checkpoint_words._adapted("c", facts["adapter"])
+    assert "in float32, or wider where it runs so, its head untied from its embedding first" in said
+
+
+def test_dora_and_modules_trained_whole_are_said(tmp_path: Path) -> None:
+    plain = base(tmp_path / "base")
+    facts = run(str(tuned(tmp_path / "dora", plain, use_dora=True)))[1]["adapter"]
+    assert facts["dora_modules"] == LAYERS * len(MODULES)
+    assert facts["parameters"] == LAYERS * (RANK * (64 + 64 + 64 + 32 + 128 + 64) + 64 + 32 + 64), "lengths too"
+    assert checkpoint_words._adapted("d", facts).startswith("d is a base with a DoRA adapter (rank 4, scaling 2, on 6 ")
+    facts = run(str(tuned(tmp_path / "whole", plain, modules_to_save=["lm_head"])))[1]["adapter"]
+    assert facts["replaced"] == ["lm_head"]
+    assert checkpoint_words._adapted("w", facts).endswith("run beside its weights; lm_head is replaced whole.")
+
+
+def test_a_base_that_is_unpacked_as_it_loads_takes_an_adapter_beside_it(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder = compressed(tmp_path / "packed", 8)
+    own = tuned(tmp_path / "tuned", folder)
+    logits, facts = run(str(own))
+    assert facts["quantized_modules"] == LAYERS * 7 and not facts["adapter"]["merged"]
+    expanded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    matrices = load_file(own / WEIGHTS)
+    with torch.inference_mode():
+        without = expanded(input_ids=torch.arange(1, 5)[None]).logits
+        for name, module in expanded.named_modules():
+            if name.endswith(MODULES):
+                a, b = (matrices[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
+                module.weight.copy_(module.weight + ALPHA / RANK * (b @ a))
+        by_hand = expanded(input_ids=torch.arange(1, 5)[None]).logits
+    torch.testing.assert_close(logits, by_hand, rtol=1e-4, atol=1e-4)
+    assert float((logits - without).abs().max()) > 0.01
+    with pytest.raises(InputError, match=r"merge=fp32: its base is quantized .compressed-tensors.; choices: none$"):
+        run(f"{own}:merge=fp32")
+
+
+def test_what_pefts_import_says_is_held_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    talk = "import logging, warnings\nlogging.getLogger('torchao').warning('no library')\nwarnings.warn('old')\n"
+    (tmp_path / "peft.py").write_text(f"{talk}logging.getLogger('torch.utils._pytree').warning('enum')\nHERE = 1\n")
+    monkeypatch.delitem(sys.modules, "peft")
+    monkeypatch.syspath_prepend(tmp_path)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert adapter._peft().HERE == 1
+    assert not caplog.records and not said

@@ -154,7 +154,7 @@ def test_a_vocabulary_that_only_grew_is_compared_over_the_shared_ids(copies: dic
         assert counts["candidate"] - counts["reference"] == more
         facts = study.environment["variants"]["other"]
         assert facts["cut_ids"] == 1 and max(facts["cut_reference_mass"], facts["cut_candidate_mass"]) > 0
-        assert any("differ by 1 ids, which are cut" in s for s in study.verdict)
+        assert any("differ by 1 id, which is cut" in s for s in study.verdict)
         rows = study.positions[study.positions["role"] == "candidate"]
         assert len(rows) and rows["kl"].max() < 1e-6 and (study.divergences["diverged"] == 0).all()
 
@@ -266,3 +266,17 @@ def test_as_deployed_a_plain_folder_runs_in_the_type_that_it_is_stored_in(tmp_pa
         )  # fmt: skip
         assert [study.environment["variants"][name]["compute"] for name in ("own", "asked")] == types
         assert study.environment["variants"]["fp32"]["compute"] == "fp32"
+
+
+def test_a_side_that_had_ended_is_said_to_have_stopped(deployed: dd.Study, copies: dict[str, Path]) -> None:
+    """A stop id of the candidate's own ends its text where the reference writes on: no token was taken there."""
+    row = deployed.traces[deployed.traces["role"] == "reference"].iloc[0]
+    stop = int(row["token_ids"].split()[10])
+    folder = shutil.copytree(copies["same"], copies["same"].with_name("early"))
+    edited(folder / "generation_config.json", lambda c: c.update(eos_token_id=[0, stop]))
+    asked = ASKED | {"limit": 1, "max_new_tokens": 24, "prompts": "stories", "strategies": ["greedy"]}
+    study = dd.compare(str(copies["same"]), candidates=[f"early={folder}"], as_deployed=True, **asked)
+    (split,) = study.divergences[study.divergences["role"] == "candidate"].itertuples()
+    assert split.cause == "stopped" and split.candidate_token != split.candidate_token
+    assert ", early stopped:" in screenful(study)
+    assert '"nan"' not in screenful(study)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import tiny_tokenizer
 from packing import gguf_file, kept, small
 
 import decodedrift as dd
@@ -90,3 +91,42 @@ def test_what_is_wrong_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         checkpoints.find(str(broken))
     with pytest.raises(InputError, match=r"neither an existing folder or .gguf file nor a hub id"):
         parse_variants("g=gone.gguf")
+
+
+def test_what_it_says_of_prompts_is_held_against_the_references_tokenizer(tmp_path: Path) -> None:
+    folder = kept(small(), tmp_path / "plain")
+    tiny_tokenizer(bos=True).save_pretrained(folder)
+    for name, said in {
+        "same": {"bos": True},
+        "bare": {"bos": False, "eos": True},
+        "chat": {"template": "{{ x }}"},
+    }.items():
+        gguf_file(tmp_path / f"{name}.gguf", "F32", **said)
+    names = ["same", "bare", "chat"]
+    study = dd.compare(folder, candidates=[f"{n}={tmp_path}/{n}.gguf" for n in names], **ASKED | {"noise_floor": False})
+    facts = study.environment["deployment"]
+    assert "gguf" not in facts["same"], "the negative control"
+    assert facts["bare"]["gguf"] == {"add_bos": [True, False], "add_eos": [False, True]}
+    assert facts["chat"]["gguf"] == {"template": [False, True], "unsaid": ["add_bos"]}
+    first = study.verdict[0]
+    assert "bare by its GGUF file, whose tokenizer is not run here, puts no BOS in front of every prompt" in first
+    assert "(the reference does) and puts an EOS behind every prompt (the reference does not)" in first
+    assert (
+        "chat by its GGUF file, whose tokenizer is not run here, has a chat template and does not say whether it"
+        in first
+    )
+    assert "same by" not in first
+
+
+def test_what_is_no_readable_file_is_said_so(tmp_path: Path) -> None:
+    gguf_file(path := tmp_path / "cut.gguf", "F32")
+    path.write_bytes(path.read_bytes()[:60_000])
+    (tmp_path / "junk.gguf").write_bytes(b"no model at all" * 100)
+    for name, said in {
+        "cut": "is not a readable GGUF file",
+        "junk": "is not a readable GGUF file",
+        "none": "no such file$",
+    }.items():
+        with pytest.raises(InputError, match=said) as error:
+            checkpoints.find(str(tmp_path / f"{name}.gguf"))
+        assert "config.json" not in str(error.value)

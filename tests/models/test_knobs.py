@@ -140,7 +140,10 @@ def test_a_heads_output_is_rounded_or_the_head_is_wide() -> None:
     assert torch.equal(logits("bf16:head=fp32"), wide) and wide.dtype == torch.float32
     assert not torch.equal(wide, logits("bf16").float())
     with opened("bf16:head=fp32") as ready:
-        assert ready.facts["head"] == "bf16 to fp32"
+        assert ready.facts["head"] == "bf16 in fp32 to fp32"
+    for name, said in (("bf16", "bf16 to bf16"), ("fp32:autocast=bf16", "fp32 in bf16 to bf16")):
+        with opened(name) as ready:
+            assert ready.facts["head"] == said
 
 
 def test_experts_are_computed_by_the_kernel_that_is_asked_for() -> None:
@@ -327,7 +330,7 @@ def _under_fp16(forward: Any, module: Any, *args: Any, **more: Any) -> Any:
     ("fp32:attention=bogus", "llama", r"there is no such kernel; choices: eager, .*sdpa"),
     ("fp32:attention=flash_attention_2", "llama", "it runs on a GPU; choices: eager"),
     ("fp32:attention=flex_attention", "gpt_neo", "GPTNeoForCausalLM has no such kernel; choices: eager"),
-    ("fp32:attention=paged|eager", "llama", "continuous batching alone; choices: eager"),
+    ("fp32:attention=paged|eager", "llama", "continuous batching alone; choices: eager, .*paged.sdpa"),
     ("fp64:autocast=bf16", "llama", "leaves float64 as it is"),
     ("bf16:layercast=bf16", "llama", "write fp32:layercast=bf16"),
     ("bf16:mixed=bf16", "llama", "computes in bf16"),

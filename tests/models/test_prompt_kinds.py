@@ -137,6 +137,9 @@ def test_each_side_of_a_chat_template_is_compared(saved: Callable[..., Path], tm
     assert facts["template"] and facts["prompts"] == {"differ": 1, "of": 3, "first": "talk", "how": "6 other ids"}
     assert "c encodes 1 of 3 prompts to other ids (talk: 6 other ids) and has another chat template" in study.verdict[0]
     own = run(folders[0], prompts=ROWS, candidates=[f"c={folders[1]}"], as_deployed=True)
+    bare = running.saved_as(tiny_model("llama"), tmp_path / "bare")
+    with pytest.raises(InputError, match="candidate b: prompt talk is given as messages"):
+        run(folders[0], prompts=ROWS, candidates=[f"b={bare}"], as_deployed=True)
     alone = run(folders[1], prompts=ROWS)
     texts = [
         of.traces[of.traces["variant"] == name]

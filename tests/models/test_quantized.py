@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_config, tiny_tokenizer
+from conftest import tiny_config, tiny_model, tiny_tokenizer
 from packing import bitsandbytes, compressed, kept, small, torchao
 from running import LEAN
 
 import decodedrift as dd
-from decodedrift.core.records import InputError
+from decodedrift.core.records import InputError, VariantError
+from decodedrift.models.load import loaded
 from decodedrift.models.sources import checkpoints, quantized
 from decodedrift.models.sources.packed import in_headers, packed
 from decodedrift.models.sources.quantized import Quantization, quantization
@@ -190,7 +191,7 @@ def test_a_missing_package_is_one_line_before_weights_are_read(tmp_path: Path, m
     monkeypatch.setattr(quantized, "_installed", lambda package: False)
     for method, command in (
         ("compressed-tensors", "compressed-tensors: pip install 'decodedrift[compressed]'"),
-        ("gptq", "optimum gptqmodel: pip install optimum gptqmodel"),
+        ("gptq", "optimum and gptqmodel: pip install optimum gptqmodel"),
     ):
         quantized_config = {"quant_method": method, "bits": 4}
         (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantized_config}))
@@ -238,3 +239,92 @@ def test_weights_are_counted_not_words() -> None:
     linear.register_buffer("qzeros", torch.zeros(1, 8, dtype=torch.int32))
     found = packed(linear)
     assert (found.parameters, found.modules, found.total, found.bits) == (64 * 64, 1, 64 * 64, 4)
+
+
+def test_why_a_weight_cannot_be_converted_is_said(tmp_path: Path) -> None:
+    """transformers says it to a log, and in its error that it did."""
+    from safetensors.torch import load_file, save_file
+
+    pytest.importorskip("accelerate")
+    if torch.cuda.is_available():
+        pytest.skip("transformers expands it only where there is no GPU")
+    folder = kept(small(), tmp_path / "fp8")
+    stored = load_file(folder / "model.safetensors")
+    for name in [n for n in stored if "proj" in n]:
+        stored[name.replace("weight", "weight_scale_inv")] = torch.ones(3, 2)
+        stored[name] = stored[name].to(torch.float8_e4m3fn)
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [32, 32], "activation_scheme": "dynamic",
+        "modules_to_not_convert": ["lm_head"],
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    (variant,) = parse_variants(f"q={folder}")
+    found = checkpoints.find(str(folder))
+    with (
+        pytest.raises(VariantError, match=r"not divisible by scale grid") as error,
+        loaded(found, resolved(variant, found, parse_variants("fp32")[0])),
+    ):
+        pass
+    assert "report" not in str(error.value)
+
+
+def test_types_in_memory_are_spelt_as_in_files() -> None:
+    model = tiny_model("llama")
+    plain = checkpoints.in_memory(model, tiny_tokenizer()).stored
+    assert list(plain) == ["F32"]
+    projection = model.model.layers[0].self_attn.q_proj
+    count, rows = projection.weight.numel(), projection.weight.to(torch.int8)
+    del projection.weight
+    projection.register_buffer("weight", rows)
+    assert checkpoints.in_memory(model, tiny_tokenizer()).stored == {"F32": plain["F32"] - count, "I8": count}
+
+
+def test_of_hqqs_own_modules_the_group_is_read() -> None:
+    class HQQLinear(torch.nn.Module):  # as hqq 0.2 has it
+        def __init__(self) -> None:
+            super().__init__()
+            self.W_q = torch.nn.Parameter(torch.zeros(32, 64, dtype=torch.uint8), requires_grad=False)
+            self.in_features, self.out_features = 64, 64
+            self.meta = {"nbits": 4, "group_size": 64, "shape": (64, 64)}
+
+    here = packed(HQQLinear())
+    assert (here.parameters, here.bits, here.group_size) == (4096, 4, 64)
+
+
+@pytest.mark.parametrize(("name", "said"), [("fp8", "an fp8 checkpoint"), ("torchao", "a torchao checkpoint")])
+def test_formats_have_their_article(name: str, said: str) -> None:
+    assert Quantization(name).named == said
+
+
+def test_quantized_by_torchaos_own_call_it_runs_in_memory(folder: Callable[[str], Path]) -> None:
+    """The head is packed there too, of which no zero can be asked; its KL is that of plain transformers."""
+    quantization = pytest.importorskip("torchao.quantization")
+    model = small()
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    study = dd.compare(small(), tokenizer=tiny_tokenizer(), candidates={"o": model}, **ASKED)
+    assert not len(study.failures), study.failures.to_string()
+    facts = study.environment["variants"]["o"]
+    assert facts["quantized_parameters"] == MATRICES + small().lm_head.weight.numel()
+    assert facts["copy_control"]["moved"] > 0 and facts["stored_dtypes"].keys() == {"F32", "I8"}
+    texts = texts_of(study)
+    with torch.inference_mode():
+        p, q = (
+            torch.cat([m(torch.tensor([row])).logits for row in texts]).double().log_softmax(-1)[:, 3:7]
+            for m in (small(), model)
+        )
+    kl = float((p.exp() * (p - q)).sum(-1).mean())
+    rows = study.positions[study.positions["role"] == "candidate"]
+    assert rows["kl"].mean() == pytest.approx(kl, rel=1e-3) and kl > 1e-7
+
+
+def test_weights_that_torch_packed_away_are_refused_by_name() -> None:
+    class Packed(torch.nn.Module):  # as torch.ao's quantize_dynamic leaves a Linear
+        def weight(self) -> torch.Tensor:
+            return torch.zeros(2, 2)
+
+    model = tiny_model("llama")
+    model.model.layers[0].mlp.up_proj = Packed()
+    with pytest.raises(InputError, match=r"layers\.0\.mlp\.up_proj holds weights .*; give it as it was before, or"):
+        checkpoints.in_memory(model, tiny_tokenizer())

@@ -112,6 +112,17 @@ def _params(owner: str, given: Mapping[str, Any], kind: StrategyKind) -> dict[st
     return {key: v for key, v in params.items() if key not in PENALTIES or v != PENALTIES[key].default}
 
 
+def check_beams(strategies: Iterable[Strategy], vocab: int) -> None:
+    """Refuses a search of more beams than there are tokens.
+
+    Raises:
+        InputError: names it.
+    """
+    for strategy in strategies:
+        if strategy.rows > vocab:
+            raise InputError(f"strategy {strategy.label}: more beams than the vocabulary has tokens ({vocab})")
+
+
 def not_injectable(where: str) -> str:
     """Why none of the strategies asked for can take a replaced token."""
     return (

@@ -46,6 +46,8 @@ def compare(
     mode: str = "exact",
     continued: bool = False,
     as_deployed: bool = False,
+    reference_run: Path | None = None,
+    keep_logits: bool = False,
     near_tie_below: float = 0.1,
     answer_check: str | None = None,
     equivalence: float = 0.02,

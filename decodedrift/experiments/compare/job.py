@@ -17,10 +17,12 @@ from decodedrift.core.records import InputError, Job, Variant
 from decodedrift.decoding.spool import Spool
 from decodedrift.experiments.compare import checking, controls, recorded, screening
 from decodedrift.experiments.compare.decompose import Decomposition
+from decodedrift.experiments.compare.earlier import Earlier, earlier_of, file_to_keep
 from decodedrift.experiments.compare.judging import judge, judged_rows, read_own_beams
 from decodedrift.experiments.compare.reading import read_against, read_by_all, read_reference, step_reference
 from decodedrift.measure import injection, passes
 from decodedrift.measure.bench import Bench
+from decodedrift.measure.kept import keep
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import FORCED, STEPPED, JobResult, token_rows
 from decodedrift.measure.where import Where
@@ -40,9 +42,12 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
     plan: Any = world.plan
     with Spool(budget.spool_bytes(world), spill) as spool, ExitStack() as resident:
         bench = Bench(job, world, progress or Progress(), spool, batched=plan.noise_floor or plan.continued)
-        run = Comparison(bench, Pass(plan.reference.name, plan.reference, "reference"))
+        run = Comparison(bench, Pass(plan.reference.name, plan.reference, "reference"), earlier=earlier_of(bench))
+        to_keep = file_to_keep(bench, spill)
         model = bench.open_reference(resident)
         run.begin(model)
+        if to_keep:
+            keep(to_keep, run.reference, spool)
         if not budget.both_fit(world):
             resident.close()
         for variant in plan.candidates:
@@ -109,6 +114,7 @@ class Comparison:
     bench: Bench
     reference: Pass
     stepped: Pass | None = None
+    earlier: Earlier | None = None
     passes: dict[tuple[str, str], Pass] = field(default_factory=dict)
     decomposition: Decomposition | None = None
     inside: Where | None = None
@@ -132,7 +138,8 @@ class Comparison:
         floor = screening.floor_of(self.reference) if screens else None
         if floor is not None:
             self.keep(floor)
-        read_reference(self.bench, model, self.reference, screening.predicting(floor) if floor else passes.unseen)
+        see = screening.predicting(floor) if floor else passes.unseen
+        read_reference(self.bench, model, self.reference, see, self.earlier)
         first = self.bench.job.first and self.bench.job.prompts
         if first:
             self.keep(controls.self_control(self.bench, model, self.reference))
@@ -235,6 +242,8 @@ class Comparison:
                 self.decomposition.rows(side)
         for recording in self.recordings.values():
             recorded.write(recording, self.plan.model, self.plan.reader.name, vocab, result)
+        if self.earlier:
+            self.earlier.as_written(result)
         checking.check(bench, self.reference, list(self.passes.values()))
         result.rows["tokens"] = token_rows(result, vocab)
         result.timed("", "", "write", begin, sum(len(f) for f in result.rows["positions"]))

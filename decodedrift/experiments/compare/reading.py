@@ -6,6 +6,7 @@ import time
 
 from decodedrift.core.records import Key
 from decodedrift.decoding.batches import filed
+from decodedrift.experiments.compare.earlier import Earlier
 from decodedrift.measure import passes
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.heads import note_cut
@@ -23,20 +24,27 @@ def read_by_all(bench: Bench, reference: Pass) -> list[list[Passage]]:
     return [[Passage(Key("text", 0, w.key), w.reading, None, w.start) for w in windows]]
 
 
-def read_reference(bench: Bench, model: Loaded, reference: Pass, see: See = unseen) -> None:
+def read_reference(
+    bench: Bench, model: Loaded, reference: Pass, see: See = unseen, earlier: Earlier | None = None
+) -> None:
     """The reference generates, reads its own tokens, and leaves its scores and logits in the spool.
 
-    see: shown each passage with its logits and the strategy's preferences.
+    see: shown each passage with its logits and the strategy's preferences. earlier: what an earlier run has of it.
     """
-    if bench.job.prompts:
+    kept = earlier.kept if earlier else None
+    if earlier:
+        earlier.restore(model, reference)
+        see = earlier.scoring(reference, see)
+    elif bench.job.prompts:
         bench.free_run(model, reference, batch_size=bench.size(reference.variant), keep_scores=True)
     passes.note_nonfinite(reference, bench.plan.model, reference.name, bench.result)
     for label, text in left_out(reference.traces.values(), bench.limits).items():
         bench.result.fail(bench.plan.model, reference.name, "score", "skipped", text, label)
     begin, count = time.perf_counter(), 0
     for group in read_by_all(bench, reference):
-        for passage, logits in bench.logits(model, group):
-            bench.spool.put(("logits", passage.key), logits)
+        for passage, logits in kept.logits(group, model.device) if kept else bench.logits(model, group):
+            if kept is None:
+                bench.spool.put(("logits", passage.key), logits)
             tokens = passage.reading.continuation
             preferences = reference.preferences[passage.key] = passage.prefer(logits)
             see(passage, logits, preferences)
@@ -56,8 +64,9 @@ def step_reference(bench: Bench, model: Loaded, reference: Pass) -> Pass:
     """
     begin, count = time.perf_counter(), 0
     stepped = Pass(
-        reference.name, reference.variant, "reference", traces=reference.traces, generated=reference.generated
-    )
+        reference.name, reference.variant, "reference", traces=reference.traces, generated=reference.generated,
+        layout=reference.layout,
+    )  # fmt: skip
     for group in read_by_all(bench, reference):
         for passage, logits in bench.logits(model, group, layout=STEPPED):
             bench.spool.put((STEPPED, passage.key), logits)

@@ -140,15 +140,18 @@ def _split(study: Study, width: int) -> str:
     if texts is None:
         return ""
     sides = ((texts.reference_token, texts.p_reference), (texts.candidate_token, texts.p_candidate))
-    tokens = [f'"{cut(terminal(word(token)), 12)}"' for token, _ in sides]
+    tokens = ["" if token is None else f'"{cut(terminal(word(token)), 12)}"' for token, _ in sides]
     names = [cut(terminal(str(name)), 12) for name in (row.reference, row.candidate)]
     column = max(map(cell_len, names)) + 4
     held = " | ".join(f"{token} {percent(p)}" for token, (_, p) in zip(tokens, sides, strict=True))
     drawn = any(math.isnan(p) for _, p in sides)  # of a draw they are not what decided
-    tail = f'", {names[0]} took {tokens[0]}, {names[1]} {tokens[1]}:' if drawn else f'", {names[0]} held {held}:'
+    verbs = [" took ", " " if tokens[0] else " took "]
+    ends = [f"{n}{v}{t}" if t else f"{n} stopped" for n, v, t in zip(names, verbs, tokens, strict=True)]
+    tail = f'", {", ".join(ends)}:' if drawn or not all(tokens) else f'", {names[0]} held {held}:'
     lines = [f'After "{_ending(texts.shared, max(4, width - 7 - cell_len(tail)))}{tail}']
     for name, text in zip(names, (texts.reference_text, texts.candidate_text), strict=True):
-        lines.append(f"  {name}{' ' * (column - 2 - cell_len(name))}{_beginning(text, width - column)}")
+        beginning = _beginning(text, width - column) or "(the end)"
+        lines.append(f"  {name}{' ' * (column - 2 - cell_len(name))}{beginning}")
     return "\n".join(lines)
 
 

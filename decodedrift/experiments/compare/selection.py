@@ -23,6 +23,7 @@ CAUSES = {
     "nonfinite": "NaN or infinite logits ended a trace.",
     "shift": "The reference clearly preferred its token; the candidate's error turned it.",
     "truncation": "A token fell out of the set that one of the two may draw from.",
+    "stopped": "One side had ended already, at a stop id that the other does not have.",
     "search": "Beam search: whole hypotheses were exchanged. Gap and swing are theirs; a negative gap says that the "
     "reference itself scores the candidate's text higher.",
     "draw": "The shared draw fell on the edge between two tokens that the reference itself held apart.",
@@ -109,7 +110,7 @@ def telling_case(study: Study, of: pd.DataFrame | None = None) -> Any | None:
 
 
 def _lacks(row: Any) -> tuple[bool, ...]:
-    words = [str(token).strip() for token in (row.reference_token, row.candidate_token)]
+    words = [(token or "").strip() for token in _tokens(row)]
     return (
         row.strategy != "greedy",
         row.cause != "near_tie",
@@ -129,8 +130,8 @@ class Fork:
     shared: str
     reference_text: str
     candidate_text: str
-    reference_token: str
-    candidate_token: str
+    reference_token: str | None
+    candidate_token: str | None
     p_reference: float
     p_candidate: float
 
@@ -146,9 +147,14 @@ def fork(study: Study, row: Any) -> Fork | None:
     at = ours[:at].rfind(" ") + 1 if ours[:at][-1:].isalnum() else at  # whole words, whatever the tokens are
     prompt = traces.loc[row.reference, "prompt"]
     return Fork(
-        f"{'' if pd.isna(prompt) else prompt}{ours[:at]}", ours[at:], theirs[at:], str(row.reference_token),
-        str(row.candidate_token), *_held(study, row),
+        f"{'' if pd.isna(prompt) else prompt}{ours[:at]}", ours[at:], theirs[at:], *_tokens(row), *_held(study, row),
     )  # fmt: skip
+
+
+def _tokens(row: Any) -> tuple[str | None, str | None]:
+    """Both tokens at the fork; None for a side that had ended before."""
+    a, b = (None if pd.isna(token) else str(token) for token in (row.reference_token, row.candidate_token))
+    return a, b
 
 
 def _held(study: Study, row: Any) -> tuple[float, float]:

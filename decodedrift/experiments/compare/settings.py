@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import ceil
@@ -13,6 +14,7 @@ from decodedrift.core.endpoint import EndpointSettings
 from decodedrift.core.notation import number, one_of, whole
 from decodedrift.core.prompts import PROSE, STORY, bundled_text, place_of, tells_stories
 from decodedrift.core.records import InputError, Strategy, Text, Variant, distinct
+from decodedrift.core.secrecy import home_shortened
 from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Effort, Whole, files, option
 from decodedrift.decoding.strategies import not_injectable, screened
 from decodedrift.measure.checks import CODE, Check, parse_check
@@ -27,6 +29,11 @@ CONVENTIONS = {
     **{tool: f"as {tool} counts it" for tool in ("llama.cpp", "lm-eval", "gptq")},
 }
 MODES = {"exact": "every variant generates", "screen": "screening: candidates read"}
+
+
+def folder(value: Any) -> Any:
+    """A folder's name, which a plan keeps without the home folder; None is none."""
+    return value if value is None else home_shortened(os.fspath(value))
 
 
 class CompareSettings(EndpointSettings):
@@ -68,6 +75,13 @@ class CompareSettings(EndpointSettings):
     as_deployed: bool = option(
         False, "Each side with its own tokenizer, stop ids, template, settings.", WHAT, label="Each side as deployed"
     )
+    reference_run: Annotated[str | None, BeforeValidator(folder)] = option(
+        None, "Take the reference's texts, and logits kept there, from this run.", MEASURING, "DIR",
+        label="Reference taken from the run",
+    )  # fmt: skip
+    keep_logits: bool = option(
+        False, "Keep the reference's logits in the run folder, for --reference-run.", MEASURING, label="Logits kept"
+    )
     near_tie_below: Annotated[float, BeforeValidator(number(0))] = option(
         0.1, "The gap of a near tie.", MEASURING, "NATS", rare=True, label="Near tie below (nats)"
     )
@@ -104,6 +118,10 @@ class CompareSettings(EndpointSettings):
             raise InputError("--check needs whole texts: add --continue, or use --mode exact")
         if (check := self.answers_by) and check.name == CODE and not self.trust_check_code:
             raise InputError(f"--check {check.text}: runs the code of that file; allow it with --trust-check-code")
+        if self.keep_logits and (self.no_text or self.reference_run):
+            why = "texts can be read off logits" if self.no_text else "the other run has the reference's"
+            other = "--no-text" if self.no_text else "--reference-run"
+            raise InputError(f"--keep-logits: {why}; leave it or {other} out")
         for name in ("equivalence", "trust_check_code") if not self.answer_check else ():
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise InputError(f"--{name.replace('_', '-')} is about answers, and none is checked: add --check")
@@ -112,7 +130,9 @@ class CompareSettings(EndpointSettings):
                 raise InputError(f"--{name} compares what both sides read alike: leave it or --as-deployed out")
         if self.as_deployed and self.mode == "screen":
             raise InputError("--as-deployed needs generated texts: leave it or --mode screen out")
-        for name in ("inject", "decompose", "where", "as_deployed", "texts") if self.judge is not None else ():
+        for name in (
+            ("inject", "decompose", "where", "as_deployed", "texts", "reference_run") if self.judge is not None else ()
+        ):
             if getattr(self, name):
                 raise InputError(
                     f"{self.flag(name)} needs sides that run here, and --judge reads recorded ones: leave it out"
@@ -226,7 +246,7 @@ class CompareSettings(EndpointSettings):
         waiting = (1 + many if self.decompose else 0) + bool(stepped)
         screens = self.mode == "screen" and not self.continued
         return Effort(
-            writing=1 if screens else many + (self.judge is None),
+            writing=(0 if screens else many) + (self.judge is None and self.reference_run is None),
             reading=1 + many - blind - stepped + len(self.casts) + recorded + len(self.recorded_casts),
             floors=floors,
             floor_prompts=FLOOR_PROMPTS,

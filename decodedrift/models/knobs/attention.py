@@ -21,7 +21,8 @@ def _refused(variant: Variant, checkpoint: Any, kernel: str) -> str | None:
     known = ["eager", *(name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if not name.startswith("paged|"))]
     here = [name for name in known if _supported(kind, name) and (variant.device != "cpu" or "flash" not in name)]
     if kernel == "paged|eager":
-        return f"is masked by transformers' continuous batching alone; {nearest(kernel, here)}"
+        also = [f"paged|{name}" for name in ("sdpa",) if name in here]
+        return f"is masked by transformers' continuous batching alone; {nearest(kernel, [*here, *also])}"
     if (plain := kernel.removeprefix("paged|")) not in known:
         return f"there is no such kernel; {nearest(plain, here)}"
     if plain not in here:

@@ -42,9 +42,10 @@ def _running(model: Any, how: str) -> Iterator[None]:
 
 
 def _read_back(model: Any) -> str | None:
-    """The type of the head's weights as they are used, and that of what it gives."""
+    """The type of the head's weights, that of its product where it is another, and that of what it gives."""
     import torch
 
+    from decodedrift.models.modes import Products
     from decodedrift.models.precisions.floating import NAMES
 
     head = model.get_output_embeddings()
@@ -52,10 +53,13 @@ def _read_back(model: Any) -> str | None:
         return None
     dtype = head.weight.dtype
     try:
-        gives = head(torch.zeros(1, head.in_features, dtype=dtype, device=head.weight.device)).dtype
+        with Products() as products:
+            gives = head(torch.zeros(1, head.in_features, dtype=dtype, device=head.weight.device)).dtype
     except Exception:  # of a model in memory it is the caller's own code, which may need more than an input
         return None
-    return f"{NAMES.get(dtype, dtype)} to {NAMES.get(gives, gives)}"
+    kinds = [str(NAMES.get(kind, kind)) for kind in (dtype, products.dtype or dtype, gives)]
+    within = f" in {kinds[1]}" if kinds[1] != kinds[0] else ""
+    return f"{kinds[0]}{within} to {kinds[2]}"
 
 
 def _refused(variant: Variant, checkpoint: Any, how: str) -> str | None:

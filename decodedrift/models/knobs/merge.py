@@ -25,7 +25,8 @@ def _refused(variant: Variant, checkpoint: Any, merge: str) -> str | None:
         return None
     quantized = "gguf" if checkpoint.kind == "gguf" else getattr(checkpoint.quantization, "format", None)
     if quantized and merge == "fp32":
-        return f"its base is quantized ({quantized}); choices: none, stored"
+        choices = "none, stored" if quantized in REQUANTIZED else "none"
+        return f"its base is quantized ({quantized}); choices: {choices}"
     if quantized and quantized not in REQUANTIZED:
         return f"peft quantizes no merged weight of {quantized} again; choices: none"
     return None

@@ -71,7 +71,7 @@ def _window(config: Any) -> int:
 
 
 def _note(facts: dict[str, Any], mask: Tensor, given: bool) -> None:
-    """Sides that have held filler, of prompts and of given texts, and what all widths are a multiple of."""
+    """Sides that have held filler, of prompts and of given texts, and what divides all widths (of one: itself)."""
     told = facts.setdefault("padding", {"prompts": "none", "texts": "none", "multiple_of": 0})
     key, before = ("texts" if given else "prompts"), {side: pair for pair, side in SIDES.items()}
     left, right = before[told[key]]

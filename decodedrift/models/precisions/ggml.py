@@ -82,4 +82,6 @@ def _precision(name: str, scheme: Scheme, about: str) -> Precision:
 
 
 Q8 = _precision("q8_0", Q8_0, "weights in llama.cpp's q8_0 (blocks of 32), embedding and head too")
-Q4 = _precision("q4_0", Q4_0, "weights in llama.cpp's q4_0 (blocks of 32), the embedding too; the head in q8_0")
+Q4 = _precision(
+    "q4_0", Q4_0, "weights in llama.cpp's q4_0 (blocks of 32), the embedding too; the head, and one tied to it, in q8_0"
+)

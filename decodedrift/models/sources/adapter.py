@@ -106,13 +106,13 @@ def check(adapter: Adapter, base: Any) -> None:
     if base.adapter is not None:
         raise InputError(f"{adapter.name}: its base {base.name} is an adapter itself; merge that first")
     with quiet():
-        from peft import get_peft_model  # imports all that it can run on, which speaks too
+        pass  # imports all that it can run on, which speaks too
     with torch.device("meta"), quiet():
         model = AutoModelForCausalLM.from_config(base.config, trust_remote_code=base.trust_remote_code)
         config = _lora(adapter)
         config.init_lora_weights = False  # some are decompositions of the base's weights, which are not here
         try:
-            wrapped = get_peft_model(model, config)
+            wrapped = _peft().get_peft_model(model, config)
         except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
             raise InputError(f"{adapter.name}: does not fit its base {base.name} ({excerpt(error, 140)})") from None
     _check_fits(adapter, base.name, wrapped)
@@ -131,11 +131,11 @@ def attached(model: Any, adapter: Adapter, merge: str | None, dtype: torch.dtype
     """
     try:
         with quiet():
-            from peft import PeftModel
-
-            wrapped = PeftModel.from_pretrained(model, adapter.folder, config=_lora(adapter))
+            wrapped = _peft().PeftModel.from_pretrained(model, adapter.folder, config=_lora(adapter))
             _check_fits(adapter, "its base", wrapped)
             facts = described(wrapped) or {}
+            if merge not in (None, "none"):
+                facts |= {"untied": True} if _untied(wrapped.get_base_model()) else {}
             base = wrapped.get_base_model() if merge in (None, "none") else wrapped.merge_and_unload()
     except (ImportError, ValueError, TypeError, AttributeError, NotImplementedError, RuntimeError) as error:
         if isinstance(error, InputError) or "allocate" in str(error) or isinstance(error, torch.OutOfMemoryError):
@@ -156,7 +156,8 @@ def described(model: Any) -> dict[str, Any] | None:
     """What a LoRA adapter on a model is, read from its modules; None where there is none.
 
     rank, alpha, scaling: one number, or the sorted ones that occur. zero_modules: those whose product is zero whatever
-    they are given. dtypes: of its matrices.
+    they are given. parameters: all that it brings to its modules. dtypes: of its matrices. dora_modules: those whose
+    sum is scaled to a length of its own (DoRA); replaced: modules that were trained whole; both where there are any.
     """
     if (kept := getattr(model, FACTS, None)) is not None:
         return dict(kept)
@@ -165,13 +166,21 @@ def described(model: Any) -> dict[str, Any] | None:
     if not active:
         return None
     pairs = [_matrices(module, name) for module, name in active]
-    return {
+    dora = sum(name in getattr(module, "lora_magnitude_vector", ()) for module, name in active)
+    replaced = [
+        path.removeprefix("base_model.model.")
+        for path, module in model.named_modules()
+        if isinstance(copies := getattr(module, "modules_to_save", None), torch.nn.ModuleDict)
+        and {*copies} & {*module.active_adapters}
+    ]
+    more = ({"dora_modules": dora} if dora else {}) | ({"replaced": replaced} if replaced else {})
+    return more | {
         "rank": _values(m.r[n] for m, n in active),
         "alpha": _values(m.lora_alpha[n] for m, n in active),
         "scaling": _values(m.scaling[n] for m, n in active),
         "modules": len(active),
         "zero_modules": sum(not all(bool(t.any()) for t in pair) for pair in pairs),
-        "parameters": sum(t.numel() for pair in pairs for t in pair),
+        "parameters": sum(t.numel() for module, name in active for t in _brought(module, name)),
         "dtypes": sorted({NAMES.get(t.dtype, str(t.dtype)) for pair in pairs for t in pair}),
         "merge": "none",
         "merged": any(bool(m.merged) for m, _ in active),
@@ -186,6 +195,35 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def _peft() -> Any:
+    """peft, at whose import the libraries that it tries speak up."""
+    with quiet():
+        import peft
+    return peft
+
+
+def _untied(base: Any) -> bool:
+    """Gives the head a weight of its own where it shares the embedding's and one of the two is adapted.
+
+    Merged into the one matrix, the products of the one would act in the other too.
+    """
+    ends = base.get_input_embeddings(), base.get_output_embeddings()
+    first, head = (getattr(end, "base_layer", end) for end in ends)
+    if head is None or head.weight is not first.weight or not any(hasattr(end, "base_layer") for end in ends):
+        return False
+    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    base.config.tie_word_embeddings = False
+    return True
+
+
+def _brought(module: Any, name: str) -> Iterator[torch.Tensor]:
+    """All tensors of an adapter in a module of its: matrices, their biases, lengths."""
+    kinds = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+    for part in (getattr(module, kind, {}) for kind in kinds):
+        if name in part:
+            yield from part[name].parameters() if isinstance(part[name], torch.nn.Module) else [part[name]]
+
+
 def _matrices(module: Any, name: str) -> list[torch.Tensor]:
     linear = [part[name].weight for part in (module.lora_A, module.lora_B) if name in part]
     return linear or [module.lora_embedding_A[name], module.lora_embedding_B[name]]
@@ -197,10 +235,8 @@ def _values(numbers: Any) -> Any:
 
 
 def _lora(adapter: Adapter) -> Any:
-    from peft import PeftConfig
-
     try:
-        config = PeftConfig.from_pretrained(adapter.folder)
+        config = _peft().PeftConfig.from_pretrained(adapter.folder)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise InputError(f"{adapter.name}: its {CONFIG} cannot be used ({excerpt(error, 140)})") from None
     config.inference_mode = True
@@ -227,11 +263,10 @@ def _config(name: str, path: Path) -> dict[str, Any]:
 
 def _check_fits(adapter: Adapter, base: str, wrapped: Any) -> None:
     """Every stored matrix has its place, and every place its matrix: peft itself leaves out what does not fit."""
-    from peft import get_peft_model_state_dict
-
     stored = adapter.shapes
     state = {name: tuple(t.shape) for name, t in wrapped.state_dict().items()}
-    needed = {n: tuple(t.shape) for n, t in get_peft_model_state_dict(wrapped, save_embedding_layers=False).items()}
+    own = _peft().get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    needed = {n: tuple(t.shape) for n, t in own.items()}
     places = state | needed
     for name in sorted(stored):
         if name not in places:

@@ -14,7 +14,7 @@ from decodedrift.core.notation import base_and_adapter
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
 from decodedrift.models.sources import adapter, gguf, hub
-from decodedrift.models.sources.packed import in_headers, packed, parts, quantization_of
+from decodedrift.models.sources.packed import SPELLED, in_headers, packed, parts, quantization_of, types
 from decodedrift.models.sources.quantized import Quantization, check_installed, quantization
 from decodedrift.models.sources.quiet import quiet
 from decodedrift.models.sources.weightfiles import check_no_pointer, headers, local_files
@@ -70,10 +70,7 @@ class Checkpoint:
         """Elements by stored dtype, e.g. {"F32": 2700000}, read from the safetensors headers (or from memory)."""
         counts: dict[str, int] = {}
         if self.module is not None:
-            for parameter in self.module.parameters():
-                name = str(parameter.dtype).removeprefix("torch.")
-                name = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64"}.get(name, name)
-                counts[name] = counts.get(name, 0) + parameter.numel()
+            counts = {SPELLED.get(name, name): n for name, n in types(self.module).items()}
         for _, dtype, shape in self.headers():
             counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
         return counts
@@ -160,6 +157,8 @@ def find(
         gguf.check_readable(name)
     elif os.path.exists(os.path.expanduser(name)):
         source, kind, commit, offline = os.path.expanduser(name), "folder", None, False
+    elif name.endswith(gguf.SUFFIX):
+        raise InputError(f"{name}: no such file")
     else:
         kind, source = "hub", name
         commit, offline = hub.pinned(name, revision)

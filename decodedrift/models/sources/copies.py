@@ -30,7 +30,7 @@ def check_copyable(model: Any) -> None:
     """Refuses a model of which no true copy can be made.
 
     Raises:
-        InputError: weights that are offloaded or spread over devices; a method or hook bound to the model.
+        InputError: weights that are offloaded, spread over devices or no tensors; a bound method or hook.
     """
     weights = dict(model.named_parameters())
     if away := [name for name, p in weights.items() if p.is_meta]:
@@ -41,6 +41,11 @@ def check_copyable(model: Any) -> None:
     if len(devices := sorted({str(p.device) for p in weights.values()})) > 1:
         raise InputError(f"{GIVEN}: its weights are spread over {', '.join(devices)}; load it on one device")
     for path, module in model.named_modules():
+        if callable(weight := getattr(module, "weight", None)) and not isinstance(weight, Module):
+            raise InputError(
+                f"{GIVEN}: {path} holds weights that {type(module).__module__.partition('.')[0]} packed away "
+                "(quantize_dynamic), which cannot be read; give it as it was before, or use torchao's quantize_"
+            )
         if vars(module).get("_compiled_call_impl") is not None:
             raise InputError(
                 f"{path or GIVEN}: compiled in place (`compile()`), which no copy takes over; give torch.compile(model)"

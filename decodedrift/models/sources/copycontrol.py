@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from decodedrift.core.records import VariantError
 from decodedrift.models.precisions.floating import NAMES
+from decodedrift.models.rewrites import PLAIN
 from decodedrift.models.sources.copies import replaced
 from decodedrift.models.sources.packed import parts
 
@@ -36,8 +37,8 @@ def control(
         autocast: the type that the variant itself asks torch.autocast for.
 
     Returns:
-        For the variant's facts: `weight` that was doubled, how far that `moved` the logits (None: not finite, nothing
-        can be said), the same for `modules`.
+        For the variant's facts: `weight` that was doubled, how far that `moved` the logits (None: not finite, or only
+        packed weights, nothing can be said), the same for `modules`.
 
     Raises:
         VariantError: the copy reads a given model, computes under autocast, or does not move.
@@ -64,7 +65,11 @@ def control(
                 f"{name}: {weight} of its copy doubled moves no logit: something else than the copy runs"
             )
         for path, weights in _carriers(model, set(watch.reads), calls):
-            tried = ((w, _shift(logits, by_name[w], base)) for w in weights)
+            plain = [w for w in weights if type(by_name[w]) in PLAIN]  # of what a backend packed nothing is doubled
+            if weights and not plain:
+                facts["modules"].append({"module": path, "weight": weights[0], "moved": None})
+                continue
+            tried = ((w, _shift(logits, by_name[w], base)) for w in plain)
             witness = next(((w, shift) for w, shift in tried if shift), None)
             if witness is None:
                 lack = f"no weight of its copy's {path or 'model'} moves a logit when doubled"
@@ -131,7 +136,7 @@ def _final(model: Any, reads: list[str], base: Tensor) -> str:
     by_name = dict(model.named_parameters())
     head = getattr(model.get_output_embeddings(), "weight", None)
     last = next((n for n in reversed(reads) if head is not None and _place(by_name[n]) == _place(head)), reads[-1])
-    if not bool(base.any()) or not bool(by_name[last].any()):
+    if not bool(base.any()) or not bool(next(parts("", by_name[last]))[1].float().any()):
         return last  # zeros stay zeros, whatever the norm does
     before = reads[: len(reads) - reads[::-1].index(last)]
     norms = [n for n in before if by_name[n].dim() == 1 and not n.endswith("bias")]

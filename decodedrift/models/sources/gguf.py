@@ -23,12 +23,14 @@ def is_gguf(path: str) -> bool:
 
 
 def check_readable(name: str) -> None:
-    """Refuses a GGUF file where the packages that read one are not here.
+    """Refuses a GGUF file that is cut off or none, and any where the packages that read one are not here.
 
     Raises:
         InputError: with the command that installs them.
     """
     check_installed(name, Quantization("gguf"))
+    for _ in headers(os.path.expanduser(name)):
+        pass
 
 
 def headers(path: str) -> Iterator[tuple[str, str, list[int]]]:
@@ -73,6 +75,18 @@ def facts(path: str) -> dict[str, Any]:
         "tensor_types": dict(types), "unpacked": True,
         "file_quantized_parameters": quantized, "file_quantized_share": quantized / total if total else 0.0,
     }  # fmt: skip
+
+
+def tokenizer_settings(path: str) -> dict[str, Any]:
+    """What a file says of reading prompts: `add_bos`, `add_eos` and `template`; what it does not say is left out."""
+    names = {
+        "add_bos": "tokenizer.ggml.add_bos_token",
+        "add_eos": "tokenizer.ggml.add_eos_token",
+        "template": "tokenizer.chat_template",
+    }
+    with _reader(path) as reader:
+        fields = {key: reader.get_field(name) for key, name in names.items()}
+        return {key: field.contents() for key, field in fields.items() if field is not None}
 
 
 def vocabulary(path: str) -> dict[str, int]:

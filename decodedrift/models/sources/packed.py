@@ -17,6 +17,11 @@ from decodedrift.models.sources.quantized import Quantization, quantization
 
 WIDTHS = {"I8": 8, "U8": 8, "I16": 16, "I32": 32, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4}
 """Bits of an element, by the types of safetensors that no plain weight has."""
+SPELLED = {
+    "fp64": "F64", "fp32": "F32", "bf16": "BF16", "fp16": "F16", "int8": "I8", "uint8": "U8", "int16": "I16",
+    "int32": "I32", "int64": "I64", "bool": "BOOL", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+}  # fmt: skip
+"""Types of `types` in the spelling of safetensors."""
 ASIDE = re.compile(r"scale|zero|absmax|quant_map|quant_state|SCB|weight_shape|weight_format|g_idx|qzeros")
 """What is stored beside quantized weights, by name."""
 SIDES = (("in_features", "out_features"), ("infeatures", "outfeatures"), ("num_embeddings", "embedding_dim"))
@@ -55,7 +60,7 @@ def packed(model: torch.nn.Module) -> Packed:
         counts[id(first)] = size = _size(module, weights)
         stored = sum(_bytes(t) for t in weights.values()) * 8
         bits.add(round(stored / size) if size and is_packed(first) else None)
-        groups.add(_group(first))
+        groups.add(_group(first, module))
         holders[_holder(module, first)] = None
     rest = sum(p.numel() for p in model.parameters() if id(p) not in inside)
     total = sum(counts.values())
@@ -150,8 +155,10 @@ def _bytes(tensor: Tensor) -> int:
     return max(part.numel() * part.element_size() for _, part in parts("", tensor))
 
 
-def _group(tensor: Tensor) -> int | None:
-    """Weights to a scale, of tensors that say it; None for whole rows or where they do not."""
+def _group(tensor: Tensor, module: Any) -> int | None:
+    """Weights to a scale, of tensors (or HQQ's module) that say it; None for whole rows or where they do not."""
+    if isinstance(meta := getattr(module, "meta", None), dict) and isinstance(meta.get("group_size"), int):
+        return int(meta["group_size"])
     if (state := getattr(tensor, "quant_state", None)) is not None:
         return int(state.blocksize)
     block = getattr(tensor, "block_size", None)

@@ -65,6 +65,11 @@ class Quantization:
     scheme: str = ""
 
     @property
+    def named(self) -> str:
+        """`an fp8 checkpoint`, `a torchao checkpoint`."""
+        return f"{'an' if self.format[:1] in tuple('aefhmou') else 'a'} {self.format} checkpoint"
+
+    @property
     def kind(self) -> Format:
         """What is known of its format; nothing of one that is not in FORMATS."""
         return FORMATS.get(self.format, Format())
@@ -105,9 +110,9 @@ def check_installed(name: str, found: Quantization) -> None:
     """
     missing = [package for package in found.kind.packages if not _installed(package)]
     if missing:
-        packages = " ".join(PIP.get(p, p) for p in missing)
-        command = f"'decodedrift[{found.kind.extra}]'" if found.kind.extra else packages
-        raise InputError(f"{name}: a {found.format} checkpoint, which needs {packages}: pip install {command}")
+        packages = [PIP.get(p, p) for p in missing]
+        command = f"'decodedrift[{found.kind.extra}]'" if found.kind.extra else " ".join(packages)
+        raise InputError(f"{name}: {found.named}, which needs {' and '.join(packages)}: pip install {command}")
 
 
 def _installed(package: str) -> bool:

@@ -99,7 +99,7 @@ def resolved(variant: Variant, checkpoint: Checkpoint, reference: Variant | None
     else:
         raise InputError(_refusal(f"variant {variant.name}", variant.precision, checkpoint))
     if asked == "fp64" or (asked != own and checkpoint.quantization.kind.fixed):
-        fixed = f"a {checkpoint.quantization.format} checkpoint that computes in {own}, whatever is asked"
+        fixed = f"{checkpoint.quantization.named} that computes in {own}, whatever is asked"
         raise InputError(f"variant {variant.name}: {checkpoint.name} is {fixed}; leave {asked} out")
     options = {"compute": asked if asked != own else None}
     return replace(variant, precision=STORED, options=options, compute=asked)

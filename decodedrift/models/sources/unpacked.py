@@ -9,6 +9,8 @@ from decodedrift.models.sources.checkpoints import Checkpoint
 from decodedrift.models.sources.packed import in_headers, packed
 from decodedrift.models.sources.quiet import quiet
 
+UNPACKED = "_decodedrift_unpacked"
+
 
 def found(model: Any, checkpoint: Checkpoint) -> Rounded:
     """What is quantized in a loaded model, counted in weights; of one that was unpacked while it loaded, in its files.
@@ -27,7 +29,7 @@ def found(model: Any, checkpoint: Checkpoint) -> Rounded:
         "group_size": here.group_size or said.group_size,
         "scheme": said.scheme,
         "holders": list(here.holders),
-        "unpacked": not here.parameters or hasattr(model, "ct_decompress_hook"),
+        "unpacked": not here.parameters or hasattr(model, "ct_decompress_hook") or hasattr(model, UNPACKED),
     }
     if here.parameters or checkpoint.module is not None:
         return Rounded(here.parameters, here.modules, details, here.total)
@@ -41,3 +43,4 @@ def unpack(model: Any) -> None:
     if handle is not None:
         with quiet():
             model._forward_pre_hooks[handle.id](model, ())
+        setattr(model, UNPACKED, True)

@@ -11,7 +11,9 @@ from typing import Any
 
 from decodedrift.core.records import InputError, plain
 from decodedrift.core.settings import Settings
+from decodedrift.models.sources import gguf
 from decodedrift.models.sources.checkpoints import Checkpoint
+from decodedrift.models.sources.quiet import quiet
 from decodedrift.models.text.stops import generation_settings, stop_and_pad
 from decodedrift.models.text.vocabulary import Vocabulary, encode_prompts, vocabulary
 
@@ -42,6 +44,7 @@ def differences(
     one that is not set. Those of sampling only where something is sampled. stop_ids: both lists, where they differ.
     vocabulary: how many tokens one side has and the other has not. template: whether the chat templates differ.
     prompts: how many of how many encode to other ids, the first of them, and how it differs; texts: the same of texts.
+    gguf: what a GGUF file says of prompts ([the reference's, its own] where they differ): its own tokenizer is not run.
 
     Args:
         encoded: prompt id -> ids, by the reference's tokenizer.
@@ -58,7 +61,8 @@ def differences(
         each: dict[str, Any] = {
             "prompts": _prompts(plan, vocab, own, encoded),
             "texts": [t.name for t in plan.texts if vocab.spans(t.text)[0] != own.spans(t.text)[0]],
-            "template": _template(vocab) != _template(own),
+            "template": other.kind != "gguf" and _template(vocab) != _template(own),
+            "gguf": _in_file(vocab, other) if other.kind == "gguf" else {},
             "stop_ids": {"reference": sorted(stops), "candidate": sorted(own.eos)} if stops != {*own.eos} else {},
             "settings": changed,
             "vocabulary": _more(vocab, own),
@@ -110,6 +114,21 @@ def _how(ours: list[int], theirs: list[int] | str, bos: int | None, its_bos: int
     if theirs[1:] == ours and theirs[0] == its_bos:
         return "a BOS in front"
     return f"{len(theirs)} ids instead of {len(ours)}" if len(ours) != len(theirs) else f"{len(ours)} other ids"
+
+
+def _in_file(vocab: Vocabulary, other: Checkpoint) -> dict[str, Any]:
+    """A GGUF file's settings of its tokenizer beside what the reference's does; `unsaid`: what it leaves open."""
+    said = gguf.tokenizer_settings(*other.files)
+    with quiet():
+        empty = list(vocab.tokenizer("")["input_ids"])
+    ours = {"add_bos": vocab.bos is not None and empty[:1] == [vocab.bos]}
+    ours["add_eos"] = empty[int(ours["add_bos"]) :][-1:] == [vocab.tokenizer.eos_token_id]
+    pairs: dict[str, Any] = {k: [ours[k], bool(said[k])] for k in ours if k in said and bool(said[k]) != ours[k]}
+    template = said.get("template")
+    if template != _template(vocab):
+        pairs["template"] = [_template(vocab) is not None, template is not None]
+    unsaid = [k for k in ("add_bos",) if k not in said]  # of an EOS silence means none
+    return pairs | ({"unsaid": unsaid} if unsaid else {})
 
 
 def _template(vocab: Vocabulary) -> Any:

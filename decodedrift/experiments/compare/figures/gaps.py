@@ -15,7 +15,7 @@ from decodedrift.report.tokenview import case_link
 POINTS = 1500
 MARKERS = {
     "near_tie": "circle", "draw": "inverted_triangle", "shift": "triangle", "truncation": "square", "nonfinite": "x",
-    "uncoupled": "diamond",
+    "uncoupled": "diamond", "stopped": "plus",
 }  # fmt: skip
 
 

@@ -29,6 +29,7 @@ WHYS = {
     "draw": "at {share} of its splits the shared draw fell on an edge",
     "shift": "at {share} of its splits the reference clearly preferred its own word",
     "truncation": "at {share} of its splits a word fell out of the set drawn from",
+    "stopped": "one side had ended, at a stop id of its own, at {share} of its splits",
     "nonfinite": "its numbers broke (NaN or infinite) at {share} of its splits",
     "uncoupled": "the draws were independent: chance parts the texts",
 }

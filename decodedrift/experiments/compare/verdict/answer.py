@@ -14,8 +14,9 @@ from decodedrift.experiments.compare.folds.answer import TOLD_BY_NOISE, prompts_
 from decodedrift.experiments.compare.folds.consistency import in_words
 from decodedrift.experiments.compare.settings import counted
 from decodedrift.experiments.compare.verdict import accuracy, deployment
-from decodedrift.report.phrases import UNDER, change, percent
+from decodedrift.report.phrases import UNDER, change, listed, percent
 
+NAMED = 3  # candidates of which one thing is said
 NO_RATES = ("same", "nonfinite", "same execution", "not compared")
 
 
@@ -130,7 +131,12 @@ def outlook(study: Any) -> str:
     counts = [f"{text} for {name}" for name, text in open_.items()]
     counts[1:] = [text.replace(" prompts", "", 1) for text in counts[1:]]
     said = [f"To tell: {', '.join(counts)}"] if counts else []
-    said += [f"{name} {text.removeprefix('it ').split(',')[0]}" for name, text in why.items() if text]
+    groups: dict[str, list[str]] = {}
+    for name, text in why.items():
+        groups.setdefault(text.removeprefix("it computes ").split(",")[0], []).append(name)
+    for how, names in groups.items():
+        some = [*names[:NAMED], f"{len(names) - NAMED} more"] if len(names) > NAMED + 1 else names
+        said += [f"{listed(some)} compute{'s' * (len(names) == 1)} {how}"] if how else []
     return f"{'; '.join(said)}." if said else ""
 
 

@@ -274,10 +274,10 @@ def _cut_ids(study: Study) -> list[str]:
             continue
         masses = {reference: cut.get("cut_reference_mass", 0.0), name: cut.get("cut_candidate_mass", 0.0)}
         wider = max(masses, key=lambda side: masses[side])
+        ids, them = (f"{n} ids, which are", "them") if (n := cut["cut_ids"]) > 1 else ("1 id, which is", "it")
         sentences.append(
-            f"The heads of {visible(name)} and {visible(reference)} differ by {cut['cut_ids']} ids, which are cut "
-            f"from every distance; {visible(wider)} gives them up to {_percent(masses[wider])} of the probability at a "
-            "position."
+            f"The heads of {visible(name)} and {visible(reference)} differ by {ids} cut from every distance; "
+            f"{visible(wider)} gives {them} up to {_percent(masses[wider])} of the probability at a position."
         )
     return sentences
 

@@ -8,6 +8,7 @@ from typing import Any
 from decodedrift.core.untrusted import visible
 from decodedrift.report.phrases import listed, percent
 
+SHOWN = 3  # modules that are named
 FLOATS = {"F64": "fp64", "F32": "fp32", "BF16": "bf16", "F16": "fp16"}  # as safetensors names them
 
 
@@ -28,10 +29,9 @@ def _sentence(variant: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     if facts.get("format") == "gguf":
         share = facts["file_quantized_share"]
         kinds = listed([f"{n} {kind}" for kind, n in facts["tensor_types"].items()])
-        return (
-            f"{name} is a GGUF file of {kinds} tensors; {percent(share)} of its weights are quantized there, and were "
-            f"dequantized when they were loaded: the arithmetic is {ran}."
-        )
+        how = f"{percent(share)} of its weights are quantized there, and were dequantized when they were loaded"
+        how = how if share else "none is quantized"
+        return f"{name} is a GGUF file of {kinds} tensors; {how}: the arithmetic is {ran}."
     if facts.get("format"):
         return _quantized(name, facts)
     stored = facts.get("stored_dtypes") or {}
@@ -50,7 +50,13 @@ def _adapted(name: str, adapter: Mapping[str, Any]) -> str:
     zero, modules = adapter["zero_modules"], adapter["modules"]
     numbers = f"rank {_numbers(adapter['rank'])}, scaling {_numbers(adapter['scaling'])}, on {modules} modules"
     idle = "" if not zero else "; the products of " + ("all" if zero == modules else str(zero)) + " of them are zero"
-    return f"{visible(name)} is a base with a LoRA adapter ({numbers}), {how}{idle}."
+    kind = "LoRA" if (dora := adapter.get("dora_modules", 0)) == 0 else "DoRA" if dora == modules else "partly DoRA"
+    apart = ", its head untied from its embedding first, since the adapter is of one of the two"
+    whole = [visible(path) for path in adapter.get("replaced", ())]
+    some = [*whole[:SHOWN], f"{len(whole) - SHOWN} more"] if len(whole) > SHOWN + 1 else whole
+    idle += f"; {listed(some)} {'is' if len(whole) == 1 else 'are'} replaced whole" if whole else ""
+    how += apart if adapter.get("untied") else ""
+    return f"{visible(name)} is a base with a {kind} adapter ({numbers}), {how}{idle}."
 
 
 def _numbers(value: Any) -> str:

@@ -63,12 +63,28 @@ def _said(facts: Mapping[str, Any], reference: bool) -> Iterator[str]:
         yield f"would read other ids of {listed(map(visible, texts))}"
     if facts.get("template"):
         yield "has another chat template"
+    if told := _in_file(facts.get("gguf", {})):
+        yield f"by its GGUF file, whose tokenizer is not run here, {listed(told)}"
     if stops := facts.get("stop_ids"):
         yield f"stops at {_ids(stops['candidate'])} (the reference at {_ids(stops['reference'])})"
     if settings := facts.get("settings"):
         yield f"applies {listed(setting(*item) for item in settings.items())}" if reference else _changed(settings)
     if tokens := facts.get("vocabulary"):
         yield f"has a vocabulary of {tokens['candidate']} tokens and not {tokens['reference']}"
+
+
+def _in_file(facts: Mapping[str, Any]) -> list[str]:
+    """What a GGUF file says of prompts and the reference's tokenizer does not do."""
+    said = []
+    for key, what, where in (("add_bos", "a BOS", "in front of"), ("add_eos", "an EOS", "behind")):
+        if key in facts:
+            ours, theirs = facts[key]
+            what = what if theirs else f"no {what[-3:]}"
+            said.append(f"puts {what} {where} every prompt (the reference {'does' if ours else 'does not'})")
+    if "template" in facts:
+        ours, theirs = facts["template"]
+        said.append("has another chat template" if ours and theirs else f"has {'a' if theirs else 'no'} chat template")
+    return said + (["does not say whether it adds a BOS"] if facts.get("unsaid") else [])
 
 
 def _changed(settings: Mapping[str, Any]) -> str:

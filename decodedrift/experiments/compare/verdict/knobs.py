@@ -29,7 +29,18 @@ def sentences(study: Any) -> list[str]:
     if unknown := untold(study):
         parts = [f"{listed(knobs)} of {visible(name)}" for name, knobs in unknown.items()]
         said.append(f"Whether it engaged cannot be told, as nothing is read back: {listed(parts)}.")
-    return [*said, *_alone(study), *_stepped(study), *_assisted(facts), *_without_local_error(facts)]
+    return [*said, *_reused(study), *_alone(study), *_stepped(study), *_assisted(facts), *_without_local_error(facts)]
+
+
+def _reused(study: Any) -> list[str]:
+    """Where the reference comes from, if not from this run."""
+    if (earlier := study.environment.get("reference_run")) is None:
+        return []
+    logits = {
+        "kept": "with the logits that were kept there, bit for bit",
+        "read again": "which kept no logits: they are those of one reading, and so are its scores where texts part",
+    }
+    return [f"The reference's texts are those of {visible(earlier['run'])}, {logits[earlier['logits']]}."]
 
 
 def _alone(study: Any) -> list[str]:
