@@ -130,9 +130,8 @@ class CompareSettings(EndpointSettings):
                 raise InputError(f"--{name} compares what both sides read alike: leave it or --as-deployed out")
         if self.as_deployed and self.mode == "screen":
             raise InputError("--as-deployed needs generated texts: leave it or --mode screen out")
-        for name in (
-            ("inject", "decompose", "where", "as_deployed", "texts", "reference_run") if self.judge is not None else ()
-        ):
+        sides = ("inject", "decompose", "where", "as_deployed", "texts", "reference_run")
+        for name in sides if self.judge is not None else ():
             if getattr(self, name):
                 raise InputError(
                     f"{self.flag(name)} needs sides that run here, and --judge reads recorded ones: leave it out"
