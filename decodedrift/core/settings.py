@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
@@ -190,9 +190,18 @@ class Settings(BaseModel):
         return (self.reference, *self.candidates)
 
     @property
+    def reader(self) -> Variant:
+        """The variant that reads what all wrote: the reference."""
+        return self.reference  # type: ignore[no-any-return]
+
+    def having_reader(self, variant: Variant) -> Self:
+        """The same with another reader."""
+        return self.having(reference=variant)
+
+    @property
     def running(self) -> tuple[Variant, ...]:
-        """Those of them that run here: of the others another engine wrote the texts."""
-        return tuple(v for v in self.variants if not v.recorded)
+        """The reader and the candidates that run here: of others another engine wrote the texts."""
+        return (self.reader, *(v for v in self.candidates if not v.recorded))
 
     @property
     def cells(self) -> list[Cell]:
@@ -277,21 +286,6 @@ def _first(kind: type[Settings], error: ValidationError) -> str:
         return f"{flag}: {first['ctx']['error']}{more}"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{flag}: {message.removeprefix('input ')}, not {shortened(first['input'])}{more}"
-
-
-def shown_settings(kind: type[Settings], plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(label, value) of every option of a stored plan in words; what is empty or off is left out.
-
-    Variants, strategies and prompts are told of elsewhere, where there is room.
-    """
-    for name, option in kind.options().items():
-        value = plan.get(name)
-        simple = isinstance(value, list) and all(isinstance(v, (str, int, float)) for v in value)
-        if value in (None, False, "", [], ()) or (isinstance(value, (list, dict)) and not simple):
-            continue
-        label = option.label or name.replace("_", " ").capitalize()
-        shown = ", ".join(map(str, value[:40])) if isinstance(value, list) else option.words.get(value, value)
-        yield label, "yes" if shown is True else f"{shown:g}" if isinstance(shown, float) else str(shown)
 
 
 def no_rows(kind: type[Settings]) -> set[str]:

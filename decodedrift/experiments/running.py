@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ WORD = r"(?:auto|cpu|cuda|mps|exact|screen|gumbel|none|mixed|per-strategy|[0-9]+
 
 def nondefault(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The settings among a call's arguments that are not the function's own defaults."""
-    defaults = function.__kwdefaults__ or {}
+    defaults = {n: p.default for n, p in signature(function).parameters.items()}
     beside = ("tokenizer", "out", "resume", "progress")
-    return {n: v for n, v in arguments.items() if n not in beside and (n not in defaults or v is not defaults[n])}
+    return {n: v for n, v in arguments.items() if n not in beside and v is not defaults[n]}
 
 
 def run(
@@ -50,7 +51,7 @@ def run(
         raise InputError("resume=True goes on with the run in a folder: name it with out=")
     if isinstance(tokenizer, (str, PathLike)):
         raise InputError(f"tokenizer={tokenizer!r}: takes a loaded tokenizer, not a name")
-    if tokenizer is not None and isinstance(values.get("model", "demo"), (str, PathLike)):
+    if tokenizer is not None and isinstance(values.get("judge", values.get("model", "demo")), (str, PathLike)):
         raise InputError("tokenizer= belongs to a model in memory; a named model brings its own: leave it out")
     try:
         settings = make_settings(kind.settings, values)

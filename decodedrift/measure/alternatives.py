@@ -54,4 +54,4 @@ def _frame(keys: Mapping[str, Any], variant: str, pass_name: str, tops: Tops, po
         "token_id": tops.ids[positions].reshape(-1),
         "logprob": tops.log_p[positions].reshape(-1),
     }
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns).query("token_id >= 0")  # of what was recorded there may be fewer

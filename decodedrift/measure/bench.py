@@ -61,7 +61,7 @@ class Bench:
     def open_reference(self, stack: ExitStack) -> Loaded:
         """Loads the reference; what fails here fails the run."""
         try:
-            return stack.enter_context(self.open(self.plan.reference))
+            return stack.enter_context(self.open(self.plan.reader))
         except VariantError as error:
             raise InputError(f"the reference cannot run: {error}") from error
 
@@ -140,7 +140,7 @@ class Bench:
 
     def continuations(self, source: Pass) -> Iterator[list[Passage]]:
         """A pass's own continuations, in batches of the size that the reference has."""
-        size = self.size(self.plan.reference)
+        size = self.size(self.plan.reader)
         for start in range(0, len(self.order), size):
             batch = {p.id for p in self.order[start : start + size]}
             alike = {key for key in source.traces if self.world.reads(source.variant.name, key.prompt_id)}
@@ -164,7 +164,7 @@ class Bench:
 
         Empty where that would not either: then it reads none.
         """
-        acting = unread(variant, self.plan.reference)
+        acting = unread(variant, self.plan.reader)
         if not all(KNOBS[name].stepped for name in acting):
             return ""
         return STEPPED if acting else FORCED
@@ -209,7 +209,7 @@ class Bench:
 
     def keeps_cache(self, model: Loaded) -> bool:
         """Whether a step of a variant, and one of the reference, reads one token and not all of them again."""
-        return model.path != "plain" and model.variant.use_cache and self.plan.reference.use_cache
+        return model.path != "plain" and model.variant.use_cache and self.plan.reader.use_cache
 
     def prefilled(self, model: Loaded, group: list[Passage]) -> set[Key]:
         """The passages of a group that a variant, by `logits`, reads over a prefill of their contexts."""

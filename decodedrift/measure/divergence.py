@@ -70,6 +70,8 @@ def divergence(
         return dict.fromkeys(TRACE_METRICS) | {"compared": 0, "nonfinite": r.nonfinite + c.nonfinite}
     if candidate.partly and c.finish != "eos":  # nobody knows what it would have written behind its end
         r = replace(r, token_ids=r.token_ids[: len(ids)])
+    if reference.partly and r.finish != "eos":
+        ids = ids[: len(r.token_ids)]
     rest = remainders(r.token_ids, ids) or ((), ())
     texts = [vocab.decode(tuple(tokens)) for tokens in (r.token_ids, ids, *rest)]
     pair = TracePair(r.token_ids, ids, *texts)
@@ -177,7 +179,7 @@ def _cause(strategy: Strategy, gaps: dict[str, float | None], near_tie_below: fl
     if (gap := gaps["logprob_gap"]) is not None and gap < near_tie_below:
         return "near_tie"
     score_gap = gaps["reference_gap"]
-    return "draw" if score_gap is not None and score_gap < near_tie_below else "shift"
+    return "draw" if score_gap is not None and abs(score_gap) < near_tie_below else "shift"
 
 
 def _over_error(gap: float | None, error: np.ndarray | None, t: int, strategy: Strategy) -> float | None:

@@ -259,7 +259,7 @@ def write(
         return
     against = output.against or job_reference
     pair = {"model": plan.model, "reference": against.name, "candidate": output.name, "role": output.role}
-    strategies = {s.label: output.as_drawn(s) for s, _ in plan.cells}
+    strategies = {s.label: against.as_drawn(output.as_drawn(s)) for s, _ in plan.cells}
     dtype = result.facts[output.variant.name].get("logits_dtype", "")  # a candidate may have read nothing
     ledger = Ledger(BUDGET // max(1, len(plan.candidates)))
     for key in output.traces:

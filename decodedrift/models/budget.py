@@ -74,7 +74,7 @@ def loading_bytes(world: World, variant: Variant) -> int:
 def pair_bytes(world: World) -> int:
     """The reference, the largest candidate as it loads, and a batch."""
     largest = max((loading_bytes(world, v) for v in _beside(world)), default=0)
-    return weight_bytes(world, world.plan.reference) + largest + batch_bytes(world)
+    return weight_bytes(world, world.plan.reader) + largest + batch_bytes(world)
 
 
 def _beside(world: World) -> list[Variant]:
@@ -167,7 +167,7 @@ def kept_logits(world: World) -> str:
 def _window_bytes(world: World) -> int:
     """Of the reference's logits at the longest window."""
     longest = max((len(w.reading.continuation) for t in world.texts.values() for w in t.windows), default=1)
-    return longest * world.width * _itemsize(world.plan.reference)
+    return longest * world.width * _itemsize(world.plan.reader)
 
 
 def _prompt_bytes(world: World) -> int:
@@ -259,7 +259,7 @@ def waiting_seconds(world: World, prompts: int) -> float:
 def _loads(world: World) -> list[Variant]:
     """The variants that a job loads, as often as it does: a reference that cannot stay comes back to judge."""
     plan = world.plan
-    return [*plan.running, *([] if both_fit(world) or not plan.candidates else [plan.reference])]
+    return [*plan.running, *([] if both_fit(world) or not plan.candidates else [plan.reader])]
 
 
 def _loading_seconds(world: World) -> float:

@@ -29,7 +29,7 @@ class World:
     """Everything that was found and read before the first weight is loaded.
 
     own: what sides generate with as they are deployed, by name; empty where all do with the reference's. code: SHA-256
-    of what of the user's own code decides rows, by what it does. recorded: what other engines wrote, by candidate.
+    of what of the user's own code decides rows, by what it does. recorded: what other engines wrote, by name.
     """
 
     plan: Settings
@@ -51,7 +51,7 @@ class World:
     @cached_property
     def drafts(self) -> dict[str, Checkpoint]:
         """The drafts of variants that have one, by the variant's name."""
-        return {v.name: find(v.knobs["assisted"]) for v in self.plan.variants if "assisted" in v.knobs}
+        return {v.name: find(v.knobs["assisted"]) for v in self.plan.running if "assisted" in v.knobs}
 
     @contextmanager
     def load(self, variant: Variant) -> Iterator[Loaded]:
@@ -59,13 +59,13 @@ class World:
         if variant.name in self.resident:
             yield self.resident[variant.name]
             return
-        donor = self.resident.get(self.plan.reference.name) if variant.name not in self.others else None
+        donor = self.resident.get(self.plan.reader.name) if variant.name not in self.others else None
         with ExitStack() as temporary:
-            keeps = self.keeps and variant in self.plan.variants
+            keeps = self.keeps and variant in self.plan.running
             stack = self.stack if keeps else temporary
             checkpoint = self.others.get(variant.name, self.checkpoint)
             model = stack.enter_context(loaded(checkpoint, self._settled(variant), donor))
-            if keeps or variant.name == self.plan.reference.name:
+            if keeps or variant.name == self.plan.reader.name:
                 self.resident[variant.name] = model
                 stack.callback(self.resident.pop, variant.name)
             yield model
@@ -96,7 +96,7 @@ class World:
 
     def readable_tokens(self, order: Sequence[str]) -> dict[str, int]:
         """How many new tokens can be read again, of the prompts where not all can; ids in the order of the batches."""
-        most = max(v.batch_size or self.plan.batch_size for v in self.plan.variants)
+        most = max(v.batch_size or self.plan.batch_size for v in self.plan.running)
         return readable_tokens({p: len(self.prompts[p]) for p in order}, most, switch(self.checkpoint.config))
 
 

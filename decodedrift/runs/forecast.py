@@ -27,13 +27,13 @@ def forecast(ready: Prepared) -> str:
     return "\n".join([
         ready.announcement(),
         f"jobs      {len(ready.jobs)} ({plan.prompts_per_job} prompts each; texts in jobs of their own)",
-        f"variants  {', '.join(v.name for v in variants)}",
+        f"variants  {', '.join(dict.fromkeys(v.name for v in (*variants, plan.reader)))}",
         f"cells     {len(plan.cells)} strategy x seed: {', '.join(f'{s.label} (seed {n})' for s, n in plan.cells)}",
         f"rows      up to {traces * len(variants)} traces{''.join(f', {rest}' for rest in rows)}",
         *([f"extra     {'; '.join(extra)}"] if extra else []),
         f"memory    about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
         f" ({budget.resident(world)} resident, batch size {plan.batch_size})",
-        *([f"logits    {_waiting(ready)}"] if effort.reading else []),
+        *([f"logits    {_waiting(ready)}"] if effort.reading and plan.reader in variants else []),
         f"loading   weights {loads.loads} times ({_why_loaded(ready, loads.share)}),"
         f" {_percent(loads.share)} of the time",
         f"time      roughly {span(low)} to {span(high)} on {plan.device}, after loading",

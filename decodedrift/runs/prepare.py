@@ -25,6 +25,7 @@ from decodedrift.models.variants import (
     variant_from_dict,
 )
 from decodedrift.runs.executors import EXECUTORS
+from decodedrift.runs.judge import refuse_candidates, the_reference, with_judge
 from decodedrift.runs.plan import IDENTITY, METRICS_VERSION, jobs
 
 PROMPTS_PER_JOB = 16  # what a kill can lose, where the weights are loaded once
@@ -94,17 +95,16 @@ def draft(settings: S) -> S:
     """
     if settings.executor not in EXECUTORS:
         raise InputError(f"--executor {settings.executor}: unknown; {nearest(settings.executor, tuple(EXECUTORS))}")
-    reference = _variants(settings.reference, None)
-    sides.refuse_reference(reference)
-    if len(reference) != 1 or reference[0].model:
-        raise InputError(f"--reference takes one variant of --model, not {settings.reference!r}")
-    asked = settings.candidates
-    candidates = default_candidates(reference[0]) if asked is None else _variants(asked, reference[0])
+    settings = with_judge(settings)
+    reference = the_reference(_variants(settings.reference, None), settings)
+    reader, asked = getattr(settings, "judge", None) or reference, settings.candidates
+    candidates = default_candidates(reader) if asked is None else _variants(asked, reader)
+    refuse_candidates(candidates, reference)
     model = settings.model if isinstance(settings.model, str) else "in memory"
     prompts, source = _prompts(settings, prompt_files.place_of(settings.model))
     plan = settings.having(
-        model=model, reference=reference[0], candidates=settings.apart(candidates, reference[0]),
-        strategies=settings.allowed(_strategies(settings, candidates)), prompts=prompts,
+        model=model, reference=reference, candidates=settings.apart(candidates, reference),
+        strategies=settings.allowed(_strategies(settings, (reference, *candidates))), prompts=prompts,
         texts=_texts(settings.texts) or settings.standard_texts(),
         prompts_per_job=settings.prompts_per_job or PROMPTS_PER_JOB, prompt_source=source, prompt_ids=[], limit=None,
     )  # fmt: skip
@@ -129,6 +129,7 @@ def prepare(
     Raises:
         InputError: the run cannot be made as asked.
     """
+    settings = with_judge(settings)
     plan = draft(settings)
     without_widgets()  # transformers would have tqdm choose
     from decodedrift.models import budget, footprint, own, world
@@ -210,14 +211,13 @@ def _environment(world: Any) -> dict[str, Any]:
 def _placed(plan: S, device: str) -> S:
     """The plan with every variant's device resolved."""
     candidates = tuple(on_device(device, c) for c in plan.candidates)
-    return plan.having(
-        device=device, reference=on_device(device, plan.reference, reference=True), candidates=candidates
-    )
+    plan = plan.having_reader(on_device(device, plan.reader, reference=True))
+    return plan.having(device=device, candidates=candidates)
 
 
-def _strategies(settings: Settings, candidates: Sequence[Variant]) -> tuple[Strategy, ...]:
+def _strategies(settings: Settings, variants: Sequence[Variant]) -> tuple[Strategy, ...]:
     pieces = []
-    for item in _several(sides.strategies(settings, candidates), (str, Strategy, Mapping), "--strategies"):
+    for item in _several(sides.strategies(settings, variants), (str, Strategy, Mapping), "--strategies"):
         if isinstance(item, Mapping):  # as a plan.json has it
             try:
                 item = Strategy(**item)

@@ -70,10 +70,10 @@ class Worker:
             self._still_there(error)
             if not (isinstance(error, VariantError) or out_of_memory(error)):
                 raise
-            if out_of_memory(error) and self.size > 1 and world.plan.reference.batch_size is None:
+            if out_of_memory(error) and self.size > 1 and world.plan.reader.batch_size is None:
                 return None
             cause = " ".join(str(error).split())
-            name = world.plan.reference.name
+            name = world.plan.reader.name
             cause = cause if isinstance(error, VariantError) else f"{name}: out of memory ({cause[:120]})"
             raise InputError(f"the reference cannot run: {cause}") from error
         except OSError as error:

@@ -94,6 +94,35 @@ def test_the_same_tokens_as_the_cast_are_rounding_without_an_interval() -> None:
     assert "takes at each of 600 tokens" in figures["rounding_note"]
 
 
+@pytest.mark.parametrize(("turns", "word"), [(9, CANNOT_TELL), (10, CONSISTENT)])
+def test_consistent_is_said_of_no_fewer_than_ten_turned_positions(turns: int, word: str) -> None:
+    """Equal choices, and rounding that the engine has less of: nothing but their number stands in the way."""
+    places = np.linspace(0, PROMPTS * TOKENS - 1, turns, dtype=int)
+    for share in (1.0, 0.0):
+        columns = {name: np.zeros(PROMPTS * TOKENS) for name in ("gap", "cast_gap")}
+        columns["cast_gap"][places], columns["gap"][places] = 0.05, 0.05 * share
+        figures = row(study(**columns))
+        assert (figures["turns"], figures["rounding"]) == (turns, word)
+        assert ("would tell" in figures["rounding_note"]) == (word == CANNOT_TELL)
+
+
+def test_consistent_needs_the_cast_to_be_known_as_well_as_the_engine() -> None:
+    """The bound is twice the cast's own mean, of which no more is known than of the engine's."""
+    columns = gaps(scale=1.4)
+    figures = row(study(**columns))
+    prompts = np.repeat(np.arange(PROMPTS), TOKENS)
+    beyond = iv.mean_interval(columns["gap"] - 2 * columns["cast_gap"], prompts)
+    assert [figures[f"beyond{end}"] for end in ("", "_low", "_high")] == pytest.approx(list(beyond))
+    assert figures["excess_high"] < figures["cast_gap_mean"] and figures["excess_low"] <= 0 < figures["beyond_high"]
+    assert figures["rounding"] == CANNOT_TELL
+    columns["cast_gap"][120:] = columns["gap"][120:] = 0.0
+    few = row(study(**columns))
+    width = few["beyond_high"] - few["beyond"]
+    needed = math.ceil(few["turns"] * (width / few["cast_gap_mean"]) ** 2)
+    assert needed > few["turns"] and f"at {few['turns']} positions" in few["rounding_note"]
+    assert f"about {needed} would tell" in few["rounding_note"]
+
+
 @pytest.mark.parametrize(
     ("compute", "reference", "why"),
     [(None, "fp32", "what it ran in is not said"), ("bf16", "bf16", "computes in bf16 itself"),

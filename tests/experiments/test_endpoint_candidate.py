@@ -175,3 +175,14 @@ def test_the_command_compares_in_one_step_and_a_forecast_asks_nobody(server: Ser
     assert len(written) > 10 and any(b"[hidden]" in data for data in written)
     assert not any(key.encode() in data for data in (*written, done.stdout.encode(), done.stderr.encode()))
     assert {r["headers"].get("authorization") for r in server.seen()} == {f"Bearer {key}"}
+
+
+def test_an_endpoint_is_a_reference_beside_a_judge(server: Served) -> None:
+    address = f"{server.url}#demo:precision=bf16"
+    prompts = [Prompt(name, text) for name, text in PROMPTS.items()]
+    asked: dict[str, Any] = {"prompts": prompts, "strategies": ["greedy"], "max_new_tokens": 8}
+    study = dd.compare(judge="demo", reference=f"one={address}", candidates=f"two={address}", **asked)
+    assert study.divergences["diverged"].tolist() == [0] * 4 and not len(study.failures)
+    assert study.consistency["candidate"].tolist() == ["one", "two"]
+    one, two = study.consistency.drop(columns="candidate").to_dict("records")
+    assert one["gap_mean"] == two["gap_mean"] and one["logprob_tokens"] == two["logprob_tokens"] > 0

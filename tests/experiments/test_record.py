@@ -12,6 +12,7 @@ import pytest
 from running import run
 
 import decodedrift as dd
+from decodedrift.cli.entry import main
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError, Prompt
 from decodedrift.core.settings import make_settings
@@ -121,9 +122,18 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     done = subprocess.run([*command, "-o", str(path)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"recorded 1 texts: {path}\n")
     assert json.loads(path.read_text().splitlines()[0])["decodedrift"]["plan"]["max_new_tokens"] == 2
-    for flags, message in ((["-o", "x.csv"], "--out x.csv: is recorded as .jsonl"), ([], "--out: name the file")):
-        refused = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
-        assert refused.returncode == 2 and message in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"), [(["-o", "x.csv"], "--out x.csv: is recorded as .jsonl"), ([], "--out: name the file")]
+)
+def test_where_it_cannot_be_written_is_one_line(
+    flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["decodedrift", "record", "--limit", "1", *flags])
+    with pytest.raises(SystemExit) as refused:
+        main()
+    assert refused.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_it_is_called_from_python(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def compare(
     revision: str | None = None,
     reference: str | Variant = "fp32",
     candidates: str | Variant | Sequence[str | Variant] | Mapping[str, Any] | None = None,
+    judge: Any = None,
     strategies: str | Strategy | Sequence[str | Strategy] = ("greedy", "beam", "top-k", "top-p"),
     prompts: Path | Sequence[str | Prompt | dict[str, Any]] | None = None,
     texts: Path | Text | Sequence[Path | Text | dict[str, Any]] = (),

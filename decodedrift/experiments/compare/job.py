@@ -52,10 +52,10 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
         if not budget.both_fit(world):
             resident.close()
         for variant in plan.candidates:
-            if variant.recorded:
-                run.take(variant)
-            else:
+            if not variant.recorded:
                 run.attempt(variant, run.candidate)
+            elif job.prompts:
+                run.keep(run.take(variant).side)
         floored = plan.casts if controls.floored(bench) else ()
         for variant in dict.fromkeys((*floored, *(plan.recorded_casts if job.prompts else ()))):
             run.attempt(variant, run.cast)
@@ -97,8 +97,8 @@ def check_drafts(plan: Any) -> None:
         InputError: names the variant.
     """
     others = [s.label for s in plan.strategies if s.samples or s.searches]
-    for variant in (v for v in plan.variants if "assisted" in v.knobs):
-        if variant == plan.reference:
+    for variant in (v for v in plan.running if "assisted" in v.knobs):
+        if variant == plan.reader:
             raise InputError(f"--reference {variant.name}: the reference has no draft; give it to a candidate")
         if others:
             why = f"a draft is followed greedily, not by {others[0]}; use --strategies greedy"
@@ -132,6 +132,9 @@ class Comparison:
 
     def begin(self, model: Loaded) -> None:
         """The reference's part; in a run's first job with its control, and its part of the decomposition."""
+        if self.reference.variant.recorded:
+            self.reference = self.take(self.reference.variant).side
+            return
         screens = self.plan.mode == "screen" and self.bench.job.prompts
         floor = screening.floor_of(self.reference) if screens else None
         if floor is not None:
@@ -164,7 +167,7 @@ class Comparison:
             self.bench.guarded(variant.name, "run"),
         ):
             part(model)
-            model.facts["idle_knobs"] = idle(variant, self.plan.reference, self.bench.result.facts)
+            model.facts["idle_knobs"] = idle(variant, self.plan.reader, self.bench.result.facts)
 
     def candidate(self, model: Loaded) -> None:
         """A candidate generates and reads the reference's tokens."""
@@ -198,11 +201,11 @@ class Comparison:
             self.keep(controls.noise_floor(bench, model, candidate, self.reference))
             bench.spool.drop(candidate.keep_logits)
 
-    def take(self, variant: Variant) -> None:
-        """A candidate that another engine wrote: its texts wait for the reference to read them."""
-        if self.bench.job.prompts:
-            self.recordings[variant.name] = recorded.recording(self.bench, variant, self.reference)
-            self.keep(self.recordings[variant.name].side)
+    def take(self, variant: Variant) -> recorded.Recording:
+        """A side that another engine wrote: its texts wait for the reader."""
+        against = None if variant == self.plan.reference else self.reference
+        self.recordings[variant.name] = recorded.recording(self.bench, variant, against)
+        return self.recordings[variant.name]
 
     def cast(self, model: Loaded) -> None:
         """A plain cast reads the reference's text, for candidates of its type that run here, and recorded ones."""
@@ -211,7 +214,10 @@ class Comparison:
         recorded.read_cast(self.bench, model, list(self.recordings.values()))
 
     def judge(self, model: Loaded) -> None:
-        """The reference reads what the candidates wrote, and goes on from their tokens where it was asked to."""
+        """The reader reads what others wrote, and goes on from their tokens where it was asked to."""
+        if self.reference.variant.recorded:
+            recorded.judge(self.bench, model, self.recordings[self.reference.name], list(self.passes.values()))
+            self.reference.own_nll = self.reference.judge_nll
         for key, candidate in [(key, candidate) for key, candidate in self.passes.items() if candidate.whole]:
             with self.bench.guarded(candidate.variant.name, "judge", lose=lambda key=key: self.passes.pop(key)):  # type: ignore[misc]
                 if candidate.variant.recorded:
@@ -236,7 +242,7 @@ class Comparison:
             if self.decomposition:
                 self.decomposition.rows(side)
         for recording in self.recordings.values():
-            recorded.write(recording, self.plan.model, self.reference.name, vocab, result)
+            recorded.write(recording, self.plan.model, self.plan.reader.name, vocab, result)
         if self.earlier:
             self.earlier.as_written(result)
         checking.check(bench, self.reference, list(self.passes.values()))

@@ -18,16 +18,18 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Key, Strategy, Trace, Variant
+from decodedrift.decoding.choosers import ScoreLog
 from decodedrift.decoding.preferences import Preferences
-from decodedrift.decoding.tops import log_totals
+from decodedrift.decoding.tops import COUNT, Tops, log_totals
 from decodedrift.experiments.compare.judging import note_margin
 from decodedrift.measure import passes
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass, Passage
-from decodedrift.measure.tables import FORCED, JobResult
+from decodedrift.measure.tables import DECODED, FORCED, JobResult
 from decodedrift.models.load import Loaded
 from decodedrift.models.recorded.continuation import Continuation, Matched
 from decodedrift.numerics.logits import rank_of
+from decodedrift.numerics.sequences import first_divergence
 
 SHOWN, FIRST = 8, 3  # ids of a prompt that are told, and of how many prompts
 ENDED = "eos"  # any other end is where the engine was cut off, or where nobody knows why it ended
@@ -48,24 +50,37 @@ class Recording:
     frames: dict[Key, pd.DataFrame] = field(default_factory=dict)
 
 
-def recording(bench: Bench, variant: Variant, reference: Pass) -> Recording:
-    """A candidate's texts of a job as a pass: the first run of each, as it was recorded."""
+def recording(bench: Bench, variant: Variant, reference: Pass | None) -> Recording:
+    """A side's texts of a job as a pass: the first run of each, as it was recorded.
+
+    Args:
+        reference: what it is held against, of which it has texts that this has too; None: this is the reference.
+    """
     match, plan = bench.world.recorded[variant.name], bench.plan
     strategies = {(s.label, seed): s for s, seed in plan.cells}
     coupled = match.header.get("coupling") == "gumbel"
-    recorded = Recording(Pass(variant.name, variant, "candidate", coupled=coupled))
+    role, judged = ("candidate", reference.variant.recorded) if reference is not None else ("reference", False)
+    layout = FORCED if judged else DECODED  # gaps are the reading judge's
+    recorded = Recording(Pass(variant.name, variant, role, coupled=coupled, layout=layout))
     here = {p.id for p in bench.job.prompts}
     for key, (text, *_) in match.continuations.items():
-        if key.prompt_id in here and (strategy := strategies.get(key[:2])) and key in reference.traces:
-            recorded.texts[key] = text
-            recorded.side.traces[key] = _trace(text, strategy)
-            if _tells_scores(strategy):
-                ours = reference.traces[key].token_ids
-                recorded.side.generated.scores[key] = _scores(text, ours)
+        if key.prompt_id not in here or not (strategy := strategies.get(key[:2])):
+            continue
+        if reference is not None and key not in reference.traces:
+            continue
+        recorded.texts[key] = text
+        recorded.side.traces[key] = _trace(text, strategy)
+        if text.top_logprobs is not None:
+            recorded.side.generated.tops[key] = _tops(text.top_logprobs)
+        if reference is not None and _tells_scores(strategy):
+            recorded.side.generated.scores[key] = _scores(text, reference.traces[key].token_ids)
     for key, reason in match.errors.items():
         if key.prompt_id in here:
             bench.result.fail(plan.model, variant.name, "record", "failed", reason, key.strategy, key.prompt_id)
-    bench.result.facts[variant.name] = {"recorded": told(match, coupled, not plan.no_text)}
+    facts = told(match, coupled, not plan.no_text)
+    if reference is not None and judged:
+        facts["unpaired"] = len(match.continuations.keys() - bench.world.recorded[reference.name].continuations.keys())
+    bench.result.facts[variant.name] = {"recorded": facts}
     return recorded
 
 
@@ -83,6 +98,7 @@ def told(match: Matched, coupled: bool, words: bool) -> dict[str, Any]:
     return {
         "texts": len(match.continuations), "coupled": coupled, "missing": len(match.missing),
         "several_runs": sum(len(runs) > 1 for runs in match.continuations.values()),
+        "differing_runs": sum(len({r.token_ids for r in runs}) > 1 for runs in match.continuations.values()),
         "unmatched": {reason: len(places) for reason, places in match.unmatched.items()},
         "other_ids": others[:FIRST], "other_prompts": len({o.prompt_id for o in match.other_ids}),
         "notes": list(match.notes),
@@ -114,7 +130,7 @@ def _scores(text: Continuation, reference: Sequence[int]) -> tuple[list[float], 
 
 def read_cast(bench: Bench, model: Loaded, recordings: Sequence[Recording]) -> None:
     """A plain cast reads the recorded texts that are said to have run in its type, in the reference's layout."""
-    begin, count, size = time.perf_counter(), 0, bench.size(bench.plan.reference)
+    begin, count, size = time.perf_counter(), 0, bench.size(bench.plan.reader)
     for recorded in (r for r in recordings if r.side.variant.compute == model.variant.compute):
         for group in bench.continuations(recorded.side):
             for passage, logits in bench.logits(model, [_as_drawn(p, recorded.side) for p in group], size, FORCED):
@@ -125,8 +141,11 @@ def read_cast(bench: Bench, model: Loaded, recordings: Sequence[Recording]) -> N
     bench.result.timed(model.variant.name, "", "score", begin, count)
 
 
-def judge(bench: Bench, model: Loaded, recorded: Recording) -> None:
-    """The reference reads a candidate's texts: how likely they are, and how far it prefers another token."""
+def judge(bench: Bench, model: Loaded, recorded: Recording, others: Sequence[Pass] = ()) -> None:
+    """The reader reads a side's texts: how likely they are, and how far it prefers another token.
+
+    others: who is held against this side, where it is the reference: the reader's scores of their tokens are kept.
+    """
     begin, count, side = time.perf_counter(), 0, recorded.side
     for group in bench.continuations(side):
         for passage, logits in bench.logits(model, [_as_drawn(p, side) for p in group]):
@@ -136,8 +155,34 @@ def judge(bench: Bench, model: Loaded, recorded: Recording) -> None:
                 side.judge_nll[key] = losses
                 note_margin(side, passage, ours)
             recorded.frames[key] = _rows(passage, logits, losses, ours, recorded)
+            if others and ours is not None:
+                side.generated.scores[key] = ours.text_score.tolist(), []
+                side.generated.logs[key] = _rivals(passage, logits, [o.traces[key] for o in others if key in o.traces])
             count += len(tokens)
     bench.result.timed(side.name, "", "judge", begin, count)
+
+
+def _rivals(passage: Passage, logits: Tensor, others: Sequence[Trace]) -> ScoreLog:
+    """The reader's scores of the tokens by which others leave a text, as it reads that text."""
+    tokens = passage.reading.continuation
+    scores: list[dict[int, float]] = [{} for _ in tokens]
+    for ids in (other.token_ids for other in others):
+        t = first_divergence(tokens, ids)
+        if t is not None and t < min(len(tokens), len(ids)):
+            put = replace(passage.reading, continuation=(*tokens[:t], ids[t], *tokens[t + 1 :]))
+            if (preferences := replace(passage, reading=put).prefer(logits)) is not None:
+                scores[t][ids[t]] = float(preferences.text_score[t])
+    return ScoreLog(allowed=[(torch.tensor([*at]), torch.tensor([*at.values()], dtype=torch.float64)) for at in scores])
+
+
+def _tops(shown: Sequence[Mapping[int, float]]) -> Tops:
+    """What an engine shows as the top tokens of a variant that ran here: the best first, -1 where it shows fewer."""
+    ids = np.full((len(shown), COUNT), -1, dtype=np.int64)
+    log_p = np.full((len(shown), COUNT), math.nan)
+    for t, top in enumerate(shown):
+        best = sorted(top.items(), key=lambda item: (-item[1], item[0]))[:COUNT]
+        ids[t, : len(best)], log_p[t, : len(best)] = [i for i, _ in best], [p for _, p in best]
+    return Tops(ids, log_p)
 
 
 def _as_drawn(passage: Passage, side: Pass) -> Passage:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import ceil
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, model_validator
 
@@ -44,6 +44,7 @@ class CompareSettings(EndpointSettings):
     candidates: Any = option(
         None, "Variants: bf16,fp32:batch_size=1,mine=FOLDER.", WHAT, "LIST", says="bf16,fp16,int8", many=True
     )
+    judge: Any = option(None, "The model that reads, where the reference is recorded too.", WHAT, "MODEL")
     strategies: Any = option(
         ("greedy", "beam", "top-k", "top-p"), "Such as top-k:k=50,temperature=0.8.", "Decoding", "LIST", many=True
     )
@@ -127,6 +128,12 @@ class CompareSettings(EndpointSettings):
                 raise InputError(f"--{name} compares what both sides read alike: leave it or --as-deployed out")
         if self.as_deployed and self.mode == "screen":
             raise InputError("--as-deployed needs generated texts: leave it or --mode screen out")
+        sides = ("inject", "decompose", "where", "as_deployed", "texts", "reference_run")
+        for name in sides if self.judge is not None else ():
+            if getattr(self, name):
+                raise InputError(
+                    f"{self.flag(name)} needs sides that run here, and --judge reads recorded ones: leave it out"
+                )
         if self.convention != SLIDING and self.stride is not None:
             raise InputError(f"--stride is not {self.convention}'s to choose: leave it out, or --convention")
         for name in ("context", "stride", "convention"):
@@ -136,7 +143,7 @@ class CompareSettings(EndpointSettings):
     def standard_texts(self) -> tuple[Text, ...]:
         """The bundled text, unless it is not wanted."""
         stories = tells_stories(place_of(self.model))
-        return (bundled_text(STORY if stories else PROSE),) if self.default_text else ()
+        return (bundled_text(STORY if stories else PROSE),) if self.default_text and self.judge is None else ()
 
     def allowed(self, strategies: tuple[Strategy, ...]) -> tuple[Strategy, ...]:
         """The strategies that can be measured in this mode."""
@@ -159,10 +166,17 @@ class CompareSettings(EndpointSettings):
                 f"{self.reference.name!r} is the reference and cannot be a candidate too: "
                 "leave it out of --candidates (the self control compares the reference with itself in every run)"
             )
+        if self.judge is not None and self.judge.name in (self.reference.name, *names):
+            raise InputError(f"{self.judge.name!r} is what the model of --judge is called: give the run another name")
+        for part in ("decompose", "where") if all(v.recorded for v in self.candidates) else ():
+            if getattr(self, part):
+                raise InputError(
+                    f"--{part} is about candidates that run here, and {names[0]} was recorded: leave it out"
+                )
         if self.mode == "screen" and len(self.running) < len(self.variants):
             name = next(v.name for v in self.candidates if v.recorded)
             raise InputError(f"--mode screen: {name} was recorded, and does not read; leave it or --mode screen out")
-        if any(v.endpoint for v in self.candidates):
+        if any(v.endpoint for v in self.variants):
             if self.no_text:
                 raise InputError("--no-text: what an endpoint answers is kept as it is; leave --no-text out")
         elif name := next(self.given_to_endpoints(), None):
@@ -179,7 +193,7 @@ class CompareSettings(EndpointSettings):
     @property
     def casts(self) -> tuple[Variant, ...]:
         """The plain casts that candidates of 16-bit arithmetic are held beside, where they are no candidates."""
-        if not self.noise_floor or not castable(self.reference):
+        if not self.noise_floor or not castable(self.reader):
             return ()
         others = [v for v in self.running[1:] if v.compute in ROUGH and not is_cast(v)]
         there = {v.compute for v in self.candidates if is_cast(v)}
@@ -188,17 +202,26 @@ class CompareSettings(EndpointSettings):
     @property
     def recorded_casts(self) -> tuple[Variant, ...]:
         """The plain casts that recorded texts are held beside: to the types that these are said to have run in."""
-        return self._casts(v.compute for v in self.candidates if v.recorded and not without_cast(v, self.reference))
+        return self._casts(v.compute for v in self.variants if v.recorded and not without_cast(v, self.reader))
 
     def _casts(self, types: Iterable[str | None]) -> tuple[Variant, ...]:
-        taken = {v.name for v in self.variants}
+        taken = {v.name for v in (*self.variants, self.reader)}
         names = {str(t): f"{t} (cast)" if t in taken else str(t) for t in types}
-        return tuple(Variant(name, t, compute=t, device=self.reference.device) for t, name in names.items())
+        return tuple(Variant(name, t, compute=t, device=self.reader.device) for t, name in names.items())
 
     @property
     def manner(self) -> str:
         """That nothing is generated."""
-        return "screening " if self.mode == "screen" else ""
+        return "read by " if self.judge is not None else "screening " if self.mode == "screen" else ""
+
+    @property
+    def reader(self) -> Variant:
+        """The variant that reads what all wrote: the reference, or the judge of one that was recorded."""
+        return self.reference if self.judge is None else self.judge  # type: ignore[no-any-return]
+
+    def having_reader(self, variant: Variant) -> Self:
+        """The same with another reader."""
+        return super().having_reader(variant) if self.judge is None else self.having(judge=variant)
 
     @property
     def effort(self) -> Effort:
@@ -207,7 +230,7 @@ class CompareSettings(EndpointSettings):
         Who reads token by token reads nothing at once, and the reference does both.
         """
         running = self.running[1:]
-        many, acting = len(running), [unread(v, self.reference) for v in running]
+        many, acting = len(running), [unread(v, self.reader) for v in running]
         recorded = len(self.candidates) - many
         blind = sum(not all(KNOBS[name].stepped for name in names) for names in acting)  # these read no given text
         stepped = sum(map(bool, acting)) - blind
@@ -215,7 +238,7 @@ class CompareSettings(EndpointSettings):
         waiting = (1 + many if self.decompose else 0) + bool(stepped)
         screens = self.mode == "screen" and not self.continued
         return Effort(
-            writing=(0 if screens else many) + (self.reference_run is None),
+            writing=(0 if screens else many) + (self.judge is None and self.reference_run is None),
             reading=1 + many - blind - stepped + len(self.casts) + recorded + len(self.recorded_casts),
             floors=floors,
             floor_prompts=FLOOR_PROMPTS,
@@ -240,6 +263,16 @@ def without_cast(recorded: Variant, reference: Variant) -> str:
             f"the reference computes in {reference.compute} itself; hold {recorded.compute} against --reference {finer}"
         )
     return ""
+
+
+def reader_of(plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The variant of a stored plan that read what all wrote."""
+    return plan.get("judge") or plan["reference"]  # type: ignore[no-any-return]
+
+
+def reader_word(plan: Mapping[str, Any]) -> str:
+    """What it is called in a sentence."""
+    return "judge" if plan.get("judge") else "reference"
 
 
 def counted(plan: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decodedrift.core.records import RECORDED, InputError, Variant
+from decodedrift.core.records import RECORDED, Variant
 from decodedrift.core.settings import Settings
 from decodedrift.models.recorded.addresses import ordered
 from decodedrift.models.recorded.continuation import Matched
@@ -18,22 +18,14 @@ if TYPE_CHECKING:
     from decodedrift.models.text.vocabulary import Vocabulary
 
 
-def refuse_reference(variants: Sequence[Variant]) -> None:
-    """A text says nothing of other texts: the reference is a model.
+def strategies(settings: Settings, variants: Sequence[Variant]) -> Any:
+    """The strategies asked for; where none is and all candidates are files, those that these name, greedy unnamed.
 
-    Raises:
-        InputError: one of the variants is recorded; says how two are held against each other.
+    Args:
+        variants: the reference first.
     """
-    for variant in variants:
-        if variant.recorded:
-            mend = f"name it as a candidate too, and --model reads them all: --candidates {variant.name}=FILE,NAME=FILE"
-            raise InputError(f"--reference {variant.name}: a recorded text reads no other; {mend}")
-
-
-def strategies(settings: Settings, candidates: Sequence[Variant]) -> Any:
-    """The strategies asked for; where none is and all candidates are files, those that these name, greedy unnamed."""
-    files = [v for v in candidates if v.recorded and not v.endpoint]
-    if "strategies" in settings.model_fields_set or len(files) < len(candidates) or not files:
+    files = [v for v in variants if v.recorded and not v.endpoint]
+    if "strategies" in settings.model_fields_set or not files or any(v not in files for v in variants[1:]):
         return settings.strategies
     labels = [c.strategy or "greedy" for v in files for c in read(_path(v)).completions]
     return list(dict.fromkeys(ordered(label) for label in labels))
@@ -46,22 +38,22 @@ def _path(variant: Variant) -> str:
 def matched(
     plan: Settings, vocab: Vocabulary, prompts: Mapping[str, Sequence[int]], answers: Mapping[str, Path]
 ) -> dict[str, Matched]:
-    """What the recorded candidates of a plan wrote, by name.
+    """What the recorded sides of a plan wrote, by name.
 
     Args:
         prompts: prompt id -> the ids that the reference reads.
-        answers: the files of candidates that are endpoints.
+        answers: the files of those that are endpoints.
 
     Raises:
         InputError: a file is not there, or is no recording of this model and these prompts.
     """
-    files = {v.name: _path(v) for v in plan.candidates if v.recorded and not v.endpoint}
+    files = {v.name: _path(v) for v in plan.variants if v.recorded and not v.endpoint}
     files |= {name: str(path) for name, path in answers.items()}
     return {name: match(read(path), plan, vocab, prompts) for name, path in files.items()}
 
 
 def described(recorded: Mapping[str, Matched]) -> dict[str, dict[str, Any]]:
-    """Recorded files for environment.json, by candidate: what each says of itself, and its hash; no path."""
+    """Recorded files for environment.json, by name: what each says of itself, and its hash; no path."""
     facts = {}
     for name, side in recorded.items():
         file = os.path.basename(side.path)

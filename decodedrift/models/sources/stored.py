@@ -55,7 +55,7 @@ def settled(plan: S, checkpoint: Checkpoint, others: Mapping[str, Checkpoint], g
     Raises:
         InputError: a precision that cannot be made of quantized weights.
     """
-    reference = plan.reference
+    reference = plan.reader
     if checkpoint.quantization is not None:
         if "reference" not in given:
             reference = replace(reference, name=STORED, precision=STORED, options={"compute": None}, compute=None)
@@ -68,7 +68,7 @@ def settled(plan: S, checkpoint: Checkpoint, others: Mapping[str, Checkpoint], g
         replace(c, precision=STORED) if c.name in deployed and c.compute is None else c for c in plan.candidates
     )
     candidates = tuple(resolved(c, others.get(c.name, checkpoint), reference) for c in candidates)
-    plan = plan.having(reference=reference, candidates=candidates)
+    plan = plan.having_reader(reference).having(candidates=candidates)
     plan.check_resolved()
     return plan
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
 from decodedrift.core.records import Variant
-from decodedrift.core.settings import shown_settings
+from decodedrift.core.settings import Settings
 from decodedrift.models.precisions import beware
 from decodedrift.report.html import Options, StudyLike
 from decodedrift.report.numbers import Number, exactly, number, percent, significant
@@ -62,12 +62,27 @@ def _options(study: StudyLike) -> list[tuple[str, str]]:
         ("Reference", plan["reference"]["name"]),
         ("Prompts", source if prompts else "none"),
         ("Texts", ", ".join(str(t["name"]) for t in plan.get("texts", ())[:MOST])),
-        *shown_settings(study.experiment.settings, plan),
+        *_settings(study.experiment.settings, plan),
         ("Batch size asked", way["batch_size_asked"] if lowered else None),
         ("Read on the path", way.get("path")),
         *_beware(plan),
         *(("Warning", warning) for warning in environment.get("warnings", ())[:MOST]),
     ])  # fmt: skip
+
+
+def _settings(kind: type[Settings], plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(label, value) of every option of a stored plan in words; what is empty or off is left out.
+
+    Variants, strategies and prompts are told of elsewhere, where there is room.
+    """
+    for name, option in kind.options().items():
+        value = plan.get(name)
+        simple = isinstance(value, list) and all(isinstance(v, (str, int, float)) for v in value)
+        if value in (None, False, "", [], ()) or (isinstance(value, (list, dict)) and not simple):
+            continue
+        label = option.label or name.replace("_", " ").capitalize()
+        shown = ", ".join(map(str, value[:40])) if isinstance(value, list) else option.words.get(value, value)
+        yield label, "yes" if shown is True else f"{shown:g}" if isinstance(shown, float) else str(shown)
 
 
 def _beware(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -94,13 +109,14 @@ def _ran_on(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _variants(plan: Mapping[str, Any], facts: Mapping[str, Any]) -> Table:
-    variants = [plan["reference"], *plan.get("candidates", ())]
+    roles = ["reference", "judge"] if plan.get("judge") else ["reference"]
+    variants = [*(plan[role] for role in roles), *plan.get("candidates", ())]
     rows = []
     for index, variant in enumerate(variants[:MOST]):
         known_facts = facts.get(variant["name"], {})
         name = text(variant["name"], 48, head=True)
         rows.append([
-            Cell("text", name.text, name.title, note="" if index else "reference", head=True),
+            Cell("text", name.text, name.title, note=roles[index] if index < len(roles) else "", head=True),
             text(variant.get("precision"), 40), text(variant.get("compute"), 20),
             Cell("text", _counts(known_facts.get("weight_dtypes", {})) or ("not loaded" if not known_facts else "")),
             num(percent(known_facts.get("quantized_share"), "quantized_share")),

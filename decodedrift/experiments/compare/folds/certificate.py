@@ -15,7 +15,7 @@ import pandas as pd
 
 from decodedrift.core.records import RECORDED, Variant
 from decodedrift.experiments.compare.draws import as_strategy
-from decodedrift.experiments.compare.settings import ROUGH, castable, is_cast
+from decodedrift.experiments.compare.settings import ROUGH, castable, is_cast, reader_of
 from decodedrift.measure.tables import fold, layout_of
 from decodedrift.numerics import ratios
 from decodedrift.numerics.intervals import (
@@ -111,7 +111,7 @@ def beside_casts(study: Study) -> dict[str, dict[str, float]]:
 def _casts(plan: Any) -> dict[str, tuple[str, str]]:
     """Candidate -> (role, name) of the plain cast of its type; none for a cast, nor where the reference is coarse."""
     known = {field.name for field in fields(Variant)}
-    sides = [Variant(**{k: v for k, v in c.items() if k in known}) for c in (plan["reference"], *plan["candidates"])]
+    sides = [Variant(**{k: v for k, v in c.items() if k in known}) for c in (reader_of(plan), *plan["candidates"])]
     reference, *candidates = sides
     if not castable(reference):
         return {}

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from decodedrift.core.records import RECORDED, Variant
-from decodedrift.experiments.compare.settings import without_cast
+from decodedrift.experiments.compare.settings import reader_of, without_cast
 from decodedrift.measure.tables import fold
 from decodedrift.numerics.intervals import mean_interval, token_share
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 KEYS = ["model", "reference", "candidate", "strategy"]
 CONSISTENT, MORE, CANNOT_TELL, NOT_MEASURED = "consistent", "more than rounding", "cannot tell", "not measured"
 ROUNDINGS = (CONSISTENT, MORE, CANNOT_TELL, NOT_MEASURED)
+LEAST = 10  # positions that the engine or the cast turned: an interval of fewer rests on a handful of prompts
 Interval = tuple[float, float, float]
 
 
@@ -36,8 +37,9 @@ def _three(*names: str) -> list[str]:
 
 COLUMNS = [
     *KEYS, "recorded_in", "texts", "tokens", "first_not_top_median", "texts_not_top", "gap_mean", "cast_gap_mean",
-    *_three("excess", "not_top", "cast_not_top", "excess_not_top"), "gap_max", "gap_max_prompt", "gap_max_position",
-    "cast_gap_max", "cast_gap_max_prompt", "cast_gap_max_position", "rank_max", "rounding", "rounding_note",
+    *_three("excess", "beyond", "not_top", "cast_not_top", "excess_not_top"), "turns",
+    "gap_max", "gap_max_prompt", "gap_max_position", "cast_gap_max", "cast_gap_max_prompt",
+    "cast_gap_max_position", "rank_max", "rounding", "rounding_note",
     "logprob_tokens", *_three("logprob_delta"), "logprob_delta_rms", "cast_delta_rms",
     "shown_tokens", "shown_mean", *_three("kl_shown"), "missing_reference", "missing_candidate",
 ]  # fmt: skip
@@ -79,7 +81,7 @@ def in_words(word: str, kind: str | None) -> str:
 def judged(rows: pd.DataFrame, plan: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The figures of some of a candidate's rows of `recorded`, and the word for them."""
     known = {field.name for field in fields(Variant)}
-    asked = [plan["reference"], *(c for c in plan["candidates"] if c["name"] == name)]
+    asked = [reader_of(plan), *(c for c in (plan["reference"], *plan["candidates"]) if c["name"] == name)]
     reference, variant = (Variant(**{k: v for k, v in side.items() if k in known}) for side in asked)
     texts = len(rows.drop_duplicates(["strategy", "seed", "prompt_id"]))
     row: dict[str, Any] = {"recorded_in": variant.compute, "texts": texts}
@@ -103,10 +105,10 @@ def _gaps(rows: pd.DataFrame) -> dict[str, Any]:
         return row
     gap, cast, prompts = (pairs[c].to_numpy() for c in ("gap", "cast_gap", "prompt_id"))
     gap, cast = gap.astype(float), cast.astype(float)
-    row |= {"cast_gap_mean": float(cast.mean())} | _largest(pairs, "cast_gap")
-    return row | _named(
-        excess=_difference(gap - cast, prompts), cast_not_top=_share(pairs, "cast_gap"),
-        excess_not_top=_difference((gap > 0) * 1.0 - (cast > 0), prompts),
+    row |= {"cast_gap_mean": float(cast.mean()), "turns": int(((gap > 0) | (cast > 0)).sum())}
+    return row | _largest(pairs, "cast_gap") | _named(
+        excess=_difference(gap - cast, prompts), beyond=_difference(gap - 2 * cast, prompts),
+        cast_not_top=_share(pairs, "cast_gap"), excess_not_top=_difference((gap > 0) * 1.0 - (cast > 0), prompts),
     )  # fmt: skip
 
 
@@ -164,15 +166,28 @@ def rounding(row: Mapping[str, Any], unknown: str = "") -> tuple[str, str]:
         return NOT_MEASURED, "no token of it is known that a strategy took for the best of its scores"
     if "excess" not in row:
         return NOT_MEASURED, f"no plain cast to {kind} read it"
-    low, high, cast = row["excess_low"], row["excess_high"], row["cast_gap_mean"]
-    evidence = evidence_of(row)
-    if row["excess"] == low == high == 0:
-        return CONSISTENT, f"it took what a plain cast to {kind} takes at each of {row['tokens']} tokens; {evidence}"
+    low, high, turns = row["excess_low"], row["excess_high"], row["turns"]
+    same, evidence = row["excess"] == low == high == 0, evidence_of(row)
+    what = f"it took what a plain cast to {kind} takes at each of {row['tokens']} tokens" if same else _excess(row)
     if low > 0:
-        return MORE, f"{_excess(row)}; {evidence}"
-    if high < cast:
-        return CONSISTENT, f"{_excess(row)}; {evidence}"
-    return CANNOT_TELL, f"{_excess(row)}; more prompts would tell; {evidence}"
+        return MORE, f"{what}; {evidence}"
+    if turns >= LEAST and (same or row["beyond_high"] < 0):
+        return CONSISTENT, f"{what}; {evidence}"
+    needed = _needed(row, same)
+    enough = f"about {needed}" if needed > turns else "more"
+    more = f"at {turns} positions it or the cast leaves the first choice, {enough} would tell"
+    return CANNOT_TELL, f"{what}; {more}; {evidence}"
+
+
+def _needed(row: Mapping[str, Any], same: bool) -> int:
+    """Positions off the first choice with which `consistent` could be said, of an engine that is that rounding.
+
+    Its `beyond` is -cast_gap_mean, and the half width of the interval falls as one over the root of their number.
+    """
+    width, turns = row["beyond_high"] - row["beyond"], row["turns"]
+    if same or not (width > 0 and row["cast_gap_mean"] > 0):
+        return LEAST
+    return max(LEAST, math.ceil(float(turns * (width / row["cast_gap_mean"]) ** 2)))
 
 
 def _excess(row: Mapping[str, Any]) -> str:

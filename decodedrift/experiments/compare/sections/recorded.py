@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.folds.consistency import in_words
+from decodedrift.experiments.compare.settings import reader_word
 from decodedrift.experiments.compare.verdict import recorded as words
 from decodedrift.report.numbers import MISSING, number, percent, with_interval
 from decodedrift.report.tables import Column, Table, merged, num, text
@@ -19,18 +20,18 @@ COLUMNS = (
     Column("Candidate", numeric=False),
     Column("Strategy", numeric=False),
     Column("Beside rounding", numeric=False),
-    Column("Tokens", "Tokens of its own texts that are known and that the reference read."),
-    Column("Not the reference's", "Share of them that are not what the reference takes there."),
+    Column("Tokens", "Tokens of its own texts that are known and that the reader read."),
+    Column("Not its choice", "Share of them that are not what the reader takes there."),
     Column("A cast's", "The same of what a plain cast to the engine's type takes there."),
-    Column("Gap", "By how much the reference scores its best token above the engine's, in the mean, nats."),
+    Column("Gap", "By how much the reader scores its best token above the engine's, in the mean, nats."),
     Column("Cast's gap", "The same of what the plain cast takes there: what rounding alone gives up."),
     Column("Excess", "The gap less the cast's, paired by prompt; its interval above 0: more than rounding."),
     Column("Largest gap", "The largest of a token."),
     Column("Cast's largest", "The largest of the plain cast."),
-    Column("Lowest rank", "Of its tokens under the reference; 1 is the best."),
-    Column("Log-probability, rms", "Difference to the reference's of the same token, nats."),
-    Column("KL of shown ids", "KL(reference ‖ candidate) over the ids that it shows, renormalised, nats."),
-    Column("Not shown", "Of the reference's probability: what lies outside these ids, of which nothing is said."),
+    Column("Lowest rank", "Of its tokens under the reader; 1 is the best."),
+    Column("Log-probability, rms", "Difference to the reader's of the same token, nats."),
+    Column("KL of shown ids", "KL(reader ‖ engine) over the ids that it shows, renormalised, nats."),
+    Column("Not shown", "Of the reader's probability: what lies outside these ids, of which nothing is said."),
 )  # fmt: skip
 
 
@@ -49,8 +50,8 @@ def recorded(study: Study, options: Options) -> dict[str, Any] | None:
     table = Table(tuple(COLUMNS[i] for i in kept), merged(lines), max(0, len(rows) - MOST), "consistency.csv")
     return {
         "heading": "What another engine wrote",
-        "lead": "The reference reads the engine's own texts, and so does a plain cast to the type that the engine ran "
-        "in. Intervals are at 95 %, by prompt.",
+        "lead": f"The {reader_word(study.plan)} is the reader of the engine's own texts, and so is a plain cast to the "
+        "type that the engine ran in. Intervals are at 95 %, by prompt.",
         "table": table if len(rows) else None,
         "notes": notes,
     }

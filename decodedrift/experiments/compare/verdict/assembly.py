@@ -93,8 +93,8 @@ def alarms(study: Study) -> list[str]:
 
 
 def outside(study: Study) -> list[str]:
-    """What is more than rounding, and of what another engine wrote whether it is."""
-    return [*certificate.outside(study), *recorded.rounding(study)]
+    """What is more than rounding, and of what other engines wrote who read it and whether it is."""
+    return [*recorded.judged(study), *certificate.outside(study), *recorded.rounding(study)]
 
 
 def _failed(study: Study) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.settings import reader_word
 from decodedrift.measure.tables import TOKEN_CAUSES
 from decodedrift.report.phrases import listed, number, telling
 
@@ -34,8 +35,9 @@ def _near_ties(study: Study, parted: pd.DataFrame) -> list[str]:
         shares[name] = -len(near) / len(cell)
     ties = int((parted["candidate_gap"] == 0).sum())
     tied = f"; {ties} turned on an exact tie of the candidate's logits" if ties else ""
+    reader = reader_word(study.plan)
     near_ties = (
-        f"Near ties, where the reference itself held the two tokens within {study.plan['near_tie_below']:g} nats, make "
+        f"Near ties, where the {reader} itself held the two tokens within {study.plan['near_tie_below']:g} nats, make "
         f"up {', '.join(telling(parts, shares))} of the divergences of single tokens{tied}."
     )
     return [near_ties, *_draws(study, parted)]
@@ -65,5 +67,5 @@ def _draws(study: Study, parted: pd.DataFrame) -> list[str]:
     parts = {name: f"{n} of {total[name]} for {visible(str(name))}" for name, n in counts.items()}
     return [
         f"The shared draw fell within {study.plan['near_tie_below']:g} nats of the edge between two tokens that the "
-        f"reference itself held further apart in {listed(telling(parts, counts.to_dict()))}."
+        f"{reader_word(study.plan)} itself held further apart in {listed(telling(parts, counts.to_dict()))}."
     ]

@@ -39,12 +39,12 @@ class Answers:
 
 @contextmanager
 def answered(plan: Any, answers: Answers | None) -> Iterator[dict[str, Path]]:
-    """The files of the endpoints among a plan's candidates, by name, asked for all that they lack; None asks nobody.
+    """The files of the endpoints of a plan, by name, asked for all that they lack; None asks nobody.
 
     Raises:
         InputError: an endpoint cannot be asked, or can be asked for none of the strategies.
     """
-    endpoints = [variant for variant in plan.candidates if variant.endpoint] if answers is not None else []
+    endpoints = [variant for variant in plan.variants if variant.endpoint] if answers is not None else []
     if not endpoints or answers is None:
         yield {}
         return
