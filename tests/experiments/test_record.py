@@ -120,7 +120,7 @@ def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     command = [sys.executable, "-m", "decodedrift", "record", "--limit", "1", "--max-new-tokens", "2"]
     done = subprocess.run([*command, "-o", str(path)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, f"recorded 1 texts: {path}\n")
+    assert (done.returncode, done.stdout) == (0, f"recorded 1 text: {path}\n")
     assert json.loads(path.read_text().splitlines()[0])["decodedrift"]["plan"]["max_new_tokens"] == 2
 
 

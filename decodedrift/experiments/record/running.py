@@ -31,7 +31,7 @@ class Outcome:
     def __str__(self) -> str:
         before = f", {self.before} of them before" if self.before else ""
         failed = f"; {self.failed} failed, and the same command asks for them again" if self.failed else ""
-        return f"recorded {self.texts} texts{before}{failed}: {terminal(str(self.path))}"
+        return f"recorded {self.texts} text{'s' * (self.texts != 1)}{before}{failed}: {terminal(str(self.path))}"
 
 
 def recorded(settings: RecordSettings, out: str | Path, progress: Progress, tokenizer: Any = None) -> Outcome:
