@@ -71,7 +71,7 @@ def _line(raw: Raw, choice: Raw) -> dict[str, Any]:
 def _echoed(raw: Raw, choice: Raw, shown: int) -> Echo | None:
     """What of a completion is its prompt (`echo`), by the prompt's text, or by the counts under `usage`.
 
-    Where the request does not say whether it asked for an echo, the counts alone tell; a text may begin with its prompt.
+    Where the request does not say whether it asked for one, the counts alone tell: a text may begin with its prompt.
     """
     offsets = (choice.get("logprobs") or {}).get("text_offset") or []
     usage, asked, prompt = raw.get("usage") or {}, raw.get("echo"), raw.get("prompt")
