@@ -99,7 +99,7 @@ def draft(settings: S) -> S:
     if len(reference) != 1 or reference[0].model:
         raise InputError(f"--reference takes one variant of --model, not {settings.reference!r}")
     asked = settings.candidates
-    candidates = default_candidates(reference[0]) if asked is None else _variants(asked, reference[0])
+    candidates = sides.typed(default_candidates(reference[0]) if asked is None else _variants(asked, reference[0]))
     model = settings.model if isinstance(settings.model, str) else "in memory"
     prompts, source = _prompts(settings, prompt_files.place_of(settings.model))
     plan = settings.having(

@@ -162,6 +162,22 @@ def test_without_a_precision_rounding_is_not_judged(tmp_path: Path) -> None:
     assert any("texts of this run that are not in it: 12" in sentence for sentence in study.verdict)
 
 
+def test_what_the_header_says_that_it_ran_in_is_taken(tmp_path: Path) -> None:
+    path = written(tmp_path, rows_of(direct(), "bf16", tops=False)[:2], {"precision": "bf16"})
+    for asked in (f"vllm={path}", f"vllm={path}:precision=bf16"):
+        study = run(candidates=asked)
+        assert study.consistency["recorded_in"].tolist() == ["bf16"] and study.recorded["cast_gap"].notna().all()
+    with pytest.raises(InputError, match=r"says precision bf16, and precision=fp16 is asked for") as error:
+        run(candidates=f"vllm={path}:precision=fp16")
+    assert "\n" not in str(error.value)
+    written(tmp_path, rows_of(direct(), "bf16", tops=False)[:2], {"precision": "zz9"})
+    with pytest.raises(
+        InputError, match=r"recorded\.jsonl says precision 'zz9', which is none; choices: .*fp32"
+    ) as error:
+        run(candidates=f"vllm={path}:precision=bf16")
+    assert "\n" not in str(error.value)
+
+
 def test_a_text_that_was_cut_off_is_no_divergence(tmp_path: Path) -> None:
     rows = [row for row in rows_of(direct(), "bf16", tops=False) if len(row["token_ids"]) == NEW][:3]
     study = run(candidates=f"vllm={written(tmp_path, [row | {'token_ids': row['token_ids'][:5]} for row in rows])}")
@@ -227,6 +243,7 @@ def test_beside_candidates_that_run_here_nothing_of_these_changes(honest: dd.Stu
         ("vllm=missing.jsonl", "missing.jsonl"),
         ("vllm={path}:batch_size=2", "batch_size= belongs to what runs here"),
         ("vllm={path}:precision=int8", "which floating type"),
+        ("fp32={path}", "is the reference's name; give the recording another"),
     ],
 )
 def test_what_cannot_be_a_recorded_side_is_one_line(asked: str, named: str, tmp_path: Path) -> None:

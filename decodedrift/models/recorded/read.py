@@ -73,7 +73,8 @@ def _parquet(file: Path, option: str) -> tuple[list[Entry], Mapping[str, Any]]:
         table = pq.read_table(file)
         rows: list[dict[str, Any]] = table.to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's errors are of these
-        raise InputError(f"{option} {file}: not a Parquet file that can be read ({shorten(str(error), 100, placeholder=' …')})") from None
+        reason = shorten(str(error), 100, placeholder=" …")
+        raise InputError(f"{option} {file}: not a Parquet file that can be read ({reason})") from None
     about = (table.schema.metadata or {}).get(HEADER.encode())
     header = read_json(about.decode("utf-8", "replace"), f"{file} metadata") if about else {}
     if not isinstance(header, dict):

@@ -46,6 +46,6 @@ def adapted(response: Mapping[str, Any], place: str) -> tuple[Completion, ...]:
     try:
         lines = adapter.lines(raw)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise InputError(f"{place}: looks like {adapter.what}, and cannot be read ({shorten(reason, 120, placeholder=' …')})") from None
+        reason = shorten(f"{type(error).__name__}: {error}".removesuffix(": "), 120, placeholder=" …")
+        raise InputError(f"{place}: looks like {adapter.what}, and cannot be read ({reason})") from None
     return tuple(completion_of(line, place) for line in lines)
