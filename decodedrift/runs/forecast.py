@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from decodedrift.core.progress import span
 from decodedrift.models import budget
 from decodedrift.models.machine import flops_per_second
@@ -72,8 +74,9 @@ def _extra(ready: Prepared) -> list[str]:
     effort = ready.plan.effort
     lines = []
     if asked := [v for v in ready.plan.candidates if v.endpoint]:
-        count = len(asked) * len(askable(ready.plan).cells) * len(ready.plan.prompts)
-        lines.append(f"up to {count} requests to endpoints, {ready.plan.concurrency} at a time, whose time is not in this")
+        asking: Any = ready.plan
+        count = len(asked) * len(askable(asking).cells) * len(asking.prompts)
+        lines.append(f"up to {count} requests, {asking.concurrency} at a time, whose time is not in this")
     if effort.floors:
         prompts = min(len(ready.plan.prompts), effort.floor_prompts)
         lines.append(f"noise floor: {effort.floors} passes over {prompts} prompts in another layout")

@@ -113,8 +113,13 @@ def test_one_that_is_stopped_while_it_asks_says_how_to_go_on(server: Served, tmp
     process.terminate()
     said = process.communicate()[1]
     assert process.returncode == 143
-    assert f"stopped by SIGTERM while an endpoint was asked; its answers are kept. Go on with the whole command and --resume {out}" in " ".join(said.split())
-    with pytest.raises(InputError, match="stopped while an endpoint was asked; give the whole command again with --resume"):
+    assert (
+        f"stopped by SIGTERM while an endpoint was asked; its answers are kept. Go on with the whole command and --resume {out}"
+        in " ".join(said.split())
+    )
+    with pytest.raises(
+        InputError, match="stopped while an endpoint was asked; give the whole command again with --resume"
+    ):
         resume(out)
 
 
@@ -189,7 +194,7 @@ def test_the_command_compares_in_one_step_and_a_forecast_asks_nobody(server: Ser
     }
     forecast = subprocess.run([*command, "--dry-run"], **how)
     assert forecast.returncode == 0 and server.seen() == [], forecast.stderr
-    assert "up to 1 requests to endpoints, 1 at a time, whose time is not in this" in forecast.stdout
+    assert "up to 1 requests, 1 at a time, whose time is not in this" in forecast.stdout
     done = subprocess.run(command, **how)
     assert done.returncode == 0 and "api" in done.stdout, done.stderr
     written = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]

@@ -178,6 +178,23 @@ def test_what_the_header_says_that_it_ran_in_is_taken(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_file_whose_log_probabilities_are_not_greedys_is_told(tmp_path: Path) -> None:
+    def drawn(low: float) -> list[dict[str, Any]]:
+        (first, *_), ours = rows_of(direct(), "bf16"), direct().traces
+        ours = ours[(ours["role"] == "reference") & (ours["prompt_id"] == first["prompt_id"])]
+        ids = [int(i) for i in str(ours["token_ids"].iloc[0]).split()]
+        other = (ids[0] + 1) % 90
+        top = [[[ids[0], -0.5], [other, low]]]
+        return [first | {"token_ids": [other], "logprobs": [low], "top_logprobs": top}]
+
+    said = "By its own log-probabilities vllm under greedy did not take its best token at 1 of its first divergences"
+    study = run(candidates=f"vllm={written(tmp_path, drawn(-2.0))}", max_new_tokens=1)
+    assert any(said in s and "by up to 1.5 nats" in s for s in study.verdict), study.verdict
+    study = run(candidates=f"vllm={written(tmp_path, drawn(-0.25))}", max_new_tokens=1)
+    assert not any("By its own log-prob" in s for s in study.verdict)
+    assert any("sum to more than 1" in s for s in study.verdict)
+
+
 def test_a_text_that_was_cut_off_is_no_divergence(tmp_path: Path) -> None:
     rows = [row for row in rows_of(direct(), "bf16", tops=False) if len(row["token_ids"]) == NEW][:3]
     study = run(candidates=f"vllm={written(tmp_path, [row | {'token_ids': row['token_ids'][:5]} for row in rows])}")

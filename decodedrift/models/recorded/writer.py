@@ -69,7 +69,7 @@ class Writer:
         with atomic(self.path) as part:
             part.write_bytes(json.dumps({HEADER: self.header}).encode() + b"\n" + lines)
         self.stream.close()
-        self.stream = open(self.path, "ab+")
+        self.stream = open(self.path, "ab+")  # noqa: SIM115 - as long as the recording
 
     def begin(self, **about: Any) -> None:
         """Writes the header with what is known of the engine by now; nothing where there is one."""

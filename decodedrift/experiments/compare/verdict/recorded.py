@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.folds.consistency import in_words
+from decodedrift.models.recorded.lines import SLACK
 from decodedrift.report.phrases import number, percent
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def _told(study: Study) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _read(study: Study, name: str) -> Iterator[str]:
+    yield from _not_best(study, name)
     rows = study.consistency
     for row in rows[rows["candidate"] == name].itertuples():
         who = f"{visible(name)} under {visible(str(row.strategy))}"
@@ -78,6 +80,17 @@ def _read(study: Study, name: str) -> Iterator[str]:
                 f"{number(row.kl_shown)} nats; outside them lie {percent(row.missing_reference)} of the reference's "
                 f"probability and {percent(row.missing_candidate)} of its own, of which nothing is said."
             )
+
+
+def _not_best(study: Study, name: str) -> Iterator[str]:
+    """Where its own log-probabilities say that it did not take its best token, though the strategy takes it."""
+    rows = study.divergences[(study.divergences["candidate"] == name) & (study.divergences["candidate_gap"] < -SLACK)]
+    for strategy, cell in rows.groupby("strategy", sort=False):
+        who, gap = f"{visible(name)} under {visible(str(strategy))}", number(-cell["candidate_gap"].min())
+        yield (
+            f"By its own log-probabilities {who} did not take its best token at {len(cell)} of its first divergences, "
+            f"by up to {gap} nats: it chose otherwise than that, or tells them of another pass."
+        )
 
 
 def _file(name: str, told: Mapping[str, Any]) -> Iterator[str]:
