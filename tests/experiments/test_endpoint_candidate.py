@@ -108,7 +108,7 @@ def test_one_that_is_stopped_while_it_asks_says_how_to_go_on(server: Served, tmp
     command += [word for text in PROMPTS.values() for word in ("--prompt", text)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     file = out / "data" / "recorded" / "api.jsonl"
-    while not (file.exists() and file.read_bytes().count(b"\n") > 1):
+    while process.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") > 1):
         time.sleep(0.05)
     process.terminate()
     said = process.communicate()[1]
