@@ -39,6 +39,7 @@ KNOBS: dict[str, Any] = {
     "echo": False,  # the key in texts and reasons
     "redirect": "",  # the root of another server
     "bytes": 0,  # of filler in an answer
+    "loading": 0,  # lists of models that it refuses first
     "owner": "vllm",
     "version": "0.99",
 }
@@ -139,6 +140,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/seen":
             return self._send(200, self.requests)
         self._note(None)
+        if self.path == "/v1/models" and knobs["loading"]:
+            knobs["loading"] -= 1
+            return self._send(503, {"error": {"message": "loading"}}, {"retry-after": "0.01"})
         if self.path == "/v1/models":
             return self._send(200, {"object": "list", "data": [{"id": "demo", "owned_by": knobs["owner"]}]})
         if self.path == "/version":

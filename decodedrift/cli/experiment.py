@@ -41,12 +41,21 @@ def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> 
     from decodedrift.core.progress import Bars
     from decodedrift.experiments.running import answers_in
     from decodedrift.runs.resume import stored_sizes
+    from decodedrift.runs.signals import Stopped
 
     prefix = "" if kind.name == "compare" else f"{kind.name}-"
     folder, stored = place(frame["out"], frame["resume"], settings.model, prefix, frame["dry_run"])
     bars = Bars(silent=frame["quiet"])
     answers = None if frame["dry_run"] else answers_in(folder, stored, bars)
-    ready = prepare(settings, sizes=stored_sizes(stored, settings), check=kind.check, answers=answers)
+    try:
+        ready = prepare(settings, sizes=stored_sizes(stored, settings), check=kind.check, answers=answers)
+    except (Stopped, KeyboardInterrupt) as stopped:
+        bars.close()
+        if answers is not None and answers.folder is not None and answers.folder.is_dir():
+            again = f"Go on with the whole command and --resume {terminal(folder)}"
+            by = str(stopped) or "SIGINT"
+            print(f"stopped by {by} while an endpoint was asked; its answers are kept. {again}", file=sys.stderr)
+        raise
     bars.close()
     for doubt in ready.doubts():
         print(terminal(doubt, 300), file=sys.stderr)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from decodedrift.core.records import InputError
@@ -92,7 +93,7 @@ def read_json(content: str, where: str, first: int = 1) -> Any:
         line = first + error.lineno - 1
         raise InputError(f"{where}:{line}: not valid JSON ({error.msg} at column {error.colno})") from None
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets without an end
-        raise InputError(f"{where}:{first}: not usable JSON ({str(error)[:80]})") from None
+        raise InputError(f"{where}:{first}: not usable JSON ({shorten(str(error), 100, placeholder=' …')})") from None
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from decodedrift.core.progress import span
 from decodedrift.models import budget
 from decodedrift.models.machine import flops_per_second
+from decodedrift.models.recorded.api.bodies import askable
 from decodedrift.runs.prepare import Prepared
 
 GIB = 2**30
@@ -70,6 +73,10 @@ def _extra(ready: Prepared) -> list[str]:
     """The passes beside the run's own."""
     effort = ready.plan.effort
     lines = []
+    if asked := [v for v in ready.plan.candidates if v.endpoint]:
+        asking: Any = ready.plan
+        count = len(asked) * len(askable(asking).cells) * len(asking.prompts)
+        lines.append(f"up to {count} requests, {asking.concurrency} at a time, whose time is not in this")
     if effort.floors:
         prompts = min(len(ready.plan.prompts), effort.floor_prompts)
         lines.append(f"noise floor: {effort.floors} passes over {prompts} prompts in another layout")

@@ -96,9 +96,9 @@ def draft(settings: S) -> S:
     if settings.executor not in EXECUTORS:
         raise InputError(f"--executor {settings.executor}: unknown; {nearest(settings.executor, tuple(EXECUTORS))}")
     settings = with_judge(settings)
-    reference = the_reference(_variants(settings.reference, None), settings)
+    (reference,) = sides.typed([the_reference(_variants(settings.reference, None), settings)])
     reader, asked = getattr(settings, "judge", None) or reference, settings.candidates
-    candidates = default_candidates(reader) if asked is None else _variants(asked, reader)
+    candidates = sides.typed(default_candidates(reader) if asked is None else _variants(asked, reader))
     refuse_candidates(candidates, reference)
     model = settings.model if isinstance(settings.model, str) else "in memory"
     prompts, source = _prompts(settings, prompt_files.place_of(settings.model))

@@ -13,6 +13,7 @@ from decodedrift.core.records import InputError, plain
 from decodedrift.core.secrecy import home_shortened
 from decodedrift.core.settings import Settings, make_settings, no_rows
 from decodedrift.runs.differences import SETTLED, differences, shortly
+from decodedrift.runs.places import ANSWERS, where
 from decodedrift.runs.plan import IDENTITY
 from decodedrift.runs.prepare import NOTHING, Sizes
 from decodedrift.runs.runfolder import RunFolder, Stored, open_stored
@@ -28,6 +29,10 @@ def stored_run(folder: str | Path) -> Stored:
     """
     path = path_of(folder)
     stored = RunFolder(path).stored()
+    if stored is None and where(path, ANSWERS).is_dir():
+        raise InputError(
+            f"{path}: it was stopped while an endpoint was asked; give the whole command again with --resume {path}"
+        )
     if stored is None:
         raise InputError(f"{path}: no run was begun here (no plan.json in it); name the folder of a run")
     return stored
@@ -85,7 +90,7 @@ def stored_sizes(stored: Stored | None, settings: Settings) -> Sizes:
     return Sizes(*sizes.values())
 
 
-def refuse_another(stored: Stored, plan: Settings, environment: Mapping[str, Any], where: str) -> None:
+def refuse_another(stored: Stored, plan: Settings, environment: Mapping[str, Any], place: str) -> None:
     """Rows of two runs never mix.
 
     Raises:
@@ -108,4 +113,4 @@ def refuse_another(stored: Stored, plan: Settings, environment: Mapping[str, Any
                 then, now = ({k: v for k, v in side.items() if k not in SETTLED} for side in (then or {}, now))
             found += differences("" if key == "numerical" else key, then, now)
     if found:
-        raise InputError(f"{where} holds another run: {shortly(found)}; ask for the same, or name a new folder")
+        raise InputError(f"{place} holds another run: {shortly(found)}; ask for the same, or name a new folder")

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from decodedrift.core.notation import is_endpoint
 from decodedrift.core.records import InputError, Prompt
 from decodedrift.core.settings import make_settings
 from decodedrift.experiments.compare.settings import CompareSettings
+from decodedrift.experiments.running import resume
 from decodedrift.models.variants import parse_variants
 from decodedrift.runs.prepare import draft
 
@@ -98,6 +100,29 @@ def test_a_recording_that_stopped_before_the_run_began_goes_on(server: Served, t
     assert [body["prompt"] for body in server.asked()] == list(PROMPTS.values())[2:]
 
 
+def test_one_that_is_stopped_while_it_asks_says_how_to_go_on(server: Served, tmp_path: Path) -> None:
+    server.turn(after=3, hang=60)
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "decodedrift", "compare", "--candidates", f"api={server.url}#demo", "--quiet"]
+    command += ["--strategies", "greedy", "--max-new-tokens", "2", *LEAN_FLAGS, "--out", str(out)]
+    command += [word for text in PROMPTS.values() for word in ("--prompt", text)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    file = out / "data" / "recorded" / "api.jsonl"
+    while process.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") > 1):
+        time.sleep(0.05)
+    process.terminate()
+    said = process.communicate()[1]
+    assert process.returncode == 143
+    assert (
+        f"stopped by SIGTERM while an endpoint was asked; its answers are kept. Go on with the whole command and --resume {out}"
+        in " ".join(said.split())
+    )
+    with pytest.raises(
+        InputError, match="stopped while an endpoint was asked; give the whole command again with --resume"
+    ):
+        resume(out)
+
+
 def test_an_answer_that_failed_is_said_and_the_others_are_compared(server: Served) -> None:
     server.turn(after=4, fail=[{"status": 400}])
     study = compare(server, max_new_tokens=4)
@@ -169,6 +194,7 @@ def test_the_command_compares_in_one_step_and_a_forecast_asks_nobody(server: Ser
     }
     forecast = subprocess.run([*command, "--dry-run"], **how)
     assert forecast.returncode == 0 and server.seen() == [], forecast.stderr
+    assert "up to 1 requests, 1 at a time, whose time is not in this" in forecast.stdout
     done = subprocess.run(command, **how)
     assert done.returncode == 0 and "api" in done.stdout, done.stderr
     written = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]

@@ -183,6 +183,39 @@ def test_without_a_precision_rounding_is_not_judged(tmp_path: Path) -> None:
     assert any("texts of this run that are not in it: 20" in sentence for sentence in study.verdict)
 
 
+def test_what_the_header_says_that_it_ran_in_is_taken(tmp_path: Path) -> None:
+    path = written(tmp_path, rows_of(direct(), "bf16", tops=False)[:2], {"precision": "bf16"})
+    for asked in (f"vllm={path}", f"vllm={path}:precision=bf16"):
+        study = run(candidates=asked)
+        assert study.consistency["recorded_in"].tolist() == ["bf16"] and study.recorded["cast_gap"].notna().all()
+    with pytest.raises(InputError, match=r"says precision bf16, and precision=fp16 is asked for") as error:
+        run(candidates=f"vllm={path}:precision=fp16")
+    assert "\n" not in str(error.value)
+    written(tmp_path, rows_of(direct(), "bf16", tops=False)[:2], {"precision": "zz9"})
+    with pytest.raises(
+        InputError, match=r"recorded\.jsonl says precision 'zz9', which is none; choices: .*fp32"
+    ) as error:
+        run(candidates=f"vllm={path}:precision=bf16")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_whose_log_probabilities_are_not_greedys_is_told(tmp_path: Path) -> None:
+    def drawn(low: float) -> list[dict[str, Any]]:
+        (first, *_), ours = rows_of(direct(), "bf16"), direct().traces
+        ours = ours[(ours["role"] == "reference") & (ours["prompt_id"] == first["prompt_id"])]
+        ids = [int(i) for i in str(ours["token_ids"].iloc[0]).split()]
+        other = (ids[0] + 1) % 90
+        top = [[[ids[0], -0.5], [other, low]]]
+        return [first | {"token_ids": [other], "logprobs": [low], "top_logprobs": top}]
+
+    said = "By its own log-probabilities vllm under greedy did not take its best token at 1 of its first divergences"
+    study = run(candidates=f"vllm={written(tmp_path, drawn(-2.0))}", max_new_tokens=1)
+    assert any(said in s and "by up to 1.5 nats" in s for s in study.verdict), study.verdict
+    study = run(candidates=f"vllm={written(tmp_path, drawn(-0.25))}", max_new_tokens=1)
+    assert not any("By its own log-prob" in s for s in study.verdict)
+    assert any("sum to more than 1" in s for s in study.verdict)
+
+
 def test_a_text_that_was_cut_off_is_no_divergence(tmp_path: Path) -> None:
     rows = [row for row in rows_of(direct(), "bf16", tops=False) if len(row["token_ids"]) == NEW][:3]
     study = run(candidates=f"vllm={written(tmp_path, [row | {'token_ids': row['token_ids'][:5]} for row in rows])}")
@@ -255,6 +288,7 @@ def test_beside_candidates_that_run_here_nothing_of_these_changes(honest: dd.Stu
         ("vllm=missing.jsonl", "missing.jsonl"),
         ("vllm={path}:batch_size=2", "batch_size= belongs to what runs here"),
         ("vllm={path}:precision=int8", "which floating type"),
+        ("fp32={path}", "is the reference's name; give the recording another"),
     ],
 )
 def test_what_cannot_be_a_recorded_side_is_one_line(asked: str, named: str, tmp_path: Path) -> None:

@@ -281,6 +281,34 @@ def test_another_version_of_the_server_goes_on_with_nothing(server: Served, tmp_
         record(server, tmp_path / "out.jsonl", limit=2)
 
 
+def test_a_server_that_was_loading_is_filled_in_once_it_tells(
+    server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.jsonl"
+    server.turn(loading=99)
+    record(server, path, limit=2)
+    assert lines(path)[0]["engine"] == {"name": "unknown", "version": None, "models": []}
+    server.turn()
+    record(server, path, limit=2)
+    header, rows = lines(path)
+    assert header["engine"] == {"name": "vllm", "version": "0.99", "models": ["demo"]} and len(rows) == 2
+    server.turn(loading=99)
+    outcome = record(server, path, limit=2)
+    assert outcome.before == 2 and lines(path)[0] == header
+    server.turn(loading=1)  # asked again
+    record(server, tmp_path / "other.jsonl", limit=1)
+    assert lines(tmp_path / "other.jsonl")[0]["engine"] == header["engine"]
+
+
+def test_a_body_that_holds_the_key_is_refused(server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_VARIABLE", KEY)
+    with pytest.raises(InputError, match="--body: holds the key of --api-key-env") as refused:
+        record(server, tmp_path / "out.jsonl", api_key_env="MY_VARIABLE", body={"a": [f"x{KEY}"]})
+    assert KEY not in str(refused.value) and not (tmp_path / "out.jsonl").exists() and server.seen() == []
+    with pytest.raises(InputError, match="--body: 'echo' follows from the other options"):
+        record(server, tmp_path / "out.jsonl", body={"echo": True})
+
+
 def test_a_recording_that_is_killed_goes_on(server: Served, tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     server.turn(after=3, hang=60)

@@ -89,7 +89,12 @@ def test_the_schema_takes_what_is_written_and_not_what_is_refused() -> None:
         ({"text": "a", "messages": [{"content": "b"}]}, "messages: every turn needs a text under `role`"),
         ({"token_ids": [1], "top_logprobs": [[[0, -1.0], [0, -2.0]]]}, "top_logprobs[0] has the token 0 twice"),
         ({"text": "a", "seed": -1}, "seed is -1: should be greater than or equal to 0"),
-        ({"prompt": "a"}, "this is the response of no engine that is known here (it has 'prompt'); vllm: "),
+        ({"prompt": "a"}, "there is no `token_ids`, `tokens`, `text` or `error` in it"),
+        ({"words": "a"}, "this is the response of no engine that is known here (it has 'words'); vllm: "),
+        ({"token_ids": [3.5]}, "token_ids[0] is 3.5: should be a valid integer"),
+        ({"token_ids": [float("nan")]}, "token_ids[0] is nan: should be a"),
+        ({"text": " a \ud83d"}, "text has half a character at 3 (U+D83D, a lone surrogate)"),
+        ({"strategy": "\udc00", "text": "a"}, "strategy has half a character at 0"),
         ({"outputs": [3]}, "looks like a RequestOutput of vLLM's LLM.generate, and cannot be read ("),
         ({"choices": [{"index": 0}]}, "and cannot be read (KeyError: 'text')"),
     ],
@@ -105,6 +110,7 @@ def test_what_cannot_be_is_refused_with_file_line_and_place(tmp_path: Path, line
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
+        ("r.jsonl", "[" * 200_000, "not usable JSON (maximum recursion depth exceeded while decoding a JSON"),
         ("r.jsonl", "", "r.jsonl: the file holds no completion"),
         ("r.jsonl", '{"decodedrift": {"engine": "x"}}\n', "the file holds no completion"),
         ("r.jsonl", '{"text": "a"}\n{"text": "b', "r.jsonl:2: not valid JSON"),
@@ -121,6 +127,10 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, name: str, conten
     with pytest.raises(InputError) as error:
         read(tmp_path / name)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_half_a_character_beside_ids_is_no_matter() -> None:
+    assert adapted({"token_ids": [1], "text": "\ud83d"}, "f:1")[0].token_ids == (1,)
 
 
 def test_a_missing_file_is_named_with_its_option(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import pytest
 from responses import OPENAI, OPENAI_CHAT
 
 from decodedrift.models.recorded.adapters import adapted
@@ -59,3 +61,27 @@ def test_a_logged_request_says_what_was_asked() -> None:
 def test_an_error_is_a_failure_with_its_message() -> None:
     raw = {"error": {"message": "overloaded", "type": "server_error", "code": 503}, "prompt_id": "a"}
     assert [(c.prompt_id, c.error) for c in adapted(raw, "f:1")] == [("a", "overloaded")]
+
+
+@pytest.mark.parametrize("counts", [None, {"prompt_tokens": 3, "completion_tokens": 4}])  # of 2 that are shown: a BOS
+@pytest.mark.parametrize("shown", [True, False])
+def test_an_echo_that_the_request_asked_for_is_cut_by_the_prompts_text(counts: Any, shown: bool) -> None:
+    raw = copy.deepcopy(OPENAI)
+    choice = raw["choices"][0]
+    choice["text"] = "w1 w2" + choice["text"]
+    logprobs = choice["logprobs"]
+    for key, own in (("tokens", ["w1", " w2"]), ("token_logprobs", [None, -3.5]), ("top_logprobs", [None, {}])):
+        logprobs[key] = [*own, *logprobs[key]]
+    logprobs["text_offset"] = [0, 2, *(5 + n for n in range(4))]
+    choice["logprobs"] = logprobs if shown else None
+    raw["usage"] = counts
+    request = {"prompt": "w1 w2", "echo": True}
+    (cut,) = adapted({"request": request, "response": raw}, "f:1")
+    (plain,) = adapted(OPENAI, "f:1")
+    assert (cut.text, cut.error) == (" é w7", None)
+    assert cut.logprobs == (plain.logprobs if shown else None)
+    for other in ({"echo": False}, {}):  # a text may begin with its prompt
+        (whole,) = adapted({"request": {"prompt": "w1 w2", **other}, "response": raw}, "f:1")
+        assert whole.text == "w1 w2 é w7"
+    (unknown,) = adapted({"request": {"prompt": "w2 w1", "echo": True}, "response": raw}, "f:1")
+    assert unknown.error is not None and "was echoed" in unknown.error

@@ -161,6 +161,8 @@ class CompareSettings(EndpointSettings):
         if not names:
             raise InputError("--candidates: give at least one")
         distinct("candidates", names)
+        if taken := [v for v in self.candidates if v.recorded and v.name == self.reference.name]:
+            raise InputError(f"--candidates {taken[0].name}=...: is the reference's name; give the recording another")
         if self.reference.name in names:
             raise InputError(
                 f"{self.reference.name!r} is the reference and cannot be a candidate too: "

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
@@ -17,6 +18,7 @@ from decodedrift.core.records import InputError, nearest, plain, shortened
 from decodedrift.models.recorded.completion import Completion, Token
 
 HEADER = "decodedrift"  # the only key of a file's first line, where it tells of itself
+HALF = re.compile("[\ud800-\udfff]")  # of a pair, which JSON's escapes may hold and UTF-8 does not
 SLACK = 0.01  # nats above zero that a log-probability of a rounded softmax may have
 
 
@@ -152,6 +154,13 @@ def _problem(line: Line) -> str | None:
     """What is wrong with values that are right one by one, or None."""
     if line.token_ids is None and line.tokens is None and line.text is None and line.error is None:
         return "there is no `token_ids`, `tokens`, `text` or `error` in it; give what was generated"
+    words = ["strategy", "error"] + ["text"] * (line.token_ids is None)
+    for name in words:
+        if half := HALF.search(getattr(line, name) or ""):
+            return (
+                f"{name} has half a character at {half.start()} (U+{ord(half[0]):04X}, a lone surrogate), which is no "
+                f"text; give token_ids, or the whole character"
+            )
     if line.messages is not None and not all(isinstance(m.get("role"), str) for m in line.messages):
         return "messages: every turn needs a text under `role`"
     lists = {name: len(v) for name in ("token_ids", "tokens") if (v := getattr(line, name)) is not None}
@@ -178,7 +187,8 @@ def _first(error: ValidationError) -> str:
     inside = (p for p in first["loc"][1:] if isinstance(p, int))
     where = f"{first['loc'][0]}{''.join(f'[{p}]' for p in inside)}"
     value = first["input"]
-    if isinstance(value, float) and (value > SLACK or math.isnan(value)):
+    probability = "logprobs" in str(first["loc"][0])
+    if probability and isinstance(value, float) and (value > SLACK or math.isnan(value)):
         return f"{where} is {value}: a log-probability is at most 0 (nats); null stands for one that is not known"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"{where} is {shortened(value)}: {message.removeprefix('input ')}"

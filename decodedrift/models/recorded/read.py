@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from decodedrift.core.formats import existing, read_json, read_utf8
@@ -72,7 +73,8 @@ def _parquet(file: Path, option: str) -> tuple[list[Entry], Mapping[str, Any]]:
         table = pq.read_table(file)
         rows: list[dict[str, Any]] = table.to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's errors are of these
-        raise InputError(f"{option} {file}: not a Parquet file that can be read ({str(error)[:80]})") from None
+        reason = shorten(str(error), 100, placeholder=" …")
+        raise InputError(f"{option} {file}: not a Parquet file that can be read ({reason})") from None
     about = (table.schema.metadata or {}).get(HEADER.encode())
     header = read_json(about.decode("utf-8", "replace"), f"{file} metadata") if about else {}
     if not isinstance(header, dict):

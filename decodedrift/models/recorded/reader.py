@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import exp, fsum
 from typing import TYPE_CHECKING, NamedTuple
 
 from decodedrift.core.records import InputError, Key
@@ -16,13 +17,17 @@ from decodedrift.models.recorded.names import LOST, Names
 if TYPE_CHECKING:
     from decodedrift.models.text.vocabulary import Vocabulary
 
+MOST = 1.01  # that probabilities written with few digits sum to
+
 NOTES = {  # what is counted -> how it is said
     "retold": "texts that are not what their ids decode to with the reference's tokenizer (was this model recorded?)",
     "unnamed": "texts that name no strategy, which are taken for the run's only one, or for greedy",
     "unread": "texts without the ids of their prompt (a BOS that the engine added or left out is not seen)",
-    "reencoded": "texts without token ids, which were encoded again (the engine's own tokens may have been others)",
+    "reencoded": "texts without token ids, or with tokens whose texts stand for several ids, which were encoded again "
+    "(the engine's own tokens may have been others, so rounding is not judged; record with return_token_ids)",
     "unaligned": "texts whose log-probabilities are left out, because it is not known which tokens they are of",
     "ambiguous": "alternatives that are left out, because their text stands for several tokens or for none",
+    "excess": "positions whose shown probabilities sum to more than 1, so that they are of no softmax",
     "lost": "texts with bytes that are no text, which are read up to there",
     "appended": "texts whose stop token the file leaves out, which is appended",
     "assumed": "of these, such as do not tell which stop token it was (the tokenizer's own is taken)",
@@ -147,6 +152,7 @@ class Reader:
         tables: list[Mapping[int, float]] = []
         for n, token in enumerate(end.token_ids[: len(end.token_ids) - end.appended]):
             chosen = completion.tokens[n] if completion.tokens is not None else None
+            self.tally["excess"] += fsum(map(exp, completion.top_logprobs[n].values())) > MOST
             table, left_out = self.names.top(completion.top_logprobs[n], chosen, token)
             self.tally["ambiguous"] += left_out
             tables.append(table)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decodedrift.core.records import RECORDED, Variant
+from decodedrift.core.records import RECORDED, InputError, Variant, nearest, shortened
 from decodedrift.core.settings import Settings
+from decodedrift.models.knobs import COARSER
 from decodedrift.models.recorded.addresses import ordered
 from decodedrift.models.recorded.continuation import Matched
 from decodedrift.models.recorded.match import match
@@ -29,6 +31,30 @@ def strategies(settings: Settings, variants: Sequence[Variant]) -> Any:
         return settings.strategies
     labels = [c.strategy or "greedy" for v in files for c in read(_path(v)).completions]
     return list(dict.fromkeys(ordered(label) for label in labels))
+
+
+def typed(candidates: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Candidates with the types that their files' headers say they ran in, where `precision=` does not.
+
+    Raises:
+        InputError: a header's type is none, or another than was asked for; or the file cannot be read.
+    """
+    return tuple(_typed(v) if v.recorded and not v.endpoint else v for v in candidates)
+
+
+def _typed(variant: Variant) -> Variant:
+    said, kinds = read(_path(variant)).header.get("precision"), tuple(reversed(COARSER))
+    where = f"--candidates {variant.name}: the header of {os.path.basename(_path(variant))}"
+    if said is None:
+        return variant
+    if said not in kinds:
+        mend = "correct it, or leave `precision` out of the header"
+        raise InputError(
+            f"{where} says precision {shortened(said)}, which is none; {nearest(str(said), kinds)}; {mend}"
+        )
+    if variant.compute not in (None, said):
+        raise InputError(f"{where} says precision {said}, and precision={variant.compute} is asked for; which is it?")
+    return replace(variant, compute=said)
 
 
 def _path(variant: Variant) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from decodedrift.core.files import writing
+from decodedrift.core.files import atomic, writing
 from decodedrift.core.formats import path_of, read_json
 from decodedrift.core.records import InputError, Prompt, plain, shortened
 from decodedrift.core.versions import version
@@ -19,6 +19,8 @@ from decodedrift.models.recorded.completion import Completion
 from decodedrift.models.recorded.lines import HEADER, as_line, completion_of
 
 FORMAT = 1
+ENGINE = "engine."  # what a server says of itself
+UNTOLD = {"unknown", "None", "[]"}  # where it did not say, as a server that was still loading
 
 Done = tuple[str | None, int | None, str | None, int]  # strategy, seed, prompt id, run
 
@@ -49,11 +51,25 @@ class Writer:
             return
         asked, there = flat(self.identity), flat({key: self.header.get(key) for key in self.identity})
         for key in dict.fromkeys([*asked, *there]):
-            if asked.get(key) != there.get(key):
+            told = key.startswith(ENGINE) and {str(v) for v in (asked.get(key), there.get(key))} & UNTOLD
+            if asked.get(key) != there.get(key) and not told:
                 raise InputError(
                     f"--out {self.path}: is a recording with {key} {shortened(there.get(key))}, and this one has "
                     f"{shortened(asked.get(key))}; ask for the same, or name another file"
                 )
+        more = {key: v for key, v in self.identity.get("engine", {}).items() if str(v) not in UNTOLD}
+        if more.keys() and (engine := {**self.header["engine"], **more}) != self.header["engine"]:
+            self.header["engine"] = engine
+            self._again()
+
+    def _again(self) -> None:
+        """Writes the file anew with the header as it is by now."""
+        self.stream.seek(0)
+        lines = self.stream.read().partition(b"\n")[2]
+        with atomic(self.path) as part:
+            part.write_bytes(json.dumps({HEADER: self.header}).encode() + b"\n" + lines)
+        self.stream.close()
+        self.stream = open(self.path, "ab+")  # noqa: SIM115 - as long as the recording
 
     def begin(self, **about: Any) -> None:
         """Writes the header with what is known of the engine by now; nothing where there is one."""
@@ -101,10 +117,10 @@ def recording(path: str | Path) -> Iterator[Writer]:
             stream = open(target, "ab+")  # noqa: SIM115 - what fails inside is not the file's
         writer = Writer(target, stream)
         try:
-            with stream:
-                _read_back(writer)
-                yield writer
+            _read_back(writer)
+            yield writer
         finally:
+            writer.stream.close()
             if target.stat().st_size == 0:
                 target.unlink()
 

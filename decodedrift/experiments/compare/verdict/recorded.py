@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.folds.consistency import beside_rounding, in_words
 from decodedrift.experiments.compare.settings import reader_word
+from decodedrift.models.recorded.lines import SLACK
 from decodedrift.report.phrases import listed, number, percent
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def _told(study: Study) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _read(study: Study, name: str) -> Iterator[str]:
+    yield from _not_best(study, name)
     rows, judge = study.consistency, reader_word(study.plan)
     for row in rows[rows["candidate"] == name].itertuples():
         who = f"{visible(name)} under {visible(str(row.strategy))}"
@@ -91,6 +93,17 @@ def _read(study: Study, name: str) -> Iterator[str]:
                 f"{number(row.kl_shown)} nats; outside them lie {percent(row.missing_reference)} of the {judge}'s "
                 f"probability and {percent(row.missing_candidate)} of its own, of which nothing is said."
             )
+
+
+def _not_best(study: Study, name: str) -> Iterator[str]:
+    """Where its own log-probabilities say that it did not take its best token, though the strategy takes it."""
+    rows = study.divergences[(study.divergences["candidate"] == name) & (study.divergences["candidate_gap"] < -SLACK)]
+    for strategy, cell in rows.groupby("strategy", sort=False):
+        who, gap = f"{visible(name)} under {visible(str(strategy))}", number(-cell["candidate_gap"].min())
+        yield (
+            f"By its own log-probabilities {who} did not take its best token at {len(cell)} of its first divergences, "
+            f"by up to {gap} nats: it chose otherwise than that, or tells them of another pass."
+        )
 
 
 def _file(name: str, told: Mapping[str, Any]) -> Iterator[str]:

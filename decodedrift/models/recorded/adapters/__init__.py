@@ -6,6 +6,7 @@ To add one: a file with its `Adapter`, a line in ADAPTERS, and a test of a real 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 from decodedrift.core.records import InputError
@@ -16,7 +17,7 @@ from decodedrift.models.recorded.adapters.openai import OPENAI
 from decodedrift.models.recorded.adapters.sglang import SGLANG
 from decodedrift.models.recorded.adapters.vllm import VLLM
 from decodedrift.models.recorded.completion import Completion
-from decodedrift.models.recorded.lines import completion_of
+from decodedrift.models.recorded.lines import Line, completion_of
 
 GENERATED = ("token_ids", "tokens", "text", "error")  # one of them is in every line of our own
 OWN = Adapter(
@@ -37,12 +38,14 @@ def adapted(response: Mapping[str, Any], place: str) -> tuple[Completion, ...]:
     raw = opened(response)
     adapter = next((a for a in ADAPTERS.values() if a.knows(raw)), None)
     if adapter is None:
+        if raw.keys() <= Line.model_fields.keys():
+            raise InputError(f"{place}: there is no `token_ids`, `tokens`, `text` or `error` in it; give one of them")
         choices = "; ".join(f"{a.name}: {a.what}" for a in ADAPTERS.values())
         keys = ", ".join(map(repr, list(raw)[:6])) or "no keys"
         raise InputError(f"{place}: this is the response of no engine that is known here (it has {keys}); {choices}")
     try:
         lines = adapter.lines(raw)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise InputError(f"{place}: looks like {adapter.what}, and cannot be read ({reason[:120]})") from None
+        reason = shorten(f"{type(error).__name__}: {error}".removesuffix(": "), 120, placeholder=" …")
+        raise InputError(f"{place}: looks like {adapter.what}, and cannot be read ({reason})") from None
     return tuple(completion_of(line, place) for line in lines)

@@ -6,7 +6,7 @@ from typing import Any
 
 from decodedrift.models.recorded.adapters.base import Raw
 
-OF_REQUEST = ("prompt", "messages", "seed")  # that address a completion
+OF_REQUEST = ("prompt", "messages", "seed", "echo")  # that address a completion, or say what is in it
 OF_BATCH = ("request", "response", "custom_id", "error", "id")
 
 

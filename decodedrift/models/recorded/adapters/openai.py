@@ -7,7 +7,7 @@ beside each token by llama.cpp), and `stop_reason` (vLLM) or `matched_stop` (SGL
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from decodedrift.models.recorded.adapters.base import Adapter, Raw, address, meta, told
 
@@ -17,7 +17,16 @@ KEPT = ("id", "model", "system_fingerprint", "created", "usage", "service_tier")
 PARTS = ("reasoning_content", "reasoning", "tool_calls")  # of a text, which a server may take out of it
 SPLIT = "the server took reasoning or tool calls out of the text; switch its parsers off, or have token ids returned"
 
+UNCUT = "its prompt was echoed, and where that ends is not known; give the request's `prompt`, or ask without `echo`"
+
 Named = tuple[Any, float | None]  # a token by its id, text or bytes, and ln p
+
+
+class Echo(NamedTuple):
+    """How much of a completion is its prompt; characters: None where the text does not tell."""
+
+    tokens: int
+    characters: int | None
 
 
 def _lines(raw: Raw) -> list[dict[str, Any]]:
@@ -36,10 +45,12 @@ def _line(raw: Raw, choice: Raw) -> dict[str, Any]:
     if (ids := choice.get("prompt_token_ids") or raw.get("prompt_token_ids")) is not None:
         line["prompt_token_ids"] = ids
     chosen, tops = _shown(choice.get("logprobs") or {})
-    begin = _echoed(raw, len(chosen))
-    if begin:  # the prompt was asked for too: what was generated begins after it
-        line["text"] = line["text"][choice["logprobs"]["text_offset"][begin] :] if begin < len(chosen) else ""
-        chosen, tops = chosen[begin:], tops and tops[begin:]
+    if (echo := None if message is not None else _echoed(raw, choice, len(chosen))) is None:
+        echo = Echo(0, 0)
+    elif echo.characters is None:
+        line["error"] = UNCUT
+    line["text"] = line["text"][echo.characters :]
+    chosen, tops = chosen[echo.tokens :], tops and tops[echo.tokens :]
     tokens = [name for name, _ in chosen]
     ids = choice.get("token_ids")
     if tokens and all(isinstance(name, int) for name in tokens):
@@ -57,11 +68,24 @@ def _line(raw: Raw, choice: Raw) -> dict[str, Any]:
     return line
 
 
-def _echoed(raw: Raw, shown: int) -> int:
-    """How many of the tokens shown are the prompt's (`echo`), told by the counts under `usage`."""
-    usage = raw.get("usage") or {}
-    prompt, new = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    return prompt if shown and shown == prompt + new and len(raw["choices"]) == 1 else 0
+def _echoed(raw: Raw, choice: Raw, shown: int) -> Echo | None:
+    """What of a completion is its prompt (`echo`), by the prompt's text, or by the counts under `usage`.
+
+    Where the request does not say whether it asked for one, the counts alone tell: a text may begin with its prompt.
+    """
+    offsets = (choice.get("logprobs") or {}).get("text_offset") or []
+    usage, asked, prompt = raw.get("usage") or {}, raw.get("echo"), raw.get("prompt")
+    read, new = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+    counted = bool(read) and shown == read + new and len(raw["choices"]) == 1
+    if asked is False or not (asked or counted):
+        return None
+    if isinstance(prompt, str) and prompt and choice["text"].startswith(prompt):
+        begin = next((n for n, offset in enumerate(offsets) if offset >= len(prompt)), shown)
+        if begin == shown or offsets[begin] == len(prompt):
+            return Echo(begin, len(prompt))
+    if not counted:
+        return Echo(0, None)
+    return Echo(read, offsets[read] if read < shown else len(choice["text"]))
 
 
 def _shown(logprobs: Raw) -> tuple[list[Named], list[list[Named]] | None]:

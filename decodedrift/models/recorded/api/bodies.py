@@ -14,7 +14,9 @@ from decodedrift.core.records import Cell, InputError, Prompt, Strategy, nearest
 
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0}
 IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True, "return_tokens": True}  # vLLM's, llama.cpp's
-OURS = ("model", "prompt", "messages", "n", "stream", "max_tokens", "temperature", "seed")  # what --body may not say
+OURS = (  # what --body may not say
+    "model", "prompt", "messages", "n", "stream", "max_tokens", "temperature", "seed", "echo",
+)  # fmt: skip
 PENALTY = "repetition_penalty"
 
 

@@ -117,12 +117,12 @@ class Endpoint:
         return Answer(content, response.retries_taken, headers)
 
     async def get(self, page: str) -> Any:
-        """The JSON of a page, below the endpoint's URL or at a URL of its own, asked for once.
+        """The JSON of a page, below the endpoint's URL or at a URL of its own; a server may still be loading.
 
         Raises:
             Refused: there is none.
         """
-        return await self._asked(self._client.with_options(max_retries=0).get(page, cast_to=object))
+        return await self._asked(self._client.get(page, cast_to=object))
 
     async def _asked(self, answer: Awaitable[Any]) -> Any:
         try:

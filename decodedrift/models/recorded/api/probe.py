@@ -19,7 +19,7 @@ VERSIONS = {
     "sglang": ("/get_server_info", "version"),
     "llamacpp": ("/props", "build_info"),
 }
-OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp", "me": "llama-cpp-python"}
+OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp", "me": "llama-cpp-python (a guess)"}
 LISTED = 50  # models of a list that are kept
 KINDS = {False: "completions", True: "chat"}
 LIMITS = ("max_tokens", "max_completion_tokens")  # what the number of tokens is called

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from typing import Any
 
 from decodedrift.core.files import file_name
 from decodedrift.core.progress import Progress
-from decodedrift.core.records import plain
+from decodedrift.core.records import InputError, plain
+from decodedrift.core.secrecy import SHORTEST
 from decodedrift.models.recorded.api import probe
 from decodedrift.models.recorded.api.asking import Asking, run
 from decodedrift.models.recorded.api.bodies import askable, questions
@@ -63,9 +65,11 @@ def record(url: str, plan: Any, writer: Writer, progress: Progress) -> int:
     """Asks an endpoint for every completion of a plan that is not in the file. Returns how many failed.
 
     Raises:
-        InputError: the endpoint cannot be asked, or the file is another recording.
+        InputError: the endpoint cannot be asked, the body holds the key, or the file is another recording.
     """
     key = key_of(plan.api_key_env)
+    if len(key) >= SHORTEST and json.dumps(key)[1:-1] in json.dumps(plan.body):
+        raise InputError("--body: holds the key of --api-key-env, and is kept in the file; leave the key out of it")
     recorder = _Recorder(url, plan, writer, progress)
     run(lambda: recorder.asked(key))
     return recorder.failed
