@@ -95,7 +95,7 @@ TABLES: dict[str, dict[str, str]] = {
     "repeats": {
         **dict.fromkeys(REPEATED, "str"), "seed": INTEGERS, "prompt_id": "str", "run": INTEGERS, "setting": "str",
         "unique_id": INTEGERS, "first_divergence": INTEGERS, "n_tokens": INTEGERS, "finish": "str", "loop": INTEGERS,
-        "logits": "str", "right": INTEGERS, "text": "str", "token_ids": "str",
+        "logits": "str", "right": INTEGERS, "text": "str", "token_ids": "str", "compared_by": "str",
     },
     "spread": {
         **dict.fromkeys(REPEATED, "str"), "seed": INTEGERS, "prompt_id": "str", "positions": INTEGERS,

@@ -149,7 +149,7 @@ def rows(texts: list[str], **more: Any) -> pd.DataFrame:
         at = None if text == texts[0] else (parts or [min(len(first), len(tokens))])[0]
         made.append(keys | {
             "run": n, "setting": "", "unique_id": ids.index(text), "first_divergence": at, "n_tokens": len(tokens),
-            "loop": loop_period(list(map(int, tokens))) or 0, "logits": text, "right": None, "token_ids": text,
+            "loop": loop_period(list(map(int, tokens))) or 0, "logits": text, "right": None, "token_ids": text, "compared_by": "token ids",
         })  # fmt: skip
     return pd.DataFrame(made)
 
