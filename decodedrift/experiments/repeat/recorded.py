@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from decodedrift.models.recorded import completion as recorded
 from decodedrift.models.recorded.repeated import Repeated
 
 WORDLESS = "it has no text, and of other completions of its prompt nothing else is known"
+MISSING = "the file has no completion of it"
 
 
 def check_file(file: Repeated, plan: Any) -> None:
@@ -41,26 +42,27 @@ def write_recorded(bench: Bench, variant: Variant) -> None:
     plan: Any = bench.plan
     completions: dict[tuple[str, Key], list[Completion]] = {}
     facts: dict[str, Any] = {}
+    keys = [Key(s.label, seed, p.id) for s, seed in plan.cells for p in bench.job.prompts]
     for label, file in _files(bench, variant):
         facts[label] = _told(file)
-        keys = [Key(s.label, seed, p.id) for s, seed in plan.cells for p in bench.job.prompts]
-        for key in (key for key in keys if key in file.completions):
-            several = []
-            for each in file.completions[key][: plan.runs]:
-                if each.error is None:
-                    several.append(_completion(each))
-                else:
-                    bench.result.fail(
-                        plan.model, variant.name, label, "failed", each.error, key.strategy, key.prompt_id
-                    )
-            whole = all(each.token_ids is not None for each in several)
-            good = [each for each in several if whole or each.text is not None]
-            for _ in several[len(good) :]:
-                bench.result.fail(plan.model, variant.name, label, "failed", WORDLESS, key.strategy, key.prompt_id)
+        for key in keys if not variant.endpoint else (key for key in keys if key in file.completions):
+            good, reasons = _sorted(file.completions.get(key, ())[: plan.runs])
+            for reason in reasons:
+                bench.result.fail(plan.model, variant.name, label, "failed", reason, key.strategy, key.prompt_id)
             if good:
                 completions[label, key] = good
     bench.result.facts[variant.name] = {"repeated": facts}
     write(bench, variant.name, completions)
+
+
+def _sorted(lines: Sequence[recorded.Completion]) -> tuple[list[Completion], list[str]]:
+    """The completions that can be told apart, and why the others cannot."""
+    reasons = [line.error for line in lines if line.error is not None] if lines else [MISSING]
+    good = [_completion(line) for line in lines if line.error is None]
+    if all(each.token_ids is not None for each in good):
+        return good, reasons
+    worded = [each for each in good if each.text is not None]
+    return worded, reasons + [WORDLESS] * (len(good) - len(worded))
 
 
 def _files(bench: Bench, variant: Variant) -> Iterator[tuple[str, Repeated]]:

@@ -65,7 +65,9 @@ def write(bench: Bench, variant: str, completions: Mapping[tuple[str, Key], Sequ
 
 
 def rows(several: Sequence[Completion], vocab: Any) -> list[dict[str, Any]]:
-    """A row per completion, without keys; by texts where of some no ids are known. unique_id: 0 for the first text, then in the order in which texts appear."""
+    """A row per completion, without keys; by texts where of some no ids are known.
+
+    unique_id: 0 for the first text, then in the order in which texts appear."""
     known = [each.token_ids for each in several if each.token_ids is not None]
     by = BY_IDS if len(known) == len(several) else BY_TEXT
     texts = known if by == BY_IDS else [each.text for each in several]

@@ -27,7 +27,7 @@ class RepeatSettings(EndpointSettings):
     strategies: Any = option(("greedy",), "greedy, or others with shared noise.", "Decoding", "LIST", many=True)
     runs: Whole = option(30, "Completions of each prompt.", WHAT, "N", label="Completions of each prompt")
     vary: list[str] = option(
-        list(DEFAULT), "Also padding, threads, experts, capacity:factor=1.0, summation, concurrency.", WHAT, "LIST", many=True,
+        list(DEFAULT), "Also padding, threads, experts, capacity, summation, concurrency.", WHAT, "LIST", many=True,
         label="What varies", says=",".join(DEFAULT),
     )  # fmt: skip
     concurrency: Whole = option(8, "Requests at a time, of --vary concurrency.", ENDPOINT, "N")
@@ -90,7 +90,7 @@ class RepeatSettings(EndpointSettings):
             asked = able if variant.endpoint else [RERUN, CONCURRENCY]
             if variant.recorded and not any(item.name in asked for item in self.varying):
                 raise InputError(
-                    f"--vary {','.join(self.vary)}: nothing of it can be asked of {variant.name}, which runs elsewhere; "
+                    f"--vary {','.join(self.vary)}: nothing of it is seen of {variant.name}, which runs elsewhere; "
                     f"choices: {', '.join(asked)}"
                 )
         for item in self.varying:

@@ -30,9 +30,7 @@ class Source:
 CONTROL = "seed"  # another seed at temperature 1: what must differ
 RERUN, CONCURRENCY = "rerun", "concurrency"
 VARY: dict[str, Source] = {
-    RERUN: Source(
-        "nothing: the same batch, run again; an endpoint is asked for one text after another", elsewhere=True
-    ),
+    RERUN: Source("nothing: the same batch, run again; an endpoint is asked one at a time", elsewhere=True),
     "batch": Source("the batch size: 1, 2, 4, 8, then those between", neighbours=True, all_rows=False),
     "companions": Source("what the other rows of the batch say, in the same lengths", neighbours=True, all_rows=False),
     "order": Source("the place in the batch", neighbours=True),
@@ -46,9 +44,7 @@ VARY: dict[str, Source] = {
         all_rows=False,
     ),
     "summation": Source("the order of every sum: units, heads and residual basis permuted together"),
-    CONCURRENCY: Source(
-        "what else an endpoint is asked meanwhile: --concurrency at a time", here=False, elsewhere=True
-    ),
+    CONCURRENCY: Source("what else an endpoint is asked meanwhile: --concurrency", here=False, elsewhere=True),
 }
 BY_IDS, BY_TEXT = "token ids", "text"  # what completions are told apart by
 DEFAULT = (RERUN, "batch", "companions", "order")

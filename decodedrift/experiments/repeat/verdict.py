@@ -80,10 +80,10 @@ def moved(study: Any, row: pd.Series, variant: str, label: str) -> str:
     what = "prompts" if row["texts"] == row["prompts"] else "prompts and seeds"
     if row["unique_most"] > 1:
         differ = round(texts * row["div_percent"] / 100)
+        where = "" if pd.isna(row["div_index"]) else f", from token {number(row['div_index'], 3)} on"
         return (
             f"{differ} of {texts} {what} differ, on average {number(row['unique'], 3)} texts in {runs} runs, at most "
-            f"{row['unique_most']:.0f}"
-            + ("" if pd.isna(at := row["div_index"]) else f", from token {number(at, 3)} on")
+            f"{row['unique_most']:.0f}{where}"
         )
     if runs < 2:
         return "one run only, which shows nothing"
@@ -143,7 +143,7 @@ def wordwise(study: Any) -> list[str]:
     """Whose texts are told apart as texts."""
     names = dict.fromkeys(study.unique.loc[study.unique["compared_by"] == BY_TEXT, "variant"])
     return [
-        f"{visible(name)} tells no token ids: its texts are compared as texts, not cut to lengths, and not looked at for loops."
+        f"{visible(name)} tells no token ids: texts are compared as they are, not by length, not for loops."
         for name in names
     ]
 
