@@ -117,7 +117,9 @@ def test_without_ids_texts_are_compared_and_nothing_is_made_of_their_tokens(serv
 
 def test_ids_of_another_vocabulary_are_compared_all_the_same(tmp_path: Path) -> None:
     """Nothing of a repetition is read by the model that is here."""
-    lines = [{"prompt_id": "a", "run": run, "token_ids": [10**6, 7 + run % 2], "text": f"x{run % 2}"} for run in range(4)]
+    lines = [
+        {"prompt_id": "a", "run": run, "token_ids": [10**6, 7 + run % 2], "text": f"x{run % 2}"} for run in range(4)
+    ]
     (tmp_path / "other.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     study = repeat(str(tmp_path / "other.jsonl"), vary="rerun", runs=3)
     (row,) = study.unique[study.unique["variant"] == "api"].itertuples()
@@ -158,7 +160,12 @@ def test_without_anything_that_varies_here_no_model_is_loaded(server: Served) ->
     study = repeat(f"{server.url}#served", runs=2)
     assert set(study.environment["variants"]) == {"api"}
     assert set(study.summary["variant"]) == {"api"} and len(study.timings) == 0
-    assert draft(make_settings(RepeatSettings, {"candidates": ["api=http://h/v1#m"], "vary": "concurrency"})).effort.writing == 0
+    assert (
+        draft(
+            make_settings(RepeatSettings, {"candidates": ["api=http://h/v1#m"], "vary": "concurrency"})
+        ).effort.writing
+        == 0
+    )
 
 
 def test_answers_are_kept_and_only_those_missing_are_asked_for(server: Served, tmp_path: Path) -> None:
