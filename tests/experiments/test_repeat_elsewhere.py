@@ -143,7 +143,7 @@ def test_a_recorded_file_gives_the_rows_that_its_endpoint_gave(server: Served, t
 
 def test_a_file_without_repetitions_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text(json.dumps({"prompt_id": "a", "text": "x"}) + "\n")
-    with pytest.raises(dd.InputError, match="one completion of each prompt, .*record it with"):
+    with pytest.raises(dd.InputError, match=r"one completion of each prompt, .*record it with"):
         repeat(str(tmp_path / "one.jsonl"), vary="rerun")
 
 
