@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import Random
 from threading import Lock
 from typing import Any, ClassVar
 
@@ -33,7 +34,8 @@ KNOBS: dict[str, Any] = {
     "logprobs": True,
     "ids": True,
     "retokenized": False,  # the ids of the text encoded again
-    "nondeterminism": 0.0,  # how often the runner-up is taken
+    "nondeterminism": 0.0,  # how often the runner-up is taken, in draws that no request's seed decides
+    "beside": False,  # only while others are under way
     "strict": False,  # fields beyond OpenAI's are refused
     "key": "",  # that is asked for
     "echo": False,  # the key in texts and reasons
@@ -91,7 +93,7 @@ class Model:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self.torch, self.lock = torch, Lock()
+        self.torch, self.lock, self.chance = torch, Lock(), Random(0)
         self.tokenizer = AutoTokenizer.from_pretrained(DEMO)
         self.model = AutoModelForCausalLM.from_pretrained(DEMO, dtype=getattr(torch, dtype)).eval()
 
@@ -114,7 +116,7 @@ class Model:
 
     def _runner_up(self, rate: float) -> Any:
         def processed(ids: Any, scores: Any) -> Any:
-            if float(self.torch.rand(())) < rate:
+            if self.chance.random() < rate:
                 scores = scores.clone()
                 scores[0, scores[0].argmax()] = -float("inf")
             return scores
@@ -131,6 +133,7 @@ class Handler(BaseHTTPRequestHandler):
     requests: ClassVar[list[dict[str, Any]]] = []
     lock = Lock()
     wrong = False
+    under_way: ClassVar[list[Handler]] = []
 
     def log_message(self, *told: Any) -> None:
         """Nothing."""
@@ -153,6 +156,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         if self.path == "/knobs":
             type(self).knobs, type(self).requests = {**KNOBS, **body}, []
+            self.model.chance.seed(0)
             return self._send(200, {})
         self._note(body)
         knobs = self.knobs
@@ -177,7 +181,11 @@ class Handler(BaseHTTPRequestHandler):
         knobs, tokenizer = self.knobs, self.model.tokenizer
         asked = "\n".join(m["content"] for m in body["messages"]) if chat else body["prompt"]
         ids = tokenizer(asked)["input_ids"] if isinstance(asked, str) else asked
-        new, log_p = self.model.complete(ids, body, knobs["nondeterminism"])
+        self.under_way.append(self)
+        time.sleep(0.005 * knobs["beside"])  # others come meanwhile
+        alone = knobs["beside"] and len(self.under_way) < 2
+        new, log_p = self.model.complete(ids, body, 0.0 if alone else knobs["nondeterminism"])
+        self.under_way.remove(self)
         stopped = new[-1] in (self.model.model.generation_config.eos_token_id, tokenizer.eos_token_id)
         text = tokenizer.decode(new, skip_special_tokens=True) + (given if knobs["echo"] else "")
         choice: dict[str, Any] = {"index": 0, "finish_reason": "stop" if stopped else "length", "stop_reason": None}

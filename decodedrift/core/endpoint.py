@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator
 
 from decodedrift.core.formats import read_json
 from decodedrift.core.notation import number, whole
-from decodedrift.core.records import InputError, shortened
+from decodedrift.core.records import InputError, Variant, shortened
 from decodedrift.core.settings import ENDPOINT, Settings, Whole, option
 
 
@@ -35,6 +35,22 @@ def _variable(value: Any) -> str:
 
 class EndpointSettings(Settings):
     """How an endpoint is asked. concurrency, delay and body move its texts; what decides whether they come does not."""
+
+    def asked_of(self, variant: Variant) -> dict[str, Self]:
+        """What an endpoint among the candidates is asked, by the name under which its answers are kept."""
+        return {variant.name: self}
+
+    def check_endpoints(self) -> None:
+        """What is of endpoints is given where there is one, and what they answer is kept.
+
+        Raises:
+            InputError: else.
+        """
+        if any(v.endpoint for v in self.variants):
+            if self.no_text:
+                raise InputError("--no-text: what an endpoint answers is kept as it is; leave --no-text out")
+        elif name := next(self.given_to_endpoints(), None):
+            raise InputError(f"{name} is of an endpoint, NAME=URL#MODEL, and no candidate is one; leave it out")
 
     def given_to_endpoints(self) -> Iterator[str]:
         """The flags of what is asked of endpoints and is not what it is when nobody asks."""

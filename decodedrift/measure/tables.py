@@ -95,7 +95,7 @@ TABLES: dict[str, dict[str, str]] = {
     "repeats": {
         **dict.fromkeys(REPEATED, "str"), "seed": INTEGERS, "prompt_id": "str", "run": INTEGERS, "setting": "str",
         "unique_id": INTEGERS, "first_divergence": INTEGERS, "n_tokens": INTEGERS, "finish": "str", "loop": INTEGERS,
-        "logits": "str", "right": INTEGERS, "text": "str", "token_ids": "str",
+        "logits": "str", "right": INTEGERS, "text": "str", "token_ids": "str", "compared_by": "str",
     },
     "spread": {
         **dict.fromkeys(REPEATED, "str"), "seed": INTEGERS, "prompt_id": "str", "positions": INTEGERS,
@@ -237,7 +237,7 @@ def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
 FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
     "growth_note", "layout", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
-    "module", "first_module", "answers", "answers_note", "convention", "vary", "prompt_id",
+    "module", "first_module", "answers", "answers_note", "convention", "vary", "prompt_id", "compared_by",
     "recorded_in", "rounding", "rounding_note", "gap_max_prompt", "cast_gap_max_prompt",
 )  # fmt: skip
 

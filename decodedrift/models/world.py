@@ -17,6 +17,7 @@ from decodedrift.models.longrope import readable_tokens, switch
 from decodedrift.models.own import Own
 from decodedrift.models.probe import Route
 from decodedrift.models.recorded.continuation import Matched
+from decodedrift.models.recorded.repeated import Repeated
 from decodedrift.models.sources.checkpoints import Checkpoint, find, in_memory
 from decodedrift.models.text.tokenizer import check_same_vocabulary
 from decodedrift.models.text.vocabulary import Vocabulary
@@ -30,6 +31,7 @@ class World:
 
     own: what sides generate with as they are deployed, by name; empty where all do with the reference's. code: SHA-256
     of what of the user's own code decides rows, by what it does. recorded: what other engines wrote, by name.
+    repeated: the same, each repetition, by name and, of an endpoint, what varied.
     """
 
     plan: Settings
@@ -47,6 +49,7 @@ class World:
     route: Route = field(default_factory=Route)
     own: Mapping[str, Own] = field(default_factory=dict)
     recorded: Mapping[str, Matched] = field(default_factory=dict)
+    repeated: Mapping[str, Repeated] = field(default_factory=dict)
 
     @cached_property
     def drafts(self) -> dict[str, Checkpoint]:
@@ -69,6 +72,11 @@ class World:
                 self.resident[variant.name] = model
                 stack.callback(self.resident.pop, variant.name)
             yield model
+
+    @property
+    def written(self) -> dict[str, Matched | Repeated]:
+        """What other engines wrote, whichever way it is looked at."""
+        return {**self.recorded, **self.repeated}
 
     def side(self, name: str) -> Own:
         """What a variant generates with: its own as deployed, else the reference's."""

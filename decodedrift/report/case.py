@@ -40,7 +40,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Case:
-    """Two texts of one prompt. at: the index of the first token that differs, None where none does.
+    """Two texts of one prompt. at: the index of the first token (unit) that differs, None where none does.
 
     where: which case it is, in words. note: why they part. parted: that they do, or are predicted to. Show it in a
     notebook, or `print` it.
@@ -53,11 +53,14 @@ class Case:
     at: int | None = None
     note: str = ""
     parted: str = "they part"
+    unit: str = "token"
 
     @property
     def heading(self) -> str:
         """Which case it is, and where it parts."""
-        return f"{self.where}: " + ("equal to the end" if self.at is None else f"{self.parted} at token {self.at}")
+        return f"{self.where}: " + (
+            "equal to the end" if self.at is None else f"{self.parted} at {self.unit} {self.at}"
+        )
 
     def held(self) -> list[str]:
         """A sentence for each side whose probabilities of the two tokens are known."""

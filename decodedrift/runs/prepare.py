@@ -157,7 +157,7 @@ def prepare(
     rows = footprint.footprint(checkpoint)
     place = world.World(plan, checkpoint, vocab, encoded, texts, others, budget.usable_memory(plan), rows)
     with answered(plan, answers) as files:
-        place.recorded = sides.matched(plan, vocab, encoded, files)
+        sides.read_into(place, files)
     if getattr(plan, "as_deployed", False):
         place.own = own.owns(plan, checkpoint, vocab, encoded, others)
     check_beams(plan.strategies, place.width)
@@ -189,7 +189,7 @@ def _environment(world: Any) -> dict[str, Any]:
     facts = environment(plan.device, plan.threads)
     facts["model"] = identity.described(world.checkpoint)
     every = world.others | {f"{name} (draft)": draft for name, draft in world.drafts.items()}
-    facts["checkpoints"] = sides.described(world.recorded) | {n: identity.described(c) for n, c in every.items()}
+    facts["checkpoints"] = sides.described(world.written) | {n: identity.described(c) for n, c in every.items()}
     facts["tokenizer"] = identity.tokenizer_hash(vocab.tokenizer)
     facts["generation"] = {
         "stop_ids": list(vocab.eos), "pad_id": vocab.pad, "bos_id": vocab.bos, "window": vocab.window, **world.code,

@@ -93,7 +93,7 @@ def test_batches_of_several_sizes_bring_no_padding() -> None:
 
 def test_every_source_makes_batches(study: dd.Study) -> None:
     """No name is registered that nothing stands behind."""
-    assert set(VARY) - {"experts", "capacity"} == set(sources.MADE)
+    assert {name for name in VARY if VARY[name].here} - {"experts", "capacity"} == set(sources.MADE)
     assert set(study.plan["vary"]) == set(sources.MADE)
     assert {(r.variant, r.vary) for r in study.summary.itertuples()} == {
         *((v, name) for v in ("fp32", "bf16") for name in sources.MADE), ("fp32", "seed")
@@ -149,7 +149,7 @@ def rows(texts: list[str], **more: Any) -> pd.DataFrame:
         at = None if text == texts[0] else (parts or [min(len(first), len(tokens))])[0]
         made.append(keys | {
             "run": n, "setting": "", "unique_id": ids.index(text), "first_divergence": at, "n_tokens": len(tokens),
-            "loop": loop_period(list(map(int, tokens))) or 0, "logits": text, "right": None, "token_ids": text,
+            "loop": loop_period(list(map(int, tokens))) or 0, "logits": text, "right": None, "token_ids": text, "compared_by": "token ids",
         })  # fmt: skip
     return pd.DataFrame(made)
 

@@ -178,11 +178,7 @@ class CompareSettings(EndpointSettings):
         if self.mode == "screen" and len(self.running) < len(self.variants):
             name = next(v.name for v in self.candidates if v.recorded)
             raise InputError(f"--mode screen: {name} was recorded, and does not read; leave it or --mode screen out")
-        if any(v.endpoint for v in self.variants):
-            if self.no_text:
-                raise InputError("--no-text: what an endpoint answers is kept as it is; leave --no-text out")
-        elif name := next(self.given_to_endpoints(), None):
-            raise InputError(f"{name} is of an endpoint, NAME=URL#MODEL, and no candidate is one; leave it out")
+        self.check_endpoints()
         answered(self.answers_by, self.prompts)
         if self.context is not None and self.stride is not None and self.stride > self.context:
             raise InputError(f"stride {self.stride} is larger than context {self.context}: tokens would be skipped")

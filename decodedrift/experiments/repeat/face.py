@@ -41,6 +41,13 @@ def repeat(
     threads: int | None = None,
     memory_bytes: int | None = None,
     executor: str = "local",
+    api_key_env: str | None = None,
+    concurrency: int = 8,
+    top_logprobs: int = 5,
+    body: dict[str, Any] = {},  # noqa: B006
+    delay: float = 0.0,
+    deadline: float = 600.0,
+    retries: int = 4,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     no_text: bool = False,
@@ -53,8 +60,11 @@ def repeat(
     Args:
         runs: completions of each prompt; fewer where what varies has fewer values (batch sizes, threads, kernels).
         vary: what varies, each by itself: nothing (rerun), the batch size, what the other rows say (companions), the
-            place in the batch (order), padding, threads, experts.
+            place in the batch (order), padding, threads, experts; of an endpoint nothing (rerun), or what else it is
+            asked meanwhile (concurrency).
         candidates: variants beside the reference; each is repeated by itself, nothing is held against the reference.
+            An endpoint is `api=URL#MODEL`; a recorded file counts by its runs.
+        concurrency: requests at a time where that varies; else an endpoint is asked for one text after another.
         model, tokenizer, out, resume, progress: as of `compare`; every other keyword is an option of the command.
 
     Raises:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from decodedrift.experiments.repeat.varying import CONTROL
+from decodedrift.experiments.repeat.varying import BY_TEXT, CONTROL
 from decodedrift.measure.tables import REPEATED, fold
 from decodedrift.numerics.intervals import none_of, share_interval, wilson
 
 TEXT = [*REPEATED, "seed", "prompt_id"]
 UNIQUE = [
     *TEXT, "runs", "unique", "modal_share", "differ", "differ_low", "differ_high", "entropy", "first_divergence",
-    "loop", "bit_equal", "bit_unique", "output_length_std", "top1_prob_std",
+    "loop", "bit_equal", "bit_unique", "output_length_std", "top1_prob_std", "compared_by",
 ]  # fmt: skip
 BY_LENGTH = [*REPEATED, "length", "prompts", "unique", "tar"]
 SUMMARY = [
@@ -53,18 +53,22 @@ def unique(repeats: pd.DataFrame, spread: pd.DataFrame) -> pd.DataFrame:
                 "differ_low": ends[0], "differ_high": ends[1],
                 "entropy": abs(float(-(share * np.log(share)).sum())),
                 "first_divergence": parted.min() if len(parted) else np.nan,
-                "loop": float((part["loop"] > 0).mean()),
-                "bit_equal": bits.max() / n, "bit_unique": len(bits),
+                "loop": float((part["loop"] > 0).mean()) if part["loop"].notna().all() else np.nan,
+                "bit_equal": bits.max() / n if len(bits) else np.nan, "bit_unique": len(bits) or np.nan,
                 "output_length_std": part["n_tokens"].astype(float).std(ddof=1), "top1_prob_std": tops.get(key),
+                "compared_by": part["compared_by"].iloc[0],
             }
         )  # fmt: skip
     return fold(rows, UNIQUE)
 
 
 def by_length(repeats: pd.DataFrame) -> pd.DataFrame:
-    """unique and tar of the texts cut to a length: one run of 256 tokens answers for every shorter one."""
+    """unique and tar of the texts cut to a length: one run of 256 tokens answers for every shorter one.
+
+    Texts whose tokens are not known cannot be cut, and are left out.
+    """
     rows = []
-    for key, cell in repeats.groupby(REPEATED, sort=False):
+    for key, cell in repeats[repeats["compared_by"] != BY_TEXT].groupby(REPEATED, sort=False):
         texts = [[t.split() for t in part["token_ids"].fillna("")] for _, part in cell.groupby(["seed", "prompt_id"])]
         for length in lengths(max(len(t) for several in texts for t in several)):
             counts = [len({tuple(t[:length]) for t in several}) for several in texts]

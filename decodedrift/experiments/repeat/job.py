@@ -20,6 +20,7 @@ from decodedrift.decoding.loop import generate
 from decodedrift.decoding.spool import Spool
 from decodedrift.decoding.strategies import parse_strategies
 from decodedrift.experiments.repeat.readings import Readings
+from decodedrift.experiments.repeat.recorded import check_file, write_recorded
 from decodedrift.experiments.repeat.rows import Completion, write
 from decodedrift.experiments.repeat.sources import Batch, Seats, batches, refused, seated
 from decodedrift.experiments.repeat.varying import CONTROL
@@ -42,23 +43,32 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
     """
     with Spool(budget.spool_bytes(world), spill) as spool, ExitStack() as resident:
         bench = Bench(job, world, progress or Progress(), spool, batched=True)
-        model = bench.open_reference(resident)
-        reference = Repetition(bench, model)
-        reference.run(control=job.first)
-        readings = Readings(bench, reference.texts)
-        readings.begin(model)
-        if not budget.both_fit(world):
-            resident.close()
+        if world.plan.here:  # type: ignore[attr-defined]
+            _run(bench, resident)
+        bench.result.rows["tokens"] = token_rows(bench.result, world.vocab)  # before ids that may be of other tokens
         for variant in world.plan.candidates:
-            with (
-                bench.guarded(variant.name, "load"),
-                bench.open(variant) as model,
-                bench.guarded(variant.name, "run"),
-            ):
-                Repetition(bench, model).run()
-                readings.compare(model)
-        bench.result.rows["tokens"] = token_rows(bench.result, world.vocab)
+            if variant.recorded:
+                write_recorded(bench, variant)
     return bench.result
+
+
+def _run(bench: Bench, resident: ExitStack) -> None:
+    """The variants that run here."""
+    model = bench.open_reference(resident)
+    reference = Repetition(bench, model)
+    reference.run(control=bench.job.first)
+    readings = Readings(bench, reference.texts)
+    readings.begin(model)
+    if not budget.both_fit(bench.world):
+        resident.close()
+    for variant in bench.plan.running[1:]:
+        with (
+            bench.guarded(variant.name, "load"),
+            bench.open(variant) as model,
+            bench.guarded(variant.name, "run"),
+        ):
+            Repetition(bench, model).run()
+            readings.compare(model)
 
 
 def check(world: World) -> None:
@@ -69,10 +79,13 @@ def check(world: World) -> None:
     """
     plan: Any = world.plan
     ready(plan.answers_by, world.code)
-    for item in plan.varying:
-        for variant in plan.variants:
+    for item in plan.here:
+        for variant in plan.running:
             if reason := refused(item, variant, world.others.get(variant.name, world.checkpoint)):
                 raise InputError(f"--vary {item.label}: {variant.name}: {reason}")
+    for variant in plan.candidates:
+        if variant.recorded and not variant.endpoint:
+            check_file(world.repeated[variant.name], plan)
 
 
 @dataclass
@@ -105,8 +118,8 @@ class Repetition:
         """The runs of one batch of prompts."""
         plan: Any = self.bench.plan
         base = self.completed(seats.base(""), cells, "as it stands")
-        self.texts = self.texts or {key: completion.trace.token_ids for key, completion in base.items()}
-        for item in plan.varying:
+        self.texts = self.texts or {key: completion.token_ids or () for key, completion in base.items()}
+        for item in plan.here:
             with self.bench.guarded(self.model.variant.name, item.label):
                 checkpoint = self.bench.world.others.get(self.model.variant.name, self.bench.world.checkpoint)
                 for batch in batches(seats, item, self.model, checkpoint):
@@ -143,4 +156,4 @@ class Repetition:
 
     def _completion(self, trace: Trace, tops: Any, digests: Digests) -> Completion:
         top = np.exp(tops.log_p[:, 0]) if tops is not None and len(tops) else np.empty(0)
-        return Completion(trace, digests.of(trace.key, len(trace.token_ids)), top)
+        return Completion(trace.token_ids, trace.finish, digests.of(trace.key, len(trace.token_ids)), top)

@@ -49,7 +49,7 @@ class Readings:
         plan: Any = self.bench.plan
         if not self.texts:
             return
-        if plan.candidates and experts.refused(self.bench.world.checkpoint) is None:
+        if len(plan.running) > 1 and experts.refused(self.bench.world.checkpoint) is None:
             with self.bench.guarded(model.variant.name, "routing"):
                 self.ours = self._routed(model)
         if any(item.name == SUMMATION for item in plan.varying):

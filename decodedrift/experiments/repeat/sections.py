@@ -7,8 +7,9 @@ from typing import Any
 
 from decodedrift.experiments.repeat import published
 from decodedrift.experiments.repeat.folds import TEXT
-from decodedrift.experiments.repeat.texts import case_of
+from decodedrift.experiments.repeat.texts import case_of, parting
 from decodedrift.experiments.repeat.varying import CONTROL
+from decodedrift.experiments.repeat.verdict import side
 from decodedrift.report.html import Options, Section, StudyLike
 from decodedrift.report.numbers import Number, exactly, number, percent, position, with_interval
 from decodedrift.report.sections.failures import failures
@@ -81,13 +82,13 @@ def texts(study: StudyLike, options: Options) -> dict[str, Any] | None:
     """Of each prompt that has more than one text the first one, and the one that parts from it first."""
     rows = study.repeats
     groups = rows[rows["vary"] != CONTROL].groupby(TEXT, sort=False) if options.texts else ()
-    parted = [part for _, part in groups if part["first_divergence"].notna().any()]
+    parted = [part for _, part in groups if part["unique_id"].any()]
     if not parted:
         return None
     carried = parted[: MOST if options.top is None else options.top]
     pairs = []
     for part in carried:
-        case = case_of(study, part, part.sort_values("first_divergence", kind="stable").iloc[0])
+        case = case_of(study, part, parting(part))
         ours, its = case.sides
         pairs.append(
             {
@@ -120,7 +121,9 @@ def others(study: StudyLike, options: Options) -> dict[str, Any] | None:
     for row in study.summary.itertuples():
         if row.vary != CONTROL:
             unique = Number(f"{row.unique:.4g}", exactly({"unique": row.unique}))
-            name = f"{study.plan['model']}, {row.variant}, {row.strategy}: {row.vary}"
+            ran = side(study, row.variant)
+            model = str(ran["model"]).partition("#")[2] or study.plan["model"]
+            name = f"{model}, {row.variant}, {row.strategy}: {row.vary}"
             ours = [num(tokens), num(number(row.runs, "runs")), num(unique), text(f"most {int(row.unique_most)}")]
             rows.append([text(name, 90, head=True), *ours, text("this run")])
     return {

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import os
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import field_validator
 
+from decodedrift.core.endpoint import EndpointSettings
 from decodedrift.core.records import InputError, Variant, distinct
-from decodedrift.core.settings import MEASURING, WHAT, Effort, Settings, Whole, option
-from decodedrift.experiments.repeat.varying import DEFAULT, RERUN, Varying, parse_vary
+from decodedrift.core.settings import ENDPOINT, MEASURING, WHAT, Effort, Whole, option
+from decodedrift.experiments.repeat.varying import CONCURRENCY, DEFAULT, RERUN, VARY, Varying, parse_vary, varies
 from decodedrift.measure.checks import Check, answered, parse_check, trusted
 from decodedrift.models.knobs.experts import KERNELS
 
 
-class RepeatSettings(Settings):
+class RepeatSettings(EndpointSettings):
     """Everything `repeat` can be asked. vary: labels of `varying.VARY`; candidates: as of `compare`."""
 
     experiment: ClassVar[str] = "repeat"
     beside: ClassVar[str] = "and"
+    repeats: ClassVar[bool] = True  # of a recorded text each repetition counts
 
     reference: Any = option("fp32", "The first variant.", WHAT, "VARIANT")
     candidates: Any = option(("bf16",), "The other variants: bf16,fp32:experts=batched_mm.", WHAT, "LIST", many=True)
     strategies: Any = option(("greedy",), "greedy, or others with shared noise.", "Decoding", "LIST", many=True)
     runs: Whole = option(30, "Completions of each prompt.", WHAT, "N", label="Completions of each prompt")
     vary: list[str] = option(
-        list(DEFAULT), "Also padding, threads, experts, capacity:factor=1.0, summation.", WHAT, "LIST", many=True,
+        list(DEFAULT), "Also padding, threads, experts, capacity, summation, concurrency.", WHAT, "LIST", many=True,
         label="What varies", says=",".join(DEFAULT),
     )  # fmt: skip
+    concurrency: Whole = option(8, "Requests at a time, of --vary concurrency.", ENDPOINT, "N")
     answer_check: str | None = option(
         None, "Check answers: exact, contains, number, regex, python:FILE:FUNCTION.", MEASURING, "HOW", flag="check",
         label="Answers checked by",
@@ -50,6 +53,8 @@ class RepeatSettings(Settings):
         distinct("vary", [item.label for item in items])
         if self.runs < 2 and any(item.name == RERUN for item in items):
             raise InputError("--runs 1: one completion is no repetition; give at least 2")
+        if self.concurrency == 1 and any(item.name == CONCURRENCY for item in items):
+            raise InputError("--concurrency 1: one request at a time has nothing beside it; raise it, or vary rerun")
         lonely = [item.label for item in items if item.source.neighbours]
         if self.batch_size == 1 and lonely:
             rest = ",".join(item.label for item in items if not item.source.neighbours) or RERUN
@@ -66,6 +71,8 @@ class RepeatSettings(Settings):
         super().check_resolved()
         answered(self.answers_by, self.prompts)
         distinct("candidates", [v.name for v in self.candidates])
+        self.check_endpoints()
+        self._check_varying()
         for strategy in self.strategies:
             if strategy.samples and not strategy.coupled:
                 raise InputError(
@@ -75,6 +82,33 @@ class RepeatSettings(Settings):
         for variant in self.variants:
             if "assisted" in variant.knobs:
                 raise InputError(f"variant {variant.name}: a draft reads one prompt at a time; leave assisted= out")
+
+    def _check_varying(self) -> None:
+        """Everything varies in some variant, and in every candidate something does."""
+        able = [name for name in VARY if varies(name, recorded=True)]
+        for variant in self.candidates:
+            asked = able if variant.endpoint else [RERUN, CONCURRENCY]
+            if variant.recorded and not any(item.name in asked for item in self.varying):
+                raise InputError(
+                    f"--vary {','.join(self.vary)}: nothing of it is seen of {variant.name}, which runs elsewhere; "
+                    f"choices: {', '.join(asked)}"
+                )
+        for item in self.varying:
+            if not any(varies(item.name, v.recorded) for v in self.variants):
+                raise InputError(
+                    f"--vary {item.label}: no variant is an endpoint; add --candidates NAME=URL#MODEL, or leave it out"
+                )
+
+    def asked_of(self, variant: Variant) -> dict[str, Self]:
+        """An endpoint's questions for each thing that varies: one at a time, or several."""
+        counts = {RERUN: 1, CONCURRENCY: self.concurrency}
+        asked = [item.name for item in self.varying if item.name in counts]
+        return {f"{variant.name} {name}": self.having(concurrency=counts[name]) for name in asked}
+
+    @property
+    def here(self) -> list[Varying]:
+        """What varies in variants that run here; of nothing no model is loaded."""
+        return [item for item in self.varying if item.source.here]
 
     @property
     def answers_by(self) -> Check | None:
@@ -96,8 +130,8 @@ class RepeatSettings(Settings):
         """Passes over the prompts: one a run, or a row of the batch and run where the others are companions."""
         size, passes = int(self.batch_size), 1
         most = {"batch": size, "threads": os.cpu_count() or 1, "experts": len(KERNELS)}
-        for item in self.varying:
+        for item in self.here:
             runs = min(self.runs, most.get(item.name, self.runs))
             rows = 1 if item.source.all_rows else (size + 1) // 2 if item.name == "batch" else size
             passes += runs * rows
-        return Effort(writing=(1 + len(self.candidates)) * passes)
+        return Effort(writing=len(self.running) * passes if self.here else 0)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from decodedrift.core.records import RECORDED
 from decodedrift.experiments.repeat.folds import SUMMARY
-from decodedrift.experiments.repeat.varying import CONTROL
+from decodedrift.experiments.repeat.varying import CONTROL, varies
 from decodedrift.experiments.repeat.verdict import cells, controls, sentence
 from decodedrift.measure.tables import REPEATED
 from decodedrift.report import failures, texts
@@ -22,8 +23,11 @@ COLUMNS = ("Variant", "Varied", "Strategy", "Runs", "Unique texts", "Prompts wit
 
 def gating(plan: Mapping[str, Any]) -> Gating:
     """Columns of the summary, by variant, what varied and strategy."""
-    variants = [v["name"] for v in (plan["reference"], *plan["candidates"])]
-    names = [(v, label, s["label"]) for v in variants for label in plan["vary"] for s in plan["strategies"]]
+    names = [
+        (v["name"], label, s["label"])
+        for v in (plan["reference"], *plan["candidates"]) for label in plan["vary"] for s in plan["strategies"]
+        if varies(label, v["precision"] == RECORDED)
+    ]  # fmt: skip
     columns = tuple(c for c in SUMMARY if c not in REPEATED)
     return Gating(("variant", "vary", "strategy"), names, columns, never=_never)
 

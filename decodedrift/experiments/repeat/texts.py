@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from decodedrift.core.records import InputError
+from decodedrift.core.records import RECORDED, InputError
 from decodedrift.experiments.repeat.folds import TEXT
 from decodedrift.experiments.repeat.varying import CONTROL
+from decodedrift.experiments.repeat.verdict import side
+from decodedrift.numerics.sequences import first_divergence_char
 from decodedrift.report.case import Case, Side, narrowed
 from decodedrift.report.numbers import percentage, significant
 from decodedrift.report.spacing import decoder
@@ -54,25 +57,54 @@ def case(study: Any, wanted: Mapping[str, Any]) -> Case:
         raise InputError("this run kept no texts (--no-text): there is no case to show")
     if not len(rows):
         raise InputError("there is no case to show: nothing was repeated")
-    row = rows.sort_values("first_divergence", kind="stable", na_position="last").iloc[0]
+    row = parting(rows)
     same = study.repeats
     for name in TEXT:
         same = same[same[name] == row[name]]
     return case_of(study, same, row)
 
 
+def parting(rows: pd.DataFrame) -> pd.Series:
+    """Of some completions the one that parts from its prompt's first one first; of texts without ids any that parts."""
+    apart = rows.assign(alike=rows["unique_id"] == 0)
+    return apart.sort_values(["alike", "first_divergence"], kind="stable", na_position="last").iloc[0]
+
+
 def case_of(study: Any, same: pd.DataFrame, row: pd.Series) -> Case:
     """Two completions of one prompt. same: all rows of that prompt; row: the one held against their first."""
-    decode = decoder(study.tokens, study.repeats)
-    ours, its = ([int(i) for i in str(text).split()] for text in (same.iloc[0]["token_ids"], row["token_ids"]))
-    at = None if pd.isna(row["first_divergence"]) else int(row["first_divergence"])
-    cut = len(ours) if at is None else at
-    sides = tuple(
-        Side(name, decode(ids[cut : cut + 1]), decode(ids[cut + 1 :]))
-        for name, ids in ((str(same.iloc[0]["setting"]), ours), (str(row["setting"]), its))
-    )
+    pair = (same.iloc[0], row)
+    at, unit = None if pd.isna(row["first_divergence"]) else int(row["first_divergence"]), "token"
+    if side(study, row["variant"])["precision"] == RECORDED:  # its ids may be of another vocabulary
+        shared, parts = _by_character(*(str(each["text"]) for each in pair))
+        if at is None and row["unique_id"]:
+            at, unit = len(shared), "character"
+    else:
+        shared, parts = _by_token(study, same, pair, at)
+    ours, its = (Side(str(each["setting"]), *part) for each, part in zip(pair, parts, strict=True))
     prompts = {p["id"]: p["text"] or "" for p in study.plan["prompts"]}
     seed = f", seed {row['seed']}" if len(study.plan["seeds"]) > 1 else ""
     where = f"{row['prompt_id']}, {row['variant']}, {row['strategy']}{seed}, {row['vary']}"
     note = f"{same['unique_id'].nunique()} different texts in {len(same)} runs."
-    return Case(where, prompts.get(row["prompt_id"], ""), decode(ours[:cut]), sides, at, note)  # type: ignore[arg-type]
+    return Case(where, prompts.get(row["prompt_id"], ""), shared, (ours, its), at, note, unit=unit)
+
+
+def _by_token(
+    study: Any, same: pd.DataFrame, pair: Sequence[pd.Series], at: int | None
+) -> tuple[str, list[tuple[str, str]]]:
+    """What two texts share, and of each the token that differs and the rest."""
+    decode = decoder(study.tokens, same)
+    texts = [[int(i) for i in str(each["token_ids"]).split()] for each in pair]
+    cut = len(texts[0]) if at is None else at
+    return decode(texts[0][:cut]), [(decode(ids[cut : cut + 1]), decode(ids[cut + 1 :])) for ids in texts]
+
+
+def _by_character(ours: str, its: str) -> tuple[str, list[tuple[str, str]]]:
+    """The same of texts whose tokens are not at hand: a word in place of the token."""
+    cut = first_divergence_char(ours, its)
+    cut = len(ours) if cut is None else cut
+    parts = []
+    for text in (ours, its):
+        word = re.match(r"\s*\S*", text[cut:])
+        end = cut + (word.end() if word else 0)
+        parts.append((text[cut:end], text[end:]))
+    return ours[:cut], parts

@@ -16,18 +16,21 @@ class Source:
 
     about: in a line. params: as NAME:KEY=VALUE. neighbours: whether it takes other rows in the batch. all_rows: whether
     every prompt of a batch is measured in one run; else each has runs of its own, in which the others are companions.
+    here: whether it can vary in a model that runs here; elsewhere: in an endpoint.
     """
 
     about: str
     params: Mapping[str, Param] = field(default_factory=dict)
     neighbours: bool = False
     all_rows: bool = True
+    here: bool = True
+    elsewhere: bool = False
 
 
 CONTROL = "seed"  # another seed at temperature 1: what must differ
-RERUN = "rerun"
+RERUN, CONCURRENCY = "rerun", "concurrency"
 VARY: dict[str, Source] = {
-    RERUN: Source("nothing: the same batch, run again"),
+    RERUN: Source("nothing: the same batch, run again; an endpoint is asked one at a time", elsewhere=True),
     "batch": Source("the batch size: 1, 2, 4, 8, then those between", neighbours=True, all_rows=False),
     "companions": Source("what the other rows of the batch say, in the same lengths", neighbours=True, all_rows=False),
     "order": Source("the place in the batch", neighbours=True),
@@ -41,7 +44,9 @@ VARY: dict[str, Source] = {
         all_rows=False,
     ),
     "summation": Source("the order of every sum: units, heads and residual basis permuted together"),
+    CONCURRENCY: Source("what else an endpoint is asked meanwhile: --concurrency", here=False, elsewhere=True),
 }
+BY_IDS, BY_TEXT = "token ids", "text"  # what completions are told apart by
 DEFAULT = (RERUN, "batch", "companions", "order")
 
 
@@ -77,3 +82,9 @@ def parse_vary(given: str | Iterable[str]) -> list[Varying]:
 def name_of(label: str) -> str:
     """The name in a label."""
     return label.partition(":")[0]
+
+
+def varies(label: str, recorded: bool) -> bool:
+    """Whether what a label names can vary in a variant: one that runs here, or one that another engine wrote."""
+    source = VARY[name_of(label)]
+    return source.elsewhere if recorded else source.here

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from decodedrift.core.records import RECORDED
 from decodedrift.core.untrusted import visible
-from decodedrift.experiments.repeat.varying import CONTROL, RERUN, name_of
+from decodedrift.experiments.repeat.varying import BY_TEXT, CONTROL, RERUN, name_of, varies
 from decodedrift.report import failures
 from decodedrift.report.phrases import MOST, listed, number, percent
 
@@ -16,7 +17,7 @@ def verdict(study: Any) -> list[str]:
     """Controls that failed, a sentence per variant and strategy, the control that passed, and what failed to run."""
     alarms, passed = controls(study)
     moved = [sentence(study, *key) for key in cells(study)]
-    besides = [*routes(study), *longer(study), *passed]
+    besides = [*routes(study), *longer(study), *wordwise(study), *passed]
     return [*alarms, *moved, *besides, *failures.sentences(study.failures)]
 
 
@@ -61,14 +62,15 @@ def sentence(study: Any, variant: str, strategy: str) -> str:
     rows = study.summary
     rows = rows[(rows["variant"] == variant) & (rows["strategy"] == strategy)].set_index("vary")
     parts = []
-    for label in study.plan["vary"]:
+    recorded = side(study, variant)["precision"] == RECORDED
+    for label in (label for label in study.plan["vary"] if varies(label, recorded)):
         if label in rows.index:
             row = rows.loc[label]
             parts.append(f"{label}: {moved(study, row, variant, label)}{told(study, row, variant, label)}")
         else:
             parts.append(f"{label}: did not run")
     facts = study.environment.get("variants", {}).get(variant, {})
-    kind = "mixture of experts" if facts.get("experts") else "dense"
+    kind = "runs elsewhere" if recorded else "mixture of experts" if facts.get("experts") else "dense"
     return f"{visible(variant)} ({kind}), {visible(strategy)}: {'; '.join(parts)}."
 
 
@@ -78,13 +80,16 @@ def moved(study: Any, row: pd.Series, variant: str, label: str) -> str:
     what = "prompts" if row["texts"] == row["prompts"] else "prompts and seeds"
     if row["unique_most"] > 1:
         differ = round(texts * row["div_percent"] / 100)
+        where = "" if pd.isna(row["div_index"]) else f", from token {number(row['div_index'], 3)} on"
         return (
             f"{differ} of {texts} {what} differ, on average {number(row['unique'], 3)} texts in {runs} runs, at most "
-            f"{row['unique_most']:.0f}, from token {number(row['div_index'], 3)} on"
+            f"{row['unique_most']:.0f}{where}"
         )
     if runs < 2:
         return "one run only, which shows nothing"
     must = ", as it must be on a CPU" if name_of(label) == RERUN and device(study, variant) == "cpu" else ""
+    if pd.isna(row["bit_equal"]):
+        return f"identical in {runs} runs"
     if row["bit_equal"] == 1:
         return f"identical to the bit in {runs} runs{must}"
     groups, share = number(row["bit_unique"], 3), percent(row["bit_equal"])
@@ -94,10 +99,14 @@ def moved(study: Any, row: pd.Series, variant: str, label: str) -> str:
 
 
 def device(study: Any, variant: str) -> str:
-    """The kind of device that a variant ran on."""
-    plan = study.plan
-    sides = {v["name"]: v for v in (plan["reference"], *plan["candidates"])}
-    return str(sides[variant].get("device") or plan["device"]).partition(":")[0]
+    """The kind of device that a variant ran on; empty where that is not known."""
+    ran = side(study, variant)
+    return "" if ran["precision"] == RECORDED else str(ran.get("device") or study.plan["device"]).partition(":")[0]
+
+
+def side(study: Any, variant: str) -> dict[str, Any]:
+    """A variant as the plan has it."""
+    return next(v for v in (study.plan["reference"], *study.plan["candidates"]) if v["name"] == variant)
 
 
 def told(study: Any, row: pd.Series, variant: str, label: str) -> str:
@@ -128,6 +137,15 @@ def routes(study: Any) -> list[str]:
             f"other experts in some layer{share}."
         )
     return lines
+
+
+def wordwise(study: Any) -> list[str]:
+    """Whose texts are told apart as texts."""
+    names = dict.fromkeys(study.unique.loc[study.unique["compared_by"] == BY_TEXT, "variant"])
+    return [
+        f"{visible(name)} tells no token ids: texts are compared as they are, not by length, not for loops."
+        for name in names
+    ]
 
 
 def longer(study: Any) -> list[str]:

@@ -29,23 +29,13 @@ def match(recorded: Recorded, plan: Settings, vocab: Vocabulary, prompts: Mappin
         InputError: nothing belongs to it, or ids that the model has not.
     """
     addresses = Addresses(plan, vocab, prompts)
-    groups: dict[Key, list[Completion]] = {}
-    unmatched: dict[str, list[str]] = {}
-    for completion in recorded.completions:
-        key = addresses.key(completion)
-        if isinstance(key, str):
-            unmatched.setdefault(key, []).append(completion.place)
-        else:
-            groups.setdefault(key, []).append(completion)
-    if not groups:
-        reason, places = max(unmatched.items(), key=lambda item: len(item[1]))
-        raise InputError(f"{recorded.path}: none of its completions belongs to this run; {places[0]}: {reason}")
+    groups, unmatched = grouped(recorded, addresses)
     reader = Reader(vocab, prompts, plan.max_new_tokens, bool(recorded.header.get("stop")))
     continuations: dict[Key, tuple[Continuation, ...]] = {}
     errors: dict[Key, str] = {}
     asked = [Key(s.label, seed, name) for s, seed in plan.cells for name in addresses.prompts]
     for key in (key for key in asked if key in groups):
-        runs = [reader.continuation(key, n, c) for n, c in enumerate(_runs(groups[key]))]
+        runs = [reader.continuation(key, n, c) for n, c in enumerate(repetitions(groups[key]))]
         good = tuple(run for run in runs if isinstance(run, Continuation))
         if good:
             continuations[key] = good
@@ -65,7 +55,27 @@ def match(recorded: Recorded, plan: Settings, vocab: Vocabulary, prompts: Mappin
     )
 
 
-def _runs(completions: Iterable[Completion]) -> list[Completion]:
+def grouped(recorded: Recorded, addresses: Addresses) -> tuple[dict[Key, list[Completion]], dict[str, list[str]]]:
+    """Completions by what they belong to; and of those that belong to nothing the places, by the reason.
+
+    Raises:
+        InputError: nothing belongs to this run.
+    """
+    groups: dict[Key, list[Completion]] = {}
+    unmatched: dict[str, list[str]] = {}
+    for completion in recorded.completions:
+        key = addresses.key(completion)
+        if isinstance(key, str):
+            unmatched.setdefault(key, []).append(completion.place)
+        else:
+            groups.setdefault(key, []).append(completion)
+    if not groups:
+        reason, places = max(unmatched.items(), key=lambda item: len(item[1]))
+        raise InputError(f"{recorded.path}: none of its completions belongs to this run; {places[0]}: {reason}")
+    return groups, unmatched
+
+
+def repetitions(completions: Iterable[Completion]) -> list[Completion]:
     """Repetitions in order; of one repetition, what was recorded beats what failed."""
     completions = list(completions)
     done = {c.run for c in completions if c.error is None}

@@ -15,9 +15,10 @@ from decodedrift.models.recorded.addresses import ordered
 from decodedrift.models.recorded.continuation import Matched
 from decodedrift.models.recorded.match import match
 from decodedrift.models.recorded.read import read
+from decodedrift.models.recorded.repeated import Repeated, repeated
 
 if TYPE_CHECKING:
-    from decodedrift.models.text.vocabulary import Vocabulary
+    from decodedrift.models.world import World
 
 
 def strategies(settings: Settings, variants: Sequence[Variant]) -> Any:
@@ -61,24 +62,25 @@ def _path(variant: Variant) -> str:
     return os.path.expanduser(str(variant.model))
 
 
-def matched(
-    plan: Settings, vocab: Vocabulary, prompts: Mapping[str, Sequence[int]], answers: Mapping[str, Path]
-) -> dict[str, Matched]:
-    """What the recorded sides of a plan wrote, by name.
+def read_into(world: World, answers: Mapping[str, Path]) -> None:
+    """Reads what the recorded sides of a plan wrote: to be read by the reader, or each repetition by itself.
 
     Args:
-        prompts: prompt id -> the ids that the reference reads.
         answers: the files of those that are endpoints.
 
     Raises:
         InputError: a file is not there, or is no recording of this model and these prompts.
     """
+    plan, vocab, prompts = world.plan, world.vocab, world.prompts
     files = {v.name: _path(v) for v in plan.variants if v.recorded and not v.endpoint}
     files |= {name: str(path) for name, path in answers.items()}
-    return {name: match(read(path), plan, vocab, prompts) for name, path in files.items()}
+    if getattr(plan, "repeats", False):
+        world.repeated = {name: repeated(read(path), plan, vocab, prompts) for name, path in files.items()}
+    else:
+        world.recorded = {name: match(read(path), plan, vocab, prompts) for name, path in files.items()}
 
 
-def described(recorded: Mapping[str, Matched]) -> dict[str, dict[str, Any]]:
+def described(recorded: Mapping[str, Matched | Repeated]) -> dict[str, dict[str, Any]]:
     """Recorded files for environment.json, by name: what each says of itself, and its hash; no path."""
     facts = {}
     for name, side in recorded.items():

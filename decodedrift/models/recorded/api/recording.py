@@ -52,12 +52,14 @@ def answered(plan: Any, answers: Answers | None) -> Iterator[dict[str, Path]]:
         return
     with ExitStack() as stack:
         folder = answers.folder or Path(stack.enter_context(TemporaryDirectory(prefix="decodedrift-")))
-        files = {variant.name: folder / f"{file_name(variant.name)}.jsonl" for variant in endpoints}
+        files: dict[str, Path] = {}
         for variant in endpoints:
-            if not (answers.frozen and files[variant.name].is_file()):
-                url, _, model = str(variant.model).partition("#")
-                with recording(files[variant.name]) as writer:
-                    record(checked_url(url), askable(plan).having(model=model), writer, answers.progress)
+            url, _, model = str(variant.model).partition("#")
+            for name, asked in plan.asked_of(variant).items():
+                files[name] = folder / f"{file_name(name)}.jsonl"
+                if not (answers.frozen and files[name].is_file()):
+                    with recording(files[name]) as writer:
+                        record(checked_url(url), askable(asked).having(model=model), writer, answers.progress)
         yield files
 
 
