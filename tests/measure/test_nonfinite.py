@@ -23,8 +23,8 @@ from decodedrift.experiments.compare.gating import faults, gating
 from decodedrift.experiments.compare.verdict.assembly import folded
 from decodedrift.experiments.compare.verdict.nonfinite import sentences
 from decodedrift.measure import nonfinite
+from decodedrift.measure.heads import note_cut
 from decodedrift.measure.metrics.token import LogitPair, token_metrics
-from decodedrift.measure.passes import note_cut
 from decodedrift.measure.tables import Gathered
 from decodedrift.report.terminal import summary_table
 from decodedrift.runs.gates import parse_gate
