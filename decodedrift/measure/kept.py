@@ -15,6 +15,7 @@ memory at once.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,6 +56,18 @@ def keep(path: Path, reference: Pass, spool: Spool) -> None:
         path.parent.mkdir(exist_ok=True)
     with atomic(path) as part:
         _write(part, tensors, {"texts": json.dumps(texts)})
+    with writing(path.parent), atomic(sum_of(path)) as part:
+        part.write_text(_digest(path))
+
+
+def sum_of(path: Path) -> Path:
+    """Where the SHA-256 of a kept file stands."""
+    return path.with_name(path.name + ".sha256")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _of_text(reference: Pass, trace: Trace) -> Iterator[tuple[str, Pieces]]:
@@ -95,6 +108,8 @@ class Kept:
             texts = json.loads(self._file.metadata()["texts"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged ({str(error)[:80]}); put it back, or make that run again") from None
+        if not sum_of(path).exists() or sum_of(path).read_text().strip() != _digest(path):
+            raise InputError(f"{path}: damaged (its SHA-256 is another); put it back, or make that run again")
         self._path = path
         self._names = set(self._file.keys())
         self._texts: dict[Key, tuple[int, dict[str, Any]]] = {Key(*t["key"]): (n, t) for n, t in enumerate(texts)}

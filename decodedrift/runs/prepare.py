@@ -96,7 +96,7 @@ def draft(settings: S) -> S:
     if settings.executor not in EXECUTORS:
         raise InputError(f"--executor {settings.executor}: unknown; {nearest(settings.executor, tuple(EXECUTORS))}")
     settings = with_judge(settings)
-    (reference,) = sides.typed([the_reference(_variants(settings.reference, None), settings)])
+    (reference,) = sides.typed([the_reference(_variants(settings.reference, None), settings)], "--reference")
     reader, asked = getattr(settings, "judge", None) or reference, settings.candidates
     candidates = sides.typed(default_candidates(reader) if asked is None else _variants(asked, reader))
     refuse_candidates(candidates, reference)

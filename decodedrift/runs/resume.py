@@ -79,10 +79,13 @@ def stored_sizes(stored: Stored | None, settings: Settings) -> Sizes:
     """
     if stored is None and (earlier := getattr(settings, "reference_run", None)) is not None:
         stored = open_stored(earlier)  # batches are what they were there, whatever memory is free here
+        unasked = "batch_size" not in settings.model_fields_set
+    else:
+        unasked = False
     if stored is None:
         return NOTHING
     way = stored.environment.get("generation", {})
-    same = way.get("batch_size_asked") == settings.batch_size
+    same = unasked or way.get("batch_size_asked") == settings.batch_size
     sizes = {"batch-size": way["batch_size"] if same else None, "prompts-per-job": stored.plan.get("prompts_per_job")}
     for name, size in sizes.items():
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError
 from decodedrift.experiments import running
 from decodedrift.measure import bench
+from decodedrift.measure.kept import sum_of
 from decodedrift.models import load
 
 ASKED: dict[str, Any] = LEAN | {
@@ -142,6 +144,9 @@ def test_what_is_kept_is_what_is_used(model: str, copied: Path) -> None:
     number = next(i for i, t in enumerate(json.loads(about["texts"])) if t["key"][0] == "greedy")
     tensors[f"{number}.logits"][0, 0] += 1.0
     save_file(tensors, file, about)
+    with pytest.raises(InputError, match=r"safetensors: damaged \(its SHA-256 is another"):
+        dd.compare(model, candidates=["bf16"], reference_run=copied, **ASKED)
+    sum_of(file).write_text(hashlib.sha256(file.read_bytes()).hexdigest())
     after = dd.compare(model, candidates=["bf16"], reference_run=copied, **ASKED)
     changed = (before.positions["logit_gap_max"] != after.positions["logit_gap_max"]).sum()
     assert changed in (1, 2)  # the candidate's row, and the self control's
@@ -159,7 +164,7 @@ def test_logits_are_kept_in_their_own_type(model: str, tmp_path: Path, reference
 
     asked = LEAN | {"reference": reference, "strategies": ["greedy"], "max_new_tokens": 3, "prompts": ["w1"]}
     dd.compare(model, candidates=["fp16"], keep_logits=True, out=tmp_path / "run", **asked)
-    (file,) = (tmp_path / "run" / "data" / "reference").iterdir()
+    (file,) = (tmp_path / "run" / "data" / "reference").glob("*.safetensors")
     tensors = load_file(file)
     assert tensors["0.logits"].dtype == tensors["0.scores"].dtype == dtype
     assert tensors["0.logits"].shape == tensors["0.scores"].shape == (3, 96)
@@ -175,7 +180,7 @@ def test_what_it_costs_is_said_before(model: str, kept: Path, tmp_path: Path) ->
     words = ready.announcement()
     assert "the reference's logits stay in the run folder, up to " in words
     told = float(words.split("up to ")[1].split(" MiB")[0]) * 2**20
-    size = sum(f.stat().st_size for f in (kept / "data" / "reference").iterdir())
+    size = sum(f.stat().st_size for f in (kept / "data" / "reference").glob("*.safetensors"))
     assert size <= told + 2**16
     assert told < 2 * size
 
@@ -326,3 +331,12 @@ def test_resumed_it_is_what_it_would_have_been(model: str, kept: Path, tmp_path:
     assert any("reference" in name for name in files) == (way == "keep_logits")
     with pytest.raises(InputError, match=f"{way} .* there, (False|None) here"):
         dd.compare(model, out=tmp_path / "run", resume=True, **{k: v for k, v in asked.items() if k != way})
+
+
+def test_a_batch_size_that_is_not_asked_for_is_the_earlier_runs(model: str, tmp_path: Path) -> None:
+    asked = LEAN | {"strategies": ["greedy"], "max_new_tokens": 3, "prompts": ["w1", "w2 w3", "w4"]}
+    dd.compare(model, candidates=["bf16"], batch_size=2, out=tmp_path / "first", **asked)
+    study = dd.compare(model, candidates=["bf16"], reference_run=tmp_path / "first", **asked)
+    assert study.environment["generation"]["batch_size"] == 2
+    with pytest.raises(InputError, match="batch_size"):
+        dd.compare(model, candidates=["bf16"], batch_size=4, reference_run=tmp_path / "first", **asked)

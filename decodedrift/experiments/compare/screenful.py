@@ -12,6 +12,7 @@ from rich.cells import cell_len, set_cell_size
 
 from decodedrift.core.untrusted import terminal
 from decodedrift.experiments.compare.selection import fork, telling_case
+from decodedrift.experiments.compare.settings import reader_word
 from decodedrift.experiments.compare.verdict import answer, assembly
 from decodedrift.report.case import word
 from decodedrift.report.numbers import percentage, significant
@@ -144,10 +145,11 @@ def _split(study: Study, width: int) -> str:
     names = [cut(terminal(str(name)), 12) for name in (row.reference, row.candidate)]
     column = max(map(cell_len, names)) + 4
     held = " | ".join(f"{token} {percent(p)}" for token, (_, p) in zip(tokens, sides, strict=True))
+    who = "the judge" if reader_word(study.plan) == "judge" else names[0]
     drawn = any(math.isnan(p) for _, p in sides)  # of a draw they are not what decided
     verbs = [" took ", " " if tokens[0] else " took "]
     ends = [f"{n}{v}{t}" if t else f"{n} stopped" for n, v, t in zip(names, verbs, tokens, strict=True)]
-    tail = f'", {", ".join(ends)}:' if drawn or not all(tokens) else f'", {names[0]} held {held}:'
+    tail = f'", {", ".join(ends)}:' if drawn or not all(tokens) else f'", {who} held {held}:'
     lines = [f'After "{_ending(texts.shared, max(4, width - 7 - cell_len(tail)))}{tail}']
     for name, text in zip(names, (texts.reference_text, texts.candidate_text), strict=True):
         beginning = _beginning(text, width - column) or "(the end)"

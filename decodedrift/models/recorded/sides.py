@@ -34,18 +34,18 @@ def strategies(settings: Settings, variants: Sequence[Variant]) -> Any:
     return list(dict.fromkeys(ordered(label) for label in labels))
 
 
-def typed(candidates: Sequence[Variant]) -> tuple[Variant, ...]:
-    """Candidates with the types that their files' headers say they ran in, where `precision=` does not.
+def typed(variants: Sequence[Variant], option: str = "--candidates") -> tuple[Variant, ...]:
+    """Variants, named by `option`, with the types that their files' headers say they ran in; `precision=` must agree.
 
     Raises:
         InputError: a header's type is none, or another than was asked for; or the file cannot be read.
     """
-    return tuple(_typed(v) if v.recorded and not v.endpoint else v for v in candidates)
+    return tuple(_typed(v, option) if v.recorded and not v.endpoint else v for v in variants)
 
 
-def _typed(variant: Variant) -> Variant:
-    said, kinds = read(_path(variant)).header.get("precision"), tuple(reversed(COARSER))
-    where = f"--candidates {variant.name}: the header of {os.path.basename(_path(variant))}"
+def _typed(variant: Variant, option: str) -> Variant:
+    said, kinds = read(_path(variant), option).header.get("precision"), tuple(reversed(COARSER))
+    where = f"{option} {variant.name}: the header of {os.path.basename(_path(variant))}"
     if said is None:
         return variant
     if said not in kinds:
