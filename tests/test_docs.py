@@ -216,7 +216,7 @@ def test_every_place_that_contributing_names_exists() -> None:
             registries[name[1]] = getattr(module, name[1])
     assert set(registries) == {
         "PRECISIONS", "KNOBS", "STRATEGIES", "TOKEN_METRICS", "TRACE_METRICS", "CHECKS", "TABLES", "FOLDS", "SECTIONS", "FIGURES",
-        "EXPERIMENTS", "EXECUTORS", "ADAPTERS",
+        "EXPERIMENTS", "EXECUTORS", "ADAPTERS", "VARY",
     }  # fmt: skip
     assert all(isinstance(registry, (dict, tuple)) and registry for registry in registries.values())
     for name in re.findall(

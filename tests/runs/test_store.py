@@ -50,7 +50,7 @@ COLUMNS = {
     "steps": f"{KEYS} position e0 e1 kl_reference_text kl_candidate_text after",
     "layers": f"{KEYS} depth module tokens error_square reference_square error_max first_module",
     "repeats": "model variant vary strategy seed prompt_id run setting unique_id first_divergence n_tokens finish loop "
-    "logits right text token_ids",
+    "logits right text token_ids compared_by",
     "spread": "model variant vary strategy seed prompt_id positions top1_prob_std noise_square error_square",
     "routing": "model reference candidate role strategy layer experts chosen tokens changed agreement margin "
     "margin_changed error within_error kl kl_replayed routing_ratio",
