@@ -20,6 +20,7 @@ from decodedrift.decoding.strategies import not_injectable, screened
 from decodedrift.measure.checks import Check, answered, parse_check, trusted
 from decodedrift.models.knobs import COARSER, KNOBS, unread
 from decodedrift.models.precisions import PRECISIONS
+from decodedrift.runs.judge import JUDGE
 
 FLOOR_PROMPTS = 64  # of a run's prompts, the first, on which a floor is measured
 ROUGH, FINE = ("bf16", "fp16"), ("fp32", "fp64")  # types of arithmetic: what is certified, and against what
@@ -128,7 +129,7 @@ class CompareSettings(EndpointSettings):
                 raise InputError(f"--{name} compares what both sides read alike: leave it or --as-deployed out")
         if self.as_deployed and self.mode == "screen":
             raise InputError("--as-deployed needs generated texts: leave it or --mode screen out")
-        sides = ("inject", "decompose", "where", "as_deployed", "texts", "reference_run")
+        sides = ("inject", "decompose", "where", "as_deployed", "texts", "reference_run", "keep_logits")
         for name in sides if self.judge is not None else ():
             if getattr(self, name):
                 raise InputError(
@@ -257,9 +258,10 @@ def without_cast(recorded: Variant, reference: Variant) -> str:
         return "what it ran in is not said; add it, as in NAME=FILE:precision=bf16"
     if not castable(reference) or COARSER.index(recorded.compute) <= COARSER.index(str(reference.compute)):
         finer = "fp32" if recorded.compute in ROUGH else "fp64"
-        return (
-            f"the reference computes in {reference.compute} itself; hold {recorded.compute} against --reference {finer}"
-        )
+        who, way = ("judge", f"--judge MODEL:precision={finer}") if reference.name == JUDGE else (
+            "reference", f"--reference {finer}",
+        )  # fmt: skip
+        return f"the {who} computes in {reference.compute} itself; hold {recorded.compute} against {way}"
     return ""
 
 
