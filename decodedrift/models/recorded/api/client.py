@@ -175,6 +175,7 @@ def _guarded(base: Any, without_key: Callable[[bytes], bytes], keyed: bool, most
 
     class Guarded(base):  # type: ignore[misc]
         async def send(self, request: Any, **how: Any) -> Any:
+            """A request's answer, read to its end or to the cap, without the key."""
             own = request.headers.copy()  # by which the openai client knows its request again
             for name in [name for name in own if name.lower() not in sent]:
                 del request.headers[name]

@@ -88,6 +88,7 @@ class _Recorder:
     failed: int = 0
 
     async def asked(self, key: str) -> None:
+        """Asks for what the file lacks; every answer is written as it comes."""
         plan, writer = self.plan, self.writer
         every = questions(plan)
         async with Endpoint(self.url, key, deadline=plan.deadline, retries=plan.retries) as endpoint:
