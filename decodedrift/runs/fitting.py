@@ -1,4 +1,4 @@
-"""Prompts and texts as ids: those that fit the window of every variant, and why the others do not."""
+"""What fits: prompts and texts as ids in the window of every variant, batches and jobs in the memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from decodedrift.core.prompts import BALANCED, TEXTS, balanced, bundled_sets
 from decodedrift.core.records import InputError, Prompt, Text
@@ -93,3 +93,14 @@ def _windows(source: Text, vocab: Vocabulary, convention: str, context: int, str
     if text.name in TEXTS and count > text.tokens / 2:
         raise InputError(f"the {text.name} is {count} times token {token} to this tokenizer, of {text.tokens} in all")
     return text
+
+
+def sized(world: Any, batch_size: int | None, prompts_per_job: int | None, free: bool) -> Any:
+    """The plan with its batch size, and how many prompts a job has where that is free; what is None fits the memory."""
+    from decodedrift.models import budget
+
+    each = world.plan.prompts_per_job
+    world.plan = world.plan.having(batch_size=batch_size or budget.fitting_batch(world))
+    if not free:
+        return world.plan
+    return world.plan.having(prompts_per_job=prompts_per_job or budget.prompts_per_job(world, each))

@@ -147,8 +147,7 @@ def prepare(
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
     others = world.other_checkpoints(plan, vocab, _live(settings))
     plan = stored.settled(plan, checkpoint, others, settings.model_fields_set)
-    for variant in plan.running:
-        of_it = others.get(variant.name, checkpoint)
+    for variant, of_it in ((v, others.get(v.name, checkpoint)) for v in plan.running):
         check_knobs(variant, of_it)
         footprint.check_precision(variant, of_it)
     vocab = vocabulary.narrowed(vocab, others)
@@ -162,10 +161,7 @@ def prepare(
         place.own = own.owns(plan, checkpoint, vocab, encoded, others)
     check_beams(plan.strategies, place.width)
     check(place)
-    place.plan = plan.having(batch_size=sizes.batch_size or budget.fitting_batch(place))
-    if settings.prompts_per_job is None:
-        each = sizes.prompts_per_job or budget.prompts_per_job(place, plan.prompts_per_job)
-        place.plan = place.plan.having(prompts_per_job=each)
+    place.plan = fitting.sized(place, sizes.batch_size, sizes.prompts_per_job, settings.prompts_per_job is None)
     facts = _environment(place)
     facts["warnings"] += unread
     windows = {name: len(t.windows) for name, t in texts.items()}
