@@ -117,24 +117,20 @@ def test_no_strategy_leaves_the_table_without_a_word(more: int, monkeypatch: pyt
 def test_any_number_of_candidates_fits(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     study = synthetic(prompts=4, tokens=6, candidates=count, strategies=2, alternatives=False)
     for alarm, outside in product(["", "it broke " * 200], ["", "it is wider " * 90]):
-        fits(study, count, alarm, outside, monkeypatch)
-
-
-def fits(study: Any, count: int, alarm: str, outside: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assembly, "alarms", lambda study: [alarm] if alarm else [])
-    monkeypatch.setattr(certificate, "outside", lambda study: [outside] if outside else [])
-    monkeypatch.setattr(assembly, "rest", lambda study: [outside] if outside else ["a sentence"])
-    lines = screenful(study).split("\n")
-    assert len(lines) <= 21 and all(cell_len(line) <= 80 for line in lines)
-    named = [line.split()[0] for line in lines if " wording " in line]
-    hidden = count - len(named)
-    if hidden:
-        assert f"({hidden} more candidates; --verbose has all)" in lines
-    elif count > 3:
-        assert "(--verbose has all)" in lines
-    assert bool(outside) == any("it is wider" in line for line in lines)
-    everything = screenful(study, verbose=True)
-    assert everything.count(" wording ") == count
+        monkeypatch.setattr(assembly, "alarms", lambda study, alarm=alarm: [alarm] if alarm else [])
+        monkeypatch.setattr(certificate, "outside", lambda study, outside=outside: [outside] if outside else [])
+        monkeypatch.setattr(assembly, "rest", lambda study, outside=outside: [outside] if outside else ["a sentence"])
+        lines = screenful(study).split("\n")
+        assert len(lines) <= 21 and all(cell_len(line) <= 80 for line in lines)
+        named = [line.split()[0] for line in lines if " wording " in line]
+        hidden = count - len(named)
+        if hidden:
+            assert f"({hidden} more candidates; --verbose has all)" in lines
+        elif count > 3:
+            assert "(--verbose has all)" in lines
+        assert bool(outside) == any("it is wider" in line for line in lines)
+        everything = screenful(study, verbose=True)
+        assert everything.count(" wording ") == count
 
 
 def test_of_too_many_candidates_the_loud_ones_are_shown() -> None:
