@@ -93,6 +93,18 @@ def test_what_a_server_refuses_is_left_out_and_said(server: Served, tmp_path: Pa
         record(server, tmp_path / "other.jsonl", strategies=["top-k:k=5"])
 
 
+@pytest.mark.parametrize("strategies", [["greedy", "top-k:k=5"], ["top-k:k=5", "greedy"]])
+def test_what_is_switched_off_by_another_number_is_asked_so(
+    server: Served, tmp_path: Path, strategies: list[str]
+) -> None:
+    server.turn(positive=True)
+    assert record(server, tmp_path / "out.jsonl", strategies=strategies, limit=1, retries=0).failed == 0
+    by_strategy = dict(zip(strategies, [body["top_k"] for body in server.asked()[-2:]]))
+    assert by_strategy == {"greedy": 0, "top-k:k=5": 5}
+    capable = lines(tmp_path / "out.jsonl")[0]["capabilities"]["completions"]
+    assert capable["taken"]["top_k"] == 0 and capable["refused"] == {} and "token_ids" in capable["gives"]
+
+
 def test_text_alone_is_recorded_as_such(server: Served, tmp_path: Path) -> None:
     server.turn(logprobs=False, ids=False)
     record(server, tmp_path / "out.jsonl")
