@@ -7,12 +7,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from server import DEMO, OPENAIS, Served, served
+from server import DEMO, OPENAIS, Served
 
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError
@@ -24,18 +23,6 @@ from decodedrift.models.recorded.api.client import checked_url
 pytest.importorskip("openai")
 KEY = "sk-Se/cret+0123456789"
 PROMPTS = ["Once upon a time", "The ship was lost", "Lily liked cats"]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Served]:
-    with served() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Served) -> Served:
-    running.turn()
-    return running
 
 
 def record(server: Served, path: Path, **asked: Any) -> Outcome:
