@@ -118,3 +118,19 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return save
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[Any]:
+    """The one server of the demo model in bf16 (`server.Served`) that all tests of a process ask."""
+    from server import served
+
+    with served() as running:
+        yield running
+
+
+@pytest.fixture
+def server(endpoint: Any) -> Any:
+    """The server with its knobs as they are from the start."""
+    endpoint.turn()
+    return endpoint

@@ -37,6 +37,7 @@ KNOBS: dict[str, Any] = {
     "nondeterminism": 0.0,  # how often the runner-up is taken, in draws that no request's seed decides
     "beside": False,  # only while others are under way
     "strict": False,  # fields beyond OpenAI's are refused
+    "positive": False,  # a top_k below 0 is refused, as llama-cpp-python does it: with 500
     "key": "",  # that is asked for
     "echo": False,  # the key in texts and reasons
     "redirect": "",  # the root of another server
@@ -174,6 +175,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(failure["status"], {"error": {"message": reason}}, after)
         if knobs["strict"] and (unknown := sorted(set(body) - OPENAIS)):
             return self._send(400, {"error": {"message": f"Unrecognized request argument supplied: {unknown[0]}"}})
+        if knobs["positive"] and body.get("top_k", 0) < 0:
+            return self._send(500, {"error": {"message": "Input should be greater than or equal to 0"}})
         time.sleep(knobs["hang"] * self.wrong)
         return self._send(200, self._answer(body, "chat" in self.path, given))
 
@@ -218,7 +221,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _note(self, body: Any) -> None:
         with self.lock:
-            self.requests.append({"path": self.path, "headers": dict(self.headers), "body": body})
+            self.requests.append({"path": self.path, "headers": {n.lower(): v for n, v in self.headers.items()}, "body": body})
 
     def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(content).encode()

@@ -32,6 +32,12 @@ from decodedrift.decoding.spool import Spool
 from decodedrift.decoding.tops import Tops
 from decodedrift.measure.passes import Pass, Passage
 
+
+
+class Damaged(InputError):
+    """What was kept of a job's reference cannot be used: it is gone, or another file is there."""
+
+
 Pieces = Tensor | list[Tensor]  # a tensor, or several that are one behind the other
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
 
@@ -99,7 +105,7 @@ class Kept:
         """Opens it.
 
         Raises:
-            InputError: it is damaged.
+            Damaged: it is not what was written.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -107,9 +113,9 @@ class Kept:
             self._file = cast(Any, safe_open(path, "pt"))
             texts = json.loads(self._file.metadata()["texts"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: damaged ({str(error)[:80]}); put it back, or make that run again") from None
+            raise Damaged(f"{path}: damaged ({str(error)[:80]}); put it back, or make that run again") from None
         if not sum_of(path).exists() or sum_of(path).read_text().strip() != _digest(path):
-            raise InputError(f"{path}: damaged (its SHA-256 is another); put it back, or make that run again")
+            raise Damaged(f"{path}: damaged (its SHA-256 is another); put it back, or make that run again")
         self._path = path
         self._names = set(self._file.keys())
         self._texts: dict[Key, tuple[int, dict[str, Any]]] = {Key(*t["key"]): (n, t) for n, t in enumerate(texts)}

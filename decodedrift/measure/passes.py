@@ -59,7 +59,7 @@ class Pass:
 
     against: the pass it is held against, None for the job's reference. own_nll: NLL of its own forced continuations;
     judge_nll: the same continuations under the reference; float64 [T], nats. judge_margin: how far the reference there
-    preferred another token, float64 [T]. last_nll: of a screening's predicted token alone, float64 [1]. layout: how its
+    preferred another token, float64 [T]. judge_tops: of a text that a judge reads, its top tokens. last_nll: of a screening's predicted token alone, float64 [1]. layout: how its
     scores at a divergence were computed, one of tables.LAYOUTS; reads: how it read the text of `positions`. coupled:
     whether its draws come from the run's noise where a strategy's do.
     """
@@ -78,6 +78,7 @@ class Pass:
     judge_margin: dict[Key, np.ndarray] = field(default_factory=dict)
     positions: dict[Key, pd.DataFrame] = field(default_factory=dict)
     forced_tops: dict[Key, Tops] = field(default_factory=dict)
+    judge_tops: dict[Key, Tops] = field(default_factory=dict)
     last_nll: dict[Key, np.ndarray] = field(default_factory=dict)
     layout: str = DECODED
     reads: str = FORCED
@@ -269,14 +270,15 @@ def write(
         named, row["layout"] = pair | key._asdict(), FORCED if read else output.layout
         result.rows["divergences"].append(named | row)
         if output.role == "candidate":
-            result.rows["alternatives"].extend(ledger.rows(named, _tops(against, output, key), row["first_divergence"]))
+            tops = _tops(against, output, key, plan.reader.name)
+            result.rows["alternatives"].extend(ledger.rows(named, tops, row["first_divergence"]))
     for key, frame in output.positions.items():
         result.rows["positions"].append(keyed(pair | key._asdict() | {"layout": output.reads}, frame))
 
 
-def _tops(reference: Pass, candidate: Pass, key: Key) -> dict[tuple[str, str], Tops]:
-    """Both sides' top tokens: along the reference's text, and each along its own as it was generated."""
-    sides = {}
+def _tops(reference: Pass, candidate: Pass, key: Key, judge: str) -> dict[tuple[str, str], Tops]:
+    """Top tokens of both sides, and of a judge: along the reference's text, and each side's as it was generated."""
+    sides = {(judge, FORCED): reference.judge_tops[key]} if key in reference.judge_tops else {}
     for side in (reference, candidate):
         for name, tops_by_key in (("generated", side.generated.tops), ("forced", side.forced_tops)):
             if key in tops_by_key:

@@ -60,6 +60,8 @@ def _refuse(stored: Stored, folder: str) -> None:
     """What no reference can be taken from, whatever is asked."""
     if (kind := stored.plan.get("experiment", "compare")) != "compare":
         raise InputError(f"{OPTION} {folder}: a run of {kind}; name one of compare")
+    if stored.plan.get("judge"):
+        raise InputError(f"{OPTION} {folder}: a judge read recorded texts there; name a run whose reference ran itself")
     if stored.plan.get("no_text"):
         raise InputError(f"{OPTION} {folder}: it kept no texts (--no-text); name a run that did")
     if other := stored.plan.get("reference_run"):

@@ -60,6 +60,13 @@ def test_what_changed_is_said(one: dd.Study, two: dd.Study) -> None:
     }  # fmt: skip
 
 
+def test_a_recorded_text_that_is_no_rounding_any_more_is_said(one: dd.Study, two: dd.Study) -> None:
+    same = {"candidate": ["v0"], "wording": ["differs"], "quality": ["not measured"]}
+    one.answer, two.answer = (pd.DataFrame(same | {"rounding": [word]}) for word in ("cannot tell", "more than rounding"))
+    assert "Answer: v0, rounding: cannot tell → more than rounding." in sentences(one, two)
+    assert "Answer: the same." in sentences(one, copy.deepcopy(one))
+
+
 @pytest.mark.parametrize(("ends", "said"), [((0.5, 0.9), "v0 under top-k:k=5 20 % → 70 %"), ((0.3, 0.9), "none")])
 def test_a_rate_has_changed_where_the_intervals_are_apart(
     one: dd.Study, two: dd.Study, ends: tuple[float, float], said: str

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from running import LEAN, LEAN_FLAGS, same_rows
-from server import Served, served
+from server import DEMO, Served
 
 import decodedrift as dd
 from decodedrift.core.notation import is_endpoint
@@ -27,18 +27,6 @@ from decodedrift.runs.prepare import draft
 
 pytest.importorskip("openai")
 PROMPTS = {"a": "Once upon a time", "b": "The ship was lost", "c": "Lily liked cats and", "d": "In the garden there"}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Served]:
-    with served("bfloat16") as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Served) -> Served:
-    running.turn()
-    return running
 
 
 def compare(server: Served, *others: str, **asked: Any) -> dd.Study:
@@ -73,9 +61,49 @@ def test_the_model_served_in_bf16_gives_what_the_candidate_bf16_gives(server: Se
     assert rates["api"] == rates["bf16:batch_size=1"] > 0
 
 
-def test_what_it_answered_stays_in_the_run_and_is_not_asked_again(server: Served, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    study = compare(server, out=out, max_new_tokens=4)
+@pytest.fixture(scope="module")
+def whole(endpoint: Served, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of short texts."""
+    endpoint.turn()
+    out = tmp_path_factory.mktemp("whole") / "run"
+    compare(endpoint, out=out, max_new_tokens=4)
+    return out
+
+
+def turning(count: int) -> list[Prompt]:
+    """Prompts of ids without sense, behind which the demo model's first choice is another in bf16 than in fp32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.randint(1, 2048, (24, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        models = (AutoModelForCausalLM.from_pretrained(DEMO, dtype=d).eval() for d in (torch.float32, torch.bfloat16))
+        ours, theirs = (model(ids).logits.argmax(-1) for model in models)
+    places = (ours != theirs).nonzero()[:count].tolist()
+    return [Prompt(f"{row}-{t}", "", prompt_token_ids=tuple(ids[row, : t + 1].tolist())) for row, t in places]
+
+
+def test_a_type_that_is_said_while_recording_is_what_rounding_is_held_beside(server: Served, tmp_path: Path) -> None:
+    """Prompts behind which bf16 prefers another token; said to be fp16, that is more than its rounding."""
+    file = tmp_path / "there.jsonl"
+    asked: dict[str, Any] = {"prompts": turning(24), "max_new_tokens": 1}
+    dd.record("served", out=file, endpoint=server.url, precision="bf16", **asked)
+    assert json.loads(file.read_text().splitlines()[0])["decodedrift"]["precision"] == "bf16"
+    (tmp_path / "wrong.jsonl").write_text(file.read_text().replace('"precision": "bf16"', '"precision": "fp16"'))
+    sides = [f"right={file}", f"wrong={tmp_path}/wrong.jsonl"]
+    study = dd.compare("demo", candidates=sides, strategies=["greedy"], **asked, **LEAN)
+    assert study.consistency.set_index("candidate")["turns"]["right"] >= 10
+    said = " ".join(study.verdict)
+    assert "right, consistent with bf16 rounding" in said and "wrong, more than fp16 rounding" in said
+    with pytest.raises(InputError, match="there.jsonl says precision bf16, and precision=fp16 is asked for"):
+        dd.compare("demo", candidates=[f"a={file}:precision=fp16"], **asked)
+    with pytest.raises(InputError, match="is a recording with precision 'bf16', and this one has 'fp16'"):
+        dd.record("served", out=file, endpoint=server.url, precision="fp16", **asked)
+
+
+def test_what_it_answered_stays_in_the_run_and_is_not_asked_again(server: Served, whole: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(whole, tmp_path / "run"))
+    study = dd.open_study(out)
     file = out / "data" / "recorded" / "api.jsonl"
     assert json.loads(file.read_text().splitlines()[0])["decodedrift"]["endpoint"] == server.url
     assert study.environment["checkpoints"]["api"]["header"]["engine"]["name"] == "vllm"
@@ -89,10 +117,9 @@ def test_what_it_answered_stays_in_the_run_and_is_not_asked_again(server: Served
     assert server.asked() == [] and file.read_bytes() == before
 
 
-def test_a_recording_that_stopped_before_the_run_began_goes_on(server: Served, tmp_path: Path) -> None:
+def test_a_recording_that_stopped_before_the_run_began_goes_on(server: Served, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    compare(server, out=tmp_path / "whole", max_new_tokens=4)
-    lines = (tmp_path / "whole" / "data" / "recorded" / "api.jsonl").read_bytes().splitlines(keepends=True)
+    lines = (whole / "data" / "recorded" / "api.jsonl").read_bytes().splitlines(keepends=True)
     (out / "data" / "recorded").mkdir(parents=True)
     (out / "data" / "recorded" / "api.jsonl").write_bytes(b"".join(lines[:3]))
     server.turn()

@@ -63,10 +63,22 @@ def test_the_judge_reads_both(judged: dd.Study) -> None:
         ours, theirs = (t.xs(role, level="role").sort_index() for t in (traces, run_here))
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     assert set(judged.traces["variant"]) == {"a", "b"} and not len(judged.positions) and not len(judged.perplexity)
-    assert set(zip(judged.alternatives["variant"], judged.alternatives["pass"])) == {
-        ("a", "generated"),
-        ("b", "generated"),
-    }
+    sides = set(zip(judged.alternatives["variant"], judged.alternatives["pass"]))
+    assert sides == {("a", "generated"), ("b", "generated"), ("judge", "forced")}
+
+
+def test_the_judges_own_top_tokens_are_those_of_the_reference_that_it_is(judged: dd.Study) -> None:
+    at = ["prompt_id", "position", "rank"]
+    ours, theirs = (s.alternatives[s.alternatives["variant"] == name].drop_duplicates([*at, "pass"])
+                    for s, name in ((judged, "judge"), (direct(), "fp32")))  # fmt: skip
+    both = ours.merge(theirs[theirs["pass"] == "generated"], on=at)
+    assert len(both) == len(ours) > 24 * 5 and (both["token_id_x"] == both["token_id_y"]).mean() > 0.99
+    np.testing.assert_allclose(both["logprob_x"], both["logprob_y"], atol=1e-4)
+
+
+def test_its_run_has_no_reference_for_another(judged: dd.Study, place: Path) -> None:
+    with pytest.raises(InputError, match=r"a judge read recorded texts there; name a run whose reference ran itself$"):
+        dd.compare(str(place / "model"), candidates="bf16", reference_run=place / "run", **ASKED)
 
 
 def test_what_is_said_names_the_judge(judged: dd.Study) -> None:

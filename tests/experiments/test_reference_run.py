@@ -158,6 +158,21 @@ def test_what_is_kept_is_what_is_used(model: str, copied: Path) -> None:
         dd.compare(model, candidates=["bf16"], reference_run=copied, **ASKED)
 
 
+def test_a_later_job_whose_file_is_damaged_costs_no_other_job(model: str, kept: Path, copied: Path) -> None:
+    """ASKED has two jobs of prompts."""
+    whole = dd.compare(model, candidates=["bf16"], reference_run=kept, **ASKED)
+    file = sorted((copied / "data" / "reference").glob("0*.safetensors"))[1]
+    file.write_bytes(b"no such file")
+    study = dd.compare(model, candidates=["bf16"], reference_run=copied, **ASKED)
+    lost = study.failures["prompt_id"].tolist()
+    assert len(lost) == 2 == len(set(lost)) and set(study.failures["variant"]) == {"fp32"}
+    (reason,) = set(study.failures["error"])
+    assert reason.startswith(f"{file}: ") and "put it back, or make that run again" in reason and "\n" not in reason
+    left = whole.divergences[~whole.divergences["prompt_id"].isin(lost)]
+    pd.testing.assert_frame_equal(study.divergences, left.reset_index(drop=True), check_exact=True)
+    assert study.failed and file.name in " ".join(study.verdict)
+
+
 @pytest.mark.parametrize(("reference", "dtype"), [("bf16", torch.bfloat16), ("fp64", torch.float64)])
 def test_logits_are_kept_in_their_own_type(model: str, tmp_path: Path, reference: str, dtype: torch.dtype) -> None:
     from safetensors.torch import load_file

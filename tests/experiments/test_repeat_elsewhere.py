@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from math import comb, sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from server import Served, served
+from server import Served
 
 import decodedrift as dd
 from decodedrift.core.settings import make_settings
@@ -20,18 +19,6 @@ from decodedrift.runs.prepare import draft
 
 pytest.importorskip("openai")
 PROMPTS = {"a": "Once upon a time", "b": "The ship was lost", "c": "Lily liked cats and", "d": "In the garden there"}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Served]:
-    with served("bfloat16") as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Served) -> Served:
-    running.turn()
-    return running
 
 
 def repeat(given: str, **asked: Any) -> dd.Study:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -109,16 +110,7 @@ def gguf_file(
     gguf = pytest.importorskip("gguf")
     model, writer = small(), gguf.GGUFWriter(path, "llama")
     config = model.config
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KEYS)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
+    _sizes(writer, config)
     own = tiny_tokenizer().get_vocab()
     words = sorted(own, key=lambda word: own[word]) if words is None else words
     if words:
@@ -146,9 +138,61 @@ def gguf_file(
         else:
             writer.add_tensor(names.get_name(name, (".weight",)), values)
         expected[name] = torch.from_numpy(rotated(values, heads, back=True).copy())
+    _write(writer)
+    return expected
+
+
+def converted_to_gguf(folder: Path, path: Path, kind: str) -> None:
+    """A llama's checkpoint with a SentencePiece BPE as llama.cpp reads it, its matrices in a type where they fit one."""
+    gguf = pytest.importorskip("gguf")
+    from safetensors.numpy import load_file
+    from transformers import AutoConfig
+
+    config, quantized = AutoConfig.from_pretrained(folder), gguf.GGMLQuantizationType[kind]
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    writer = gguf.GGUFWriter(path, "llama")
+    _sizes(writer, config)
+    words = sorted(model["vocab"], key=lambda word: model["vocab"][word])
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    ranks = {merge.replace(" ", ""): -n for n, merge in enumerate(merges)}
+    kinds = gguf.TokenType
+    special = {"<unk>": kinds.UNKNOWN, "<s>": kinds.CONTROL, "</s>": kinds.CONTROL}
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(words)
+    writer.add_token_scores([float(ranks.get(word, -1e6)) for word in words])
+    writer.add_token_types([special.get(w, kinds.BYTE if w.startswith("<0x") else kinds.NORMAL) for w in words])
+    for number, add in enumerate((writer.add_unk_token_id, writer.add_bos_token_id, writer.add_eos_token_id)):
+        add(number)
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(True)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, weight in load_file(folder / "model.safetensors").items():
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2], 0)
+        values = np.ascontiguousarray(rotated(weight.astype(np.float32), heads))
+        fits = weight.ndim == 2 and kind != "F32" and (kind != "Q8_0" or weight.shape[1] % 32 == 0)
+        packed = {"raw_dtype": quantized} if fits else {}
+        writer.add_tensor(
+            names.get_name(name, (".weight",)), gguf.quants.quantize(values, quantized) if fits else values, **packed
+        )
+    _write(writer)
+
+
+def _sizes(writer: Any, config: Any) -> None:
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+
+
+def _write(writer: Any) -> None:
     for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
         step()
-    return expected
 
 
 def rotated(weight: np.ndarray, heads: int, back: bool = False) -> np.ndarray:

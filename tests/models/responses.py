@@ -285,3 +285,99 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {  # by the adapter that reads them
     "llama.cpp": [LLAMACPP, LLAMACPP_OLD],
     "decodedrift": [OWN],
 }
+
+VLLM_LIVE: dict[str, Any] = {  # vLLM 0.32.0, the demo model in fp32: /v1/completions as `record` asks it
+    "id": "cmpl-8c588f25d4e27450",
+    "object": "text_completion",
+    "created": 1795718528,
+    "model": "demo",
+    "choices": [
+        {
+            "index": 0,
+            "text": ", there",
+            "logprobs": {
+                "text_offset": [0, 11],
+                "token_logprobs": [-0.22675763070583344, -0.048519305884838104],
+                "tokens": ["token_id:12", "token_id:388"],
+                "top_logprobs": [
+                    {"token_id:12": -0.22675763070583344, "token_id:388": -1.6097580194473267},
+                    {"token_id:388": -0.048519305884838104, "token_id:316": -3.5967800617218018},
+                ],
+            },
+            "finish_reason": "length",
+            "stop_reason": None,
+            "token_ids": [12, 388],
+            "prompt_logprobs": None,
+            "prompt_token_ids": [417, 437, 259, 395],
+            "routed_experts": None,
+        }
+    ],
+    "service_tier": None,
+    "system_fingerprint": "vllm-0.32.0-9efac76a",
+    "usage": {"prompt_tokens": 4, "total_tokens": 6, "completion_tokens": 2, "prompt_tokens_details": None},
+    "kv_transfer_params": None,
+    "ec_transfer_params": None,
+    "metrics": None,
+}
+
+LLAMA_CPP_PYTHON: dict[str, Any] = {  # llama-cpp-python 0.3.36's server: /v1/completions; its tokens have no ids
+    "id": "cmpl-bd749426-b6f3-401d-8d7f-4f5ae9ef4e5e",
+    "object": "text_completion",
+    "created": 1795718528,
+    "model": "stories",
+    "choices": [
+        {
+            "text": ", there",
+            "index": 0,
+            "logprobs": {
+                "text_offset": [16, 17],
+                "token_logprobs": [-0.03175363317131996, -0.06841522455215454],
+                "tokens": [",", " there"],
+                "top_logprobs": [
+                    {",": -0.03175363317131996, " there": -3.5481643676757812},
+                    {" there": -0.06841522455215454, " in": -2.9793171882629395},
+                ],
+            },
+            "finish_reason": "length",
+        }
+    ],
+    "usage": {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7},
+}
+
+LLAMA_CPP_PYTHON_CHAT: dict[str, Any] = {  # the same, /v1/chat/completions: bytes are announced and not given
+    "id": "chatcmpl-c8f6b0e1-84b1-434f-b84a-c44b1f3d886c",
+    "object": "chat.completion",
+    "created": 1795718528,
+    "model": "stories",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"content": ". ", "role": "assistant"},
+            "logprobs": {
+                "content": [
+                    {
+                        "token": ".",
+                        "logprob": -2.064255475997925,
+                        "bytes": None,
+                        "top_logprobs": [
+                            {"token": ".", "logprob": -2.064255475997925, "bytes": None},
+                            {"token": " was", "logprob": -2.2151191234588623, "bytes": None},
+                        ],
+                    },
+                    {
+                        "token": " ",
+                        "logprob": -0.5949273109436035,
+                        "bytes": None,
+                        "top_logprobs": [
+                            {"token": " ", "logprob": -0.5949273109436035, "bytes": None},
+                            {"token": " I", "logprob": -1.9494900703430176, "bytes": None},
+                        ],
+                    },
+                ],
+                "refusal": None,
+            },
+            "finish_reason": "length",
+        }
+    ],
+    "usage": {"prompt_tokens": 23, "completion_tokens": 2, "total_tokens": 25},
+}

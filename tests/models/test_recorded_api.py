@@ -7,12 +7,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from server import DEMO, OPENAIS, Served, served
+from server import DEMO, OPENAIS, Served
 
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError
@@ -24,18 +23,6 @@ from decodedrift.models.recorded.api.client import checked_url
 pytest.importorskip("openai")
 KEY = "sk-Se/cret+0123456789"
 PROMPTS = ["Once upon a time", "The ship was lost", "Lily liked cats"]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Served]:
-    with served() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Served) -> Served:
-    running.turn()
-    return running
 
 
 def record(server: Served, path: Path, **asked: Any) -> Outcome:
@@ -91,6 +78,18 @@ def test_what_a_server_refuses_is_left_out_and_said(server: Served, tmp_path: Pa
     assert "token_ids" not in capable["gives"] and "tokens" in rows[0] and "token_ids" not in rows[0]
     with pytest.raises(InputError, match=r"/v1: cannot be asked so \(HTTP 400: Unrecognized.*top_k\)"):
         record(server, tmp_path / "other.jsonl", strategies=["top-k:k=5"])
+
+
+@pytest.mark.parametrize("strategies", [["greedy", "top-k:k=5"], ["top-k:k=5", "greedy"]])
+def test_what_is_switched_off_by_another_number_is_asked_so(
+    server: Served, tmp_path: Path, strategies: list[str]
+) -> None:
+    server.turn(positive=True)
+    assert record(server, tmp_path / "out.jsonl", strategies=strategies, limit=1, retries=0).failed == 0
+    by_strategy = dict(zip(strategies, [body["top_k"] for body in server.asked()[-2:]]))
+    assert by_strategy == {"greedy": 0, "top-k:k=5": 5}
+    capable = lines(tmp_path / "out.jsonl")[0]["capabilities"]["completions"]
+    assert capable["taken"]["top_k"] == 0 and capable["refused"] == {} and "token_ids" in capable["gives"]
 
 
 def test_text_alone_is_recorded_as_such(server: Served, tmp_path: Path) -> None:

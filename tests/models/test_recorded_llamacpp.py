@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 
-from responses import LLAMACPP, LLAMACPP_CHAT, LLAMACPP_OLD
+from responses import LLAMA_CPP_PYTHON, LLAMA_CPP_PYTHON_CHAT, LLAMACPP, LLAMACPP_CHAT, LLAMACPP_OLD
 
 from decodedrift.models.recorded.adapters import adapted
+from decodedrift.models.recorded.names import spaced
 
 
 def test_ids_and_log_probabilities_of_before_sampling_are_read() -> None:
@@ -54,3 +55,16 @@ def test_its_chat_has_ids() -> None:
     (c,) = adapted(LLAMACPP_CHAT, "f:1")
     assert (c.token_ids, c.logprobs, c.top_logprobs) == ((5,), (-0.25,), ({5: -0.25, 9: -2.0},))
     assert c.meta["system_fingerprint"] == "b6123-ec428b02"
+
+
+def test_its_python_server_names_tokens_by_text_with_their_spaces() -> None:
+    (c,) = adapted(LLAMA_CPP_PYTHON, "f:1")
+    assert (c.token_ids, c.tokens, c.text, c.finish_reason) == (None, (",", " there"), ", there", "length")
+    assert c.logprobs == (-0.03175363317131996, -0.06841522455215454)
+    assert c.top_logprobs is not None and c.top_logprobs[1] == {" there": c.logprobs[1], " in": -2.9793171882629395}
+    assert spaced(c.tokens, c.text, c.top_logprobs[0]) == [True, True]
+    (chat,) = adapted(LLAMA_CPP_PYTHON_CHAT, "f:1")
+    assert (chat.tokens, chat.text) == ((".", " "), ". ")
+    assert chat.top_logprobs is not None and chat.top_logprobs[0] == {
+        ".": -2.064255475997925, " was": -2.2151191234588623,
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -61,7 +62,8 @@ def test_a_name_with_and_without_its_space_is_of_two_tokens_and_so_of_none() -> 
     assert names.of(" a") == names.of("▁a") == {piece("▁a")}
     assert names.of("<0xC3>") == names.of(b"\xc3") == {piece("<0xC3>")}
     assert names.of("\ufffd") == names.of("\ufffd".encode()) == names.of("zzz") == frozenset()
-    assert names.ids((" a", "ab")) == (piece("▁a"), piece("ab")) and names.ids((" a", "a")) is None
+    assert names.ids((" a", "ab"), [False] * 2) == (piece("▁a"), piece("ab"))
+    assert names.ids((" a", "a"), [False] * 2) is None
 
 
 def test_alternatives_that_may_be_two_tokens_are_left_out_but_for_the_chosen_one() -> None:
@@ -127,3 +129,26 @@ def test_unclear_names_that_fit_no_encoding_lose_their_log_probabilities() -> No
     shown = (piece("a"), piece("b"))  # `a` may be ▁a, and the tokenizer makes `ab` of the text
     read = reading(names, (piece("<s>"), piece("▁")), shown, text="ab")
     assert (read.token_ids, read.reencoded, read.logprobs) == ((piece("ab"),), True, None)
+
+
+def test_names_that_are_seen_to_have_their_spaces_are_of_one_token() -> None:
+    """llama.cpp's: `a` behind ` b` is no ▁a, as the text says; a detokenizer that drops all spaces does not say it."""
+    names, shown = sentencepiece(), ("a", " b", "a")
+    tops: Any = ({"a": -0.5}, {"b": -1.0}, {"a": -1.0, " b": -2.0})
+    told = Completion("f:1", tokens=shown, text="a ba", logprobs=(-1.0, -2.0, -3.0), top_logprobs=tops)
+    reader = Reader(names.vocab, {"x": (piece("<s>"),)}, 99, False)
+    reader.names = names
+
+    def read(completion: Completion) -> Continuation:
+        result = reader.continuation(Key("greedy", 0, "x"), 0, completion)
+        assert isinstance(result, Continuation)
+        return result
+
+    first = {"a": -0.5, " b": -3.0}  # spaces are shown here, too
+    whole = read(replace(told, top_logprobs=(first, *tops[1:])))
+    assert not whole.reencoded and whole.token_ids == (piece("a"), piece("▁b"), piece("a"))
+    assert whole.top_logprobs == (
+        {piece("a"): -0.5, piece("▁b"): -3.0}, {piece("b"): -1.0}, {piece("a"): -1.0, piece("▁b"): -2.0},
+    )  # fmt: skip
+    assert read(told).reencoded, "the first may be ▁a"
+    assert read(replace(told, tokens=("a", "b", "a"), text="a ba")).reencoded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from responses import VLLM, VLLM_CHAT, VLLM_SERVER
+from responses import VLLM, VLLM_CHAT, VLLM_LIVE, VLLM_SERVER
 
 from decodedrift.models.recorded.adapters import adapted
 
@@ -57,3 +57,11 @@ def test_a_text_that_was_taken_apart_is_a_failure_unless_its_ids_are_there() -> 
     assert adapted(raw, "f:1")[0].text is None and adapted(raw, "f:1")[0].token_ids == (5,)
     raw["choices"][0]["logprobs"] = None
     assert "took reasoning or tool calls out of the text" in str(adapted(raw, "f:1")[0].error)
+
+
+def test_a_running_server_gives_ids_for_names() -> None:
+    (c,) = adapted(VLLM_LIVE, "f:1")
+    assert (c.prompt_token_ids, c.token_ids, c.text) == ((417, 437, 259, 395), (12, 388), ", there")
+    assert c.logprobs == (-0.22675763070583344, -0.048519305884838104)
+    assert c.top_logprobs == ({12: c.logprobs[0], 388: -1.6097580194473267}, {388: c.logprobs[1], 316: -3.5967800617218018})
+    assert c.meta["system_fingerprint"] == "vllm-0.32.0-9efac76a"

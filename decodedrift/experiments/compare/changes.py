@@ -114,9 +114,10 @@ def _told(kind: str, changes: Sequence[str], none: str = "the same") -> str:
 def _answers(first: pd.DataFrame, second: pd.DataFrame) -> str:
     """The words that a candidate is told in and was not, of those in both runs."""
     both = first.merge(second, on="candidate", suffixes=("_a", "_b"))
-    words = [word for word in ("wording", "quality", "answers") if word in first and word in second]
+    kinds = {"wording": "", "quality": "", "answers": "", "rounding": ", rounding:"}
+    words = [word for word in kinds if word in first and word in second]
     changes = [
-        f"{visible(str(row['candidate']))} {row[f'{word}_a']} → {row[f'{word}_b']}"
+        f"{visible(str(row['candidate']))}{kinds[word]} {row[f'{word}_a']} → {row[f'{word}_b']}"
         for row in both.to_dict("records") for word in words if row[f"{word}_a"] != row[f"{word}_b"]
     ]  # fmt: skip
     return _told("Answer", changes) if len(both) else ""

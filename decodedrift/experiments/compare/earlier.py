@@ -24,7 +24,7 @@ from decodedrift.decoding.preferences import Preferences
 from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.warping import warp
 from decodedrift.measure.bench import Bench
-from decodedrift.measure.kept import Kept
+from decodedrift.measure.kept import Damaged, Kept
 from decodedrift.measure.passes import Pass, Passage, See, nll
 from decodedrift.measure.tables import FORCED, JobResult
 from decodedrift.models.load import Loaded
@@ -73,7 +73,7 @@ def earlier_of(bench: Bench) -> Earlier | None:
     if not bench.job.prompts:
         return None
     if stored.plan.get("keep_logits"):
-        raise InputError(f"{path}: missing; put it back, or make that run again")
+        raise Damaged(f"{path}: missing; put it back, or make that run again")
     traces = read_tables(path_of(folder), ["traces"])["traces"]
     traces = traces[(traces["role"] == "reference") & traces["prompt_id"].isin([p.id for p in bench.job.prompts])]
     rows = {Key(row["strategy"], int(row["seed"]), row["prompt_id"]): row for row in traces.to_dict("records")}

@@ -23,7 +23,7 @@ from decodedrift.experiments.compare.reading import read_against, read_by_all, r
 from decodedrift.measure import injection, passes
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.checks import ready
-from decodedrift.measure.kept import keep
+from decodedrift.measure.kept import Damaged, keep
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import FORCED, STEPPED, JobResult, token_rows
 from decodedrift.measure.where import Where
@@ -35,7 +35,8 @@ from decodedrift.models.world import World
 
 
 def execute(job: Job, world: World, progress: Progress | None = None, spill: str | None = None) -> JobResult:
-    """Runs one job. A candidate that fails is a row of `failures`; the others finish.
+    """Runs one job. A candidate that fails is a row of `failures`; the others finish. So is a reference that was kept by an
+    earlier run and is damaged; of the first job it ends the run.
 
     Raises:
         InputError: the reference itself cannot run; nothing can be held against it.
@@ -43,7 +44,15 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
     plan: Any = world.plan
     with Spool(budget.spool_bytes(world), spill) as spool, ExitStack() as resident:
         bench = Bench(job, world, progress or Progress(), spool, batched=plan.noise_floor or plan.continued)
-        run = Comparison(bench, Pass(plan.reference.name, plan.reference, "reference"), earlier=earlier_of(bench))
+        try:
+            earlier = earlier_of(bench)
+        except Damaged as error:
+            if job.first:  # nothing is lost by ending here
+                raise
+            for prompt_id in [p.id for p in job.prompts] or [""]:
+                bench.result.fail(plan.model, plan.reference.name, "read", "failed", str(error), "", prompt_id)
+            return bench.result
+        run = Comparison(bench, Pass(plan.reference.name, plan.reference, "reference"), earlier=earlier)
         to_keep = file_to_keep(bench, spill)
         model = bench.open_reference(resident)
         run.begin(model)

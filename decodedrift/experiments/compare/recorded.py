@@ -155,6 +155,8 @@ def judge(bench: Bench, model: Loaded, recorded: Recording, others: Sequence[Pas
                 side.judge_nll[key] = losses
                 note_margin(side, passage, ours)
             recorded.frames[key] = _rows(passage, logits, losses, ours, recorded)
+            if others:
+                side.judge_tops[key] = passes.tops_of(logits, tokens, losses)
             if others and ours is not None:
                 side.generated.scores[key] = ours.text_score.tolist(), []
                 side.generated.logs[key] = _rivals(passage, logits, [o.traces[key] for o in others if key in o.traces])

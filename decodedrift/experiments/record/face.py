@@ -38,6 +38,7 @@ def record(
     chat_template: bool = False,
     ignore_eos: bool = False,
     endpoint: str | None = None,
+    precision: str | None = None,
     api_key_env: str | None = None,
     concurrency: int = 1,
     top_logprobs: int = 5,

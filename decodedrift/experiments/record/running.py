@@ -44,7 +44,8 @@ def recorded(settings: RecordSettings, out: str | Path, progress: Progress, toke
     with recording(out) as writer:
         before = len(writer.done)
         if settings.endpoint is not None:
-            failed = record(checked_url(settings.endpoint), few(plan, settings), writer, progress)
+            url = checked_url(settings.endpoint)
+            failed = record(url, few(plan, settings), writer, progress, settings.precision)
         else:
             from decodedrift.experiments.record import local
 

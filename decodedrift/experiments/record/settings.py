@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator
 
 from decodedrift.core.endpoint import EndpointSettings
+from decodedrift.core.notation import one_of
 from decodedrift.core.records import InputError
 from decodedrift.core.settings import DECODING, ENDPOINT, WHAT, Option, Whole, option
+from decodedrift.models.knobs import COARSER
 
 NO_OPTIONS = ("no_text", "executor")  # a recording is its texts, made in one process
 
@@ -28,11 +32,15 @@ class RecordSettings(EndpointSettings):
     endpoint: str | None = option(
         None, "Record what this serves under --model: http://127.0.0.1:8000/v1.", ENDPOINT, "URL"
     )
+    precision: Annotated[str, BeforeValidator(one_of(*reversed(COARSER)))] | None = option(
+        None, "What the endpoint is said to compute in, such as bf16.", ENDPOINT, "TYPE"
+    )
 
     def check(self) -> None:
         """What is of a local model alone is not asked of an endpoint, and the other way round."""
         if self.endpoint is None:
-            for flag in self.given_to_endpoints():
+            said = ["--precision"] if self.precision is not None else []
+            for flag in (*said, *self.given_to_endpoints()):
                 raise InputError(f"{flag} is of an endpoint: leave it out, or add --endpoint URL")
             return
         for name in HERE:

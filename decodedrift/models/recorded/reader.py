@@ -12,7 +12,7 @@ from decodedrift.core.records import InputError, Key
 from decodedrift.models.recorded.completion import Completion
 from decodedrift.models.recorded.continuation import Continuation
 from decodedrift.models.recorded.ends import End, ended
-from decodedrift.models.recorded.names import LOST, Names
+from decodedrift.models.recorded.names import LOST, Names, spaced
 
 if TYPE_CHECKING:
     from decodedrift.models.text.vocabulary import Vocabulary
@@ -118,7 +118,7 @@ class Reader:
         if completion.token_ids is not None:
             return Ids(completion.token_ids)
         tokens = completion.tokens or ()
-        if completion.finish_reason != "lost" and tokens and (named := self.names.ids(tokens)) is not None:
+        if completion.finish_reason != "lost" and tokens and (named := self._named(completion)) is not None:
             return Ids(named)
         text = completion.text
         if text is None:
@@ -129,6 +129,9 @@ class Reader:
             return None
         same = len(ids) <= len(tokens) and all(i in self.names.of(t) for i, t in zip(ids, tokens, strict=False))
         return Ids(ids, bool(tokens) and same, True)
+
+    def _named(self, completion: Completion) -> tuple[int, ...] | None:
+        return self.names.ids(completion.tokens or (), _spaces(completion))
 
     def _check(self, completion: Completion, ids: Ids) -> None:
         given = [(f"token_ids[{n}]", token) for n, token in enumerate(ids.ids)]
@@ -150,10 +153,12 @@ class Reader:
         if completion.top_logprobs is None or not ids.aligned:
             return None
         tables: list[Mapping[int, float]] = []
+        spaces = _spaces(completion)
         for n, token in enumerate(end.token_ids[: len(end.token_ids) - end.appended]):
             chosen = completion.tokens[n] if completion.tokens is not None else None
+            full = chosen is not None and spaces[n]
             self.tally["excess"] += fsum(map(exp, completion.top_logprobs[n].values())) > MOST
-            table, left_out = self.names.top(completion.top_logprobs[n], chosen, token)
+            table, left_out = self.names.top(completion.top_logprobs[n], chosen, token, full)
             self.tally["ambiguous"] += left_out
             tables.append(table)
         return (*tables, {}) if end.appended else tuple(tables)
@@ -184,3 +189,8 @@ class Reader:
             return False
         says = {self.vocab.decode(ids).strip(), self.vocab.words(ids).strip()}
         return LOST not in text and not any(LOST in s for s in says) and text.strip() not in says
+
+
+def _spaces(completion: Completion) -> list[bool]:
+    tops = completion.top_logprobs or ({},)
+    return spaced(completion.tokens or (), completion.text, tops[0] if tops else ())

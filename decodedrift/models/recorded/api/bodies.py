@@ -13,6 +13,7 @@ from typing import Any
 from decodedrift.core.records import Cell, InputError, Prompt, Strategy, nearest
 
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0}
+OTHERWISE = {"top_k": 0}  # says the same where no number below 0 is taken (llama-cpp-python)
 IDS = {"return_token_ids": True, "return_tokens_as_token_ids": True, "return_tokens": True}  # vLLM's, llama.cpp's
 OURS = (  # what --body may not say
     "model", "prompt", "messages", "n", "stream", "max_tokens", "temperature", "seed", "echo",
@@ -91,6 +92,11 @@ def strategy_fields(strategy: Strategy) -> dict[str, Any]:
     """The fields that ask for a strategy."""
     fields: dict[str, Any] = {"top_p": 1.0, **strategy.kind.request(strategy.params)}
     return fields | ({PENALTY: strategy.params[PENALTY]} if PENALTY in strategy.params else {})
+
+
+def sets_neutral(strategy: Strategy) -> bool:
+    """Whether a strategy asks for something that is switched off for others."""
+    return not NEUTRAL.keys().isdisjoint(strategy_fields(strategy))
 
 
 def needed(plan: Any) -> dict[str, Any]:

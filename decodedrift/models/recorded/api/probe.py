@@ -10,10 +10,22 @@ from urllib.parse import urlsplit
 
 from decodedrift.core.records import InputError
 from decodedrift.models.recorded.adapters import adapted
-from decodedrift.models.recorded.api.bodies import IDS, NEUTRAL, Question, body, needed, questions, shown
+from decodedrift.models.recorded.api.bodies import (
+    IDS,
+    NEUTRAL,
+    OTHERWISE,
+    Question,
+    body,
+    needed,
+    questions,
+    sets_neutral,
+    shown,
+)
 from decodedrift.models.recorded.api.client import Answer, Endpoint, Refused
 
-NOT_TAKEN = (400, 404, 405, 413, 422, 501)  # an answer to the question as it was asked, not to this moment
+NOT_TAKEN = (  # an answer to the question as it was asked, not to this moment; 500: llama-cpp-python, of a wrong field
+    400, 404, 405, 413, 422, 500, 501,
+)  # fmt: skip
 VERSIONS = {
     "vllm": ("/version", "version"),
     "sglang": ("/get_server_info", "version"),
@@ -61,7 +73,8 @@ async def capabilities(endpoint: Endpoint, plan: Any) -> dict[str, Capable]:
     Raises:
         InputError: the endpoint does not answer, or refuses what the plan cannot do without.
     """
-    first = {question.chat: question for question in reversed(questions(plan))}
+    order = sorted(reversed(questions(plan)), key=lambda question: not sets_neutral(question.cell[0]))
+    first = {question.chat: question for question in order}  # the first that sets nothing of what is to be found
     return {KINDS[chat]: await _capable(endpoint, plan, question) for chat, question in first.items()}
 
 
@@ -74,7 +87,7 @@ async def _capable(endpoint: Endpoint, plan: Any, question: Question) -> Capable
     groups = [{k: v} for k, v in (NEUTRAL | IDS).items()] + [shown(question.chat, plan.top_logprobs)]
     every = {k: v for group in groups for k, v in group.items()}
     reasons: dict[str, Refused] = {}
-    for fields, limit in ((every | must, LIMITS[0]), *((must, limit) for limit in LIMITS)):
+    for fields, limit in ((must | every, LIMITS[0]), *((must, limit) for limit in LIMITS)):
         try:
             answer = await tried(fields, limit)
             break
@@ -86,17 +99,17 @@ async def _capable(endpoint: Endpoint, plan: Any, question: Question) -> Capable
         raise InputError(f"{endpoint.url}: cannot be asked so ({list(reasons.values())[1]})")
     if not reasons:
         return Capable(every, {}, limit, _gives(answer))
-    taken, declined = dict(fields), dict[str, str]()
+    taken, declined = dict[str, Any](), dict[str, str]()
     for group in groups:
-        if group.keys() <= taken.keys():
-            continue
-        try:
-            await tried(taken | group, limit)
-            taken |= group
-        except Refused as refused:
-            declined |= dict.fromkeys(group, str(refused))
-    answer = await tried(taken, limit)
-    return Capable({k: v for k, v in every.items() if k in taken}, declined, limit, _gives(answer))
+        for way in (group, *({k: v} for k, v in OTHERWISE.items() if k in group)):
+            try:
+                await tried(must | taken | way, limit)
+                taken |= way
+                break
+            except Refused as refused:
+                declined |= dict.fromkeys(way, str(refused))
+    answer = await tried(must | taken, limit)
+    return Capable(taken, {k: v for k, v in declined.items() if k not in taken}, limit, _gives(answer))
 
 
 def _gives(answer: Answer) -> tuple[str, ...]:

@@ -59,12 +59,16 @@ def answered(plan: Any, answers: Answers | None) -> Iterator[dict[str, Path]]:
                 files[name] = folder / f"{file_name(name)}.jsonl"
                 if not (answers.frozen and files[name].is_file()):
                     with recording(files[name]) as writer:
-                        record(checked_url(url), askable(asked).having(model=model), writer, answers.progress)
+                        plan = askable(asked).having(model=model)
+                        record(checked_url(url), plan, writer, answers.progress, variant.compute)
         yield files
 
 
-def record(url: str, plan: Any, writer: Writer, progress: Progress) -> int:
+def record(url: str, plan: Any, writer: Writer, progress: Progress, precision: str | None) -> int:
     """Asks an endpoint for every completion of a plan that is not in the file. Returns how many failed.
+
+    Args:
+        precision: what the endpoint is said to compute in.
 
     Raises:
         InputError: the endpoint cannot be asked, the body holds the key, or the file is another recording.
@@ -72,7 +76,7 @@ def record(url: str, plan: Any, writer: Writer, progress: Progress) -> int:
     key = key_of(plan.api_key_env)
     if len(key) >= SHORTEST and json.dumps(key)[1:-1] in json.dumps(plan.body):
         raise InputError("--body: holds the key of --api-key-env, and is kept in the file; leave the key out of it")
-    recorder = _Recorder(url, plan, writer, progress)
+    recorder = _Recorder(url, plan, writer, progress, precision)
     run(lambda: recorder.asked(key))
     return recorder.failed
 
@@ -85,6 +89,7 @@ class _Recorder:
     plan: Any
     writer: Writer
     progress: Progress
+    precision: str | None
     failed: int = 0
 
     async def asked(self, key: str) -> None:
@@ -93,7 +98,7 @@ class _Recorder:
         every = questions(plan)
         async with Endpoint(self.url, key, deadline=plan.deadline, retries=plan.retries) as endpoint:
             engine = await probe.engine(endpoint)
-            writer.identify(identity(self.url, plan, engine))
+            writer.identify(identity(self.url, plan, engine, self.precision))
             todo = [q for q in every if (q.cell[0].label, q.cell[1], q.prompt.id, q.run) not in writer.done]
             if not todo:
                 return
@@ -114,10 +119,11 @@ class _Recorder:
         self.progress.batch()
 
 
-def identity(url: str, plan: Any, engine: Mapping[str, Any]) -> dict[str, Any]:
+def identity(url: str, plan: Any, engine: Mapping[str, Any], precision: str | None) -> dict[str, Any]:
     """What must be equal where a recording goes on. stop: strings that end a text, which a stop token then need not."""
     stop = plan.body.get("stop")
-    said = {} if stop is None else {"stop": [stop] if isinstance(stop, str) else stop}
+    said: dict[str, Any] = {} if stop is None else {"stop": [stop] if isinstance(stop, str) else stop}
+    said |= {} if precision is None else {"precision": precision}
     return said | {
         "engine": engine,
         "endpoint": url,
