@@ -15,7 +15,7 @@ from decodedrift.experiments.compare.selection import fork, telling_case
 from decodedrift.experiments.compare.settings import reader_word
 from decodedrift.experiments.compare.verdict import answer, assembly
 from decodedrift.report.case import word
-from decodedrift.report.numbers import percentage, significant
+from decodedrift.report.numbers import MISSING, percentage, significant
 from decodedrift.report.phrases import percent
 from decodedrift.report.terminal import cut, summary_table, text_table, wrapped
 
@@ -28,7 +28,6 @@ TWO_LINES = 3  # candidates at most that have two lines each
 ALARM = 6  # lines at most of what must be read first
 HEADING = 12  # cells that the heading of a strategy is not shortened below
 MORE = "--verbose has all"
-BESIDE = ("kl_mean", "top1_agreement")
 LOUD = ("nonfinite", "not compared", "more than noise")
 
 
@@ -110,17 +109,18 @@ def _rates(study: Study, width: int, names: list[str]) -> str:
     labels = list(dict.fromkeys(rows["strategy"])) if len(rows) else []
     if not labels:
         return cut("Nothing was compared.", width)
-    body, read = [], bool(table.loc[table["role"] == "candidate", [*BESIDE]].notna().any(axis=None))
+    body = []
     for name, cells in rows.groupby("candidate", sort=False):
         by_label = {str(row.strategy): row for row in cells.itertuples()}
         counts = [f"{int(r.diverged)}/{int(r.traces)}" if (r := by_label.get(x)) else "" for x in labels]
-        kl, top = (assembly.pooled(cells, column) for column in BESIDE)
-        body.append([str(name), *counts, *([significant(kl), percentage(top)] if read else [])])
+        kl, top = (assembly.pooled(cells, column) for column in ("kl_mean", "top1_agreement"))
+        body.append([str(name), *counts, significant(kl), percentage(top)])
     reference = terminal(str(study.plan["reference"]["name"]), 24)
     parted = "predicted to leave" if study.plan.get("mode") == "screen" else "parted from"
-    first, beside = f"{parted} {reference}", ["mean KL", "same top"] if read else []
-    distances = [line[1 + len(labels) :] for line in body]
-    taken = [max(map(cell_len, column)) + 2 for column in zip(beside, *distances, strict=True)]
+    first, beside = f"{parted} {reference}", ["mean KL", "same top"]
+    if all(line[-2:] == [MISSING] * 2 for line in body):  # nobody read a text of the reference
+        beside, body = [], [line[:-2] for line in body]
+    taken = [max(map(cell_len, column)) + 2 for column in zip(beside, *(line[1 + len(labels) :] for line in body))]
     heads = _headings(labels, width - cell_len(first) - sum(taken))
     lines = text_table([first, *heads, *beside], body, width, names=1)
     shown = len(re.split(" {2,}", lines.partition("\n")[0])) - 1

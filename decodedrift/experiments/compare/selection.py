@@ -11,6 +11,7 @@ import pandas as pd
 
 from decodedrift.experiments.compare.folds.accuracy import harmful
 from decodedrift.experiments.compare.reader import as_read
+from decodedrift.report.spacing import decoder
 from decodedrift.report.tokenview import key_of
 
 if TYPE_CHECKING:
@@ -150,10 +151,12 @@ def fork(study: Study, row: Any) -> Fork | None:
     traces = traces[(traces["seed"] == row.seed) & traces["role"].isin(["reference", "candidate"])].set_index("variant")
     if not study.words or not {row.reference, row.candidate} <= set(traces.index):
         return None
-    ours, theirs = (str(traces.loc[name, "text"]) for name in (row.reference, row.candidate))
+    pair = traces.loc[[row.reference, row.candidate]]
+    decode = decoder(study.tokens, pair)  # a decoder drops the space that a text begins with
+    ours, theirs = (decode([int(i) for i in str(ids).split()]) for ids in pair["token_ids"].fillna(""))
     at = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     at = ours[:at].rfind(" ") + 1 if ours[:at][-1:].isalnum() else at  # whole words, whatever the tokens are
-    prompt = traces.loc[row.reference, "prompt"]
+    prompt = pair["prompt"].iloc[0]
     return Fork(
         f"{'' if pd.isna(prompt) else prompt}{ours[:at]}", ours[at:], theirs[at:], *_tokens(row), *_held(study, row),
     )  # fmt: skip
