@@ -20,7 +20,7 @@ ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
     "divergences": "where the texts part, a row per compared trace",
     "positions": "a row per teacher-forced token",
     "alternatives": "the top tokens at a position",
-    "recorded": "a row per token that another engine wrote, as the reference reads it",
+    "recorded": "a row per token that another engine wrote, as the reference, or the judge, reads it",
     "consistency": "whether what another engine wrote is rounding, a row per recorded candidate and strategy",
     "judged": "how probable each side holds the candidate's text, a row per trace",
     "checks": "the answers, right or wrong on each side, a row per compared trace",

@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 
 from decodedrift.core.untrusted import terminal
 from decodedrift.report.html import StudyLike
-from decodedrift.report.numbers import absent, first, percentage, significant
+from decodedrift.report.numbers import MISSING, absent, first, percentage, significant
 
 
 def summary_table(study: StudyLike, width: int = 80) -> str:
@@ -35,7 +35,9 @@ def _summary(study: StudyLike, width: int) -> str:
         ]
         for row in rows.itertuples()
     ]  # fmt: skip
-    return text_table(head, body, width, names=2)
+    distances = range(head.index("mean KL"), len(head))
+    kept = [i for i in range(len(head)) if i not in distances or any(line[i] not in ("", MISSING) for line in body)]
+    return text_table([head[i] for i in kept], [[line[i] for i in kept] for line in body], width, names=2)
 
 
 def _perplexity(study: StudyLike, width: int) -> str:

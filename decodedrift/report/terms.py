@@ -6,14 +6,14 @@ TERMS = {
     "answer": "The text that a model writes to one prompt: its continuation, word by word.",
     "word": "What a model chooses at once, a token: a word, part of one, or a sign. Counted from 1 here; the "
     "tables give positions, which count from 0.",
-    "reference": "The run that all others are held against; every distance on this page is a distance from it.",
+    "reference": "The side that all others are held against: what differs here differs from it.",
     "candidate": "The same model, or another, run in another way: the one that is tested.",
     "strategy": "How words are chosen from the model's probabilities: always the likeliest (greedy), by search (beam), "
-    "or by a draw (top-k, top-p). Reference and candidate draw with the same random numbers.",
+    "or by a draw (top-k, top-p). Reference and candidate draw with the same random numbers, where they are coupled.",
     "noise floor": "The candidate against itself, with nothing changed but how prompts share a batch: what differs "
     "there is rounding alone.",
     "95 % interval": "A range made so that it holds the true value in 95 of 100 repetitions with other prompts.",
-    "near tie": "The reference itself held the two words almost equally likely; a small error can turn such a choice.",
+    "near tie": "Two words that are almost equally likely; a small error can turn the choice between them.",
     "perplexity": "How surprised a model is by a given text: exp of its mean negative log-likelihood per word; lower "
     "is better.",
     "accuracy": "The share of texts in which a side gives the answer that the prompt expects, as it is checked here.",

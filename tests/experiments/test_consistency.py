@@ -72,6 +72,17 @@ def test_few_gaps_cannot_tell() -> None:
     assert (few["texts_not_top"], few["first_not_top_median"], few["gap_max"]) == (1, 7, 0.5)
 
 
+def test_texts_that_were_encoded_again_are_the_reason_why_no_gap_is_known() -> None:
+    unknown, why = {name: np.full(PROMPTS * TOKENS, np.nan) for name in ("gap", "cast_gap")}, {}
+    for strategy in ("greedy", "top-p:p=0.9"):
+        made = study(**unknown)
+        made.environment = {"variants": {"vllm": {"recorded": {"encoded_again": {strategy: 3}}}}}
+        why[strategy] = row(made)
+        assert why[strategy]["rounding"] == NOT_MEASURED
+    assert "3 of its texts had no token ids and were encoded again" in why["greedy"]["rounding_note"]
+    assert "a strategy took for the best" in why["top-p:p=0.9"]["rounding_note"]  # those of another strategy
+
+
 def test_figures_are_those_of_the_rows() -> None:
     columns = gaps()
     figures = row(study(**columns))

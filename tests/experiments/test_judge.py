@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,11 @@ import decodedrift as dd
 from decodedrift.cli.entry import main
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.gating import gating
+from decodedrift.experiments.compare.reader import as_read
+from decodedrift.experiments.compare.screenful import screenful
+from decodedrift.experiments.compare.sections.answer import JUDGED
+from decodedrift.experiments.compare.selection import causes
+from decodedrift.report.brief import summary
 from decodedrift.runs.wordgates import parse_gates
 
 PROMPTS = [dd.Prompt(name, text) for name, text in MORE.items()]
@@ -89,6 +97,45 @@ def test_what_is_said_names_the_judge(judged: dd.Study) -> None:
     assert "judge" in judged.to_html() and "b against a" in repr(judged)
     assert judged.environment["checkpoints"].keys() >= {"a", "b"}
     assert judged.environment["variants"]["judge"]["compute"] == "fp32"
+
+
+# of whose texts are left, which is the file's side; any other sentence with the word is of numbers that none has there
+OF_TEXTS = re.compile(
+    "differ from the reference's|left the reference|to the word, the reference's|the reference's (token|word|file)|"
+    "Reference → candidate|Reference and candidate draw|as the reference, or the judge, reads it|; reference a;"
+)
+
+
+def spoken(study: dd.Study) -> list[str]:
+    """The sentences of a run, wherever a user reads them."""
+    page = re.sub(r"(?s)<(script|style)\b.*?</\1>", "", study.to_html())
+    said = re.findall(r'(?:title|aria-label|data-\w+)="([^"]*)"', page) + re.split("<[^>]+>", page)
+    case, gaps = study.case(), study.plot.gaps()
+    said += [*study.verdict, *screenful(study, verbose=True).split("- "), summary(study), repr(study), str(case)]
+    said += [*re.split("[<>]", case._repr_html_() + study._repr_html_()), gaps.name, gaps.xaxis[0].axis_label.text]
+    return [" ".join(html.unescape(text).split()) for text in said]
+
+
+def naming_a_reference(sentences: Iterable[str]) -> list[str]:
+    """Those that name the reference for anything but its texts."""
+    others = (s for s in sentences if s not in ("reference", "Reference"))
+    return [s for s in others if re.search(r"(?i)\breference\b", OF_TEXTS.sub("", s))]
+
+
+def test_no_sentence_names_a_reference_where_none_runs(judged: dd.Study, place: Path) -> None:
+    said = [*spoken(judged), *(place / "run" / "README.txt").read_text().splitlines()]
+    assert naming_a_reference(said) == [] and any(s.startswith("Why: the judge all but tied at") for s in said)
+    assert "The judge's gap, and the error that turned it" in said and len(said) > 300
+    caught = naming_a_reference(spoken(direct()))
+    for told in ("Why: the reference all but tied", "The reference's gap, and the error", "KL(reference ‖ candidate)"):
+        assert any(sentence.startswith(told) for sentence in caught), told
+
+
+def test_every_cause_is_told_of_the_judge(judged: dd.Study) -> None:
+    for meanings in (causes(judged.plan), {n: as_read(why, judged.plan) for n, why in JUDGED.items()}):
+        assert set(meanings) >= {"near_tie", "draw", "shift", "truncation", "stopped"}
+        assert not any("reference" in meaning or "{" in meaning.replace("{share}", "") for meaning in meanings.values())
+    assert "The reference clearly preferred its token" in causes(direct().plan)["shift"]
 
 
 def test_the_folder_goes_on_reads_the_same_and_is_gated(judged: dd.Study, place: Path) -> None:

@@ -27,7 +27,7 @@ from decodedrift.experiments.compare.baseline import worse
 from decodedrift.experiments.compare.screenful import _rates, screenful
 from decodedrift.experiments.compare.selection import fork, telling_case
 from decodedrift.experiments.compare.verdict import assembly, certificate
-from decodedrift.experiments.study import open_study
+from decodedrift.experiments.study import Study, open_study
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +177,17 @@ def test_the_split_is_a_greedy_near_tie_on_a_word_that_changes_the_text(study: A
     assert texts.shared + texts.candidate_text == ours["prompt"] + theirs["text"]
     assert texts.reference_text.startswith(row.reference_token.strip())
     assert texts.candidate_text.startswith(row.candidate_token.strip())
+
+
+def test_a_split_has_the_space_that_a_decoder_drops(study: Any) -> None:
+    """As SentencePiece's: a text by itself begins without the space that its first token has."""
+    without = Study({name: getattr(study, name) for name in study.experiment.tables}, study.plan, study.environment)
+    without.traces = study.traces.assign(text=study.traces["text"].str.removeprefix(" "))
+    row = telling_case(study)
+    texts, same = fork(without, row), fork(study, row)
+    assert texts is not None and texts == same
+    prompt = study.traces.set_index("prompt_id")["prompt"][row.prompt_id].iloc[0]
+    assert texts.shared.startswith(f"{prompt} ")
 
 
 def test_the_probabilities_at_the_fork_are_the_references_own(study: Any) -> None:

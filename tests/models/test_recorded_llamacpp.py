@@ -7,7 +7,6 @@ import copy
 from responses import LLAMA_CPP_PYTHON, LLAMA_CPP_PYTHON_CHAT, LLAMACPP, LLAMACPP_CHAT, LLAMACPP_OLD
 
 from decodedrift.models.recorded.adapters import adapted
-from decodedrift.models.recorded.names import spaced
 
 
 def test_ids_and_log_probabilities_of_before_sampling_are_read() -> None:
@@ -62,7 +61,6 @@ def test_its_python_server_names_tokens_by_text_with_their_spaces() -> None:
     assert (c.token_ids, c.tokens, c.text, c.finish_reason) == (None, (",", " there"), ", there", "length")
     assert c.logprobs == (-0.03175363317131996, -0.06841522455215454)
     assert c.top_logprobs is not None and c.top_logprobs[1] == {" there": c.logprobs[1], " in": -2.9793171882629395}
-    assert spaced(c.tokens, c.text, c.top_logprobs[0]) == [True, True]
     (chat,) = adapted(LLAMA_CPP_PYTHON_CHAT, "f:1")
     assert (chat.tokens, chat.text) == ((".", " "), ". ")
     assert chat.top_logprobs is not None and chat.top_logprobs[0] == {

@@ -16,6 +16,7 @@ from decodedrift.models.recorded.completion import Completion
 from decodedrift.models.recorded.continuation import Continuation
 from decodedrift.models.recorded.names import Names
 from decodedrift.models.recorded.reader import Reader
+from decodedrift.models.recorded.spelling import spelled
 from decodedrift.models.sources.checkpoints import find
 from decodedrift.models.text.vocabulary import Vocabulary, vocabulary
 
@@ -62,8 +63,46 @@ def test_a_name_with_and_without_its_space_is_of_two_tokens_and_so_of_none() -> 
     assert names.of(" a") == names.of("▁a") == {piece("▁a")}
     assert names.of("<0xC3>") == names.of(b"\xc3") == {piece("<0xC3>")}
     assert names.of("\ufffd") == names.of("\ufffd".encode()) == names.of("zzz") == frozenset()
-    assert names.ids((" a", "ab"), [False] * 2) == (piece("▁a"), piece("ab"))
-    assert names.ids((" a", "a"), [False] * 2) is None
+    assert names.ids((" a", "ab")) == (piece("▁a"), piece("ab")) and names.ids(("ab", "a")) is None
+
+
+def test_other_names_of_a_completion_tell_how_its_engine_shows_tokens() -> None:
+    names, ids = sentencepiece(), tuple(map(piece, ("ab", "▁b", "a", "<0xC3>", "<0xA9>", "▁", "b")))
+    pieces, raw = [PIECES[i] for i in ids], [names.vocab.token_bytes(i) for i in ids]
+    assert names.ids(pieces) == names.ids(raw) == ids
+    assert names.ids(["a", *pieces]) == (piece("a"), *ids)
+    assert names.ids([b"a", *raw]) is None  # the first of all may have lost its space
+    assert names.ids([*pieces, "zzz"]) is None and names.ids([t.strip() for t in raw]) is None
+    assert names.top({"a": -1.0, "▁a": -2.0}, None, 0, names.shown(pieces)) == ({piece("a"): -1, piece("▁a"): -2}, 0)
+    assert names.top({b"a": -1.0, b" a": -2.0}, None, 0, names.shown(raw)) == ({piece("a"): -1, piece("▁a"): -2}, 0)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.sampled_from([i for i, p in enumerate(PIECES) if p not in BYTES[:128]]), min_size=1, max_size=9))
+def test_tokens_shown_in_any_way_are_their_own_ids_or_none(ids: list[int]) -> None:
+    names, vocab = sentencepiece(), sentencepiece().vocab
+    behind = vocab.decode([piece("ab"), *ids])[len("ab") :]
+    shown = ([PIECES[i] for i in ids], list(map(vocab.token_bytes, ids)), list(map(vocab.token, ids)))
+    for tokens in (*shown, [vocab.decode([i]) for i in ids]):
+        assert names.ids(tokens) in (tuple(ids), None)
+        assert names.ids(tokens, behind) in (tuple(ids), None)
+
+
+def test_the_text_tells_which_of_two_tokens_was_shown() -> None:
+    names, ids = sentencepiece(), tuple(map(piece, ("ab", "▁b", "a", "▁a", "<0xC3>", "<0xA9>", "</s>")))
+    alone = [names.vocab.decode([i]) for i in ids]
+    assert alone == ["ab", "b", "a", "a", "\ufffd", "\ufffd", "</s>"] and names.ids(alone) is None
+    assert names.ids(alone, "ab ba aé") == names.ids(alone, "ab ba aé</s>") == ids
+    assert names.ids(alone, "ab ba a") is None and names.ids(alone, " ab ba aé!") is None
+    assert names.ids(["a", "a"], "a a") is None  # the first may be either
+
+
+def test_one_reading_of_a_text_is_an_answer_and_two_are_none() -> None:
+    one, two = [(1, b"a"), (2, b"ab")], [(3, b"b"), (4, b"")]
+    assert spelled([one, two], b"abb") == (2, 3) and spelled([one, two], b"a") == (1, 4)
+    assert spelled([one, two], b"ab") is None and spelled([one], b"b") is None and spelled([], b"") == ()
+    reading = spelled([one] * 5000, b"a" * 5000)
+    assert reading == (1,) * 5000
 
 
 def test_alternatives_that_may_be_two_tokens_are_left_out_but_for_the_chosen_one() -> None:

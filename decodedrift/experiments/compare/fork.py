@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.records import InputError
-from decodedrift.experiments.compare.selection import CAUSES, telling_case
+from decodedrift.experiments.compare.selection import causes, telling_case
 from decodedrift.report.case import Case, Side, narrowed
 from decodedrift.report.numbers import absent, significant
 from decodedrift.report.spacing import decoder
@@ -49,7 +49,7 @@ def _case(study: Study, row: Any) -> Case:
     where = f"{row.prompt_id}, {row.strategy}{seed}, {row.candidate} against {row.reference}"
     parted = "they are predicted to part" if study.plan.get("mode") == "screen" else "they part"
     shared = decode(ours[:at])
-    return Case(where, prompts.get(row.prompt_id, ""), shared, (sides[0], sides[1]), at, _why(row), parted)
+    return Case(where, prompts.get(row.prompt_id, ""), shared, (sides[0], sides[1]), at, _why(row, study.plan), parted)
 
 
 def _trace(study: Study, role: str, name: str, row: Any) -> pd.DataFrame:
@@ -73,10 +73,10 @@ def _chances(study: Study, row: Any, at: int) -> dict[str, tuple[float | None, .
     }
 
 
-def _why(row: Any) -> str:
+def _why(row: Any, plan: Mapping[str, Any]) -> str:
     """The cause in a sentence, and how close it was."""
     if absent(row.cause):
         return ""
-    meaning = CAUSES.get(row.cause, row.cause.replace("_", " ")).partition(". ")[0].rstrip(".")
+    meaning = causes(plan).get(row.cause, row.cause.replace("_", " ")).partition(". ")[0].rstrip(".")
     gap = "" if absent(row.reference_gap) else f" (gap {significant(row.reference_gap)} nats)"
     return f"{meaning}{gap}."

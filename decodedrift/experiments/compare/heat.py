@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
 
 MOST_ROWS, MOST_COLUMNS = 40, 12
+DISTANCES = ("kl_mean", "top1_agreement", "ln_ppl_ratio")  # of texts that were read; empty where no candidate reads
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,13 @@ class Quantity:
 
 
 def heat_maps(study: Study) -> list[HeatMap]:
-    """A map for every quantity that the summary has."""
+    """A map for every quantity that the summary has; of a distance that it has for nobody there is none."""
     table = study.summary
     if not len(table):
         return []
     horizon = float(study.plan.get("max_new_tokens") or 1)
-    shown = [q for q in quantities(horizon) if q.name in table]
+    there = [name for name in table if name not in DISTANCES or table[name].notna().any()]
+    shown = [q for q in quantities(horizon) if q.name in there]
     columns = list(dict.fromkeys(table["strategy"]))[:MOST_COLUMNS]
     return [_map(table, quantity, columns) for quantity in shown]
 

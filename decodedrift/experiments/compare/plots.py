@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from decodedrift.experiments.compare.figures import FIGURES, Curves
 from decodedrift.experiments.compare.figures.tokens import tokens
+from decodedrift.experiments.compare.reader import as_read
 from decodedrift.experiments.compare.sections.pictures import CAPTIONS
 from decodedrift.report.figures import base
 
@@ -68,7 +69,7 @@ def _drawn(curves: Curves) -> Any:
     if (drawing := curves.figure()) is None:
         return None
     shown = [base.label(choice) for choice in curves.choices[:1] if choice]
-    drawing.model.name = ", ".join([CAPTIONS[curves.name], *shown])
+    drawing.model.name = ", ".join([as_read(CAPTIONS[curves.name], curves.study.plan), *shown])
     return drawing.model
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -100,6 +101,7 @@ def told(match: Matched, coupled: bool, words: bool) -> dict[str, Any]:
         "several_runs": sum(len(runs) > 1 for runs in match.continuations.values()),
         "differing_runs": sum(len({r.token_ids for r in runs}) > 1 for runs in match.continuations.values()),
         "unmatched": {reason: len(places) for reason, places in match.unmatched.items()},
+        "encoded_again": dict(Counter(key.strategy for key in match.reencoded)),
         "other_ids": others[:FIRST], "other_prompts": len({o.prompt_id for o in match.other_ids}),
         "notes": list(match.notes),
     }  # fmt: skip

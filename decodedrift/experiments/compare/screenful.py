@@ -15,7 +15,7 @@ from decodedrift.experiments.compare.selection import fork, telling_case
 from decodedrift.experiments.compare.settings import reader_word
 from decodedrift.experiments.compare.verdict import answer, assembly
 from decodedrift.report.case import word
-from decodedrift.report.numbers import percentage, significant
+from decodedrift.report.numbers import MISSING, percentage, significant
 from decodedrift.report.phrases import percent
 from decodedrift.report.terminal import cut, summary_table, text_table, wrapped
 
@@ -118,7 +118,9 @@ def _rates(study: Study, width: int, names: list[str]) -> str:
     reference = terminal(str(study.plan["reference"]["name"]), 24)
     parted = "predicted to leave" if study.plan.get("mode") == "screen" else "parted from"
     first, beside = f"{parted} {reference}", ["mean KL", "same top"]
-    taken = [max(map(cell_len, column)) + 2 for column in zip(beside, *(line[-2:] for line in body), strict=True)]
+    if all(line[-2:] == [MISSING] * 2 for line in body):  # nobody read a text of the reference
+        beside, body = [], [line[:-2] for line in body]
+    taken = [max(map(cell_len, column)) + 2 for column in zip(beside, *(line[1 + len(labels) :] for line in body))]
     heads = _headings(labels, width - cell_len(first) - sum(taken))
     lines = text_table([first, *heads, *beside], body, width, names=1)
     shown = len(re.split(" {2,}", lines.partition("\n")[0])) - 1

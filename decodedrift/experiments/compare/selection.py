@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.experiments.compare.folds.accuracy import harmful
+from decodedrift.experiments.compare.reader import as_read
+from decodedrift.report.spacing import decoder
 from decodedrift.report.tokenview import key_of
 
 if TYPE_CHECKING:
@@ -21,15 +23,22 @@ HARMFUL = 48  # that turned a right answer wrong: the page links to them
 # The order is how much each says about the candidate: a broken number, a changed mind, a cut-off, a search, a tie.
 CAUSES = {
     "nonfinite": "NaN or infinite logits ended a trace.",
-    "shift": "The reference clearly preferred its token; the candidate's error turned it.",
+    "shift": "The {reader} clearly preferred its token; the candidate's error turned it.",
     "truncation": "A token fell out of the set that one of the two may draw from.",
     "stopped": "One side had ended already, at a stop id that the other does not have.",
     "search": "Beam search: whole hypotheses were exchanged. Gap and swing are theirs; a negative gap says that the "
-    "reference itself scores the candidate's text higher.",
-    "draw": "The shared draw fell on the edge between two tokens that the reference itself held apart.",
-    "near_tie": "The reference all but tied between the two tokens.",
+    "{reader} itself scores the candidate's text higher.",
+    "draw": "The shared draw fell on the edge between two tokens that the {reader} itself held apart.",
+    "near_tie": "The {reader} all but tied between the two tokens.",
     "uncoupled": "The draws were independent: chance alone parts such traces.",
 }  # fmt: skip
+JUDGED = CAUSES | {"shift": "The judge clearly preferred one of the two tokens: no near tie."}
+
+
+def causes(plan: Mapping[str, Any]) -> dict[str, str]:
+    """What each cause of a divergence means, in this run."""
+    meanings = JUDGED if plan.get("judge") else CAUSES
+    return {name: as_read(meaning, plan) for name, meaning in meanings.items()}
 
 
 def select_cases(study: Study, most: int = MOST) -> pd.DataFrame:
@@ -142,10 +151,12 @@ def fork(study: Study, row: Any) -> Fork | None:
     traces = traces[(traces["seed"] == row.seed) & traces["role"].isin(["reference", "candidate"])].set_index("variant")
     if not study.words or not {row.reference, row.candidate} <= set(traces.index):
         return None
-    ours, theirs = (str(traces.loc[name, "text"]) for name in (row.reference, row.candidate))
+    pair = traces.loc[[row.reference, row.candidate]]
+    decode = decoder(study.tokens, pair)  # a decoder drops the space that a text begins with
+    ours, theirs = (decode([int(i) for i in str(ids).split()]) for ids in pair["token_ids"].fillna(""))
     at = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     at = ours[:at].rfind(" ") + 1 if ours[:at][-1:].isalnum() else at  # whole words, whatever the tokens are
-    prompt = traces.loc[row.reference, "prompt"]
+    prompt = pair["prompt"].iloc[0]
     return Fork(
         f"{'' if pd.isna(prompt) else prompt}{ours[:at]}", ours[at:], theirs[at:], *_tokens(row), *_held(study, row),
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """From what an engine shows of tokens and texts back to ids, only where one id alone can be meant.
 
 An engine names a token by its text as its own detokenizer has it: with the space that it begins with or without, as a
-piece of the vocabulary, or as bytes. A name that could be of two ids is of neither. Where the names of a text are seen to
-have their spaces, one without is of a token without.
+piece of the vocabulary, or as bytes. A name that could be of two ids is of neither, unless the other names of a
+completion say how this engine shows tokens, or its text leaves one id alone (`spelling.py`).
 """
 
 from __future__ import annotations
@@ -12,30 +12,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from decodedrift.models.recorded.completion import Token
+from decodedrift.models.recorded.spelling import spelled
 
 if TYPE_CHECKING:
     from decodedrift.models.text.vocabulary import Vocabulary
 
 LOST = "\ufffd"  # what bytes that are no text decode to
+PIECES, SPACED = "pieces", "spaced"  # how an engine shows tokens: as the vocabulary has them; with their spaces
 ANCHOR = "="  # a text before another, which keeps a tokenizer from adding a space in front of it
-
-
-def bytes_of(name: str | bytes) -> bytes:
-    """A token's name as bytes."""
-    return name.encode("utf-8", "surrogatepass") if isinstance(name, str) else name
-
-
-def spaced(tokens: Sequence[Token], text: str | None, first: Iterable[Token]) -> list[bool]:
-    """At which positions the names of a text's tokens have the spaces that these begin with.
-
-    They do where names with a space make up the text. A detokenizer may leave the text's first out: there one must be
-    shown, of the chosen token or of `first`, the others of that position.
-    """
-    names = [bytes_of(token) for token in tokens if not isinstance(token, int)]
-    told = bool(text) and len(names) == len(tokens) and b"".join(names).startswith(bytes_of(text or ""))
-    told = told and any(name.startswith(b" ") for name in names[1:])
-    begin = [bytes_of(name) for name in (*tokens[:1], *first) if not isinstance(name, int)]
-    return [told and any(name.startswith(b" ") for name in begin), *[told] * len(tokens)][: len(tokens)]
 
 
 class Names:
@@ -44,31 +28,77 @@ class Names:
     def __init__(self, vocab: Vocabulary) -> None:
         self.vocab = vocab
 
-    def of(self, name: Token, spaced: bool = False) -> frozenset[int]:
+    def of(self, name: Token, shown: str = "") -> frozenset[int]:
         """The ids that a token's name may mean; none where it holds what its bytes were lost in.
 
-        Args:
-            spaced: whether names here have the space that a token begins with.
+        shown: how the engine shows tokens, as `shown` says; empty where that is not known.
         """
         if isinstance(name, int):
             return frozenset([name])
-        raw = bytes_of(name)
+        raw = _octets(name)
+        if shown == PIECES:
+            return frozenset([self._pieces[raw]] if raw in self._pieces else [])
         ids = frozenset() if LOST.encode() in raw else self._table.get(raw, frozenset())
-        exact = frozenset(token for token in ids if self.vocab.token_bytes(token) == raw) if spaced else None
-        return exact or ids
+        return frozenset(i for i in ids if self.vocab.token_bytes(i) == raw) if shown == SPACED else ids
 
-    def ids(self, tokens: Sequence[Token], spaced: Sequence[bool]) -> tuple[int, ...] | None:
-        """The ids of tokens that are all named unambiguously, else None."""
-        every = [self.of(token, full) for token, full in zip(tokens, spaced, strict=True)]
-        return tuple(next(iter(ids)) for ids in every) if all(len(ids) == 1 for ids in every) else None
+    def shown(self, tokens: Sequence[Token]) -> str:
+        """PIECES or SPACED, where some of a completion's tokens tell how its engine shows all of them; else empty."""
+        from decodedrift.models.text.vocabulary import BYTE_PIECE, METASPACE
+
+        names = [_octets(token) for token in tokens if not isinstance(token, int)]
+        texts = [token for token in tokens if isinstance(token, str)]
+        if any(METASPACE in text or BYTE_PIECE.fullmatch(text) for text in texts):
+            return PIECES if all(name in self._pieces for name in names) else ""
+        spaced = [name for name in names if name[:1] == b" " and name[1:].strip() and name in self._table]
+        whole = all(self.vocab.token_bytes(i) == name for name in spaced for i in self._table[name])
+        return SPACED if spaced and whole else ""
+
+    def spaced_at_first(self, first: Iterable[Token]) -> bool:
+        """Whether the tokens of a completion's first position show their spaces, which a detokenizer may drop there."""
+        return any(_octets(token)[:1] == b" " for token in first if not isinstance(token, int))
+
+    def ids(
+        self, tokens: Sequence[Token], text: str | None = None, first: Iterable[Token] = ()
+    ) -> tuple[int, ...] | None:
+        """The ids of tokens of which no others are possible, else None.
+
+        Args:
+            text: what the engine says that they are together, where it does.
+            first: all tokens that it shows at the first position.
+        """
+        if (ids := _alone([self.of(token) for token in tokens])) is not None:
+            return ids
+        shown = self.shown(tokens)
+        named = [self.of(token, shown) for token in tokens]
+        if shown == SPACED and named and not self.spaced_at_first(first):
+            named[0] = self.of(tokens[0])
+        ids = _alone(named) if shown else None
+        if ids is not None and (text is None or self.says(ids, text)):
+            return ids
+        return None if text is None else spelled(self._spellings(tokens), _octets(text))
+
+    def says(self, ids: Sequence[int], text: str) -> bool:
+        """Whether ids decode to a text; white space at the ends and special tokens aside."""
+        return text.strip() in (self.vocab.decode(ids).strip(), self.vocab.words(ids).strip())
+
+    def _spellings(self, tokens: Sequence[Token]) -> Iterator[list[tuple[int, bytes]]]:
+        """For each token its ids with what they may be in a text: a special one nothing, the first less its space."""
+        special = set(self.vocab.tokenizer.all_special_ids)
+        for place, token in enumerate(tokens):
+            lost = not isinstance(token, int) and LOST.encode() in _octets(token)
+            pairs = [(i, self.vocab.token_bytes(i)) for i in (self._broken if lost else self.of(token))]
+            pairs += [(i, b"") for i, _ in pairs if i in special]
+            if place == 0:
+                pairs += [(i, part[1:]) for i, part in pairs if part[:1] == b" "]
+            yield pairs
 
     def top(
-        self, top: Mapping[Token, float], chosen: Token | None, chosen_id: int, spaced: bool = False
+        self, top: Mapping[Token, float], chosen: Token | None, chosen_id: int, shown: str = ""
     ) -> tuple[dict[int, float], int]:
         """(id -> ln p, how many are left out) of one position, where the chosen token's id is known by other means."""
         table: dict[int, float] = {}
         for name, p in top.items():
-            ids = frozenset([chosen_id]) if chosen is not None and name == chosen else self.of(name, spaced)
+            ids = frozenset([chosen_id]) if chosen is not None and name == chosen else self.of(name, shown)
             if len(ids) == 1:
                 table[next(iter(ids))] = p
         return table, len(top) - len(table)
@@ -109,6 +139,28 @@ class Names:
             piece = str(self.vocab.tokenizer.convert_ids_to_tokens(token) or "")
             texts = (self.vocab.token(token), self.vocab.decode([token]), piece)
             table = fallback if BYTE_PIECE.fullmatch(piece) else pieces
-            for name in {self.vocab.token_bytes(token), *(t.encode("utf-8", "surrogatepass") for t in texts)}:
+            for name in {self.vocab.token_bytes(token), *map(_octets, texts)}:
                 table.setdefault(name, set()).add(token)
         return {name: frozenset(ids) for name, ids in (fallback | pieces).items()}
+
+    @cached_property
+    def _pieces(self) -> dict[bytes, int]:
+        """Piece of the vocabulary -> id."""
+        names = self.vocab.tokenizer.get_vocab()
+        return {_octets(str(name)): int(token) for name, token in names.items()}
+
+    @cached_property
+    def _broken(self) -> tuple[int, ...]:
+        """The ids that are no text by themselves, whose bytes are known."""
+        ids = range(len(self.vocab.tokenizer))
+        return tuple(i for i in ids if LOST in self.vocab.token(i) and self.vocab.token_bytes(i))
+
+
+def _octets(name: str | bytes) -> bytes:
+    return name.encode("utf-8", "surrogatepass") if isinstance(name, str) else name
+
+
+def _alone(named: Sequence[frozenset[int]]) -> tuple[int, ...] | None:
+    """The one id of each, where each has one alone."""
+    ids = tuple(next(iter(names)) for names in named if len(names) == 1)
+    return ids if len(ids) == len(named) else None

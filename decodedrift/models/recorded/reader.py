@@ -12,7 +12,7 @@ from decodedrift.core.records import InputError, Key
 from decodedrift.models.recorded.completion import Completion
 from decodedrift.models.recorded.continuation import Continuation
 from decodedrift.models.recorded.ends import End, ended
-from decodedrift.models.recorded.names import LOST, Names, spaced
+from decodedrift.models.recorded.names import LOST, SPACED, Names
 
 if TYPE_CHECKING:
     from decodedrift.models.text.vocabulary import Vocabulary
@@ -108,17 +108,23 @@ class Reader:
 
     def _shortened(self, completion: Completion) -> Completion:
         """Without what follows a loss of bytes, where there is nothing but a text; how it ended is then not known."""
-        if completion.token_ids is not None or LOST not in (completion.text or ""):
+        if completion.token_ids is not None or LOST not in (completion.text or "") or self._named(completion):
             return completion
         self.tally["lost"] += 1
         return replace(completion, text=(completion.text or "").partition(LOST)[0], finish_reason="lost")
 
+    def _named(self, completion: Completion) -> tuple[int, ...] | None:
+        """The ids that a completion's tokens can alone be."""
+        if not completion.tokens:
+            return None
+        return self.names.ids(completion.tokens, completion.text, (completion.top_logprobs or ((),))[0])
+
     def _ids(self, completion: Completion, prompt: tuple[int, ...]) -> Ids | None:
-        """As they were given; of tokens by their names where each is of one id alone; else of the text."""
+        """As they were given; of tokens by their names where these can be of no others; else of the text."""
         if completion.token_ids is not None:
             return Ids(completion.token_ids)
         tokens = completion.tokens or ()
-        if completion.finish_reason != "lost" and tokens and (named := self._named(completion)) is not None:
+        if (named := self._named(completion)) is not None:
             return Ids(named)
         text = completion.text
         if text is None:
@@ -129,9 +135,6 @@ class Reader:
             return None
         same = len(ids) <= len(tokens) and all(i in self.names.of(t) for i, t in zip(ids, tokens, strict=False))
         return Ids(ids, bool(tokens) and same, True)
-
-    def _named(self, completion: Completion) -> tuple[int, ...] | None:
-        return self.names.ids(completion.tokens or (), _spaces(completion))
 
     def _check(self, completion: Completion, ids: Ids) -> None:
         given = [(f"token_ids[{n}]", token) for n, token in enumerate(ids.ids)]
@@ -153,12 +156,13 @@ class Reader:
         if completion.top_logprobs is None or not ids.aligned:
             return None
         tables: list[Mapping[int, float]] = []
-        spaces = _spaces(completion)
+        shown = self.names.shown(completion.tokens or ())
         for n, token in enumerate(end.token_ids[: len(end.token_ids) - end.appended]):
             chosen = completion.tokens[n] if completion.tokens is not None else None
-            full = chosen is not None and spaces[n]
-            self.tally["excess"] += fsum(map(exp, completion.top_logprobs[n].values())) > MOST
-            table, left_out = self.names.top(completion.top_logprobs[n], chosen, token, full)
+            top = completion.top_logprobs[n]
+            self.tally["excess"] += fsum(map(exp, top.values())) > MOST
+            told = n > 0 or shown != SPACED or self.names.spaced_at_first(top)
+            table, left_out = self.names.top(top, chosen, token, shown if told else "")
             self.tally["ambiguous"] += left_out
             tables.append(table)
         return (*tables, {}) if end.appended else tuple(tables)
@@ -187,10 +191,4 @@ class Reader:
         ids, text = completion.token_ids, completion.text
         if ids is None or text is None or completion.stop_reason is not None or max(ids, default=0) >= self.vocab.size:
             return False
-        says = {self.vocab.decode(ids).strip(), self.vocab.words(ids).strip()}
-        return LOST not in text and not any(LOST in s for s in says) and text.strip() not in says
-
-
-def _spaces(completion: Completion) -> list[bool]:
-    tops = completion.top_logprobs or ({},)
-    return spaced(completion.tokens or (), completion.text, tops[0] if tops else ())
+        return LOST not in text and LOST not in self.vocab.decode(ids) and not self.names.says(ids, text)

@@ -37,6 +37,7 @@ def provenance(study: StudyLike, options: Options) -> dict[str, Any] | None:
         "variants": _variants(plan, environment.get("variants", {})),
         "strategies": _strategies(plan),
         "timings": _timings(study),
+        "judged": bool(plan.get("judge")),
         "version": str(environment.get("versions", {}).get("decodedrift", "")),
     }
 

@@ -36,7 +36,8 @@ def facts(study: StudyLike) -> list[tuple[str, str]]:
     model = study.environment.get("model", {})
     commit = str(model.get("commit") or plan.get("revision") or "")
     prompts, texts = len(plan.get("prompts", ())), len(plan.get("texts", ()))
-    known = [("model", brief(str(plan.get("model", "")), 80) + (f" at {commit[:12]}" if commit else ""))]
+    reader = "judge" if plan.get("judge") else "model"
+    known = [(reader, brief(str(plan.get("model", "")), 80) + (f" at {commit[:12]}" if commit else ""))]
     known.append(("reference", brief(str(plan["reference"]["name"]), 60)))
     if prompts:
         seeds = len(plan.get("seeds", (0,)))

@@ -52,9 +52,9 @@
   }
 
   function level(side, i) {
-    const value = values(side, i)[colour];
+    const value = values(side, i)[now.kl ? colour : "margin"];
     if (value == null) return 0;
-    if (colour === "margin") return MARGINS.filter((m) => value < m).length;
+    if (colour === "margin" || !now.kl) return MARGINS.filter((m) => value < m).length;
     return value === -1 ? 6 : KLS.filter((k) => value >= k).length;
   }
 
@@ -119,7 +119,7 @@
     }
     const scale = element("span", undefined, { class: "key-scale" });
     for (let l = 1; l <= 6; l++) scale.append(element("span", undefined, { class: `hot-${l}` }));
-    const said = colour === "margin"
+    const said = colour === "margin" || !now.kl
       ? ["Margin (top-1 minus top-2, nats) below 2", "below 0.01. Hot is where a small error decides."]
       : ["KL (nats) from 10⁻⁶", "to 0.1 and more, along the reference's tokens; the candidate's own way after the first divergence has none."];
     part.key.replaceChildren(said[0], scale, said[1], " Dimmed: equal. Underlined: the texts meet again. Arrow keys walk.");
@@ -147,6 +147,7 @@
     heading(part.reference, data.reference, "reference", now.trace.finish);
     heading(part.candidate, now.candidate, "candidate", now.finish);
     part.mark.hidden = now.at === null;
+    colours[0].parentElement.hidden = !now.kl; // a candidate that wrote elsewhere has read nothing
     view.hidden = false;
     refill({ from: Math.max(0, (now.at ?? 0) - BEFORE), to: (now.at ?? 0) + AFTER });
     choose(index);
@@ -214,16 +215,17 @@
     }
     if (own) say("margin", told(now.own, i));
     else {
-      say("KL", round(kl));
+      if (now.kl) say("KL", round(kl));
       say("margin", `${told(now.tops, i, now.margin)} → ${told(now.beside, i, now.margin_candidate)}`);
     }
     const tables = element("div", undefined, { class: "tops" });
     if (own) {
-      tables.append(list(now.candidate, tops(now.own, i), index), element("p", "The reference has not read this text: after the first divergence each side is in a context of its own.", { class: "aside" }));
+      tables.append(list(now.candidate, tops(now.own, i), index), element("p", "After the first divergence each side is in a context of its own.", { class: "aside" }));
     } else {
       const theirs = now.at === null || i <= now.at ? now.ids[i] : undefined;
       const reading = now.at !== null && i > now.at ? ", reading the reference's text" : "";
-      tables.append(list(data.reference, tops(now.tops, i), trace.ids[i]), list(now.candidate + reading, tops(now.beside, i), theirs));
+      tables.append(list(data.reference, tops(now.tops, i), trace.ids[i]));
+      if (now.kl || !reading) tables.append(list(now.candidate + reading, tops(now.beside, i), theirs));
     }
     inspector.replaceChildren(what, tables);
   }

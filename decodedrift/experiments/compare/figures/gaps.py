@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from bokeh.models import TapTool
 
+from decodedrift.experiments.compare.reader import as_read
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Series
 from decodedrift.report.figures.curves import Curves, Names, Pairs
@@ -26,7 +27,7 @@ class Gaps(Curves):
     switch, named, keys = "candidate", "cause", ("cause",)
     hover: Pairs = (("", "@candidate · @strategy · @prompt_id"), ("position", "@first_divergence"),
                     ("gap", "@reference_gap{%.4g}"), ("swing", "@swing{%.4g}"))  # fmt: skip
-    labels, height = ("reference gap (nats)", "swing (nats)"), 380
+    height = 380
     columns: Names = ("candidate", "strategy", "seed", "prompt_id", "first_divergence", "reference_gap", "swing")
 
     def _read(self) -> pd.DataFrame:
@@ -61,7 +62,8 @@ class Gaps(Curves):
         return pd.concat(parts.values())
 
     def _frame(self, rows: pd.DataFrame) -> dict[str, Any]:
-        """The line of the near ties lies within the axis, wherever the points are."""
+        """The line of the near ties lies within the axis, wherever the points are; the gap is of whoever read."""
+        self.labels = as_read("{reader} gap (nats)", self.study.plan), "swing (nats)"
         self.near_tie = float(self.study.plan.get("near_tie_below", 0.1))
         reach = [*rows["reference_gap"], *([self.near_tie] if self.near_tie > 0 else [])]
         return {"x_axis_type": "log", "y_axis_type": "log", "x_range": (min(reach) / 1.6, max(reach) * 1.6)}

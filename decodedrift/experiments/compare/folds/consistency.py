@@ -50,13 +50,13 @@ ROUNDING = ["recorded_in", *WORD]  # of it, what answer.csv has
 def consistency(study: Study) -> pd.DataFrame:
     """A row per recorded candidate and strategy of which the reference read any text."""
     cells = study.recorded.groupby(KEYS, sort=False)
-    rows = [dict(zip(KEYS, key, strict=True)) | judged(cell, study.plan, str(key[2])) for key, cell in cells]
+    rows = [dict(zip(KEYS, key, strict=True)) | judged(study, cell, str(key[2])) for key, cell in cells]
     return fold(rows, COLUMNS)
 
 
 def beside_rounding(study: Study, name: str) -> dict[str, Any]:
     """What answer.csv says of a candidate, over all strategies."""
-    row = judged(study.recorded[study.recorded["candidate"] == name], study.plan, name)
+    row = judged(study, study.recorded[study.recorded["candidate"] == name], name)
     return {column: row[column] for column in ROUNDING}
 
 
@@ -78,8 +78,9 @@ def in_words(word: str, kind: str | None) -> str:
     }.get(word, "whether it is more than rounding is not judged")  # fmt: skip
 
 
-def judged(rows: pd.DataFrame, plan: Mapping[str, Any], name: str) -> dict[str, Any]:
+def judged(study: Study, rows: pd.DataFrame, name: str) -> dict[str, Any]:
     """The figures of some of a candidate's rows of `recorded`, and the word for them."""
+    plan = study.plan
     known = {field.name for field in fields(Variant)}
     asked = [reader_of(plan), *(c for c in (plan["reference"], *plan["candidates"]) if c["name"] == name)]
     reference, variant = (Variant(**{k: v for k, v in side.items() if k in known}) for side in asked)
@@ -88,7 +89,17 @@ def judged(rows: pd.DataFrame, plan: Mapping[str, Any], name: str) -> dict[str, 
     row |= _gaps(rows) | _logprobs(rows) | _shown(rows)
     if variant.precision != RECORDED:
         return row | {"recorded_in": None, "rounding": NOT_MEASURED, "rounding_note": ""}
-    return row | dict(zip(WORD, rounding(row, without_cast(variant, reference)), strict=True))
+    unknown = without_cast(variant, reference) or ("" if row["tokens"] else _unknown(study, rows, name))
+    return row | dict(zip(WORD, rounding(row, unknown), strict=True))
+
+
+def _unknown(study: Study, rows: pd.DataFrame, name: str) -> str:
+    """Why no gap of a candidate's texts is known."""
+    told = study.environment.get("variants", {}).get(name, {}).get("recorded", {})
+    again = sum(count for label, count in told.get("encoded_again", {}).items() if label in set(rows["strategy"]))
+    if again:
+        return f"{again} of its texts had no token ids and were encoded again; record with return_token_ids"
+    return "no token of it is known that a strategy took for the best of its scores"
 
 
 def _gaps(rows: pd.DataFrame) -> dict[str, Any]:
@@ -157,13 +168,11 @@ def rounding(row: Mapping[str, Any], unknown: str = "") -> tuple[str, str]:
     """The word for what a recorded candidate wrote beside a plain cast, and what it means here.
 
     Args:
-        row: its figures. unknown: why there is no cast to hold it beside (`settings.without_cast`).
+        row: its figures. unknown: why nothing is known, or no cast to hold it beside (`settings.without_cast`).
     """
     kind = row["recorded_in"]
     if unknown:
         return NOT_MEASURED, unknown
-    if not row["tokens"]:
-        return NOT_MEASURED, "no token of it is known that a strategy took for the best of its scores"
     if "excess" not in row:
         return NOT_MEASURED, f"no plain cast to {kind} read it"
     low, high, turns = row["excess_low"], row["excess_high"], row["turns"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
+from decodedrift.experiments.compare.reader import as_read
 from decodedrift.experiments.compare.settings import counted
 from decodedrift.experiments.compare.verdict import accuracy, assembly
 from decodedrift.models.precisions import beware
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 MOST = 6  # cards that are seen at once
 LEAST = 2.0  # per cent of perplexity that the axis shows at least, to either side
 WHYS = {
-    "near_tie": "the reference all but tied at {share} of its splits",
+    "near_tie": "the {reader} all but tied at {share} of its splits",
     "draw": "at {share} of its splits the shared draw fell on an edge",
     "shift": "at {share} of its splits the reference clearly preferred its own word",
     "truncation": "at {share} of its splits a word fell out of the set drawn from",
@@ -33,6 +34,7 @@ WHYS = {
     "nonfinite": "its numbers broke (NaN or infinite) at {share} of its splits",
     "uncoupled": "the draws were independent: chance parts the texts",
 }
+JUDGED = WHYS | {"shift": "at {share} of its splits the judge clearly preferred one of the two words"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _card(row: Any, study: Study, scale: float) -> Card:
         change=None if absent(row.ppl_change) else Number(_change(relative(*changes[1::-1], changes[2])), named),
         counted=counted(study.plan),
         range=() if any(map(absent, changes)) else tuple(_place(100 * v, scale) for v in changes),
-        why=_why(study.divergences, str(row.candidate)),
+        why=_why(study, str(row.candidate)),
         **_answers(row),
     )
 
@@ -141,12 +143,14 @@ def _place(per_cent: float, scale: float) -> str:
     return f"{min(100.0, max(0.0, 50 + 50 * per_cent / scale)):.2f}"
 
 
-def _why(divergences: pd.DataFrame, candidate: str) -> str:
+def _why(study: Study, candidate: str) -> str:
     """The commonest cause of this candidate's splits, in one clause."""
-    rows = divergences[(divergences["role"] == "candidate") & (divergences["candidate"] == candidate)]
+    rows = study.divergences
+    rows = rows[(rows["role"] == "candidate") & (rows["candidate"] == candidate)]
     causes = rows.loc[(rows["diverged"] == 1) & (rows["cause"] != "search"), "cause"].dropna()
     if not len(causes):
         return ""
     counts = causes.value_counts()
     name, count = str(counts.index[0]), int(counts.iloc[0])
-    return WHYS[name].format(share=f"{count} of {len(causes)}") if name in WHYS else ""
+    why = (JUDGED if study.plan.get("judge") else WHYS).get(name, "")
+    return as_read(why, study.plan).replace("{share}", f"{count} of {len(causes)}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from decodedrift.experiments.compare.reader import columns_as_read
 from decodedrift.report.numbers import MISSING, number, percent, with_interval
 from decodedrift.report.tables import Column, Table, merged, num, text
 
@@ -28,13 +29,13 @@ NOISE = (
 )  # fmt: skip
 BAND = (
     *NAMES,
-    Column("Outside 0.9 to 1.1", "Share of the tokens of the candidate's own texts to which the reference gives less "
+    Column("Outside 0.9 to 1.1", "Share of the tokens of the candidate's own texts to which the {reader} gives less "
            "than 0.9 or more than 1.1 times its probability."),
     Column("Outside 0.99 to 1.01", "The same with a narrower band."),
     Column("Outside 0.999 to 1.002", "MLPerf's band."),
     Column("rms of ln r", "Over the tokens of its own texts, with its 95 % interval."),
     Column("Largest of a text", "The largest sum of ln r over a whole text, either way."),
-    Column("Margin", "By how much the reference preferred another token, in the mean (Token-DiFR)."),
+    Column("Margin", "By how much the {reader} preferred another token, in the mean (Token-DiFR)."),
 )  # fmt: skip
 
 
@@ -49,12 +50,12 @@ def certificate(study: Study, options: Options) -> dict[str, Any] | None:
         "heading": "Is it more than noise?",
         "lead": "Each candidate's error beside its own in another batch layout, and beside that of a plain cast to the "
         "same type. Intervals are at 95 %, by prompt.",
-        "noise": _table(NOISE, noise, _noise) if len(noise) else None,
-        "band": _table(BAND, band, _band) if len(band) else None,
+        "noise": _table(study, NOISE, noise, _noise) if len(noise) else None,
+        "band": _table(study, BAND, band, _band) if len(band) else None,
     }
 
 
-def _table(columns: tuple[Column, ...], rows: pd.DataFrame, cells: Any) -> Table:
+def _table(study: Study, columns: tuple[Column, ...], rows: pd.DataFrame, cells: Any) -> Table:
     lines = [
         [text(row.candidate, 48, head=True), text(row.strategy, 60), *map(num, cells(row))]
         for row in rows.head(MOST).itertuples()
@@ -64,7 +65,8 @@ def _table(columns: tuple[Column, ...], rows: pd.DataFrame, cells: Any) -> Table
         i for i, column in enumerate(columns) if not column.numeric or any(line[i].text != MISSING for line in lines)
     ]
     lines = [[line[i] for i in kept] for line in lines]
-    return Table(tuple(columns[i] for i in kept), merged(lines), max(0, len(rows) - MOST), FILE)
+    shown = columns_as_read(tuple(columns[i] for i in kept), study.plan)
+    return Table(shown, merged(lines), max(0, len(rows) - MOST), FILE)
 
 
 def _noise(row: Any) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from decodedrift.experiments.compare.selection import CAUSES
+from decodedrift.experiments.compare.selection import causes
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
@@ -18,5 +18,7 @@ def fork(study: Study, options: Options) -> dict[str, Any] | None:
     if not len(parted) or not options.texts or not study.traces["token_ids"].notna().any():
         return None
     found = set(parted["cause"])  # of a meaning the first sentence: what follows speaks of figures that are not here
-    whys = {n.replace("_", ""): f"{m.partition('. ')[0].rstrip('.')}." for n, m in CAUSES.items() if n in found}
+    whys = {
+        n.replace("_", ""): f"{m.partition('. ')[0].rstrip('.')}." for n, m in causes(study.plan).items() if n in found
+    }
     return {"heading": "Here the texts part", "opening": True, "whys": whys}

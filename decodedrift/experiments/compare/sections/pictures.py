@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from decodedrift.experiments.compare.figures import FIGURES
+from decodedrift.experiments.compare.reader import as_read
 from decodedrift.measure.trajectory import LEAST_PAIRS
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ class Pictures:
         """What the template needs; None where there is nothing to draw or to say."""
         plots = {name: FIGURES[name](study, texts=options.texts) for name in self.captions}
         drawn = {name: plot.figure() for name, plot in plots.items()}
-        figures = {name: (self.captions[name], figure) for name, figure in drawn.items() if figure is not None}
+        figures = {
+            name: (as_read(self.captions[name], study.plan), figure)
+            for name, figure in drawn.items()
+            if figure is not None
+        }
         scarce = " ".join(plot.scarce for plot in plots.values() if plot.scarce)
         if not figures and not scarce:
             return None
@@ -55,10 +60,10 @@ reasons = Pictures(
 )
 gaps = Pictures(
     "",
-    "Each first difference. Left of the dotted line the gap is below {near_tie_below:g} nats: where the reference took "
-    "its best token, the two were close; where it drew, the draw is part of the gap, and only the draw need have been. "
-    "No point lies below the dashed one, where the error just sufficed. A click opens the case.",
-    {"gaps": "The reference's gap, and the error that turned it"},
+    "Each first difference. Left of the dotted line the gap is below {near_tie_below:g} nats: in a greedy text the two "
+    "tokens were close; in a drawn one the draw is part of the gap, and only the draw need have been. On the dashed "
+    "line the error just sufficed. A click opens the case.",
+    {"gaps": "The {reader}'s gap, and the error that turned it"},
 )
 perplexity = Pictures(
     "Quality",

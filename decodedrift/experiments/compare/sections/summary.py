@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.experiments.compare.heat import heat_maps
-from decodedrift.report.numbers import first, number, percent, with_interval
+from decodedrift.experiments.compare.reader import columns_as_read
+from decodedrift.experiments.compare.settings import reader_word
+from decodedrift.report.numbers import MISSING, first, number, percent, with_interval
 from decodedrift.report.tables import Cell, Column, Table, merged, num, rate, text
 
 if TYPE_CHECKING:
@@ -24,14 +26,16 @@ def summary(study: Study, options: Options) -> dict[str, Any] | None:
     if not len(table):
         return None
     controls = table[table["role"] != "candidate"]
+    candidates = _candidates(study, table[table["role"] == "candidate"])
     return {
         "heading": "Summary",
         "maps": heat_maps(study),
         "reference": str(study.plan["reference"]["name"]),
         "below": study.plan.get("near_tie_below", 0.1),
-        "candidates": _candidates(table[table["role"] == "candidate"]),
+        "candidates": candidates,
         "controls": _controls(controls) if len(controls) else None,
-        "columns": [c for c in COLUMNS[2:] if c.help],
+        "reader": reader_word(study.plan),
+        "columns": [c for c in candidates.columns if c.help],
     }
 
 
@@ -41,8 +45,8 @@ COLUMNS = (
     Column("Answers", "Continuations compared: prompts × seeds."),
     Column("Differ", "Answers whose tokens differ from the reference's, with the 95 % Wilson interval."),
     Column("Median position", "Of the first differing word, counted from 0; the median over the answers that differ."),
-    Column("Near ties", "Share of the divergences at which the reference itself all but tied."),
-    Column("Median gap", "How far the reference held its token above the candidate's at the split, in nats."),
+    Column("Near ties", "Share of the divergences at which the {reader} itself all but tied."),
+    Column("Median gap", "How far the {reader} held {its} token above the candidate's at the split, in nats."),
     Column("Mean KL", "KL(reference ‖ candidate) per token in nats, both reading the reference's tokens, "
            "with its 95 % interval, clustered by prompt."),
     Column("Same top token", "Share of positions at which both rank the same token first, on the reference's tokens."),
@@ -52,9 +56,11 @@ COLUMNS = (
     Column("Agreement after", "Share of equal tokens, index by index, after the first difference."),
     Column("Non-finite", "NaN and infinite logits met."),
 )  # fmt: skip
+DISTANCES = (7, 8, 9)
 
 
-def _candidates(part: pd.DataFrame) -> Table:
+def _candidates(study: Study, part: pd.DataFrame) -> Table:
+    """Without the columns of distances where no candidate read a text of the reference."""
     rows = [
         [
             text(row.candidate, 48, head=True), text(row.strategy, 60),
@@ -69,7 +75,10 @@ def _candidates(part: pd.DataFrame) -> Table:
         ]
         for row in part.head(MOST).itertuples()
     ]  # fmt: skip
-    return Table(COLUMNS, merged(rows), max(0, len(part) - MOST), "summary.csv")
+    kept = [i for i in range(len(COLUMNS)) if i not in DISTANCES or any(row[i].text != MISSING for row in rows)]
+    columns = columns_as_read(tuple(COLUMNS[i] for i in kept), study.plan)
+    lines = merged([[row[i] for i in kept] for row in rows])
+    return Table(columns, lines, max(0, len(part) - MOST), "summary.csv")
 
 
 def _controls(part: pd.DataFrame) -> Table:
