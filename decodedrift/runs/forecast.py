@@ -32,7 +32,7 @@ def forecast(ready: Prepared) -> str:
         f"jobs      {len(ready.jobs)} ({plan.prompts_per_job} prompts each; texts in jobs of their own)",
         f"variants  {', '.join(dict.fromkeys(v.name for v in (*variants, plan.reader)))}",
         f"cells     {len(plan.cells)} strategy x seed: {', '.join(f'{s.label} (seed {n})' for s, n in plan.cells)}",
-        f"rows      up to {traces * len(variants)} traces{''.join(f', {rest}' for rest in rows)}",
+        f"rows      up to {traces * len(variants) * effort.texts} traces{''.join(f', {rest}' for rest in rows)}",
         *([f"extra     {'; '.join(extra)}"] if extra else []),
         f"memory    about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
         f" ({budget.resident(world)} resident, batch size {plan.batch_size})",

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,26 @@ def test_digests_are_of_the_logits_and_of_nothing_else() -> None:
     assert digests.of(key, tokens) == again.of(key, tokens)
     assert digests.of(key, tokens) != nudged.of(key, tokens), "one spacing of one logit"
     assert digests.of(key, 3) == nudged.of(key, 3), "before the step that moved"
+
+
+def test_nothing_is_read_behind_the_end_of_what_is_measured() -> None:
+    """The companions' longer texts are cut off; what is measured, and its logits, stay what they are."""
+    checkpoint = in_memory(tiny_model("llama"), tiny_tokenizer())
+    cells = [(Strategy("greedy", "greedy"), 0)]
+    with loaded(checkpoint, parse_variants("fp32")[0]) as model:
+        vocab = replace(vocabulary(checkpoint), eos=())
+        free = generate(model, vocab, IDS, cells, 8).traces["greedy", 0, "b"].token_ids
+        vocab, steps, digests = replace(vocab, eos=free[:1]), [0, 0], [Digests(cells, list(IDS), "b") for _ in "ab"]
+        for n, wanted in enumerate((None, ("b",))):
+
+            def see(logits: torch.Tensor, n: int = n) -> None:
+                digests[n].see(logits)
+                steps[n] += 1
+
+            trace = generate(model, vocab, IDS, cells, 8, wanted=wanted, see=see).traces["greedy", 0, "b"]
+            assert trace.token_ids == free[:1] and trace.finish == "eos"
+    assert steps == [8, 1]
+    assert digests[0].of(trace.key, 1) == digests[1].of(trace.key, 1)
 
 
 # ---- folds in closed form

@@ -16,7 +16,8 @@ class Source:
 
     about: in a line. params: as NAME:KEY=VALUE. neighbours: whether it takes other rows in the batch. all_rows: whether
     every prompt of a batch is measured in one run; else each has runs of its own, in which the others are companions.
-    here: whether it can vary in a model that runs here; elsewhere: in an endpoint.
+    here: whether it can vary in a model that runs here; elsewhere: in an endpoint. beside: bytes of a parameter that are
+    held beside the weights at most.
     """
 
     about: str
@@ -25,6 +26,7 @@ class Source:
     all_rows: bool = True
     here: bool = True
     elsewhere: bool = False
+    beside: int = 0
 
 
 CONTROL = "seed"  # another seed at temperature 1: what must differ
@@ -43,7 +45,10 @@ VARY: dict[str, Source] = {
         neighbours=True,
         all_rows=False,
     ),
-    "summation": Source("the order of every sum: units, heads and residual basis permuted together"),
+    "summation": Source(
+        "the order of every sum: units, heads and residual basis permuted together",
+        beside=8,  # a float64 copy, in the proof and beside the reference; then the permuted weights
+    ),
     CONCURRENCY: Source("what else an endpoint is asked meanwhile: --concurrency", here=False, elsewhere=True),
 }
 BY_IDS, BY_TEXT = "token ids", "text"  # what completions are told apart by
