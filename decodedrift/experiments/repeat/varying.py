@@ -30,6 +30,7 @@ class Source:
 
 
 CONTROL = "seed"  # another seed at temperature 1: what must differ
+SEEDS = "another seed (control)"  # what it is called where figures stand
 RERUN, CONCURRENCY = "rerun", "concurrency"
 VARY: dict[str, Source] = {
     RERUN: Source("nothing: the same batch, run again; an endpoint is asked one at a time", elsewhere=True),
