@@ -22,6 +22,7 @@ from decodedrift.core.progress import Progress
 from decodedrift.core.records import Strategy
 from decodedrift.decoding.loop import generate
 from decodedrift.experiments.repeat import folds, published, sources
+from decodedrift.experiments.repeat.figures import Lengths
 from decodedrift.experiments.repeat.varying import VARY, parse_vary
 from decodedrift.measure.bits import Digests
 from decodedrift.models.load import loaded
@@ -290,6 +291,28 @@ def test_page_terminal_and_case(study: dd.Study) -> None:
     assert "unique" in study._repr_html_() or "Different texts" in study._repr_html_()
     with pytest.raises(dd.InputError, match="no case with prompt_id"):
         study.case(prompt_id="nosuch")
+
+
+def test_the_curve_by_length_has_a_line_per_variant_and_source(study: dd.Study) -> None:
+    figure = Lengths(study).figure()
+    assert figure is not None and figure.choices == ["greedy"]
+    drawn = {line.name: line.data_source.data for line in figure.model.renderers}
+    assert set(drawn) == {
+        *(f"{v}, {name}" for v in ("fp32", "bf16") for name in sources.MADE),
+        "another seed (control)",
+    }
+    for row in study.by_length[study.by_length["vary"] != "seed"].itertuples():
+        data = drawn[f"{row.variant}, {row.vary}"]
+        assert data["unique"][list(data["length"]).index(row.length)] == row.unique
+    ends = {list(data["length"])[-1] for data in drawn.values()}
+    assert ends == {study.by_length["length"].max()}, "texts that have ended stay what they are"
+    looks = [entry[1:3] for entry in figure.entries]
+    assert len(set(looks)) == len(looks) == len(drawn)
+    assert 'id="plot-by_length"' in study.to_html()
+    assert study.plot.by_length().name == "Different texts of a prompt, by length, greedy"
+    assert [(name, strategy) for name, strategy, _ in study.plot] == [("by_length", "greedy")]
+    with pytest.raises(ValueError, match="choices: greedy"):
+        study.plot.by_length("nosuch")
 
 
 def test_a_folder_is_opened_again_without_its_words(tmp_path: Path) -> None:
