@@ -139,7 +139,7 @@ def test_another_order_of_summation_holds_other_copies_of_the_weights() -> None:
     plain, permuted = world("rerun"), world("rerun,summation")
     batch = budget.batch_bytes(plain.world)
     assert budget.pair_bytes(plain.world) == count * (4 + 2) + batch
-    assert budget.pair_bytes(permuted.world) == count * (4 + 2 + 8) + batch
+    assert budget.pair_bytes(permuted.world) == count * (4 + 2 + 10) + batch
     assert "up to 6 traces" in forecast(plain) and "up to 12 traces" in forecast(permuted)
     room = int((count * 6 + batch) / (1 - budget.SPOOL_SHARE)) + 1
     assert budget.all_fit(world("rerun", memory_bytes=room).world)
