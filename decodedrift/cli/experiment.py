@@ -6,7 +6,7 @@ import sys
 from typing import Any, TypeVar
 
 from decodedrift.cli.app import Grouped, app
-from decodedrift.cli.options import FRAME, given_settings, with_options
+from decodedrift.cli.options import frame_of, given_settings, with_options
 from decodedrift.cli.place import place
 from decodedrift.cli.working import conclude, log_to_stderr, more_files, read_gates, work
 from decodedrift.core.records import InputError
@@ -21,18 +21,19 @@ S = TypeVar("S", bound=Settings)
 def register(kind: Experiment) -> None:
     """Adds the experiment's command to the app."""
 
+    frame = frame_of(kind.tables)
+
     def command(**flags: Any) -> None:
-        _command(kind, {name: flags.pop(name) for name in FRAME}, flags)
+        _command(kind, {name: flags.pop(name) for name in frame}, flags)
 
     examples = "\n".join(["\b", "Examples:", *(f"  {line}" for line in kind.examples)])
-    app.command(kind.name, cls=Grouped, epilog=examples)(with_options(command, kind.settings, kind.name, kind.about))
+    made = with_options(command, kind.settings, kind.name, kind.about, frame)
+    app.command(kind.name, cls=Grouped, epilog=examples)(made)
 
 
 def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> None:
     """What a command does, from flags to an exit code."""
     log_to_stderr(frame["log_level"])
-    if frame["positions_csv"] and "positions" not in kind.tables:
-        raise InputError(f"--positions-csv: {kind.name} has no such table; leave it out")
     settings = asked(kind.settings, frame, flags)
     from decodedrift.runs.prepare import draft, prepare
 
@@ -71,7 +72,7 @@ def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> 
         print(forecast(ready), file=sys.stderr if frame["as_json"] else sys.stdout)
         return
     study = work(kind, ready, folder, frame["resume"] is not None, frame["quiet"])
-    more_files(study, frame["positions_csv"], frame["spreadsheet_safe"])
+    more_files(study, frame.get("positions_csv", False), frame["spreadsheet_safe"])
     conclude(study, gates, frame["as_json"], frame["verbose"])
 
 

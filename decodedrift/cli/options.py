@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -40,7 +40,13 @@ FRAME = {  # beside an experiment's settings
     "fail_on": FAIL_ON,
     "fail_on_interval": FAIL_ON_INTERVAL,
 }
+OF_TABLES = {"positions_csv": "positions"}  # an option of the frame -> the table without which there is nothing to it
 SHORT = {("record", "out"): ("-o",)}  # (command, option) -> its short flags
+
+
+def frame_of(tables: Collection[str]) -> dict[str, Option]:
+    """FRAME as far as it is of an experiment that leaves these tables."""
+    return {name: option for name, option in FRAME.items() if OF_TABLES.get(name) in (None, *tables)}
 
 
 def parameter(name: str, option: Option, default: Any = None, short: tuple[str, ...] = ()) -> inspect.Parameter:

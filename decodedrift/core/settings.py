@@ -67,7 +67,8 @@ class Effort(NamedTuple):
 
     writing, reading: passes that generate, and that read what the reference wrote; floors: further ones that do both,
     of a variant against itself, over `floor_prompts` at most. injecting: passes of the reference with tokens put in.
-    stepwise: readings token by token. logits: those of one token that wait in a job.
+    stepwise: readings token by token. logits: those of one token that wait in a job. beside: bytes of a parameter that
+    are held beside a variant's weights. texts: completions of a prompt that each variant leaves.
     """
 
     writing: int = 1
@@ -77,6 +78,8 @@ class Effort(NamedTuple):
     injecting: int = 0
     stepwise: int = 0
     logits: int = 1
+    beside: int = 0
+    texts: int = 1
 
 
 class Settings(BaseModel):

@@ -7,7 +7,7 @@ so that the reference and every candidate meet in the same one. How a model is c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,7 @@ def generate(
     keep_scores: bool = False,
     inject: Mapping[Key, tuple[int, int]] | None = None,
     processes: Mapping[str, Process] | None = None,
+    wanted: Collection[str] | None = None,
     see: Callable[[Tensor], None] = lambda logits: None,
     tick: Callable[[int], None] = lambda tokens: None,
 ) -> Generated:
@@ -65,6 +66,8 @@ def generate(
         inject: (strategy, seed, prompt id) -> (position, token id) that is taken there in place of the choice. Layout
             and every other row stay what they are without it. Not for beams.
         processes: prompt id -> the model's own processors, see `Processing`. Not for beams, nor with `inject`.
+        wanted: ids of prompts, None for all: once these have ended no more is read, and the others are cut off there.
+            Beams are all waited for.
         see: shown the raw logits of every step, [rows, vocab]: the cells' rows one after another, a prompt's next to
             each other. Not of a draft.
         tick: told the number of rows advanced, at every step.
@@ -75,7 +78,7 @@ def generate(
         for cell in cells
     ]
     if loaded.draft is None:
-        decode(loaded, vocab, prompts, choosers, max_new_tokens, see=see, tick=tick)
+        decode(loaded, vocab, prompts, choosers, max_new_tokens, wanted=wanted, see=see, tick=tick)
     else:
         _follow(loaded, vocab, prompts, choosers, max_new_tokens, tick)
     return _collected(choosers, cells)
@@ -88,6 +91,7 @@ def decode(
     choosers: Sequence[Chooser],
     steps: int,
     *,
+    wanted: Collection[str] | None = None,
     before: Callable[[Any], None] = lambda cache: None,
     see: Callable[[Tensor], None] = lambda logits: None,
     tick: Callable[[int], None] = lambda tokens: None,
@@ -97,7 +101,7 @@ def decode(
     Args:
         prompts: prompt id -> token ids, left-padded.
         before: shown the cache (None without one) before every forward pass but the prompts' own; it may write to it.
-        see: as of `generate`.
+        wanted, see: as of `generate`.
     """
 
     rows = torch.cat([torch.arange(len(prompts)).repeat_interleave(c.width) for c in choosers])
@@ -111,10 +115,17 @@ def decode(
             see(batch.logits)
             tokens, parents = _step(choosers, len(prompts), batch.logits, position)
             tick(len(prompts) * len(choosers))
-            if all(c.done for c in choosers) or position + 1 == steps:
+            if all(_ended(c, wanted) for c in choosers) or position + 1 == steps:
                 break
             before(batch.cache)
             batch.advance(tokens, parents)
+
+
+def _ended(chooser: Chooser, wanted: Collection[str] | None) -> bool:
+    """Whether every wanted row of a chooser has ended."""
+    if wanted is None or not isinstance(chooser, Single):
+        return chooser.done
+    return all(row.finish for row in chooser.rows if row.prompt_id in wanted)
 
 
 def _follow(

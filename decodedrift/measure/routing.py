@@ -135,7 +135,7 @@ def _row(scores: Tensor, other_scores: Tensor, ours: Tensor, theirs: Tensor) -> 
         "chosen": ours.shape[-1],
         "tokens": len(scores),
         "changed": float(changed.double().mean()),
-        "agreement": float(((held & taken).sum(-1) / held.sum(-1)).mean()),
+        "agreement": float(((held & taken).sum(-1).double() / held.sum(-1)).mean()),
     }
     if bool((margins < -SLACK * scores.abs().amax(-1)).any()):
         return row | dict.fromkeys(("margin", "margin_changed", "error", "within_error"), math.nan), changed

@@ -74,7 +74,12 @@ def loading_bytes(world: World, variant: Variant) -> int:
 def pair_bytes(world: World) -> int:
     """The reference, the largest candidate as it loads, and a batch."""
     largest = max((loading_bytes(world, v) for v in _beside(world)), default=0)
-    return weight_bytes(world, world.plan.reader) + largest + batch_bytes(world)
+    return weight_bytes(world, world.plan.reader) + largest + further_bytes(world) + batch_bytes(world)
+
+
+def further_bytes(world: World) -> int:
+    """What is held beside the weights of the largest variant: other copies of them."""
+    return int(world.plan.effort.beside * max((_parameters(world, v) for v in world.plan.running), default=0))
 
 
 def _beside(world: World) -> list[Variant]:
@@ -93,7 +98,7 @@ def all_fit(world: World) -> bool:
     variants = world.plan.running
     every = sum(weight_bytes(world, v) for v in variants)
     every += max(loading_bytes(world, v) - weight_bytes(world, v) for v in variants)
-    return every + batch_bytes(world) <= world.memory * (1 - SPOOL_SHARE)
+    return every + further_bytes(world) + batch_bytes(world) <= world.memory * (1 - SPOOL_SHARE)
 
 
 def resident(world: World) -> str:
@@ -122,6 +127,7 @@ def fitting_batch(world: World) -> int:
         InputError: not even one prompt fits.
     """
     room = world.memory * (1 - SPOOL_SHARE) - max(weight_bytes(world, v) for v in world.plan.running)
+    room -= further_bytes(world)
     size = world.plan.batch_size
     while size > 1 and batch_bytes(world, size) > room:
         size //= 2

@@ -92,6 +92,8 @@ class Cached:
         self.counts: bool | None = None
         self.owned = None
         with calls(loaded, "prefill"):
+            known = _takes(self.model.prepare_inputs_for_generation, "next_sequence_length")
+            check(loaded, known, "takes no next_sequence_length")
             ids, self.arguments = _prepared(loaded, prompts, pad, use_cache)
             if own and loaded.variant.knobs.keys() & {"cache", "kv"} and (prepared := self.cache) is not None:
                 self.owned = owned(loaded, prepared, ids.shape[1] + room)
@@ -152,9 +154,7 @@ class Cached:
 
     def _inputs(self, count: int, **more: Any) -> Mapping[str, Any]:
         """The arguments of a forward pass over the last `count` tokens."""
-        prepare = self.model.prepare_inputs_for_generation
-        check(self.loaded, _takes(prepare, "next_sequence_length"), "takes no next_sequence_length")
-        inputs: dict[str, Any] = prepare(
+        inputs: dict[str, Any] = self.model.prepare_inputs_for_generation(
             self.ids, next_sequence_length=count if self.use_cache else None, **more, **self.arguments
         )
         if self.use_cache and cache_of(self.loaded, inputs) is not None:

@@ -129,8 +129,9 @@ def legality(loaded: Loaded, seed: int) -> float:
     ids = ids % twin.get_input_embeddings().weight.shape[0]
     with torch.inference_mode(), KeepDouble(), quiet():
         plain = twin(input_ids=ids, use_cache=False).logits.clone()
-        with _permuted(twin, places):
-            moved = twin(input_ids=ids, use_cache=False).logits
+        for path, parameter in twin.named_parameters():  # it is not put back: no second copy is held beside it
+            parameter.data = _moved(parameter, places[path])
+        moved = twin(input_ids=ids, use_cache=False).logits
     distance = float((moved - plain).abs().max() / plain.abs().max())
     if not distance <= LEGAL:
         raise VariantError(
@@ -189,6 +190,14 @@ def _spread(heads: Tensor, size: int) -> Tensor:
     return (heads[:, None] * size + torch.arange(size)).reshape(-1)
 
 
+def _moved(parameter: Any, order: tuple[Tensor | None, ...]) -> Tensor:
+    """A parameter's values in their new places."""
+    moved: Tensor = parameter.data
+    for dim, places in enumerate(order):
+        moved = moved if places is None else moved.index_select(dim, places.to(moved.device))
+    return moved
+
+
 @contextmanager
 def _permuted(model: Any, places: Places) -> Iterator[None]:
     """While it is open, parameters stand in their new places."""
@@ -196,11 +205,8 @@ def _permuted(model: Any, places: Places) -> Iterator[None]:
     try:
         with torch.inference_mode(False), torch.no_grad():
             for path, parameter in model.named_parameters():
-                moved = parameter.data
-                for dim, order in enumerate(places[path]):
-                    moved = moved if order is None else moved.index_select(dim, order.to(moved.device))
                 before.append((parameter, parameter.data))
-                parameter.data = moved
+                parameter.data = _moved(parameter, places[path])
         yield
     finally:
         for parameter, data in before:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from decodedrift.core.progress import span
 from decodedrift.models import budget
 from decodedrift.models.machine import flops_per_second
-from decodedrift.models.recorded.api.bodies import askable
+from decodedrift.models.recorded.api.bodies import askable, questions
 from decodedrift.runs.prepare import Prepared
 
 GIB = 2**30
@@ -32,7 +33,7 @@ def forecast(ready: Prepared) -> str:
         f"jobs      {len(ready.jobs)} ({plan.prompts_per_job} prompts each; texts in jobs of their own)",
         f"variants  {', '.join(dict.fromkeys(v.name for v in (*variants, plan.reader)))}",
         f"cells     {len(plan.cells)} strategy x seed: {', '.join(f'{s.label} (seed {n})' for s, n in plan.cells)}",
-        f"rows      up to {traces * len(variants)} traces{''.join(f', {rest}' for rest in rows)}",
+        f"rows      up to {traces * len(variants) * effort.texts} traces{''.join(f', {rest}' for rest in rows)}",
         *([f"extra     {'; '.join(extra)}"] if extra else []),
         f"memory    about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
         f" ({budget.resident(world)} resident, batch size {plan.batch_size})",
@@ -73,10 +74,12 @@ def _extra(ready: Prepared) -> list[str]:
     """The passes beside the run's own."""
     effort = ready.plan.effort
     lines = []
-    if asked := [v for v in ready.plan.candidates if v.endpoint]:
-        asking: Any = ready.plan
-        count = len(asked) * len(askable(asking).cells) * len(asking.prompts)
-        lines.append(f"up to {count} requests, {asking.concurrency} at a time, whose time is not in this")
+    requests: Counter[int] = Counter()
+    asking: Any = ready.plan
+    for variant in (v for v in asking.candidates if v.endpoint):
+        for asked in asking.asked_of(variant).values():
+            requests[asked.concurrency] += len(questions(askable(asked)))
+    lines += [f"up to {count} requests, {n} at a time, whose time is not in this" for n, count in requests.items()]
     if effort.floors:
         prompts = min(len(ready.plan.prompts), effort.floor_prompts)
         lines.append(f"noise floor: {effort.floors} passes over {prompts} prompts in another layout")

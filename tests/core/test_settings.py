@@ -18,7 +18,7 @@ from running import run
 
 import decodedrift as dd
 from decodedrift.cli import app
-from decodedrift.cli.options import FRAME
+from decodedrift.cli.options import FRAME, frame_of
 from decodedrift.core.records import InputError
 from decodedrift.core.settings import GROUPS, Option, make_settings
 from decodedrift.experiments import EXPERIMENTS, experiment
@@ -82,7 +82,7 @@ def test_every_option_says_what_it_is(owner: str, name: str, option: Option, typ
 def test_no_two_options_share_a_flag_or_a_label(kind: Experiment) -> None:
     options = kind.settings.options()
     flags = [kind.settings.flag(name) for name in options] + [
-        f"--{o.flag or n.replace('_', '-')}" for n, o in FRAME.items()
+        f"--{o.flag or n.replace('_', '-')}" for n, o in frame_of(kind.tables).items()
     ]
     labels = [option.label or name.replace("_", " ").capitalize() for name, option in options.items()]
     assert len(set(flags)) == len(flags)
@@ -103,9 +103,10 @@ def test_help_shows_every_option_in_its_group_rare_ones_last(kind: Experiment, t
     assert max(map(len, text.splitlines())) <= 80
     sections = dict(re.findall(r"^([A-Z][\w ]+):\n((?:  .*\n)+)", text, re.M))
     asked = {kind.settings.flag(n): o for n, o in kind.settings.options().items()}
-    asked |= {f"--{o.flag or n.replace('_', '-')}": o for n, o in FRAME.items()}
+    asked |= {f"--{o.flag or n.replace('_', '-')}": o for n, o in frame_of(kind.tables).items()}
     assert list(sections) == [g for g in GROUPS if g in {o.group for o in asked.values()}] + ["General"]
     shown = {flag: title for title, body in sections.items() for flag in re.findall(r"^  (--[\w-]+)", body, re.M)}
+    assert ("--positions-csv" in shown) == ("positions" in kind.tables)
     assert shown == {flag: option.group for flag, option in asked.items()} | {"--help": "General"}
     for body in sections.values():
         rare = [asked[flag].rare for flag in re.findall(r"^  (--[\w-]+)", body, re.M) if flag in asked]

@@ -32,7 +32,6 @@ def command(*words: str, cwd: Path) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["inject", "--positions-csv"], "--positions-csv: inject has no such table"),
         (["compare", "--fail-on-interval"], "--fail-on-interval: there is no gate"),
         (["compare", "--out", ""], "--out: name a folder"),
         (["compare", "--resume", ""], "--resume: name a folder"),

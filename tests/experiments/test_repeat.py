@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from decodedrift.core.progress import Progress
 from decodedrift.core.records import Strategy
 from decodedrift.decoding.loop import generate
 from decodedrift.experiments.repeat import folds, published, sources
+from decodedrift.experiments.repeat.figures import Lengths
 from decodedrift.experiments.repeat.varying import VARY, parse_vary
 from decodedrift.measure.bits import Digests
 from decodedrift.models.load import loaded
@@ -133,6 +135,26 @@ def test_digests_are_of_the_logits_and_of_nothing_else() -> None:
     assert digests.of(key, tokens) == again.of(key, tokens)
     assert digests.of(key, tokens) != nudged.of(key, tokens), "one spacing of one logit"
     assert digests.of(key, 3) == nudged.of(key, 3), "before the step that moved"
+
+
+def test_nothing_is_read_behind_the_end_of_what_is_measured() -> None:
+    """The companions' longer texts are cut off; what is measured, and its logits, stay what they are."""
+    checkpoint = in_memory(tiny_model("llama"), tiny_tokenizer())
+    cells = [(Strategy("greedy", "greedy"), 0)]
+    with loaded(checkpoint, parse_variants("fp32")[0]) as model:
+        vocab = replace(vocabulary(checkpoint), eos=())
+        free = generate(model, vocab, IDS, cells, 8).traces["greedy", 0, "b"].token_ids
+        vocab, steps, digests = replace(vocab, eos=free[:1]), [0, 0], [Digests(cells, list(IDS), "b") for _ in "ab"]
+        for n, wanted in enumerate((None, ("b",))):
+
+            def see(logits: torch.Tensor, n: int = n) -> None:
+                digests[n].see(logits)
+                steps[n] += 1
+
+            trace = generate(model, vocab, IDS, cells, 8, wanted=wanted, see=see).traces["greedy", 0, "b"]
+            assert trace.token_ids == free[:1] and trace.finish == "eos"
+    assert steps == [8, 1]
+    assert digests[0].of(trace.key, 1) == digests[1].of(trace.key, 1)
 
 
 # ---- folds in closed form
@@ -269,6 +291,28 @@ def test_page_terminal_and_case(study: dd.Study) -> None:
     assert "unique" in study._repr_html_() or "Different texts" in study._repr_html_()
     with pytest.raises(dd.InputError, match="no case with prompt_id"):
         study.case(prompt_id="nosuch")
+
+
+def test_the_curve_by_length_has_a_line_per_variant_and_source(study: dd.Study) -> None:
+    figure = Lengths(study).figure()
+    assert figure is not None and figure.choices == ["greedy"]
+    drawn = {line.name: line.data_source.data for line in figure.model.renderers}
+    assert set(drawn) == {
+        *(f"{v}, {name}" for v in ("fp32", "bf16") for name in sources.MADE),
+        "another seed (control)",
+    }
+    for row in study.by_length[study.by_length["vary"] != "seed"].itertuples():
+        data = drawn[f"{row.variant}, {row.vary}"]
+        assert data["unique"][list(data["length"]).index(row.length)] == row.unique
+    ends = {list(data["length"])[-1] for data in drawn.values()}
+    assert ends == {study.by_length["length"].max()}, "texts that have ended stay what they are"
+    looks = [entry[1:3] for entry in figure.entries]
+    assert len(set(looks)) == len(looks) == len(drawn)
+    assert 'id="plot-by_length"' in study.to_html()
+    assert study.plot.by_length().name == "Different texts of a prompt, by length, greedy"
+    assert [(name, strategy) for name, strategy, _ in study.plot] == [("by_length", "greedy")]
+    with pytest.raises(ValueError, match="choices: greedy"):
+        study.plot.by_length("nosuch")
 
 
 def test_a_folder_is_opened_again_without_its_words(tmp_path: Path) -> None:

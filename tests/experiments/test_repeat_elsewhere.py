@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from math import comb, sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from server import Served
+from server import DEMO, Served
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import decodedrift as dd
+from decodedrift.cli.entry import main
+from decodedrift.core.prompts import load_prompts
 from decodedrift.core.settings import make_settings
 from decodedrift.experiments.repeat.settings import RepeatSettings
 from decodedrift.experiments.repeat.table import gating
@@ -171,6 +176,52 @@ def test_answers_are_kept_and_only_those_missing_are_asked_for(server: Served, t
     server.turn(plain="it is another server now")
     again = repeat(given, out=tmp_path / "run", concurrency=2, resume=True)
     assert server.asked() == [] and again.unique.equals(study.unique)
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model as one that chats."""
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    shutil.copytree(DEMO, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_sets_conversations_are_read_here_and_asked_there(
+    server: Served, chatting: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command, from a forecast to a gate: system and user turns, rendered for what runs here, sent as they are."""
+    asked = ["decodedrift", "repeat", "--model", str(chatting), "--candidates", f"api={server.url}#served"]
+    asked += ["--prompts", "same-prompt", "--limit", "2", "--vary", "rerun,concurrency", "--runs", "3"]
+    asked += ["--max-new-tokens", "3", "--threads", "1", "--fail-on", "unique>1", "--ignore-eos"]
+
+    def command(*more: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [*asked, *more])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code or 0, *capsys.readouterr()  # type: ignore[return-value]
+
+    code, out, _ = command("--dry-run")
+    assert code == 0 and server.asked() == []
+    assert "up to 6 requests, 1 at a time" in out and "up to 6 requests, 8 at a time" in out
+    server.turn(nondeterminism=0.5)
+    code, _, err = command("--out", str(tmp_path / "run"))
+    assert code == 4 and "unique>1: api rerun greedy" in err and "api concurrency greedy" in err, err
+    assert "fp32 rerun greedy" not in err
+    turns = [list(prompt.messages or ()) for prompt in load_prompts("same-prompt")]
+    assert [[turn["role"] for turn in messages] for messages in turns] == [["system", "user"]] * 8
+    sent = [body["messages"] for body in server.asked() if body["messages"] in turns]
+    assert len(sent) >= 12 and {m[1]["content"] for m in sent} == {turns[n][1]["content"] for n in (0, 3)}
+    study = dd.open_study(tmp_path / "run")
+    assert set(study.unique["variant"]) == {"fp32", "api"} and study.summary["unique"].iloc[0] == 1
+    tokenizer, model = (kind.from_pretrained(chatting) for kind in (AutoTokenizer, AutoModelForCausalLM))
+    for row in study.repeats[study.repeats["variant"] == "fp32"].groupby("prompt_id").first().itertuples():
+        given = tokenizer.apply_chat_template(turns[int(row.Index[-1]) - 1],
+                                              add_generation_prompt=True, return_tensors="pt")["input_ids"]  # fmt: skip
+        ids = model.generate(given, max_new_tokens=3, do_sample=False, eos_token_id=None)[0, given.shape[1] :]
+        assert row.token_ids == " ".join(map(str, ids.tolist()))
 
 
 def test_gates_ask_for_what_can_vary(server: Served) -> None:

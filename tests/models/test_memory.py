@@ -124,6 +124,31 @@ def test_weights_count_in_the_types_that_they_are_kept_in_and_read_in() -> None:
     assert budget.pair_bytes(world) == count * (4 + 6) + budget.batch_bytes(world)
 
 
+def test_another_order_of_summation_holds_other_copies_of_the_weights() -> None:
+    from decodedrift.core.settings import make_settings
+    from decodedrift.experiments.repeat.settings import RepeatSettings
+    from decodedrift.runs.forecast import forecast
+    from decodedrift.runs.prepare import prepare
+
+    asked: dict[str, Any] = {"model": tiny_model("gpt2"), "prompts": ["w1"], "candidates": ["bf16"], "runs": 3}
+    count = sum(p.numel() for p in asked["model"].parameters())
+
+    def world(vary: str, **more: Any) -> Any:
+        return prepare(make_settings(RepeatSettings, asked | {"vary": vary} | more), tiny_tokenizer())
+
+    plain, permuted = world("rerun"), world("rerun,summation")
+    batch = budget.batch_bytes(plain.world)
+    assert budget.pair_bytes(plain.world) == count * (4 + 2) + batch
+    assert budget.pair_bytes(permuted.world) == count * (4 + 2 + 10) + batch
+    assert "up to 6 traces" in forecast(plain) and "up to 12 traces" in forecast(permuted)
+    room = int((count * 6 + batch) / (1 - budget.SPOOL_SHARE)) + 1
+    assert budget.all_fit(world("rerun", memory_bytes=room).world)
+    tight = world("rerun,summation", memory_bytes=room, batch_size=8)
+    assert tight.plan.batch_size < 8, "what the copies take a batch cannot have"
+    tight.world.plan = tight.plan.having(batch_size=8)
+    assert not budget.all_fit(tight.world) and not budget.both_fit(tight.world)
+
+
 def test_on_a_gpu_logits_wait_in_the_hosts_memory_and_steps_wait_for_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     from decodedrift.core.settings import make_settings
     from decodedrift.experiments.compare.settings import CompareSettings

@@ -20,6 +20,7 @@ EXPERIMENT = Experiment(
     gating=later(f"{HERE}.table:gating"),
     table=later(f"{HERE}.table:table"),
     brief=later(f"{HERE}.table:brief"),
+    plots=later(f"{HERE}.figures:Plots"),
     case=later(f"{HERE}.texts:case"),
     heat=later(f"{HERE}.table:heat"),
     examples=(

@@ -146,7 +146,7 @@ class Repetition:
         with batch.running(self.model) as model:
             output = generate(
                 model, bench.world.vocab, batch.rows, cells, bench.plan.max_new_tokens,
-                see=digests.see, tick=bench.progress.tick,
+                wanted=batch.measured, see=digests.see, tick=bench.progress.tick,
             )  # fmt: skip
         bench.progress.stop()
         tokens = sum(len(trace.token_ids) for trace in output.traces.values())

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from decodedrift.experiments.repeat import published
+from decodedrift.experiments.repeat.figures import CAPTION, Lengths
 from decodedrift.experiments.repeat.folds import TEXT
 from decodedrift.experiments.repeat.texts import case_of, parting
-from decodedrift.experiments.repeat.varying import CONTROL
+from decodedrift.experiments.repeat.varying import CONTROL, SEEDS
 from decodedrift.experiments.repeat.verdict import side
 from decodedrift.report.html import Options, Section, StudyLike
 from decodedrift.report.numbers import Number, exactly, number, percent, position, with_interval
@@ -70,11 +71,16 @@ def by_length(study: StudyLike, options: Options) -> dict[str, Any] | None:
         at = cell.set_index("length")["unique"]
         whole = {n: at.get(n, at.iloc[-1]) for n in lengths}  # a text that ended goes on being what it is
         rows.append([*_names(cell.iloc[0]), *(num(number(value, "unique")) for value in whole.values())])
-    return {"heading": "Different texts by length", "table": Table(columns, rows, source="by_length.csv")}
+    figure = Lengths(study).figure()
+    assert figure is not None, "there are lengths"
+    return {
+        "heading": "Different texts by length", "table": Table(columns, rows, source="by_length.csv"),
+        "figures": {Lengths.name: (CAPTION, figure)}, "choices": figure.choices, "entries": figure.entries,
+    }  # fmt: skip
 
 
 def _names(row: Any) -> list[Cell]:
-    varied = "another seed (control)" if row.vary == CONTROL else row.vary
+    varied = SEEDS if row.vary == CONTROL else row.vary
     return [text(row.variant, 60, head=True), text(varied, 40), text(row.strategy, 60)]
 
 

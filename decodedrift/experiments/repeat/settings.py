@@ -128,10 +128,12 @@ class RepeatSettings(EndpointSettings):
     @property
     def effort(self) -> Effort:
         """Passes over the prompts: one a run, or a row of the batch and run where the others are companions."""
-        size, passes = int(self.batch_size), 1
+        size, passes, texts = int(self.batch_size), 1, 0
         most = {"batch": size, "threads": os.cpu_count() or 1, "experts": len(KERNELS)}
         for item in self.here:
             runs = min(self.runs, most.get(item.name, self.runs))
             rows = 1 if item.source.all_rows else (size + 1) // 2 if item.name == "batch" else size
             passes += runs * rows
-        return Effort(writing=len(self.running) * passes if self.here else 0)
+            texts += runs
+        beside = max((item.source.beside for item in self.here), default=0)
+        return Effort(writing=len(self.running) * passes if self.here else 0, beside=beside, texts=texts)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from decodedrift.core.records import RECORDED
 from decodedrift.experiments.repeat.folds import SUMMARY
-from decodedrift.experiments.repeat.varying import CONTROL, varies
+from decodedrift.experiments.repeat.varying import CONTROL, SEEDS, varies
 from decodedrift.experiments.repeat.verdict import cells, controls, sentence
 from decodedrift.measure.tables import REPEATED
 from decodedrift.report import failures, texts
@@ -44,7 +44,7 @@ def table(study: Any) -> pd.DataFrame:
     """
     rows = [
         [
-            str(row.variant), "another seed (control)" if row.vary == CONTROL else str(row.vary), str(row.strategy),
+            str(row.variant), SEEDS if row.vary == CONTROL else str(row.vary), str(row.strategy),
             str(int(row.runs)), f"{significant(row.unique)} (most {int(row.unique_most)})",
             counted(round(row.tar * row.texts), row.texts, row.tar_low, row.tar_high), percentage(row.bit_equal),
         ]

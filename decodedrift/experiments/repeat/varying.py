@@ -16,7 +16,8 @@ class Source:
 
     about: in a line. params: as NAME:KEY=VALUE. neighbours: whether it takes other rows in the batch. all_rows: whether
     every prompt of a batch is measured in one run; else each has runs of its own, in which the others are companions.
-    here: whether it can vary in a model that runs here; elsewhere: in an endpoint.
+    here: whether it can vary in a model that runs here; elsewhere: in an endpoint. beside: bytes of a parameter that
+    are held beside the weights at most.
     """
 
     about: str
@@ -25,9 +26,11 @@ class Source:
     all_rows: bool = True
     here: bool = True
     elsewhere: bool = False
+    beside: int = 0
 
 
 CONTROL = "seed"  # another seed at temperature 1: what must differ
+SEEDS = "another seed (control)"  # what it is called where figures stand
 RERUN, CONCURRENCY = "rerun", "concurrency"
 VARY: dict[str, Source] = {
     RERUN: Source("nothing: the same batch, run again; an endpoint is asked one at a time", elsewhere=True),
@@ -43,7 +46,10 @@ VARY: dict[str, Source] = {
         neighbours=True,
         all_rows=False,
     ),
-    "summation": Source("the order of every sum: units, heads and residual basis permuted together"),
+    "summation": Source(
+        "the order of every sum: units, heads and residual basis permuted together",
+        beside=10,  # a float64 copy as it is cast and permuted: 8.8 measured of fp32, 9.5 of bf16
+    ),
     CONCURRENCY: Source("what else an endpoint is asked meanwhile: --concurrency", here=False, elsewhere=True),
 }
 BY_IDS, BY_TEXT = "token ids", "text"  # what completions are told apart by

@@ -174,8 +174,8 @@ def encode_prompts(
             raise InputError("--chat-template: this model's tokenizer has no chat template; leave the option out")
         if turns := next((prompt.id for prompt in prompts if prompt.messages is not None), None):
             raise InputError(
-                f"prompt {turns} is given as messages, and this model's tokenizer has no chat template; give its text "
-                "(which is read without the turns' markers)"
+                f"prompt {turns} is given as messages, and this model's tokenizer has no chat template; name one "
+                "that has with --model, or give its text (which is read without the turns' markers)"
             )
     encoded: dict[str, list[int] | str] = {}
     with quiet():  # of a prompt beyond the window, which is refused in words of our own
