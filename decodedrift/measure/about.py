@@ -27,6 +27,8 @@ ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
     "injection": "a row per replaced token",
     "steps": "a row per position, read token by token",
     "layers": "the error after a layer, a row per compared variant, text and layer",
+    "training": "a row per arm, seed and step of a training",
+    "arms": "what each arm of a training came to, a row per arm and seed",
     "tokens": "text and bytes of every token id that is met",
     "repeats": "a row per completion of a prompt",
     "spread": "how far the probability of the first token spreads, a row per prompt and what varied",

@@ -28,6 +28,7 @@ from decodedrift.runs.places import ANSWERS, DATA, KEPT, MARK, RAN_ON, ROWS, UNF
 from decodedrift.runs.tablefiles import length, read_part, write_csv, write_parquet
 
 WAITING = "decodedrift-"  # how the folders begin in which logits wait; a kill leaves them
+STATE = "state"  # the folder in which a job keeps what it goes on from, until it is finished
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class RunFolder:
             sync(part)
             os.replace(part, final)
             sync(final.parent)
+        shutil.rmtree(self.internals / STATE, ignore_errors=True)
 
     def finished_jobs(self) -> list[str]:
         """The keys of the jobs on disk."""
