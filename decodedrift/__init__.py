@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from decodedrift.experiments.record.face import record
     from decodedrift.experiments.repeat.face import repeat
     from decodedrift.experiments.stack import concat
-    from decodedrift.experiments.train.face import train
     from decodedrift.experiments.study import Study, open_study
+    from decodedrift.experiments.train.face import train
 
 __all__ = [
     "InputError", "Prompt", "Strategy", "Study", "Text", "Trace", "Variant",

@@ -30,6 +30,9 @@ def later(where: str) -> Callable[..., Any]:
     return function
 
 
+FORECAST = later("runs.forecast:forecast")  # of what decodes prompts
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One thing that can be asked of a model. A study is a `study.Study`, a plan what plan.json holds.
@@ -79,4 +82,4 @@ class Experiment:
     plots: Callable[[Any], Any] = lambda study: None
     answers: Callable[[Any], Mapping[str, Any]] = lambda study: {}
     beside: Callable[..., str] | None = None
-    forecast: Callable[[Any], str] = later("runs.forecast:forecast")
+    forecast: Callable[[Any], str] = FORECAST

@@ -13,7 +13,14 @@ from decodedrift.experiments.train.lockstep import Lockstep
 from decodedrift.numerics.digits import digits_in_common
 
 LAST = 10  # steps whose mean is the final loss
-MEANS = ("cancelled", "arrived", "flushed_weights", "flushed_activations", "overflowed_weights", "overflowed_activations")
+MEANS = (
+    "cancelled",
+    "arrived",
+    "flushed_weights",
+    "flushed_activations",
+    "overflowed_weights",
+    "overflowed_activations",
+)
 
 
 def finals(arms: Lockstep) -> list[dict[str, Any]]:

@@ -73,7 +73,9 @@ def check(world: World) -> None:
     plan: Any = world.plan
     checkpoint = world.checkpoint
     if checkpoint.quantization is not None:
-        raise InputError(f"{checkpoint.name}: its weights are quantized, and no gradient reaches them; give a plain one")
+        raise InputError(
+            f"{checkpoint.name}: its weights are quantized, and no gradient reaches them; give a plain one"
+        )
     if world.vocab.window is not None and plan.context > world.vocab.window:
         raise InputError(f"--context {plan.context}: the model reads {world.vocab.window} tokens at most; lower it")
     material(plan, world.vocab)

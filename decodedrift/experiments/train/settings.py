@@ -60,7 +60,9 @@ class TrainSettings(Settings):
     )
     controls: bool = option(True, "Train the butterfly, another order and fp32 again.", MEASURING, label="Controls")
     compare: bool = option(True, "Compare what the trained arms write.", MEASURING, label="Trained arms compared")
-    keep_checkpoints: bool = option(False, "Keep what each arm became, as folders.", MEASURING, label="Checkpoints kept")
+    keep_checkpoints: bool = option(
+        False, "Keep what each arm became, as folders.", MEASURING, label="Checkpoints kept"
+    )
     lstm: bool = option(False, "Train a small LSTM in fp64 and fp32 too.", MEASURING, label="LSTM trained too")
     every: Whole = option(
         25, "Steps that a kill can lose.", MACHINE, "N", rare=True, flag="save-every", changes_rows=False,
@@ -80,9 +82,7 @@ class TrainSettings(Settings):
         """Arms are distinct, the reference is one of them."""
         distinct("arms", self.arms)
         if self.reference_arm is not None and self.reference_arm not in self.arms:
-            raise InputError(
-                f"--reference {self.reference_arm}: is none of the arms; choices: {', '.join(self.arms)}"
-            )
+            raise InputError(f"--reference {self.reference_arm}: is none of the arms; choices: {', '.join(self.arms)}")
 
     def check_resolved(self) -> None:
         """Texts have names of their own."""
@@ -122,7 +122,9 @@ class TrainSettings(Settings):
     def manner(self) -> str:
         """The arms, and how long."""
         size = f"{self.steps} steps of {self.sequences} x {self.context} tokens"
-        return f"training {', '.join(arm.label for arm in self.every_arm)} for {size}, then comparing what they became: "
+        return (
+            f"training {', '.join(arm.label for arm in self.every_arm)} for {size}, then comparing what they became: "
+        )
 
     @property
     def effort(self) -> Effort:

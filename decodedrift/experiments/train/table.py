@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from decodedrift.experiments.train.arms import FP32, CONTROLS
+from decodedrift.experiments.train.arms import CONTROLS, FP32
 from decodedrift.experiments.train.folds import MEANS, SUMS
 from decodedrift.experiments.train.verdict import arms, broken_arms, by_role, controls, row_of
 from decodedrift.report import failures, texts

@@ -38,7 +38,9 @@ def controls(study: Any) -> tuple[list[str], list[str]]:
     again, moved, order = (row_of(study, name) for name in CONTROLS)
     if again is not None:
         rows = study.training
-        ours, theirs = (rows[rows["arm"] == a].set_index(["seed", "step"])["loss"] for a in (again["held_against"], AGAIN))
+        ours, theirs = (
+            rows[rows["arm"] == a].set_index(["seed", "step"])["loss"] for a in (again["held_against"], AGAIN)
+        )
         same = ours.equals(theirs) and again["differing"] == 0
         if same:
             passed.append("Control: fp32 trained a second time is equal in every weight and loss, to the bit.")
