@@ -115,7 +115,7 @@ class Runner:
         """Shares of gradients that are flushed or overflow."""
         if self.watch is None:
             return {}
-        row = {}
+        row: dict[str, Any] = {}
         for what, part in (("weights", self.watch.weights(self.named)), ("activations", self.watch.activations)):
             row[f"flushed_{what}"] = part.flushed.share if compared else None
             row[f"overflowed_{what}"] = part.overflowed.share
@@ -160,12 +160,13 @@ class Runner:
             for value in state.values()
             if isinstance(value, Tensor) and value.dim()
         ]
+        types = self.watch.types if self.watch is not None else {}
         return {
             "running": counted(p for _, p in self.named),
             "weights": counted(self.kept),
             "gradients": counted(p.grad for p in self.weights.seen),
             "moments": counted(moments),
-            "activations": {name: NAMES.get(kind, str(kind)) for name, kind in (self.watch or Watch(self.model)).types.items()},
+            "activations": {name: NAMES.get(kind, str(kind)) for name, kind in types.items()},
             "optimizer": type(self.optimizer).__name__,
             "scaler": type(self.scaler).__name__,
         }  # fmt: skip

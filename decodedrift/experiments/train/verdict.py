@@ -1,4 +1,4 @@
-"""The verdict of `train`: what a control says, what broke, how far each arm drifted in butterfly floors, and their texts."""
+"""The verdict of `train`: what controls say, what broke, how far each arm drifted in butterfly floors, its texts."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def controls(study: Any) -> tuple[list[str], list[str]]:
             passed.append("Control: fp32 trained a second time is equal in every weight and loss, to the bit.")
         elif not again["broken"]:
             alarms.append(
-                f"A control failed: fp32 trained a second time differs in {number(again['differing'])} weights; what is "
-                "told of the arms cannot be told from what the machine does by itself."
+                f"A control failed: fp32 trained a second time differs in {number(again['differing'])} weights; what "
+                "is told of the arms cannot be told from what the machine does by itself."
             )
     if moved is not None and not moved["broken"]:
         if not moved["distance"] > 0:
@@ -101,7 +101,7 @@ def _parts(row: pd.Series) -> Iterator[str]:
         yield f"{row['diverged']:.0f} of {row['texts']:.0f} texts part{floors}"
     for column, words in (
         ("cancelled", "of its updates are cancelled by the weights"),
-        ("flushed_activations", "of its activations' gradients are flushed to 0"),
+        ("flushed_activations", "of its activations' gradients are 0 where the reference's are not"),
         ("overflowed_activations", "of them overflow"),
     ):
         if row[column] > LITTLE:
