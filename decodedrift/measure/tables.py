@@ -12,6 +12,7 @@ import pandas as pd
 
 from decodedrift.measure.metrics import TOKEN_METRICS, TRACE_METRICS
 from decodedrift.measure.metrics.base import INTEGERS
+from decodedrift.measure.traintables import TRAIN_TABLES
 from decodedrift.numerics.ratios import BANDS
 
 # facts of which the largest of all jobs counts
@@ -108,34 +109,7 @@ TABLES: dict[str, dict[str, str]] = {
              "routing_ratio"], "float64",
         ),
     },
-    "training": {
-        **dict.fromkeys(["model", "arm", "role", "held_against"], "str"), "seed": INTEGERS, "step": INTEGERS,
-        **dict.fromkeys(
-            ["loss", "grad_norm_scaled", "grad_norm", "grad_norm_clipped", "scale"], "float64",
-        ),
-        "skipped": INTEGERS,
-        **dict.fromkeys(
-            ["cancelled", "arrived", "flushed_weights", "flushed_activations", "overflowed_weights",
-             "overflowed_activations", "distance", "distance_running", "cosine"], "float64",
-        ),
-        "overflow_module": "str", "overflow_pass": "str",
-    },
-    "arms": {
-        **dict.fromkeys(["model", "arm", "role", "held_against"], "str"), "seed": INTEGERS, "steps": INTEGERS,
-        **dict.fromkeys(
-            ["loss", "distance", "distance_running", "distance_floors", "perplexity", "digits_median", "digits_p5",
-             "cancelled", "arrived", "flushed_weights", "flushed_activations", "overflowed_weights",
-             "overflowed_activations", "scale"], "float64",
-        ),
-        **dict.fromkeys(["skipped", "differing", "held_out_tokens", "broken_step"], INTEGERS),
-        **dict.fromkeys(["broken_module", "broken_why"], "str"),
-        "texts": INTEGERS, "diverged": INTEGERS,
-        **dict.fromkeys(
-            ["divergence_rate", "first_divergence_median", "kl", "kl_floors", "ppl_change", "ppl_change_low",
-             "ppl_change_high"], "float64",
-        ),
-        **dict.fromkeys(["wording", "wording_note", "quality", "quality_note"], "str"),
-    },
+    **TRAIN_TABLES,
     "tokens": {"token_id": INTEGERS, "token": "str", "bytes": "str"},
     "timings": {
         "job": "str", "variant": "str", "strategy": "str", "phase": "str", "seconds": "float64", "tokens": INTEGERS,

@@ -18,7 +18,7 @@ SEEDED = 2**63
 
 
 class Lockstep:
-    """The arms of one seed. rows: of `training`, so far. place: the file that a resume goes on from, None without one."""
+    """The arms of one seed. rows: of `training`. place: the file that a resume goes on from, None without one."""
 
     def __init__(
         self, plan: Any, model: Any, material: Material, seed: int, device: torch.device, place: Path | None
