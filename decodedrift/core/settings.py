@@ -10,10 +10,11 @@ import difflib
 import os
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from decodedrift.core.estimate import Effort
 from decodedrift.core.notation import count, gib, one_of, split, thread_count, whole
 from decodedrift.core.records import Cell, InputError, Job, Strategy, Text, Variant, distinct, plain, shortened, unlike
 
@@ -60,25 +61,6 @@ LAYOUTS = {"mixed": "all strategies in one batch", "per-strategy": "one strategy
 RECORDED = ("prompt_source", "left_out", "refused")  # what a plan says of its prompts
 SPENT = ("prompt_ids", "limit")  # a plan has the prompts themselves
 COUPLINGS = {"gumbel": "coupled: the same for every variant", "none": "not coupled"}
-
-
-class Effort(NamedTuple):
-    """How much a run does, in passes over its prompts, beside loading: what time and memory are estimated from.
-
-    writing, reading: passes that generate, and that read what the reference wrote; floors: further ones that do both,
-    of a variant against itself, over `floor_prompts` at most. injecting: passes of the reference with tokens put in.
-    stepwise: readings token by token. logits: those of one token that wait in a job. trained: tokens forward and
-    backward, over all jobs.
-    """
-
-    writing: int = 1
-    reading: int = 0
-    floors: int = 0
-    floor_prompts: int = 0
-    injecting: int = 0
-    stepwise: int = 0
-    logits: int = 1
-    trained: int = 0
 
 
 class Settings(BaseModel):
