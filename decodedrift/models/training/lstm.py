@@ -22,7 +22,8 @@ NAME = "lstm"
 STEPS, CELLS, RATE, BATCH, EPOCHS = 10, 20, 0.001, 32, 10
 SEQUENCES, HELD_OUT = 1000, 200
 
-EQUAL, DRAWN, ULP, ORDER = "equal weights", "weights drawn anew", "one ulp aside", "other order"
+EQUAL, DRAWN = "fp32 and fp64, equal weights", "fp32 and fp64, each drawn anew"
+ULP, ORDER = "fp32 and fp32, weights one ulp aside", "fp32 and fp32, other order"
 PAIRS = (EQUAL, DRAWN, ULP, ORDER)
 
 
