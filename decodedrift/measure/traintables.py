@@ -33,4 +33,11 @@ TRAIN_TABLES: dict[str, dict[str, str]] = {
         ),
         **dict.fromkeys(["wording", "wording_note", "quality", "quality_note"], "str"),
     },
+    "digits": {
+        "model": "str", "seed": INTEGERS, "pair": "str", "epoch": INTEGERS,
+        **dict.fromkeys(
+            ["significant_digits", "significant_digits_p5", "digits_weights", "loss", "loss_other", "agree", "right"],
+            "float64",
+        ),
+    },
 }  # fmt: skip

@@ -23,6 +23,7 @@ from decodedrift.experiments.train.forecast import needed
 from decodedrift.experiments.train.lockstep import Lockstep
 from decodedrift.measure.tables import JobResult
 from decodedrift.models.arithmetic import pinned
+from decodedrift.models.training import lstm
 from decodedrift.models.training.start import save, starting_model
 from decodedrift.models.world import World
 from decodedrift.runs.runfolder import STATE
@@ -61,6 +62,8 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
         for row in rows:
             row |= told.get(row["arm"], {})
     result.rows["arms"] = [{"model": plan.model} | row for row in rows]
+    if plan.lstm:
+        result.rows["digits"] = [{"model": lstm.NAME} | row for row in lstm.digits([seed])]
     return result
 
 
