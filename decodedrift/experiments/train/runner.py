@@ -81,12 +81,13 @@ class Runner:
         row: dict[str, Any] = {"loss": self._backward(batches), "scale": self.scaler.get_scale()}
         row |= self._gradients(reference is not None)
         self.weights.gradients()
-        row["grad_norm_scaled"] = norm(p.grad for p in self.weights.seen)
+        row["grad_norm_scaled"] = row["grad_norm"] = norm(p.grad for p in self.weights.seen)
         self.scaler.unscale_(self.optimizer)
-        row["grad_norm"] = norm(p.grad for p in self.weights.seen)
+        if row["scale"] != 1:
+            row["grad_norm"] = norm(p.grad for p in self.weights.seen)
         if self.plan.clip is not None:
             clip_grad_norm_(self.weights.seen, self.plan.clip)
-        row["grad_norm_clipped"] = norm(p.grad for p in self.weights.seen)
+        row["grad_norm_clipped"] = norm(p.grad for p in self.weights.seen) if self.plan.clip else row["grad_norm"]
         row |= self._update()
         if not self.facts:
             self.facts = self._read_back()
@@ -127,12 +128,14 @@ class Runner:
         """The optimizer's step, and what became of what it wanted."""
         before = [tensor.clone() for tensor in self.kept]
         scale = self.scaler.get_scale()
-        self.weights.begin(self.optimizer)
+        measured = not self.arm.control  # an fp32 arm like any other, whose updates tell nothing
+        if measured:
+            self.weights.begin(self.optimizer)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         skipped = self.scaler.get_scale() < scale
         row: dict[str, Any] = {"skipped": int(skipped)}
-        if not skipped:
+        if measured and not skipped:
             arrival = self.weights.finish()
             row |= {"cancelled": arrival.cancelled.share, "arrived": arrival.arrived}
         self.delta = [now.double() - then.double() for now, then in zip(self.kept, before, strict=True)]

@@ -47,13 +47,12 @@ def save(model: Any, kept: Sequence[Tensor], tokenizer: Any, folder: Path) -> No
     names = {id(p): tensor.detach() for p, tensor in zip(model.parameters(), kept, strict=True)}
     state = dict(model.state_dict())
     state |= {name: names[id(p)] for name, p in model.named_parameters(remove_duplicate=False) if name in state}
-    kind, model.config.dtype = model.config.dtype, kept[0].dtype
-    try:
-        with quiet():
-            model.save_pretrained(folder, state_dict=state)
-            tokenizer.save_pretrained(folder)
-    finally:
-        model.config.dtype = kind
+    config = copy.deepcopy(model.config)
+    config.dtype = kept[0].dtype
+    with quiet():
+        model.save_pretrained(folder, state_dict=state)
+        config.save_pretrained(folder)  # the model writes the type that runs, which masters are not of
+        tokenizer.save_pretrained(folder)
 
 
 def moved_by_one_ulp(tensors: Sequence[Tensor], seed: int) -> None:
