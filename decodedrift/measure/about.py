@@ -29,6 +29,7 @@ ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
     "layers": "the error after a layer, a row per compared variant, text and layer",
     "training": "a row per arm, seed and step of a training",
     "arms": "what each arm of a training came to, a row per arm and seed",
+    "digits": "digits that two trainings of an LSTM have in common, a row per seed, pair and epoch",
     "tokens": "text and bytes of every token id that is met",
     "repeats": "a row per completion of a prompt",
     "spread": "how far the probability of the first token spreads, a row per prompt and what varied",

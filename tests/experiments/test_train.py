@@ -23,6 +23,7 @@ from decodedrift.experiments.train.data import Material, other_order
 from decodedrift.experiments.train.lockstep import Lockstep
 from decodedrift.experiments.train.runner import Runner, apart
 from decodedrift.experiments.train.settings import TrainSettings
+from decodedrift.experiments.train.split import cases
 from decodedrift.models.training.start import moved_by_one_ulp
 
 CPU = torch.device("cpu")
@@ -304,6 +305,18 @@ def test_what_the_arms_write_is_compared_in_a_run_of_its_own(folder: Path, study
     assert rows["kl_floors"]["bf16"] == rows["kl"]["bf16"] / rows["kl"][BUTTERFLY]
     digits = rows["digits_median"]
     assert digits["fp32"] > digits["bf16:master=true"] > digits["bf16"] > 0 and pd.isna(digits["fp64"])
+
+
+def test_the_page_shows_where_the_texts_of_the_arms_part(study: dd.Study) -> None:
+    rows = study.arms.set_index("arm")
+    parted = set(rows.index[rows["diverged"].fillna(0) > 0])
+    told = cases(study)
+    assert told.keys() == parted and "fp32-again" not in parted and len(parted) > 1
+    for case in told.values():
+        ours, theirs = case.sides
+        assert ours.token != theirs.token
+    assert study.to_html().count('class="pair"') == len(parted)
+    assert not cases(train(arms=["fp32"], controls=False, steps=1))  # of a run that was not kept
 
 
 def test_without_a_folder_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,4 +145,6 @@ class Scale(Steps):
         return super()._frame(rows) | {"y_range": (high.min() / 2, high.max() * 2)}
 
 
-FIGURES: dict[str, type[Steps]] = {figure.name: figure for figure in (Loss, LossGap, Distance, Cancelled, Flushed, Scale)}
+FIGURES: dict[str, type[Steps]] = {
+    figure.name: figure for figure in (Loss, LossGap, Distance, Cancelled, Flushed, Scale)
+}

@@ -32,7 +32,7 @@ def types(counts: Mapping[str, Any]) -> str:
     for key, value in counts.items():
         by_type[value if isinstance(value, str) else key] += 1 if isinstance(value, str) else int(value)
     total = sum(by_type.values())
-    if len(by_type) == 1:
-        return next(iter(by_type))
+    if len(by_type) < 2:
+        return "".join(by_type)
     unit = " of modules" if any(isinstance(value, str) for value in counts.values()) else ""
     return ", ".join(f"{kind} ({n / total:.0%}{unit})" for kind, n in by_type.most_common())
