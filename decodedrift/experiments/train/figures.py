@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
-from bokeh.models import DataRange1d, NumeralTickFormatter
+from bokeh.models import DataRange1d, FixedTicker, NumeralTickFormatter
 
 from decodedrift.experiments.train.arms import BUTTERFLY, CONTROLS, FP32, ORDER
+from decodedrift.report.figures.base import Series
 from decodedrift.report.figures.curves import Curves, Names
 from decodedrift.report.palette import series
 
 LOOKS = {BUTTERFLY: ("ink", "dotted"), ORDER: ("ink", "dashed")}
+FEW = 3  # points, which make no line
 CAPTIONS = {BUTTERFLY: "butterfly floor", ORDER: "other order of the data"}
 
 
@@ -56,6 +59,12 @@ class Steps(Curves):
     def _caption(self, name: str) -> str:
         return CAPTIONS.get(name, name)
 
+    def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
+        """A line; of an arm that soon broke the few points."""
+        super()._draw(source, series, part)
+        if int((source.data["_y"] > 0).sum()) < FEW:
+            self._dots(source, series, self.x, self.y, size=7)
+
 
 class Loss(Steps):
     """The mean loss of each step's batches."""
@@ -97,6 +106,12 @@ class Distance(Steps):
 
     def _frame(self, rows: pd.DataFrame) -> dict[str, Any]:
         return super()._frame(rows) | {"x_axis_type": "log"}
+
+    def _furnish(self, rows: pd.DataFrame) -> None:
+        """Whole steps along the axis."""
+        powers = range(len(str(int(rows["step"].max()))))
+        self.plot.xaxis.ticker = FixedTicker(ticks=[n * 10**power for power in powers for n in (1, 2, 5)])
+        self.plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
 
 
 class Cancelled(Steps):
@@ -141,8 +156,15 @@ class Scale(Steps):
         return rows[scaled]
 
     def _frame(self, rows: pd.DataFrame) -> dict[str, Any]:
-        high = rows["scale"].astype("float64")
-        return super()._frame(rows) | {"y_range": (high.min() / 2, high.max() * 2)}
+        scales = rows["scale"].astype("float64")
+        return super()._frame(rows) | {"y_range": (scales.min() / 2, scales.max() * 2)}
+
+    def _furnish(self, rows: pd.DataFrame) -> None:
+        """Powers of two along the axis, four at the most."""
+        low, high = (math.floor(math.log2(float(end))) for end in (rows["scale"].min(), rows["scale"].max()))
+        apart = 1 + (high - low) // 4
+        self.plot.yaxis.ticker = FixedTicker(ticks=[2.0**n for n in range(low, high + 1, apart)])
+        self.plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
 
 
 FIGURES: dict[str, type[Steps]] = {
