@@ -34,7 +34,7 @@ class Lockstep:
         """The steps that are left. tick: told of tokens; pause: where the run may be stopped."""
         tokens = self.plan.sequences * self.plan.context
         while self.done < self.plan.steps:
-            pause()
+            self._pause(pause)
             for runner in self.runners.values():
                 if runner.broken is None:
                     self._step(runner)
@@ -43,6 +43,13 @@ class Lockstep:
             if self.done % self.plan.every == 0 and self.done < self.plan.steps:
                 self.keep()
         self.keep()
+
+    def _pause(self, pause: Callable[[], None]) -> None:
+        try:
+            pause()
+        except BaseException:  # a signal: the steps that are done stay so
+            self.keep()
+            raise
 
     def base(self, runner: Runner) -> Runner:
         """What a runner is held against: the fp32 arm for a control, for all others the reference arm."""
