@@ -25,6 +25,6 @@ EXPERIMENT = Experiment(
     heat=later(f"{HERE}.table:heat"),
     examples=(
         "decodedrift train --arms fp32,bf16,bf16:master=true --steps 50",
-        "decodedrift train --model FOLDER --text notes.txt --arms fp32,fp16:loss_scale=dynamic --lr 1e-4",
+        "decodedrift train --text notes.txt --arms fp32,autocast-bf16 --lr 1e-4",
     ),
 )

@@ -26,7 +26,7 @@ from decodedrift.models.arithmetic import pinned
 from decodedrift.models.training import lstm
 from decodedrift.models.training.start import save, starting_model
 from decodedrift.models.world import World
-from decodedrift.runs.runfolder import STATE
+from decodedrift.runs.places import STATE
 
 
 def execute(job: Job, world: World, progress: Progress | None = None, spill: str | None = None) -> JobResult:

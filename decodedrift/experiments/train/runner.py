@@ -171,7 +171,7 @@ class Runner:
             "moments": counted(moments),
             "activations": {name: NAMES.get(kind, str(kind)) for name, kind in types.items()},
             "optimizer": type(self.optimizer).__name__,
-            "scaler": type(self.scaler).__name__,
+            "scaler": type(self.scaler).__name__ if self.arm.params["loss_scale"] is not None else "none",
         }  # fmt: skip
 
     def predictions(self, windows: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from decodedrift.experiments.train.arms import CONTROLS, FP32
 from decodedrift.experiments.train.folds import MEANS, SUMS
-from decodedrift.experiments.train.verdict import arms, broken_arms, by_role, controls, row_of
+from decodedrift.experiments.train.verdict import arms, broken_arms, by_role, controls, headline, row_of
 from decodedrift.report import failures, texts
 from decodedrift.report.heat import HeatMap, Spot, level
 from decodedrift.report.numbers import exactly, percentage, significant
@@ -54,7 +54,7 @@ def _shown(value: float) -> str:
 def brief(study: Any) -> tuple[list[str], list[str], list[str]]:
     """Alarms and what failed; what broke and a sentence per arm; the controls that passed."""
     alarms, passed = controls(study)
-    return [*alarms, *failures.sentences(study.failures)], [*broken_arms(study), *arms(study)], passed
+    return [*alarms, *failures.sentences(study.failures)], [*headline(study), *broken_arms(study), *arms(study)], passed
 
 
 def heat(study: Any) -> list[HeatMap]:

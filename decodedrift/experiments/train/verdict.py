@@ -10,7 +10,7 @@ import pandas as pd
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.train.arms import AGAIN, BUTTERFLY, CONTROLS, ORDER
 from decodedrift.report import failures
-from decodedrift.report.phrases import number, percent
+from decodedrift.report.phrases import listed, number, percent
 
 LITTLE = 0.01  # of the steps or updates, below which nothing is said of them
 
@@ -18,7 +18,8 @@ LITTLE = 0.01  # of the steps or updates, below which nothing is said of them
 def verdict(study: Any) -> list[str]:
     """Controls that failed, arms that broke, a sentence per arm, the controls that passed."""
     alarms, passed = controls(study)
-    return [*alarms, *broken_arms(study), *arms(study), *passed, *failures.sentences(study.failures)]
+    said = [*headline(study), *broken_arms(study), *arms(study), *passed]
+    return [*alarms, *said, *failures.sentences(study.failures)]
 
 
 def broken(study: Any) -> bool:
@@ -65,6 +66,19 @@ def controls(study: Any) -> tuple[list[str], list[str]]:
     return alarms, passed
 
 
+def headline(study: Any) -> list[str]:
+    """How far every arm drifted, in floors, and how far another order of the data moves one."""
+    rows = study.summary[study.summary["distance_floors"].notna()]
+    drifted = rows[(rows["role"] == "arm") & (rows["arm"] != rows["held_against"])]
+    if not len(drifted):
+        return []
+    base, steps = visible(drifted["held_against"].iloc[0]), drifted["steps"].max()
+    parts = [f"{visible(row.arm)} {number(row.distance_floors, 3)}" for row in drifted.itertuples()]
+    order = rows[rows["arm"] == ORDER]["distance_floors"]
+    data = f"; the same batches in another order, {number(order.iloc[0], 3)}" if len(order) else ""
+    return [f"Weights after {steps:.0f} steps, in butterfly floors from {base}: {listed(parts)}{data}."]
+
+
 def broken_arms(study: Any) -> list[str]:
     """A sentence for each arm and seed that broke."""
     rows = study.arms[study.arms["broken_step"].notna()]
@@ -97,7 +111,7 @@ def _parts(row: pd.Series) -> Iterator[str]:
         yield f"{number(max(0.0, row['digits_median']))} digits of its predictions in common (median)"
     yield f"loss {number(row['loss'], 3)}, perplexity {number(row['perplexity'], 3)}"
     if not pd.isna(row["diverged"]):
-        floors = "" if pd.isna(row["kl_floors"]) else f", KL {number(row['kl_floors'])} times the butterfly's"
+        floors = "" if pd.isna(row["kl_floors"]) else f", KL {number(row['kl_floors'], 3)} times the butterfly's"
         yield f"{row['diverged']:.0f} of {row['texts']:.0f} texts part{floors}"
     for column, words in (
         ("cancelled", "of its updates are cancelled by the weights"),
@@ -112,7 +126,7 @@ def _parts(row: pd.Series) -> Iterator[str]:
 
 def _drift(row: pd.Series) -> str:
     floors = row["distance_floors"]
-    told = "" if pd.isna(floors) else f", {number(floors)} butterfly floors"
+    told = "" if pd.isna(floors) else f", {number(floors, 3)} butterfly floors"
     return f"{number(row['distance'])} of the weights' length from {visible(row['held_against'])}{told}"
 
 

@@ -35,7 +35,7 @@ def provenance(study: StudyLike, options: Options) -> dict[str, Any] | None:
         "heading": "What was run",
         "asked": _options(study),
         "ran_on": _ran_on(environment),
-        "variants": _variants(plan, environment.get("variants", {})),
+        "variants": _variants(plan, environment.get("variants", {})) if sides(plan) else None,
         "strategies": _strategies(plan),
         "timings": _timings(study),
         "version": str(environment.get("versions", {}).get("decodedrift", "")),
