@@ -19,6 +19,7 @@ from decodedrift.report.sections.provenance import provenance
 from decodedrift.report.sections.verdict import verdict
 from decodedrift.report.tables import Cell, Column, Table, num, text
 
+NAMED = 6  # arms that the title has room for
 COLUMNS = (
     Column("Arm", numeric=False),
     Column("Distance", "Of the weights from the reference arm's, over their length; of a control, from fp32's."),
@@ -42,7 +43,8 @@ def summary(study: StudyLike, options: Options) -> dict[str, Any] | None:
         parted = Number("" if pd.isna(row["texts"]) else f"{row['diverged']:.0f} of {row['texts']:.0f}")
         shares = [num(percent(row[c], c)) for c in ("cancelled", "flushed_activations")]
         rows.append([
-            text(label, 60, head=True), *(_figure(row, c) for c in ("distance", "distance_floors")), _digits(row),
+            text(label, 60, head=True), *(_figure(row, c) for c in ("distance", "distance_floors")),
+            num(_in_common(row["digits_median"], "digits_median")),
             *(_figure(row, c) for c in ("loss", "perplexity")), *shares, num(number(row["skipped"], "skipped")),
             num(parted), _figure(row, "kl_floors"),
         ])  # fmt: skip
@@ -53,9 +55,10 @@ def _figure(row: Any, column: str) -> Cell:
     return num(number(row[column], column))
 
 
-def _digits(row: Any) -> Cell:
-    told = row["digits_median"]
-    return num(Number("all") if told == float("inf") else number(told, "digits_median", digits=2))
+def _in_common(value: float, column: str) -> Number:
+    """Digits: all of two equal numbers, none of two that are further apart than the second is large."""
+    exact = number(value, column, digits=2)
+    return Number("all" if value == float("inf") else "0" if value < 0 else exact.text, exact.exact)
 
 
 def drift(study: StudyLike, options: Options) -> dict[str, Any] | None:
@@ -112,8 +115,8 @@ def lstm(study: StudyLike, options: Options) -> dict[str, Any] | None:
     body = []
     for (pair, seed), part in rows.groupby(["pair", "seed"], sort=False):
         told = part.sort_values("epoch")
-        digits = [told["digits_weights"].iloc[0], *told["significant_digits"]]
-        cells = [num(Number("all") if v == float("inf") else number(v, "significant_digits", digits=2)) for v in digits]
+        cells = [num(_in_common(told["digits_weights"].iloc[0], "digits_weights"))]
+        cells += [num(_in_common(value, "significant_digits")) for value in told["significant_digits"]]
         body.append([text(pair, 80, head=True), num(Number(str(seed))), *cells])
     return {"heading": "An LSTM in fp32 and fp64", "table": Table(columns, body, source="digits.csv")}
 
@@ -140,4 +143,6 @@ def sections() -> Mapping[str, Section]:
 
 def title(plan: Mapping[str, Any]) -> str:
     """What was trained, and how."""
-    return f"Trained for {plan['steps']} steps in {', '.join(plan['arms'])}"
+    arms = plan["arms"]
+    ways = ", ".join(arms) if len(arms) <= NAMED else f"{len(arms)} ways"
+    return f"Trained for {plan['steps']} steps in {ways}"

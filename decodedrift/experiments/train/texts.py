@@ -13,7 +13,7 @@ from decodedrift.report.case import Case
 from decodedrift.report.numbers import percentage, significant
 from decodedrift.report.terminal import text_table, wrapped
 
-HEAD = ("arm", "loss", "perplexity", "distance", "floors", "digits", "cancelled", "flushed", "parted")
+HEAD = ("arm", "floors", "digits", "perplexity", "cancelled", "flushed", "parted")
 
 
 def table(study: Any, width: int) -> str:
@@ -22,9 +22,7 @@ def table(study: Any, width: int) -> str:
     for name in by_role(study):
         row: Any = row_of(study, name)
         parted = "" if pd.isna(row["texts"]) else f"{row['diverged']:.0f}/{row['texts']:.0f}"
-        numbers = [
-            _cell(row[c]) for c in ("loss", "perplexity", "distance", "distance_floors", "digits_median")
-        ]  # fmt: skip
+        numbers = [_cell(row[c]) for c in ("distance_floors", "digits_median", "perplexity")]
         shares = ["" if pd.isna(row[c]) else percentage(row[c]) for c in ("cancelled", "flushed_activations")]
         body.append([name + " (broke)" * bool(row["broken"]), *numbers, *shares, parted])
     return text_table(list(HEAD), body, width, names=1)
