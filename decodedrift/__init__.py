@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from decodedrift.experiments.repeat.face import repeat
     from decodedrift.experiments.stack import concat
     from decodedrift.experiments.study import Study, open_study
+    from decodedrift.experiments.train.face import train
 
 __all__ = [
     "InputError", "Prompt", "Strategy", "Study", "Text", "Trace", "Variant",
-    "compare", "concat", "inject", "open_study", "record", "repeat", "strategy",
+    "compare", "concat", "inject", "open_study", "record", "repeat", "strategy", "train",
 ]  # fmt: skip
 
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "inject": "decodedrift.experiments.inject.face",
     "record": "decodedrift.experiments.record.face",
     "repeat": "decodedrift.experiments.repeat.face",
+    "train": "decodedrift.experiments.train.face",
     "concat": "decodedrift.experiments.stack",
     "Study": "decodedrift.experiments.study",
     "open_study": "decodedrift.experiments.study",

@@ -61,15 +61,13 @@ def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> 
     for doubt in ready.doubts():
         print(terminal(doubt, 300), file=sys.stderr)
     if frame["dry_run"]:
-        from decodedrift.runs.forecast import forecast
-
         if stored is not None:
             from decodedrift.runs.carry_out import finished
             from decodedrift.runs.runfolder import RunFolder
 
             finished(ready, RunFolder(folder))  # refuses what the run itself would
 
-        print(forecast(ready), file=sys.stderr if frame["as_json"] else sys.stdout)
+        print(kind.forecast(ready), file=sys.stderr if frame["as_json"] else sys.stdout)
         return
     study = work(kind, ready, folder, frame["resume"] is not None, frame["quiet"])
     more_files(study, frame.get("positions_csv", False), frame["spreadsheet_safe"])

@@ -10,12 +10,13 @@ import difflib
 import os
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from decodedrift.core.estimate import Effort
 from decodedrift.core.notation import count, gib, one_of, split, thread_count, whole
-from decodedrift.core.records import Cell, InputError, Strategy, Text, Variant, distinct, plain, shortened, unlike
+from decodedrift.core.records import Cell, InputError, Job, Strategy, Text, Variant, distinct, plain, shortened, unlike
 
 GROUPS = ("What to compare", "Prompts", "Decoding", "Measuring", "Endpoint", "Machine", "Output", "Gates")
 WHAT, PROMPTS, DECODING, MEASURING, ENDPOINT, MACHINE, OUTPUT, GATES = GROUPS
@@ -62,26 +63,6 @@ SPENT = ("prompt_ids", "limit")  # a plan has the prompts themselves
 COUPLINGS = {"gumbel": "coupled: the same for every variant", "none": "not coupled"}
 
 
-class Effort(NamedTuple):
-    """How much a run does, in passes over its prompts, beside loading: what time and memory are estimated from.
-
-    writing, reading: passes that generate, and that read what the reference wrote; floors: further ones that do both,
-    of a variant against itself, over `floor_prompts` at most. injecting: passes of the reference with tokens put in.
-    stepwise: readings token by token. logits: those of one token that wait in a job. beside: bytes of a parameter that
-    are held beside a variant's weights. texts: completions of a prompt that each variant leaves.
-    """
-
-    writing: int = 1
-    reading: int = 0
-    floors: int = 0
-    floor_prompts: int = 0
-    injecting: int = 0
-    stepwise: int = 0
-    logits: int = 1
-    beside: int = 0
-    texts: int = 1
-
-
 class Settings(BaseModel):
     """What every experiment that decodes prompts can be asked.
 
@@ -92,6 +73,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
     experiment: ClassVar[str] = ""
     beside: ClassVar[str] = "against"  # how candidates stand to the reference, where a run is announced
+    scores_texts: ClassVar[bool] = True  # whether its texts are cut into windows, which are jobs of their own
+    lowers_batch: ClassVar[bool] = True  # whether a batch is halved where memory runs out
 
     model: Any = option("demo", "demo, a local folder or a hub id.", WHAT, "NAME")
     revision: str | None = option(None, "Hub revision of the model.", WHAT, "REV")
@@ -221,6 +204,11 @@ class Settings(BaseModel):
     def effort(self) -> Effort:
         """What a run comes to."""
         return Effort()
+
+    def shards(self) -> list[Job]:
+        """The prompts as jobs, without keys."""
+        size = int(self.prompts_per_job)
+        return [Job("", 0, self.prompts[i : i + size]) for i in range(0, len(self.prompts), size)]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for plan.json, which can be asked again. With `no_text` the texts are None."""

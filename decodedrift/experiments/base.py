@@ -30,6 +30,9 @@ def later(where: str) -> Callable[..., Any]:
     return function
 
 
+FORECAST = later("runs.forecast:forecast")  # of what decodes prompts
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One thing that can be asked of a model. A study is a `study.Study`, a plan what plan.json holds.
@@ -48,7 +51,8 @@ class Experiment:
     folded: study -> the verdict in two, what a reader sees at once with every alarm in it, and the rest. heat: study ->
     the tables of a notebook's cell. broken: study -> whether a control failed. plots: study -> figures as Bokeh models.
     answers: study -> what verdict.json and `--json` say beside the sentences, by key. beside: (study, study, names=,
-    title=, texts=) -> a page on two runs; None where two cannot be held side by side.
+    title=, texts=) -> a page on two runs; None where two cannot be held side by side. forecast: what a Prepared would
+    do, in what memory and about how long.
 
     table: study -> the result in seven columns of text, for a paper. brief: study -> what must be read first, the
     answer in a line a candidate, and a few sentences besides. case: (study, {column: value}) -> a `report.case.Case`;
@@ -78,3 +82,4 @@ class Experiment:
     plots: Callable[[Any], Any] = lambda study: None
     answers: Callable[[Any], Mapping[str, Any]] = lambda study: {}
     beside: Callable[..., str] | None = None
+    forecast: Callable[[Any], str] = FORECAST

@@ -20,6 +20,7 @@ from decodedrift.core.secrecy import excerpt
 from decodedrift.experiments.study import Study, open_study
 from decodedrift.report.index import Entry, curve, index
 from decodedrift.report.numbers import absent, percentage, significant
+from decodedrift.report.phrases import sides
 from decodedrift.report.tables import Column
 from decodedrift.report.texts import brief
 from decodedrift.runs.places import MARK, RAN_ON, where
@@ -115,7 +116,7 @@ def _rows(study: Study, path: Path, name: str, place: Path) -> Iterator[list[Ent
     run = Entry(brief(name, 60), name, href=href)
     written = time.strftime("%Y-%m-%d %H:%M", time.gmtime(where(path, RAN_ON).stat().st_mtime))
     answers = study.answer.set_index("candidate") if "answer" in study.tables else pd.DataFrame()
-    reference = str(plan["reference"]["name"])
+    reference = "".join(str(side["name"]) for side in sides(plan)[:1])
     compared = [str(c["name"]) for c in plan.get("candidates", ())] if "divergences" in study.tables else []
     for candidate in compared or [study.experiment.title(plan)]:
         said = answers.loc[candidate] if candidate in answers.index else None

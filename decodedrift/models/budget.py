@@ -231,7 +231,7 @@ def flops(world: World, prompts: int, texts: bool = True) -> float:
     floored = effort.floors * min(prompts, effort.floor_prompts) * plan.max_new_tokens
     tokens += floored * (rows * (1 if plan.layout == "mixed" else 2) + 2 * len(plan.cells))
     drafts = sum(draft.parameters for draft in world.drafts.values()) * steps  # each proposes as many at the least
-    return 2.0 * (world.checkpoint.parameters * tokens + drafts)
+    return 2.0 * (world.checkpoint.parameters * (tokens + 3 * effort.trained) + drafts)
 
 
 def work(world: World, job: Job) -> Work:
@@ -245,7 +245,7 @@ def work(world: World, job: Job) -> Work:
     floors *= plan.max_new_tokens
     read = effort.reading and effort.reading + effort.writing - 1  # what others wrote, the reference judges
     return Work(
-        (effort.writing + effort.injecting + effort.stepwise) * steps + floors,
+        (effort.writing + effort.injecting + effort.stepwise) * steps + floors + effort.trained / len(plan.shards()),
         read * steps + 2 * floors + effort.reading * scored,
     )
 

@@ -165,7 +165,7 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
         if checkpoint.adapter is not None or any(k.load and not k.adapt for _, k, _ in turned(variant)):
             donor = None
         lent = copied_from(donor.model, donor.variant, variant, read_as) if donor is not None else None
-        model = _read(checkpoint, variant, read_as) if lent is None else lent
+        model = read(checkpoint, variant, read_as) if lent is None else lent
         conv1d_to_linear(model)
     rounded = Rounded()
     if precision.apply is not None:
@@ -204,7 +204,8 @@ def _as_stored(checkpoint: Checkpoint, variant: Variant, compute: torch.dtype, d
     return model.eval()
 
 
-def _read(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtype) -> Any:
+def read(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtype) -> Any:
+    """The model as its files, or its copy in memory, hold it, in a type; nothing of it is rewritten."""
     if checkpoint.module is None:
         return _from_pretrained(checkpoint, variant, dtype)
     model = _adapted(checkpoint, variant)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from decodedrift.core.records import InputError, Variant
@@ -31,7 +32,7 @@ class World:
 
     own: what sides generate with as they are deployed, by name; empty where all do with the reference's. code: SHA-256
     of what of the user's own code decides rows, by what it does. recorded: what other engines wrote, by name.
-    repeated: the same, each repetition, by name and, of an endpoint, what varied.
+    repeated: the same, each repetition, by name and, of an endpoint, what varied. folder: the run's, None without one.
     """
 
     plan: Settings
@@ -50,6 +51,7 @@ class World:
     own: Mapping[str, Own] = field(default_factory=dict)
     recorded: Mapping[str, Matched] = field(default_factory=dict)
     repeated: Mapping[str, Repeated] = field(default_factory=dict)
+    folder: Path | None = None
 
     @cached_property
     def drafts(self) -> dict[str, Checkpoint]:

@@ -18,6 +18,7 @@ from decodedrift.report.texts import brief, shown
 
 LONGEST = 1200  # characters of each text in a notebook
 LINE = 60  # of each in a line
+REST = 1500  # of each after the fork on a page
 
 
 @dataclass(frozen=True)
@@ -122,3 +123,10 @@ def narrowed(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
         if not len(rows):
             raise InputError(f"no case with {column} {value!r}; {nearest(str(value), choices[:40])}")
     return rows
+
+
+def pair(case: Case, where: str) -> dict[str, Any]:
+    """A case as the macro `sides` of a page shows it. where: its heading."""
+    sides = [{"token": shown(side.token) or "∅", "rest": shown(side.rest)[:REST]} for side in case.sides]
+    heading, prompt = brief(shown(where), 120), brief(shown(case.prompt), 300)
+    return {"where": heading, "note": case.note, "prompt": prompt, "before": shown(case.shared), "sides": sides}

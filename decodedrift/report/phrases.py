@@ -16,6 +16,11 @@ TINY = 1e-5  # a share below which only that is told
 UNDER = "under 0.001 %"
 
 
+def sides(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The variants of a stored plan, the reference first; none of an experiment that runs none."""
+    return [*([plan["reference"]] if "reference" in plan else []), *plan.get("candidates", ())]
+
+
 def telling(parts: Mapping[Any, str], size: Mapping[Any, float]) -> list[str]:
     """All parts, or of many the largest two and the smallest, in order, with the count of the rest."""
     if len(parts) <= MOST:

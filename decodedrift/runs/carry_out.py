@@ -54,6 +54,7 @@ def carry_out(
     if path := last.get("path"):
         ready.world.route = Route(path["path"], fixed=True, reasons=dict(path["path_reasons"]))
     spill = str(folder.internals) if folder is not None else None
+    ready.world.folder = folder.path if folder is not None else None
     work = Worker(execute, ready.world, progress, spill, last.get("batch_size") or ready.plan.batch_size)
     results: list[JobResult] = []
     progress.begin(*work_left(ready, keys))

@@ -100,7 +100,8 @@ def sized(world: Any, batch_size: int | None, prompts_per_job: int | None, free:
     from decodedrift.models import budget
 
     each = world.plan.prompts_per_job
-    world.plan = world.plan.having(batch_size=batch_size or budget.fitting_batch(world))
+    if world.plan.lowers_batch:
+        world.plan = world.plan.having(batch_size=batch_size or budget.fitting_batch(world))
     if not free:
         return world.plan
     return world.plan.having(prompts_per_job=prompts_per_job or budget.prompts_per_job(world, each))

@@ -22,8 +22,7 @@ def jobs(plan: Settings, identity: Mapping[str, Any], windows: Mapping[str, int]
         identity: what the numbers depend on beside the plan: weights, tokenizer, generation settings, environment.
         windows: text name -> how many windows it has.
     """
-    size = plan.prompts_per_job
-    shards = [Job("", 0, plan.prompts[i : i + size]) for i in range(0, len(plan.prompts), size)]
+    shards = plan.shards()
     for name, total in windows.items():
         for start in range(0, total, windows_per_job):
             shards.append(Job("", 0, (), name, (start, min(total, start + windows_per_job))))
@@ -34,7 +33,7 @@ def _keyed(plan: Settings, identity: Mapping[str, Any], job: Job) -> Job:
     settings = plan.as_dict()
     for key in ("prompts", "texts", *no_rows(type(plan))):
         settings.pop(key)
-    texts = [plain(t) for t in plan.texts if t.name == job.text]
+    texts = [plain(t) for t in plan.texts if t.name == job.text or not plan.scores_texts]
     content = {
         "plan": settings,
         "job": plain(job),

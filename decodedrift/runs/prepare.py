@@ -152,7 +152,7 @@ def prepare(
         footprint.check_precision(variant, of_it)
     vocab = vocabulary.narrowed(vocab, others)
     plan, encoded = fitting.fitting_prompts(plan, settings, vocab)
-    plan, texts, unread = fitting.windowed(plan, vocab)
+    plan, texts, unread = fitting.windowed(plan, vocab) if plan.scores_texts else (plan, {}, [])
     rows = footprint.footprint(checkpoint)
     place = world.World(plan, checkpoint, vocab, encoded, texts, others, budget.usable_memory(plan), rows)
     with answered(plan, answers) as files:

@@ -70,7 +70,7 @@ class Worker:
             self._still_there(error)
             if not (isinstance(error, VariantError) or out_of_memory(error)):
                 raise
-            if out_of_memory(error) and self.size > 1 and world.plan.reader.batch_size is None:
+            if out_of_memory(error) and self._can_halve() and world.plan.reader.batch_size is None:
                 return None
             cause = " ".join(str(error).split())
             name = world.plan.reader.name
@@ -82,7 +82,10 @@ class Worker:
                 where = self.spill or "the folder for temporary files"
                 raise InputError(f"{where}: cannot be written ({error.strerror}); finished jobs are kept") from error
             raise
-        return None if self.size > 1 and self._too_large(result) else result
+        return None if self._can_halve() and self._too_large(result) else result
+
+    def _can_halve(self) -> bool:
+        return self.size > 1 and self.world.plan.lowers_batch
 
     def _still_there(self, error: Exception) -> None:
         """The folder in which logits wait may have gone, and they with it."""

@@ -24,7 +24,7 @@ from decodedrift.core.files import LOCK, atomic, linked, locked, sync, writable,
 from decodedrift.core.formats import path_of, read_json
 from decodedrift.core.records import InputError
 from decodedrift.measure.tables import PARTS, TABLES, UNFOLDED, Gathered, JobResult, joined, without_words
-from decodedrift.runs.places import ANSWERS, DATA, KEPT, MARK, RAN_ON, ROWS, UNFINISHED, where
+from decodedrift.runs.places import ANSWERS, DATA, KEPT, MARK, RAN_ON, ROWS, STATE, UNFINISHED, where
 from decodedrift.runs.tablefiles import length, read_part, write_csv, write_parquet
 
 WAITING = "decodedrift-"  # how the folders begin in which logits wait; a kill leaves them
@@ -176,6 +176,7 @@ class RunFolder:
             sync(part)
             os.replace(part, final)
             sync(final.parent)
+        shutil.rmtree(self.internals / STATE, ignore_errors=True)
 
     def finished_jobs(self) -> list[str]:
         """The keys of the jobs on disk."""

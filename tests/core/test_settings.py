@@ -170,6 +170,7 @@ def test_what_python_asks_is_refused_in_its_keywords(name: str, asked: dict[str,
 ASKED = {
     "compare": {"candidates": ["bf16", "int8:compute=bf16"], "strategies": ["greedy", "top-k:k=3"], "seeds": [1, 2]},
     "inject": {"at": [1, 2], "rank": 3, "strategies": ["top-p:p=0.5"]},
+    "train": {"arms": ["fp32", "bf16:master=true"], "steps": 1, "controls": False, "compare": False},
     "repeat": {"runs": 2, "vary": ["order", "padding"], "candidates": ["bf16"], "strategies": ["greedy"]},
 }
 

@@ -54,6 +54,15 @@ COLUMNS = {
     "spread": "model variant vary strategy seed prompt_id positions top1_prob_std noise_square error_square",
     "routing": "model reference candidate role strategy layer experts chosen tokens changed agreement margin "
     "margin_changed error within_error kl kl_replayed routing_ratio",
+    "training": "model arm role held_against seed step loss grad_norm_scaled grad_norm grad_norm_clipped scale skipped "
+    "cancelled arrived flushed_weights flushed_activations overflowed_weights overflowed_activations distance "
+    "distance_running cosine overflow_module overflow_pass",
+    "arms": "model arm role held_against seed steps loss distance distance_running distance_floors perplexity "
+    "digits_median digits_p5 cancelled arrived flushed_weights flushed_activations overflowed_weights "
+    "overflowed_activations scale skipped differing held_out_tokens broken_step broken_module broken_why texts diverged "
+    "divergence_rate first_divergence_median kl kl_floors ppl_change ppl_change_low ppl_change_high wording wording_note "
+    "quality quality_note",
+    "digits": "model seed pair epoch significant_digits significant_digits_p5 digits_weights loss loss_other agree right",
     "tokens": "token_id token bytes",
     "timings": "job variant strategy phase seconds tokens",
     "failures": "model variant strategy seed prompt_id stage status error",

@@ -11,16 +11,15 @@ from decodedrift.experiments.repeat.folds import TEXT
 from decodedrift.experiments.repeat.texts import case_of, parting
 from decodedrift.experiments.repeat.varying import CONTROL, SEEDS
 from decodedrift.experiments.repeat.verdict import side
+from decodedrift.report.case import pair
 from decodedrift.report.html import Options, Section, StudyLike
 from decodedrift.report.numbers import Number, exactly, number, percent, position, with_interval
 from decodedrift.report.sections.failures import failures
 from decodedrift.report.sections.provenance import provenance
 from decodedrift.report.sections.verdict import verdict
 from decodedrift.report.tables import Cell, Column, Table, num, text
-from decodedrift.report.texts import brief, shown
 
 MOST = 40  # prompts whose texts the page carries
-LONGEST = 1500  # characters of a side's remainder
 SHOWN_LENGTHS = (8, 16, 32, 64, 128, 256)
 NAMES = (
     Column("Variant", numeric=False), Column("Varied", "The one thing that differs between the runs.", numeric=False),
@@ -92,19 +91,8 @@ def texts(study: StudyLike, options: Options) -> dict[str, Any] | None:
     if not parted:
         return None
     carried = parted[: MOST if options.top is None else options.top]
-    pairs = []
-    for part in carried:
-        case = case_of(study, part, parting(part))
-        ours, its = case.sides
-        pairs.append(
-            {
-                "where": brief(shown(case.where), 120), "note": case.note, "prompt": brief(shown(case.prompt), 300),
-                "before": shown(case.shared), "sides": [
-                    {"name": shown(side.name), "token": shown(side.token) or "∅", "rest": shown(side.rest)[:LONGEST]}
-                    for side in (ours, its)
-                ],
-            }
-        )  # fmt: skip
+    cases = [case_of(study, part, parting(part)) for part in carried]
+    pairs = [pair(case, case.where) for case in cases]
     return {"heading": "Two texts of one prompt", "pairs": pairs, "left_out": len(parted) - len(carried)}
 
 

@@ -11,6 +11,7 @@ from decodedrift.core.settings import Settings
 from decodedrift.models.precisions import beware
 from decodedrift.report.html import Options, StudyLike
 from decodedrift.report.numbers import Number, exactly, number, percent, significant
+from decodedrift.report.phrases import sides
 from decodedrift.report.tables import Cell, Column, Table, num, text
 from decodedrift.report.texts import brief
 
@@ -34,7 +35,7 @@ def provenance(study: StudyLike, options: Options) -> dict[str, Any] | None:
         "heading": "What was run",
         "asked": _options(study),
         "ran_on": _ran_on(environment),
-        "variants": _variants(plan, environment.get("variants", {})),
+        "variants": _variants(plan, environment.get("variants", {})) if sides(plan) else None,
         "strategies": _strategies(plan),
         "timings": _timings(study),
         "judged": bool(plan.get("judge")),
@@ -60,7 +61,7 @@ def _options(study: StudyLike) -> list[tuple[str, str]]:
         ("Kind of model", kind),
         ("Stored as", _counts(model.get("stored_dtypes", {}))),
         ("Commit", model.get("commit")),
-        ("Reference", plan["reference"]["name"]),
+        *(("Reference", v["name"]) for v in sides(plan)[:1]),
         ("Prompts", source if prompts else "none"),
         ("Texts", ", ".join(str(t["name"]) for t in plan.get("texts", ())[:MOST])),
         *_settings(study.experiment.settings, plan),
@@ -88,8 +89,7 @@ def _settings(kind: type[Settings], plan: Mapping[str, Any]) -> Iterator[tuple[s
 
 def _beware(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What to know of the precisions that were run."""
-    variants = (plan["reference"], *plan.get("candidates", ()))
-    return list(beware((v.get("precision", ""), v.get("compute"), v.get("options") or {}) for v in variants).items())
+    return list(beware((v.get("precision", ""), v.get("compute"), v.get("options") or {}) for v in sides(plan)).items())
 
 
 def _ran_on(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -110,7 +110,7 @@ def _ran_on(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _variants(plan: Mapping[str, Any], facts: Mapping[str, Any]) -> Table:
-    roles = ["reference", "judge"] if plan.get("judge") else ["reference"]
+    roles = [role for role in ("reference", "judge") if plan.get(role)]
     variants = [*(plan[role] for role in roles), *plan.get("candidates", ())]
     rows = []
     for index, variant in enumerate(variants[:MOST]):

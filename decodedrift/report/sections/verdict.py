@@ -8,6 +8,7 @@ from decodedrift.core.records import Strategy
 from decodedrift.core.untrusted import visible
 from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.report.html import Options, StudyLike
+from decodedrift.report.phrases import sides
 from decodedrift.report.texts import brief, isolated
 
 
@@ -25,7 +26,7 @@ def in_words(study: StudyLike, options: Options) -> dict[str, Any] | None:
 
 def sentences(study: StudyLike) -> tuple[list[list[tuple[str, bool]]], list[list[tuple[str, bool]]]]:
     """The verdict's sentences, those to see at once and those to fold away, each in pieces with its names apart."""
-    names = [visible(str(v["name"])) for v in (study.plan["reference"], *study.plan.get("candidates", ()))]
+    names = [visible(str(v["name"])) for v in sides(study.plan)]
     first, rest = study.experiment.folded(study)
     return [isolated(s, names) for s in first], [isolated(s, names) for s in rest]
 
@@ -38,7 +39,7 @@ def facts(study: StudyLike) -> list[tuple[str, str]]:
     prompts, texts = len(plan.get("prompts", ())), len(plan.get("texts", ()))
     reader = "judge" if plan.get("judge") else "model"
     known = [(reader, brief(str(plan.get("model", "")), 80) + (f" at {commit[:12]}" if commit else ""))]
-    known.append(("reference", brief(str(plan["reference"]["name"]), 60)))
+    known += [("reference", brief(str(v["name"]), 60)) for v in sides(plan)[:1]]
     if prompts:
         seeds = len(plan.get("seeds", (0,)))
         sampled = any(kind_of(Strategy(**s)).samples for s in plan.get("strategies", ()))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from decodedrift.experiments.compare.figures import FIGURES
 from decodedrift.experiments.compare.reader import as_read
 from decodedrift.measure.trajectory import LEAST_PAIRS
+from decodedrift.report.figures.together import together
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
@@ -28,22 +29,12 @@ class Pictures:
 
     def __call__(self, study: Study, options: Options) -> dict[str, Any] | None:
         """What the template needs; None where there is nothing to draw or to say."""
-        plots = {name: FIGURES[name](study, texts=options.texts) for name in self.captions}
-        drawn = {name: plot.figure() for name, plot in plots.items()}
-        figures = {
-            name: (as_read(self.captions[name], study.plan), figure)
-            for name, figure in drawn.items()
-            if figure is not None
+        plots = {
+            name: (as_read(text, study.plan), FIGURES[name](study, texts=options.texts))
+            for name, text in self.captions.items()
         }
-        scarce = " ".join(plot.scarce for plot in plots.values() if plot.scarce)
-        if not figures and not scarce:
-            return None
-        choices = dict.fromkeys(choice for _, figure in figures.values() for choice in figure.choices)
-        entries = {entry[3]: entry for _, figure in figures.values() for entry in figure.entries}
-        lead = self.lead.format_map({"near_tie_below": 0.1, "least": LEAST_PAIRS, **study.plan}) if figures else ""
-        return {"heading": self.heading, "lead": lead, "template": "figures.html.j2", "figures": figures,
-                "choices": list(choices), "entries": list(entries.values()), "folded": self.folded,
-                "scarce": scarce}  # fmt: skip
+        lead = self.lead.format_map({"near_tie_below": 0.1, "least": LEAST_PAIRS, **study.plan})
+        return together(plots, self.heading, lead, self.folded)
 
 
 survival = Pictures(

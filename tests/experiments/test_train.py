@@ -1,0 +1,465 @@
+"""`train`: every arm against a plain torch loop, the controls, what breaks, what a kill loses; and the known facts."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import tiny_model, tiny_tokenizer
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
+from transformers import AutoModelForCausalLM
+
+import decodedrift as dd
+from decodedrift.experiments.train import job as jobs
+from decodedrift.experiments.train.arms import AGAIN, BUTTERFLY, ORDER, parse_arms
+from decodedrift.experiments.train.data import Material, other_order
+from decodedrift.experiments.train.lockstep import Lockstep
+from decodedrift.experiments.train.runner import Runner, apart
+from decodedrift.experiments.train.settings import TrainSettings
+from decodedrift.experiments.train.split import cases
+from decodedrift.models.training.start import moved_by_one_ulp
+
+CPU = torch.device("cpu")
+STEPS, BATCH, CONTEXT = 6, 3, 12
+ARMS = [
+    "fp64", "fp32", "bf16", "bf16:master=true", "bf16:rounding=kahan", "bf16:rounding=stochastic", "fp16",
+    "fp16:loss_scale=dynamic,master=true", "autocast-fp16:loss_scale=dynamic",
+]  # fmt: skip
+
+
+def words(count: int = 400, seed: int = 0) -> str:
+    draws = np.random.default_rng(seed).integers(1, 96, size=count)
+    return " ".join(f"w{n}" for n in draws)
+
+
+ASKED: dict[str, Any] = {
+    "texts": [dd.Text("words", words())], "steps": STEPS, "batch_size": BATCH, "context": CONTEXT, "threads": 1,
+    "prompts": ["w1 w2 w3", "w7", "w9 w11"], "max_new_tokens": 5,
+}  # fmt: skip
+
+
+def train(**asked: Any) -> dd.Study:
+    return dd.train(tiny_model("llama"), **({"tokenizer": tiny_tokenizer(), "compare": False} | ASKED | asked))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all kinds of arms, with their checkpoints."""
+    out = tmp_path_factory.mktemp("train") / "run"
+    train(arms=ARMS, keep_checkpoints=True, out=out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> dd.Study:
+    return dd.open_study(folder)
+
+
+def material() -> Material:
+    text = words()
+    ids = tiny_tokenizer()(text[: int(len(text) * 0.9)])["input_ids"]
+    return Material(torch.tensor(ids), [], ())
+
+
+def batches() -> list[torch.Tensor]:
+    return [material().batches(0, step, BATCH, CONTEXT, 1)[0] for step in range(STEPS)]
+
+
+def losses(study: dd.Study, arm: str) -> list[float]:
+    rows = study.training
+    return list(rows[rows["arm"] == arm]["loss"])
+
+
+def kept(folder: Path, arm: str) -> dict[str, torch.Tensor]:
+    model = AutoModelForCausalLM.from_pretrained(folder / "checkpoints" / "seed-0" / arm, dtype="auto")
+    return dict(model.named_parameters())
+
+
+def same(ours: dict[str, torch.Tensor], theirs: Any) -> bool:
+    others = dict(theirs)
+    return ours.keys() == others.keys() and all(torch.equal(ours[name], others[name]) for name in ours)
+
+
+# ---- equal to the loops that anyone would write
+
+
+def test_the_fp32_arm_is_a_plain_torch_loop_to_the_bit(folder: Path, study: dd.Study) -> None:
+    model = tiny_model("llama")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    seen = []
+    for ids in batches():
+        loss = cross_entropy(model(input_ids=ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(float(loss.detach()))
+    assert losses(study, "fp32") == seen
+    assert same(kept(folder, "fp32"), model.named_parameters())
+
+
+def test_the_bf16_arm_is_a_plain_torch_loop_to_the_bit(folder: Path, study: dd.Study, saved: Any) -> None:
+    model = AutoModelForCausalLM.from_pretrained(saved("llama"), dtype=torch.bfloat16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    for ids in batches():
+        loss = cross_entropy(model(input_ids=ids[:, :-1]).logits.float().flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses(study, "bf16")[-1] == float(loss.detach())
+    assert same(kept(folder, "bf16"), model.named_parameters())
+
+
+def test_autocast_is_torchs_own_with_its_own_scaler(folder: Path, study: dd.Study) -> None:
+    model = tiny_model("llama")
+    optimizer, scaler = torch.optim.AdamW(model.parameters(), lr=3e-4), torch.amp.GradScaler("cpu")
+    scales = []
+    for ids in batches():
+        with torch.autocast("cpu", dtype=torch.float16):
+            loss = cross_entropy(model(input_ids=ids[:, :-1]).logits.float().flatten(0, 1), ids[:, 1:].flatten())
+        scales.append(scaler.get_scale())
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    arm = "autocast-fp16:loss_scale=dynamic"
+    rows = study.training[study.training["arm"] == arm]
+    assert rows["loss"].iloc[-1] == float(loss.detach())
+    assert list(rows["scale"]) == scales
+    assert same(kept(folder, "autocast-fp16-loss-scale-dynamic"), model.named_parameters())
+
+
+def test_masters_are_the_recipe_of_large_trainings(folder: Path, study: dd.Study, saved: Any) -> None:
+    model = AutoModelForCausalLM.from_pretrained(saved("llama"), dtype=torch.float16)
+    masters = [torch.nn.Parameter(p.detach().clone()) for p in tiny_model("llama").parameters()]
+    optimizer, scaler = torch.optim.AdamW(masters, lr=3e-4), torch.amp.GradScaler("cpu")
+    for ids in batches():
+        loss = cross_entropy(model(input_ids=ids[:, :-1]).logits.float().flatten(0, 1), ids[:, 1:].flatten())
+        scaler.scale(loss).backward()
+        for master, running in zip(masters, model.parameters(), strict=True):
+            master.grad, running.grad = running.grad.float(), None
+        scaler.unscale_(optimizer)
+        clip_grad_norm_(masters, 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        for master, running in zip(masters, model.parameters(), strict=True):
+            running.data.copy_(master.data)
+    ours = kept(folder, "fp16-loss-scale-dynamic-master-true")
+    assert losses(study, "fp16:loss_scale=dynamic,master=true")[-1] == float(loss.detach())
+    assert {p.dtype for p in ours.values()} == {torch.float32}, "masters are saved, not their copies"
+    assert all(torch.equal(a, b) for a, b in zip(ours.values(), masters, strict=True))
+
+
+def test_accumulated_batches_make_one_step_of_their_mean() -> None:
+    study = train(arms=["fp32"], accumulate=2, steps=1, controls=False, optimizer="sgd", lr=0.5, clip=None)
+    model = tiny_model("llama")
+    both = material().batches(0, 0, BATCH, CONTEXT, 2)
+    values = []
+    for ids in both:
+        loss = cross_entropy(model(input_ids=ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten())
+        (loss / 2).backward()
+        values.append(float(loss))
+    assert study.training["loss"].tolist() == [sum(values) / 2]
+    norm = torch.linalg.vector_norm(torch.stack([p.grad.double().norm() for p in model.parameters()]))
+    assert study.training["grad_norm"].iloc[0] == pytest.approx(float(norm), rel=1e-6)
+
+
+# ---- what is measured of a step
+
+
+def test_distance_and_cosine_are_of_the_weights(folder: Path, study: dd.Study) -> None:
+    ours, theirs = kept(folder, "bf16"), kept(folder, "fp64")
+    difference = sum(float((ours[n].double() - theirs[n]).square().sum()) for n in theirs)
+    length = sum(float(theirs[n].square().sum()) for n in theirs)
+    rows = study.training[study.training["arm"] == "bf16"]
+    assert rows["distance"].iloc[-1] == pytest.approx((difference / length) ** 0.5, rel=1e-9)
+    assert study.arms.set_index("arm")["distance"]["bf16"] == rows["distance"].iloc[-1]
+    cosines = study.training.groupby("arm")["cosine"].first()
+    assert cosines["fp64"] == pytest.approx(1) and cosines["fp32"] > 0.999 > cosines["bf16"] > 0.5
+
+
+def test_what_each_arm_is_has_been_read_back(study: dd.Study) -> None:
+    told = study.environment["variants"]
+    n = sum(p.numel() for p in tiny_model("llama").parameters())
+    for arm, running, weights, gradients, moments, head in (
+        ("fp64", "fp64", "fp64", "fp64", "fp64", "fp64"), ("fp32", "fp32", "fp32", "fp32", "fp32", "fp32"),
+        ("bf16", "bf16", "bf16", "bf16", "bf16", "bf16"), ("bf16:master=true", "bf16", "fp32", "fp32", "fp32", "bf16"),
+        ("bf16:rounding=kahan", "bf16", "fp32", "fp32", "fp32", "bf16"),
+        ("autocast-fp16:loss_scale=dynamic", "fp32", "fp32", "fp32", "fp32", "fp16"),
+    ):  # fmt: skip
+        facts = told[arm]
+        assert (facts["running"], facts["weights"], facts["gradients"]) == ({running: n}, {weights: n}, {gradients: n})
+        assert facts["moments"] == {moments: 2 * n}
+        assert facts["activations"]["lm_head"] == head
+    assert told["fp64"]["activations"]["model.norm"] == "fp64", "float64 that stays so"
+    assert told["autocast-fp16:loss_scale=dynamic"]["scaler"] == "GradScaler"
+
+
+def test_masters_keep_the_updates_that_bf16_weights_cancel(study: dd.Study) -> None:
+    rows = study.arms.set_index("arm")
+    assert rows["cancelled"]["bf16"] > 0.1 > 0.001 > rows["cancelled"]["bf16:master=true"]
+    assert rows["cancelled"]["bf16:rounding=kahan"] < rows["cancelled"]["bf16"] / 2
+    assert rows["distance"]["bf16:master=true"] < rows["distance"]["bf16:rounding=stochastic"]
+    assert rows["distance"]["fp32"] < rows["distance"]["bf16:master=true"] < rows["distance"]["bf16"]
+    assert rows["arrived"]["fp32"] == pytest.approx(1, abs=1e-3)
+
+
+def test_fp16_without_masters_breaks_under_adam_and_that_is_a_result(study: dd.Study) -> None:
+    row = study.arms.set_index("arm").loc["fp16"]
+    assert row["broken_step"] == 1 and row["steps"] == 1 and pd.isna(row["perplexity"])
+    assert "infinite or none" in row["broken_why"] and row["broken_module"]
+    assert any(s.startswith("fp16 broke at step 1, in ") for s in study.verdict)
+    assert not study.failed and len(study.failures) == 0
+
+
+def test_an_overflow_is_found_at_its_step_and_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Runner.step
+
+    def spoilt(self: Runner, number: int, *more: Any) -> dict[str, Any]:
+        if number == 3 and self.arm.label == "bf16":
+            with torch.no_grad():
+                self.model.model.layers[1].mlp.up_proj.weight[0, 0] = float("inf")
+        return step(self, number, *more)
+
+    monkeypatch.setattr(Runner, "step", spoilt)
+    study = train(arms=["fp32", "bf16"], controls=False)
+    row = study.arms.set_index("arm").loc["bf16"]
+    assert (row["broken_step"], row["broken_module"]) == (3, "model.layers.1.mlp.up_proj")
+    assert study.arms.set_index("arm")["steps"]["fp32"] == STEPS, "the others go on"
+    found = study.training[study.training["arm"] == "bf16"].iloc[-1]
+    assert (found["overflow_module"], found["overflow_pass"]) == ("model.layers.1.mlp.up_proj", "forward")
+
+
+# ---- controls
+
+
+def test_the_controls_are_what_they_say(folder: Path, study: dd.Study) -> None:
+    rows = study.arms.set_index("arm")
+    assert rows["differing"][AGAIN] == 0 and losses(study, AGAIN) == losses(study, "fp32")
+    assert rows["distance_floors"][BUTTERFLY] == 1 and 0 < rows["distance"][BUTTERFLY] < rows["distance"]["bf16"]
+    assert rows["distance_floors"]["bf16"] == rows["distance"]["bf16"] / rows["distance"][BUTTERFLY]
+    assert rows["held_against"][[BUTTERFLY, ORDER, AGAIN, "bf16"]].tolist() == ["fp32", "fp32", "fp32", "fp64"]
+    order = other_order(0, STEPS)
+    assert sorted(order) == list(range(STEPS)) != order
+    assert losses(study, ORDER) != losses(study, "fp32")
+    assert not study.experiment.broken(study)
+
+
+def test_every_weight_is_moved_by_one_ulp() -> None:
+    before = torch.tensor([1.0, -2.0, 0.0, 3e-5])
+    after = before.clone()
+    moved_by_one_ulp([after], 0)
+    ends = [torch.nextafter(before, torch.full_like(before, end)) for end in (torch.inf, -torch.inf)]
+    assert bool(((after == ends[0]) | (after == ends[1])).all())
+    many = torch.ones(1000)
+    moved_by_one_ulp([many], 0)
+    assert 400 < int((many > 1).sum()) < 600
+
+
+@pytest.mark.parametrize(
+    ("control", "says"), [(AGAIN, "trained a second time differs"), (BUTTERFLY, "moved by one ulp")]
+)
+def test_a_control_that_fails_is_an_alarm(control: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    init = Runner.__init__
+
+    def spoilt(self: Runner, arm: Any, model: Any, *more: Any) -> None:
+        init(self, arm, model, *more)
+        with torch.no_grad():
+            if arm.control == AGAIN == control:
+                self.weights.seen[0][0, 0] += 1e-3
+            elif arm.control == BUTTERFLY == control:
+                for ours, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
+                    ours.copy_(theirs)
+
+    monkeypatch.setattr(Runner, "__init__", spoilt)
+    study = train(arms=["fp32"], steps=2)
+    assert study.experiment.broken(study)
+    assert study.verdict[0].startswith("A control failed: ") and says in study.verdict[0]
+
+
+# ---- the comparison
+
+
+def test_what_the_arms_write_is_compared_in_a_run_of_its_own(tmp_path: Path) -> None:
+    study = train(arms=["fp64", "fp32", "bf16", "fp16"], compare=True, steps=2, out=tmp_path / "run")
+    other = dd.open_study(tmp_path / "run/compare-seed-0")
+    assert not (tmp_path / "run/checkpoints").exists(), "nobody asked to keep them"
+    assert other.plan["reference"]["name"] == "fp64"
+    ran = other.environment["variants"]
+    assert {facts["precision"] for facts in ran.values()} == {"fp32"}
+    rows, theirs = study.arms.set_index("arm"), other.summary.set_index(["candidate", "role"])
+    assert set(other.answer["candidate"]) == set(rows.index) - {"fp64", "fp16", AGAIN}
+    for arm in ("fp32", "bf16", BUTTERFLY):
+        assert rows["kl"][arm] == theirs["kl_mean"][arm, "candidate"]
+        assert rows["diverged"][arm] == theirs["diverged"][arm, "candidate"]
+        assert rows["wording"][arm] == other.answer.set_index("candidate")["wording"][arm]
+    assert rows["kl_floors"][BUTTERFLY] == 1
+    assert rows["kl_floors"]["bf16"] == rows["kl"]["bf16"] / rows["kl"][BUTTERFLY]
+    digits = rows["digits_median"]
+    assert digits["fp32"] > 3 > digits["bf16"] > 0 and pd.isna(digits["fp64"])
+
+
+def test_the_page_shows_where_the_texts_of_the_arms_part(study: dd.Study) -> None:
+    rows = study.arms.set_index("arm")
+    parted = set(rows.index[rows["diverged"].fillna(0) > 0])
+    told = cases(study)
+    assert told.keys() == parted and "fp32-again" not in parted and len(parted) > 1
+    for case in told.values():
+        ours, theirs = case.sides
+        assert ours.token != theirs.token
+    assert study.to_html().count('class="pair"') == len(parted)
+    assert not cases(train(arms=["fp32"], controls=False, steps=1))  # of a run that was not kept
+
+
+def test_without_a_folder_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    study = train(arms=["fp32", "bf16"], controls=False, steps=1, compare=True)
+    assert study.arms["texts"].tolist()[1] == 3
+    assert not list(tmp_path.iterdir())
+
+
+# ---- what a kill loses
+
+
+def rows_of(study: dd.Study) -> list[pd.DataFrame]:
+    return [study.training, study.arms]
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path, saved: Any) -> None:
+    arms = ["fp32", "bf16:rounding=stochastic", "bf16:rounding=kahan", "fp16:loss_scale=dynamic,master=true"]
+    asked: dict[str, Any] = ASKED | {"arms": arms, "compare": False, "every": 2}
+    whole = dd.train(str(saved("llama")), **asked)
+    child = os.fork()
+    if not child:
+        run = Lockstep._step
+
+        def ended(self: Lockstep, runner: Runner) -> None:
+            if self.done == 3 and runner.arm.label == arms[1]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            run(self, runner)
+
+        Lockstep._step = ended  # type: ignore[method-assign]
+        try:
+            dd.train(str(saved("llama")), out=tmp_path / "run", **asked)
+        finally:
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    (state,) = (tmp_path / "run/data/state").glob("*.pt")
+    assert torch.load(state, weights_only=True)["done"] == 2
+    again = dd.train(str(saved("llama")), out=tmp_path / "run", resume=True, **asked)
+    for ours, theirs in zip(rows_of(whole), rows_of(again), strict=True):
+        pd.testing.assert_frame_equal(ours.drop(columns="model"), theirs.drop(columns="model"), check_exact=True)
+    assert not (tmp_path / "run/data/state").exists(), "what a finished job went on from is taken away"
+
+
+def test_a_run_that_is_stopped_loses_no_step(tmp_path: Path) -> None:
+    plan = TrainSettings(arms=["fp32"], controls=False, **{n: ASKED[n] for n in ("steps", "batch_size", "context")})
+    arms = Lockstep(plan, tiny_model("llama"), material(), 0, CPU, tmp_path / "state.pt")
+
+    def stop() -> None:
+        if arms.done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        arms.run(lambda tokens: None, stop)
+    assert Lockstep(plan, tiny_model("llama"), material(), 0, CPU, tmp_path / "state.pt").done == 5
+
+
+# ---- what is asked
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"arms": ["fp8"]}, "unknown arm 'fp8'; choices: fp64, fp32, bf16"),
+        ({"arms": ["bf16:masters=true"]}, "unknown parameter 'masters'; choices: master, loss_scale, rounding"),
+        ({"arms": ["fp32:master=true"]}, "fp32:master=true: master is for arms whose weights have 16 bits"),
+        ({"arms": ["bf16:loss_scale=dynamic"]}, "loss_scale is for gradients in fp16"),
+        ({"arms": ["bf16:master=true,rounding=kahan"]}, "leave one out"),
+        ({"arms": ["fp16:loss_scale=often"]}, "loss_scale must be none, dynamic or a number > 0"),
+        ({"arms": ["fp32", "fp32"]}, "arms"),
+        ({"arms": ["fp32"], "reference_arm": "bf16"}, "is none of the arms; choices: fp32"),
+        ({"optimizer": "adam"}, "optimizer=: must be one of adamw, sgd"),
+        ({"lr": 0}, "lr=: must be a number > 0"),
+        ({"context": 129}, "context=129: the model reads 128 tokens at most"),
+        ({"texts": [dd.Text("short", "w1 w2")]}, "are less than a sequence"),
+        ({"memory_bytes": 2**17}, "are needed for 8 arms side by side"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_trained_is_refused_in_a_line(asked: dict[str, Any], says: str) -> None:
+    with pytest.raises(dd.InputError) as caught:
+        train(**asked)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_arms_are_read_as_they_are_written() -> None:
+    one, two = parse_arms("fp16:master=yes,loss_scale=1024,autocast-bf16")
+    assert (one.label, one.params["master"], one.params["loss_scale"]) == (
+        "fp16:loss_scale=1024,master=yes",
+        True,
+        1024,
+    )
+    assert (two.weights, two.autocast) == ("fp32", "bf16")
+    plan = TrainSettings(arms=["bf16"], reference_arm="bf16")
+    assert [arm.label for arm in plan.every_arm] == ["bf16", "fp32", AGAIN, BUTTERFLY, ORDER]
+    assert [arm.role for arm in plan.every_arm] == ["arm", "control", "control", "control", "control"]
+
+
+def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
+    one, other = material(), material()
+    for step in (4, 0):
+        assert torch.equal(one.batches(1, step, 2, 8, 1)[0], other.batches(1, step, 2, 8, 1)[0])
+    assert not torch.equal(one.batches(1, 0, 2, 8, 1)[0], one.batches(1, 1, 2, 8, 1)[0])
+    assert not torch.equal(one.batches(1, 0, 2, 8, 1)[0], one.batches(2, 0, 2, 8, 1)[0])
+    assert one.batches(0, 0, 2, 8, 3)[2].shape == (2, 9)
+
+
+def test_weights_drawn_anew_are_the_seeds(saved: Any) -> None:
+    asked = ASKED | {"arms": ["fp32"], "controls": False, "compare": False, "steps": 1, "seeds": [3, 4]}
+    study = dd.train(str(saved("gpt2")), from_scratch=True, **asked)
+    told = losses(study, "fp32")
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(tiny_model("gpt2").config).eval()
+    (ids,) = material().batches(3, 0, BATCH, CONTEXT, 1)
+    loss = cross_entropy(model(input_ids=ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten())
+    assert told[0] == float(loss) and told[1] != told[0]
+
+
+# ---- known facts
+
+
+@pytest.fixture(scope="module")
+def bundled() -> dd.Study:
+    """A step of the bundled model in fp16 with and without a scale, and in bf16."""
+    arms = ["fp32", "fp16", "fp16:loss_scale=65536", "bf16"]
+    return dd.train(arms=arms, steps=1, controls=False, compare=False, threads=1)
+
+
+def test_fp16_without_a_scale_flushes_a_tenth_of_the_gradients(bundled: dd.Study) -> None:
+    flushed = bundled.training.set_index("arm")["flushed_activations"]
+    assert 0.08 < flushed["fp16"] < 0.13
+    assert 0.01 < flushed["fp16:loss_scale=65536"] < 0.03
+    assert np.isnan(flushed["fp32"]), "nothing is held against itself"
+
+
+def test_a_lower_rate_cancels_nearly_all_updates_of_bf16_weights(bundled: dd.Study) -> None:
+    low = dd.train(arms=["fp32", "bf16"], steps=1, controls=False, compare=False, threads=1, lr=3e-5)
+    at_3e4, at_3e5 = (s.arms.set_index("arm")["cancelled"]["bf16"] for s in (bundled, low))
+    assert 0.15 < at_3e4 < 0.5 and 0.85 < at_3e5 < 1
+
+
+def test_distances_are_relative_lengths() -> None:
+    assert apart([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 3.0])]) == pytest.approx(1 / 18**0.5)
+    assert jobs.check is not None
