@@ -11,6 +11,25 @@ READING = "reading"  # what a phase is called that reads whole sequences; every 
 READ_COST = 0.2  # of a written token, where neither has been timed: it places the bar, and no time is told by it
 
 
+class Effort(NamedTuple):
+    """How much a run does, in passes over its prompts, beside loading: what time and memory are estimated from.
+
+    writing, reading: passes that generate, and that read what the reference wrote; floors: further ones that do both,
+    of a variant against itself, over `floor_prompts` at most. injecting: passes of the reference with tokens put in.
+    stepwise: readings token by token. logits: those of one token that wait in a job. prompts: readings of the prompts
+    alone.
+    """
+
+    writing: int = 1
+    reading: int = 0
+    floors: int = 0
+    floor_prompts: int = 0
+    injecting: int = 0
+    stepwise: int = 0
+    logits: int = 1
+    prompts: int = 0
+
+
 class Work(NamedTuple):
     """Tokens that a job writes, one by one, and that it reads, over all variants and passes, at most."""
 

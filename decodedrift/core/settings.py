@@ -10,10 +10,11 @@ import difflib
 import os
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from decodedrift.core.estimate import Effort
 from decodedrift.core.notation import count, gib, one_of, split, thread_count, whole
 from decodedrift.core.records import Cell, InputError, Strategy, Text, Variant, distinct, plain, shortened, unlike
 
@@ -60,23 +61,6 @@ LAYOUTS = {"mixed": "all strategies in one batch", "per-strategy": "one strategy
 RECORDED = ("prompt_source", "left_out", "refused")  # what a plan says of its prompts
 SPENT = ("prompt_ids", "limit")  # a plan has the prompts themselves
 COUPLINGS = {"gumbel": "coupled: the same for every variant", "none": "not coupled"}
-
-
-class Effort(NamedTuple):
-    """How much a run does, in passes over its prompts, beside loading: what time and memory are estimated from.
-
-    writing, reading: passes that generate, and that read what the reference wrote; floors: further ones that do both,
-    of a variant against itself, over `floor_prompts` at most. injecting: passes of the reference with tokens put in.
-    stepwise: readings token by token. logits: those of one token that wait in a job.
-    """
-
-    writing: int = 1
-    reading: int = 0
-    floors: int = 0
-    floor_prompts: int = 0
-    injecting: int = 0
-    stepwise: int = 0
-    logits: int = 1
 
 
 class Settings(BaseModel):
@@ -215,13 +199,20 @@ class Settings(BaseModel):
         return ""
 
     @property
+    def amount(self) -> str:
+        """How much is done with each prompt, where a run is announced."""
+        runs = len(self.cells)
+        return f"{runs} text{'s' * (runs != 1)} per prompt, {self.max_new_tokens} new tokens"
+
+    @property
     def effort(self) -> Effort:
         """What a run comes to."""
         return Effort()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for plan.json, which can be asked again. With `no_text` the texts are None."""
-        values: dict[str, Any] = {n: plain(getattr(self, n)) for n in type(self).model_fields if n not in SPENT}
+        left_out = {*SPENT, *self.settled()}
+        values: dict[str, Any] = {n: plain(getattr(self, n)) for n in type(self).model_fields if n not in left_out}
         if self.no_text:
             for entry in (*values["prompts"], *values["texts"]):
                 entry |= {n: None for n in ("text", "answer", "messages", "prompt_token_ids") if n in entry}
@@ -232,6 +223,11 @@ class Settings(BaseModel):
         """Every field that can be asked for, by name."""
         extras = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
         return {name: extra["option"] for name, extra in extras.items() if isinstance(extra, dict)}  # type: ignore[misc]
+
+    @classmethod
+    def settled(cls) -> set[str]:
+        """Options of every experiment that are none of this one: fields that it declares anew, with a value alone."""
+        return Settings.options().keys() - cls.options().keys()
 
     @classmethod
     def flag(cls, name: str) -> str:

@@ -50,6 +50,9 @@ class Experiment:
     answers: study -> what verdict.json and `--json` say beside the sentences, by key. beside: (study, study, names=,
     title=, texts=) -> a page on two runs; None where two cannot be held side by side.
 
+    plain: words -> what its command shows where no option asks for a run, as text and as data for `--json`; such a
+    command takes words.
+
     table: study -> the result in seven columns of text, for a paper. brief: study -> what must be read first, the
     answer in a line a candidate, and a few sentences besides. case: (study, {column: value}) -> a `report.case.Case`;
     of several that one which is easiest to read.
@@ -78,3 +81,4 @@ class Experiment:
     plots: Callable[[Any], Any] = lambda study: None
     answers: Callable[[Any], Mapping[str, Any]] = lambda study: {}
     beside: Callable[..., str] | None = None
+    plain: Callable[[Sequence[str]], tuple[str, Any]] | None = None

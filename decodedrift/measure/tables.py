@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from decodedrift.measure.formattables import FORMAT_TABLES
 from decodedrift.measure.metrics import TOKEN_METRICS, TRACE_METRICS
 from decodedrift.measure.metrics.base import INTEGERS
 from decodedrift.numerics.ratios import BANDS
@@ -108,6 +109,7 @@ TABLES: dict[str, dict[str, str]] = {
              "routing_ratio"], "float64",
         ),
     },
+    **FORMAT_TABLES,
     "tokens": {"token_id": INTEGERS, "token": "str", "bytes": "str"},
     "timings": {
         "job": "str", "variant": "str", "strategy": "str", "phase": "str", "seconds": "float64", "tokens": INTEGERS,
@@ -238,7 +240,8 @@ FOLD_TEXTS = (
     "model", "reference", "candidate", "role", "strategy", "bucket", "variant", "text", "other", "compounding_note",
     "growth_note", "layout", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
     "module", "first_module", "answers", "answers_note", "convention", "vary", "prompt_id", "compared_by",
-    "recorded_in", "rounding", "rounding_note", "gap_max_prompt", "cast_gap_max_prompt",
+    "recorded_in", "rounding", "rounding_note", "gap_max_prompt", "cast_gap_max_prompt", "what", "tensor", "kind",
+    "format", "added_in", "overflow_at", "flushed_at", "headroom_at",
 )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def resident(world: World) -> str:
 def rows_per_prompt(world: World) -> int:
     """Rows that one prompt takes in a generating batch."""
     widths = [s.rows for s, _ in world.plan.cells]
-    return sum(widths) if world.plan.layout == "mixed" else max(widths, default=1)
+    return (sum(widths) or 1) if world.plan.layout == "mixed" else max(widths, default=1)
 
 
 def batch_bytes(world: World, size: int | None = None) -> int:
@@ -222,6 +222,7 @@ def flops(world: World, prompts: int, texts: bool = True) -> float:
     tokens: float = effort.writing * steps * rows * (1 if plan.layout == "mixed" else 2)
     tokens += effort.injecting * steps * rows + effort.stepwise * steps * len(plan.cells)
     tokens += effort.reading * (2 * steps * len(plan.cells) + scored)
+    tokens += effort.prompts * sum(map(len, world.prompts.values())) * prompts / max(1, len(plan.prompts))
     floored = effort.floors * min(prompts, effort.floor_prompts) * plan.max_new_tokens
     tokens += floored * (rows * (1 if plan.layout == "mixed" else 2) + 2 * len(plan.cells))
     drafts = sum(draft.parameters for draft in world.drafts.values()) * steps  # each proposes as many at the least
@@ -240,8 +241,13 @@ def work(world: World, job: Job) -> Work:
     read = effort.reading and effort.reading + effort.writing - 1  # what others wrote, the reference judges
     return Work(
         (effort.writing + effort.injecting + effort.stepwise) * steps + floors,
-        read * steps + 2 * floors + effort.reading * scored,
+        read * steps + 2 * floors + effort.reading * scored + effort.prompts * _context(world, job),
     )
+
+
+def _context(world: World, job: Job) -> int:
+    """Tokens of a job's prompts."""
+    return sum(len(world.prompts[p.id]) for p in job.prompts)
 
 
 def waiting_seconds(world: World, prompts: int) -> float:
@@ -253,7 +259,7 @@ def waiting_seconds(world: World, prompts: int) -> float:
     passes = effort.writing * (1 if plan.layout == "mixed" else len(plan.cells))
     batches = (passes + effort.injecting + effort.stepwise) * prompts / plan.batch_size
     batches += effort.floors * min(prompts, effort.floor_prompts)
-    return float(batches * plan.max_new_tokens * layers * LAUNCH)
+    return float((batches * plan.max_new_tokens + effort.prompts * prompts) * layers * LAUNCH)
 
 
 def _loads(world: World) -> list[Variant]:

@@ -6,9 +6,10 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, field_validator
 
+from decodedrift.core.estimate import Effort
 from decodedrift.core.notation import split, whole
 from decodedrift.core.records import InputError, Strategy
-from decodedrift.core.settings import WHAT, Effort, Settings, option
+from decodedrift.core.settings import WHAT, Settings, option
 from decodedrift.decoding.strategies import not_injectable
 
 Position = Annotated[int, BeforeValidator(whole(0, 2**31 - 1))]
