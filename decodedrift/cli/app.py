@@ -38,7 +38,8 @@ class Careful(TyperCommand):
         params = self.get_params(ctx)
         valued = {name for p in params for name in p.opts if not getattr(p, "is_flag", True)}
         words: list[str] | None = [] if any(p.param_type_name == "argument" for p in params) else None
-        options, waiting = [], ""
+        options: list[str] = []
+        waiting = ""
         for arg in args:
             (options if words is None or waiting or not WORD.fullmatch(arg) else words).append(arg)
             if waiting and FLAG.fullmatch(arg):

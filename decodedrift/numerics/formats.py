@@ -76,7 +76,7 @@ class Format:
         return (self.mantissa + 1) * math.log10(2)
 
     def nearest(self, values: Any) -> Any:
-        """The nearest value if the exponent had no upper end, in the type of the given tensor; what is not finite stays.
+        """The nearest value if the exponent had no upper end, in the tensor's type; what is not finite stays.
 
         Args:
             values: a float32 or float64 tensor of any shape, no narrower than the format for a rounding that is exact.
@@ -111,8 +111,7 @@ class Format:
         value = count * step
         if value > self.largest:
             over = self._code(every, 0) if self.beyond == "inf" else self._special(self.beyond)
-            held = {"inf": math.inf, "nan": math.nan, "largest": Fraction(self.largest)}[self.beyond]
-            return Spelt(_split(negative, over, self), -held if negative else held, BEYOND)
+            return Spelt(_split(negative, over, self), self._beyond(negative), BEYOND)
         if count < 1 << self.mantissa:  # no hidden bit
             code = self._code(0, count)
         else:
@@ -129,9 +128,13 @@ class Format:
             if self.beyond == "largest":
                 return Spelt("", math.nan, NONE)
             return Spelt(_split(False, self._special("nan"), self), math.nan, EXACT)
-        held = {"inf": math.inf, "nan": math.nan, "largest": Fraction(self.largest)}[self.beyond]
         how = EXACT if self.beyond == "inf" else BEYOND
-        return Spelt(_split(negative, self._special(self.beyond), self), -held if negative else held, how)
+        return Spelt(_split(negative, self._special(self.beyond), self), self._beyond(negative), how)
+
+    def _beyond(self, negative: bool) -> Fraction | float:
+        """What a number beyond the largest becomes."""
+        sign = -1 if negative else 1
+        return sign * Fraction(self.largest) if self.beyond == "largest" else sign * float(self.beyond)
 
     def _special(self, what: str) -> int:
         """The code of infinity, of a quiet NaN (the only one where there is one), or of the largest value."""
@@ -146,7 +149,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Whole:
-    """Whole numbers of `width` bits in two's complement; beyond its ends it saturates. Between 1 and 2 it has nothing."""
+    """Whole numbers of `width` bits in two's complement; beyond its ends it saturates."""
 
     name: str
     width: int
@@ -212,7 +215,6 @@ def _split(negative: bool, code: int, form: Format) -> str:
     """A code in its three parts."""
     exponent, mantissa = code >> form.mantissa, code & (1 << form.mantissa) - 1
     return f"{int(negative)} {exponent:0{form.exponent}b} {mantissa:0{form.mantissa}b}"
-
 
 
 FORMATS = {

@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from decodedrift.core.estimate import Effort
 from decodedrift.core.endpoint import EndpointSettings
+from decodedrift.core.estimate import Effort
 from decodedrift.core.notation import number, one_of, whole
 from decodedrift.core.prompts import PROSE, STORY, bundled_text, place_of, tells_stories
 from decodedrift.core.records import InputError, Strategy, Text, Variant, distinct

@@ -101,7 +101,8 @@ def rows_of(tensor: Tensor) -> Tensor:
 
 def parts(rows: Tensor) -> Iterator[Tensor]:
     """Rows, so many at a time that they are about PART elements."""
-    yield from rows.split(max(1, PART // max(1, rows.shape[-1])))
+    step = max(1, PART // max(1, rows.shape[-1]))
+    yield from (rows[begin : begin + step] for begin in range(0, len(rows), step))
 
 
 @dataclass

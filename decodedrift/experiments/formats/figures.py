@@ -96,7 +96,9 @@ class Windows(Curves):
 
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
         source.data["_zero"] = np.zeros(len(source.data["binade"]))
-        area = self.plot.varea_step(x="binade", y1="_zero", y2="share", source=source, fill_alpha=0.18, step_mode="after")
+        area = self.plot.varea_step(
+            x="binade", y1="_zero", y2="share", source=source, fill_alpha=0.18, step_mode="after"
+        )
         base.paint(area.glyph, fill_color=series.colour)
         self._add(series, area)
         self._line(source, series, self.y, series.label)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from torch import Tensor

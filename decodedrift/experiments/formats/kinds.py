@@ -1,4 +1,4 @@
-"""The formats that a model is held against: a name and how it is scaled, `fp8-e4m3:scale=none`. Listed without torch."""
+"""The formats that a model is held against: a name and how it is scaled, `fp8-e4m3:scale=none`. Without torch."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ OWN, WIDER, UNKNOWN = "own", "wider", "unknown"
 
 @dataclass
 class Squares:
-    """One norm's. added_in: its OWN type, WIDER, or UNKNOWN. lost: tokens that it loses in fp16, where it is its own."""
+    """One norm's. added_in: its OWN type, WIDER, or UNKNOWN. lost: tokens that it loses in fp16 where it is OWN."""
 
     norm: Any
     tokens: int = 0

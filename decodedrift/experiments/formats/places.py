@@ -128,4 +128,3 @@ def squared_sums(tensor: Tensor) -> Tensor:
     """Of each token the sum of the squares, float64 [tokens]."""
     rows = tensor.detach().reshape(-1, tensor.shape[-1]).double()
     return rows.square().sum(-1)
-

@@ -27,7 +27,7 @@ COLUMNS = (
     Column("Unchanged", "The format has this very value."),
     Column("rms error", "Relative, of what is held with full precision."),
     Column("Theory", "The same of numbers that are spread evenly over binades."),
-    Column("Headroom", "The format's largest value over the largest number, as a power of two; of formats without a scale."),
+    Column("Headroom", "The format's largest value over the largest number, where it has no scale."),
 )  # fmt: skip
 
 
@@ -48,7 +48,9 @@ def summary(study: StudyLike, options: Options) -> dict[str, Any] | None:
 def windows(study: StudyLike, options: Options) -> dict[str, Any] | None:
     """A histogram for each kind of module."""
     drawn = {f"windows-{kind}": (kind, Windows(study, kind).figure()) for kind in kinds(study)}
-    figures = {name: (CAPTION.format(kind=kind), figure) for name, (kind, figure) in drawn.items() if figure is not None}
+    figures = {
+        name: (CAPTION.format(kind=kind), figure) for name, (kind, figure) in drawn.items() if figure is not None
+    }
     if not figures:
         return None
     entries = {entry[3]: entry for _, figure in figures.values() for entry in figure.entries}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from decodedrift.core.estimate import Effort
 from decodedrift.core.records import InputError, distinct
@@ -26,7 +26,7 @@ class FormatsSettings(Settings):
         says="all but fp64 and fp32",
     )  # fmt: skip
     max_new_tokens: Whole = 0
-    seeds: list[Seed] = [0]
+    seeds: list[Seed] = Field([0])
     batch_size: Whole = 1
     layout: str = "mixed"
     coupling: str = "gumbel"

@@ -54,12 +54,12 @@ def _cells(row: Any) -> list[str]:
 
 def overview(study: Any, width: int, verbose: bool = False) -> str:
     """The table and the verdict."""
-    head = ["format", "of", "overflow", "flushed", "subnormal", "rms error", "/theory", "headroom"]
+    head = ["format", "of", "overflow", "flushed", "subnorm", "rms err", "headroom"]
     body = []
     for row in study.summary[study.summary["what"] != SQUARES].itertuples():
         cells = _cells(row)
-        ratio = "" if absent(row.theory) or absent(row.rms_error_normal) else f"{row.rms_error_normal / row.theory:.3f}"
-        body.append([*cells[:5], significant(row.rms_error_normal), ratio, cells[6]])
+        error = "" if absent(row.rms_error_normal) else f"{row.rms_error_normal:.1e}"
+        body.append([*cells[:5], error, cells[6]])
     shown = "\n".join(wrapped(sentence, width) for sentence in study.verdict)
     return "\n\n".join(part for part in (text_table(head, body, width, names=2), shown) if part)
 
@@ -79,7 +79,7 @@ def case(study: Any, wanted: Mapping[str, Any]) -> Any:
 
 
 def heat(study: Any) -> list[HeatMap]:
-    """What a notebook shows: format x kind of module, the share of the activations that is lost: overflown or flushed."""
+    """What a notebook shows: format x kind of module, the share of the activations that overflows or is flushed."""
     rows = study.kinds[study.kinds["what"] == ACTIVATIONS]
     columns = [kind for kind in KINDS if kind in set(rows["kind"])]
     about = "Share of the activations that lie beyond the largest value of a format or become 0 in it."
@@ -94,5 +94,3 @@ def _spot(row: Any) -> Spot:
     lost = row.overflow + row.flushed
     exact = exactly({"overflow": row.overflow, "flushed": row.flushed, "headroom": row.headroom})
     return Spot(percentage(lost), f"{percentage(row.overflow)} overflow", exact, level(lost))
-
-

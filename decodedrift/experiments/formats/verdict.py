@@ -109,7 +109,11 @@ def sums(study: Any) -> list[str]:
     head = f"Squared sums of {len(rows)} norms reach {power(np.log2(top['largest']))} at {visible(top['module'])}"
     head += f", in {large} of them beyond {FORMAT}'s largest number" if large else f", within {FORMAT}'s range"
     how = rows["added_in"].value_counts()
-    words = {WIDER: "in a wider type than its own", OWN: "in its own type", UNKNOWN: "in a type that could not be tried"}
+    words = {
+        WIDER: "in a wider type than its own",
+        OWN: "in its own type",
+        UNKNOWN: "in a type that was not tried",
+    }
     told = [f"{'each' if len(how) == 1 else how[name]} adds them {words[name]}" for name in words if name in how]
     return [f"{head}; run in {FORMAT}, {listed(told)}."]
 

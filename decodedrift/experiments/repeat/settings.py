@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import field_validator
 
-from decodedrift.core.estimate import Effort
 from decodedrift.core.endpoint import EndpointSettings
+from decodedrift.core.estimate import Effort
 from decodedrift.core.records import InputError, Variant, distinct
 from decodedrift.core.settings import ENDPOINT, MEASURING, WHAT, Whole, option
 from decodedrift.experiments.repeat.varying import CONCURRENCY, DEFAULT, RERUN, VARY, Varying, parse_vary, varies
