@@ -18,10 +18,11 @@ from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Series
 from decodedrift.report.figures.curves import Curves
 
-LANE = 0.075  # of the histogram's height, for each format
+LANE = 0.085  # of the histogram's height, for each format
 LOOKS = {WEIGHTS: ("s0", "solid"), ACTIVATIONS: ("s1", "solid")}
 CAPTION = "Numbers of {kind} by binade, and what formats hold"
-EDGE = 3  # binades beside what is drawn
+EDGE = 2  # binades beside what is drawn
+NAMES = 0.22  # of the width, for the names of the formats
 
 
 class Windows(Curves):
@@ -33,7 +34,7 @@ class Windows(Curves):
 
     name, table, file, along, switch, named = "windows", "binades", "binades.csv", "binade", "", "what"
     keys = ("kind", "what")
-    labels, height = ("binade: log2 of the size", "share of the numbers"), 320
+    labels, height = ("binade: log2 of the size", "share of the numbers"), 360
     columns = ("binade", "numbers", "share")
     x, y, step = "binade", "share", True
     hover = (("", "$name"), ("size", "2^@binade"), ("share", "@share{%.4f}"), ("numbers", "@numbers"))
@@ -56,9 +57,9 @@ class Windows(Curves):
         lanes, top = self._lanes(rows), float(rows["share"].max())
         low = min(rows["binade"].min(), *(max(lane[1], -26) for lane in lanes))
         high = max(rows["binade"].max(), *(min(lane[3], 17) for lane in lanes))
-        self.top = top * 1.04
+        self.top, self.left = top * 1.04, float(low) - EDGE
         return {
-            "x_range": Range1d(float(low) - EDGE - 7, float(high) + EDGE),
+            "x_range": Range1d(self.left - NAMES * float(high - low), float(high) + EDGE),
             "y_range": Range1d(0, self.top + top * LANE * (len(lanes) + 0.5)),
         }
 
@@ -79,11 +80,10 @@ class Windows(Curves):
     def _furnish(self, rows: pd.DataFrame) -> None:
         """The windows, a lane each above the histogram."""
         lanes, step = self._lanes(rows), (self.plot.y_range.end - self.top) / (len(self._lanes(rows)) + 0.5)
-        left = self.plot.x_range.start
         heights = [self.top + step * (len(lanes) - n - 0.5) for n in range(len(lanes))]
         data = {
-            "y": heights, "name": [lane[0] for lane in lanes], "start": [left] * len(lanes),
-            **{key: [max(lane[n], left) for lane in lanes] for n, key in ((1, "least"), (2, "normal"), (3, "largest"))},
+            "y": heights, "name": [lane[0] for lane in lanes], "start": [self.plot.x_range.start] * len(lanes),
+            **{key: [max(lane[n], self.left) for lane in lanes] for n, key in ((1, "least"), (2, "normal"), (3, "largest"))},
         }  # fmt: skip
         source = ColumnDataSource(data)
         for begin, end, alpha in (("least", "normal", 0.25), ("normal", "largest", 0.6)):

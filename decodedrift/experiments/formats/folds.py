@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from decodedrift.experiments.formats.kinds import Kind, parse_kinds
+from decodedrift.experiments.formats.kinds import parse_kinds
 from decodedrift.experiments.formats.places import SQUARES, WEIGHTS
 from decodedrift.measure.formattables import PLACE
 from decodedrift.measure.tables import fold
@@ -52,30 +52,31 @@ def ranges(tensors: pd.DataFrame) -> pd.DataFrame:
 
 
 def formats(study: Any) -> pd.DataFrame:
-    """A row per tensor and format."""
-    largest = study.ranges.set_index(PLACE)["largest"].to_dict()
-    kinds = {kind.label: kind for kind in parse_kinds(study.plan["formats"])}
-    rows = []
-    for key, part in study.roundings.groupby(["model", *PLACE, "format"], sort=False):
-        row = dict(zip(["model", *PLACE, "format"], key, strict=True))
-        rows.append(row | figures(part, kinds[row["format"]], largest[tuple(row[c] for c in PLACE)]))
-    return fold(rows, FORMATS)
+    """A row per tensor and format, over all jobs."""
+    table = figures(study.roundings, ["model", *PLACE, "format"], study.plan)
+    largest = study.ranges[[*PLACE, "largest"]]
+    table = table.merge(largest, on=PLACE, how="left")
+    table["headroom"] = table.pop("room") - np.log2(table.pop("largest"))
+    return fold(table.to_dict("records"), FORMATS)
 
 
-def figures(part: pd.DataFrame, kind: Kind, largest: float) -> dict[str, Any]:
-    """Shares of the non-zero finite numbers, errors and headroom.
+def figures(rows: pd.DataFrame, keys: Sequence[str], plan: Mapping[str, Any]) -> pd.DataFrame:
+    """Shares of the non-zero finite numbers and errors, a row for each of the keys; room: log2 of the largest value.
 
-    Args:
-        part: rows of one format. largest: of the numbers that they are of.
+    room is empty of a format with a scale, which has no headroom.
     """
-    sums = {name: float(part[name].astype("float64").sum(min_count=1)) for name in SUMS}
-    numbers = sums["numbers"]
-    row = {name: sums[name] / numbers if numbers > 0 else np.nan for name in SHARES}
+    counts = rows[SUMS].astype("float64")
+    sums = counts.groupby([rows[key] for key in keys], sort=False).sum(min_count=1).reset_index()
+    kinds = {kind.label: kind for kind in parse_kinds(plan["formats"])}
+    table = sums[[*keys, "numbers"]].copy()
+    for name in SHARES:
+        table[name] = sums[name] / sums["numbers"].where(sums["numbers"] > 0)
     for name, error, count in (("rms_error", "error_square", "held"), ("rms_error_normal", "normal_square", "normal")):
-        row[name] = np.sqrt(sums[error] / sums[count]) if sums[count] > 0 else np.nan
-    room = not kind.scaled and largest > 0
-    headroom = np.log2(kind.form.largest) - np.log2(largest) if room else np.nan
-    return row | {"numbers": numbers, "theory": kind.theory, "headroom": headroom}
+        table[name] = np.sqrt(sums[error] / sums[count].where(sums[count] > 0))
+    table["theory"] = table["format"].map({label: kind.theory for label, kind in kinds.items()})
+    room = {label: np.nan if kind.scaled else np.log2(kind.form.largest) for label, kind in kinds.items()}
+    table["room"] = table["format"].map(room)
+    return table
 
 
 def together(study: Any, keys: Sequence[str], columns: list[str]) -> pd.DataFrame:
@@ -83,24 +84,23 @@ def together(study: Any, keys: Sequence[str], columns: list[str]) -> pd.DataFram
 
     places: tensors; overflowing: how many of them lose a number beyond the largest.
     """
-    kinds = {kind.label: kind for kind in parse_kinds(study.plan["formats"])}
-    counts, every = study.roundings, study.formats
-    order = {label: n for n, label in enumerate(kinds)}
-    rows = []
+    every, rows = study.formats, []
+    whole = {
+        tuple(row[key] for key in keys): row for row in figures(study.roundings, keys, study.plan).to_dict("records")
+    }
     for key, part in every.groupby(list(keys), sort=False):
-        row = dict(zip(keys, key, strict=True)) | {"model": part["model"].iloc[0]}
-        of_it = counts[np.logical_and.reduce([counts[name] == value for name, value in zip(keys, key, strict=True)])]
-        whole = figures(of_it, kinds[row["format"]], np.nan) | {"headroom": part["headroom"].min()}
-        at = {"headroom_at": _place(part, part["headroom"], least=True)}
-        at |= {f"{name}_at": _place(part, part[name]) for name in ("overflow", "flushed")}
-        rows.append(row | whole | at | {"places": len(part), "overflowing": int((part["overflow"] > 0).sum())})
-    rows.sort(key=lambda row: order[row["format"]])
+        at = {"headroom_at": _place(part, "headroom", least=True)}
+        at |= {f"{name}_at": _place(part, name) for name in ("overflow", "flushed")}
+        more = {"places": len(part), "overflowing": int((part["overflow"] > 0).sum()), "model": part["model"].iloc[0]}
+        rows.append(whole[key] | {"headroom": part["headroom"].min()} | at | more)
+    order = [kind.label for kind in parse_kinds(study.plan["formats"])]
+    rows.sort(key=lambda row: order.index(row["format"]))
     return fold(rows, columns)
 
 
-def _place(part: pd.DataFrame, values: pd.Series, least: bool = False) -> str | None:
-    """Where a value is largest, or least; None where it is nowhere above 0, or nowhere known."""
-    known = values.dropna()
+def _place(part: pd.DataFrame, name: str, least: bool = False) -> str | None:
+    """Where a figure is largest, or least; None where it is nowhere above 0, or nowhere known."""
+    known = part[name].dropna()
     known = known if least else known[known > 0]
     if not len(known):
         return None

@@ -56,12 +56,17 @@ class Place:
 
 @dataclass
 class Places:
-    """A loaded model's modules by name, with their kinds."""
+    """A loaded model's modules by name, with their kinds.
+
+    layers: names of the decoder layers. around: of the modules that hold all of these, which give what a last norm gave.
+    products: of those that hold a matrix.
+    """
 
     loaded: Loaded
     labels: dict[str, str] = field(init=False)
     modules: dict[str, Any] = field(init=False)
     layers: set[str] = field(init=False)
+    around: set[str] = field(init=False)
     products: set[str] = field(init=False)
     unread: str = ""
 
@@ -71,6 +76,7 @@ class Places:
         self.modules = {label: found[path] for path, label in self.labels.items()}
         blocks, count = inside.layers(self.loaded)
         self.layers = {self.labels[f"{blocks}.{n}"] for n in range(count)}
+        self.around = {label for path, label in self.labels.items() if f"{blocks}.".startswith(f"{path}.")}
         self.products = set()
 
     def kind(self, label: str) -> str:
@@ -106,9 +112,9 @@ class Seen:
 
     def see(self, name: str, depth: int | None, inputs: list[Tensor], output: Tensor) -> None:
         """As of `inside.watched`. Inputs are told of products of matrices alone: others' are what a module gave."""
-        if name == inside.NORMED:
-            return
         label = name.partition("#")[0]
+        if name == inside.NORMED or label in self.places.around:
+            return
         kind = self.places.kind(label)
         if label in self.places.products and inputs and self._new(inputs[0]):
             self.add(Place(ACTIVATIONS, label, "input", kind), inputs[0])

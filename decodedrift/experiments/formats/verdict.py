@@ -46,8 +46,12 @@ def alarms(study: Any) -> list[str]:
 
 
 def sentences(study: Any) -> list[str]:
-    """A sentence per format."""
-    return [sentence(study, name) for name in dict.fromkeys(study.summary["format"])]
+    """A sentence per format: those that overflow first, then those that flush without a scale."""
+    rows = study.summary
+    lost = rows.groupby("format")["overflow"].max()
+    bare = rows[rows["headroom"].notna()].groupby("format")["flushed"].max()
+    names = dict.fromkeys(rows["format"])
+    return [sentence(study, name) for name in sorted(names, key=lambda n: (-lost[n], -bare.get(n, 0.0)))]
 
 
 def sentence(study: Any, name: str) -> str:
