@@ -197,6 +197,8 @@ class Gathered:
         for name, latest in facts.items():
             before = self.facts.get(name, {})
             self.facts[name] = latest | {c: max(before[c], latest.get(c, 0.0)) for c in LARGEST if c in before}
+            if "breaks" in before:  # the first job that met it has looked
+                self.facts[name]["breaks"] = before["breaks"]
             if "idle_knobs" in before and "idle_knobs" in latest:  # one that engaged in any job did
                 self.facts[name]["idle_knobs"] = [k for k in latest["idle_knobs"] if k in before["idle_knobs"]]
         self.path |= path

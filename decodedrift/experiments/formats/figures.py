@@ -81,10 +81,11 @@ class Windows(Curves):
         """The windows, a lane each above the histogram."""
         lanes, step = self._lanes(rows), (self.plot.y_range.end - self.top) / (len(self._lanes(rows)) + 0.5)
         heights = [self.top + step * (len(lanes) - n - 0.5) for n in range(len(lanes))]
-        data = {
+        data: dict[str, list[Any]] = {
             "y": heights, "name": [lane[0] for lane in lanes], "start": [self.plot.x_range.start] * len(lanes),
-            **{key: [max(lane[n], self.left) for lane in lanes] for n, key in ((1, "least"), (2, "normal"), (3, "largest"))},
         }  # fmt: skip
+        for n, key in enumerate(("least", "normal", "largest"), 1):
+            data[key] = [max(float(lane[n]), self.left) for lane in lanes]
         source = ColumnDataSource(data)
         for begin, end, alpha in (("least", "normal", 0.25), ("normal", "largest", 0.6)):
             bar = self.plot.hbar(y="y", left=begin, right=end, height=step * 0.55, source=source, fill_alpha=alpha)

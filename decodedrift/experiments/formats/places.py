@@ -58,8 +58,8 @@ class Place:
 class Places:
     """A loaded model's modules by name, with their kinds.
 
-    layers: names of the decoder layers. around: of the modules that hold all of these, which give what a last norm gave.
-    products: of those that hold a matrix.
+    layers: names of the decoder layers. around: of the modules that hold all of these, and give what a last norm gave.
+    products: of those that hold a matrix. unread: why not all of these are known.
     """
 
     loaded: Loaded
