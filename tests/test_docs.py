@@ -166,7 +166,12 @@ def test_what_is_called_stable_is_there() -> None:
         for name in ("`compare` and `inject`", "`compare`", "`repeat`", "`formats`")
     )
     assert of_both & of_compare == set()
-    for name, files in (("inject", of_both), ("compare", of_both | of_compare), ("repeat", of_repeat), ("formats", of_formats)):
+    for name, files in (
+        ("inject", of_both),
+        ("compare", of_both | of_compare),
+        ("repeat", of_repeat),
+        ("formats", of_formats),
+    ):
         assert {f for f in files if Path(f).name not in RECORDS} == {
             f"data/{t}/" if t in PARTS else f"tables/{t}.csv"
             for t in (*experiment(name).tables, *experiment(name).folds())

@@ -17,7 +17,7 @@ class Effort(NamedTuple):
     writing, reading: passes that generate, and that read what the reference wrote; floors: further ones that do both,
     of a variant against itself, over `floor_prompts` at most. injecting: passes of the reference with tokens put in.
     stepwise: readings token by token. logits: those of one token that wait in a job. prompts: readings of the prompts
-    alone.
+    alone. counted: formats that every number is held against.
     """
 
     writing: int = 1
@@ -28,6 +28,7 @@ class Effort(NamedTuple):
     stepwise: int = 0
     logits: int = 1
     prompts: int = 0
+    counted: int = 0
 
 
 class Work(NamedTuple):

@@ -31,6 +31,8 @@ SPEED = {"cpu": 50e9, "cuda": 10e12, "mps": 1e12}  # FLOP/s that decoding reache
 LAUNCH = 0.5e-3  # seconds that a GPU waits to be told of one layer of a step: 0.4 to 1.1 ms on an H200's host
 SHARE = 0.1  # of the time, what loading should stay under
 NUMBERS = 128  # bytes of what is kept of a token beside logits
+COUNTING = 1000.0  # operations in whose time a number is held against a format
+HELD = 10  # numbers that modules take and give of a token, to one that the cache keeps
 DISK = 8 * 2**30  # of waiting logits that an enlarged job may leave on the disk
 
 
@@ -222,11 +224,13 @@ def flops(world: World, prompts: int, texts: bool = True) -> float:
     tokens: float = effort.writing * steps * rows * (1 if plan.layout == "mixed" else 2)
     tokens += effort.injecting * steps * rows + effort.stepwise * steps * len(plan.cells)
     tokens += effort.reading * (2 * steps * len(plan.cells) + scored)
-    tokens += effort.prompts * sum(map(len, world.prompts.values())) * prompts / max(1, len(plan.prompts))
+    read = effort.prompts * sum(map(len, world.prompts.values())) * prompts / max(1, len(plan.prompts))
+    tokens += read
     floored = effort.floors * min(prompts, effort.floor_prompts) * plan.max_new_tokens
     tokens += floored * (rows * (1 if plan.layout == "mixed" else 2) + 2 * len(plan.cells))
+    counted = world.checkpoint.parameters + read * (HELD * world.footprint.per_token + world.width)
     drafts = sum(draft.parameters for draft in world.drafts.values()) * steps  # each proposes as many at the least
-    return 2.0 * (world.checkpoint.parameters * tokens + drafts)
+    return 2.0 * (world.checkpoint.parameters * tokens + drafts) + effort.counted * COUNTING * counted
 
 
 def work(world: World, job: Job) -> Work:

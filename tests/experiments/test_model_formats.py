@@ -179,6 +179,8 @@ def test_activations_are_what_the_model_computes_and_nothing_of_padding(study: d
     attention = study.ranges[study.ranges["module"] == "layers.0.self_attn.q_proj"]
     assert list(attention["tensor"]) == ["weight", "output"], "its input is the norm's output, which is counted there"
     assert "layers.0.self_attn" not in names, "it gives what its last projection gave"
+    given = study.ranges[study.ranges["tensor"] == "input"]["module"]
+    assert set(given) == {f"layers.{n}.{name}" for n in (0, 1) for name in ("self_attn.o_proj", "mlp.down_proj")}
 
 
 def test_jobs_and_types_change_nothing_but_bits(study: dd.Study) -> None:

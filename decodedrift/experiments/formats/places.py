@@ -116,10 +116,12 @@ class Seen:
         if name == inside.NORMED or label in self.places.around:
             return
         kind = self.places.kind(label)
-        if label in self.places.products and inputs and self._new(inputs[0]):
-            self.add(Place(ACTIVATIONS, label, "input", kind), inputs[0])
-        if kind == "norm" and inputs:
-            self.square(label, inputs[0])
+        given = inputs[0] if inputs and inputs[0].is_floating_point() else None  # of an embedding they are ids
+        new = label in self.places.products and given is not None and self._new(given)
+        if given is not None and new and not (label == inside.HEAD and self._copy(given)):
+            self.add(Place(ACTIVATIONS, label, "input", kind), given)
+        if kind == "norm" and given is not None:
+            self.square(label, given)
         if output.is_floating_point() and (self._new(output) or depth is not None):
             self.add(Place(ACTIVATIONS, label, "output", kind), output)
 
@@ -128,6 +130,11 @@ class Seen:
         before = self.told.get(id(tensor))
         self.told[id(tensor)] = weakref.ref(tensor)
         return before is None or before() is not tensor
+
+    def _copy(self, tensor: Tensor) -> bool:
+        """Whether it is what another tensor is that was told of: the head reads a copy of chosen positions."""
+        others = [other for reference in self.told.values() if (other := reference()) is not None]
+        return any(o is not tensor and o.shape == tensor.shape and torch.equal(o, tensor) for o in others)
 
 
 def squared_sums(tensor: Tensor) -> Tensor:

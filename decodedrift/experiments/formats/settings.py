@@ -72,4 +72,4 @@ class FormatsSettings(Settings):
     @property
     def effort(self) -> Effort:
         """One reading of the prompts."""
-        return Effort(writing=0, prompts=1)
+        return Effort(writing=0, prompts=1, counted=len(self.formats))
