@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import tiny_model, tiny_tokenizer
+from forking import command
 from torch import nn
 
 import decodedrift as dd
@@ -336,32 +337,55 @@ def test_what_cannot_be_asked_is_said_in_a_line(asked: dict[str, Any], says: str
 # ---- numbers
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    """The command, and on the last line of stderr whether torch was imported."""
+WORDS = ("0.1", "65504", "1e-8", "-2.5", "-inf", "nan", "0x1.8p-3", "1e999999999")
+
+
+@pytest.mark.parametrize("words", [(), WORDS], ids=len)
+def test_the_table_and_numbers_fit_a_terminal(words: tuple[str, ...]) -> None:
+    done = command("formats", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert done.stdout.rstrip("\n") == plain(words)[0]
+    data = json.loads(command("formats", *words, "--json").stdout)
+    assert len(data) == (len(words) or 10)
+    if words:
+        assert [entry["number"] for entry in data] == list(words)
+        rows = {row["format"]: row for row in data[4]["formats"]}
+        assert (rows["fp16"]["value"], rows["fp8-e4m3"]["value"], rows["int8"]["value"]) == ("-inf", "nan", -128)
+
+
+def test_the_table_and_numbers_need_no_torch() -> None:
     code = (
         "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr));"
-        f"sys.argv = ['decodedrift', 'formats', *{list(words)!r}]; from decodedrift.cli import main; main()"
+        "sys.argv = ['decodedrift', 'formats', '0.1']; from decodedrift.cli import main; main()"
     )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "False\n")
+    assert "0 01011 1001100110 " in done.stdout
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("0.1", "65504", "1e-8", "-2.5", "-inf", "nan", "0x1.8p-3", "1e999999999")], ids=len
+    ("words", "says"),
+    [
+        (("0.1", "--model", "demo"), "--model asks for a run; leave one out"),
+        (("0.1.2",), "'0.1.2': not a number"),
+        (("9" * 2000,), "a number of 2000 digits"),
+        (("--model", "demo", "--fail-on", "overflow>0:fp12"), "did you mean 'fp16'"),
+        (("--positions-csv",), "formats has no such table"),
+    ],
+    ids=lambda v: "",
 )
-def test_the_table_and_numbers_need_no_torch_and_fit_a_terminal(words: tuple[str, ...]) -> None:
-    done = command(*words)
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "False")
-    assert max(map(len, done.stdout.splitlines())) <= 80
-    assert done.stdout.rstrip("\n") == plain(words)[0]
-    data = json.loads(command(*words, "--json").stdout)
-    assert len(data) == (len(words) or 10)
+def test_what_the_command_cannot_do_is_said_in_a_line(words: tuple[str, ...], says: str) -> None:
+    done = command("formats", *words)
+    assert done.returncode == 2
+    assert says in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_numbers_and_a_run_are_not_asked_for_together() -> None:
-    for words, says in ((("0.1", "--model", "demo"), "leave one out"), (("0.1.2",), "not a number")):
-        done = command(*words)
-        assert done.returncode == 2
-        assert says in done.stderr and len(done.stderr.splitlines()) == 2
+def test_a_gate_on_a_format(study: dd.Study) -> None:
+    assert study.path is not None
+    for gate, code in (("flushed>0.5", 0), ("flushed>0.001:fp8-e4m3:scale=none", 4), ("headroom<20:fp16", 4)):
+        done = command("check", study.path, "--fail-on", gate)
+        assert done.returncode == code, done.stderr
 
 
 @pytest.mark.parametrize("kind", parse_kinds("fp16,fp8-e4m3,int4"), ids=lambda kind: kind.label)
