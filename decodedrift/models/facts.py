@@ -81,8 +81,8 @@ def _lost(model: Any, checkpoint: Checkpoint, compute: str) -> dict[str, Any]:
     """
     if compute != "fp16" or (described(model) or {}).get("merge", "none") != "none":
         return {}
-    lost = _losses(checkpoint, compute)
-    return lost.facts() if lost.overflowed or lost.flushed else {}
+    lost = _losses(checkpoint, compute).facts()
+    return lost if lost["overflowed"] or lost["flushed"] else {}
 
 
 def _losses(checkpoint: Checkpoint, compute: str) -> Losses:

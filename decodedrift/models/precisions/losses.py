@@ -25,8 +25,9 @@ class Losses:
         if lost := int((old.isfinite() & ~new.isfinite()).sum()):
             self.overflowed[name] = self.overflowed.get(name, 0) + lost
         some = int((old != 0).sum())
-        if zero := some - int(((old != 0) & (new != 0)).sum()):
-            self.flushed[name] = (zero, some)
+        zero = some - int(((old != 0) & (new != 0)).sum())
+        before = self.flushed.get(name, (0, 0))  # a module may have several
+        self.flushed[name] = before[0] + zero, before[1] + some
 
     @property
     def share(self) -> float:
@@ -39,8 +40,8 @@ class Losses:
         told["flushed"] = sum(zero for zero, _ in self.flushed.values())
         if self.overflowed:
             told["overflowed_at"] = max(self.overflowed, key=lambda name: self.overflowed[name])
-        if self.flushed:
-            shares = {name: zero / some for name, (zero, some) in self.flushed.items()}
+        if told["flushed"]:
+            shares = {name: zero / some for name, (zero, some) in self.flushed.items() if some}
             told["flushed_at"] = max(shares, key=lambda name: shares[name])
             told["flushed_most"] = shares[told["flushed_at"]]
         return told
