@@ -19,7 +19,7 @@ from torch import nn
 
 import decodedrift as dd
 from decodedrift.core.progress import Progress
-from decodedrift.experiments.formats.counting import Counts
+from decodedrift.experiments.formats.counting import PART, Counts, parts
 from decodedrift.experiments.formats.kinds import Kind, parse_kinds
 from decodedrift.experiments.formats.spelling import plain
 from decodedrift.models.precisions import fp8, int4, int8
@@ -91,6 +91,14 @@ def test_ranges_are_those_by_hand() -> None:
     assert row["square"] == pytest.approx(9.5625)
     filled = {int(n) - 1074: int(c) for n, c in enumerate(counts.range.binades) if c}
     assert filled == {1: 1, -140: 1, -1: 1, -899: 1, -1040: 1, -901: 1}
+
+
+def test_a_tensor_is_looked_at_in_parts_of_bounded_size() -> None:
+    for shape in ((7, 300_000), (5000, 100), (1, 4)):
+        rows = torch.zeros(shape)
+        seen = list(parts(rows))
+        assert sum(map(len, seen)) == len(rows)
+        assert max(part.numel() for part in seen) <= max(PART, shape[1])
 
 
 @pytest.mark.parametrize("label", ["tf32", "bf16", "fp16", "fp8-e4m3", "fp8-e4m3:scale=none", "fp8-e5m2", "fp4-e2m1"])
@@ -296,6 +304,16 @@ def test_a_run_that_was_stopped_goes_on(study: dd.Study, tmp_path: Path) -> None
     again = run(resume=True, **asked)
     pd.testing.assert_frame_equal(again.formats, study.formats, check_exact=True)
     assert dd.open_study(tmp_path / "run").verdict == again.verdict
+
+
+def test_a_folder_without_texts_has_the_same_tables(study: dd.Study, tmp_path: Path) -> None:
+    run(formats=["fp16", "int8"], no_text=True, out=tmp_path / "run")
+    again = dd.open_study(tmp_path / "run")
+    assert again.plan["prompts"][0]["text"] is None
+    for name in ("formats", "summary", "ranges", "kinds"):
+        ours = getattr(study, name)
+        ours = ours[ours["format"].isin(["fp16", "int8"])].reset_index(drop=True) if "format" in ours else ours
+        pd.testing.assert_frame_equal(getattr(again, name), ours, rtol=1e-6)
 
 
 def test_the_page_and_the_other_ways_out_have_it(study: dd.Study) -> None:

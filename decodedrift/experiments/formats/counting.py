@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.experiments.formats.kinds import Kind
+from decodedrift.models.load import measurable
 
 PART = 1 << 17  # elements that are looked at together: what fits a core's cache
 LOWEST, HIGHEST = -1074, 1023  # binades of float64
@@ -95,6 +96,7 @@ class Rounding:
 
 def rows_of(tensor: Tensor) -> Tensor:
     """[rows, width] of at least float32: the last dimension is a row."""
+    tensor = measurable(tensor)
     wide = tensor if tensor.dtype == torch.float64 else tensor.float()
     return wide.reshape(-1, wide.shape[-1]) if wide.dim() > 1 else wide.reshape(1, -1)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from decodedrift.core.records import InputError
 from decodedrift.models import inside
-from decodedrift.models.load import Loaded
+from decodedrift.models.load import Loaded, measurable
 from decodedrift.models.precisions.walk import weights
 
 WEIGHTS, ACTIVATIONS, SQUARES = "weights", "activations", "squares"
@@ -139,5 +139,5 @@ class Seen:
 
 def squared_sums(tensor: Tensor) -> Tensor:
     """Of each token the sum of the squares, float64 [tokens]."""
-    rows = tensor.detach().reshape(-1, tensor.shape[-1]).double()
+    rows = measurable(tensor.detach()).reshape(-1, tensor.shape[-1]).double()
     return rows.square().sum(-1)
