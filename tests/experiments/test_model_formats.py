@@ -203,6 +203,19 @@ def test_jobs_and_types_change_nothing_but_bits(study: dd.Study) -> None:
     assert (both["n"] == both["n_32"]).all()
 
 
+def test_the_verdict_names_headroom_and_what_is_flushed(study: dd.Study) -> None:
+    row = only(study.summary, format="fp16", what="activations")
+    least = study.formats[(study.formats["format"] == "fp16")]["headroom"].min()
+    (fp16,) = (s for s in study.verdict if s.startswith("fp16: "))
+    assert row["headroom"] == least
+    assert f"nothing overflows, headroom 2^{least:.1f} at {row['headroom_at']}; " in fp16
+    (bare,) = (s for s in study.verdict if s.startswith("fp8-e4m3:scale=none: "))
+    worst = study.kinds.query("format == 'fp8-e4m3:scale=none' and what == 'weights'").nlargest(1, "flushed").iloc[0]
+    assert f"of weights (most of {worst['kind']}: " in bare
+    assert study.verdict[0] == bare, "what loses most comes first"
+    assert study.verdict[-1].endswith("run in fp16, each adds them in a wider type than its own.")
+
+
 def test_real_tensors_come_near_to_theory(study: dd.Study) -> None:
     rows = study.summary[study.summary["format"].isin(["tf32", "bf16", "fp16", "fp8-e4m3"])]
     rows = rows[rows["what"] == "weights"]

@@ -83,7 +83,7 @@ def _flushed(study: Any, rows: pd.DataFrame) -> str:
     for row in rows[rows["flushed"] > 0].itertuples():
         of_it = study.kinds[(study.kinds["format"] == row.format) & (study.kinds["what"] == row.what)]
         worst = of_it.loc[of_it["flushed"].idxmax()]
-        most = f" ({percent(worst['flushed'])} of {worst['kind']})" if len(of_it) > 1 else ""
+        most = f" (most of {worst['kind']}: {percent(worst['flushed'])})" if len(of_it) > 1 else ""
         parts.append(f"{percent(row.flushed)} of {row.what}{most}")
     low = [f"{percent(row.subnormal)} of {row.what}" for row in rows[rows["subnormal"] > SOME].itertuples()]
     told = f"it flushes {listed(parts)} to 0" if parts else "nothing is flushed"
