@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InputError", "Prompt", "Strategy", "Study", "Text", "Trace", "Variant",
-    "compare", "concat", "inject", "open_study", "record", "repeat", "strategy", "train",
+    "compare", "concat", "formats", "inject", "open_study", "record", "repeat", "strategy", "train",
 ]  # fmt: skip
 
 _HOMES = {
     "compare": "decodedrift.experiments.compare.face",
+    "formats": "decodedrift.experiments.formats.face",
     "inject": "decodedrift.experiments.inject.face",
     "record": "decodedrift.experiments.record.face",
     "repeat": "decodedrift.experiments.repeat.face",

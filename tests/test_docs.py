@@ -161,12 +161,17 @@ def test_what_is_called_stable_is_there() -> None:
     listed = line.partition(", their options")[0]
     assert set(re.findall(r"`(?:decodedrift )?(\w+)`", listed)) == set(typer.main.get_command(commands).commands)
     rows = re.findall(r"^\| ((?:`compare` and )?`\w+`), in `(\w+)` \| (`.*) \|$", folder, re.M)
-    of_both, of_compare, of_repeat = (
+    of_both, of_compare, of_repeat, of_formats = (
         {f"{place}/{file}" for who, place, files in rows if who == name for file in re.findall(r"`([\w./]+)`", files)}
-        for name in ("`compare` and `inject`", "`compare`", "`repeat`")
+        for name in ("`compare` and `inject`", "`compare`", "`repeat`", "`formats`")
     )
     assert of_both & of_compare == set()
-    for name, files in (("inject", of_both), ("compare", of_both | of_compare), ("repeat", of_repeat)):
+    for name, files in (
+        ("inject", of_both),
+        ("compare", of_both | of_compare),
+        ("repeat", of_repeat),
+        ("formats", of_formats),
+    ):
         assert {f for f in files if Path(f).name not in RECORDS} == {
             f"data/{t}/" if t in PARTS else f"tables/{t}.csv"
             for t in (*experiment(name).tables, *experiment(name).folds())

@@ -21,12 +21,13 @@ app = typer.Typer(
 DONE, BUG, INPUT, FAILED, GATE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 FLAG = re.compile(r"--[a-z][a-z-]*(=.*)?", re.DOTALL)
+WORD = re.compile(r"(?!-)[^\0]+|-(\.?[0-9]|inf|nan).*", re.DOTALL | re.IGNORECASE)  # what is no option
 Text = str | None  # numbers too: the settings read them, and say what is wrong in words of their own
 Items = list[str] | None
 
 
 class Careful(TyperCommand):
-    """A command of which no option takes the one behind it for its value."""
+    """A command of which no option takes the one behind it for its value, and no negative number is an option."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As typer does it.
@@ -34,13 +35,18 @@ class Careful(TyperCommand):
         Raises:
             InputError: an option lacks its value, and another follows it.
         """
-        valued = {name for p in self.get_params(ctx) for name in p.opts if not getattr(p, "is_flag", True)}
+        params = self.get_params(ctx)
+        valued = {name for p in params for name in p.opts if not getattr(p, "is_flag", True)}
+        words: list[str] | None = [] if any(p.param_type_name == "argument" for p in params) else None
+        options: list[str] = []
         waiting = ""
         for arg in args:
+            (options if words is None or waiting or not WORD.fullmatch(arg) else words).append(arg)
             if waiting and FLAG.fullmatch(arg):
                 mend = f"a value that begins with -- is written {waiting}={arg}"
                 raise InputError(f"{waiting}: lacks its value before {arg} ({mend})")
             waiting = arg if arg in valued and not waiting else ""
+        args = [*options, "--", *words] if words else args
         return super().parse_args(ctx, args)  # type: ignore[no-any-return]
 
 

@@ -6,12 +6,12 @@ import sys
 from typing import Any, TypeVar
 
 from decodedrift.cli.app import Grouped, app
-from decodedrift.cli.options import frame_of, given_settings, with_options
+from decodedrift.cli.options import WORDS, frame_of, given_settings, with_options
 from decodedrift.cli.place import place
 from decodedrift.cli.working import conclude, log_to_stderr, more_files, read_gates, work
 from decodedrift.core.records import InputError
 from decodedrift.core.settings import Settings, make_settings
-from decodedrift.core.untrusted import terminal
+from decodedrift.core.untrusted import terminal, to_json
 from decodedrift.experiments import EXPERIMENTS, experiment
 from decodedrift.experiments.base import Experiment
 
@@ -24,11 +24,30 @@ def register(kind: Experiment) -> None:
     frame = frame_of(kind.tables)
 
     def command(**flags: Any) -> None:
+        if kind.plain is not None and _plainly(kind, flags.pop(WORDS) or [], flags):
+            return
         _command(kind, {name: flags.pop(name) for name in frame}, flags)
 
     examples = "\n".join(["\b", "Examples:", *(f"  {line}" for line in kind.examples)])
-    made = with_options(command, kind.settings, kind.name, kind.about, frame)
+    made = with_options(command, kind.settings, kind.name, kind.about, frame, words=kind.plain is not None)
     app.command(kind.name, cls=Grouped, epilog=examples)(made)
+
+
+def _plainly(kind: Experiment, words: list[str], flags: dict[str, Any]) -> bool:
+    """Shows what needs no run, where no option asks for one; whether it did.
+
+    Raises:
+        InputError: words and a run are asked for together.
+    """
+    asked = [name for name, value in flags.items() if value not in (None, False) and name != "as_json"]
+    if asked and words:
+        flag = next((kind.settings.flag(n) for n in asked if n in kind.settings.options()), "--" + asked[0])
+        raise InputError(f"{words[0]}: is shown by itself, and {flag.replace('_', '-')} asks for a run; leave one out")
+    if asked or kind.plain is None:
+        return False
+    text, data = kind.plain(words)
+    print(to_json(data) if flags["as_json"] else text)
+    return True
 
 
 def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> None:

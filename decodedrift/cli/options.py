@@ -41,6 +41,7 @@ FRAME = {  # beside an experiment's settings
     "fail_on_interval": FAIL_ON_INTERVAL,
 }
 OF_TABLES = {"positions_csv": "positions"}  # an option of the frame -> the table without which there is nothing to it
+WORDS = "numbers"  # what a command takes beside its options, where it takes anything
 SHORT = {("record", "out"): ("-o",)}  # (command, option) -> its short flags
 
 
@@ -69,14 +70,26 @@ def parameter(name: str, option: Option, default: Any = None, short: tuple[str, 
 
 
 def with_options(
-    function: Callable[..., None], kind: type[Settings], name: str, about: str, frame: Mapping[str, Option] = FRAME
+    function: Callable[..., None],
+    kind: type[Settings],
+    name: str,
+    about: str,
+    frame: Mapping[str, Option] = FRAME,
+    *,
+    words: bool = False,
 ) -> Callable[..., None]:
-    """A function of keywords with the signature that typer reads: the settings and the frame, rare ones last."""
+    """A function of keywords with the signature that typer reads: the settings and the frame, rare ones last.
+
+    words: whether it takes words of its own, as WORDS.
+    """
     fields = kind.model_fields
     entries = [(n, o, parameter(n, o, fields[n].default)) for n, o in kind.options().items()]
     entries += [(n, o, parameter(n, o, short=SHORT.get((name, n), ()))) for n, o in frame.items()]
     entries.sort(key=lambda entry: (GROUPS.index(entry[1].group), entry[1].rare))
     parameters = [entry[2] for entry in entries]
+    if words:
+        argument = Annotated[Items, typer.Argument(metavar="[NUMBER]...", show_default=False)]
+        parameters.append(inspect.Parameter(WORDS, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=argument))
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     function.__annotations__ = {p.name: p.annotation for p in parameters}
     function.__name__, function.__doc__ = name, about

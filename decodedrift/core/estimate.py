@@ -18,7 +18,8 @@ class Effort(NamedTuple):
     of a variant against itself, over `floor_prompts` at most. injecting: passes of the reference with tokens put in.
     stepwise: readings token by token. logits: those of one token that wait in a job. prompts: readings of the prompts
     alone. trained: tokens forward and backward, over all jobs. beside: bytes of a parameter that are held beside a
-    variant's weights. texts: completions of a prompt that each variant leaves.
+    variant's weights. texts: completions of a prompt that each variant leaves. counted: formats that every number is
+    held against.
     """
 
     writing: int = 1
@@ -32,6 +33,7 @@ class Effort(NamedTuple):
     trained: int = 0
     beside: int = 0
     texts: int = 1
+    counted: int = 0
 
 
 class Work(NamedTuple):

@@ -201,6 +201,12 @@ class Settings(BaseModel):
         return ""
 
     @property
+    def amount(self) -> str:
+        """How much is done with each prompt, where a run is announced."""
+        runs = len(self.cells)
+        return f"{runs} text{'s' * (runs != 1)} per prompt, {self.max_new_tokens} new tokens"
+
+    @property
     def effort(self) -> Effort:
         """What a run comes to."""
         return Effort()
@@ -212,7 +218,8 @@ class Settings(BaseModel):
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for plan.json, which can be asked again. With `no_text` the texts are None."""
-        values: dict[str, Any] = {n: plain(getattr(self, n)) for n in type(self).model_fields if n not in SPENT}
+        left_out = {*SPENT, *self.settled()}
+        values: dict[str, Any] = {n: plain(getattr(self, n)) for n in type(self).model_fields if n not in left_out}
         if self.no_text:
             for entry in (*values["prompts"], *values["texts"]):
                 entry |= {n: None for n in ("text", "answer", "messages", "prompt_token_ids") if n in entry}
@@ -223,6 +230,11 @@ class Settings(BaseModel):
         """Every field that can be asked for, by name."""
         extras = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
         return {name: extra["option"] for name, extra in extras.items() if isinstance(extra, dict)}  # type: ignore[misc]
+
+    @classmethod
+    def settled(cls) -> set[str]:
+        """Options of every experiment that are none of this one: fields that it declares anew, with a value alone."""
+        return Settings.options().keys() - cls.options().keys()
 
     @classmethod
     def flag(cls, name: str) -> str:

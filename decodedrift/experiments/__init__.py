@@ -12,7 +12,7 @@ from decodedrift.core.records import InputError, nearest
 if TYPE_CHECKING:
     from decodedrift.experiments.base import Experiment
 
-EXPERIMENTS = ("compare", "inject", "repeat", "train")  # each a folder here, whose EXPERIMENT it is
+EXPERIMENTS = ("compare", "inject", "repeat", "train", "formats")  # each a folder here, whose EXPERIMENT it is
 
 
 def experiment(name: str) -> Experiment:

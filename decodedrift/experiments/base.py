@@ -54,6 +54,9 @@ class Experiment:
     title=, texts=) -> a page on two runs; None where two cannot be held side by side. forecast: what a Prepared would
     do, in what memory and about how long.
 
+    plain: words -> what its command shows where no option asks for a run, as text and as data for `--json`; such a
+    command takes words.
+
     table: study -> the result in seven columns of text, for a paper. brief: study -> what must be read first, the
     answer in a line a candidate, and a few sentences besides. case: (study, {column: value}) -> a `report.case.Case`;
     of several that one which is easiest to read.
@@ -83,3 +86,4 @@ class Experiment:
     answers: Callable[[Any], Mapping[str, Any]] = lambda study: {}
     beside: Callable[..., str] | None = None
     forecast: Callable[[Any], str] = FORECAST
+    plain: Callable[[Sequence[str]], tuple[str, Any]] | None = None

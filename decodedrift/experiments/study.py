@@ -29,7 +29,8 @@ class Study:
     failures.
     Folds: answer, summary, certificate, distribution, perplexity, survival, growth, after, risk, comparisons, flip_law,
     flip_calibration, decomposition. Of an `inject`: traces, injection, tokens, timings, failures; summary and after. Of
-    a `repeat`: repeats, spread, routing, tokens, timings, failures; summary, unique, by_length. `dir` lists them.
+    a `repeat`: repeats, spread, routing, tokens, timings, failures; summary, unique, by_length. Of `formats`: tensors,
+    roundings, binades, timings, failures; summary, kinds, formats, ranges. `dir` lists them.
 
     plan and environment: what was asked and what it ran on, JSON-ready. path: its folder, None while it has none.
     """

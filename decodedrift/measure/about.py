@@ -36,6 +36,12 @@ ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
     "routing": "choices of experts against the reference's, a row per candidate and layer",
     "unique": "different completions, a row per prompt, variant and what varied",
     "by_length": "different completions by length, a row per variant, what varied and length",
+    "formats": "what each format loses of each tensor, a row per tensor and format",
+    "kinds": "what each format loses, a row per format and kind of module",
+    "ranges": "how large the numbers of each tensor are, a row per tensor",
+    "tensors": "how large the numbers of each tensor are, a row per job and tensor",
+    "roundings": "counts of what became of the numbers, a row per job, tensor and format",
+    "binades": "how many numbers lie between two powers of two, a row per job, kind of module and binade",
     "timings": "seconds by job, variant, strategy and phase",
     "failures": "what did not run, and why",
 }

@@ -6,11 +6,13 @@ the other allows it. Both are read off `traces.csv` and `positions/`, so that ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from decodedrift.core.untrusted import visible
 from decodedrift.measure.tables import KEYS
 
 TRACE = ["strategy", "seed", "prompt_id"]
@@ -43,6 +45,15 @@ def broken_traces(traces: pd.DataFrame) -> pd.DataFrame:
     both = its.merge(ours[[*TRACE, "n_tokens"]], on=TRACE, how="left", suffixes=("", "_reference"))
     later = both["n_tokens_reference"].isna() | (both["n_tokens"] < both["n_tokens_reference"]).fillna(False)
     return both[later.to_numpy(dtype=bool)]
+
+
+def inside(facts: Mapping[str, Any]) -> str:
+    """Where in the model its numbers ended, in words, by what was read back of the variant; empty if not known."""
+    breaks = facts.get("breaks") or {}
+    if not breaks.get("module"):
+        return ""
+    own = ", which holds weights that are no numbers" if breaks["own"] else ""
+    return f"first in {visible(str(breaks['module']))}{own}"
 
 
 def faults(traces: pd.DataFrame, positions: pd.DataFrame) -> dict[tuple[str, str], str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from decodedrift.measure.formattables import FORMAT_TABLES
 from decodedrift.measure.metrics import TOKEN_METRICS, TRACE_METRICS
 from decodedrift.measure.metrics.base import INTEGERS
 from decodedrift.measure.traintables import TRAIN_TABLES
@@ -110,6 +111,7 @@ TABLES: dict[str, dict[str, str]] = {
         ),
     },
     **TRAIN_TABLES,
+    **FORMAT_TABLES,
     "tokens": {"token_id": INTEGERS, "token": "str", "bytes": "str"},
     "timings": {
         "job": "str", "variant": "str", "strategy": "str", "phase": "str", "seconds": "float64", "tokens": INTEGERS,
@@ -197,6 +199,8 @@ class Gathered:
         for name, latest in facts.items():
             before = self.facts.get(name, {})
             self.facts[name] = latest | {c: max(before[c], latest.get(c, 0.0)) for c in LARGEST if c in before}
+            if "breaks" in before:  # the first job that met it has looked
+                self.facts[name]["breaks"] = before["breaks"]
             if "idle_knobs" in before and "idle_knobs" in latest:  # one that engaged in any job did
                 self.facts[name]["idle_knobs"] = [k for k in latest["idle_knobs"] if k in before["idle_knobs"]]
         self.path |= path
@@ -241,6 +245,7 @@ FOLD_TEXTS = (
     "growth_note", "layout", "law", "flip_note", "strategies", "wording", "wording_note", "quality", "quality_note",
     "module", "first_module", "answers", "answers_note", "convention", "vary", "prompt_id", "compared_by",
     "recorded_in", "rounding", "rounding_note", "gap_max_prompt", "cast_gap_max_prompt", "arm", "held_against",
+    "what", "tensor", "kind", "format", "added_in", "overflow_at", "flushed_at", "headroom_at",
 )  # fmt: skip
 
 

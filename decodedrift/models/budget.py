@@ -31,6 +31,8 @@ SPEED = {"cpu": 50e9, "cuda": 10e12, "mps": 1e12}  # FLOP/s that decoding reache
 LAUNCH = 0.5e-3  # seconds that a GPU waits to be told of one layer of a step: 0.4 to 1.1 ms on an H200's host
 SHARE = 0.1  # of the time, what loading should stay under
 NUMBERS = 128  # bytes of what is kept of a token beside logits
+COUNTING = 1000.0  # operations in whose time a number is held against a format
+HELD = 10  # numbers that modules take and give of a token, to one that the cache keeps
 DISK = 8 * 2**30  # of waiting logits that an enlarged job may leave on the disk
 
 
@@ -110,7 +112,7 @@ def resident(world: World) -> str:
 def rows_per_prompt(world: World) -> int:
     """Rows that one prompt takes in a generating batch."""
     widths = [s.rows for s, _ in world.plan.cells]
-    return sum(widths) if world.plan.layout == "mixed" else max(widths, default=1)
+    return (sum(widths) or 1) if world.plan.layout == "mixed" else max(widths, default=1)
 
 
 def batch_bytes(world: World, size: int | None = None) -> int:
@@ -228,10 +230,14 @@ def flops(world: World, prompts: int, texts: bool = True) -> float:
     tokens: float = effort.writing * steps * rows * (1 if plan.layout == "mixed" else 2)
     tokens += effort.injecting * steps * rows + effort.stepwise * steps * len(plan.cells)
     tokens += effort.reading * (2 * steps * len(plan.cells) + scored)
+    read = effort.prompts * sum(map(len, world.prompts.values())) * prompts / max(1, len(plan.prompts))
+    tokens += read
     floored = effort.floors * min(prompts, effort.floor_prompts) * plan.max_new_tokens
     tokens += floored * (rows * (1 if plan.layout == "mixed" else 2) + 2 * len(plan.cells))
+    counted = world.checkpoint.parameters + read * (HELD * world.footprint.per_token + world.width)
     drafts = sum(draft.parameters for draft in world.drafts.values()) * steps  # each proposes as many at the least
-    return 2.0 * (world.checkpoint.parameters * (tokens + 3 * effort.trained) + drafts)
+    weights = world.checkpoint.parameters * (tokens + 3 * effort.trained)
+    return 2.0 * (weights + drafts) + effort.counted * COUNTING * counted
 
 
 def work(world: World, job: Job) -> Work:
@@ -246,8 +252,13 @@ def work(world: World, job: Job) -> Work:
     read = effort.reading and effort.reading + effort.writing - 1  # what others wrote, the reference judges
     return Work(
         (effort.writing + effort.injecting + effort.stepwise) * steps + floors + effort.trained / len(plan.shards()),
-        read * steps + 2 * floors + effort.reading * scored,
+        read * steps + 2 * floors + effort.reading * scored + effort.prompts * _context(world, job),
     )
+
+
+def _context(world: World, job: Job) -> int:
+    """Tokens of a job's prompts."""
+    return sum(len(world.prompts[p.id]) for p in job.prompts)
 
 
 def waiting_seconds(world: World, prompts: int) -> float:
@@ -259,7 +270,7 @@ def waiting_seconds(world: World, prompts: int) -> float:
     passes = effort.writing * (1 if plan.layout == "mixed" else len(plan.cells))
     batches = (passes + effort.injecting + effort.stepwise) * prompts / plan.batch_size
     batches += effort.floors * min(prompts, effort.floor_prompts)
-    return float(batches * plan.max_new_tokens * layers * LAUNCH)
+    return float((batches * plan.max_new_tokens + effort.prompts * prompts) * layers * LAUNCH)
 
 
 def _loads(world: World) -> list[Variant]:

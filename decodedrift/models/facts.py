@@ -11,7 +11,8 @@ from decodedrift.core.records import Variant, VariantError
 from decodedrift.models.knobs import stored
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.base import Rounded
-from decodedrift.models.precisions.floating import DTYPES, NARROW, changed_share
+from decodedrift.models.precisions.floating import DTYPES, NARROW, losses
+from decodedrift.models.precisions.losses import Losses
 from decodedrift.models.sources import gguf
 from decodedrift.models.sources.adapter import MERGED_SHARE, described
 from decodedrift.models.sources.checkpoints import Checkpoint
@@ -56,6 +57,7 @@ def read_back(model: Any, checkpoint: Checkpoint, variant: Variant) -> dict[str,
             "quantized_share": rounded.quantized_parameters / total if total else 0.0,
             "rounded_share": None if rounded.quantized_parameters else _share(model, checkpoint, narrowest),
         }
+        | ({} if rounded.quantized_parameters else _lost(model, checkpoint, narrowest))
         | (gguf.facts(*checkpoint.files) if checkpoint.kind == "gguf" else {})
         | dict(rounded.details)
     )
@@ -69,15 +71,30 @@ def _share(model: Any, checkpoint: Checkpoint, compute: str) -> float | None:
 
 def rounded_share(checkpoint: Checkpoint, compute: str) -> float:
     """Share of the checkpoint's elements that a floating type cannot represent: 0 where the variant rounds nothing."""
+    return _losses(checkpoint, compute).share
+
+
+def _lost(model: Any, checkpoint: Checkpoint, compute: str) -> dict[str, Any]:
+    """What of the weights lies beyond fp16's largest value or below its smallest, where anything does.
+
+    Of merged weights that is not known: they are no more what the files hold.
+    """
+    if compute != "fp16" or (described(model) or {}).get("merge", "none") != "none":
+        return {}
+    lost = _losses(checkpoint, compute).facts()
+    return lost if lost["overflowed"] or lost["flushed"] else {}
+
+
+def _losses(checkpoint: Checkpoint, compute: str) -> Losses:
     dtype = DTYPES[compute]
     if all(name in STORED and torch.promote_types(STORED[name], dtype) == dtype for name in checkpoint.stored):
-        return 0.0  # every stored value exists in the wider type; no need to read them
+        return Losses()  # every stored value exists in the wider type; no need to read them
     if checkpoint.module is not None:
-        return changed_share((p.detach() for p in checkpoint.module.parameters()), dtype)
+        return losses(((n, p.detach()) for n, p in checkpoint.module.named_parameters()), dtype)
     return _changed_in_files(checkpoint.files, checkpoint.stamps, dtype)
 
 
 @lru_cache(maxsize=64)
-def _changed_in_files(files: tuple[str, ...], stamps: tuple[tuple[int, int], ...], dtype: torch.dtype) -> float:
+def _changed_in_files(files: tuple[str, ...], stamps: tuple[tuple[int, int], ...], dtype: torch.dtype) -> Losses:
     """Read once in a process: it is most of the time that loading a 16-bit variant from a resident one takes."""
-    return changed_share(tensors(files), dtype)
+    return losses(tensors(files), dtype)

@@ -37,6 +37,20 @@ def layers(loaded: Loaded) -> tuple[str, int]:
     return outermost[0], count
 
 
+def labels(loaded: Loaded) -> dict[str, str]:
+    """Path of a module -> its name here: EMBEDDING, HEAD, else from the list of layers on (`layers.3.mlp.up_proj`).
+
+    Raises:
+        VariantError: see `layers`.
+    """
+    prefix = layers(loaded)[0].rpartition(".")[0]
+    special = {id(loaded.model.get_output_embeddings()): HEAD, id(loaded.model.get_input_embeddings()): EMBEDDING}
+    return {
+        path: special.get(id(module)) or (path.removeprefix(f"{prefix}.") if prefix else path)
+        for path, module in loaded.model.named_modules()
+    }
+
+
 @contextmanager
 def watched(loaded: Loaded, see: See) -> Iterator[None]:
     """While it is open, `see` is told of every module that ends its work, inner ones first.
@@ -57,7 +71,7 @@ def watched(loaded: Loaded, see: See) -> Iterator[None]:
     blocks, count = layers(loaded)
     prefix, head = blocks.rpartition(".")[0], loaded.model.get_output_embeddings()
     calls: dict[str, int] = {}
-    special = {id(head): HEAD, id(loaded.model.get_input_embeddings()): EMBEDDING}
+    names = labels(loaded)
     own = blocks.removeprefix(f"{prefix}.")
     depths = {EMBEDDING: -1, HEAD: count + 1} | {f"{own}.{n}": n for n in range(count)}
 
@@ -82,8 +96,7 @@ def watched(loaded: Loaded, see: See) -> Iterator[None]:
     handles = [loaded.model.register_forward_pre_hook(lambda *_: calls.clear())]
     for name, module in loaded.model.named_modules():
         if name and not isinstance(module, torch.nn.ModuleList):
-            label = special.get(id(module)) or (name.removeprefix(f"{prefix}.") if prefix else name)
-            handles.append(module.register_forward_hook(hook(label, module), with_kwargs=True))
+            handles.append(module.register_forward_hook(hook(names[name], module), with_kwargs=True))
     try:
         yield
     finally:

@@ -25,6 +25,8 @@ def forecast(ready: Prepared) -> str:
     positions += scored * len(plan.candidates)
     rows = [f"{positions} positions"] if positions and effort.reading else []
     rows += [f"{scored} text tokens per variant"] if scored else []
+    cells = ", ".join(f"{s.label} (seed {n})" for s, n in plan.cells)
+    further = "".join(f", {rest}" for rest in rows)
     low, high = _seconds(ready)
     loads = budget.loading(world, ready.jobs)
     extra = _extra(ready)
@@ -32,8 +34,8 @@ def forecast(ready: Prepared) -> str:
         ready.announcement(),
         f"jobs      {len(ready.jobs)} ({plan.prompts_per_job} prompts each; texts in jobs of their own)",
         f"variants  {', '.join(dict.fromkeys(v.name for v in (*variants, plan.reader)))}",
-        f"cells     {len(plan.cells)} strategy x seed: {', '.join(f'{s.label} (seed {n})' for s, n in plan.cells)}",
-        f"rows      up to {traces * len(variants) * effort.texts} traces{''.join(f', {rest}' for rest in rows)}",
+        *([f"cells     {len(plan.cells)} strategy x seed: {cells}"] if cells else []),
+        *([f"rows      up to {traces * len(variants) * effort.texts} traces{further}"] if cells else []),
         *([f"extra     {'; '.join(extra)}"] if extra else []),
         f"memory    about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
         f" ({budget.resident(world)} resident, batch size {plan.batch_size})",

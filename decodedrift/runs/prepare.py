@@ -73,8 +73,7 @@ class Prepared:
         line = f"{plan.manner}{plan.model}: {plan.reference.name}{f' {plan.beside} ' if names else ''}{names}; "
         line += f"{len(plan.prompts)} prompt{'s' * (len(plan.prompts) != 1)}"
         line += f" ({plan.prompt_source})" if plan.prompt_source not in ("given", "file") else ""
-        runs = len(plan.cells)
-        line += f", {runs} text{'s' * (runs != 1)} per prompt, {plan.max_new_tokens} new tokens, {plan.device}"
+        line += f", {plan.amount}, {plan.device}"
         if plan.left_out:
             line += f"; {plan.left_out} bundled prompts do not fit the window and are left out"
         size = self.environment["generation"]["batch_size_asked"]
@@ -212,6 +211,8 @@ def _placed(plan: S, device: str) -> S:
 
 
 def _strategies(settings: Settings, variants: Sequence[Variant]) -> tuple[Strategy, ...]:
+    if "strategies" not in settings.options():
+        return ()
     pieces = []
     for item in _several(sides.strategies(settings, variants), (str, Strategy, Mapping), "--strategies"):
         if isinstance(item, Mapping):  # as a plan.json has it

@@ -118,7 +118,8 @@ def test_what_broke_is_said_first_with_its_place_and_in_no_fold(broken_reference
     first, second = broken_reference.verdict[:2]
     assert first == (
         "breaks breaks in 2 of 3 prompts, first at position 2 (prompt meets, greedy): NaN or infinite logits ended 3 of "
-        "its 6 traces, which have diverged. No gate passes where it did."
+        "its 6 traces, which have diverged; inside, first in embedding, which holds weights that are no numbers. No gate "
+        "passes where it did."
     )
     assert second.startswith("The reference fp32 breaks: NaN or infinite logits ended")
     assert "the earliest at position 0 (prompt at once, greedy)" in second
@@ -327,3 +328,56 @@ def test_ids_cut_from_a_wider_head_are_said_with_their_probability() -> None:
         "The heads of v0 and fp32 differ by 2 ids, which are cut from every distance; fp32 gives them up to 12 % of the "
         "probability at a position."
     ) in study.verdict
+
+
+# ---- where inside
+
+
+def overflowing(weight: float = 1.0) -> Any:
+    """A model whose second layer's MLP gives numbers beyond fp16's largest; weight: its largest there."""
+    model = tiny_model("llama")
+    with torch.no_grad():
+        down = model.model.layers[1].mlp.down_proj.weight
+        down *= 30_000.0 * weight / down.abs().max()
+        model.model.layers[1].mlp.up_proj.weight *= 100.0
+    return model
+
+
+@pytest.fixture(scope="module")
+def overflows() -> dd.Study:
+    candidates = ["fp16", "bf16", "fp8-e4m3:scale=none"]
+    return run(overflowing(), candidates=candidates, prompts={"a": "w1 w2", "b": "w5"})
+
+
+def test_where_fp16_and_fp8_overflow_is_said_with_the_module(overflows: dd.Study) -> None:
+    facts = overflows.environment["variants"]
+    assert facts["fp16"]["breaks"] == {"module": "layers.1.mlp.down_proj", "own": False}
+    assert facts["fp8-e4m3:scale=none"]["breaks"] == {"module": "layers.1.mlp.down_proj", "own": True}
+    assert "breaks" not in facts["bf16"] and "breaks" not in facts["fp32"]
+    said = {name: next(s for s in overflows.verdict if s.startswith(f"{name} overflows")) for name in ("fp16",)}
+    assert "inside, first in layers.1.mlp.down_proj. No gate" in said["fp16"]
+    answer = overflows.answer.set_index("candidate")
+    assert answer.loc["fp16", "wording"] == "nonfinite"
+    assert "first in layers.1.mlp.down_proj" in answer.loc["fp16", "wording_note"]
+    assert "down_proj, which holds weights that are no numbers" in answer.loc["fp8-e4m3:scale=none", "wording_note"]
+    assert "first in" not in str(answer.loc["bf16", "wording_note"])
+
+
+def test_what_weights_lose_is_said_with_the_module(overflows: dd.Study) -> None:
+    facts, model = overflows.environment["variants"]["fp8-e4m3:scale=none"], overflowing()
+    down, up = (getattr(model.model.layers[1].mlp, name).weight for name in ("down_proj", "up_proj"))
+    lost = {name: int((weight.abs() >= 464).sum()) for name, weight in (("down_proj", down), ("up_proj", up))}
+    assert facts["overflowed"] == sum(lost.values())
+    assert facts["overflowed_at"] == f"model.layers.1.mlp.{max(lost, key=lambda name: lost[name])}"
+    assert any(f"and are lost, most in {facts['overflowed_at']}." in s for s in overflows.verdict)
+    assert facts["flushed"] > 0
+    assert any(
+        "are flushed to 0" in s and f"the largest share in {facts['flushed_at']} (" in s for s in overflows.verdict
+    )
+    assert "overflowed" not in overflows.environment["variants"]["fp16"], "its weights all fit"
+    beyond = run(overflowing(3.0), candidates=["fp16"], prompts={"a": "w1"}).environment["variants"]["fp16"]
+    assert (
+        beyond["overflowed"] == int((overflowing(3.0).model.layers[1].mlp.down_proj.weight.abs() >= 65_520).sum()) > 0
+    )
+    assert beyond["overflowed_at"] == "model.layers.1.mlp.down_proj.weight"
+    assert beyond["breaks"] == {"module": "layers.1.mlp.down_proj", "own": True}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from decodedrift.numerics.formats import FORMATS, Format
+from decodedrift.numerics.formats import BEYOND, EXACT, FLUSHED, FORMATS, TABLE, WHOLE, Format, Whole, log_uniform_error
 
 TORCH = {
     "fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
@@ -119,3 +120,126 @@ def test_rounding_is_that_of_ml_dtypes_to_the_bit(name: str) -> None:
     info = ml.finfo(kinds[name])
     assert FORMATS[name].largest == float(info.max)
     assert FORMATS[name].smallest_subnormal == float(info.smallest_subnormal)
+
+
+# ---- numbers bit by bit
+
+
+def decoded(bits: str, form: Format | Whole) -> Fraction | float:
+    """What a format's bits mean, by its definition alone."""
+    if isinstance(form, Whole):
+        code = int(bits.replace(" ", ""), 2)
+        return Fraction(code - (1 << form.width) if bits[0] == "1" else code)
+    sign, exponent, mantissa = bits.split()
+    assert (len(exponent), len(mantissa)) == (form.exponent, form.mantissa)
+    field, fraction, way = int(exponent, 2), Fraction(int(mantissa, 2), 2**form.mantissa), -1 if sign == "1" else 1
+    if "0" not in exponent and form.beyond == "inf":
+        return math.nan if fraction else way * math.inf
+    if "0" not in exponent + mantissa and form.beyond == "nan":
+        return math.nan
+    bias = 2 ** (form.exponent - 1) - 1
+    return way * (fraction + (field > 0)) * Fraction(2) ** (max(field, 1) - bias)
+
+
+NUMBERS = ["0", "1", "0.1", "65504", "65519.9", "65520", "1e-8", "448", "464", "464.01", "3e-45", "1e400", "1e-400",
+           "0.999", "127.5", "-128.5", "7.5", "2.5", "6.2", "7", "61440", "0.00006103515625", "1.0009765625"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_bits_mean_the_value_that_is_nearest(name: str) -> None:
+    form = TABLE[name]
+    for text in NUMBERS:
+        number = Fraction(text)
+        spelt = form.spell(abs(number), number < 0)
+        meant = decoded(spelt.bits, form)
+        assert meant == spelt.value or (math.isnan(meant) and math.isnan(spelt.value)), text
+        if isinstance(spelt.value, Fraction) and spelt.how != BEYOND:
+            for step in (-1, 1):  # no neighbour is nearer
+                code = int(spelt.bits.replace(" ", ""), 2) + step
+                width = 1 + form.exponent + form.mantissa
+                text_ = f"{code & 2**width - 1:0{width}b}"
+                other = decoded(text_ if isinstance(form, Whole) else
+                                f"{text_[0]} {text_[1 : 1 + form.exponent]} {text_[1 + form.exponent :]}", form)  # fmt: skip
+                if not isinstance(other, float):
+                    assert abs(spelt.value - number) <= abs(other - number), (text, text_)
+        assert (spelt.how == EXACT) == (spelt.value == number)
+        assert (spelt.how == FLUSHED) == (spelt.value == 0 != number)
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_bits_are_those_of_torch(name: str) -> None:
+    form, dtype = FORMATS[name], TORCH[name]
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    for value in (0.0, -0.0, 1.0, 0.1, -3.7, 448.0, 3e-5, 1e-39, 1e-7, math.inf, -math.inf):
+        if name == "fp8-e4m3" and math.isinf(value):
+            continue  # torch saturates
+        theirs = (
+            int(torch.tensor([value], dtype=torch.float64).to(dtype).view(whole)[0]) & 2 ** (8 * dtype.itemsize) - 1
+        )
+        size = abs(value) if math.isinf(value) else Fraction(abs(value))
+        ours = form.spell(size, math.copysign(1, value) < 0).bits
+        assert int(ours.replace(" ", ""), 2) == theirs, value
+    assert math.isnan(
+        torch.tensor([int(form.spell(math.nan).bits.replace(" ", ""), 2)]).to(whole).view(dtype).double()[0]
+    )
+
+
+def test_every_code_of_a_small_format_is_its_own_value() -> None:
+    for name in (*SMALL, "int8", "int4"):
+        form = TABLE[name]
+        width = 1 + form.exponent + form.mantissa
+        for code in range(2**width):
+            text = f"{code:0{width}b}"
+            cuts = (1, 1 + form.exponent)
+            parts = (
+                (text[0], text[1:]) if isinstance(form, Whole) else (text[0], text[cuts[0] : cuts[1]], text[cuts[1] :])
+            )
+            value = decoded(" ".join(parts), form)
+            if isinstance(value, Fraction):
+                assert form.spell(abs(value), code >= 2 ** (width - 1)).bits == " ".join(parts)
+
+
+def test_the_table_is_that_of_torch_and_numpy_and_ml_dtypes() -> None:
+    rows = {form.name: form for form in TABLE.values()}
+    assert list(rows) == ["fp64", "fp32", "tf32", "bf16", "fp16", "fp8-e4m3", "fp8-e5m2", "int8", "int4", "fp4-e2m1"]
+    for name, dtype in TORCH.items():
+        info = torch.finfo(dtype)
+        assert (rows[name].largest, rows[name].smallest_normal, rows[name].eps) == (info.max, info.tiny, info.eps)
+    for name, kind in (("fp64", np.float64), ("fp32", np.float32), ("fp16", np.float16)):
+        info = np.finfo(kind)
+        assert (rows[name].exponent, rows[name].mantissa) == (info.iexp, info.nmant)
+        assert rows[name].smallest_subnormal == float(info.smallest_subnormal)
+        assert math.floor(rows[name].mantissa * math.log10(2)) == info.precision
+    assert (rows["int8"].largest, rows["int8"].mantissa) == (
+        torch.iinfo(torch.int8).max,
+        torch.iinfo(torch.int8).bits - 1,
+    )
+    assert (rows["int4"].largest, rows["int4"].spell(math.inf, True).value) == (7, -8)
+    assert (rows["tf32"].exponent, rows["tf32"].mantissa) == (8, 10)
+    assert [round(rows[name].digits, 1) for name in ("fp64", "fp32", "bf16", "fp16")] == [16.0, 7.2, 2.4, 3.3]
+
+
+def test_the_table_is_that_of_ml_dtypes() -> None:
+    ml = pytest.importorskip("ml_dtypes")
+    kinds = {
+        "bf16": ml.bfloat16,
+        "fp8-e4m3": ml.float8_e4m3fn,
+        "fp8-e5m2": ml.float8_e5m2,
+        "fp4-e2m1": ml.float4_e2m1fn,
+    }
+    for name, kind in kinds.items():
+        info, form = ml.finfo(kind), FORMATS[name]
+        assert (form.exponent, form.mantissa) == (info.nexp, info.nmant)
+        figures = (info.max, info.smallest_normal, info.smallest_subnormal, info.eps)
+        assert (form.largest, form.smallest_normal, form.smallest_subnormal, form.eps) == tuple(map(float, figures))
+    assert (WHOLE["int4"].largest, ml.iinfo(ml.int4).min) == (ml.iinfo(ml.int4).max, -8)
+
+
+def test_theory_is_what_log_uniform_numbers_have() -> None:
+    for mantissa in (2, 3, 7, 10):
+        limit = 0.7355 * 2.0 ** -(mantissa + 1) / math.sqrt(3)
+        assert log_uniform_error(mantissa) == pytest.approx(limit, rel=0.01)
+    m = np.exp2((np.arange(200_000) + 0.5) / 200_000)
+    for mantissa in (1, 2, 3, 5):
+        rounded = np.round(m * 2**mantissa) / 2**mantissa
+        assert log_uniform_error(mantissa) == pytest.approx(np.sqrt((((rounded - m) / m) ** 2).mean()), rel=1e-4)

@@ -20,7 +20,7 @@ from decodedrift.experiments.compare.decompose import Decomposition
 from decodedrift.experiments.compare.earlier import Earlier, earlier_of, file_to_keep
 from decodedrift.experiments.compare.judging import judge, judged_rows, read_own_beams
 from decodedrift.experiments.compare.reading import read_against, read_by_all, read_reference, step_reference
-from decodedrift.measure import injection, passes
+from decodedrift.measure import breaks, injection, passes
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.checks import ready
 from decodedrift.measure.kept import Damaged, keep
@@ -204,6 +204,8 @@ class Comparison:
                 self.inside.compare(model, variant)
         if any(s.searches for s, _ in self.plan.cells) and prompts and layout == FORCED:
             read_own_beams(bench, model, candidate, self.reference)
+        with bench.guarded(variant.name, "where"):
+            breaks.look(bench, model, candidate, self.reference, (passage for group in groups for passage in group))
         passes.note_nonfinite(candidate, self.plan.model, self.reference.name, bench.result)
         self.keep(candidate)
         if floor:

@@ -11,6 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from decodedrift.models.precisions.base import Rounded
+from decodedrift.models.precisions.losses import Losses
 from decodedrift.models.precisions.walk import round_inputs, weights
 
 DTYPES: dict[str, torch.dtype] = {
@@ -54,14 +55,13 @@ def cast(model: torch.nn.Module, dtype: torch.dtype) -> None:
     model.config.dtype = dtype
 
 
-def changed_share(tensors: Iterable[torch.Tensor], dtype: torch.dtype) -> float:
-    """Share of the elements that a floating type cannot represent."""
-    changed = total = 0
-    for tensor in tensors:
+def losses(tensors: Iterable[tuple[str, torch.Tensor]], dtype: torch.dtype) -> Losses:
+    """What of named tensors a floating type cannot represent."""
+    counts = Losses()
+    for name, tensor in tensors:
         if tensor.is_floating_point():
-            changed += int((tensor.to(dtype).to(tensor.dtype) != tensor).sum()) - int(tensor.isnan().sum())
-            total += tensor.numel()
-    return changed / total if total else 0.0
+            counts.add(name, tensor, tensor.to(dtype).to(tensor.dtype))
+    return counts
 
 
 def round_products(model: Any, name: str, ladder: str | None) -> Rounded:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from decodedrift.core.records import InputError
 from decodedrift.models.precisions.base import Rounded
 from decodedrift.models.precisions.inputs import RoundedInputs
+from decodedrift.models.precisions.losses import Losses
 
 if TYPE_CHECKING:
     import torch
@@ -80,9 +81,7 @@ class Counts:
     parameters: int = 0
     modules: int = 0
     bits: float = 0.0
-    changed: int = 0
-    overflowed: int = 0
-    flushed: int = 0
+    losses: Losses = field(default_factory=Losses)
     left: dict[str, int] = field(default_factory=dict)
 
     def put(self, weight: Weight, scheme: Scheme) -> None:
@@ -90,9 +89,7 @@ class Counts:
         old = weight.rows()
         new = scheme.weights(old)
         weight.put(new)
-        self.changed += int((new != old).sum()) - int(old.isnan().sum())
-        self.overflowed += int((old.isfinite() & ~new.isfinite()).sum())
-        self.flushed += int(((old != 0) & (new == 0)).sum())
+        self.losses.add(weight.path, old, new)
 
 
 def convert(
@@ -188,10 +185,8 @@ def _details(model: Any, counts: Counts, fallback: Scheme | None) -> dict[str, A
     if counts.parameters:
         details |= {
             "bits_per_weight": counts.bits / counts.parameters,
-            "rounded_share": counts.changed / sum(p.numel() for p in model.parameters()),
-            "overflowed": counts.overflowed,
-            "flushed": counts.flushed,
-        }
+            "rounded_share": counts.losses.changed / sum(p.numel() for p in model.parameters()),
+        } | counts.losses.facts()
     if counts.left:
         details |= {
             "left_out_modules": len(counts.left),

@@ -16,7 +16,7 @@ import torch
 
 from decodedrift.core.records import InputError, VariantError
 from decodedrift.core.secrecy import excerpt
-from decodedrift.models.precisions.floating import NAMES, cast, changed_share
+from decodedrift.models.precisions.floating import NAMES, cast, losses
 from decodedrift.models.sources import hub
 from decodedrift.models.sources.quiet import quiet as loggers_quiet
 from decodedrift.models.sources.weightfiles import check_no_pointer, headers
@@ -145,7 +145,7 @@ def attached(model: Any, adapter: Adapter, merge: str | None, dtype: torch.dtype
         facts |= {"merge": merge, "merged": described(base) is None}
         if getattr(base.config, "quantization_config", None) is None:
             if merge == "fp32":
-                share = changed_share((p.detach() for p in base.parameters()), dtype)
+                share = losses(((n, p.detach()) for n, p in base.named_parameters()), dtype).share
                 setattr(base, MERGED_SHARE, {NAMES[dtype]: share})
             cast(base, dtype)
     setattr(base, FACTS, facts)

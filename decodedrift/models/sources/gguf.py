@@ -44,14 +44,14 @@ def headers(path: str) -> Iterator[tuple[str, str, list[int]]]:
             yield tensor.name, tensor.tensor_type.name, [int(n) for n in reversed(tensor.shape)]
 
 
-def tensors(path: str) -> Iterator[Any]:
-    """Every tensor of a file as float32, dequantized by the format's own definition."""
+def tensors(path: str) -> Iterator[tuple[str, Any]]:
+    """Every tensor of a file with its name, as float32, dequantized by the format's own definition."""
     import torch
     from gguf.quants import dequantize
 
     with _reader(path) as reader:
         for tensor in reader.tensors:
-            yield torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+            yield tensor.name, torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
 
 
 def load_arguments() -> dict[str, Any]:

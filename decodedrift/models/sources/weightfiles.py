@@ -115,8 +115,8 @@ def headers(files: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
             ) from None
 
 
-def tensors(files: Sequence[str]) -> Iterator[Any]:
-    """Every stored tensor, one at a time."""
+def tensors(files: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Every stored tensor with its name, one at a time."""
     from safetensors import safe_open
 
     for path in files:
@@ -124,11 +124,11 @@ def tensors(files: Sequence[str]) -> Iterator[Any]:
             yield from gguf.tensors(path)
             continue
         if pickled([path]):
-            yield from unpickled(path).values()
+            yield from unpickled(path).items()
             continue
         with safe_open(path, framework="pt") as handle:
             for name in handle.keys():  # noqa: SIM118 (not a mapping)
-                yield handle.get_tensor(name)
+                yield name, handle.get_tensor(name)
 
 
 def unpickled(path: str, device: str = "cpu") -> dict[str, Any]:

@@ -186,7 +186,9 @@ def _broken(study: Study) -> dict[str, str]:
     for name, rows in read.groupby("candidate", sort=False):
         where = f"{_plural(len(rows), 'position')} that were read ({', '.join(rows['strategy'].unique())})"
         reasons.setdefault(str(name), f"{nonfinite.MEETS} at {where}")
-    return reasons
+    facts = study.environment.get("variants", {})
+    places = {name: nonfinite.inside(facts.get(name, {})) for name in reasons}
+    return {name: "; ".join(part for part in (text, places[name]) if part) for name, text in reasons.items()}
 
 
 def _quality(positions: pd.DataFrame, name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.measure.nonfinite import MEETS, TRACE, at_fault, broken_traces, impossible, plural, sides
+from decodedrift.measure.nonfinite import MEETS, TRACE, at_fault, broken_traces, impossible, inside, plural, sides
 from decodedrift.report.phrases import listed
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def _candidates(study: Study) -> Iterator[str]:
             parts.append(f"{MEETS} ended {len(its)} of its {plural(len(mine), 'trace')}, which have diverged")
         forced = read[read["candidate"] == name]
         parts += _readings(forced[~forced["strategy"].isin(set(its["strategy"]))], "the reference's text")
+        if where := inside(study.environment.get("variants", {}).get(str(name), {})):
+            parts.append(f"inside, {where}")
         yield f"{head}: {'; '.join(parts)}. No gate passes where it did."
 
 

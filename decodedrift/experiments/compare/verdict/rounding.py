@@ -8,6 +8,8 @@ from typing import Any
 from decodedrift.core.untrusted import visible
 from decodedrift.report.phrases import listed, percent
 
+FLOATING = ("fp16", "fp8-e4m3", "fp8-e5m2")  # of whose small numbers a share becoming 0 is a lack of range
+
 
 def sentences(study: Any) -> list[str]:
     """By what was read back of each candidate."""
@@ -47,7 +49,14 @@ def _one(name: str, facts: Mapping[str, Any]) -> list[str]:
             f"divide; they {as_what}: {names}."
         )
     if overflowed := facts.get("overflowed"):
-        said.append(f"{overflowed:,} weights of {name} lie beyond the largest value of its format and are lost.")
+        most = f", most in {visible(facts['overflowed_at'])}" if "overflowed_at" in facts else ""
+        said.append(f"{overflowed:,} weights of {name} lie beyond the largest value of its format and are lost{most}.")
+    if "flushed_at" in facts and facts["precision"] in FLOATING:
+        whole, most = percent(facts["flushed"] / facts["parameters"]), percent(facts["flushed_most"])
+        said.append(
+            f"{facts['flushed']:,} weights of {name} are flushed to 0 ({whole}), the largest share in "
+            f"{visible(facts['flushed_at'])} ({most})."
+        )
     inputs = facts.get("rounded_inputs") or {}
     if inputs.get("called", 0) < inputs.get("modules", 0):
         said.append(

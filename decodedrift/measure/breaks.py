@@ -1,0 +1,63 @@
+"""Where inside a candidate its numbers end: the first module that gives what is no number of numbers that are some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from decodedrift.core.records import VariantError
+from decodedrift.measure.bench import Bench
+from decodedrift.measure.nonfinite import sides
+from decodedrift.measure.passes import Pass, Passage
+from decodedrift.models import inside, steps
+from decodedrift.models.load import Loaded
+
+
+def look(bench: Bench, model: Loaded, candidate: Pass, reference: Pass, read: Iterable[Passage]) -> None:
+    """Reads again, once in a run, the shortest text that broke the candidate and not the reference.
+
+    The fact `breaks` of the variant then has the module, empty where none is met: the text, read by itself and as a
+    whole, does not break it, or what breaks is in no module. own: whether it has weights that are no numbers.
+    """
+    text = _shortest(bench, candidate, reference, read)
+    if text is None or "breaks" in model.facts:
+        return
+    first: list[str] = []
+
+    def see(name: str, depth: int | None, inputs: list[Tensor], output: Tensor) -> None:
+        given = all(bool((tensor < float("inf")).all()) for tensor in inputs)  # a mask is -inf, and NaN is not less
+        if not first and given and output.is_floating_point() and not bool(output.isfinite().all()):
+            first.append(name)
+
+    try:
+        labels = inside.labels(model)
+        with steps.reading(model), inside.watched(model, see):
+            steps.read_whole(model, [text], [(len(text) - 1, len(text))], pad=bench.world.vocab.pad)
+    except VariantError:  # a compiled model, or one whose layers cannot be told
+        return
+    module = first[0] if first else ""
+    paths = [path for path, label in labels.items() if label == module.partition("#")[0]]
+    found = dict(model.model.named_modules())
+    own = any(not bool(p.isfinite().all()) for path in paths for p in found[path].parameters() if p.is_floating_point())
+    model.facts["breaks"] = {"module": module, "own": own}
+
+
+def _shortest(bench: Bench, candidate: Pass, reference: Pass, read: Iterable[Passage]) -> tuple[int, ...] | None:
+    """The shortest text after which the candidate has no logits and the reference has; None where there is none."""
+    texts = []
+    prompts = bench.world.side(candidate.variant.name).prompts
+    for key, trace in candidate.traces.items():
+        ours = reference.traces.get(key)
+        both = ours is not None and ours.finish == "nonfinite" and len(ours.token_ids) <= len(trace.token_ids)
+        if trace.finish == "nonfinite" and not both:
+            texts.append((*prompts[key.prompt_id], *trace.token_ids))
+    for passage in read:
+        frame = candidate.positions.get(passage.key)
+        if frame is None or not (frame["nonfinite"] > 0).any():
+            continue
+        marked = sides(frame.reset_index(drop=True))
+        mine = marked.index[marked["candidate_breaks"] & ~marked["reference_breaks"]]
+        if len(mine):
+            texts.append((*passage.reading.context, *passage.reading.continuation[: int(mine[0])]))
+    return min((tuple(text) for text in texts), key=len, default=None)
