@@ -221,7 +221,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _note(self, body: Any) -> None:
         with self.lock:
-            self.requests.append({"path": self.path, "headers": {n.lower(): v for n, v in self.headers.items()}, "body": body})
+            self.requests.append(
+                {"path": self.path, "headers": {n.lower(): v for n, v in self.headers.items()}, "body": body}
+            )
 
     def _send(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(content).encode()

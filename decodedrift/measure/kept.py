@@ -33,7 +33,6 @@ from decodedrift.decoding.tops import Tops
 from decodedrift.measure.passes import Pass, Passage
 
 
-
 class Damaged(InputError):
     """What was kept of a job's reference cannot be used: it is gone, or another file is there."""
 

@@ -62,7 +62,9 @@ def test_what_changed_is_said(one: dd.Study, two: dd.Study) -> None:
 
 def test_a_recorded_text_that_is_no_rounding_any_more_is_said(one: dd.Study, two: dd.Study) -> None:
     same = {"candidate": ["v0"], "wording": ["differs"], "quality": ["not measured"]}
-    one.answer, two.answer = (pd.DataFrame(same | {"rounding": [word]}) for word in ("cannot tell", "more than rounding"))
+    one.answer, two.answer = (
+        pd.DataFrame(same | {"rounding": [word]}) for word in ("cannot tell", "more than rounding")
+    )
     assert "Answer: v0, rounding: cannot tell → more than rounding." in sentences(one, two)
     assert "Answer: the same." in sentences(one, copy.deepcopy(one))
 

@@ -130,7 +130,11 @@ def test_vllm_in_fp32_writes_what_transformers_writes(tmp_path: Path) -> None:
     assert study.divergences["diverged"].sum() == 0 and len(study.failures) == 0
     assert by_hand(DEMO, study, tmp_path / "one.jsonl") < 1e-4
     header = json.loads((tmp_path / "one.jsonl").read_text().splitlines()[0])["decodedrift"]
-    assert header["engine"]["name"] == "vllm" and header["engine"]["version"] and not header["capabilities"]["completions"]["refused"]
+    assert (
+        header["engine"]["name"] == "vllm"
+        and header["engine"]["version"]
+        and not header["capabilities"]["completions"]["refused"]
+    )
     texts: dict[Any, set[Any]] = {}
     for row in several:
         assert "error" not in row
@@ -150,7 +154,10 @@ def test_vllm_in_bf16_beside_its_fp32_and_the_cast(tmp_path: Path) -> None:
     assert a["logprob_delta_rms"] < 1e-4 < b["logprob_delta_rms"] < 0.1
     judged = dd.compare(judge="demo", reference=f"a={tmp_path}/a.jsonl", candidates=f"b={tmp_path}/b.jsonl",
                         prompts=PROMPTS, strategies=["greedy"], max_new_tokens=TOKENS)  # fmt: skip
-    assert judged.divergences["diverged"].tolist() == study.divergences[study.divergences["candidate"] == "b"]["diverged"].tolist()
+    assert (
+        judged.divergences["diverged"].tolist()
+        == study.divergences[study.divergences["candidate"] == "b"]["diverged"].tolist()
+    )
 
 
 def test_llama_cpp_writes_what_transformers_writes(tmp_path: Path) -> None:

@@ -63,5 +63,8 @@ def test_a_running_server_gives_ids_for_names() -> None:
     (c,) = adapted(VLLM_LIVE, "f:1")
     assert (c.prompt_token_ids, c.token_ids, c.text) == ((417, 437, 259, 395), (12, 388), ", there")
     assert c.logprobs == (-0.22675763070583344, -0.048519305884838104)
-    assert c.top_logprobs == ({12: c.logprobs[0], 388: -1.6097580194473267}, {388: c.logprobs[1], 316: -3.5967800617218018})
+    assert c.top_logprobs == (
+        {12: c.logprobs[0], 388: -1.6097580194473267},
+        {388: c.logprobs[1], 316: -3.5967800617218018},
+    )
     assert c.meta["system_fingerprint"] == "vllm-0.32.0-9efac76a"

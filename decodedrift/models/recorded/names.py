@@ -1,8 +1,8 @@
 """From what an engine shows of tokens and texts back to ids, only where one id alone can be meant.
 
 An engine names a token by its text as its own detokenizer has it: with the space that it begins with or without, as a
-piece of the vocabulary, or as bytes. A name that could be of two ids is of neither. Where the names of a text are seen to
-have their spaces, one without is of a token without.
+piece of the vocabulary, or as bytes. A name that could be of two ids is of neither. Where the names of a text are seen
+to have their spaces, one without is of a token without.
 """
 
 from __future__ import annotations
