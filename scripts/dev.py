@@ -36,9 +36,10 @@ TORCH, UV = "torch==2.13.0", "uv==0.13.9"
 HOME, TOOLS = ROOT / ".venv", ROOT / f".venv-{UV}"
 TWO = ("-n", "2", "--dist", "loadfile")  # a file's tests share their runs: all in one process
 SMALL = ("compare", "--limit", "2", "--max-new-tokens", "8")
-CORE = [  # the tests of decoding, families, reading and the oracle, then those of tables and the page
+CORE = [  # the tests of decoding, families, reading, the oracle and endpoints, then those of tables and the page
     "models/test_probe", "decoding/test_generate", "models/test_longrope", "models/test_families",
-    "decoding/test_score", "experiments/test_oracle", "report/test_report", "experiments/test_old_runs",
+    "decoding/test_score", "experiments/test_oracle", "models/test_recorded_api", "report/test_report",
+    "experiments/test_old_runs",
     "runs/test_store", "runs/test_gates", "experiments/test_laws",
 ]  # fmt: skip
 CUDA = ("nvidia-", "cuda-", "triton")  # torch's own: pinned by it, and installed with it where its build needs them
@@ -146,7 +147,7 @@ def core(home: Path, options: list[str]) -> int:
 
 def bound(name: str, pinned: bool, options: list[str]) -> int:
     """The core at one end of what pyproject.toml allows; the last line says the result and the versions."""
-    ways = ("--extra", "test", "--python", sys.executable, "--only-binary", ":all:")
+    ways = ("--extra", "test", "--extra", "api", "--python", sys.executable, "--only-binary", ":all:")
     direct: dict[str, str] = {}
     try:
         packages = resolved(*ways, "--resolution", "lowest-direct" if name == "lowest" else "highest", pinned=pinned)
@@ -203,9 +204,10 @@ def fill(home: Path, packages: dict[str, str]) -> None:
 
 
 def bounds() -> dict[str, str]:
-    """Direct dependency, tests' included -> its lower bound in pyproject.toml."""
+    """Direct dependency, the tests' and the endpoint client included -> its lower bound in pyproject.toml."""
     project = tomllib.loads(PROJECT.read_text("utf-8"))["project"]
-    given = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    extras = project["optional-dependencies"]
+    given = [*project["dependencies"], *extras["test"], *extras["api"]]
     return {m[1].lower().replace("_", "-"): m[2] for line in given if (m := re.match(r"([\w-]+)>=([\d.]+)", line))}
 
 

@@ -59,8 +59,9 @@ class Pass:
 
     against: the pass it is held against, None for the job's reference. own_nll: NLL of its own forced continuations;
     judge_nll: the same continuations under the reference; float64 [T], nats. judge_margin: how far the reference there
-    preferred another token, float64 [T]. judge_tops: of a text that a judge reads, its top tokens. last_nll: of a screening's predicted token alone, float64 [1]. layout: how its
-    scores at a divergence were computed, one of tables.LAYOUTS; reads: how it read the text of `positions`. coupled:
+    preferred another token, float64 [T]. judge_tops: of a text that a judge reads, its top tokens. last_nll: of a
+    screening's predicted token alone, float64 [1]. layout: how its scores at a divergence were computed, one of
+    tables.LAYOUTS; reads: how it read the text of `positions`. coupled:
     whether its draws come from the run's noise where a strategy's do.
     """
 

@@ -95,7 +95,7 @@ def test_a_type_that_is_said_while_recording_is_what_rounding_is_held_beside(ser
     assert study.consistency.set_index("candidate")["turns"]["right"] >= 10
     said = " ".join(study.verdict)
     assert "right, consistent with bf16 rounding" in said and "wrong, more than fp16 rounding" in said
-    with pytest.raises(InputError, match="there.jsonl says precision bf16, and precision=fp16 is asked for"):
+    with pytest.raises(InputError, match=r"there\.jsonl says precision bf16, and precision=fp16 is asked for"):
         dd.compare("demo", candidates=[f"a={file}:precision=fp16"], **asked)
     with pytest.raises(InputError, match="is a recording with precision 'bf16', and this one has 'fp16'"):
         dd.record("served", out=file, endpoint=server.url, precision="fp16", **asked)

@@ -35,8 +35,9 @@ from decodedrift.models.world import World
 
 
 def execute(job: Job, world: World, progress: Progress | None = None, spill: str | None = None) -> JobResult:
-    """Runs one job. A candidate that fails is a row of `failures`; the others finish. So is a reference that was kept by an
-    earlier run and is damaged; of the first job it ends the run.
+    """Runs one job. A candidate that fails is a row of `failures`; the others finish.
+
+    What an earlier run kept of the reference is such a row, too, where it is damaged; in the first job it ends the run.
 
     Raises:
         InputError: the reference itself cannot run; nothing can be held against it.

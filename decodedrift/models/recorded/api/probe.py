@@ -73,8 +73,9 @@ async def capabilities(endpoint: Endpoint, plan: Any) -> dict[str, Capable]:
     Raises:
         InputError: the endpoint does not answer, or refuses what the plan cannot do without.
     """
-    order = sorted(reversed(questions(plan)), key=lambda question: not sets_neutral(question.cell[0]))
-    first = {question.chat: question for question in order}  # the first that sets nothing of what is to be found
+    first: dict[bool, Question] = {}
+    for question in sorted(questions(plan), key=lambda question: sets_neutral(question.cell[0])):
+        first.setdefault(question.chat, question)  # if possible one that sets nothing of what is to be found
     return {KINDS[chat]: await _capable(endpoint, plan, question) for chat, question in first.items()}
 
 
