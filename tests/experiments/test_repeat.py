@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import subprocess
@@ -313,6 +314,9 @@ def test_the_curve_by_length_has_a_line_per_variant_and_source(study: dd.Study) 
     assert [(name, strategy) for name, strategy, _ in study.plot] == [("by_length", "greedy")]
     with pytest.raises(ValueError, match="choices: greedy"):
         study.plot.by_length("nosuch")
+    bare = copy.copy(study)
+    bare.by_length = study.by_length[study.by_length["vary"] == "seed"]
+    assert "Different texts by length" in bare.to_html() and not list(bare.plot), "nothing ran but the control"
 
 
 def test_a_folder_is_opened_again_without_its_words(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class Lengths(Curves):
 
     name = table = "by_length"
     file, along, what = "by_length.csv", "length", "texts by length"
-    named, keys = "series", ("strategy", "variant", "vary")
+    named, keys = "series", ("variant", "vary")
     labels = ("tokens", "different texts of a prompt, mean")
     columns: Names = ("length", "prompts", "unique", "tar")
     x, y = "length", "unique"
@@ -77,6 +77,6 @@ class Plots:
 
     def __iter__(self) -> Iterator[tuple[str, str, Any]]:
         """(name, strategy, model) of every figure that has something to draw."""
-        if len(self._study.by_length):
-            for strategy in self._study.plan["strategies"]:
-                yield Lengths.name, strategy["label"], self.by_length(strategy["label"])
+        rows = self._study.by_length
+        for strategy in dict.fromkeys(rows.loc[rows["vary"] != CONTROL, "strategy"]):
+            yield Lengths.name, strategy, self.by_length(strategy)
