@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
-from decodedrift.core.records import InputError
+from decodedrift.core.records import InputError, shortened
+from decodedrift.core.secrecy import excerpt
 
 # of YAML: whatever else is written plainly is a text, and settings read it as they read a flag
 SCALARS = (
@@ -88,12 +88,12 @@ def read_json(content: str, where: str, first: int = 1) -> Any:
     except KeyError:
         key, at = _repeated(content)
         line = first + content.count("\n", 0, at)
-        raise InputError(f"{where}:{line}: the key {key[:60]!r} is given twice; keep one of them") from None
+        raise InputError(f"{where}:{line}: the key {shortened(key)} is given twice; keep one of them") from None
     except json.JSONDecodeError as error:
         line = first + error.lineno - 1
         raise InputError(f"{where}:{line}: not valid JSON ({error.msg} at column {error.colno})") from None
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets without an end
-        raise InputError(f"{where}:{first}: not usable JSON ({shorten(str(error), 100, placeholder=' …')})") from None
+        raise InputError(f"{where}:{first}: not usable JSON ({excerpt(error, 100)})") from None
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def read_yaml(content: str, path: str) -> Any:
                 name = str(key.value)
                 if name in names and key.tag != MERGE:
                     at = key.start_mark.line + 1
-                    raise InputError(f"{path}:{at}: the key {name[:60]!r} is given twice; keep one of them")
+                    raise InputError(f"{path}:{at}: the key {shortened(name)} is given twice; keep one of them")
                 names.add(name)
             return node
 
@@ -154,7 +154,7 @@ def read_yaml(content: str, path: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else path
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise InputError(f"{place}: cannot be read ({problem[:120]})") from None
+        raise InputError(f"{place}: cannot be read ({excerpt(problem, 120)})") from None
 
 
 def csv_rows(content: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
