@@ -59,12 +59,13 @@ def read_utf8(path: Path, option: str) -> str:
     """A file's text, newlines as they are, a byte-order mark dropped.
 
     Raises:
-        InputError: unreadable or not UTF-8, with the offset of the first bad byte.
+        InputError: unreadable or not UTF-8, with line and offset of the first bad byte.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{option} {path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{option} {path}:{line}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise InputError(f"{option} {path}: cannot be read ({error.strerror})") from None
     if "\0" in text:  # UTF-16 without a mark decodes as UTF-8, every other character a NUL
