@@ -62,7 +62,7 @@ def _command(error: Exception) -> str:
 
 
 def _complain(message: str) -> None:
-    print(terminal(redacted(f"decodedrift: {' '.join(message.split())}"), 300), file=sys.stderr)
+    print(terminal(excerpt(f"decodedrift: {message}", 300, end=120), 300), file=sys.stderr)
 
 
 def _bug(error: Exception) -> int:

@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
-from decodedrift.core.records import InputError
+from decodedrift.core.records import InputError, shortened
+from decodedrift.core.secrecy import excerpt
 
 # of YAML: whatever else is written plainly is a text, and settings read it as they read a flag
 SCALARS = (
@@ -59,12 +59,13 @@ def read_utf8(path: Path, option: str) -> str:
     """A file's text, newlines as they are, a byte-order mark dropped.
 
     Raises:
-        InputError: unreadable or not UTF-8, with the offset of the first bad byte.
+        InputError: unreadable or not UTF-8, with line and offset of the first bad byte.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{option} {path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{option} {path}:{line}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise InputError(f"{option} {path}: cannot be read ({error.strerror})") from None
     if "\0" in text:  # UTF-16 without a mark decodes as UTF-8, every other character a NUL
@@ -88,12 +89,12 @@ def read_json(content: str, where: str, first: int = 1) -> Any:
     except KeyError:
         key, at = _repeated(content)
         line = first + content.count("\n", 0, at)
-        raise InputError(f"{where}:{line}: the key {key[:60]!r} is given twice; keep one of them") from None
+        raise InputError(f"{where}:{line}: the key {shortened(key)} is given twice; keep one of them") from None
     except json.JSONDecodeError as error:
         line = first + error.lineno - 1
         raise InputError(f"{where}:{line}: not valid JSON ({error.msg} at column {error.colno})") from None
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits, brackets without an end
-        raise InputError(f"{where}:{first}: not usable JSON ({shorten(str(error), 100, placeholder=' …')})") from None
+        raise InputError(f"{where}:{first}: not usable JSON ({excerpt(error, 100)})") from None
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def read_yaml(content: str, path: str) -> Any:
                 name = str(key.value)
                 if name in names and key.tag != MERGE:
                     at = key.start_mark.line + 1
-                    raise InputError(f"{path}:{at}: the key {name[:60]!r} is given twice; keep one of them")
+                    raise InputError(f"{path}:{at}: the key {shortened(name)} is given twice; keep one of them")
                 names.add(name)
             return node
 
@@ -154,7 +155,7 @@ def read_yaml(content: str, path: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else path
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise InputError(f"{place}: cannot be read ({problem[:120]})") from None
+        raise InputError(f"{place}: cannot be read ({excerpt(problem, 120)})") from None
 
 
 def csv_rows(content: str, path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:

@@ -29,9 +29,20 @@ def redacted(text: str) -> str:
     return text.replace(home + os.sep, "~" + os.sep) if len(home) > 1 else text
 
 
-def excerpt(error: object, width: int) -> str:
-    """The beginning of an error's words on one line; hidden before it is cut: half a secret is matched by nothing."""
-    return " ".join(redacted(str(error)).split())[:width]
+def excerpt(error: object, width: int, end: int = 0) -> str:
+    """An error's words on one line, cut between words; hidden before they are cut: half a secret is matched by nothing.
+
+    Args:
+        width: characters at most; a word that is longer than half of them is cut itself. end: of them for its end.
+    """
+    text = " ".join(redacted(str(error)).split())
+    if len(text) <= width:
+        return text
+    last = text[len(text) - min(end, width // 2) :].partition(" ")[2] if end else ""
+    if last:
+        return f"{excerpt(text, width - len(last) - 1)} {last}"
+    words = text[: max(0, width - 1)].rpartition(" ")[0].rstrip(" ,;:(")  # and a space behind it
+    return f"{words} …" if words and len(words) >= width // 2 else f"{text[: max(0, width - 1)]}…"[:width]
 
 
 def home_shortened(name: str) -> str:

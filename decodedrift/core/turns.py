@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from decodedrift.core.records import InputError, shortened
+from decodedrift.core.secrecy import excerpt
 
 TEXT, MESSAGES, IDS = "prompt", "messages", "prompt_token_ids"
 
@@ -71,5 +72,5 @@ def parquet_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
         names = [name for name in pq.read_schema(path).names if name.strip().lower() in columns]
         rows: list[dict[str, Any]] = pq.read_table(path, columns=names).to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's errors are of these
-        raise InputError(f"--prompts {path}: not a Parquet file that can be read ({str(error)[:80]})") from None
+        raise InputError(f"--prompts {path}: not a Parquet file that can be read ({excerpt(error, 80)})") from None
     return rows

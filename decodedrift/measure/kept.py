@@ -27,6 +27,7 @@ from torch import Tensor
 
 from decodedrift.core.files import atomic, writing
 from decodedrift.core.records import InputError, Key, Trace
+from decodedrift.core.secrecy import excerpt
 from decodedrift.decoding.choosers import ScoreLog
 from decodedrift.decoding.spool import Spool
 from decodedrift.decoding.tops import Tops
@@ -112,7 +113,7 @@ class Kept:
             self._file = cast(Any, safe_open(path, "pt"))
             texts = json.loads(self._file.metadata()["texts"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise Damaged(f"{path}: damaged ({str(error)[:80]}); put it back, or make that run again") from None
+            raise Damaged(f"{path}: damaged ({excerpt(error, 80)}); put it back, or make that run again") from None
         if not sum_of(path).exists() or sum_of(path).read_text().strip() != _digest(path):
             raise Damaged(f"{path}: damaged (its SHA-256 is another); put it back, or make that run again")
         self._path = path

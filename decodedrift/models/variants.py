@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any
 
 from decodedrift.core.notation import Item, Param, is_endpoint, is_recording, read_params, split_items, text
-from decodedrift.core.records import RECORDED, RECORDINGS, InputError, Variant, nearest
+from decodedrift.core.records import RECORDED, RECORDINGS, InputError, Variant, nearest, shortened
 from decodedrift.models.knobs import KNOBS
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.recorded.api.client import checked_url
@@ -73,7 +73,7 @@ def named_variants(given: Mapping[str, Any], reference: Variant) -> tuple[Varian
             variants.append(_unsettled(_completed(variant, reference), True))
             continue
         if not isinstance(value, str) and not hasattr(value, "__fspath__"):
-            raise InputError(f"--candidates {name}: a transformers model or a text, not {str(value)[:60]!r}")
+            raise InputError(f"--candidates {name}: a transformers model or a text, not {shortened(str(value))}")
         asked = str(value)
         parsed = parse_variants(asked if asked.partition(":")[0] in PRECISIONS else f"candidate={asked}", reference)
         if len(parsed) != 1:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from decodedrift.core.notation import is_endpoint, is_recording
-from decodedrift.core.records import RECORDED, InputError, Variant
+from decodedrift.core.records import RECORDED, InputError, Variant, shortened
 from decodedrift.core.settings import Settings
 from decodedrift.models.variants import is_model, parse_variants, variant_from_dict
 
@@ -47,7 +47,7 @@ def _variant(asked: Any) -> Variant:
     elif isinstance(asked, (str, os.PathLike)):
         variant = _written(os.fspath(asked))
     else:
-        raise InputError(f"--judge: a folder, a hub id or a model, not {str(asked)[:60]!r}")
+        raise InputError(f"--judge: a folder, a hub id or a model, not {shortened(str(asked))}")
     if variant.recorded or not variant.model:
         raise InputError(
             f"--judge {variant.model or variant.name}: the judge is a model that runs here: a folder or hub id"

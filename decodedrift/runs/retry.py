@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from decodedrift.core.files import disk_failed
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError, Job, VariantError
+from decodedrift.core.secrecy import excerpt
 from decodedrift.measure.tables import JobResult
 from decodedrift.models.load import out_of_memory
 from decodedrift.models.probe import AnotherPath
@@ -74,7 +75,7 @@ class Worker:
                 return None
             cause = " ".join(str(error).split())
             name = world.plan.reader.name
-            cause = cause if isinstance(error, VariantError) else f"{name}: out of memory ({cause[:120]})"
+            cause = cause if isinstance(error, VariantError) else f"{name}: out of memory ({excerpt(cause, 120)})"
             raise InputError(f"the reference cannot run: {cause}") from error
         except OSError as error:
             self._still_there(error)

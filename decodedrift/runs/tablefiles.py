@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from decodedrift.core import untrusted
 from decodedrift.core.records import InputError
+from decodedrift.core.secrecy import excerpt
 from decodedrift.measure.metrics.base import INTEGERS
 from decodedrift.measure.tables import FOLD_TEXTS, PARTS, TABLES, TEXTS, TEXTS_OF, joined, typed
 from decodedrift.runs.places import ROWS, file_of, where
@@ -172,7 +173,7 @@ def length(path: Path) -> int:
 
 def _damaged(path: Path, error: Exception) -> InputError:
     mend = "delete its folder and resume" if path.parent.parent.name == "jobs" else "delete it, then resume"
-    return InputError(f"{path}: cannot be read ({str(error)[:80]}); {mend}")
+    return InputError(f"{path}: cannot be read ({excerpt(error, 80)}); {mend}")
 
 
 def _rows_written(folder: Path) -> dict[str, int]:
@@ -181,7 +182,7 @@ def _rows_written(folder: Path) -> dict[str, int]:
     try:
         return json.loads(path.read_text("utf-8")) if path.is_file() else {}  # type: ignore[no-any-return]
     except ValueError as error:
-        raise InputError(f"{path}: cannot be read ({str(error)[:120]})") from None
+        raise InputError(f"{path}: cannot be read ({excerpt(error, 120)})") from None
 
 
 def _cells(series: pd.Series, change: Callable[[str], str]) -> list[str]:

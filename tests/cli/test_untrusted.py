@@ -230,8 +230,20 @@ def test_what_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_secret_is_hidden_before_a_message_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_KEY", "sekrit-value-1")
     text = "failed at http://bob:pa55word@host/x with sekrit-value-1"
-    assert excerpt(text, 30) == f"failed at http://{HIDDEN}@host/x"[:30]
+    assert excerpt(text, 30) == f"failed at http://{HIDDEN}@host/x"[:29] + "…"
     assert not [n for n in range(len(text)) if "pa55" in excerpt(text, n) or "sekrit" in excerpt(text, n)]
+
+
+def test_a_message_is_cut_between_words_and_keeps_the_end_that_mends_it() -> None:
+    text = "line 7: there is no such thing as this (which is told at length, word by word); give another"
+    words = {word.strip(",:;()") for word in text.split()}
+    for width in range(60, len(text)):
+        for end in (0, width // 3):
+            cut = excerpt(text, width, end)
+            assert len(cut) <= width and "…" in cut
+            assert {word.strip(",:;()") for word in cut.split()} <= {*words, "…"}
+    assert excerpt(text, 60, 16) == "line 7: there is no such thing as this (which … give another"
+    assert excerpt(text, len(text)) == text and excerpt("x" * 50, 10) == "xxxxxxxxx…"
 
 
 @pytest.mark.parametrize("folder", ["long" * 25, "gone"])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from decodedrift.core.secrecy import excerpt
 from decodedrift.models.precisions.base import Rounded
 from decodedrift.models.precisions.losses import Losses
 from decodedrift.models.precisions.walk import round_inputs, weights
@@ -29,7 +30,7 @@ def unavailable(name: str, device: str) -> str | None:
     try:
         torch.ones(2, 2, dtype=DTYPES[name], device=device) @ torch.ones(2, 2, dtype=DTYPES[name], device=device)
     except (RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = excerpt(str(error).splitlines()[0], 120)
         return f"{name} is not supported on {device} ({reason})"
     return None
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 from decodedrift.core.formats import existing, read_json, read_utf8
 from decodedrift.core.records import InputError, shortened
+from decodedrift.core.secrecy import excerpt
 from decodedrift.models.recorded.adapters import adapted
 from decodedrift.models.recorded.completion import Completion, Recorded
 from decodedrift.models.recorded.lines import HEADER
@@ -73,7 +73,7 @@ def _parquet(file: Path, option: str) -> tuple[list[Entry], Mapping[str, Any]]:
         table = pq.read_table(file)
         rows: list[dict[str, Any]] = table.to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's errors are of these
-        reason = shorten(str(error), 100, placeholder=" …")
+        reason = excerpt(error, 100)
         raise InputError(f"{option} {file}: not a Parquet file that can be read ({reason})") from None
     about = (table.schema.metadata or {}).get(HEADER.encode())
     header = read_json(about.decode("utf-8", "replace"), f"{file} metadata") if about else {}

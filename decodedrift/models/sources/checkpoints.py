@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from decodedrift.core.notation import base_and_adapter
-from decodedrift.core.records import InputError
+from decodedrift.core.records import InputError, shortened
 from decodedrift.core.secrecy import excerpt
 from decodedrift.models.sources import adapter, gguf, hub
 from decodedrift.models.sources.packed import SPELLED, in_headers, packed, parts, quantization_of, types
@@ -215,7 +215,7 @@ def in_memory(model: Any, tokenizer: Any, name: str | None = None) -> Checkpoint
     from decodedrift.models.sources.copies import check_copyable
 
     if not hasattr(model, "config"):
-        raise InputError(f"--model: a folder, a hub id or a transformers model, not {str(model)[:60]!r}")
+        raise InputError(f"--model: a folder, a hub id or a transformers model, not {shortened(str(model))}")
     if tokenizer is None:
         raise InputError("a model in memory needs its tokenizer too: compare(model, tokenizer=tokenizer, ...)")
     check_causal("the given model", model.config, True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from decodedrift.core.records import InputError
+from decodedrift.core.secrecy import excerpt
 from decodedrift.models.sources import gguf
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
@@ -111,7 +112,7 @@ def headers(files: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
                     yield name, part.get_dtype(), part.get_shape()
         except (SafetensorError, OSError) as error:
             raise InputError(
-                f"{path} is not a readable safetensors file ({str(error)[:80]}): copy or download it again"
+                f"{path} is not a readable safetensors file ({excerpt(error, 80)}): copy or download it again"
             ) from None
 
 
@@ -144,6 +145,6 @@ def unpickled(path: str, device: str = "cpu") -> dict[str, Any]:
         return {str(name): tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError and more, by what the file holds
         raise InputError(
-            f"{path} cannot be read as plain tensors ({' '.join(str(error).split())[:80]}); nothing of it was run: "
+            f"{path} cannot be read as plain tensors ({excerpt(error, 80)}); nothing of it was run: "
             "save it as safetensors where you trust it"
         ) from None

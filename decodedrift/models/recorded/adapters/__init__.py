@@ -6,10 +6,10 @@ To add one: a file with its `Adapter`, a line in ADAPTERS, and a test of a real 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from textwrap import shorten
 from typing import Any
 
 from decodedrift.core.records import InputError
+from decodedrift.core.secrecy import excerpt
 from decodedrift.models.recorded.adapters.base import Adapter
 from decodedrift.models.recorded.adapters.envelope import opened
 from decodedrift.models.recorded.adapters.llamacpp import LLAMACPP
@@ -46,6 +46,6 @@ def adapted(response: Mapping[str, Any], place: str) -> tuple[Completion, ...]:
     try:
         lines = adapter.lines(raw)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        reason = shorten(f"{type(error).__name__}: {error}".removesuffix(": "), 120, placeholder=" …")
+        reason = excerpt(f"{type(error).__name__}: {error}".removesuffix(": "), 120)
         raise InputError(f"{place}: looks like {adapter.what}, and cannot be read ({reason})") from None
     return tuple(completion_of(line, place) for line in lines)
