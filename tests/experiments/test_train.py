@@ -428,13 +428,16 @@ def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
 
 def test_weights_drawn_anew_are_the_seeds(saved: Any) -> None:
     asked = ASKED | {"arms": ["fp32"], "controls": False, "compare": False, "steps": 1, "seeds": [3, 4]}
-    study = dd.train(str(saved("gpt2")), from_scratch=True, **asked)
+    configuration = str(saved("gpt2") / "config.json")
+    with pytest.raises(dd.InputError, match="a configuration without weights; name a saved model's folder, or train"):
+        dd.train(configuration, **asked)
+    study = dd.train(configuration, from_scratch=True, **asked)
     told = losses(study, "fp32")
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_config(tiny_model("gpt2").config).eval()
     (ids,) = material().batches(3, 0, BATCH, CONTEXT, 1)
     loss = cross_entropy(model(input_ids=ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten())
-    assert told[0] == float(loss) and told[1] != told[0]
+    assert told[0] == float(loss.detach()) and told[1] != told[0]
 
 
 # ---- known facts
