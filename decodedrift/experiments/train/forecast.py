@@ -61,6 +61,6 @@ def forecast(ready: Any) -> str:
         f"rows      {rows} of training.csv, {len(arms) * len(plan.seeds)} of arms.csv",
         f"then      compare in fp32: {then}",
         f"memory    about {needed(world) / 2**30:.2f} GiB of {world.memory / 2**30:.1f} GiB",
-        f"time      roughly {span(seconds * 2 * MEASURING)} to {span(seconds * 10 * MEASURING)} on {plan.device},"
+        f"time      roughly {span(seconds * 2 * MEASURING)} to {span(seconds * 5 * MEASURING)} on {plan.device},"
         " and the comparison",
     ])  # fmt: skip
