@@ -142,6 +142,9 @@ def prepare(
         checkpoint = checkpoints.find(model, settings.revision, settings.trust_remote_code, settings.allow_pickle)
     else:
         checkpoint = checkpoints.in_memory(model, tokenizer)
+    if checkpoint.kind == checkpoints.DRAWN and not getattr(plan, "from_scratch", False):
+        ways = "name a saved model's folder, or train it with --from-scratch"
+        raise InputError(f"{checkpoint.name}: a configuration without weights; {ways}")
     plan = identity.without_home(plan.having(model=checkpoint.name))
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
     others = world.other_checkpoints(plan, vocab, _live(settings))

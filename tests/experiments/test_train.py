@@ -17,14 +17,17 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForCausalLM
 
 import decodedrift as dd
-from decodedrift.experiments.train import job as jobs
+from decodedrift.core.settings import make_settings
+from decodedrift.experiments.train import comparing
 from decodedrift.experiments.train.arms import AGAIN, BUTTERFLY, ORDER, parse_arms
 from decodedrift.experiments.train.data import Material, other_order
+from decodedrift.experiments.train.forecast import forecast, needed, parameters
 from decodedrift.experiments.train.lockstep import Lockstep
 from decodedrift.experiments.train.runner import Runner, apart
 from decodedrift.experiments.train.settings import TrainSettings
 from decodedrift.experiments.train.split import cases
 from decodedrift.models.training.start import moved_by_one_ulp
+from decodedrift.runs.prepare import prepare
 
 CPU = torch.device("cpu")
 STEPS, BATCH, CONTEXT = 6, 3, 12
@@ -290,10 +293,28 @@ def test_a_control_that_fails_is_an_alarm(control: str, says: str, monkeypatch: 
 # ---- the comparison
 
 
-def test_what_the_arms_write_is_compared_in_a_run_of_its_own(tmp_path: Path) -> None:
-    study = train(arms=["fp64", "fp32", "bf16", "fp16"], compare=True, steps=2, out=tmp_path / "run")
-    other = dd.open_study(tmp_path / "run/compare-seed-0")
-    assert not (tmp_path / "run/checkpoints").exists(), "nobody asked to keep them"
+def stopped(*arguments: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose arms are compared. It is stopped when they have been, and goes on."""
+    out = tmp_path_factory.mktemp("written") / "run"
+    asked: dict[str, Any] = {"arms": ["fp64", "fp32", "bf16", "fp16"], "max_new_tokens": 8, "lr": 0.01, "out": out}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparing, "figures", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(compare=True, **asked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lockstep, "_step", stopped)  # the resume trains nothing, and only reads the comparison
+        train(compare=True, resume=True, **asked)
+    return out
+
+
+def test_what_the_arms_write_is_compared_in_a_run_of_its_own(written: Path) -> None:
+    study, other = dd.open_study(written), dd.open_study(written / "compare-seed-0")
+    assert not (written / "checkpoints").exists(), "nobody asked to keep them"
     assert other.plan["reference"]["name"] == "fp64"
     ran = other.environment["variants"]
     assert {facts["precision"] for facts in ran.values()} == {"fp32"}
@@ -309,7 +330,8 @@ def test_what_the_arms_write_is_compared_in_a_run_of_its_own(tmp_path: Path) -> 
     assert digits["fp32"] > 3 > digits["bf16"] > 0 and pd.isna(digits["fp64"])
 
 
-def test_the_page_shows_where_the_texts_of_the_arms_part(study: dd.Study) -> None:
+def test_the_page_shows_where_the_texts_of_the_arms_part(written: Path) -> None:
+    study = dd.open_study(written)
     rows = study.arms.set_index("arm")
     parted = set(rows.index[rows["diverged"].fillna(0) > 0])
     told = cases(study)
@@ -404,6 +426,24 @@ def test_what_cannot_be_trained_is_refused_in_a_line(asked: dict[str, Any], says
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_dry_run_tells_arms_memory_and_time(saved: Any) -> None:
+    asked = {
+        "model": str(saved("gpt2")),
+        "arms": ["fp32", "bf16:master=true"],
+        "steps": 10,
+        "seeds": [0, 1],
+        "context": 8,
+    }
+    ready = prepare(make_settings(TrainSettings, asked | {"texts": ASKED["texts"], "prompts": ["w1"]}))
+    told = dict(line.split(maxsplit=1) for line in forecast(ready).splitlines()[1:])
+    assert told["steps"] == f"10 of 4 x 8 tokens, {2 * 5 * 10 * 4 * 8} tokens in all"
+    assert told["rows"] == "100 of training.csv, 10 of arms.csv"
+    count = parameters(ready.world)
+    assert count == sum(p.numel() for p in tiny_model("gpt2").parameters())
+    fp32, masters = 4 * 4 + 8, 2 * 2 + 4 * 4 + 8  # weight, gradient, two moments, and what a step changed in float64
+    assert needed(ready.world) > count * (4 * fp32 + masters)
+
+
 def test_arms_are_read_as_they_are_written() -> None:
     one, two = parse_arms("fp16:master=yes,loss_scale=1024,autocast-bf16")
     assert (one.label, one.params["master"], one.params["loss_scale"]) == (
@@ -428,13 +468,16 @@ def test_a_batch_is_a_function_of_seed_and_step_alone() -> None:
 
 def test_weights_drawn_anew_are_the_seeds(saved: Any) -> None:
     asked = ASKED | {"arms": ["fp32"], "controls": False, "compare": False, "steps": 1, "seeds": [3, 4]}
-    study = dd.train(str(saved("gpt2")), from_scratch=True, **asked)
+    configuration = str(saved("gpt2") / "config.json")
+    with pytest.raises(dd.InputError, match="a configuration without weights; name a saved model's folder, or train"):
+        dd.train(configuration, **asked)
+    study = dd.train(configuration, from_scratch=True, **asked)
     told = losses(study, "fp32")
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_config(tiny_model("gpt2").config).eval()
     (ids,) = material().batches(3, 0, BATCH, CONTEXT, 1)
     loss = cross_entropy(model(input_ids=ids[:, :-1]).logits.flatten(0, 1), ids[:, 1:].flatten())
-    assert told[0] == float(loss) and told[1] != told[0]
+    assert told[0] == float(loss.detach()) and told[1] != told[0]
 
 
 # ---- known facts
@@ -462,4 +505,3 @@ def test_a_lower_rate_cancels_nearly_all_updates_of_bf16_weights(bundled: dd.Stu
 
 def test_distances_are_relative_lengths() -> None:
     assert apart([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 3.0])]) == pytest.approx(1 / 18**0.5)
-    assert jobs.check is not None

@@ -72,6 +72,16 @@ def test_the_first_overflow_has_its_module(
     assert math.isnan(watch.activations.overflowed.share)
 
 
+def test_a_weights_gradient_overflows_where_no_activations_does() -> None:
+    model = chain(FP16, 1, 1, 1)
+    watch = Watch(model)
+    watch.begin()
+    (model(torch.full((1, 1), 2.0**10, dtype=FP16)).float().sum() * 2**8).backward()  # each weight's is 2^18
+    assert watch.activations.overflowed.n == 0 and watch.overflow is None
+    assert watch.weights(model.named_parameters()).overflowed == (3, 3)
+    assert watch.overflow == Overflow("c", "backward")
+
+
 def test_an_overflow_put_into_a_language_model_is_named() -> None:
     model = tiny_model("llama").half().train()
     ids = torch.arange(2, 18)[None]

@@ -7,6 +7,7 @@ from typing import Any
 from decodedrift.core.progress import span
 from decodedrift.experiments.train.arms import Arm
 from decodedrift.experiments.train.settings import SGD
+from decodedrift.models.footprint import hollow
 from decodedrift.models.precisions.floating import DTYPES
 
 FORWARD_AND_BACKWARD = 3  # passes' worth
@@ -14,9 +15,15 @@ MEASURING = 1.6  # of a step's time, with what is measured of it
 SPARE = 3  # further copies of the largest arm: its step, and what is measured of it, in float64
 
 
+def parameters(world: Any) -> int:
+    """Weights; of a configuration those that it would have."""
+    checkpoint = world.checkpoint
+    return int(checkpoint.parameters or sum(p.numel() for p in hollow(checkpoint).parameters()))
+
+
 def needed(world: Any) -> int:
     """Bytes for all arms side by side: weights, gradients, moments, and what is measured of one at a time."""
-    plan, count = world.plan, world.checkpoint.parameters
+    plan, count = world.plan, parameters(world)
     moments = 0 if plan.optimizer == SGD else 2
     sizes = [_bytes(arm, moments) for arm in plan.every_arm]
     activations = plan.sequences * plan.context * (world.width * 3 + 64 * _hidden(world)) * 8
@@ -43,7 +50,7 @@ def forecast(ready: Any) -> str:
     plan, world = ready.plan, ready.world
     arms = plan.every_arm
     tokens = plan.effort.trained
-    seconds = 2 * FORWARD_AND_BACKWARD * world.checkpoint.parameters * tokens / flops_per_second(plan.device)
+    seconds = 2 * FORWARD_AND_BACKWARD * parameters(world) * tokens / flops_per_second(plan.device)
     rows = len(arms) * plan.steps * len(plan.seeds)
     then = f"{len(plan.prompts)} prompts, {plan.max_new_tokens} new tokens" if plan.compare else "nothing"
     return "\n".join([
@@ -54,6 +61,6 @@ def forecast(ready: Any) -> str:
         f"rows      {rows} of training.csv, {len(arms) * len(plan.seeds)} of arms.csv",
         f"then      compare in fp32: {then}",
         f"memory    about {needed(world) / 2**30:.2f} GiB of {world.memory / 2**30:.1f} GiB",
-        f"time      roughly {span(seconds * 2 * MEASURING)} to {span(seconds * 10 * MEASURING)} on {plan.device},"
+        f"time      roughly {span(seconds * 2 * MEASURING)} to {span(seconds * 5 * MEASURING)} on {plan.device},"
         " and the comparison",
     ])  # fmt: skip

@@ -19,6 +19,7 @@ from decodedrift.models.sources.quantized import Quantization, check_installed, 
 from decodedrift.models.sources.quiet import quiet
 from decodedrift.models.sources.weightfiles import check_no_pointer, headers, local_files
 
+DRAWN = "configuration"  # a kind of source that has no weights: they are drawn when it is trained
 DEMO = Path(__file__).parents[2] / "data" / "demo"
 REFUSED = {
     "cpmant": "it reads its context both ways, so that what follows changes what came before",
@@ -144,6 +145,8 @@ def find(
 ) -> Checkpoint:
     """Finds a model by the name a user types: `demo`, a folder, a file, a hub id; a LoRA adapter, or BASE+ADAPTER.
 
+    Of a config.json there is the configuration alone, and the tokenizer beside it.
+
     Raises:
         InputError: it does not exist, cannot be reached, or is no causal language model.
     """
@@ -155,6 +158,8 @@ def find(
     elif gguf.is_gguf(name):
         source, kind, commit, offline = os.path.dirname(os.path.expanduser(name)) or ".", "gguf", None, False
         gguf.check_readable(name)
+    elif name.endswith(".json") and os.path.isfile(os.path.expanduser(name)):
+        source, kind, commit, offline = os.path.dirname(os.path.expanduser(name)) or ".", DRAWN, None, False
     elif os.path.exists(os.path.expanduser(name)):
         source, kind, commit, offline = os.path.expanduser(name), "folder", None, False
     elif name.endswith(gguf.SUFFIX):
@@ -177,7 +182,7 @@ def find(
         check_installed(name, found)
     if kind == "hub":
         files = hub.weight_files(checkpoint, allow_pickle)
-    elif kind != "gguf":
+    elif kind not in ("gguf", DRAWN):
         files = local_files(name, Path(source), allow_pickle)
     return replace(checkpoint, config=config, files=files, stamps=tuple(stamp(f) for f in files))
 
@@ -264,7 +269,8 @@ def _config(checkpoint: Checkpoint) -> Any:
 
     try:
         with quiet():
-            return AutoConfig.from_pretrained(checkpoint.source, **checkpoint.arguments)
+            place = os.path.expanduser(checkpoint.name) if checkpoint.kind == DRAWN else checkpoint.source
+            return AutoConfig.from_pretrained(place, **checkpoint.arguments)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and more, all about this one file
         text = " ".join(str(error).split()).replace(os.path.join(checkpoint.source, ""), "")
         if "trust_remote_code" in text:

@@ -59,7 +59,11 @@ class Watch:
     def weights(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> Gradients:
         """The same of the weights' gradients. parameters: the model's, with names; after the backward pass."""
         found = [(name, p.grad) for name, p in parameters if p.grad is not None]
-        return _sum([self._count((f"{name} (weight)", 0), gradient) for name, gradient in found])
+        counted = {name: self._count((f"{name} (weight)", 0), gradient) for name, gradient in found}
+        for name in reversed(counted):  # as the backward pass comes to them
+            if self.overflow is None and counted[name].overflowed.n:
+                self.overflow = Overflow(name.rpartition(".")[0] or name, "backward")
+        return _sum(list(counted.values()))
 
     def close(self) -> None:
         """Takes the hooks away."""
