@@ -339,7 +339,8 @@ def test_the_page_shows_where_the_texts_of_the_arms_part(written: Path) -> None:
     for case in told.values():
         ours, theirs = case.sides
         assert ours.token != theirs.token
-    assert study.to_html().count('class="pair"') == len(parted)
+    page = study.to_html()
+    assert page.count('class="pair"') == len(parted) and "compare-seed-0/report.html" in page
     assert not cases(train(arms=["fp32"], controls=False, steps=1))  # of a run that was not kept
 
 
