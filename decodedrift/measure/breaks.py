@@ -1,4 +1,4 @@
-"""Where inside a candidate its numbers end: the first module that gives what is no number of numbers that are some."""
+"""Where inside a candidate its numbers end: the first module that gives, or is given, what is no number."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ def look(bench: Bench, model: Loaded, candidate: Pass, reference: Pass, read: It
     """Reads again, once in a run, the shortest text that broke the candidate and not the reference.
 
     The fact `breaks` of the variant then has the module, empty where none is met: the text, read by itself and as a
-    whole, does not break it, or what breaks is in no module. own: whether it has weights that are no numbers.
+    whole, does not break it. tensor: `input` where the module is given it, and no module gave it: it came up in
+    between, or as an input was rounded. own: whether the module has weights that are no numbers.
     """
     text = _shortest(bench, candidate, reference, read)
     if text is None or "breaks" in model.facts:
         return
-    first: list[str] = []
+    first: list[tuple[str, str]] = []
 
     def see(name: str, depth: int | None, inputs: list[Tensor], output: Tensor) -> None:
-        given = all(bool((tensor < float("inf")).all()) for tensor in inputs)  # a mask is -inf, and NaN is not less
-        if not first and given and output.is_floating_point() and not bool(output.isfinite().all()):
-            first.append(name)
+        if first:
+            return
+        if not all(bool((tensor < float("inf")).all()) for tensor in inputs):  # a mask is -inf, and NaN is not less
+            first.append((name, "input"))
+        elif output.is_floating_point() and not bool(output.isfinite().all()):
+            first.append((name, "output"))
 
     try:
         labels = inside.labels(model)
@@ -36,11 +40,11 @@ def look(bench: Bench, model: Loaded, candidate: Pass, reference: Pass, read: It
             steps.read_whole(model, [text], [(len(text) - 1, len(text))], pad=bench.world.vocab.pad)
     except VariantError:  # a compiled model, or one whose layers cannot be told
         return
-    module = first[0] if first else ""
+    module, tensor = first[0] if first else ("", "")
     paths = [path for path, label in labels.items() if label == module.partition("#")[0]]
     found = dict(model.model.named_modules())
     own = any(not bool(p.isfinite().all()) for path in paths for p in found[path].parameters() if p.is_floating_point())
-    model.facts["breaks"] = {"module": module, "own": own}
+    model.facts["breaks"] = {"module": module, "tensor": tensor, "own": own}
 
 
 def _shortest(bench: Bench, candidate: Pass, reference: Pass, read: Iterable[Passage]) -> tuple[int, ...] | None:

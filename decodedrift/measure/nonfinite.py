@@ -52,8 +52,10 @@ def inside(facts: Mapping[str, Any]) -> str:
     breaks = facts.get("breaks") or {}
     if not breaks.get("module"):
         return ""
-    own = ", which holds weights that are no numbers" if breaks["own"] else ""
-    return f"first in {visible(str(breaks['module']))}{own}"
+    module = visible(str(breaks["module"]))
+    if breaks["tensor"] == "input":
+        return f"first in what {module} is given"
+    return f"first in {module}" + (", which holds weights that are no numbers" if breaks["own"] else "")
 
 
 def faults(traces: pd.DataFrame, positions: pd.DataFrame) -> dict[tuple[str, str], str]:

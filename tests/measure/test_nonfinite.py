@@ -351,8 +351,12 @@ def overflows() -> dd.Study:
 
 def test_where_fp16_and_fp8_overflow_is_said_with_the_module(overflows: dd.Study) -> None:
     facts = overflows.environment["variants"]
-    assert facts["fp16"]["breaks"] == {"module": "layers.1.mlp.down_proj", "own": False}
-    assert facts["fp8-e4m3:scale=none"]["breaks"] == {"module": "layers.1.mlp.down_proj", "own": True}
+    assert facts["fp16"]["breaks"] == {"module": "layers.1.mlp.down_proj", "tensor": "output", "own": False}
+    assert facts["fp8-e4m3:scale=none"]["breaks"] == {
+        "module": "layers.1.mlp.down_proj",
+        "tensor": "output",
+        "own": True,
+    }
     assert "breaks" not in facts["bf16"] and "breaks" not in facts["fp32"]
     said = {name: next(s for s in overflows.verdict if s.startswith(f"{name} overflows")) for name in ("fp16",)}
     assert "inside, first in layers.1.mlp.down_proj. No gate" in said["fp16"]
@@ -361,6 +365,17 @@ def test_where_fp16_and_fp8_overflow_is_said_with_the_module(overflows: dd.Study
     assert "first in layers.1.mlp.down_proj" in answer.loc["fp16", "wording_note"]
     assert "down_proj, which holds weights that are no numbers" in answer.loc["fp8-e4m3:scale=none", "wording_note"]
     assert "first in" not in str(answer.loc["bf16", "wording_note"])
+
+
+def test_numbers_that_end_between_two_modules_are_said_with_the_one_that_is_given_them() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight *= 1e3
+        model.model.layers[0].mlp.gate_proj.weight *= 1e3
+    study = run(model, candidates=["fp16", "bf16"], prompts={"a": "w1"})
+    assert study.environment["variants"]["fp16"]["breaks"]["tensor"] == "input"
+    assert "inside, first in what layers.0.mlp.down_proj is given. No gate" in " ".join(study.verdict)
+    assert not any(s.startswith("bf16 breaks") for s in study.verdict)
 
 
 def test_what_weights_lose_is_said_with_the_module(overflows: dd.Study) -> None:
@@ -380,4 +395,4 @@ def test_what_weights_lose_is_said_with_the_module(overflows: dd.Study) -> None:
         beyond["overflowed"] == int((overflowing(3.0).model.layers[1].mlp.down_proj.weight.abs() >= 65_520).sum()) > 0
     )
     assert beyond["overflowed_at"] == "model.layers.1.mlp.down_proj.weight"
-    assert beyond["breaks"] == {"module": "layers.1.mlp.down_proj", "own": True}
+    assert beyond["breaks"] == {"module": "layers.1.mlp.down_proj", "tensor": "output", "own": True}
