@@ -19,11 +19,10 @@ from typing import Any
 
 import pandas as pd
 
-from decodedrift.core import untrusted
+from decodedrift.core import secrecy, untrusted
 from decodedrift.core.files import LOCK, atomic, linked, locked, sync, writable, writing
 from decodedrift.core.formats import path_of, read_json
 from decodedrift.core.records import InputError
-from decodedrift.core.secrecy import excerpt
 from decodedrift.measure.tables import PARTS, TABLES, UNFOLDED, Gathered, JobResult, joined, without_words
 from decodedrift.runs.places import ANSWERS, DATA, KEPT, MARK, RAN_ON, ROWS, STATE, UNFINISHED, where
 from decodedrift.runs.tablefiles import length, read_part, write_csv, write_parquet
@@ -297,5 +296,5 @@ def _json(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError(f"it holds no table but a {type(content).__name__}")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({excerpt(error, 120)})") from None
+        raise InputError(f"{path}: cannot be read ({secrecy.excerpt(error, 120)})") from None
     return content
