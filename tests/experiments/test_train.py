@@ -297,16 +297,24 @@ def stopped(*arguments: Any) -> Any:
     raise KeyboardInterrupt
 
 
-def test_what_the_arms_write_is_compared_in_a_run_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {"arms": ["fp64", "fp32", "bf16", "fp16"], "steps": 2, "out": tmp_path / "run"}
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose arms are compared. It is stopped when they have been, and goes on."""
+    out = tmp_path_factory.mktemp("written") / "run"
+    asked: dict[str, Any] = {"arms": ["fp64", "fp32", "bf16", "fp16"], "max_new_tokens": 8, "lr": 0.01, "out": out}
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparing, "figures", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(compare=True, **asked)
-    monkeypatch.setattr(Lockstep, "_step", stopped)  # the resume trains nothing, and only reads the comparison
-    study = train(compare=True, resume=True, **asked)
-    other = dd.open_study(tmp_path / "run/compare-seed-0")
-    assert not (tmp_path / "run/checkpoints").exists(), "nobody asked to keep them"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Lockstep, "_step", stopped)  # the resume trains nothing, and only reads the comparison
+        train(compare=True, resume=True, **asked)
+    return out
+
+
+def test_what_the_arms_write_is_compared_in_a_run_of_its_own(written: Path) -> None:
+    study, other = dd.open_study(written), dd.open_study(written / "compare-seed-0")
+    assert not (written / "checkpoints").exists(), "nobody asked to keep them"
     assert other.plan["reference"]["name"] == "fp64"
     ran = other.environment["variants"]
     assert {facts["precision"] for facts in ran.values()} == {"fp32"}
@@ -322,15 +330,17 @@ def test_what_the_arms_write_is_compared_in_a_run_of_its_own(tmp_path: Path, mon
     assert digits["fp32"] > 3 > digits["bf16"] > 0 and pd.isna(digits["fp64"])
 
 
-def test_the_page_shows_where_the_texts_of_the_arms_part(tmp_path: Path, study: dd.Study) -> None:
-    far = train(arms=["fp32", "bf16"], controls=False, steps=3, lr=0.1, compare=True, out=tmp_path / "run")
-    assert far.arms.set_index("arm")["diverged"]["bf16"] > 0
-    (case,) = cases(far).values()
-    ours, theirs = case.sides
-    assert ours.token != theirs.token and (ours.name, theirs.name) == ("fp32", "bf16")
-    page = far.to_html()
-    assert page.count('class="pair"') == 1 and "compare-seed-0/report.html" in page
-    assert not cases(dd.Study({"arms": study.arms}, study.plan))  # of a run without a folder
+def test_the_page_shows_where_the_texts_of_the_arms_part(written: Path) -> None:
+    study = dd.open_study(written)
+    rows = study.arms.set_index("arm")
+    parted = set(rows.index[rows["diverged"].fillna(0) > 0])
+    told = cases(study)
+    assert told.keys() == parted and "fp32-again" not in parted and len(parted) > 1
+    for case in told.values():
+        ours, theirs = case.sides
+        assert ours.token != theirs.token
+    assert study.to_html().count('class="pair"') == len(parted)
+    assert not cases(train(arms=["fp32"], controls=False, steps=1))  # of a run that was not kept
 
 
 def test_without_a_folder_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
