@@ -63,6 +63,10 @@ COLUMNS = {
     "divergence_rate first_divergence_median kl kl_floors ppl_change ppl_change_low ppl_change_high wording wording_note "
     "quality quality_note",
     "digits": "model seed pair epoch significant_digits significant_digits_p5 digits_weights loss loss_other agree right",
+    "tensors": "model what module tensor kind n zeros nonfinite largest smallest square added_in",
+    "roundings": "model what module tensor kind format numbers overflow flushed subnormal unchanged held normal "
+    "error_square normal_square",
+    "binades": "model what kind binade numbers",
     "tokens": "token_id token bytes",
     "timings": "job variant strategy phase seconds tokens",
     "failures": "model variant strategy seed prompt_id stage status error",
