@@ -56,7 +56,7 @@ class Stack:
         return html
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self.tables]
+        return sorted({*super().__dir__(), *self.tables})
 
     @property
     def tables(self) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ class Study:
         self.experiment = experiment(experiment_of(self.plan))
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self.tables]
+        return sorted({*super().__dir__(), *self.tables})
 
     @property
     def tables(self) -> tuple[str, ...]:

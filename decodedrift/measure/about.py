@@ -32,7 +32,7 @@ ABOUT = {  # a line on each table and fold, for the README.txt of a run folder
     "digits": "digits that two trainings of an LSTM have in common, a row per seed, pair and epoch",
     "tokens": "text and bytes of every token id that is met",
     "repeats": "a row per completion of a prompt",
-    "spread": "how far the probability of the first token spreads, a row per prompt and what varied",
+    "spread": "how far the probability of the top token spreads, a row per prompt and what varied",
     "routing": "choices of experts against the reference's, a row per candidate and layer",
     "unique": "different completions, a row per prompt, variant and what varied",
     "by_length": "different completions by length, a row per variant, what varied and length",

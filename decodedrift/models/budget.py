@@ -105,7 +105,7 @@ def all_fit(world: World) -> bool:
 
 def resident(world: World) -> str:
     """Whose weights are in memory at once."""
-    both = both_fit(world) and world.plan.candidates
+    both = both_fit(world) and _beside(world)
     return "every variant" if world.keeps else "both variants" if both else "one variant"
 
 

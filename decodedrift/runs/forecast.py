@@ -27,23 +27,32 @@ def forecast(ready: Prepared) -> str:
     rows += [f"{scored} text tokens per variant"] if scored else []
     cells = ", ".join(f"{s.label} (seed {n})" for s, n in plan.cells)
     further = "".join(f", {rest}" for rest in rows)
-    low, high = _seconds(ready)
-    loads = budget.loading(world, ready.jobs)
     extra = _extra(ready)
+    texts = len(plan.running) * effort.texts + (len(variants) - len(plan.running)) * effort.elsewhere
     return "\n".join([
         ready.announcement(),
         f"jobs      {len(ready.jobs)} ({plan.prompts_per_job} prompts each; texts in jobs of their own)",
         f"variants  {', '.join(dict.fromkeys(v.name for v in (*variants, plan.reader)))}",
         *([f"cells     {len(plan.cells)} strategy x seed: {cells}"] if cells else []),
-        *([f"rows      up to {traces * len(variants) * effort.texts} traces{further}"] if cells else []),
+        *([f"rows      up to {traces * texts} traces{further}"] if cells else []),
         *([f"extra     {'; '.join(extra)}"] if extra else []),
+        *(_running(ready) if effort.loading else ["loading   no weights: nothing runs here"]),
+    ])  # fmt: skip
+
+
+def _running(ready: Prepared) -> list[str]:
+    """What models that run here take: memory, loading, time."""
+    plan, world = ready.plan, ready.world
+    low, high = _seconds(ready)
+    loads = budget.loading(world, ready.jobs)
+    return [
         f"memory    about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
         f" ({budget.resident(world)} resident, batch size {plan.batch_size})",
-        *([f"logits    {_waiting(ready)}"] if effort.reading and plan.reader in variants else []),
+        *([f"logits    {_waiting(ready)}"] if plan.effort.reading and plan.reader in plan.variants else []),
         f"loading   weights {loads.loads} times ({_why_loaded(ready, loads.share)}),"
         f" {_percent(loads.share)} of the time",
         f"time      roughly {span(low)} to {span(high)} on {plan.device}, after loading",
-    ])  # fmt: skip
+    ]
 
 
 def _why_loaded(ready: Prepared, share: float) -> str:

@@ -25,6 +25,7 @@ from decodedrift.decoding.loop import generate
 from decodedrift.experiments.repeat import folds, published, sources
 from decodedrift.experiments.repeat.figures import Lengths
 from decodedrift.experiments.repeat.varying import VARY, parse_vary
+from decodedrift.experiments.repeat.verdict import routes, verdict
 from decodedrift.measure.bits import Digests
 from decodedrift.models.load import loaded
 from decodedrift.models.sources.checkpoints import in_memory
@@ -267,6 +268,39 @@ def test_other_seeds_are_other_texts(study: dd.Study) -> None:
     (row,) = study.summary[study.summary["vary"] == "seed"].itertuples()
     assert row.unique > 1
     assert study.verdict[-1] == f"Control: 4 other seeds at temperature 1 write {row.unique:.3g} texts a prompt."
+
+
+def test_a_rerun_from_other_logits_is_a_control_that_failed(study: dd.Study) -> None:
+    """One text is not enough: on a CPU nothing moves a bit where nothing changes."""
+    assert not study.failed
+    moved, elsewhere = copy.copy(study), copy.copy(study)
+    moved.summary = study.summary.copy()
+    moved.summary.loc[moved.summary["vary"] == "rerun", ["bit_equal", "bit_unique"]] = 0.8, 2.0
+    assert moved.failed
+    said = verdict(moved)
+    assert said[0].startswith(
+        "A control failed: fp32, greedy, run again with nothing changed gives other logits on a CPU"
+    )
+    assert "as it must be" not in " ".join(said)
+    elsewhere.summary, elsewhere.plan = moved.summary, copy.deepcopy(study.plan) | {"device": "cuda"}
+    for variant in (elsewhere.plan["reference"], *elsewhere.plan["candidates"]):
+        variant["device"] = "cuda"
+    assert not elsewhere.failed, "of a GPU it is a finding"
+
+
+def test_a_figure_that_is_not_there_is_told_with_those_that_are(study: dd.Study) -> None:
+    with pytest.raises(AttributeError, match=r"^no figure 'nosuch'; choices: by_length$"):
+        study.plot.nosuch  # noqa: B018
+    assert len(set(dir(study))) == len(dir(study))
+
+
+def test_where_no_token_takes_other_experts_nothing_is_said_of_a_replay(study: dd.Study) -> None:
+    row = {"layer": "all", "candidate": "bf16", "strategy": "greedy", "tokens": 48, "kl": 5e-6, "kl_replayed": 5e-6}
+    for changed, said in ((0.0, "."), (0.5, "; with its experts the KL to it is 0 % smaller.")):
+        routed = copy.copy(study)
+        routed.routing = pd.DataFrame([row | {"changed": changed}])
+        (line,) = routes(routed)
+        assert line.endswith(f"of the reference's tokens take other experts in some layer{said}")
 
 
 def test_other_orders_of_summation_move_last_bits(study: dd.Study) -> None:

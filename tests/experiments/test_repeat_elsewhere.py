@@ -206,6 +206,22 @@ def test_the_sets_conversations_are_read_here_and_asked_there(
     code, out, _ = command("--dry-run")
     assert code == 0 and server.asked() == []
     assert "up to 6 requests, 1 at a time" in out and "up to 6 requests, 8 at a time" in out
+    assert "up to 18 traces" in out and "(one variant resident, " in out, "6 here, 12 of the endpoint"
+    both, asked[asked.index("rerun,concurrency")] = list(asked), "concurrency"
+    code, out, _ = command("--dry-run")
+    asked[:] = both
+    assert code == 0 and "up to 6 traces" in out and "no weights: nothing runs here" in out
+    assert "resident" not in out and "weights 1 times" not in out
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "openai", None)
+        for more in (("--dry-run",), ("--out", str(tmp_path / "none"))):
+            code, out, err = command(*more)
+            assert (
+                code == 2
+                and err.strip().endswith('needs the openai client: pip install "decodedrift[api]"')
+                and not out
+            )
+    assert not (tmp_path / "none").exists(), "it is said before anything is written"
     server.turn(nondeterminism=0.5)
     code, _, err = command("--out", str(tmp_path / "run"))
     assert code == 4 and "unique>1: api rerun greedy" in err and "api concurrency greedy" in err, err

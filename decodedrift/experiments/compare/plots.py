@@ -19,15 +19,12 @@ if TYPE_CHECKING:
 PARTS = ("state", "path")  # of the error, which `decomposition` chooses between
 
 
-class Plots:
+class Plots(base.Plots):
     """One method a figure. Show one with `bokeh.io.show(study.plot.margins())`, after `output_notebook(INLINE)`.
 
     Every method raises ValueError where the study holds nothing to draw, naming what is missing, or where a strategy or
     candidate is not in it, listing those that are.
     """
-
-    def __init__(self, study: Study) -> None:
-        self._study = study
 
     def decomposition(self, which: str = "state", strategy: str | None = None) -> Any:
         """How the error compounds by position: `state` (its own cache) or `path` (its own text), as a ratio to none."""
@@ -50,10 +47,6 @@ class Plots:
                     continue
                 if model is not None:
                     yield name, label or "", model
-
-    def __getattr__(self, name: str) -> Any:
-        figures = [figure for figure in dir(type(self)) if not figure.startswith("_")]
-        raise AttributeError(f"no figure {name!r}; choices: {', '.join(figures)}")
 
 
 def _model(figure: type[Curves], study: Study, choice: str | None = None) -> Any:

@@ -111,11 +111,8 @@ def kinds(study: Any) -> list[str]:
     return [kind for kind in KINDS if kind in present]
 
 
-class Plots:
+class Plots(base.Plots):
     """`study.plot.windows("mlp")`."""
-
-    def __init__(self, study: Any) -> None:
-        self._study = study
 
     def windows(self, kind: str = "mlp") -> Any:
         """How the numbers of a kind of module lie over the binades, and the windows of the formats.

@@ -61,11 +61,8 @@ class Lengths(Curves):
         return f"s{plan['vary'].index(vary) % SERIES}", DASHES[variants.index(variant) % len(DASHES)]
 
 
-class Plots:
+class Plots(base.Plots):
     """The page's figure as a Bokeh model; raises ValueError where the study holds nothing to draw."""
-
-    def __init__(self, study: Any) -> None:
-        self._study = study
 
     def by_length(self, strategy: str | None = None) -> Any:
         """Different texts by length."""

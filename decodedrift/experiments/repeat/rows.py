@@ -20,7 +20,7 @@ class Completion:
     """One run of a prompt.
 
     token_ids: None where the engine tells none. logits: the digest of what the tokens were chosen from, None where that
-    is not seen. top: the probability of the first token at each position, float64 [T], empty where it is not known.
+    is not seen. top: the probability of the top token at each position, float64 [T], empty where it is not known.
     text: as its engine gave it, None for what the ids decode to. setting: what was varied. length: tokens, where an
     engine counts them and does not tell them.
     """
@@ -89,7 +89,7 @@ def rows(several: Sequence[Completion], vocab: Any) -> list[dict[str, Any]]:
 
 
 def spread(several: Sequence[Completion]) -> dict[str, Any]:
-    """How far the probability of the first token spreads over the runs, the mean of the positions that all share.
+    """How far the probability of the top token spreads over the runs, the mean of the positions that all share.
 
     The last of these is the one at which the first two texts part: it is read after the same tokens.
     """

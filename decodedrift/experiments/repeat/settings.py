@@ -137,4 +137,6 @@ class RepeatSettings(EndpointSettings):
             passes += runs * rows
             texts += runs
         beside = max((item.source.beside for item in self.here), default=0)
-        return Effort(writing=len(self.running) * passes if self.here else 0, beside=beside, texts=texts)
+        writing, loading = len(self.running) * passes if self.here else 0, bool(self.here)
+        elsewhere = self.runs * sum(item.source.elsewhere for item in self.varying)
+        return Effort(writing=writing, beside=beside, texts=texts, elsewhere=elsewhere, loading=loading)

@@ -36,12 +36,13 @@ def controls(study: Any) -> tuple[list[str], list[str]]:
     """What of the controls failed, and what they showed otherwise."""
     rows = study.summary
     alarms = []
-    for row in rows[(rows["vary"] == RERUN) & (rows["unique_most"] > 1)].itertuples():
+    for row in rows[(rows["vary"] == RERUN) & ((rows["unique_most"] > 1) | (rows["bit_equal"] < 1))].itertuples():
         if device(study, row.variant) == "cpu":
+            several = f"up to {row.unique_most:.0f} texts" if row.unique_most > 1 else "other logits"
             alarms.append(
                 f"A control failed: {visible(row.variant)}, {visible(row.strategy)}, run again with nothing changed "
-                f"gives up to {row.unique_most:.0f} texts on a CPU, where it must give one; what is told of the other "
-                "sources cannot be told from that."
+                f"gives {several} on a CPU, where it must give the same to the bit; what is told of the other sources "
+                "cannot be told from that."
             )
     other = rows[rows["vary"] == CONTROL]
     if not len(other):
@@ -93,9 +94,7 @@ def moved(study: Any, row: pd.Series, variant: str, label: str) -> str:
     if row["bit_equal"] == 1:
         return f"identical to the bit in {runs} runs{must}"
     groups, share = number(row["bit_unique"], 3), percent(row["bit_equal"])
-    return (
-        f"identical in {runs} runs{must}, though from {groups} different sets of logits, {share} of the runs from one"
-    )
+    return f"identical in {runs} runs, though from {groups} different sets of logits, {share} of the runs from one"
 
 
 def device(study: Any, variant: str) -> str:
@@ -131,7 +130,8 @@ def routes(study: Any) -> list[str]:
         weights = part["tokens"].to_numpy(dtype=float)
         changed = float((part["changed"] * weights).sum() / weights.sum())
         shift, left = ((part[c] * weights).sum() for c in ("kl", "kl_replayed"))
-        share = f"; with its experts the KL to it is {percent(1 - left / shift)} smaller" if shift > 0 else ""
+        replayed = shift > 0 and changed > 0  # with equal choices there is nothing to replay
+        share = f"; with its experts the KL to it is {percent(1 - left / shift)} smaller" if replayed else ""
         lines.append(
             f"{visible(str(candidate))}, {visible(str(strategy))}: {percent(changed)} of the reference's tokens take "
             f"other experts in some layer{share}."

@@ -40,6 +40,17 @@ class Figure:
     thinned: str
 
 
+class Plots:
+    """What `study.plot` is: a method a figure; a name that none has is told with those that are."""
+
+    def __init__(self, study: Any) -> None:
+        self._study = study
+
+    def __getattr__(self, name: str) -> Any:
+        figures = [figure for figure in dir(type(self)) if not figure.startswith("_")]
+        raise AttributeError(f"no figure {name!r}; choices: {', '.join(figures)}")
+
+
 @dataclass(frozen=True)
 class Series:
     """What a series is: shown under `choice`, toggled with `name`, its `keys` in the table, its `label` on hover, and

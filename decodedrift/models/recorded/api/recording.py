@@ -17,7 +17,7 @@ from decodedrift.core.secrecy import SHORTEST
 from decodedrift.models.recorded.api import probe
 from decodedrift.models.recorded.api.asking import Asking, run
 from decodedrift.models.recorded.api.bodies import askable, questions
-from decodedrift.models.recorded.api.client import Endpoint, checked_url, key_of
+from decodedrift.models.recorded.api.client import Endpoint, checked_url, client_library, key_of
 from decodedrift.models.recorded.completion import Completion
 from decodedrift.models.recorded.writer import Writer, prompts_hash, recording
 
@@ -44,9 +44,12 @@ def answered(plan: Any, answers: Answers | None) -> Iterator[dict[str, Path]]:
     """The files of the endpoints of a plan, by name, asked for all that they lack; None asks nobody.
 
     Raises:
-        InputError: an endpoint cannot be asked, or can be asked for none of the strategies.
+        InputError: an endpoint cannot be asked, or can be asked for none of the strategies; what asks is not installed,
+            though nobody be asked yet.
     """
-    endpoints = [variant for variant in plan.variants if variant.endpoint] if answers is not None else []
+    endpoints = [variant for variant in plan.variants if variant.endpoint]
+    if endpoints and not (answers and answers.frozen):
+        client_library()
     if not endpoints or answers is None:
         yield {}
         return
