@@ -18,8 +18,8 @@ class Effort(NamedTuple):
     of a variant against itself, over `floor_prompts` at most. injecting: passes of the reference with tokens put in.
     stepwise: readings token by token. logits: those of one token that wait in a job. prompts: readings of the prompts
     alone. trained: tokens forward and backward, over all jobs. beside: bytes of a parameter that are held beside a
-    variant's weights. texts: completions of a prompt that each variant leaves that runs here; elsewhere: that one leaves
-    that does not. counted: formats that every number is held against. loading: whether weights are loaded at all.
+    variant's weights. texts: completions of a prompt that each variant leaves that runs here; elsewhere: that one
+    leaves that does not. counted: formats that every number is held against. loading: whether weights load at all.
     """
 
     writing: int = 1
