@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from decodedrift.core.records import Strategy
 from decodedrift.decoding.loop import generate
 from decodedrift.experiments.repeat import folds, published, sources
 from decodedrift.experiments.repeat.figures import Lengths
+from decodedrift.experiments.repeat.routing import routing
 from decodedrift.experiments.repeat.varying import VARY, parse_vary
 from decodedrift.experiments.repeat.verdict import routes, verdict
 from decodedrift.measure.bits import Digests
@@ -32,6 +34,7 @@ from decodedrift.models.sources.checkpoints import in_memory
 from decodedrift.models.text.vocabulary import vocabulary
 from decodedrift.models.variants import parse_variants
 from decodedrift.numerics.sequences import loop_period, shared_prefix
+from decodedrift.report.html import Options
 
 PROMPTS = [dd.Prompt("a", "w1 w2 w3"), dd.Prompt("b", "w7"), dd.Prompt("c", "w9 w11 w13 w5 w6")]
 SMALL: dict[str, Any] = {"prompts": PROMPTS, "max_new_tokens": 8, "batch_size": 4, "runs": 5, "threads": 1}
@@ -447,6 +450,17 @@ def test_choices_of_experts_are_told_by_layer(mixture: dd.Study) -> None:
     assert table["changed"].between(0, 1).all()
     assert table[table["layer"] == "all"]["kl"].gt(0).all()
     assert set(table["candidate"]) == {"bf16"}
+    again = table.assign(tokens=3 * table["tokens"], changed=1.0, kl=2 * table["kl"], kl_replayed=table["kl"] / 2)
+    jobs = pd.concat([table, again])
+    context = routing(SimpleNamespace(routing=jobs), Options())  # type: ignore[arg-type]
+    assert context is not None and [row[2].text for row in context["table"].rows] == ["0", "1", "all"]
+    whole = jobs[jobs["layer"] == "all"].reset_index()
+    kl, replayed = (whole[column][0] + 3 * whole[column][1] for column in ("kl", "kl_replayed"))
+    ratio, changed = (float(context["table"].rows[n][m].text.rstrip(" %")) for n, m in ((-1, -1), (0, 3)))
+    assert ratio == pytest.approx(100 * (1 - replayed / kl), abs=0.06)
+    assert changed == pytest.approx(25 * table["changed"].iloc[0] + 75, abs=0.06)
+    assert "Which experts are chosen" in mixture.to_html()
+    assert routing(SimpleNamespace(routing=table.iloc[:0]), Options()) is None  # type: ignore[arg-type]
 
 
 # ---- the command

@@ -8,6 +8,7 @@ from typing import Any
 from decodedrift.experiments.repeat import published
 from decodedrift.experiments.repeat.figures import CAPTION, Lengths
 from decodedrift.experiments.repeat.folds import TEXT
+from decodedrift.experiments.repeat.routing import routing
 from decodedrift.experiments.repeat.texts import case_of, parting
 from decodedrift.experiments.repeat.varying import CONTROL, SEEDS
 from decodedrift.experiments.repeat.verdict import side
@@ -130,6 +131,7 @@ SECTIONS: dict[str, Section] = {
     "verdict": verdict,
     "repeat_summary": summary,
     "repeat_lengths": by_length,
+    "repeat_routing": routing,
     "repeat_texts": texts,
     "repeat_published": others,
     "failures": failures,
