@@ -27,6 +27,7 @@ from decodedrift.experiments.train.runner import Runner, apart
 from decodedrift.experiments.train.settings import TrainSettings
 from decodedrift.experiments.train.split import cases
 from decodedrift.models.training.start import moved_by_one_ulp
+from decodedrift.runs.gates import parse_gate
 from decodedrift.runs.prepare import prepare
 
 CPU = torch.device("cpu")
@@ -241,6 +242,54 @@ def test_an_overflow_is_found_at_its_step_and_module(monkeypatch: pytest.MonkeyP
     assert study.arms.set_index("arm")["steps"]["fp32"] == STEPS, "the others go on"
     found = study.training[study.training["arm"] == "bf16"].iloc[-1]
     assert (found["overflow_module"], found["overflow_pass"]) == ("model.layers.1.mlp.up_proj", "forward")
+
+
+def test_a_training_whose_arms_all_break_ends_as_one(tmp_path: Path) -> None:
+    study = train(arms=["fp16"], controls=False, compare=True, out=tmp_path / "run")
+    assert study.arms["broken_step"].tolist() == [1] and not study.failed
+    assert [line.startswith("fp16 broke at step 1") for line in study.verdict] == [True], "no figures of what broke"
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+@pytest.mark.parametrize("spoilt_arms", [("fp32", BUTTERFLY, ORDER, AGAIN), ("fp32", AGAIN)])
+def test_where_fp32_breaks_there_is_no_floor_and_no_alarm(
+    spoilt_arms: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Runner.step
+
+    def spoilt(self: Runner, number: int, *more: Any) -> dict[str, Any]:
+        if number == 2 and self.arm.label in spoilt_arms:
+            with torch.no_grad():
+                self.model.model.norm.weight[0] = float("inf")
+        return step(self, number, *more)
+
+    monkeypatch.setattr(Runner, "step", spoilt)
+    study = train(arms=["fp32", "bf16"], steps=3)
+    rows = study.arms.set_index("arm")
+    assert (rows["broken_step"].dropna() == 2).all() and set(spoilt_arms) == set(rows["broken_step"].dropna().index)
+    assert rows["steps"]["bf16"] == 3 and rows["distance_floors"].isna().all()
+    assert not study.experiment.broken(study)
+    said = [line for line in study.verdict if line.startswith("bf16: ")]
+    assert said[0].startswith("bf16: held against fp32, which broke; ") and "n/a" not in " ".join(study.verdict)
+    assert "which broke" in study.to_html()
+
+
+@pytest.mark.parametrize(
+    ("text", "arms"),
+    [
+        ("distance_floors>=1:butterfly", ["butterfly"]), ("cancelled>0.1", ["bf16"]),
+        ("differing>=0", [AGAIN]), ("differing>0", []), ("broken>0", ["fp16"]), ("broken>0:fp32", []),
+        ("digits_median<0.01", ["fp16"]), ("flushed_activations>=2", []), ("flushed_activations<2:fp64", []),
+        ("kl>1", [*ARMS[1:], BUTTERFLY, ORDER]),
+    ],
+)  # fmt: skip
+def test_arms_and_controls_can_be_gated(study: dd.Study, text: str, arms: list[str]) -> None:
+    gating = study.experiment.gating(study.plan)
+    said = parse_gate(text, False, gating).exceeded(study.summary, gating)
+    named = [arm for (arm,) in gating.cells if any(line.startswith(f"{text}: {arm}: ") for line in said)]
+    assert named == arms and len(said) == len(arms), said
+    assert all(": there is no result" not in line for line in said)
+    assert ("has no value" in " ".join(said)) == text.startswith(("kl", "digits")), "what broke or was not compared"
 
 
 # ---- controls
