@@ -37,7 +37,8 @@ class Gating:
     columns: of numbers. absent: by column, where alone it has a value. never: (row, column) -> whether a cell is empty
     because what it tells of never happened, not because nothing was measured. table: study -> the rows that are gated.
     faults: study -> cell -> why no gate there may pass. words: by column of the answer, what it may say.
-    unmeasured: the word that nothing was measured. recommended: the gates that `default` stands for.
+    unmeasured: the word that nothing was measured. recommended: the gates that `default` stands for. roles: of the rows
+    that are gated, where the summary tells roles apart.
     """
 
     keys: tuple[str, ...]
@@ -50,6 +51,7 @@ class Gating:
     unmeasured: str = ""
     recommended: tuple[str, ...] = ()
     absent: Mapping[str, str] = field(default_factory=dict)
+    roles: tuple[str, ...] = ("candidate",)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Gate:
             faults: by cell, see `Gating`; there the gate is exceeded whatever the value is.
         """
         if "role" in table:
-            table = table[table["role"] == "candidate"]
+            table = table[table["role"].isin(gating.roles)]
         rows = {tuple(str(row[k]) for k in gating.keys): row for row in table.to_dict("records")}
         faults, sentences = faults or {}, []
         for cell in self.cells(gating):

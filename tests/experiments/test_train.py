@@ -21,12 +21,14 @@ from decodedrift.core.settings import make_settings
 from decodedrift.experiments.train import comparing
 from decodedrift.experiments.train.arms import AGAIN, BUTTERFLY, ORDER, parse_arms
 from decodedrift.experiments.train.data import Material, other_order
+from decodedrift.experiments.train.data import material as material_of
 from decodedrift.experiments.train.forecast import forecast, needed, parameters
 from decodedrift.experiments.train.lockstep import Lockstep
 from decodedrift.experiments.train.runner import Runner, apart
 from decodedrift.experiments.train.settings import TrainSettings
 from decodedrift.experiments.train.split import cases
 from decodedrift.models.training.start import moved_by_one_ulp
+from decodedrift.runs.gates import parse_gate
 from decodedrift.runs.prepare import prepare
 
 CPU = torch.device("cpu")
@@ -241,6 +243,52 @@ def test_an_overflow_is_found_at_its_step_and_module(monkeypatch: pytest.MonkeyP
     assert study.arms.set_index("arm")["steps"]["fp32"] == STEPS, "the others go on"
     found = study.training[study.training["arm"] == "bf16"].iloc[-1]
     assert (found["overflow_module"], found["overflow_pass"]) == ("model.layers.1.mlp.up_proj", "forward")
+
+
+def test_a_training_whose_arms_all_break_ends_as_one(tmp_path: Path) -> None:
+    study = train(arms=["fp16"], controls=False, compare=True, out=tmp_path / "run")
+    assert study.arms["broken_step"].tolist() == [1] and not study.failed
+    assert [line.startswith("fp16 broke at step 1") for line in study.verdict] == [True], "no figures of what broke"
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
+@pytest.mark.parametrize("spoilt_arms", [("fp32", BUTTERFLY, ORDER, AGAIN), ("fp32", AGAIN)])
+def test_where_fp32_breaks_there_is_no_floor_and_no_alarm(
+    spoilt_arms: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Runner.step
+
+    def spoilt(self: Runner, number: int, *more: Any) -> dict[str, Any]:
+        if number == 2 and self.arm.label in spoilt_arms:
+            with torch.no_grad():
+                self.model.model.norm.weight[0] = float("inf")
+        return step(self, number, *more)
+
+    monkeypatch.setattr(Runner, "step", spoilt)
+    study = train(arms=["fp32", "bf16"], steps=3)
+    rows = study.arms.set_index("arm")
+    assert (rows["broken_step"].dropna() == 2).all() and set(spoilt_arms) == set(rows["broken_step"].dropna().index)
+    assert rows["steps"]["bf16"] == 3 and rows["distance_floors"].isna().all()
+    assert not study.experiment.broken(study)
+    said = [line for line in study.verdict if line.startswith("bf16: ")]
+    assert said[0].startswith("bf16: held against fp32, which broke; ") and "n/a" not in " ".join(study.verdict)
+    assert "which broke" in study.to_html()
+
+
+@pytest.mark.parametrize(
+    ("text", "arms"),
+    [
+        ("distance_floors<0.5", ["fp64", "fp16"]), ("cancelled>0.1", ["bf16"]), ("broken>0", ["fp16"]), ("broken>0:fp32", []),
+        ("digits_median<0.01", ["fp16"]), ("flushed_activations>=2", []), ("flushed_activations<2:fp64", []),
+        ("kl>1", ARMS[1:]),
+    ],
+)  # fmt: skip
+def test_arms_can_be_gated_and_controls_are_not(study: dd.Study, text: str, arms: list[str]) -> None:
+    gating = study.experiment.gating(study.plan)
+    said = parse_gate(text, False, gating).exceeded(study.summary, gating)
+    assert [line.split(": ")[1] for line in said] == arms
+    assert all(": there is no result" not in line for line in said)
+    assert ("has no value" in " ".join(said)) == text.startswith(("kl", "digits", "dist")), "it broke, or wrote nothing"
 
 
 # ---- controls
@@ -496,6 +544,43 @@ def test_fp16_without_a_scale_flushes_a_tenth_of_the_gradients(bundled: dd.Study
     assert 0.08 < flushed["fp16"] < 0.13
     assert 0.01 < flushed["fp16:loss_scale=65536"] < 0.03
     assert np.isnan(flushed["fp32"]), "nothing is held against itself"
+
+
+def given_out(kind: torch.dtype, ids: torch.Tensor, scale: float) -> dict[str, torch.Tensor]:
+    """Gradients of what every module of the bundled model gives out, also of those that hold others."""
+    demo = Path(dd.__file__).parent / "data" / "demo"
+    model = AutoModelForCausalLM.from_pretrained(demo, dtype=kind).eval()
+    gradients: dict[str, torch.Tensor] = {}
+    for name, module in model.named_modules():
+
+        def keep(module: Any, inputs: Any, output: Any, name: str = name) -> None:
+            tensor = output if isinstance(output, torch.Tensor) else output[0]
+            tensor.register_hook(lambda g: gradients.__setitem__(name, g.clone()))
+
+        module.register_forward_hook(keep)
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits
+    (cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten()) * scale).backward()
+    return gradients
+
+
+def test_what_fp16_flushes_is_the_gradient_of_the_logits(bundled: dd.Study) -> None:
+    world = prepare(make_settings(TrainSettings, {})).world
+    (ids,) = material_of(world.plan, world.vocab).batches(0, 0, 4, 64, 1)
+    wide = given_out(torch.float32, ids, 1)
+    inner = {name for name in wide if any(other.startswith(f"{name}.") for other in wide) or not name}
+    for arm, scale, counted_twice in (("fp16", 1.0, (0.13, 0.17)), ("fp16:loss_scale=65536", 65536.0, (0.01, 0.03))):
+        narrow = given_out(torch.float16, ids, scale)
+
+        def share(names: set[str], narrow: dict[str, torch.Tensor] = narrow) -> float:
+            flushed = sum(int(((narrow[n] == 0) & (wide[n] != 0)).sum()) for n in names)
+            return flushed / sum(int((wide[n] != 0).sum()) for n in names)
+
+        assert share(wide.keys() - inner) == pytest.approx(
+            bundled.training.set_index("arm")["flushed_activations"][arm], rel=1e-9
+        )
+        assert counted_twice[0] < share(set(wide)) < counted_twice[1]
+        rest = share(wide.keys() - inner - {"lm_head"})
+        assert rest < 0.015 and share({"lm_head"}) > (0.7 if scale == 1 else 0.05)
 
 
 def test_a_lower_rate_cancels_nearly_all_updates_of_bf16_weights(bundled: dd.Study) -> None:

@@ -27,7 +27,7 @@ def finals(arms: Lockstep) -> list[dict[str, Any]]:
     """A row for each arm and control, in their order."""
     windows = [ids.to(arms.device) for ids in arms.material.windows]
     read = {name: r.predictions(windows) for name, r in arms.runners.items() if r.broken is None and windows}
-    floor = next((row["distance"] for row in reversed(arms.rows) if row["arm"] == BUTTERFLY), None)
+    floor = next((row.get("distance") for row in reversed(arms.rows) if row["arm"] == BUTTERFLY), None)
     return [_final(arms, name, read, floor) for name in arms.runners]
 
 

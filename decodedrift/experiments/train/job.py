@@ -109,6 +109,7 @@ def folders(world: World, seed: int, keep: bool) -> Iterator[Path]:
             yield Path(stack.enter_context(TemporaryDirectory(prefix="decodedrift-")))
             return
         folder = world.folder / "checkpoints" / f"seed-{seed}"
+        folder.mkdir(parents=True, exist_ok=True)  # of arms that all broke nothing is saved
         yield folder
         if not keep:
             shutil.rmtree(folder)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from decodedrift.experiments.train.arms import CONTROLS, FP32
 from decodedrift.experiments.train.folds import MEANS, SUMS
 from decodedrift.experiments.train.verdict import arms, broken_arms, by_role, controls, headline, row_of
 from decodedrift.report import failures, texts
@@ -19,19 +18,21 @@ from decodedrift.runs.gates import Gating
 COLUMNS = ("Arm", "Held against", "Distance", "Butterfly floors", "Digits", "Perplexity", "Texts that part")
 ONLY_TEXTS = ("texts", "diverged", "divergence_rate", "first_divergence_median", "kl", "kl_floors", "ppl_change")
 
+BETWEEN_TWO = ("digits_median", "digits_p5", "flushed_weights", "flushed_activations", *ONLY_TEXTS)
+
 
 def gating(plan: Mapping[str, Any]) -> Gating:
-    """Columns of the summary, by arm."""
-    names = list(plan["arms"])
-    if plan["controls"]:
-        names += [name for name in (FP32, *CONTROLS) if name not in names]
-    cells = [(name,) for name in names]
-    return Gating(("arm",), cells, ("steps", "broken", *MEANS, *SUMS), never=_never)
+    """Columns of the summary, by arm; controls are not gated."""
+    cells = [(name,) for name in plan["arms"]]
+    columns = ("steps", "broken", *MEANS, *(column for column in SUMS if column != "differing"))
+    return Gating(("arm",), cells, columns, never=_never, roles=("arm",))
 
 
 def _never(row: Mapping[str, Any], column: str) -> bool:
-    """Texts that never part have no place at which they do."""
-    return column == "first_divergence_median" and row["texts"] > 0 and row["diverged"] == 0
+    """Texts that never part have no place at which they do, and the reference arm is not held against itself."""
+    if column == "first_divergence_median" and row["texts"] > 0 and row["diverged"] == 0:
+        return True
+    return column in BETWEEN_TWO and row["arm"] == row["held_against"]
 
 
 def table(study: Any) -> pd.DataFrame:

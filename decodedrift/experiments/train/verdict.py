@@ -50,7 +50,7 @@ def controls(study: Any) -> tuple[list[str], list[str]]:
                 f"A control failed: fp32 trained a second time differs in {number(again['differing'])} weights; what "
                 "is told of the arms cannot be told from what the machine does by itself."
             )
-    if moved is not None and not moved["broken"]:
+    if moved is not None and not moved["broken"] and not pd.isna(moved["distance"]):
         if not moved["distance"] > 0:
             alarms.append(
                 "A control failed: first weights moved by one ulp trained to the same weights; nothing here shows that "
@@ -61,7 +61,7 @@ def controls(study: Any) -> tuple[list[str], list[str]]:
                 f"Butterfly floor: with every first weight moved by one ulp, fp32 ends {number(moved['distance'])} of "
                 f"the weights' length away from itself{_wrote(moved)}; that is 1 floor."
             )
-    if order is not None and not order["broken"]:
+    if order is not None and not order["broken"] and not pd.isna(order["distance"]):
         passed.append(f"The same batches in another order: {_drift(order)}{_wrote(order)}.")
     return alarms, passed
 
@@ -97,7 +97,7 @@ def arms(study: Any) -> list[str]:
         if row["role"] == "arm" and row["arm"] != row["held_against"] and row["broken"] < row["seeds"]:
             lines.append(f"{visible(row['arm'])}: {'; '.join(_parts(row))}.")
     reference = study.summary[study.summary["arm"] == study.summary["held_against"]]
-    for _, row in reference.iterrows():
+    for _, row in reference[reference["broken"] < reference["seeds"]].iterrows():
         lines.append(
             f"{visible(row['arm'])} is what the arms are held against: loss {number(row['loss'], 3)}, perplexity "
             f"{number(row['perplexity'], 3)} on held-out text after {row['steps']:.0f} steps."
@@ -126,6 +126,8 @@ def _parts(row: pd.Series) -> Iterator[str]:
 
 def _drift(row: pd.Series) -> str:
     floors = row["distance_floors"]
+    if pd.isna(row["distance"]):
+        return f"held against {visible(row['held_against'])}, which broke"
     told = "" if pd.isna(floors) else f", {number(floors, 3)} butterfly floors"
     return f"{number(row['distance'])} of the weights' length from {visible(row['held_against'])}{told}"
 
