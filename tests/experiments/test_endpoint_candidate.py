@@ -23,6 +23,7 @@ from decodedrift.core.settings import make_settings
 from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.experiments.running import resume
 from decodedrift.models.variants import parse_variants
+from decodedrift.report.sections.provenance import _options
 from decodedrift.runs.prepare import draft
 
 pytest.importorskip("openai")
@@ -110,6 +111,7 @@ def test_what_it_answered_stays_in_the_run_and_is_not_asked_again(server: Served
     assert json.loads(file.read_text().splitlines()[0])["decodedrift"]["endpoint"] == server.url
     assert study.environment["checkpoints"]["api"]["header"]["engine"]["name"] == "vllm"
     assert "recorded/" in (out / "README.txt").read_text()
+    assert {"Concurrency", "Retries"} <= dict(_options(study)).keys()
     before = file.read_bytes()
     for name in ("report.html", "verdict.json"):
         (out / name).unlink()
