@@ -245,4 +245,6 @@ def test_of_repetitions_the_first_that_did_not_fail_is_read_and_counted() -> Non
     first, *further = result.continuations[Key("greedy", 0, "a")]
     assert first.logprobs == (-1.0, -2.0) and [(c.token_ids, c.logprobs) for c in further] == [
         ((5, 7), None), ((5, 7), None), ((5,), None)]  # fmt: skip
-    assert result.notes == tuple(f"{NOTES[name].format(most=8)}: 1" for name in ("unnamed", "unread", "short", "failed"))
+    assert result.notes == tuple(
+        f"{NOTES[name].format(most=8)}: 1" for name in ("unnamed", "unread", "short", "failed")
+    )

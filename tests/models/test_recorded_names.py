@@ -210,4 +210,4 @@ def test_of_a_long_text_only_a_part_is_encoded_and_its_ids_are_the_whole_ones(ki
         expected, lengths[:] = names.encoded(prompt, text), []
         part = watched.encoded(prompt, text, 9)
         assert expected is not None and part is not None and part == expected[: len(part)], piece
-        assert 9 <= len(part) and max(lengths) < 4000, piece
+        assert len(part) >= 9 and max(lengths) < 4000, piece

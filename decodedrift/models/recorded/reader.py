@@ -65,9 +65,7 @@ class Reader:
     def __post_init__(self) -> None:
         self.names = Names(self.vocab)
 
-    def continuation(
-        self, key: Key, run: int, completion: Completion, compared: bool = True
-    ) -> Continuation | str:
+    def continuation(self, key: Key, run: int, completion: Completion, compared: bool = True) -> Continuation | str:
         """A completion as the reference reads it, or the reason why it cannot.
 
         Args:
