@@ -23,6 +23,7 @@ from decodedrift.core.settings import make_settings
 from decodedrift.experiments.compare.settings import CompareSettings
 from decodedrift.experiments.running import resume
 from decodedrift.models.variants import parse_variants
+from decodedrift.report.sections.provenance import _options
 from decodedrift.runs.prepare import draft
 
 pytest.importorskip("openai")
@@ -87,7 +88,9 @@ def test_a_type_that_is_said_while_recording_is_what_rounding_is_held_beside(ser
     """Prompts behind which bf16 prefers another token; said to be fp16, that is more than its rounding."""
     file = tmp_path / "there.jsonl"
     asked: dict[str, Any] = {"prompts": turning(24), "max_new_tokens": 1}
-    dd.record("served", out=file, endpoint=server.url, precision="bf16", **asked)
+    dd.record("demo", out=file, endpoint=server.url, precision="bf16", **asked)
+    with pytest.raises(InputError, match="endpoint=: name the model that it serves with model="):
+        dd.record(out=tmp_path / "other.jsonl", endpoint=server.url, **asked)
     assert json.loads(file.read_text().splitlines()[0])["decodedrift"]["precision"] == "bf16"
     (tmp_path / "wrong.jsonl").write_text(file.read_text().replace('"precision": "bf16"', '"precision": "fp16"'))
     sides = [f"right={file}", f"wrong={tmp_path}/wrong.jsonl"]
@@ -98,7 +101,7 @@ def test_a_type_that_is_said_while_recording_is_what_rounding_is_held_beside(ser
     with pytest.raises(InputError, match=r"there\.jsonl says precision bf16, and precision=fp16 is asked for"):
         dd.compare("demo", candidates=[f"a={file}:precision=fp16"], **asked)
     with pytest.raises(InputError, match="is a recording with precision 'bf16', and this one has 'fp16'"):
-        dd.record("served", out=file, endpoint=server.url, precision="fp16", **asked)
+        dd.record("demo", out=file, endpoint=server.url, precision="fp16", **asked)
 
 
 def test_what_it_answered_stays_in_the_run_and_is_not_asked_again(server: Served, whole: Path, tmp_path: Path) -> None:
@@ -108,6 +111,7 @@ def test_what_it_answered_stays_in_the_run_and_is_not_asked_again(server: Served
     assert json.loads(file.read_text().splitlines()[0])["decodedrift"]["endpoint"] == server.url
     assert study.environment["checkpoints"]["api"]["header"]["engine"]["name"] == "vllm"
     assert "recorded/" in (out / "README.txt").read_text()
+    assert {"Concurrency", "Retries"} <= dict(_options(study)).keys()
     before = file.read_bytes()
     for name in ("report.html", "verdict.json"):
         (out / name).unlink()

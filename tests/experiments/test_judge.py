@@ -24,6 +24,7 @@ from decodedrift.experiments.compare.screenful import screenful
 from decodedrift.experiments.compare.sections.answer import JUDGED
 from decodedrift.experiments.compare.selection import causes
 from decodedrift.report.brief import summary
+from decodedrift.report.sections.provenance import _options
 from decodedrift.runs.wordgates import parse_gates
 
 PROMPTS = [dd.Prompt(name, text) for name, text in MORE.items()]
@@ -211,3 +212,12 @@ def test_the_command_forecasts_it(
     said = capsys.readouterr().out
     assert stopped.value.code == 0 and f"read by {place}/model: a against b; 24 prompts, 1 text per prompt" in said
     assert "variants  a, b, judge" in said and "weights 1 times" in said and "wait for the candidates" not in said
+
+
+def test_what_was_run_tells_no_option_that_does_nothing(judged: dd.Study) -> None:
+    told = dict(_options(judged))
+    assert {"Reference", "New tokens", "Layout", "Near tie below (nats)"} <= told.keys()
+    idle = {"Concurrency", "Top tokens asked for", "Deadline", "Retries", "Delay", "Noise floor", "Bundled text"}
+    assert not told.keys() & (idle | {"Perplexity of texts", "Mode", "Accuracies equivalent within"})
+    there = dict(_options(direct()))
+    assert "Mode" in there and not there.keys() & {"Concurrency", "Retries"}

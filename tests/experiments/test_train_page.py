@@ -96,6 +96,8 @@ def test_the_page_has_every_part_that_has_something_to_show(monkeypatch: pytest.
         assert f">{heading}<" in page
     assert '<span class="mark"> big</span> tree' in page and "&lt;b&gt;once" in page and ">all<" in page
     assert split.texts(study, Options(texts=False)) is None
+    assert "before training and after 1 epochs: equal: all and 7.3." in study.verdict[-1]
+    assert not any(line.startswith("LSTM") for line in study_of().verdict)
 
 
 def test_types_are_told_by_their_share() -> None:

@@ -92,6 +92,17 @@ def test_what_is_switched_off_by_another_number_is_asked_so(
     assert capable["taken"]["top_k"] == 0 and capable["refused"] == {} and "token_ids" in capable["gives"]
 
 
+def test_a_500_that_refuses_a_field_is_not_waited_for(server: Served, tmp_path: Path) -> None:
+    server.turn(positive=True)
+    record(server, tmp_path / "out.jsonl", limit=1, retries=4)
+    assert sum(body.get("top_k", 0) < 0 for body in server.asked()) == 4  # with all fields, and alone: twice each
+    for wrong in (500, 503):  # of a moment
+        server.turn(fail=[{"status": wrong, "retry_after": 0.01}])
+        record(server, tmp_path / f"{wrong}.jsonl", limit=1)
+        capable = lines(tmp_path / f"{wrong}.jsonl")[0]["capabilities"]["completions"]
+        assert capable["refused"] == {} and capable["taken"]["top_k"] == -1
+
+
 def test_text_alone_is_recorded_as_such(server: Served, tmp_path: Path) -> None:
     server.turn(logprobs=False, ids=False)
     record(server, tmp_path / "out.jsonl")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,13 @@ def test_every_adapter_reads_its_own_responses_and_no_other_does(name: str) -> N
         for completion in adapted(json.loads(json.dumps(sample)), "f:1"):
             assert completion.error is None and completion.finish_reason
             assert completion_of(as_line(completion), "f:1") == completion
+
+
+def test_a_file_that_is_looked_at_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module := sys.modules[read.__module__], "KEPT", {})
+    file = tmp_path / "r.jsonl"
+    file.write_text('{"prompt_id": "a", "token_ids": [5]}\n')
+    first = read(file)
+    assert read(file, "--reference") is first and len(module.KEPT) == 1
+    file.write_text('{"prompt_id": "a", "token_ids": [5, 7]}\n')
+    assert read(file).completions[0].token_ids == (5, 7)

@@ -195,10 +195,9 @@ def test_ids_that_the_model_has_not_are_refused() -> None:
 
 def test_a_text_is_encoded_again_and_marked() -> None:
     text = one({"text": "w5 w7", "finish_reason": "stop"})
-    assert (text.token_ids, text.reencoded, text.text, text.logprobs) == ((5, 7, 0), True, "w5 w7", None)
+    assert (text.token_ids, text.reencoded, text.logprobs) == ((5, 7, 0), True, None)
     assert one({"token_ids": [5, 7]}).reencoded is False
     assert matched({"text": "w5"}).reencoded == {Key("greedy", 0, "a")}
-    assert one({"token_ids": [5, 7]}).text == "w5 w7"  # what the ids decode to
 
 
 def test_what_the_tokenizer_cannot_write_is_a_failure() -> None:
@@ -212,16 +211,19 @@ def test_an_empty_text_is_a_failure_unless_a_stop_token_ended_it() -> None:
 
 
 def test_every_departure_is_a_note() -> None:
-    result = matched(
+    lines = (
         {"text": "w5", "finish_reason": "stop"},
-        {"token_ids": [5, 0, 7], "finish_reason": "length", "run": 1},
-        {"token_ids": [5] * 9, "finish_reason": "length", "run": 2},
-        {"token_ids": [5], "finish_reason": "length", "run": 3},
-        {"token_ids": [5], "finish_reason": "stop", "stop_reason": "w9", "run": 4},
-        {"token_ids": [5], "text": "w6", "run": 5},
-        {"tokens": ["w5", "lost"], "text": "w5\ufffd", "logprobs": [-1.0, -2.0], "run": 6},
-        {"token_ids": [5], "top_logprobs": [[["w9", -1.0], ["??", -2.0]]], "run": 7},
+        {"token_ids": [5, 0, 7], "finish_reason": "length"},
+        {"token_ids": [5] * 9, "finish_reason": "length"},
+        {"token_ids": [5], "finish_reason": "length"},
+        {"token_ids": [5], "finish_reason": "stop", "stop_reason": "w9"},
+        {"token_ids": [5], "text": "w6"},
+        {"tokens": ["w5", "lost"], "text": "w5\ufffd", "logprobs": [-1.0, -2.0]},
+        {"token_ids": [5], "top_logprobs": [[["w9", -1.0], ["??", -2.0]]]},
     )
+    prompts = {f"p{n}": f"w{n}" for n in range(1, 9)}
+    named = [{"prompt_id": name} | line for name, line in zip(prompts, lines, strict=True)]
+    result = matched(*named, prompts=prompts)
     said = {note.rpartition(": ")[0]: int(note.rpartition(": ")[2]) for note in result.notes}
     assert said == {
         NOTES[name].format(most=8): count
@@ -230,8 +232,19 @@ def test_every_departure_is_a_note() -> None:
             "short": 1, "stop": 1, "unknown": 2,
         }.items()
     }  # fmt: skip
-    lost = result.continuations[Key("greedy", 0, "a")][6]
+    (lost,) = result.continuations[Key("greedy", 0, "p7")]
     assert (lost.token_ids, lost.logprobs, lost.finish) == ((5,), (-1.0,), "abort")
     told = {"prompt_token_ids": [1, 2], "token_ids": [5, 0], "text": "w5", "finish_reason": "stop"}
     clean = matched(told | {"strategy": "greedy"})
     assert clean.notes == ()
+
+
+def test_of_repetitions_the_first_that_did_not_fail_is_read_and_counted() -> None:
+    line = {"token_ids": [5, 7], "logprobs": [-1.0, -2.0], "finish_reason": "length"}
+    result = matched(*({**line, "run": n} for n in range(3)), {"error": "HTTP 500", "run": 3}, {"text": "w5", "run": 4})
+    first, *further = result.continuations[Key("greedy", 0, "a")]
+    assert first.logprobs == (-1.0, -2.0) and [(c.token_ids, c.logprobs) for c in further] == [
+        ((5, 7), None), ((5, 7), None), ((5,), None)]  # fmt: skip
+    assert result.notes == tuple(
+        f"{NOTES[name].format(most=8)}: 1" for name in ("unnamed", "unread", "short", "failed")
+    )

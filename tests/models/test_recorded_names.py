@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -191,3 +191,23 @@ def test_names_that_are_seen_to_have_their_spaces_are_of_one_token() -> None:
     )  # fmt: skip
     assert read(told).reencoded, "the first may be ▁a"
     assert read(replace(told, tokens=("a", "b", "a"), text="a ba")).reencoded
+
+
+@pytest.mark.parametrize("kind", ["demo", "sentencepiece"])
+def test_of_a_long_text_only_a_part_is_encoded_and_its_ids_are_the_whole_ones(kind: str) -> None:
+    names = {"demo": demo, "sentencepiece": sentencepiece}[kind]()
+    prompt, lengths = tuple(names.vocab.ids("ab ", special=False)), list[int]()
+    ids = names.vocab.ids
+
+    class Watched(Vocabulary):
+        def ids(self, text: str, *, special: bool = True) -> list[int]:
+            lengths.append(len(text))
+            return ids(text, special=special)
+
+    watched = Names(Watched(**{f.name: getattr(names.vocab, f.name) for f in fields(Vocabulary)}))
+    for piece in ("ab a b", "a", "b ab\n", "é ", "字a", "  ab"):
+        text = piece * (40_000 // len(piece))
+        expected, lengths[:] = names.encoded(prompt, text), []
+        part = watched.encoded(prompt, text, 9)
+        assert expected is not None and part is not None and part == expected[: len(part)], piece
+        assert len(part) >= 9 and max(lengths) < 4000, piece

@@ -18,7 +18,7 @@ Path = str | PathLike[str]
 
 
 def record(
-    model: Any = "demo",
+    model: Any = None,
     *,
     out: Path,
     tokenizer: Any = None,
@@ -58,7 +58,8 @@ def record(
     Args:
         out: a new .jsonl file, or one of the same recording, which goes on. What failed is a line in it, and is asked
             for again.
-        model, tokenizer, progress: as of `compare`; every other keyword is an option of the command, `reference` its
+        model: as of `compare`, where None is the demo model; or the name that an endpoint serves.
+        tokenizer, progress: as of `compare`; every other keyword is an option of the command, `reference` its
             --variant.
 
     Raises:

@@ -18,7 +18,7 @@ LITTLE = 0.01  # of the steps or updates, below which nothing is said of them
 def verdict(study: Any) -> list[str]:
     """Controls that failed, arms that broke, a sentence per arm, the controls that passed."""
     alarms, passed = controls(study)
-    said = [*headline(study), *broken_arms(study), *arms(study), *passed]
+    said = [*headline(study), *broken_arms(study), *arms(study), *passed, *lstm(study)]
     return [*alarms, *said, *failures.sentences(study.failures)]
 
 
@@ -77,6 +77,19 @@ def headline(study: Any) -> list[str]:
     order = rows[rows["arm"] == ORDER]["distance_floors"]
     data = f"; the same batches in another order, {number(order.iloc[0], 3)}" if len(order) else ""
     return [f"Weights after {steps:.0f} steps, in butterfly floors from {base}: {listed(parts)}{data}."]
+
+
+def lstm(study: Any) -> list[str]:
+    """Digits of predictions that two LSTMs have in common, first and last, by what tells the two apart."""
+    parts = []
+    for pair, part in study.digits.groupby("pair", sort=False):
+        ends = (part[part["epoch"] == epoch]["significant_digits"].median() for epoch in (0, part["epoch"].max()))
+        before, after = ("all" if value == float("inf") else number(max(0.0, value), 2) for value in ends)
+        parts.append(f"{visible(str(pair))}: {before} and {after}")
+    if not parts:
+        return []
+    epochs = study.digits["epoch"].max()
+    return [f"LSTM, digits of its predictions in common before training and after {epochs} epochs: {'; '.join(parts)}."]
 
 
 def broken_arms(study: Any) -> list[str]:

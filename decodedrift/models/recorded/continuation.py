@@ -17,7 +17,7 @@ class Continuation:
     """One completion as the reference reads it.
 
     place: `file:line`. token_ids: ids of the reference's tokenizer, cut at its first stop id and at the run's
-    --max-new-tokens. text: as the engine gave it, else what the ids decode to. logprobs[t] (ln p, nats, None where the
+    --max-new-tokens. logprobs[t] (ln p, nats, None where the
     engine gave none) and top_logprobs[t] (token id -> ln p, empty where it gave none) are as long as token_ids, or
     None. finish: eos (the last id is a stop id) | stop (by a stop string, or where the run has no stop id) | length |
     abort | unknown (not said). appended: the last id is the stop token that the engine left out; it has no
@@ -30,7 +30,6 @@ class Continuation:
     run: int
     place: str
     token_ids: tuple[int, ...]
-    text: str
     finish: str
     logprobs: tuple[float | None, ...] | None = None
     top_logprobs: tuple[Mapping[int, float], ...] | None = field(default=None, hash=False)

@@ -142,6 +142,8 @@ def _token(name: int | str | list[int]) -> Token:
 def _top(pairs: list[tuple[Any, float]] | None) -> dict[Token, float]:
     """Pairs as a table, without a text that stands for two tokens: it names neither."""
     named = [(_token(name), p) for name, p in pairs or ()]
+    if len(table := dict(named)) == len(named):
+        return table
     counts = Counter(name for name, _ in named)
     return {name: p for name, p in named if counts[name] == 1}
 
@@ -175,9 +177,9 @@ def _problem(line: Line) -> str | None:
         counts = ", ".join(f"{name} has {count}" for name, count in lists.items())
         return f"as many of each are needed, and {counts}"
     for n, pairs in enumerate(line.top_logprobs or ()):
-        ids = Counter(name for name, _ in pairs or () if isinstance(name, int))
-        if twice := [name for name, count in ids.items() if count > 1]:
-            return f"top_logprobs[{n}] has the token {twice[0]} twice"
+        ids = [name for name, _ in pairs or () if isinstance(name, int)]
+        if len(set(ids)) < len(ids):
+            return f"top_logprobs[{n}] has the token {Counter(ids).most_common(1)[0][0]} twice"
     return None
 
 

@@ -35,13 +35,18 @@ def match(recorded: Recorded, plan: Settings, vocab: Vocabulary, prompts: Mappin
     errors: dict[Key, str] = {}
     asked = [Key(s.label, seed, name) for s, seed in plan.cells for name in addresses.prompts]
     for key in (key for key in asked if key in groups):
-        runs = [reader.continuation(key, n, c) for n, c in enumerate(repetitions(groups[key]))]
-        good = tuple(run for run in runs if isinstance(run, Continuation))
+        good, reasons = list[Continuation](), list[str]()
+        for n, completion in enumerate(repetitions(groups[key])):
+            run = reader.continuation(key, n, completion, compared=not good)
+            if isinstance(run, str):
+                reasons.append(run)
+            else:
+                good.append(run)
         if good:
-            continuations[key] = good
-            reader.tally["failed"] += len(runs) - len(good)
+            continuations[key] = tuple(good)
+            reader.tally["failed"] += len(reasons)
         else:
-            errors[key] = str(runs[0])
+            errors[key] = reasons[0]
     return Matched(
         path=recorded.path,
         sha256=recorded.sha256,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 LOST = "\ufffd"  # what bytes that are no text decode to
 PIECES, SPACED = "pieces", "spaced"  # how an engine shows tokens: as the vocabulary has them; with their spaces
+BEHIND = 64  # ids at the end of a part of a text that may be others in the whole: merges reach a few tokens back
+CHARACTERS = 8  # of a token, that a first part of a text allows for
 ANCHOR = "="  # a text before another, which keeps a tokenizer from adding a space in front of it
 
 
@@ -103,16 +105,31 @@ class Names:
                 table[next(iter(ids))] = p
         return table, len(top) - len(table)
 
-    def encoded(self, prompt: Sequence[int], text: str) -> tuple[int, ...] | None:
+    def encoded(self, prompt: Sequence[int], text: str, most: int | None = None) -> tuple[int, ...] | None:
         """Ids of a text that follows a prompt, as the tokenizer makes them; None where none decode to it.
 
         They decode to it behind the prompt, or, where a decoder puts spaces between words, by themselves.
+
+        Args:
+            most: how many ids are needed; of a text of more, at least so many are those of the whole text.
         """
-        encodings = list(dict.fromkeys(self._encodings(tuple(prompt), text)))
-        whole = self.vocab.decode(prompt) + text
-        behind = (ids for ids in encodings if self.vocab.decode((*prompt, *ids)) == whole)
-        alone = (ids for ids in encodings if self.vocab.decode(ids) == text)
-        return next(behind, next(alone, None))
+        needed, refused = (most or 0) + BEHIND, 0
+        length = len(text) if most is None else needed * CHARACTERS
+        while length < len(text) and refused < 2:  # once may be because of where it was cut
+            ids = self._encoded(tuple(prompt), text[:length])
+            if ids is not None and len(ids) >= needed:
+                return ids[:-BEHIND]
+            refused += ids is None
+            length *= 4
+        return None if refused > 1 else self._encoded(tuple(prompt), text)
+
+    def _encoded(self, prompt: tuple[int, ...], text: str) -> tuple[int, ...] | None:
+        whole, encodings = self.vocab.decode(prompt) + text, list[tuple[int, ...]]()
+        for ids in self._encodings(prompt, text):
+            if ids not in encodings and self.vocab.decode((*prompt, *ids)) == whole:
+                return ids
+            encodings.append(ids)
+        return next((ids for ids in encodings if self.vocab.decode(ids) == text), None)
 
     def _encodings(self, prompt: tuple[int, ...], text: str) -> Iterator[tuple[int, ...]]:
         """Together with the prompt, alone, and behind an anchor: a prompt's last token may merge with what follows."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from decodedrift.models.recorded.lines import HEADER
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
+KEPT: dict[tuple[str, int, int], Recorded] = {}  # by path, size and time: what is looked at more than once
+
 Entry = tuple[str, Any]  # where it stands, and what
 
 
 def read(path: str | Path, option: str = "--candidates") -> Recorded:
-    """What a file holds, checked.
+    """What a file holds, checked; it is read once until `KEPT` is cleared.
 
     Args:
         option: what named the file, for messages.
@@ -29,12 +32,22 @@ def read(path: str | Path, option: str = "--candidates") -> Recorded:
         InputError: missing, of another kind, empty, not readable, or a line that cannot be; with file and line.
     """
     file = existing(path, option)
+    stamp = str(path), (now := file.stat()).st_size, now.st_mtime_ns
+    if stamp not in KEPT:
+        KEPT[stamp] = _read(path, file, option)
+    return KEPT[stamp]
+
+
+def _read(path: str | Path, file: Path, option: str) -> Recorded:
     kinds = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
     if file.suffix.lower() not in kinds:
         raise InputError(f"{option} {path}: unknown kind of recorded file {file.suffix!r}; use {', '.join(SUFFIXES)}")
     entries, header = kinds[file.suffix.lower()](file, option)
-    if entries and _is_header(entries[0][1]):
-        header = entries.pop(0)[1][HEADER]
+    first = next(entries, None)
+    if first and _is_header(first[1]):
+        header = first[1][HEADER]
+    elif first:
+        entries = chain([first], entries)
     completions = tuple(_completions(entries))
     if not completions:
         raise InputError(f"{option} {path}: the file holds no completion")
@@ -54,18 +67,18 @@ def _is_header(entry: Any) -> bool:
     return isinstance(entry, Mapping) and entry.keys() == {HEADER} and isinstance(entry[HEADER], Mapping)
 
 
-def _jsonl(file: Path, option: str) -> tuple[list[Entry], Mapping[str, Any]]:
-    lines = read_utf8(file, option).split("\n")
-    return [(f"{file}:{n}", read_json(line, str(file), n)) for n, line in enumerate(lines, 1) if line.strip()], {}
+def _jsonl(file: Path, option: str) -> tuple[Iterator[Entry], Mapping[str, Any]]:
+    lines = enumerate(read_utf8(file, option).split("\n"), 1)
+    return ((f"{file}:{n}", read_json(line, str(file), n)) for n, line in lines if line.strip()), {}
 
 
-def _json(file: Path, option: str) -> tuple[list[Entry], Mapping[str, Any]]:
+def _json(file: Path, option: str) -> tuple[Iterator[Entry], Mapping[str, Any]]:
     content = read_json(read_utf8(file, option), str(file))
     entries = content if isinstance(content, list) else [content]
-    return [(f"{file} entry {n}", entry) for n, entry in enumerate(entries, 1)], {}
+    return ((f"{file} entry {n}", entry) for n, entry in enumerate(entries, 1)), {}
 
 
-def _parquet(file: Path, option: str) -> tuple[list[Entry], Mapping[str, Any]]:
+def _parquet(file: Path, option: str) -> tuple[Iterator[Entry], Mapping[str, Any]]:
     """Rows; the header is in the schema's metadata. A nested value may be JSON in a text, where Parquet has no type."""
     import pyarrow.parquet as pq
 
@@ -79,7 +92,7 @@ def _parquet(file: Path, option: str) -> tuple[list[Entry], Mapping[str, Any]]:
     header = read_json(about.decode("utf-8", "replace"), f"{file} metadata") if about else {}
     if not isinstance(header, dict):
         raise InputError(f"{file} metadata: the header under {HEADER!r} is an object, not {shortened(header)}")
-    return [(f"{file} row {n}", _nested(row, f"{file} row {n}")) for n, row in enumerate(rows, 1)], header
+    return ((f"{file} row {n}", _nested(row, f"{file} row {n}")) for n, row in enumerate(rows, 1)), header
 
 
 def _nested(row: dict[str, Any], place: str) -> dict[str, Any]:

@@ -65,8 +65,11 @@ class Reader:
     def __post_init__(self) -> None:
         self.names = Names(self.vocab)
 
-    def continuation(self, key: Key, run: int, completion: Completion) -> Continuation | str:
+    def continuation(self, key: Key, run: int, completion: Completion, compared: bool = True) -> Continuation | str:
         """A completion as the reference reads it, or the reason why it cannot.
+
+        Args:
+            compared: else only its ids are wanted, and it is not counted.
 
         Raises:
             InputError: an id that the model has not.
@@ -74,7 +77,7 @@ class Reader:
         if completion.error is not None:
             return f"{completion.place}: {completion.error}"
         prompt = tuple(self.prompts[key.prompt_id])
-        completion = self._shortened(completion)
+        whole, completion = completion, self._shortened(completion)
         ids = self._ids(completion, prompt)
         if ids is None:
             return f"{completion.place}: encoded again, the text says something else"
@@ -82,17 +85,18 @@ class Reader:
         end = ended(completion, ids.ids, self.vocab, self.most, self.strings)
         if not end.token_ids:
             return f"{completion.place}: the text is empty, and no stop token is said to have ended it"
-        self._count(completion, ids, end)
+        if compared:
+            self.tally["lost"] += completion is not whole
+            self._count(completion, ids, end)
         read = completion.prompt_token_ids
         return Continuation(
             key=key,
             run=run,
             place=completion.place,
             token_ids=end.token_ids,
-            text=self.vocab.decode(ids.ids) if completion.text is None else completion.text,
             finish=end.finish,
-            logprobs=self._logprobs(completion, ids, end),
-            top_logprobs=self._tops(completion, ids, end),
+            logprobs=self._logprobs(completion, ids, end) if compared else None,
+            top_logprobs=self._tops(completion, ids, end) if compared else None,
             appended=end.appended,
             assumed=end.assumed,
             reencoded=ids.encoded,
@@ -110,7 +114,6 @@ class Reader:
         """Without what follows a loss of bytes, where there is nothing but a text; how it ended is then not known."""
         if completion.token_ids is not None or LOST not in (completion.text or "") or self._named(completion):
             return completion
-        self.tally["lost"] += 1
         return replace(completion, text=(completion.text or "").partition(LOST)[0], finish_reason="lost")
 
     def _named(self, completion: Completion) -> tuple[int, ...] | None:
@@ -130,7 +133,7 @@ class Reader:
         if text is None:
             raw = b"".join(t if isinstance(t, bytes) else str(t).encode("utf-8", "surrogatepass") for t in tokens)
             text = raw.decode("utf-8", "replace").partition(LOST)[0]
-        ids = self.names.encoded(prompt, text)
+        ids = self.names.encoded(prompt, text, self.most + 1)
         if ids is None:
             return None
         same = len(ids) <= len(tokens) and all(i in self.names.of(t) for i, t in zip(ids, tokens, strict=False))
@@ -169,7 +172,7 @@ class Reader:
 
     def _count(self, completion: Completion, ids: Ids, end: End) -> None:
         told = completion.logprobs is not None or completion.top_logprobs is not None
-        self.tally.update(
+        self.tally += Counter(
             {
                 "unnamed": completion.strategy is None,
                 "unread": completion.prompt_token_ids is None,

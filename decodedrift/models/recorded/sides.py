@@ -14,7 +14,7 @@ from decodedrift.models.knobs import COARSER
 from decodedrift.models.recorded.addresses import ordered
 from decodedrift.models.recorded.continuation import Matched
 from decodedrift.models.recorded.match import match
-from decodedrift.models.recorded.read import read
+from decodedrift.models.recorded.read import KEPT, read
 from decodedrift.models.recorded.repeated import Repeated, repeated
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def read_into(world: World, answers: Mapping[str, Path]) -> None:
         world.repeated = {name: repeated(read(path), plan, vocab, prompts) for name, path in files.items()}
     else:
         world.recorded = {name: match(read(path), plan, vocab, prompts) for name, path in files.items()}
+    KEPT.clear()
 
 
 def described(recorded: Mapping[str, Matched | Repeated]) -> dict[str, dict[str, Any]]:

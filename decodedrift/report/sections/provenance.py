@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from decodedrift.core.records import Variant
+from decodedrift.core.endpoint import EndpointSettings
+from decodedrift.core.notation import is_endpoint
+from decodedrift.core.records import RECORDED, Variant
 from decodedrift.core.settings import Settings
 from decodedrift.models.precisions import beware
 from decodedrift.report.html import Options, StudyLike
@@ -75,16 +77,31 @@ def _options(study: StudyLike) -> list[tuple[str, str]]:
 def _settings(kind: type[Settings], plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(label, value) of every option of a stored plan in words; what is empty or off is left out.
 
-    Variants, strategies and prompts are told of elsewhere, where there is room.
+    Variants, strategies and prompts are told of elsewhere, where there is room; what does nothing here is not told.
     """
+    idle = _idle(plan)
     for name, option in kind.options().items():
-        value = plan.get(name)
+        value = None if name in idle else plan.get(name)
         simple = isinstance(value, list) and all(isinstance(v, (str, int, float)) for v in value)
         if value in (None, False, "", [], ()) or (isinstance(value, (list, dict)) and not simple):
             continue
         label = option.label or name.replace("_", " ").capitalize()
         shown = ", ".join(map(str, value[:40])) if isinstance(value, list) else option.words.get(value, value)
         yield label, "yes" if shown is True else f"{shown:g}" if isinstance(shown, float) else str(shown)
+
+
+def _idle(plan: Mapping[str, Any]) -> set[str]:
+    """Options that do nothing in a stored plan: of endpoints, of what runs here, of answers, where there is none."""
+    idle = set[str]()
+    if not any(is_endpoint(v.get("model")) for v in sides(plan)):
+        idle |= EndpointSettings.options().keys() - Settings.options().keys()
+    if all(v.get("precision") == RECORDED for v in plan.get("candidates", ())):
+        idle.add("noise_floor")
+    if plan.get("judge"):
+        idle |= {"default_text", "convention", "mode"}
+    if not plan.get("answer_check"):
+        idle.add("equivalence")
+    return idle
 
 
 def _beware(plan: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -96,14 +96,18 @@ class Endpoint:
     async def __aexit__(self, *gone: object) -> None:
         await self._client.close()
 
-    async def post(self, chat: bool, body: Mapping[str, Any]) -> Answer:
+    async def post(self, chat: bool, body: Mapping[str, Any], *, once: bool = False) -> Answer:
         """The answer to a request for a completion, or for a chat's.
+
+        Args:
+            once: it is not tried again.
 
         Raises:
             Refused: none that can be used came in time.
         """
         own = ("model", "messages" if chat else "prompt")
-        kind = self._client.chat.completions if chat else self._client.completions
+        client = self._client.with_options(max_retries=0) if once else self._client
+        kind = client.chat.completions if chat else client.completions
         further = {name: value for name, value in body.items() if name not in own}
         create = kind.with_raw_response.create
         response = await self._asked(create(**{name: body[name] for name in own}, extra_body=further))

@@ -83,7 +83,17 @@ async def _capable(endpoint: Endpoint, plan: Any, question: Question) -> Capable
     short, must = plan.having(max_new_tokens=1), needed(plan)
 
     async def tried(fields: Mapping[str, Any], limit: str) -> Answer:
-        return await endpoint.post(question.chat, body(question, short, fields, limit))
+        """The answer to fields; a 500 that comes twice at once is about those beyond `must`, and no moment's."""
+        asked = body(question, short, fields, limit)
+        for last in (False, True) if len(fields) > len(must) else ():
+            try:
+                return await endpoint.post(question.chat, asked, once=True)
+            except Refused as refused:
+                if refused.status in NOT_TAKEN and (last or refused.status != 500):
+                    raise
+                if refused.status != 500:
+                    break
+        return await endpoint.post(question.chat, asked)
 
     groups = [{k: v} for k, v in (NEUTRAL | IDS).items()] + [shown(question.chat, plan.top_logprobs)]
     every = {k: v for group in groups for k, v in group.items()}
