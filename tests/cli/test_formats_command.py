@@ -45,6 +45,8 @@ def test_the_table_and_numbers_need_no_torch() -> None:
         (("0.1.2",), "'0.1.2': not a number"),
         (("9" * 2000,), "a number of 2000 digits"),
         (("--model", "demo", "--fail-on", "overflow>0:fp12"), "did you mean 'fp16'"),
+        (("--formats", "fp12"), "decodedrift: --formats: unknown format 'fp12'"),
+        (("--formats", "fp16:scale=some"), "decodedrift: --formats: fp16: scale must be one of"),
         (("--positions-csv",), "formats has no such table"),
     ],
     ids=lambda v: "",
@@ -53,3 +55,8 @@ def test_what_the_command_cannot_do_is_said_in_a_line(words: tuple[str, ...], sa
     done = command("formats", *words)
     assert done.returncode == 2
     assert says in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_numbers_may_stand_behind_two_hyphens() -> None:
+    assert command("formats", "--json", "--", "-0.1", "2").stdout == command("formats", "-0.1", "2", "--json").stdout
+    assert "'--x': not a number" in command("formats", "--", "--x").stderr

@@ -16,6 +16,7 @@ from torch import nn
 
 import decodedrift as dd
 from decodedrift.core.progress import Progress
+from decodedrift.core.records import Variant
 from decodedrift.experiments.formats.kinds import Kind, parse_kinds
 from decodedrift.numerics.formats import FORMATS
 
@@ -185,6 +186,22 @@ def test_a_squared_sum_alarms_only_where_it_is_added_in_fp16() -> None:
         .startswith("fp16: layers.0.input_layernorm adds up its squares in its own type, and loses 9 of 9")
     )
     assert "own type, and loses" not in " ".join(said[False].verdict)
+
+
+def test_weights_that_a_format_has_have_no_error() -> None:
+    """A checkpoint of bf16 numbers, and one of which fp16 holds all but a few below its full precision."""
+    said = run(tiny_model("llama").bfloat16().float(), prompts=["w4"]).verdict
+    assert all("rms relative error 0 of weights and 0.0" in s for s in said if s.startswith(("bf16: ", "fp16: ")))
+
+
+def test_a_quantized_checkpoint_is_refused_with_what_is_the_matter() -> None:
+    from decodedrift.core.settings import make_settings
+    from decodedrift.experiments.formats.settings import FormatsSettings
+
+    settings = make_settings(FormatsSettings, {"model": "quantized", "prompts": []})
+    stored = settings.model_copy(update={"reference": Variant("fp32", "stored", compute="fp32")})
+    with pytest.raises(dd.InputError, match="--model quantized: its weights are stored quantized"):
+        stored.check_resolved()
 
 
 # ---- the frame

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import running
 import torch
+from bigram import bigram_model
 from conftest import tiny_model
 
 import decodedrift as dd
@@ -78,3 +81,32 @@ def test_what_weights_lose_is_said_with_the_module(overflows: dd.Study) -> None:
     )
     assert beyond["overflowed_at"] == "model.layers.1.mlp.down_proj.weight"
     assert beyond["breaks"] == {"module": "layers.1.mlp.down_proj", "tensor": "output", "own": True}
+
+
+def test_where_a_reference_breaks_is_said_with_the_module() -> None:
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0] = 3e38
+        model.model.layers[1].mlp.up_proj.weight *= 100.0
+    study = run(model, candidates=["fp64"], prompts={"a": "w1 w2", "b": "w5"})
+    assert study.environment["variants"]["fp32"]["breaks"] == {
+        "module": "layers.1.mlp.down_proj", "tensor": "output", "own": False,
+    }  # fmt: skip
+    (said,) = (s for s in study.verdict if s.startswith("The reference fp32 breaks"))
+    assert said.endswith("; inside, first in layers.1.mlp.down_proj.")
+    assert "breaks" not in study.environment["variants"]["fp64"], "double precision holds it"
+
+
+@pytest.mark.parametrize("words", ["w1 w2 w3 w7 w8", "w1 w2 w3 w4 w5"])
+def test_where_a_reference_breaks_in_a_text_that_it_reads_is_said(words: str, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(words, "utf-8")
+    model = bigram_model(np.eye(16).take([0, *range(2, 16), 9], 0) * 9, torch.float32)  # 9 to 15, and again
+    with torch.no_grad():
+        model.model.embed_tokens.weight[7] = torch.nan
+    study = run(model, candidates=["fp64"], prompts={"a": "w9"}, texts=[tmp_path / "text.txt"])
+    facts = study.environment["variants"]["fp32"]
+    if "w7" not in words:
+        assert "breaks" not in facts
+        return
+    assert facts["breaks"] == {"module": "embedding", "tensor": "output", "own": True}
+    assert "; inside, first in embedding, which holds weights that are no numbers." in " ".join(study.verdict)
