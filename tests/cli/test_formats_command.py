@@ -47,7 +47,6 @@ def test_the_table_and_numbers_need_no_torch() -> None:
         (("--model", "demo", "--fail-on", "overflow>0:fp12"), "did you mean 'fp16'"),
         (("--formats", "fp12"), "decodedrift: --formats: unknown format 'fp12'"),
         (("--formats", "fp16:scale=some"), "decodedrift: --formats: fp16: scale must be one of"),
-        (("--positions-csv",), "formats has no such table"),
     ],
     ids=lambda v: "",
 )
