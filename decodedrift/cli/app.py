@@ -40,7 +40,10 @@ class Careful(TyperCommand):
         words: list[str] | None = [] if any(p.param_type_name == "argument" for p in params) else None
         options: list[str] = []
         waiting = ""
-        for arg in args:
+        for n, arg in enumerate(args):
+            if arg == "--" and words is not None and not waiting:
+                words += args[n + 1 :]
+                break
             (options if words is None or waiting or not WORD.fullmatch(arg) else words).append(arg)
             if waiting and FLAG.fullmatch(arg):
                 mend = f"a value that begins with -- is written {waiting}={arg}"

@@ -1,9 +1,10 @@
-"""Where inside a candidate its numbers end: the first module that gives, or is given, what is no number."""
+"""Where inside a model its numbers end: the first module that gives, or is given, what is no number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from decodedrift.core.records import VariantError
@@ -15,15 +16,34 @@ from decodedrift.models.load import Loaded
 
 
 def look(bench: Bench, model: Loaded, candidate: Pass, reference: Pass, read: Iterable[Passage]) -> None:
-    """Reads again, once in a run, the shortest text that broke the candidate and not the reference.
+    """Where a candidate breaks, by the shortest text that broke it and not the reference."""
+    _read(bench, model, _of_candidate(bench, candidate, reference, read))
+
+
+def look_reference(bench: Bench, model: Loaded, reference: Pass, read: Iterable[Passage]) -> None:
+    """Where the reference itself breaks, by the shortest text that broke it."""
+    prompts = bench.world.prompts
+    texts: list[tuple[int, ...]] = [
+        (*prompts[key.prompt_id], *trace.token_ids)
+        for key, trace in reference.traces.items() if trace.finish == "nonfinite"
+    ]  # fmt: skip
+    for passage in read:
+        lost = np.isnan(reference.own_nll.get(passage.key, np.zeros(0)))
+        if lost.any():
+            texts.append((*passage.reading.context, *passage.reading.continuation[: int(lost.argmax())]))
+    _read(bench, model, texts)
+
+
+def _read(bench: Bench, model: Loaded, texts: Sequence[tuple[int, ...]]) -> None:
+    """Reads the shortest of these again, once in a run.
 
     The fact `breaks` of the variant then has the module, empty where none is met: the text, read by itself and as a
     whole, does not break it. tensor: `input` where the module is given it, and no module gave it: it came up in
     between, or as an input was rounded. own: whether the module has weights that are no numbers.
     """
-    text = _shortest(bench, candidate, reference, read)
-    if text is None or "breaks" in model.facts:
+    if not texts or "breaks" in model.facts:
         return
+    text = min(texts, key=len)
     first: list[tuple[str, str]] = []
 
     def see(name: str, depth: int | None, inputs: list[Tensor], output: Tensor) -> None:
@@ -47,9 +67,9 @@ def look(bench: Bench, model: Loaded, candidate: Pass, reference: Pass, read: It
     model.facts["breaks"] = {"module": module, "tensor": tensor, "own": own}
 
 
-def _shortest(bench: Bench, candidate: Pass, reference: Pass, read: Iterable[Passage]) -> tuple[int, ...] | None:
-    """The shortest text after which the candidate has no logits and the reference has; None where there is none."""
-    texts = []
+def _of_candidate(bench: Bench, candidate: Pass, reference: Pass, read: Iterable[Passage]) -> list[tuple[int, ...]]:
+    """Texts after which the candidate has no logits and the reference has."""
+    texts: list[tuple[int, ...]] = []
     prompts = bench.world.side(candidate.variant.name).prompts
     for key, trace in candidate.traces.items():
         ours = reference.traces.get(key)
@@ -64,4 +84,4 @@ def _shortest(bench: Bench, candidate: Pass, reference: Pass, read: Iterable[Pas
         mine = marked.index[marked["candidate_breaks"] & ~marked["reference_breaks"]]
         if len(mine):
             texts.append((*passage.reading.context, *passage.reading.continuation[: int(mine[0])]))
-    return min((tuple(text) for text in texts), key=len, default=None)
+    return texts

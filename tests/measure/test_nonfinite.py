@@ -16,16 +16,10 @@ import torch
 from bigram import bigram_model, saved_bigram
 from conftest import tiny_model
 from running import saved_as
-from synthetic import synthetic
 
 import decodedrift as dd
 from decodedrift.experiments.compare.gating import faults, gating
 from decodedrift.experiments.compare.verdict.assembly import folded
-from decodedrift.experiments.compare.verdict.nonfinite import sentences
-from decodedrift.measure import nonfinite
-from decodedrift.measure.heads import note_cut
-from decodedrift.measure.metrics.token import LogitPair, token_metrics
-from decodedrift.measure.tables import Gathered
 from decodedrift.report.terminal import summary_table
 from decodedrift.runs.gates import parse_gate
 
@@ -196,72 +190,6 @@ def test_positions_before_a_nan_keep_their_figures(tmp_path: Path, size: int) ->
     assert met
 
 
-def forced(reference: torch.Tensor, candidate: torch.Tensor) -> pd.DataFrame:
-    """Rows of positions/ for a candidate `c`."""
-    frame = pd.DataFrame(
-        token_metrics(LogitPair(reference, candidate, torch.zeros(len(reference), dtype=torch.long), "fp32"))
-    )
-    keys = {"model": "m", "reference": "fp32", "candidate": "c", "role": "candidate", "strategy": "greedy", "seed": 0}
-    return frame.assign(**keys, prompt_id="p", position=range(len(frame)))
-
-
-def masked(rows: list[int], value: float = -math.inf) -> torch.Tensor:
-    logits = torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
-    logits[rows, 5] = value
-    return logits
-
-
-@pytest.mark.parametrize("side", ["reference", "candidate"])
-def test_the_side_that_forbids_an_id_is_the_one_that_is_named(side: str) -> None:
-    plain, some = masked([]), masked([1, 4])
-    frame = forced(some, plain) if side == "reference" else forced(plain, some)
-    found = nonfinite.reasons("fp32", "c", [], [("greedy", frame)])
-    (((name, _), reason),) = found.items()
-    assert name == ("fp32" if side == "reference" else "c")
-    assert ("left out of its means" in reason) is (side == "candidate")
-    assert np.isinf(frame["kl"]).sum() == (2 if side == "candidate" else 0), "only then is anything left out of the KL"
-    marked = nonfinite.sides(frame)
-    assert marked["position"].tolist() == [1, 4]
-    assert marked[f"{side}_forbids"].all()
-    assert not marked[["reference_breaks", "candidate_breaks"]].any(axis=None)
-    study = synthetic(prompts=1, tokens=2, candidates=1)
-    study.positions = frame
-    (said,) = sentences(study)
-    assert said.startswith(
-        "c gives -inf to ids that fp32 allows, at 2 of 6" if side == "candidate" else "The reference fp32"
-    )
-    assert ("left out of its means" in said) is (side == "candidate")
-    assert nonfinite.infinite(frame) == ({("c", "greedy"): 2} if side == "candidate" else {})
-
-
-@pytest.mark.parametrize("side", ["reference", "candidate"])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_the_side_that_breaks_in_a_reading_is_the_one_that_is_named(side: str, value: float) -> None:
-    plain, some = masked([]), masked([2], value)
-    frame = forced(some, plain) if side == "reference" else forced(plain, some)
-    ((name, _),) = nonfinite.reasons("fp32", "c", [], [("greedy", frame)])
-    assert name == ("fp32" if side == "reference" else "c")
-    study = synthetic(prompts=1, tokens=2, candidates=1)
-    study.positions = frame
-    (said,) = sentences(study)
-    assert said.startswith("c breaks: NaN" if side == "candidate" else "The reference fp32 breaks")
-    assert "position 2 (prompt p, greedy)" in said
-    assert set(nonfinite.faults(study.traces, frame)) == ({("c", "greedy")} if side == "candidate" else set())
-
-
-def test_a_gate_on_a_kl_that_is_infinite_somewhere_fails() -> None:
-    study = synthetic(prompts=4, tokens=6, candidates=2)
-    study.positions.loc[study.positions.query("candidate == 'v0'").index[0], ["kl", "nonfinite"]] = [math.inf, 1]
-    study.positions["p_top_reference"] = 0.5
-    known = faults(study)
-    (said,) = parse_gate("kl_mean>5", False, gating(study.plan)).exceeded(study.summary, gating(study.plan), known)
-    assert "v0" in said
-    assert "infinite at 1 positions" in said
-    assert not parse_gate("top1_agreement<0.5", False, gating(study.plan)).exceeded(
-        study.summary, gating(study.plan), known
-    )
-
-
 def test_a_type_that_overflows_is_said_to_and_another_checkpoint_only_to_break(tmp_path: Path) -> None:
     """A logit of 160,000 is beyond fp16's 65,504 and no matter to bf16."""
     table = chain()
@@ -277,122 +205,3 @@ def test_a_type_that_overflows_is_said_to_and_another_checkpoint_only_to_break(t
     assert study.verdict[1].startswith(f"other breaks {place}")
     assert not any(s.startswith("bf16 ") for s in study.verdict)
     assert pairs(study, "fp16")["cause"].to_dict()["meets"] == "nonfinite"
-
-
-def test_a_token_that_the_candidate_forbids_is_in_no_perplexity_and_no_gate_on_it_passes() -> None:
-    plain = masked([])
-    forbidding = plain.clone()
-    forbidding[[1, 4], 0] = -math.inf  # the token that is read
-    frame = forced(plain, forbidding)
-    study = synthetic(prompts=1, tokens=2, candidates=1)
-    study.positions = frame
-    assert sentences(study)[0].endswith(
-        "; at 2 it is the reference's own token, which its perplexity there leaves out."
-    )
-    assert nonfinite.impossible(frame) == {("c", "greedy"): 2}
-    fault = faults(study)["c", "greedy"]
-    assert [fault.spoils(c) for c in ("kl_mean", "ln_ppl_ratio", "perplexity_candidate", "divergence_rate")] == [
-        True, True, True, False,
-    ]  # fmt: skip
-    study.positions = forced(plain, masked([1, 4]))  # an id that is not read
-    assert nonfinite.impossible(study.positions) == {}
-    assert not faults(study)["c", "greedy"].spoils("ln_ppl_ratio")
-
-
-def test_positions_where_the_reference_broke_leave_the_distributions_n() -> None:
-    from decodedrift.experiments.compare.folds.summary import distribution
-
-    frame = forced(masked([2], math.nan), masked([]))
-    row = distribution(frame.assign(layout="forced")).query("bucket == 'all'").iloc[0]
-    assert row["n"] == 5
-    assert np.isclose(row["kl_mean"], frame["kl"].mean())
-
-
-def test_ids_cut_from_a_wider_head_are_said_with_their_probability() -> None:
-    wide, narrow = torch.zeros(3, 8), torch.zeros(3, 6)
-    wide[1, 7] = math.nan
-    facts: dict[str, Any] = {}
-    note_cut(facts, wide, narrow)
-    assert facts == {"cut_ids": 2, "cut_reference_mass": pytest.approx(0.25), "cut_candidate_mass": 0.0}
-    note_cut(facts, narrow, wide)
-    assert facts["cut_candidate_mass"] == pytest.approx(0.25)
-    gathered = Gathered({})
-    gathered.note("1", {"v0": facts}, None, {}, 0)
-    gathered.note("2", {"v0": {"cut_ids": 2, "cut_reference_mass": 0.1, "cut_candidate_mass": 0.0}}, None, {}, 0)
-    assert gathered.facts["v0"]["cut_reference_mass"] == pytest.approx(0.25), "the largest of all jobs"
-    study = synthetic(prompts=2, tokens=4, candidates=2)
-    assert "heads" not in " ".join(study.verdict)
-    study = synthetic(prompts=2, tokens=4, candidates=2)
-    study.environment = {"variants": {"v0": {"cut_ids": 2, "cut_reference_mass": 0.12}}}
-    assert (
-        "The heads of v0 and fp32 differ by 2 ids, which are cut from every distance; fp32 gives them up to 12 % of the "
-        "probability at a position."
-    ) in study.verdict
-
-
-# ---- where inside
-
-
-def overflowing(weight: float = 1.0) -> Any:
-    """A model whose second layer's MLP gives numbers beyond fp16's largest; weight: its largest there."""
-    model = tiny_model("llama")
-    with torch.no_grad():
-        down = model.model.layers[1].mlp.down_proj.weight
-        down *= 30_000.0 * weight / down.abs().max()
-        model.model.layers[1].mlp.up_proj.weight *= 100.0
-    return model
-
-
-@pytest.fixture(scope="module")
-def overflows() -> dd.Study:
-    candidates = ["fp16", "bf16", "fp8-e4m3:scale=none"]
-    return run(overflowing(), candidates=candidates, prompts={"a": "w1 w2", "b": "w5"})
-
-
-def test_where_fp16_and_fp8_overflow_is_said_with_the_module(overflows: dd.Study) -> None:
-    facts = overflows.environment["variants"]
-    assert facts["fp16"]["breaks"] == {"module": "layers.1.mlp.down_proj", "tensor": "output", "own": False}
-    assert facts["fp8-e4m3:scale=none"]["breaks"] == {
-        "module": "layers.1.mlp.down_proj",
-        "tensor": "output",
-        "own": True,
-    }
-    assert "breaks" not in facts["bf16"] and "breaks" not in facts["fp32"]
-    said = {name: next(s for s in overflows.verdict if s.startswith(f"{name} overflows")) for name in ("fp16",)}
-    assert "inside, first in layers.1.mlp.down_proj. No gate" in said["fp16"]
-    answer = overflows.answer.set_index("candidate")
-    assert answer.loc["fp16", "wording"] == "nonfinite"
-    assert "first in layers.1.mlp.down_proj" in answer.loc["fp16", "wording_note"]
-    assert "down_proj, which holds weights that are no numbers" in answer.loc["fp8-e4m3:scale=none", "wording_note"]
-    assert "first in" not in str(answer.loc["bf16", "wording_note"])
-
-
-def test_numbers_that_end_between_two_modules_are_said_with_the_one_that_is_given_them() -> None:
-    model = tiny_model("llama")
-    with torch.no_grad():
-        model.model.layers[0].mlp.up_proj.weight *= 1e3
-        model.model.layers[0].mlp.gate_proj.weight *= 1e3
-    study = run(model, candidates=["fp16", "bf16"], prompts={"a": "w1"})
-    assert study.environment["variants"]["fp16"]["breaks"]["tensor"] == "input"
-    assert "inside, first in what layers.0.mlp.down_proj is given. No gate" in " ".join(study.verdict)
-    assert not any(s.startswith("bf16 breaks") for s in study.verdict)
-
-
-def test_what_weights_lose_is_said_with_the_module(overflows: dd.Study) -> None:
-    facts, model = overflows.environment["variants"]["fp8-e4m3:scale=none"], overflowing()
-    down, up = (getattr(model.model.layers[1].mlp, name).weight for name in ("down_proj", "up_proj"))
-    lost = {name: int((weight.abs() >= 464).sum()) for name, weight in (("down_proj", down), ("up_proj", up))}
-    assert facts["overflowed"] == sum(lost.values())
-    assert facts["overflowed_at"] == f"model.layers.1.mlp.{max(lost, key=lambda name: lost[name])}"
-    assert any(f"and are lost, most in {facts['overflowed_at']}." in s for s in overflows.verdict)
-    assert facts["flushed"] > 0
-    assert any(
-        "are flushed to 0" in s and f"the largest share in {facts['flushed_at']} (" in s for s in overflows.verdict
-    )
-    assert "overflowed" not in overflows.environment["variants"]["fp16"], "its weights all fit"
-    beyond = run(overflowing(3.0), candidates=["fp16"], prompts={"a": "w1"}).environment["variants"]["fp16"]
-    assert (
-        beyond["overflowed"] == int((overflowing(3.0).model.layers[1].mlp.down_proj.weight.abs() >= 65_520).sum()) > 0
-    )
-    assert beyond["overflowed_at"] == "model.layers.1.mlp.down_proj.weight"
-    assert beyond["breaks"] == {"module": "layers.1.mlp.down_proj", "tensor": "output", "own": True}

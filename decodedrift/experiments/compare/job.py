@@ -151,6 +151,9 @@ class Comparison:
             self.keep(floor)
         see = screening.predicting(floor) if floor else passes.unseen
         read_reference(self.bench, model, self.reference, see, self.earlier)
+        with self.bench.guarded(model.variant.name, "where"):
+            read = (passage for group in read_by_all(self.bench, self.reference) for passage in group)
+            breaks.look_reference(self.bench, model, self.reference, read)
         first = self.bench.job.first and self.bench.job.prompts
         if first:
             self.keep(controls.self_control(self.bench, model, self.reference))

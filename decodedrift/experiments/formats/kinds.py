@@ -118,8 +118,8 @@ def parse_kinds(given: Any) -> list[Kind]:
 
 def _kind(item: Any) -> Kind:
     if item.head not in TABLE:
-        raise InputError(f"--formats: unknown format {item.head!r}; {nearest(item.head, tuple(TABLE))}")
-    params = read_params(f"--formats {item.head}", item.params, declared(item.head))
+        raise InputError(f"unknown format {item.head!r}; {nearest(item.head, tuple(TABLE))}")
+    params = read_params(item.head, item.params, declared(item.head))
     return Kind(item.label, TABLE[item.head], params)
 
 

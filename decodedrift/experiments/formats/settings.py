@@ -10,6 +10,7 @@ from decodedrift.core.estimate import Effort
 from decodedrift.core.records import InputError, distinct
 from decodedrift.core.settings import WHAT, Seed, Settings, Whole, option
 from decodedrift.experiments.formats.kinds import DEFAULT, Kind, parse_kinds
+from decodedrift.models.precisions import PRECISIONS
 
 RUNS_IN = ("fp32", "fp64")
 KNOBS = ("device", "attention", "experts", "threads", "deterministic", "revision")  # that round nothing
@@ -49,6 +50,11 @@ class FormatsSettings(Settings):
         """The model runs in a type that holds what the others are measured on."""
         super().check_resolved()
         variant = self.reference
+        if PRECISIONS[variant.precision].own:
+            raise InputError(
+                f"--model {self.model}: its weights are stored quantized, and formats are held against what an exact "
+                "run holds; give the checkpoint that it was made from"
+            )
         if variant.precision not in RUNS_IN or set(variant.knobs) - {*KNOBS}:
             raise InputError(
                 f"--reference {variant.name}: formats are held against what an exact run holds; use fp32 or fp64"

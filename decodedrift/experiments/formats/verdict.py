@@ -66,15 +66,15 @@ def _over(rows: pd.DataFrame) -> str:
     parts = []
     for row in rows[rows["overflow"] > 0].itertuples():
         count = round(row.overflow * row.numbers)
-        where = "" if row.overflowing == 1 else f"{row.overflowing:.0f} tensors, most in "
-        parts.append(f"{count:,} of {row.numbers:,.0f} numbers of {row.what} overflow, in {where}{row.overflow_at}")
+        where = ("" if row.overflowing == 1 else f"{row.overflowing:.0f} tensors, most in ") + visible(row.overflow_at)
+        parts.append(f"{count:,} of {row.numbers:,.0f} numbers of {row.what} overflow, in {where}")
     if parts:
         return listed(parts)
     known = rows[rows["headroom"].notna()]
     if not len(known):
         return "nothing overflows, as it is scaled"
     least = known.loc[known["headroom"].idxmin()]
-    return f"nothing overflows, headroom {power(least['headroom'])} at {least['headroom_at']}"
+    return f"nothing overflows, headroom {power(least['headroom'])} at {visible(least['headroom_at'])}"
 
 
 def _flushed(study: Any, rows: pd.DataFrame) -> str:
@@ -87,13 +87,13 @@ def _flushed(study: Any, rows: pd.DataFrame) -> str:
         parts.append(f"{percent(row.flushed)} of {row.what}{most}")
     low = [f"{percent(row.subnormal)} of {row.what}" for row in rows[rows["subnormal"] > SOME].itertuples()]
     told = f"it flushes {listed(parts)} to 0" if parts else "nothing is flushed"
-    return told + (f", and {listed(low)} {'is' if len(low) == 1 else 'are'} subnormal" if low else "")
+    return told + (f", and {listed(low)} are subnormal" if low else "")
 
 
 def _error(rows: pd.DataFrame) -> str:
     """The rms relative error where precision is full, beside theory."""
     parts = [
-        f"{'nothing' if row.unchanged == 1 else number(row.rms_error_normal, 3)} of {row.what}"
+        f"{number(row.rms_error_normal, 3)} of {row.what}"
         for row in rows.itertuples() if not np.isnan(row.rms_error_normal)
     ]  # fmt: skip
     if not parts:

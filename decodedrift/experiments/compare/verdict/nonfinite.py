@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 def sentences(study: Study) -> list[str]:
     """The verdict's first sentences: candidates that broke, a reference that did, ids that one side forbids."""
-    traces, positions = study.traces, study.positions
-    broken = [*_candidates(study), *_reference(traces, study.divergences, positions)]
-    return [*broken, *_forbidden(positions)]
+    broken = [*_candidates(study), *_reference(study)]
+    return [*broken, *_forbidden(study.positions)]
 
 
 def _candidates(study: Study) -> Iterator[str]:
@@ -45,7 +44,8 @@ def _narrow(study: Study) -> set[str]:
     return {str(v["name"]) for v in study.plan["candidates"] if v["compute"] == "fp16" and not v["model"]}
 
 
-def _reference(traces: pd.DataFrame, divergences: pd.DataFrame, positions: pd.DataFrame) -> Iterator[str]:
+def _reference(study: Study) -> Iterator[str]:
+    traces, positions = study.traces, study.positions
     ours = traces[traces["role"] == "reference"]
     broken = ours[ours["finish"] == "nonfinite"]
     read = at_fault(positions, "reference_breaks")
@@ -56,10 +56,12 @@ def _reference(traces: pd.DataFrame, divergences: pd.DataFrame, positions: pd.Da
     if len(broken):
         part = f"{MEETS} ended {len(broken)} of its {plural(len(ours), 'trace')}, the earliest at {_earliest(broken)}"
         parts.append(f"{part}; candidates are held against it up to there")
-        if nothing := _not_compared(broken, divergences):
+        if nothing := _not_compared(broken, study.divergences):
             parts.append(f"{nothing} of these could not be compared at all and count nowhere")
     parts += _readings(read[~read["strategy"].isin(set(broken["strategy"]))], "its text")
     name = ours["variant"].iloc[0] if len(ours) else read["reference"].iloc[0]
+    if where := inside(study.environment.get("variants", {}).get(str(name), {})):
+        parts.append(f"inside, {where}")
     yield f"The reference {visible(str(name))} breaks: {'; '.join(parts)}."
 
 
