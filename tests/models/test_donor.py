@@ -39,8 +39,8 @@ def test_a_copy_is_what_the_files_give(family: str, tmp_path: Path) -> None:
 def test_what_cannot_be_copied_exactly_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = checkpoints.find(saved_as(tiny_model("llama"), tmp_path / "m"))
     read: list[str] = []
-    real = load._read
-    monkeypatch.setattr(load, "_read", lambda c, v, d: read.append(v.name) or real(c, v, d))
+    real = load.read
+    monkeypatch.setattr(load, "read", lambda c, v, d: read.append(v.name) or real(c, v, d))
     with (
         loaded(checkpoint, parse_variants("bf16")[0]) as rounded,
         loaded(checkpoint, parse_variants("fp32")[0], rounded),
