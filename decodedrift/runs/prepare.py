@@ -139,12 +139,10 @@ def prepare(
 
     plan = _placed(plan, check_device(plan.device))
     if isinstance(model := settings.model, str):
-        checkpoint = checkpoints.find(model, settings.revision, settings.trust_remote_code, settings.allow_pickle)
+        known = settings.revision, settings.trust_remote_code, settings.allow_pickle
+        checkpoint = checkpoints.find(model, *known, weightless=getattr(plan, "from_scratch", False))
     else:
         checkpoint = checkpoints.in_memory(model, tokenizer)
-    if checkpoint.kind == checkpoints.DRAWN and not getattr(plan, "from_scratch", False):
-        ways = "name a saved model's folder, or train it with --from-scratch"
-        raise InputError(f"{checkpoint.name}: a configuration without weights; {ways}")
     plan = identity.without_home(plan.having(model=checkpoint.name))
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
     others = world.other_checkpoints(plan, vocab, _live(settings))

@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForCausalLM
 
 import decodedrift as dd
+from decodedrift.core.records import InputError
 from decodedrift.core.settings import make_settings
 from decodedrift.experiments.train import comparing
 from decodedrift.experiments.train.arms import AGAIN, BUTTERFLY, ORDER, parse_arms
@@ -27,6 +28,7 @@ from decodedrift.experiments.train.lockstep import Lockstep
 from decodedrift.experiments.train.runner import Runner, apart
 from decodedrift.experiments.train.settings import TrainSettings
 from decodedrift.experiments.train.split import cases
+from decodedrift.models.sources import checkpoints
 from decodedrift.models.training.start import moved_by_one_ulp
 from decodedrift.runs.gates import parse_gate
 from decodedrift.runs.prepare import prepare
@@ -591,3 +593,19 @@ def test_a_lower_rate_cancels_nearly_all_updates_of_bf16_weights(bundled: dd.Stu
 
 def test_distances_are_relative_lengths() -> None:
     assert apart([torch.tensor([3.0, 4.0])], [torch.tensor([3.0, 3.0])]) == pytest.approx(1 / 18**0.5)
+
+
+def test_what_a_comparison_does_not_use_is_no_option() -> None:
+    assert {"layout", "coupling", "prompts_per_job"} <= TrainSettings.settled()
+    with pytest.raises(InputError, match="layout"):
+        make_settings(TrainSettings, {"layout": "per-strategy"})
+
+
+def test_a_configuration_alone_is_a_model_only_where_weights_are_drawn(tmp_path: Path) -> None:
+    tiny_model("llama").config.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    config = str(tmp_path / "config.json")
+    for ask in (lambda: dd.compare(config, limit=1), lambda: checkpoints.find(config)):
+        with pytest.raises(InputError, match="a configuration without weights"):
+            ask()
+    assert checkpoints.find(config, weightless=True).kind == checkpoints.DRAWN

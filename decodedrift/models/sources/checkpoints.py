@@ -141,14 +141,19 @@ class Checkpoint:
 
 
 def find(
-    name: str, revision: str | None = None, trust_remote_code: bool = False, allow_pickle: bool = False
+    name: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    weightless: bool = False,
 ) -> Checkpoint:
     """Finds a model by the name a user types: `demo`, a folder, a file, a hub id; a LoRA adapter, or BASE+ADAPTER.
 
-    Of a config.json there is the configuration alone, and the tokenizer beside it.
+    Args:
+        weightless: whether a config.json is a model: there is the configuration alone, and the tokenizer beside it.
 
     Raises:
-        InputError: it does not exist, cannot be reached, or is no causal language model.
+        InputError: it does not exist, cannot be reached, has no weights, or is no causal language model.
     """
     pair = base_and_adapter(name)
     if pair is not None or adapter.is_local(name):
@@ -159,6 +164,9 @@ def find(
         source, kind, commit, offline = os.path.dirname(os.path.expanduser(name)) or ".", "gguf", None, False
         gguf.check_readable(name)
     elif name.endswith(".json") and os.path.isfile(os.path.expanduser(name)):
+        if not weightless:
+            ways = "name a saved model's folder, or train it with --from-scratch"
+            raise InputError(f"{name}: a configuration without weights; {ways}")
         source, kind, commit, offline = os.path.dirname(os.path.expanduser(name)) or ".", DRAWN, None, False
     elif os.path.exists(os.path.expanduser(name)):
         source, kind, commit, offline = os.path.expanduser(name), "folder", None, False
