@@ -33,6 +33,9 @@ class TrainSettings(Settings):
 
     model: Any = option("demo", "demo, a folder or a hub id; with --from-scratch a config.json too.", WHAT, "NAME")
     reference: Any = FP32
+    layout: str = "mixed"
+    coupling: str = "gumbel"
+    prompts_per_job: Whole | None = None
     arms: list[str] = option(
         list(DEFAULT), "fp64, fp32, bf16, fp16, autocast-bf16, autocast-fp16; with :master=true, :loss_scale=dynamic, "
         ":rounding=stochastic.", WHAT, "LIST", many=True, label="Arms", says=",".join(DEFAULT),
@@ -97,10 +100,6 @@ class TrainSettings(Settings):
     def shards(self) -> list[Job]:
         """A job for each seed, with all arms."""
         return [Job("", 0, self.prompts) for _ in self.seeds]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Without the reference, which nobody chose."""
-        return {name: value for name, value in super().as_dict().items() if name != "reference"}
 
     @property
     def every_arm(self) -> list[Arm]:
