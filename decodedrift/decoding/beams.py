@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Strategy, Trace
-from decodedrift.decoding.choosers import Move, nonfinite_counts
+from decodedrift.decoding.choosers import Move, cleaned
 from decodedrift.decoding.tops import log_totals
 
 NEVER = -1.0e9  # generate's own "cannot be chosen"
@@ -53,17 +53,23 @@ class Beams:
         self.finished_scores = torch.full((n, w), NEVER, **real)
         self.is_finished = torch.zeros((n, w), dtype=torch.bool, device=device)
         self.can_improve = torch.ones((n, 1), dtype=torch.bool, device=device)
-        self.broken: dict[int, Trace] = {}
-        self.stopped = False
+        self.broken, self.broken_at = (torch.zeros(n, dtype=torch.long, device=device) for _ in range(2))
+        self.before = {k: v[:, 0].clone() for k, v in self.running.items()}  # of a broken prompt, until it broke
+        self.stopped = torch.zeros((), dtype=torch.bool, device=device)
+        self.own = torch.arange(n * w, device=device)
         self.top_mask = torch.arange(self.keep, device=device) < w
 
     @property
     def done(self) -> bool:
-        """Whether no prompt can gain from another step."""
-        return self.stopped
+        """Whether no prompt can gain from another step; a GPU is waited for."""
+        return bool(self.stopped)
 
     def step(self, logits: Tensor, position: int) -> Move:
-        """One expansion of every hypothesis; returns each running row's token and the row it continues."""
+        """One expansion of every hypothesis; returns each running row's token and the row it continues.
+
+        Once it has stopped, what is finished stays, and rows go on as filler.
+        """
+        over = self.stopped
         n, w = len(self.prompt_ids), self.width
         logits = self._drop_broken(logits, position)
         wide = logits.to(self.running_scores.dtype)
@@ -83,9 +89,8 @@ class Beams:
         self._finish(grown, scores, ended, position)
         self.running_scores = chosen.values
         self._stop(ended, position)
-        return Move(
-            self.running["tokens"][:, :, position].reshape(-1).cpu(), rows.gather(1, chosen.indices).view(-1).cpu()
-        )
+        tokens, parents = self.running["tokens"][:, :, position].reshape(-1), rows.gather(1, chosen.indices).view(-1)
+        return Move(tokens.masked_fill(over, 0), parents.where(~over, self.own))
 
     def traces(self) -> list[Trace]:
         """The best finished hypothesis of each prompt; `score` is `generate`'s sequences_scores."""
@@ -100,9 +105,10 @@ class Beams:
             scores = scores + barred.to(scores.dtype) * NEVER
         merged = torch.cat((self.finished_scores, scores), dim=1)
         best = torch.topk(merged, k=self.width)
-        self.finished = {k: self._pick(torch.cat((self.finished[k], grown[k]), dim=1), best.indices) for k in grown}
-        self.finished_scores = best.values
-        self.is_finished = torch.cat((self.is_finished, entering), dim=1).gather(1, best.indices)
+        kept = best.indices.where(~self.stopped, torch.arange(self.width, device=merged.device))
+        self.finished = {k: self._pick(torch.cat((self.finished[k], grown[k]), dim=1), kept) for k in grown}
+        self.finished_scores = merged.gather(1, kept)
+        self.is_finished = torch.cat((self.is_finished, entering), dim=1).gather(1, kept)
 
     def _stop(self, ended: Tensor, position: int) -> None:
         """generate's rule: best still possible against worst kept, and nothing left that runs."""
@@ -110,30 +116,34 @@ class Beams:
         best = self.running_scores[:, :1] / (reach**self.penalty)
         worst = torch.where(self.is_finished, self.finished_scores.min(dim=1, keepdim=True).values, NEVER)
         self.can_improve = self.can_improve & (best > worst).any(dim=-1, keepdim=True)
-        open_beam = not (bool(self.is_finished.all()) and self.early is True)
-        self.stopped = not (bool(self.can_improve.any()) and open_beam and not bool(ended.all()))
+        full = self.is_finished.all() & (self.early is True)
+        self.stopped = self.stopped | ~self.can_improve.any() | full | ended.all()
 
     def _raw_logprobs(self, logits: Tensor, rows: Tensor, token: Tensor) -> Tensor:
-        """Float64 log-probabilities of the candidates, normalising only the rows that they continue (few of them)."""
+        """Float64 log-probabilities of the candidates; a CPU normalises the few rows that they continue alone."""
+        if rows.device.type != "cpu":
+            return logits[rows, token].double() - log_totals(logits)[rows]
         parents, index = torch.unique(rows, return_inverse=True)
         return logits[rows, token].double() - log_totals(logits[parents])[index]
 
     def _drop_broken(self, logits: Tensor, position: int) -> Tensor:
         """A prompt whose logits hold NaN or +inf ends here: its best running hypothesis so far is its trace."""
-        counts = nonfinite_counts(logits)
-        if not any(counts):
+        clean, counts = cleaned(logits)
+        if clean is logits:
             return logits
-        count = torch.tensor(counts, device=logits.device).view(-1, self.width).sum(-1)
-        over = ~self.can_improve[:, 0] | (self.is_finished.all(-1) & (self.early is True))
-        for i in (count * ~over).nonzero().view(-1).tolist():
-            if i not in self.broken:
-                tokens, logprobs = (self.running[k][i, 0, :position].tolist() for k in ("tokens", "logprobs"))
-                self.broken[i] = self._record(i, tokens, logprobs, "nonfinite", int(count[i]), math.nan, math.nan)
-        return torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=-math.inf)
+        count = counts.view(-1, self.width).sum(-1)
+        over = self.stopped | ~self.can_improve[:, 0] | (self.is_finished.all(-1) & (self.early is True))
+        new = (count > 0) & ~over & (self.broken == 0)
+        self.broken = count.where(new, self.broken)
+        self.broken_at = self.broken_at.masked_fill(new, position)
+        self.before = {k: v[:, 0].where(new[:, None], self.before[k]) for k, v in self.running.items()}
+        return clean
 
     def _trace(self, i: int) -> Trace:
-        if i in self.broken:
-            return self.broken[i]
+        if count := int(self.broken[i]):
+            length = int(self.broken_at[i])
+            tokens, logprobs = (self.before[k][i, :length].tolist() for k in ("tokens", "logprobs"))
+            return self._record(i, tokens, logprobs, "nonfinite", count, math.nan, math.nan)
         tokens = self.finished["tokens"][i, 0].tolist()
         length = next((t for t, token in enumerate(tokens) if token < 0), len(tokens))
         tokens, logprobs = tokens[:length], self.finished["logprobs"][i, 0, :length].tolist()

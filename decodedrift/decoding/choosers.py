@@ -7,26 +7,25 @@ has `width` rows per prompt, and `step` says which token each row takes and whic
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from decodedrift.core.records import Strategy, Trace
+from decodedrift.decoding.notes import Notes
 from decodedrift.decoding.penalties import penalised, scored
 from decodedrift.decoding.strategies.base import kind_of
-from decodedrift.decoding.tops import Tops, joined, log_totals, tops
-from decodedrift.decoding.warping import Allowed, warp
+from decodedrift.decoding.tops import Tops, largest, log_totals
+from decodedrift.decoding.warping import warp
 from decodedrift.models.processors import processed
-from decodedrift.numerics import logits as nm
 
 
 @dataclass(frozen=True)
 class Move:
-    """One step's outcome: tokens int64 [rows] on the CPU; parents int64 [rows], the row each continues, or None."""
+    """One step's outcome, on any device: tokens int64 [rows]; parents int64 [rows], the row each continues, or None."""
 
     tokens: Tensor
     parents: Tensor | None = None
@@ -77,24 +76,6 @@ class ScoreLog:
         return _score_of(ids, scores, token)
 
 
-@dataclass
-class _Row:
-    """The state of one prompt's sequence."""
-
-    prompt_id: str
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    margins: list[float] = field(default_factory=list)
-    chosen: list[float] = field(default_factory=list)
-    taken: list[float] = field(default_factory=list)
-    watched: list[float] = field(default_factory=list)
-    log: ScoreLog = field(default_factory=ScoreLog)
-    logits: list[Tensor] = field(default_factory=list)
-    tops: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    finish: str = ""
-    nonfinite: int = 0
-
-
 class Single:
     """Greedy and sampling: one row per prompt.
 
@@ -122,146 +103,164 @@ class Single:
         contexts: Mapping[str, Sequence[int]],
     ) -> None:
         self.strategy, self.seed, self.contexts = strategy, seed, contexts
-        self.rows = [_Row(p) for p in prompt_ids]
-        for row in self.rows:
-            if (prefix := (prefixes or {}).get(row.prompt_id)) is not None:
-                row.tokens, row.logprobs = list(prefix.token_ids), list(prefix.logprobs)
-                row.margins = list(prefix.margins)
-        self.eos, self.pad, self.max_new_tokens = frozenset(eos), pad, max_new_tokens
-        self.watch, self.keep_scores = dict(watch or {}), keep_scores
+        self.prompt_ids, self.keep_scores = list(prompt_ids), keep_scores
+        self.prefixes = [(prefixes or {}).get(p) for p in prompt_ids]
+        self.starts = [0 if prefix is None else len(prefix.token_ids) for prefix in self.prefixes]
+        self.ends, self.count = frozenset(eos), len(self.prompt_ids)
+        self.eos = torch.tensor(sorted(self.ends), dtype=torch.long, device=device)
+        self.pad = torch.tensor(pad, device=device)
+        self.left = torch.tensor([max_new_tokens - start for start in self.starts], device=device)
+        self.texts = [(watch or {}).get(p, ())[start:] for p, start in zip(prompt_ids, self.starts, strict=True)]
+        self.watch = _table(self.texts).to(device)
+        self.alive = torch.ones(self.count, dtype=torch.bool, device=device)
+        self.broken = torch.zeros(self.count, dtype=torch.long, device=device)
+        self.notes, self.steps = Notes(), 0
         self.generator = torch.Generator(device=device).manual_seed(seed)
 
     @property
     def done(self) -> bool:
-        """Whether every prompt has finished."""
-        return all(row.finish for row in self.rows)
+        """Whether every prompt has finished; a GPU is waited for."""
+        return not bool(self.alive.any())
+
+    def ended(self, prompt_ids: Collection[str]) -> bool:
+        """Whether these have finished; a GPU is waited for."""
+        rows = [row for row, name in enumerate(self.prompt_ids) if name in prompt_ids]
+        return not bool(self.alive[rows].any())
 
     def step(self, logits: Tensor, position: int) -> Move:
-        """Chooses the next token of every unfinished row; finished rows are fed the pad id."""
-        broken = nonfinite_counts(logits)
-        for row, count in zip(self.rows, broken, strict=True):
-            if count and not row.finish:
-                row.finish, row.nonfinite = "nonfinite", int(count)
-        clean = torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=-math.inf) if any(broken) else logits
+        """Chooses the next token of every unfinished row; finished rows are fed the pad id, and 0 once all are."""
+        filler = self.pad * self.alive.any()
+        clean, counts = cleaned(logits)
+        self.broken += counts * self.alive
+        self.alive = alive = self.alive & (counts == 0)
+        values, ids = largest(clean)
+        self.notes.add(top_values=values, top_ids=ids)
         tokens = self._choose(clean)
-        live = [i for i, row in enumerate(self.rows) if not row.finish]
-        if live:
-            rows = clean if len(live) == len(self.rows) else clean[live]
-            log_total = log_totals(rows)
-            top = tops(rows, log_total)
-            taken = clean[live, tokens[live].to(clean.device)].double()
-            values = zip(live, taken.tolist(), (taken - log_total).tolist(), strict=True)
-            for n, (i, logit, value) in enumerate(values):
-                row = self.rows[i]
-                row.taken.append(logit)
-                row.tops.append((top.ids[n], top.log_p[n]))
-                row.tokens.append(int(tokens[i]))
-                row.logprobs.append(value)
-                row.finish = self._finish(row)
-        dead = [i for i in range(len(self.rows)) if i not in set(live)]
-        tokens[dead] = self.pad
-        return Move(tokens)
+        taken = clean.gather(-1, tokens[:, None]).squeeze(-1).double()
+        log_total = log_totals(clean)
+        self.notes.add(alive=alive, tokens=tokens, taken=taken, logprobs=taken - log_total, log_total=log_total)
+        self.steps += 1
+        self.alive = alive & (self.left > self.steps) & ~torch.isin(tokens, self.eos)
+        return Move(tokens.where(alive, filler))
 
     def traces(self) -> list[Trace]:
         """One Trace per prompt, in order."""
-        return [
-            Trace(
-                row.prompt_id,
-                self.strategy.label,
-                self.seed,
-                tuple(row.tokens),
-                tuple(row.logprobs),
-                tuple(row.margins),
-                row.finish or "length",
-                row.nonfinite,
-                min((m for m in row.margins if not math.isnan(m)), default=math.nan),
-            )
-            for row in self.rows
-        ]
+        lengths = self._lengths()
+        tokens, logprobs, margins = (self.notes.lists(name, lengths) for name in ("tokens", "logprobs", "margins"))
+        rows = zip(self.prompt_ids, self.prefixes, tokens, logprobs, margins, self.broken.tolist(), strict=True)
+        return [self._trace(*row) for row in rows]
 
     def scores(self) -> dict[str, tuple[list[float], list[float]]]:
         """Prompt id -> (score of the chosen token, score of the watched token) at each generated position."""
-        return {row.prompt_id: (row.chosen, row.watched) for row in self.rows}
+        lengths = self._lengths()
+        watched = [min(length, len(text)) for length, text in zip(lengths, self.texts, strict=True)]
+        chosen = self.notes.lists("chosen", lengths), self.notes.lists("watched", watched)
+        return dict(zip(self.prompt_ids, zip(*chosen, strict=True), strict=True))
 
     def tops(self) -> dict[str, Tops]:
         """Prompt id -> the top tokens at each generated position."""
-        return {row.prompt_id: joined(row.tops) for row in self.rows}
+        return dict(zip(self.prompt_ids, self.notes.tops(self._lengths()), strict=True))
 
     def logs(self) -> dict[str, ScoreLog]:
         """Prompt id -> every score of the pass, where `keep_scores` asked for it."""
-        return {
-            row.prompt_id: ScoreLog(row.logits, row.log.allowed, row.taken, self.contexts[row.prompt_id])
-            for row in self.rows
-        }
+        lengths = self._lengths()
+        taken, logs = self.notes.lists("taken", lengths), {}
+        for row, (name, length) in enumerate(zip(self.prompt_ids, lengths, strict=True)):
+            logits, ids, scores = (
+                [step[row] for step in self.notes.rows[kept][:length]] for kept in ("logits", "ids", "scores")
+            )
+            logs[name] = ScoreLog(logits, list(zip(ids, scores, strict=True)), taken[row], self.contexts[name])
+        return logs
+
+    def histories(self) -> list[tuple[int, ...]]:
+        """The ids of each row's prompt and text so far, where they matter to the strategy."""
+        written = self.notes.lists("tokens", self._lengths())
+        before = [() if prefix is None else prefix.token_ids for prefix in self.prefixes]
+        return [(*self.contexts[p], *a, *b) for p, a, b in zip(self.prompt_ids, before, written, strict=True)]
+
+    def _lengths(self) -> list[int]:
+        """How many tokens each row has taken."""
+        alive = self.notes.of("alive")
+        return alive.sum(0).tolist() if alive.numel() else [0] * self.count
 
     def _choose(self, logits: Tensor) -> Tensor:
-        rows = self.rows if self.strategy.penalised else ()
-        histories = [(*self.contexts[row.prompt_id], *row.tokens) for row in rows]
+        """Every row's token, int64 [n]; of a row that has finished it means nothing."""
+        histories = self.histories() if self.strategy.penalised else ()
         if self.strategy.samples and not self.strategy.coupled:
             return self._draw(penalised(logits.float(), self.strategy, histories))
         if kind_of(self.strategy).allowed is not None:
             allowed = warp(logits, self.strategy, histories)
-            keys = [(self.seed, row.prompt_id, len(row.tokens)) for row in self.rows]
+            keys = [(self.seed, p, start + self.steps) for p, start in zip(self.prompt_ids, self.starts, strict=True)]
             scores = allowed.scores(self.strategy, keys, logits.shape[-1])
-            self._note(Allowed(allowed.ids.cpu(), scores))
-            return allowed.ids.cpu().gather(-1, scores.argmax(-1, keepdim=True)).squeeze(-1)
+            if self.keep_scores:
+                self.notes.keep(ids=allowed.ids, scores=scores)
+            if (wanted := self._wanted()) is not None:
+                there = scores.masked_fill(allowed.ids != wanted, -math.inf).amax(-1)
+                self.notes.add(watched=there.masked_fill(there == -math.inf, math.nan))
+            self._note_best(scores)
+            return allowed.ids.gather(-1, scores.argmax(-1, keepdim=True)).squeeze(-1)
         logits = scored(logits, self.strategy, histories)
-        values, ids = nm.top2(logits)
-        for row, (top, second) in zip(self.rows, values.tolist(), strict=True):
-            if not row.finish:
-                row.margins.append(top - second if math.isfinite(second) else math.nan)
-                row.chosen.append(top)
         if self.keep_scores:
-            on_cpu = logits.cpu()
-            for i, row in enumerate(self.rows):
-                if not row.finish:
-                    row.logits.append(on_cpu[i].clone())
-        self._watch_logits(logits)
-        return ids[:, 0].cpu()
+            self.notes.keep(logits=logits)
+        if (wanted := self._wanted()) is not None:
+            there = logits.gather(-1, wanted.clamp(0, logits.shape[-1] - 1)).squeeze(-1).double()
+            self.notes.add(watched=there.masked_fill(wanted.squeeze(-1) >= logits.shape[-1], math.nan))
+        self._note_best(logits if self.strategy.penalised else self.notes.steps["top_values"][-1])
+        return logits.argmax(-1)  # of equal ones the first
+
+    def _note_best(self, scores: Tensor) -> None:
+        """Notes the best score, and its margin over the second best: NaN where there is none."""
+        values = scores.topk(min(2, scores.shape[-1])).values.double()
+        first, second = values[:, 0], values[:, 1:]
+        margins = (first - second[:, 0]).masked_fill(~second[:, 0].isfinite(), math.nan) if second.numel() else None
+        self.notes.add(chosen=first, margins=torch.full_like(first, math.nan) if margins is None else margins)
 
     def _draw(self, logits: Tensor) -> Tensor:
         """What plain `generate(do_sample=True)` draws of float32 logits, from a generator seeded once per batch."""
         scores = processed(logits, self.strategy.params, kind_of(self.strategy).processors)
-        for row in self.rows:
-            if not row.finish:
-                row.margins.append(math.nan)
-        return torch.multinomial(scores.softmax(-1), 1, generator=self.generator).squeeze(-1).cpu()
+        self.notes.add(margins=logits.new_full((len(logits),), math.nan))
+        return torch.multinomial(scores.softmax(-1), 1, generator=self.generator).squeeze(-1)
 
-    def _note(self, scored: Allowed) -> None:
-        best = scored.log_p.max(-1).values.tolist()
-        alone = scored.log_p.shape[-1] == 1
-        margins = [math.nan] * len(best) if alone else nm.margin(scored.log_p).tolist()
-        for i, row in enumerate(self.rows):
-            if row.finish:
-                continue
-            row.margins.append(margins[i])
-            row.chosen.append(best[i])
-            if self.keep_scores:
-                row.log.allowed.append((scored.ids[i], scored.log_p[i]))
-            watched = self.watch.get(row.prompt_id, ())
-            if (position := len(row.tokens)) < len(watched):
-                row.watched.append(_score_of(scored.ids[i], scored.log_p[i], watched[position]))
+    def _wanted(self) -> Tensor | None:
+        """The watched ids of this step, int64 [n, 1], -1 where a row has none; None where no row has any."""
+        return self.watch[:, self.steps : self.steps + 1] if self.steps < self.watch.shape[1] else None
 
-    def _watch_logits(self, logits: Tensor) -> None:
-        texts = [self.watch.get(row.prompt_id, ()) for row in self.rows]
-        live = [i for i, row in enumerate(self.rows) if not row.finish and len(row.tokens) < len(texts[i])]
-        tokens, width = [texts[i][len(self.rows[i].tokens)] for i in live], logits.shape[-1]
-        scores = logits[live, [min(token, width - 1) for token in tokens]].tolist()  # one wait for a GPU, not one a row
-        for i, token, score in zip(live, tokens, scores, strict=True):
-            self.rows[i].watched.append(score if token < width else math.nan)
-
-    def _finish(self, row: _Row) -> str:
-        if row.tokens[-1] in self.eos:
-            return "eos"
-        return "length" if len(row.tokens) >= self.max_new_tokens else ""
+    def _trace(
+        self, prompt_id: str, prefix: Trace | None, tokens: list[int], logprobs: list[float], margins: list[float],
+        broken: int,
+    ) -> Trace:  # fmt: skip
+        finish = "nonfinite" if broken else "eos" if tokens and tokens[-1] in self.ends else "length"
+        if prefix is not None:
+            tokens, logprobs = [*prefix.token_ids, *tokens], [*prefix.logprobs, *logprobs]
+            margins = [*prefix.margins, *margins]
+        least = min((m for m in margins if not math.isnan(m)), default=math.nan)
+        return Trace(
+            prompt_id, self.strategy.label, self.seed, tuple(tokens), tuple(logprobs), tuple(margins), finish, broken,
+            least,
+        )  # fmt: skip
 
 
-def nonfinite_counts(logits: Tensor) -> list[int]:
-    """NaN and +inf logits per row. A row's sum tells whether there is anything to count; nearly always not."""
-    suspect = ~torch.isfinite(logits.sum(-1, dtype=torch.float32 if logits.itemsize < 8 else None))
-    if not bool(suspect.any()):
-        return [0] * len(logits)
-    return [int(n) for n in (torch.isnan(logits) | (logits == torch.inf)).sum(-1)]
+def cleaned(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits without NaN or +inf, which become 0, and how many there were in each row: int64 [n]."""
+    counts = nonfinite_counts(logits)
+    if counts.device.type == "cpu" and not bool(counts.any()):
+        return logits, counts
+    return torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=-math.inf), counts
+
+
+def nonfinite_counts(logits: Tensor) -> Tensor:
+    """NaN and +inf logits per row, int64 [n]. On a CPU the rows' sums tell whether there is anything to count."""
+    if logits.device.type == "cpu":
+        suspect = ~torch.isfinite(logits.sum(-1, dtype=torch.float32 if logits.itemsize < 8 else None))
+        if not bool(suspect.any()):
+            return torch.zeros(len(logits), dtype=torch.long)
+    return (torch.isnan(logits) | (logits == torch.inf)).sum(-1)
+
+
+def _table(texts: Sequence[Sequence[int]]) -> Tensor:
+    """int64 [n, length of the longest], -1 behind the end of a shorter one."""
+    rows = [torch.tensor(text, dtype=torch.long) for text in texts]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1) if rows else torch.empty(0, 0)
 
 
 def _score_of(ids: Tensor, scores: Tensor, token: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,11 +28,9 @@ class Processing(Single):
     def step(self, logits: Tensor, position: int) -> Move:
         """Chooses the next token of every unfinished row; a finished one is fed the pad id and not processed."""
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        rows = [
-            score if row.finish else self._processed(row, score) for row, score in zip(self.rows, wide, strict=True)
-        ]
-        return super().step(torch.stack(rows), position)
+        rows = zip(self.prompt_ids, self.histories(), self.alive.tolist(), wide, strict=True)
+        scores = [self._processed(name, history, row) if alive else row for name, history, alive, row in rows]
+        return super().step(torch.stack(scores), position)
 
-    def _processed(self, row: Any, scores: Tensor) -> Tensor:
-        history = torch.tensor([[*self.contexts[row.prompt_id], *row.tokens]], device=scores.device)
-        return self.processes[row.prompt_id](history, scores[None])[0]
+    def _processed(self, prompt_id: str, history: Sequence[int], scores: Tensor) -> Tensor:
+        return self.processes[prompt_id](torch.tensor([history], device=scores.device), scores[None])[0]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Cell, Key, Trace, VariantError
-from decodedrift.decoding.choosers import Chooser, ScoreLog, Single
+from decodedrift.decoding.choosers import Chooser, Move, ScoreLog, Single
 from decodedrift.decoding.deployed import Processing
 from decodedrift.decoding.scripted import Injecting, Told
 from decodedrift.decoding.strategies.base import kind_of
@@ -26,6 +26,8 @@ from decodedrift.models.load import Loaded
 from decodedrift.models.own import Process
 from decodedrift.models.steps import begin, reading
 from decodedrift.models.text.vocabulary import Vocabulary
+
+LOOK_EVERY = 8  # steps between two looks, on a GPU, at whether all rows have ended: it is waited for there
 
 
 @dataclass
@@ -110,22 +112,25 @@ def decode(
         loaded.facts["batch_size"] = max(len(prompts), loaded.facts.get("batch_size", 0))
         loaded.facts |= {"decoding_cache": kinds(batch.cache), "cache_layers": by_layer(batch.cache)}
         loaded.facts.setdefault("kv", "")
+        over = [c.done for c in choosers]
         for position in range(steps):
             loaded.note(batch.logits)
             see(batch.logits)
-            tokens, parents = _step(choosers, len(prompts), batch.logits, position)
+            tokens, parents, moving = _step(choosers, over, len(prompts), batch.logits, position)
             tick(len(prompts) * len(choosers))
-            if all(_ended(c, wanted) for c in choosers) or position + 1 == steps:
+            if position + 1 == steps:
                 break
+            if batch.logits.device.type == "cpu" or position % LOOK_EVERY == LOOK_EVERY - 1:
+                over = [c.done for c in choosers]
+                if all(done or _ended(c, wanted) for done, c in zip(over, choosers, strict=True)):
+                    break
             before(batch.cache)
-            batch.advance(tokens, parents)
+            batch.advance(tokens, parents, moving)
 
 
 def _ended(chooser: Chooser, wanted: Collection[str] | None) -> bool:
     """Whether every wanted row of a chooser has ended."""
-    if wanted is None or not isinstance(chooser, Single):
-        return chooser.done
-    return all(row.finish for row in chooser.rows if row.prompt_id in wanted)
+    return wanted is not None and isinstance(chooser, Single) and chooser.ended(wanted)
 
 
 def _follow(
@@ -150,22 +155,26 @@ def _follow(
                 tick(1)
 
 
-def _step(choosers: Sequence[Chooser], prompts: int, logits: Tensor, position: int) -> tuple[Tensor, Tensor | None]:
-    """Every chooser's move on its own slice of rows; parents as absolute rows, None where every row goes on."""
-    tokens, parents, start, reordered = [], [], 0, False
-    for chooser in choosers:
+def _step(
+    choosers: Sequence[Chooser], over: Sequence[bool], prompts: int, logits: Tensor, position: int
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Every chooser's move on its own slice of rows, as `Steps.advance` takes it; one that is over has none.
+
+    Parents are absolute rows. Which rows move a CPU knows; of a GPU, all of a search may.
+    """
+    tokens, parents, moving, start = [], [], [], 0
+    for chooser, done in zip(choosers, over, strict=True):
         part = slice(start, start + chooser.width * prompts)
         rows = torch.arange(start, part.stop)
-        if chooser.done:
-            tokens.append(torch.zeros(len(rows), dtype=torch.long))
-            parents.append(rows)
-        else:
-            move = chooser.step(logits[part], position)
-            tokens.append(move.tokens)
-            parents.append(rows if move.parents is None else move.parents + start)
-            reordered = reordered or not torch.equal(parents[-1], rows)
+        move = Move(torch.zeros_like(rows)) if done else chooser.step(logits[part], position)
+        tokens.append(move.tokens.to(logits.device))
+        parents.append(rows.to(logits.device) if move.parents is None else move.parents + start)
+        if move.parents is not None:
+            moving.append(rows[move.parents + start != rows] if logits.device.type == "cpu" else rows)
         start = part.stop
-    return torch.cat(tokens), torch.cat(parents) if reordered else None
+    if not sum(map(len, moving)):
+        return torch.cat(tokens), None, None
+    return torch.cat(tokens), torch.cat(parents), torch.cat(moving).to(logits.device)
 
 
 def _chooser(

@@ -26,14 +26,14 @@ class Injecting(Single):
     def __init__(self, *args: Any, inject: Mapping[str, tuple[int, int]], **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.inject = dict(inject)
+        places = [self.inject.get(name, (-1, 0)) for name in self.prompt_ids]
+        steps = [at - start for (at, _), start in zip(places, self.starts, strict=True)]
+        self.at = torch.tensor(steps, device=self.alive.device)
+        self.put = torch.tensor([token for _, token in places], device=self.alive.device)
 
     def _choose(self, logits: Tensor) -> Tensor:
         tokens = super()._choose(logits)
-        for i, row in enumerate(self.rows):
-            at, token = self.inject.get(row.prompt_id, (-1, 0))
-            if at == len(row.tokens):
-                tokens[i] = token
-        return tokens
+        return torch.where(self.alive & (self.at == self.steps), self.put, tokens)
 
 
 class Told(Single):
@@ -46,7 +46,7 @@ class Told(Single):
 
     def _choose(self, logits: Tensor) -> Tensor:
         super()._choose(logits)
-        return torch.tensor([self.told[len(self.rows[0].tokens)]])
+        return torch.tensor([self.told[self.steps]], device=logits.device)
 
 
 class Given:
@@ -60,19 +60,22 @@ class Given:
     width = 1
 
     def __init__(self, texts: Sequence[Sequence[int]], pad: int, see: Callable[[int, Tensor], None]) -> None:
-        self.texts, self.pad, self.see = texts, pad, see
-        self.position = 0
+        self.texts, self.see = texts, see
+        self.position, self.length = 0, max(map(len, texts), default=0)
+        rows = [torch.tensor([*text, *[pad] * (self.length - len(text))], dtype=torch.long) for text in texts]
+        self.tokens = torch.stack(rows, dim=-1)
 
     @property
     def done(self) -> bool:
         """Whether every text has been read."""
-        return self.position >= max(map(len, self.texts), default=0)
+        return self.position >= self.length
 
     def step(self, logits: Tensor, position: int) -> Move:
         """Shows the logits that predict each row's token at `position`; takes that token."""
-        self.see(position, logits)
+        if position < self.length:
+            self.see(position, logits)
         self.position = position + 1
-        return Move(torch.tensor([t[position] if position < len(t) else self.pad for t in self.texts]))
+        return Move(self.tokens[min(position, self.length - 1)])
 
     def traces(self) -> list[Trace]:
         """None: nothing is generated."""

@@ -45,7 +45,7 @@ def force(
 
 def _first_broken(logits: Tensor) -> int:
     """The first position with NaN or +inf; their number where there is none."""
-    return next((t for t, count in enumerate(nonfinite_counts(logits)) if count), len(logits))
+    return next((t for t, count in enumerate(nonfinite_counts(logits).tolist()) if count), len(logits))
 
 
 def _sound(loaded: Loaded, sequence: Reading, least: int, pad: int) -> int:

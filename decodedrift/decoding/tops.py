@@ -30,10 +30,18 @@ def tops(logits: Tensor, log_total: Tensor | None = None) -> Tops:
     Args:
         log_total: float64 logsumexp per row, where it is known already.
     """
-    if log_total is None:
-        log_total = log_totals(logits)
+    return ordered(*largest(logits), log_totals(logits) if log_total is None else log_total)
+
+
+def largest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and ids [T, k] of enough of the largest logits for `ordered` to settle most ties; values descend."""
     values, ids = torch.topk(logits, min(2 * COUNT, logits.shape[-1]), dim=-1)
-    ids, order = ids.sort(dim=-1)  # topk leaves the order of ties open, and 16-bit logits tie often: lower id first
+    return values, ids
+
+
+def ordered(values: Tensor, ids: Tensor, log_total: Tensor) -> Tops:
+    """The top tokens from what `largest` gave: topk leaves the order of ties open, and 16-bit logits tie often."""
+    ids, order = ids.sort(dim=-1)  # lower id first
     values, order = values.gather(-1, order).sort(dim=-1, descending=True, stable=True)
     values, ids = values[:, :COUNT], ids.gather(-1, order)[:, :COUNT]
     return Tops(ids.cpu().numpy(), (values.double() - log_total[:, None]).cpu().numpy())
@@ -51,10 +59,3 @@ def log_totals(logits: Tensor, temperature: float = 1.0) -> Tensor:
         wide = logits[begin : begin + step].double()
         chunks.append(torch.logsumexp(wide if temperature == 1.0 else wide / temperature, dim=-1))
     return torch.cat(chunks) if chunks else logits.new_zeros(0, dtype=torch.float64)
-
-
-def joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> Tops:
-    """Tops gathered position by position."""
-    if not parts:
-        return Tops(np.empty((0, COUNT), dtype=np.int64), np.empty((0, COUNT)))
-    return Tops(np.stack([ids for ids, _ in parts]), np.stack([log_p for _, log_p in parts]))

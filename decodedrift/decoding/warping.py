@@ -30,23 +30,24 @@ class Allowed:
     log_p: Tensor
 
     def scores(self, strategy: Strategy, keys: list[tuple[int, str, int]], vocab: int) -> Tensor:
-        """What the strategy takes the largest of: log p~, float64 [n, m] on the CPU, with noise where it samples."""
-        return self.coupled_scores(keys, vocab) if strategy.samples else self.log_p.cpu()
+        """What the strategy takes the largest of: log p~, float64 [n, m], with noise where it samples."""
+        return self.coupled_scores(keys, vocab) if strategy.samples else self.log_p
 
     def coupled_scores(self, keys: list[tuple[int, str, int]], vocab: int) -> Tensor:
-        """log p~ + keyed Gumbel noise, float64 [n, m] on the CPU; its argmax is an exact draw of p~.
+        """log p~ + keyed Gumbel noise, float64 [n, m]; its argmax is an exact draw of p~.
+
+        A GPU is not waited for: it is sent the noise of every id, and picks.
 
         Args:
             keys: (seed, prompt id, position) per row.
             vocab: width of the logits.
         """
-        scores = self.log_p.cpu().clone()
-        ids = self.ids.cpu().numpy()
-        for row, (seed, prompt_id, position) in enumerate(keys):
-            count = int(scores[row].isfinite().sum())
-            noise = gumbel.gumbel(seed, prompt_id, position, vocab, ids[row, :count])
-            scores[row, :count] += scores.new_tensor(noise)
-        return scores
+        import torch
+
+        if self.ids.device.type == "cpu":
+            return self.log_p + torch.from_numpy(gumbel.rows(keys, vocab, self.ids.numpy()))
+        noise = torch.from_numpy(gumbel.rows(keys, vocab)).to(self.ids.device, non_blocking=True)
+        return self.log_p + noise.gather(-1, self.ids)
 
 
 def warp(logits: Tensor, strategy: Strategy, histories: Sequence[Sequence[int]] = ()) -> Allowed:

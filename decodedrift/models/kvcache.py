@@ -44,10 +44,13 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Each row takes over the past of a row of the same prompt; only what differs is copied."""
-        changes = (beam_idx != torch.arange(len(beam_idx), device=beam_idx.device)).nonzero().view(-1)
+        """Each row takes over the past of a row of the same prompt."""
+        self.take_over(torch.arange(len(beam_idx), device=beam_idx.device), beam_idx)
+
+    def take_over(self, rows: Tensor, parents: Tensor) -> None:
+        """Some rows take over the past of others, of their own prompts: what is not the prompt's is copied."""
         for view in (self.keys[:, :, self.shared :], self.values[:, :, self.shared :]):
-            view[changes] = view[beam_idx[changes]]
+            view.index_copy_(0, rows, view.index_select(0, parents))
 
     def _show(self, length: int) -> None:
         self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
@@ -62,6 +65,16 @@ def expand(cache: Any, rows: Tensor, room: int, *, in_place: bool) -> None:
         cache.layers = [RoomyLayer(layer, rows, room) for layer in cache.layers]
     else:
         cache.reorder_cache(rows)
+
+
+def reorder(cache: Any, parents: Tensor, moving: Tensor | None) -> None:
+    """Each row takes over the past of its parent, a row of its prompt; none but the rows `moving` has another."""
+    if moving is None or not all(isinstance(layer, RoomyLayer) for layer in getattr(cache, "layers", [None])):
+        cache.reorder_cache(parents)
+        return
+    taken = parents[moving]
+    for layer in cache.layers:
+        layer.take_over(moving, taken)
 
 
 def owned(loaded: Loaded, cache: Any, length: int) -> Any:

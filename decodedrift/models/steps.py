@@ -23,7 +23,7 @@ from torch import Tensor
 from decodedrift.models.calling import cache_of, calls, check
 from decodedrift.models.compilation import compiled
 from decodedrift.models.knobs.padding import batch
-from decodedrift.models.kvcache import expand, kinds, kv_only, owned
+from decodedrift.models.kvcache import expand, kinds, kv_only, owned, reorder
 from decodedrift.models.load import Loaded, measurable
 from decodedrift.models.longrope import switch
 from decodedrift.models.sources.quiet import quiet
@@ -41,8 +41,13 @@ class Steps(Protocol):
         """The rows' KV cache, None without one."""
         ...
 
-    def advance(self, tokens: Tensor, parents: Tensor | None = None) -> None:
-        """One token further. tokens: int64 [rows]; parents: int64 [rows], the row of its prompt that each continues."""
+    def advance(self, tokens: Tensor, parents: Tensor | None = None, moving: Tensor | None = None) -> None:
+        """One token further.
+
+        Args:
+            tokens: int64 [rows]. parents: int64 [rows], the row of its prompt that each continues. moving: the rows of
+                which that may be another than themselves; None for all.
+        """
         ...
 
 
@@ -125,14 +130,14 @@ class Cached:
         check(self.loaded, kept, "drops its KV cache on the way, and with it what cache= or kv= asked for")
         return cache
 
-    def advance(self, tokens: Tensor, parents: Tensor | None = None) -> None:
+    def advance(self, tokens: Tensor, parents: Tensor | None = None, moving: Tensor | None = None) -> None:
         """One token further, each row on its own cache or on that of the row it continues."""
         with calls(self.loaded, "step"):
             if parents is not None:
                 parents = parents.to(self.ids.device)
                 self.ids = self.ids[parents]
                 if (cache := self.cache) is not None:
-                    cache.reorder_cache(parents)
+                    reorder(cache, parents, moving)
             self.ids = torch.cat([self.ids, tokens[:, None].to(self.ids.device)], dim=-1)
             outputs = self.model(**self._inputs(1), return_dict=True)
             self._take(outputs, self.ids.shape[1], 1)
@@ -183,7 +188,7 @@ class Whole:
         loaded.facts["cache"] = kinds(None)
         self.logits = self._last([tuple(ids) for ids in prompts])[rows.to(loaded.device)]
 
-    def advance(self, tokens: Tensor, parents: Tensor | None = None) -> None:
+    def advance(self, tokens: Tensor, parents: Tensor | None = None, moving: Tensor | None = None) -> None:
         """One token further; all rows are read again."""
         before = self.texts if parents is None else [self.texts[row] for row in parents.tolist()]
         self.texts = [(*text, token) for text, token in zip(before, tokens.tolist(), strict=True)]

@@ -13,7 +13,9 @@ compatibility policy fixes; its distributions may change between versions.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +44,27 @@ def gumbel_bits(seed: int, prompt_id: str, position: int, vocab: int) -> NDArray
         position: 0-based index among the generated tokens.
         vocab: number of token ids, at most 2**32.
     """
-    if position < 0 or not 0 <= vocab <= 2**32:
-        raise ValueError(f"position must be >= 0 and vocab within 0..2**32, not {position!r} and {vocab!r}")
-    counter = np.array([0, position, 0, 0], dtype=np.uint64)
-    generator = np.random.Philox(counter=counter, key=np.array(_key(seed, prompt_id), dtype=np.uint64))
-    return np.asarray(generator.random_raw(vocab), dtype=np.uint64)
+    return _bits([(seed, prompt_id, position)], vocab).reshape(vocab)
+
+
+def _bits(keys: Sequence[tuple[int, str, int]], vocab: int) -> NDArray[np.uint64]:
+    """`gumbel_bits` of each (seed, prompt id, position): uint64 [n, vocab].
+
+    One generator is set to each of them, which takes an eighth of the time that making another does.
+    """
+    lowest = min((position for _, _, position in keys), default=0)
+    if lowest < 0 or not 0 <= vocab <= 2**32:
+        raise ValueError(f"position must be >= 0 and vocab within 0..2**32, not {lowest!r} and {vocab!r}")
+    bits = np.empty((len(keys), vocab), dtype=np.uint64)
+    generator = np.random.Philox(key=0)
+    state: Any = generator.state
+    state["buffer_pos"] = len(state["buffer"])  # nothing waits in it
+    for row, (seed, prompt_id, position) in zip(bits, keys, strict=True):
+        state["state"]["counter"][:] = 0, position, 0, 0
+        state["state"]["key"][:] = _key(seed, prompt_id)
+        generator.state = state
+        row[:] = generator.random_raw(vocab)
+    return bits
 
 
 def uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -72,3 +90,11 @@ def gumbel(
     """
     bits = gumbel_bits(seed, prompt_id, position, vocab)
     return -np.log(-np.log(uniform(bits if ids is None else bits[ids])))
+
+
+def rows(
+    keys: Sequence[tuple[int, str, int]], vocab: int, ids: NDArray[np.integer] | None = None
+) -> NDArray[np.float64]:
+    """`gumbel` of n (seed, prompt id, position): float64 [n, vocab], or [n, m] of ids [n, m]."""
+    bits = _bits(keys, vocab)
+    return -np.log(-np.log(uniform(bits if ids is None else np.take_along_axis(bits, ids, -1))))

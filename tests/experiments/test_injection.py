@@ -227,8 +227,8 @@ def test_a_row_that_moves_without_being_touched_is_a_failure_of_this_part(
 
     def disturbed(self: Any, logits: Any) -> Any:
         tokens = plain(self, logits)
-        loose = [i for i, row in enumerate(self.rows) if row.prompt_id not in self.inject]
-        if len(self.rows[0].tokens) == 2 and loose:
+        loose = [i for i, name in enumerate(self.prompt_ids) if name not in self.inject]
+        if self.steps == 2 and loose:
             tokens[loose[0]] = (tokens[loose[0]] + 1) % VOCAB
         return tokens
 

@@ -11,7 +11,8 @@ import torch
 from running import run
 
 import decodedrift as dd
-from decodedrift.decoding.tops import COUNT, Tops, joined, tops
+from decodedrift.decoding.notes import Notes
+from decodedrift.decoding.tops import COUNT, Tops, tops
 from decodedrift.measure import passes
 from decodedrift.measure.alternatives import AROUND, Ledger
 
@@ -80,7 +81,7 @@ def test_tops_are_exact_log_probabilities_of_any_dtype() -> None:
         made = tops(logits)
         exact = logits.double().log_softmax(-1).gather(-1, torch.from_numpy(made.ids)).numpy()
         assert np.allclose(made.log_p, exact, atol=1e-13)
-    assert len(joined([])) == 0
+    assert len(Notes().tops([0])[0]) == 0, "nothing was noted"
     assert tops(torch.randn(3, 2)).ids.shape == (3, 2), "a vocabulary smaller than COUNT"
 
 

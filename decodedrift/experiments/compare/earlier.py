@@ -154,7 +154,7 @@ class Earlier:
         for t in range(len(tokens)):
             allowed = warp(clean[t : t + 1], strategy, histories[t : t + 1])
             scores = allowed.scores(strategy, [(seed, prompt_id, t)], logits.shape[-1])
-            log.allowed.append((allowed.ids[0].cpu(), scores[0]))
+            log.allowed.append((allowed.ids[0].cpu(), scores[0].cpu()))
 
     def as_written(self, result: JobResult) -> None:
         """Puts back, of texts that were read again, what the pass that wrote them came to."""

@@ -50,7 +50,7 @@ def predict(into: Pass, passage: Passage, logits: Tensor, preferences: Preferenc
         logits: raw, [T, vocab]. preferences: of the reader.
     """
     text = passage.reading.continuation
-    broken = nonfinite_counts(logits)
+    broken = nonfinite_counts(logits).tolist()
     end = next((t for t, count in enumerate(broken) if count), len(text))
     other = next((t for t, token in enumerate(preferences.takes.tolist()) if token != text[t]), len(text))
     stopped = end <= other and end < len(text)
