@@ -21,6 +21,7 @@ from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.tops import Tops, largest, log_totals
 from decodedrift.decoding.warping import warp
 from decodedrift.models.processors import processed
+from decodedrift.numerics.logits import argmax
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class Single:
                 there = scores.masked_fill(allowed.ids != wanted, -math.inf).amax(-1)
                 self.notes.add(watched=there.masked_fill(there == -math.inf, math.nan))
             self._note_best(scores)
-            return allowed.ids.gather(-1, scores.argmax(-1, keepdim=True)).squeeze(-1)
+            return allowed.ids.gather(-1, argmax(scores)[:, None]).squeeze(-1)
         logits = scored(logits, self.strategy, histories)
         if self.keep_scores:
             self.notes.keep(logits=logits)
@@ -206,7 +207,7 @@ class Single:
             there = logits.gather(-1, wanted.clamp(0, logits.shape[-1] - 1)).squeeze(-1).double()
             self.notes.add(watched=there.masked_fill(wanted.squeeze(-1) >= logits.shape[-1], math.nan))
         self._note_best(logits if self.strategy.penalised else self.notes.steps["top_values"][-1])
-        return logits.argmax(-1)  # of equal ones the first
+        return argmax(logits)
 
     def _note_best(self, scores: Tensor) -> None:
         """Notes the best score, and its margin over the second best: NaN where there is none."""

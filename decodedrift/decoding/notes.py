@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decodedrift.decoding.tops import COUNT, Tops, ordered
+from decodedrift.decoding.tops import COUNT, Tops
 
 
 @dataclass
@@ -56,7 +56,5 @@ class Notes:
         values, ids, log_total = (self.of(name) for name in ("top_values", "top_ids", "log_total"))
         if not values.numel():
             return [Tops(np.empty((0, COUNT), dtype=np.int64), np.empty((0, COUNT))) for _ in lengths]
-        every = ordered(*(part.transpose(0, 1).flatten(0, 1) for part in (values, ids, log_total)))
-        starts = [row * len(values) for row in range(len(lengths))]
-        spans = [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
-        return [Tops(every.ids[span], every.log_p[span]) for span in spans]
+        log_p = (values.double() - log_total[..., None]).numpy()
+        return [Tops(ids[:n, row].numpy(), log_p[:n, row]) for row, n in enumerate(lengths)]

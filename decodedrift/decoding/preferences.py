@@ -77,7 +77,7 @@ def _of_logits(logits: Tensor, ids: Tensor) -> Parts:
     values, best = nm.top2(logits)
     width = logits.shape[-1]
     given = logits.gather(-1, ids.clamp(max=width - 1).to(logits.device)).double().cpu()
-    return logits.argmax(-1).cpu(), best.cpu(), values.double().cpu(), given.masked_fill(ids >= width, -math.inf)
+    return best[:, 0].cpu(), best.cpu(), values.double().cpu(), given.masked_fill(ids >= width, -math.inf)
 
 
 def _of_allowed(

@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 # Part of the key: a change of the construction must change this, so that two noises are never mistaken for one.
 STREAM = b"decodedrift gumbel 1"
 
+KEPT_BYTES = 2**25  # of bits that were drawn last
+_kept: dict[tuple[int, str, int, int], NDArray[np.uint64]] = {}
+
 
 @lru_cache(maxsize=4096)
 def _key(seed: int, prompt_id: str) -> tuple[int, int]:
@@ -44,27 +47,36 @@ def gumbel_bits(seed: int, prompt_id: str, position: int, vocab: int) -> NDArray
         position: 0-based index among the generated tokens.
         vocab: number of token ids, at most 2**32.
     """
-    return _bits([(seed, prompt_id, position)], vocab).reshape(vocab)
+    return _bits([(seed, prompt_id, position)], vocab)[0].copy()
 
 
-def _bits(keys: Sequence[tuple[int, str, int]], vocab: int) -> NDArray[np.uint64]:
-    """`gumbel_bits` of each (seed, prompt id, position): uint64 [n, vocab].
+def _bits(keys: Sequence[tuple[int, str, int]], vocab: int) -> list[NDArray[np.uint64]]:
+    """`gumbel_bits` of each (seed, prompt id, position), not to be written to: the next caller has them too.
 
-    One generator is set to each of them, which takes an eighth of the time that making another does.
+    Strategies of a seed want the same ones at a step, and every variant at the next. One generator is set to each key,
+    which takes an eighth of the time that making another does.
     """
     lowest = min((position for _, _, position in keys), default=0)
     if lowest < 0 or not 0 <= vocab <= 2**32:
         raise ValueError(f"position must be >= 0 and vocab within 0..2**32, not {lowest!r} and {vocab!r}")
-    bits = np.empty((len(keys), vocab), dtype=np.uint64)
-    generator = np.random.Philox(key=0)
-    state: Any = generator.state
-    state["buffer_pos"] = len(state["buffer"])  # nothing waits in it
-    for row, (seed, prompt_id, position) in zip(bits, keys, strict=True):
-        state["state"]["counter"][:] = 0, position, 0, 0
-        state["state"]["key"][:] = _key(seed, prompt_id)
-        generator.state = state
-        row[:] = generator.random_raw(vocab)
-    return bits
+    generator: Any = None
+    rows = []
+    for seed, prompt_id, position in keys:
+        row = _kept.pop((seed, prompt_id, position, vocab), None)
+        if row is None:
+            if generator is None:
+                generator = np.random.Philox(key=0)
+                state: Any = generator.state
+                state["buffer_pos"] = len(state["buffer"])  # nothing waits in it
+            state["state"]["counter"][:] = 0, position, 0, 0
+            state["state"]["key"][:] = _key(seed, prompt_id)
+            generator.state = state
+            row = generator.random_raw(vocab)
+        _kept[seed, prompt_id, position, vocab] = row
+        rows.append(row)
+    while len(_kept) * vocab * 8 > KEPT_BYTES:  # the last used is the last to go
+        del _kept[next(iter(_kept))]
+    return rows
 
 
 def uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -97,4 +109,6 @@ def rows(
 ) -> NDArray[np.float64]:
     """`gumbel` of n (seed, prompt id, position): float64 [n, vocab], or [n, m] of ids [n, m]."""
     bits = _bits(keys, vocab)
-    return -np.log(-np.log(uniform(bits if ids is None else np.take_along_axis(bits, ids, -1))))
+    if ids is not None:
+        bits = [row[places] for row, places in zip(bits, ids, strict=True)]
+    return -np.log(-np.log(uniform(np.stack(bits))))

@@ -152,14 +152,29 @@ def entropy(p: Tensor, log_p: Tensor) -> Tensor:
     return log_p.clamp(min=-1e300).mul_(p).sum(-1).neg_()  # the clamp turns 0 * -inf into 0; NaN passes
 
 
+def argmax(z: Tensor) -> Tensor:
+    """The id of the largest entry of each row, int64 [n]: of equal ones the first, and a NaN before any number.
+
+    On a CPU numpy's, which takes a fifth to a tenth of the time of torch's.
+    """
+    if z.device.type != "cpu":
+        return z.max(-1).indices
+    import torch
+
+    wide = z.detach() if z.itemsize > 2 else z.detach().float()
+    return torch.from_numpy(wide.numpy().argmax(-1))
+
+
 def top2(z: Tensor) -> tuple[Tensor, Tensor]:
     """The two largest entries of each row: values [n, 2] and ids int64 [n, 2]; ties by the lower id.
 
     Not `topk`, which leaves the order of ties open: 4 % of bf16 positions tie. Where only one entry is above -inf, the
     second value is -inf. Needs a vocabulary of two.
     """
-    _, first = z.max(-1, keepdim=True)  # of equal entries, the first
-    runner_up, second = z.scatter(-1, first, -INF).max(-1, keepdim=True)
+    first = argmax(z).unsqueeze(-1)
+    rest = z.scatter(-1, first, -INF)
+    second = argmax(rest).unsqueeze(-1)
+    runner_up = rest.gather(-1, second)
     lowest_other = (first == 0).to(second.dtype)  # where all the rest is -inf, and so is the winner's own place
     ids = first.repeat_interleave(2, dim=-1)
     ids[..., 1:] = second.where(runner_up != -INF, lowest_other)
@@ -271,7 +286,11 @@ def rank_of(z: Tensor, ids: Tensor) -> Tensor:
 
     The same count as the rank beside vLLM's log-probabilities: equal logits share the better rank.
     """
-    return (z > z.gather(-1, ids.unsqueeze(-1))).count_nonzero(-1).add_(1).double()
+    import torch
+
+    greater = z.new_empty(z.shape, dtype=torch.float32)  # four times as fast as to count truth values, exact to 2**24
+    torch.gt(z, z.gather(-1, ids.unsqueeze(-1)), out=greater)
+    return greater.sum(-1).add_(1).double()
 
 
 def nonfinite_count(z_r: Tensor, z_c: Tensor) -> Tensor:

@@ -112,6 +112,11 @@ class LogitPair:
         return nm.logit_error(self.z_r, self.z_c)
 
     @cached_property
+    def sound(self) -> bool:
+        """Whether every compared logit of both sides is finite."""
+        return bool((self.error[1] == self.width).all())
+
+    @cached_property
     def error_rms(self) -> Tensor:
         """rms of d over the ids finite on both sides, [n]."""
         return nm.row_rms(*self.error)

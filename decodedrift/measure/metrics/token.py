@@ -125,7 +125,7 @@ def p_top_reference(pair: LogitPair) -> Tensor:
 
 def nonfinite(pair: LogitPair) -> Tensor:
     """Broken logits: NaN and +inf of either side, -inf where the other side is finite. Never NaN itself."""
-    return nm.nonfinite_count(pair.z_r, pair.z_c)
+    return pair.z_r.new_zeros(len(pair.token_ids)) if pair.sound else nm.nonfinite_count(pair.z_r, pair.z_c)
 
 
 def directional_error(pair: LogitPair) -> Tensor:
