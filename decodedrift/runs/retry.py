@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from decodedrift.core.files import disk_failed
 from decodedrift.core.progress import Progress
@@ -37,6 +38,10 @@ class Worker:
     progress: Progress
     spill: str | None
     size: int
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process works with; it has a progress of its own."""
+        return self.__dict__ | {"progress": Progress()}
 
     def __call__(self, job: Job) -> JobResult:
         """One job's rows.
