@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from decodedrift.core.estimate import Effort
-from decodedrift.core.notation import count, gib, one_of, split, thread_count, whole
+from decodedrift.core.notation import count, gib, one_of, processes, split, thread_count, whole
 from decodedrift.core.records import Cell, InputError, Job, Strategy, Text, Variant, distinct, plain, shortened, unlike
 
 GROUPS = ("What to compare", "Prompts", "Decoding", "Measuring", "Endpoint", "Machine", "Output", "Gates")
@@ -56,6 +56,7 @@ def files(items: list[str]) -> list[str]:
 
 
 Whole = Annotated[int, BeforeValidator(count)]
+Processes = Annotated[Any, BeforeValidator(processes)]
 Seed = Annotated[int, BeforeValidator(whole(0, 2**63 - 1))]
 LAYOUTS = {"mixed": "all strategies in one batch", "per-strategy": "one strategy a batch"}
 RECORDED = ("prompt_source", "left_out", "refused")  # what a plan says of its prompts
@@ -107,6 +108,7 @@ class Settings(BaseModel):
         None, "GiB that may be used.", MACHINE, "GIB", says="80 % of what is free", flag="memory", read=gib,
         changes_rows=False, label="Bytes of memory that may be used",
     )  # fmt: skip
+    workers: Processes = option(1, "Processes, or auto.", MACHINE, "N", changes_rows=False, label="Processes")
     executor: str = option("local", "What runs the jobs.", MACHINE, "NAME", rare=True, changes_rows=False)
     trust_remote_code: bool = option(False, "Run the model's own code.", WHAT, rare=True)
     allow_pickle: bool = option(False, "Load .bin weights where no safetensors are.", WHAT, rare=True)

@@ -18,16 +18,22 @@ if TYPE_CHECKING:
     from decodedrift.runs.gates import Gating
 
 
-def later(where: str) -> Callable[..., Any]:
-    """The function at MODULE:NAME, imported when it is first called: an experiment is named without torch or pandas."""
+@dataclass(frozen=True)
+class _Later:
+    """A function that is imported when it is first called: an experiment is named without torch or pandas."""
 
-    def function(*arguments: Any, **named: Any) -> Any:
+    where: str
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
         import importlib
 
-        module, _, name = where.partition(":")
+        module, _, name = self.where.partition(":")
         return getattr(importlib.import_module(f"decodedrift.{module}"), name)(*arguments, **named)
 
-    return function
+
+def later(where: str) -> Callable[..., Any]:
+    """The function at MODULE:NAME, as one that can be sent to another process."""
+    return _Later(where)
 
 
 FORECAST = later("runs.forecast:forecast")  # of what decodes prompts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,8 @@ class World:
     own: what sides generate with as they are deployed, by name; empty where all do with the reference's. code: SHA-256
     of what of the user's own code decides rows, by what it does. recorded: what other engines wrote, by name.
     repeated: the same, each repetition, by name and, of an endpoint, what varied. folder: the run's, None without one.
+    workers: processes that run its jobs; memory is what each may use. least: bytes that
+    a job needs, where its experiment says so.
     """
 
     plan: Settings
@@ -52,6 +55,12 @@ class World:
     recorded: Mapping[str, Matched] = field(default_factory=dict)
     repeated: Mapping[str, Repeated] = field(default_factory=dict)
     folder: Path | None = None
+    workers: int = 1
+    least: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process works with: all but the weights that are in this one's memory."""
+        return self.__dict__ | {"resident": {}, "stack": ExitStack()}
 
     @cached_property
     def drafts(self) -> dict[str, Checkpoint]:
@@ -108,6 +117,14 @@ class World:
         """How many new tokens can be read again, of the prompts where not all can; ids in the order of the batches."""
         most = max(v.batch_size or self.plan.batch_size for v in self.plan.running)
         return readable_tokens({p: len(self.prompts[p]) for p in order}, most, switch(self.checkpoint.config))
+
+
+def restored(data: bytes) -> Any:
+    """What was pickled with a World in it, in another process: configurations of a model's own code are found there."""
+    from transformers.dynamic_module_utils import init_hf_modules
+
+    init_hf_modules()
+    return pickle.loads(data)
 
 
 def other_checkpoints(plan: Settings, vocab: Vocabulary, live: Mapping[str, Any]) -> dict[str, Checkpoint]:

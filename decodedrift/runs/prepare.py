@@ -34,10 +34,12 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a run fitted to the memory when it began, None where it did not. prompts_per_job: unless one is asked."""
+    """What a run was settled at when it began (`begun`), None where not; prompts_per_job: unless one is asked."""
 
     batch_size: int | None = None
     prompts_per_job: int | None = None
+    threads: int | None = None
+    begun: bool = False
 
 
 NOTHING = Sizes()
@@ -74,6 +76,7 @@ class Prepared:
         line += f"{len(plan.prompts)} prompt{'s' * (len(plan.prompts) != 1)}"
         line += f" ({plan.prompt_source})" if plan.prompt_source not in ("given", "file") else ""
         line += f", {plan.amount}, {plan.device}"
+        line += f", {self.world.workers} processes" if self.world.workers > 1 else ""
         if plan.left_out:
             line += f"; {plan.left_out} bundled prompts do not fit the window and are left out"
         size = self.environment["generation"]["batch_size_asked"]
@@ -135,7 +138,7 @@ def prepare(
     from decodedrift.models.machine import check_device
     from decodedrift.models.sources import checkpoints, identity, stored
     from decodedrift.models.text import vocabulary
-    from decodedrift.runs import earlier, fitting
+    from decodedrift.runs import earlier, fitting, workers
 
     plan = _placed(plan, check_device(plan.device))
     if isinstance(model := settings.model, str):
@@ -162,6 +165,7 @@ def prepare(
     check_beams(plan.strategies, place.width)
     check(place)
     place.plan = fitting.sized(place, sizes.batch_size, sizes.prompts_per_job, settings.prompts_per_job is None)
+    workers.settle(place, sizes.begun, sizes.threads)
     facts = _environment(place)
     facts["warnings"] += unread
     windows = {name: len(t.windows) for name, t in texts.items()}
@@ -200,7 +204,7 @@ def _environment(world: Any) -> dict[str, Any]:
     facts["warnings"] = special.warnings(vocab, plan.prompts, world.prompts, plan.chat_template, not plan.no_text)
     if warning := untested(facts["versions"]["transformers"]):
         facts["warnings"].append(warning)
-    facts["metrics_version"] = METRICS_VERSION
+    facts |= {"metrics_version": METRICS_VERSION, "workers": world.workers}
     return facts
 
 
