@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 
 from decodedrift.core.estimate import Effort
-from decodedrift.core.notation import count, gib, one_of, split, thread_count, whole
+from decodedrift.core.notation import count, gib, one_of, shard_name, split, thread_count, whole
 from decodedrift.core.options import DECODING, MACHINE, OUTPUT, PROMPTS, WHAT, Option, option
 from decodedrift.core.records import Cell, InputError, Job, Strategy, Text, Variant, distinct, plain, shortened, unlike
 
@@ -77,6 +77,10 @@ class Settings(BaseModel):
         changes_rows=False, label="Bytes of memory that may be used",
     )  # fmt: skip
     executor: str = option("local", "What runs the jobs.", MACHINE, "NAME", rare=True, changes_rows=False)
+    shard: Annotated[str | None, BeforeValidator(shard_name)] = option(
+        None, "Only the i-th of n parts of the jobs, for decodedrift merge.", MACHINE, "I/N", rare=True,
+        changes_rows=False,
+    )  # fmt: skip
     trust_remote_code: bool = option(False, "Run the model's own code.", WHAT, rare=True)
     allow_pickle: bool = option(False, "Load .bin weights where no safetensors are.", WHAT, rare=True)
     no_text: bool = option(False, "Keep no prompt, text, token or alternative.", OUTPUT)

@@ -27,6 +27,7 @@ from decodedrift.models.variants import (
 from decodedrift.runs.executors import EXECUTORS
 from decodedrift.runs.judge import refuse_candidates, the_reference, with_judge
 from decodedrift.runs.plan import IDENTITY, METRICS_VERSION, jobs
+from decodedrift.runs.sharding import check_shard, own_jobs
 
 PROMPTS_PER_JOB = 16  # what a kill can lose, where the weights are loaded once
 S = TypeVar("S", bound=Settings)
@@ -47,7 +48,7 @@ NOTHING = Sizes()
 class Prepared:
     """A run that is ready: its world and jobs. enlarged: whether these are larger than usual, to load seldom.
 
-    notes: what is said of it before it begins.
+    notes: said of it before it begins. every: the keys of the whole plan's jobs, of which its own may be a shard.
     """
 
     world: Any
@@ -55,6 +56,7 @@ class Prepared:
     environment: dict[str, Any]
     enlarged: bool = False
     notes: Sequence[str] = ()
+    every: Sequence[str] = ()
 
     @property
     def plan(self) -> Settings:
@@ -81,6 +83,7 @@ class Prepared:
             line += f"; batch size lowered from {size} to {plan.batch_size} to fit the memory"
         if self.enlarged:
             line += f"; jobs of {plan.prompts_per_job} prompts, as each loads the weights anew"
+        line += f"; shard {plan.shard}: {len(self.jobs)} of {len(self.every)} jobs" if plan.shard else ""
         line += "".join(f"; {note}" for note in self.notes)
         told = beware((v.precision, v.compute, v.options) for v in plan.variants)
         return line + "".join(f"; {name}: {text}" for name, text in told.items())
@@ -108,6 +111,7 @@ def draft(settings: S) -> S:
         prompts_per_job=settings.prompts_per_job or PROMPTS_PER_JOB, prompt_source=source, prompt_ids=[], limit=None,
     )  # fmt: skip
     plan.check_resolved()
+    check_shard(plan)
     return plan
 
 
@@ -161,18 +165,20 @@ def prepare(
         place.own = own.owns(plan, checkpoint, vocab, encoded, others)
     check_beams(plan.strategies, place.width)
     check(place)
-    place.plan = fitting.sized(place, sizes.batch_size, sizes.prompts_per_job, settings.prompts_per_job is None)
+    free = settings.prompts_per_job is None and plan.shard is None  # no shard knows the others' memory
+    place.plan = fitting.sized(place, sizes.batch_size, sizes.prompts_per_job, free)
     facts = _environment(place)
     facts["warnings"] += unread
     windows = {name: len(t.windows) for name, t in texts.items()}
-    todo = jobs(place.plan, {key: facts[key] for key in IDENTITY}, windows, budget.windows_per_job(place))
+    every = jobs(place.plan, {key: facts[key] for key in IDENTITY}, windows, budget.windows_per_job(place))
+    todo = own_jobs(place.plan, every)
     place.keeps = len(todo) > 1 and budget.all_fit(place)
     facts["generation"] = facts["generation"] | {
         "batch_size_asked": settings.batch_size, "batch_size": place.plan.batch_size, "memory_bytes": place.memory,
         "resident": budget.resident(place),
     }  # fmt: skip
     enlarged = sizes.prompts_per_job is None and place.plan.prompts_per_job != plan.prompts_per_job
-    return Prepared(place, todo, facts, enlarged, earlier.settle(place, facts))
+    return Prepared(place, todo, facts, enlarged, earlier.settle(place, facts), [job.key for job in every])
 
 
 def _environment(world: Any) -> dict[str, Any]:

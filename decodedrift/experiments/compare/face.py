@@ -63,6 +63,7 @@ def compare(
     threads: int | None = None,
     memory_bytes: int | None = None,
     executor: str = "local",
+    shard: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     no_text: bool = False,

@@ -38,6 +38,7 @@ def inject(
     threads: int | None = None,
     memory_bytes: int | None = None,
     executor: str = "local",
+    shard: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     no_text: bool = False,

@@ -41,6 +41,7 @@ def repeat(
     threads: int | None = None,
     memory_bytes: int | None = None,
     executor: str = "local",
+    shard: str | None = None,
     api_key_env: str | None = None,
     concurrency: int = 8,
     top_logprobs: int = 5,

@@ -47,6 +47,7 @@ def train(
     threads: int | None = None,
     memory_bytes: int | None = None,
     executor: str = "local",
+    shard: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     no_text: bool = False,
