@@ -50,17 +50,35 @@ NONE = Work()
 
 @dataclass
 class _Kind:
-    """Phases of one kind: what was planned of them in all, in this job, and in what time; `asked` in finished jobs."""
+    """Phases of one kind that ended: what was planned of them, in what time; `asked` of `planned` in finished jobs."""
 
     seconds: float = 0.0
     tokens: float = 0.0
-    job: float = 0.0
     asked: float = 0.0
     planned: float = 0.0
 
     def scale(self) -> float:
         """What finished jobs came to of what was planned of them."""
         return self.asked / self.planned if self.planned and self.asked else 1.0
+
+
+@dataclass
+class _Seat:
+    """Where one job after another runs. ended: tokens planned in the phases of the present job that ended, by kind."""
+
+    job: str | None = None
+    began: float = 0.0
+    in_phases: float = 0.0
+    ended: dict[bool, float] = field(default_factory=lambda: {True: 0.0, False: 0.0})
+    phase: tuple[bool, float, float] | None = None  # whether it reads, tokens planned, when it began
+    ticks: float = 0.0
+
+    def done(self) -> dict[bool, float]:
+        """Tokens of the present job that are done, by kind."""
+        done = dict(self.ended)
+        if self.phase is not None:
+            done[self.phase[0]] += min(self.ticks, self.phase[1])
+        return done
 
 
 @dataclass
@@ -75,49 +93,56 @@ class Estimate:
     finished: Work = NONE
     clock: Callable[[], float] = lambda: time.monotonic()
     _kinds: dict[bool, _Kind] = field(default_factory=lambda: {True: _Kind(), False: _Kind()})
-    _job: str | None = None
-    _done: list[str] = field(default_factory=list)
-    _began: float = 0.0
+    _done: set[str] = field(default_factory=set)
     _beside: float = 0.0
-    _in_phases: float = 0.0
-    _phase: tuple[bool, float, float] | None = None  # whether it reads, tokens planned, when it began
-    _ticks: float = 0.0
     _most: float = 0.0
+    _workers: int = 1
+    _seats: dict[int, _Seat] = field(default_factory=lambda: {0: _Seat()})
+    _at: int = 0
+
+    @property
+    def _seat(self) -> _Seat:
+        return self._seats[self._at]
+
+    def worker(self, number: int, of: int) -> None:
+        """What is told next is of this one of so many processes, each of which runs one job at a time."""
+        self._at, self._workers = number, of
+        self._seats.setdefault(number, _Seat())
 
     def job(self, key: str) -> None:
         """A job begins, or begins again; the one before it is over."""
-        now = self.clock()
+        now, seat = self.clock(), self._seat
         self.stop()
-        if self._job not in (None, key):
-            self._settle(str(self._job), now)
-        for kind in self._kinds.values():
-            kind.job = 0.0
-        self._job, self._began, self._in_phases = key, now, 0.0
+        if seat.job not in (None, key):
+            self._settle(str(seat.job), now)
+        self._seats[self._at] = _Seat(key, now)
 
     def start(self, what: str, tokens: float) -> None:
         """A phase begins."""
         self.stop()
-        self._phase, self._ticks = (what == READING, max(1.0, tokens), self.clock()), 0.0
+        self._seat.phase, self._seat.ticks = (what == READING, max(1.0, tokens), self.clock()), 0.0
 
     def tick(self, tokens: float) -> None:
         """So many tokens more of it."""
-        self._ticks += tokens
+        self._seat.ticks += tokens
 
     def stop(self) -> None:
         """The phase is over, with all that was planned of it."""
-        if self._phase is not None:
-            reads, tokens, began = self._phase
-            seconds = self.clock() - began
-            kind = self._kinds[reads]
-            kind.seconds, kind.tokens, kind.job = kind.seconds + seconds, kind.tokens + tokens, kind.job + tokens
-            self._in_phases += seconds
-            self._phase = None
+        seat = self._seat
+        if seat.phase is not None:
+            reads, tokens, began = seat.phase
+            seconds, kind = self.clock() - began, self._kinds[reads]
+            kind.seconds, kind.tokens = kind.seconds + seconds, kind.tokens + tokens
+            seat.ended[reads] += tokens
+            seat.in_phases += seconds
+            seat.phase = None
 
     def share(self) -> float:
         """How much of the run is done, 0 to 1; never less than it was."""
         rest, known = self._rest()
         done = _cost(self.finished, known) + sum(_cost(self.todo[key], known) for key in self._done)
-        done += sum(known[reads] * tokens for reads, tokens in self._done_in_job().items())
+        for seat in self._seats.values():
+            done += sum(known[reads] * tokens for reads, tokens in seat.done().items())
         self._most = max(self._most, done / (done + rest) if done else 0.0)
         return min(self._most, 1.0)
 
@@ -127,36 +152,39 @@ class Estimate:
         if any(tokens > 0 and self._speed(reads) is None for reads, tokens in todo.items()):
             return None
         seconds = sum(tokens * (self._speed(reads) or 0.0) for reads, tokens in todo.items())
-        others = len(self.todo) - len(self._done) - (self._job is not None)
-        return seconds + self._beside * others
+        under_way = {seat.job for seat in self._seats.values()} - {None, *self._done}
+        jobs = len(self.todo) - len(self._done)
+        return (seconds + self._beside * (jobs - len(under_way))) / max(1, min(self._workers, jobs))
 
     def _settle(self, key: str, now: float) -> None:
-        """Takes a job as finished."""
-        self._done.append(key)
-        self._beside = now - self._began - self._in_phases
+        """Takes a seat's job as finished."""
+        seat = self._seat
+        self._done.add(key)
+        self._beside = now - seat.began - seat.in_phases
         for reads, planned in ((False, self.todo[key].written), (True, self.todo[key].read)):
             kind = self._kinds[reads]
-            kind.asked, kind.planned = kind.asked + kind.job, kind.planned + planned
-
-    def _done_in_job(self) -> dict[bool, float]:
-        """Tokens of the present job that are done, by kind."""
-        done = {reads: kind.job for reads, kind in self._kinds.items()}
-        if self._phase is not None:
-            done[self._phase[0]] += min(self._ticks, self._phase[1])
-        return done
+            kind.asked, kind.planned = kind.asked + seat.ended[reads], kind.planned + planned
 
     def _remaining(self) -> dict[bool, float]:
         """Tokens that are to come, by kind; what a phase has announced comes, planned or not."""
-        done, left = self._done_in_job(), {False: 0.0, True: 0.0}
+        left = {False: 0.0, True: 0.0}
         for key, work in self.todo.items():
             if key not in self._done:
-                for reads, tokens in ((False, work.written), (True, work.read)):
-                    tokens *= self._kinds[reads].scale()
-                    left[reads] += max(0.0, tokens - done[reads]) if key == self._job else tokens
-        if self._phase is not None:
-            reads, tokens, _ = self._phase
-            left[reads] = max(left[reads], tokens - self._ticks)
+                left = {reads: left[reads] + tokens for reads, tokens in self._planned(work).items()}
+        for seat in self._seats.values():
+            if seat.job is None or seat.job in self._done:
+                continue
+            planned, done = self._planned(self.todo[seat.job]), seat.done()
+            for reads in left:
+                coming = max(0.0, planned[reads] - done[reads])
+                if seat.phase is not None and seat.phase[0] == reads:
+                    coming = max(coming, seat.phase[1] - seat.ticks)
+                left[reads] += coming - planned[reads]
         return left
+
+    def _planned(self, work: Work) -> dict[bool, float]:
+        """What a job will come to, by kind, as those that finished did."""
+        return {False: work.written * self._kinds[False].scale(), True: work.read * self._kinds[True].scale()}
 
     def _rest(self) -> tuple[float, Mapping[bool, float]]:
         """What is to come and a token's cost by kind, in seconds where both are known."""
@@ -170,8 +198,9 @@ class Estimate:
         kind = self._kinds[reads]
         if kind.tokens:
             return kind.seconds / kind.tokens
-        if self._phase is not None and self._phase[0] == reads and self._ticks:
-            return (self.clock() - self._phase[2]) / self._ticks
+        for seat in self._seats.values():
+            if seat.phase is not None and seat.phase[0] == reads and seat.ticks:
+                return (self.clock() - seat.phase[2]) / seat.ticks
         return None
 
 

@@ -59,6 +59,13 @@ def whole(low: int, high: int | None = None) -> Callable[[Any], int]:
 
 
 count = whole(1, 2**31 - 1)  # what torch can count in
+
+
+def processes(value: Any) -> int | str:
+    """How many processes, or auto."""
+    return "auto" if value == "auto" else whole(1, 1024)(value)
+
+
 thread_count = whole(1, 1024)  # far beyond any use; a million threads would take the process down
 
 

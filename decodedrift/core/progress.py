@@ -27,6 +27,9 @@ class Progress:
     def job(self, key: str) -> None:
         """A job begins, or begins again in another way."""
 
+    def worker(self, number: int, of: int) -> None:
+        """What is told next is of this one of so many processes that run jobs at once."""
+
     def start(self, variant: str, what: str, tokens: int) -> None:
         """A phase begins that will advance `tokens` tokens at most."""
 
@@ -55,6 +58,7 @@ class Bars(Progress):
         self._opening, self._silent = opening, silent
         self._estimate: Estimate | None = None
         self._bar: Any = None
+        self._many = 1
         self._what, self._said, self._spoke, self._drawn = "", time.monotonic(), False, -math.inf
         if self.shown:
             self._open()
@@ -73,10 +77,16 @@ class Bars(Progress):
         if self._estimate is not None:
             self._estimate.job(key)
 
+    def worker(self, number: int, of: int) -> None:
+        """Counted for itself."""
+        self._many = of
+        if self._estimate is not None:
+            self._estimate.worker(number, of)
+
     def start(self, variant: str, what: str, tokens: int) -> None:
-        """Says what runs."""
+        """Says what runs, of several processes how many there are."""
         self._open()
-        self._what = f"{variant} {what}"
+        self._what = f"{variant} {what}" if self._many == 1 else f"{self._many} processes"
         if self._estimate is not None:
             self._estimate.start(what, tokens)
         self._drawn = -math.inf
@@ -92,7 +102,7 @@ class Bars(Progress):
         """Counts the phase; whoever speaks next has the line to himself."""
         if self._estimate is not None:
             self._estimate.stop()
-        if self._bar is not None:
+        if self._bar is not None and self._many == 1:
             self._bar.clear()
 
     def report(self) -> None:

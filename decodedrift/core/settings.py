@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 
 from decodedrift.core.estimate import Effort
-from decodedrift.core.notation import count, gib, one_of, shard_name, split, thread_count, whole
+from decodedrift.core.notation import count, gib, one_of, processes, shard_name, split, thread_count, whole
 from decodedrift.core.options import DECODING, MACHINE, OUTPUT, PROMPTS, WHAT, Option, option
 from decodedrift.core.records import Cell, InputError, Job, Strategy, Text, Variant, distinct, plain, shortened, unlike
 
@@ -25,6 +25,7 @@ def files(items: list[str]) -> list[str]:
 
 
 Whole = Annotated[int, BeforeValidator(count)]
+Processes = Annotated[Any, BeforeValidator(processes)]
 Seed = Annotated[int, BeforeValidator(whole(0, 2**63 - 1))]
 LAYOUTS = {"mixed": "all strategies in one batch", "per-strategy": "one strategy a batch"}
 RECORDED = ("prompt_source", "left_out", "refused")  # what a plan says of its prompts
@@ -76,6 +77,7 @@ class Settings(BaseModel):
         None, "GiB that may be used.", MACHINE, "GIB", says="80 % of what is free", flag="memory", read=gib,
         changes_rows=False, label="Bytes of memory that may be used",
     )  # fmt: skip
+    workers: Processes = option(1, "Processes, or auto.", MACHINE, "N", changes_rows=False, label="Processes")
     executor: str = option("local", "What runs the jobs.", MACHINE, "NAME", rare=True, changes_rows=False)
     shard: Annotated[str | None, BeforeValidator(shard_name)] = option(
         None, "Only the i-th of n parts of the jobs, for decodedrift merge.", MACHINE, "I/N", rare=True,

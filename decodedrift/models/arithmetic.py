@@ -31,6 +31,17 @@ def pinned() -> Iterator[None]:
             place.fp32_precision = value
 
 
+@contextmanager
+def threaded(count: int | None) -> Iterator[None]:
+    """So many CPU threads, where a number is asked."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _switches() -> list[Any]:
     """The places of torch 2.9's `fp32_precision`; none before."""
     cuda, cudnn, cpu = (torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.mkldnn)

@@ -34,6 +34,8 @@ class World:
     own: what sides generate with as they are deployed, by name; empty where all do with the reference's. code: SHA-256
     of what of the user's own code decides rows, by what it does. recorded: what other engines wrote, by name.
     repeated: the same, each repetition, by name and, of an endpoint, what varied. folder: the run's, None without one.
+    workers: processes that run its jobs; memory is what each may use. least: bytes that
+    a job needs, where its experiment says so.
     """
 
     plan: Settings
@@ -53,6 +55,8 @@ class World:
     recorded: Mapping[str, Matched] = field(default_factory=dict)
     repeated: Mapping[str, Repeated] = field(default_factory=dict)
     folder: Path | None = None
+    workers: int = 1
+    least: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process works with: all but the weights that are in this one's memory."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import closing
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
@@ -58,8 +58,9 @@ def carry_out(
     work = Worker(execute, ready.world, progress, spill, last.get("batch_size") or ready.plan.batch_size)
     results: list[JobResult] = []
     progress.begin(*work_left(ready, keys))
-    with closing(ready.world):
-        for result in EXECUTORS[ready.plan.executor](work, [job for job in ready.jobs if job.key not in keys]):
+    todo = [job for job in ready.jobs if job.key not in keys]
+    with closing(ready.world), ended(EXECUTORS[ready.plan.executor](work, todo)) as ran:
+        for result in ran:
             if folder is None:
                 results.append(result)
             else:
@@ -69,6 +70,7 @@ def carry_out(
         progress.report()
     if ready.plan.shard is not None:
         return study({}, ready.plan.as_dict(), environment)
+    results.sort(key=lambda result: result.key)
     rows = gathered(results) if folder is None else folder.read_jobs([job.key for job in ready.jobs])
     return put_together(study, rows, ready.plan.as_dict(), environment, folder)
 
@@ -121,6 +123,16 @@ def work_left(ready: Prepared, finished: Collection[str]) -> tuple[dict[str, Wor
     done = [every[key] for key in every if key in finished]
     todo = {key: each for key, each in every.items() if key not in finished}
     return todo, Work(sum(each.written for each in done), sum(each.read for each in done))
+
+
+@contextmanager
+def ended(results: Iterator[JobResult]) -> Iterator[Iterator[JobResult]]:
+    """Results of an executor, which is told when nobody waits for more: then no process of its own is left."""
+    try:
+        yield results
+    finally:
+        if isinstance(results, Generator):
+            results.close()
 
 
 def _start(ready: Prepared, folder: RunFolder) -> tuple[list[str], dict[str, Any]]:

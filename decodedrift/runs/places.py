@@ -14,7 +14,7 @@ from decodedrift.measure.tables import PARTS
 MARK, RAN_ON, UNFINISHED, ROWS = "plan.json", "environment.json", "unfinished.json", "rows.json"
 DATA = "data"
 ANSWERS, KEPT = "recorded", "reference"
-STATE = "state"  # what the job under way goes on from; taken away when it is finished
+STATE = "state"  # what a job under way goes on from, a file each: state-KEY.pt
 README = "README.txt"
 ON_TOP = {
     "report.html": "the whole result as one page; open it in a browser, it needs no network",

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from decodedrift.core import prompts as prompt_files
 from decodedrift.core.progress import without_widgets
-from decodedrift.core.records import InputError, Job, Prompt, Strategy, Text, Variant, nearest, plain
+from decodedrift.core.records import InputError, Job, nearest
 from decodedrift.core.settings import Settings
 from decodedrift.core.versions import untested
-from decodedrift.decoding.strategies import check_beams, parse_strategies
+from decodedrift.decoding.strategies import check_beams
 from decodedrift.models.knobs import check as check_knobs
 from decodedrift.models.precisions import beware
 from decodedrift.models.recorded import sides
 from decodedrift.models.recorded.api.recording import Answers, answered
 from decodedrift.models.variants import (
     default_candidates,
-    is_model,
-    named_variants,
     on_device,
-    parse_variants,
-    variant_from_dict,
 )
+from decodedrift.runs.asked import live_asked, prompts_asked, strategies_asked, texts_asked, variants_asked
 from decodedrift.runs.executors import EXECUTORS
 from decodedrift.runs.judge import refuse_candidates, the_reference, with_judge
 from decodedrift.runs.plan import IDENTITY, METRICS_VERSION, jobs
@@ -35,10 +32,12 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a run fitted to the memory when it began, None where it did not. prompts_per_job: unless one is asked."""
+    """What a run was settled at when it began (`begun`), None where not. prompts_per_job: unless one is asked."""
 
     batch_size: int | None = None
     prompts_per_job: int | None = None
+    threads: int | None = None
+    begun: bool = False
 
 
 NOTHING = Sizes()
@@ -76,6 +75,7 @@ class Prepared:
         line += f"{len(plan.prompts)} prompt{'s' * (len(plan.prompts) != 1)}"
         line += f" ({plan.prompt_source})" if plan.prompt_source not in ("given", "file") else ""
         line += f", {plan.amount}, {plan.device}"
+        line += f", {self.world.workers} processes" if self.world.workers > 1 else ""
         if plan.left_out:
             line += f"; {plan.left_out} bundled prompts do not fit the window and are left out"
         size = self.environment["generation"]["batch_size_asked"]
@@ -98,16 +98,16 @@ def draft(settings: S) -> S:
     if settings.executor not in EXECUTORS:
         raise InputError(f"--executor {settings.executor}: unknown; {nearest(settings.executor, tuple(EXECUTORS))}")
     settings = with_judge(settings)
-    (reference,) = sides.typed([the_reference(_variants(settings.reference, None), settings)], "--reference")
+    (reference,) = sides.typed([the_reference(variants_asked(settings.reference, None), settings)], "--reference")
     reader, asked = getattr(settings, "judge", None) or reference, settings.candidates
-    candidates = sides.typed(default_candidates(reader) if asked is None else _variants(asked, reader))
+    candidates = sides.typed(default_candidates(reader) if asked is None else variants_asked(asked, reader))
     refuse_candidates(candidates, reference)
     model = settings.model if isinstance(settings.model, str) else "in memory"
-    prompts, source = _prompts(settings, prompt_files.place_of(settings.model))
+    prompts, source = prompts_asked(settings, prompt_files.place_of(settings.model))
     plan = settings.having(
         model=model, reference=reference, candidates=settings.apart(candidates, reference),
-        strategies=settings.allowed(_strategies(settings, (reference, *candidates))), prompts=prompts,
-        texts=_texts(settings.texts) or settings.standard_texts(),
+        strategies=settings.allowed(strategies_asked(settings, (reference, *candidates))), prompts=prompts,
+        texts=texts_asked(settings.texts) or settings.standard_texts(),
         prompts_per_job=settings.prompts_per_job or PROMPTS_PER_JOB, prompt_source=source, prompt_ids=[], limit=None,
     )  # fmt: skip
     plan.check_resolved()
@@ -139,7 +139,7 @@ def prepare(
     from decodedrift.models.machine import check_device
     from decodedrift.models.sources import checkpoints, identity, stored
     from decodedrift.models.text import vocabulary
-    from decodedrift.runs import earlier, fitting
+    from decodedrift.runs import earlier, fitting, workers
 
     plan = _placed(plan, check_device(plan.device))
     if isinstance(model := settings.model, str):
@@ -149,7 +149,7 @@ def prepare(
         checkpoint = checkpoints.in_memory(model, tokenizer)
     plan = identity.without_home(plan.having(model=checkpoint.name))
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
-    others = world.other_checkpoints(plan, vocab, _live(settings))
+    others = world.other_checkpoints(plan, vocab, live_asked(settings))
     plan = stored.settled(plan, checkpoint, others, settings.model_fields_set)
     for variant, of_it in ((v, others.get(v.name, checkpoint)) for v in plan.running):
         check_knobs(variant, of_it)
@@ -167,6 +167,7 @@ def prepare(
     check(place)
     free = settings.prompts_per_job is None and plan.shard is None  # no shard knows the others' memory
     place.plan = fitting.sized(place, sizes.batch_size, sizes.prompts_per_job, free)
+    workers.settle(place, sizes.begun, sizes.threads)
     facts = _environment(place)
     facts["warnings"] += unread
     windows = {name: len(t.windows) for name, t in texts.items()}
@@ -206,7 +207,7 @@ def _environment(world: Any) -> dict[str, Any]:
     facts["warnings"] = special.warnings(vocab, plan.prompts, world.prompts, plan.chat_template, not plan.no_text)
     if warning := untested(facts["versions"]["transformers"]):
         facts["warnings"].append(warning)
-    facts["metrics_version"] = METRICS_VERSION
+    facts |= {"metrics_version": METRICS_VERSION, "workers": world.workers}
     return facts
 
 
@@ -215,86 +216,3 @@ def _placed(plan: S, device: str) -> S:
     candidates = tuple(on_device(device, c) for c in plan.candidates)
     plan = plan.having_reader(on_device(device, plan.reader, reference=True))
     return plan.having(device=device, candidates=candidates)
-
-
-def _strategies(settings: Settings, variants: Sequence[Variant]) -> tuple[Strategy, ...]:
-    if "strategies" not in settings.options():
-        return ()
-    pieces = []
-    for item in _several(sides.strategies(settings, variants), (str, Strategy, Mapping), "--strategies"):
-        if isinstance(item, Mapping):  # as a plan.json has it
-            try:
-                item = Strategy(**item)
-            except TypeError:
-                raise InputError(f"--strategies: a strategy is written NAME:KEY=VALUE, not {item!r}") from None
-        if not isinstance(item, (str, Strategy)):
-            raise InputError(f"--strategies: a strategy is written NAME:KEY=VALUE, not {item!r}")
-        pieces.append(item)
-    return parse_strategies(pieces, settings.coupling)
-
-
-def _live(settings: Settings) -> dict[str, Any]:
-    """The candidates that are models in memory, by name."""
-    given = settings.candidates if isinstance(settings.candidates, Mapping) else {}
-    return {name: value for name, value in given.items() if is_model(value)}
-
-
-def _variants(values: Any, reference: Variant | None) -> tuple[Variant, ...]:
-    if reference and isinstance(values, Mapping) and not {"name", "precision"} <= set(values):
-        return named_variants(values, reference)
-    option = "--candidates" if reference else "--reference"
-    pieces = []
-    for item in _several(values, (str, Variant, Mapping), option):
-        if isinstance(item, Mapping):
-            item = variant_from_dict(item)
-        if not isinstance(item, (str, Variant)):
-            raise InputError(f"{option}: a variant is written as text or as its fields, not {item!r}")
-        pieces.append(item)
-    return parse_variants(pieces, reference)
-
-
-def _several(values: Any, single: tuple[type, ...], option: str) -> list[Any]:
-    """One or several of something as a list."""
-    if isinstance(values, single) or hasattr(values, "__fspath__"):
-        return [values]
-    if not isinstance(values, Iterable):
-        raise InputError(f"{option}: must be a text or a list, not {values!r}")
-    return list(values)
-
-
-def _prompts(settings: Settings, model: str) -> tuple[tuple[Prompt, ...], str]:
-    """The prompts asked for, and where they come from. A bundled set is cut to a balanced few later, once it fits."""
-    value = settings.prompts
-    listed = not (value is None or isinstance(value, str) or hasattr(value, "__fspath__"))
-    if listed:
-        prompts = prompt_files.given_prompts(_several(value, (Prompt, Mapping), "--prompts"))
-        name = settings.prompt_source or "given"
-    else:
-        source = str(value) if value is not None else prompt_files.default_set(model)
-        prompts = prompt_files.load_prompts(source)
-        name = source if source in prompt_files.bundled_sets() else "file"
-    if settings.prompt_ids:
-        prompts = prompt_files.picked(prompts, settings.prompt_ids)
-    if not prompts:
-        raise InputError("--prompts: give at least one")
-    if settings.limit and (listed or name == "file"):
-        prompts = prompts[: settings.limit]
-    return prompts, name
-
-
-def _texts(values: Any) -> tuple[Text, ...]:
-    texts: list[Text] = []
-    for item in _several(values, (str, Text, Mapping), "--text"):
-        if isinstance(item, Text):
-            texts.append(item)
-        elif isinstance(item, Mapping):
-            if item.get("text", "") is None and item.get("name") in prompt_files.TEXTS:  # from a plan with --no-text
-                item = plain(prompt_files.bundled_text(str(item["name"])))
-            if not (isinstance(item.get("name"), str) and isinstance(item.get("text"), str)):
-                raise InputError(f"--text: a text is a file, or {{name, text}}, not {sorted(map(str, item))}")
-            texts.append(Text(item["name"], item["text"]))
-        elif isinstance(item, str) or hasattr(item, "__fspath__"):
-            texts.extend(prompt_files.load_texts([item]))
-        else:
-            raise InputError(f"--text: a text is a file, not {item!r}")
-    return tuple(texts)

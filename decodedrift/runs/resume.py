@@ -79,6 +79,7 @@ def stored_sizes(stored: Stored | None, settings: Settings) -> Sizes:
     Raises:
         InputError: the folder's are no sizes.
     """
+    begun = stored is not None and bool(stored.environment)
     if stored is None and (earlier := getattr(settings, "reference_run", None)) is not None:
         stored = open_stored(earlier)  # batches are what they were there, whatever memory is free here
         unasked = "batch_size" not in settings.model_fields_set
@@ -92,7 +93,7 @@ def stored_sizes(stored: Stored | None, settings: Settings) -> Sizes:
     for name, size in sizes.items():
         if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise InputError(f"{name} must be a whole number >= 1, not {size!r}")
-    return Sizes(*sizes.values())
+    return Sizes(sizes["batch-size"], sizes["prompts-per-job"], stored.plan.get("threads"), begun)
 
 
 def refuse_another(stored: Stored, plan: Settings, environment: Mapping[str, Any], place: str) -> None:

@@ -17,6 +17,7 @@ from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError, Job, VariantError
 from decodedrift.core.secrecy import excerpt
 from decodedrift.measure.tables import JobResult
+from decodedrift.models.arithmetic import threaded
 from decodedrift.models.load import out_of_memory
 from decodedrift.models.probe import AnotherPath
 from decodedrift.models.world import World
@@ -52,10 +53,11 @@ class Worker:
         planned = self.world.plan.batch_size
         begin = time.perf_counter()
         LOG.info("job %s begins", job.key)
-        while (result := self._tried(job)) is None:
-            self.progress.stop()
-            self.world.close()
-            self.size //= 2
+        with threaded(self.world.plan.threads):  # also for what is computed beside the models
+            while (result := self._tried(job)) is None:
+                self.progress.stop()
+                self.world.close()
+                self.size //= 2
         result.batch_size = self.size if self.size != planned else None
         result.path, self.world.route.fixed = self.world.route.facts(), True
         LOG.info(

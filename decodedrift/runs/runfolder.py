@@ -175,7 +175,7 @@ class RunFolder:
             sync(part)
             os.replace(part, final)
             sync(final.parent)
-        shutil.rmtree(self.internals / STATE, ignore_errors=True)
+        (self.internals / f"{STATE}-{result.key}.pt").unlink(missing_ok=True)
 
     def finished_jobs(self) -> list[str]:
         """The keys of the jobs on disk."""

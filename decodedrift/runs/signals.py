@@ -43,6 +43,10 @@ class Stoppable(Progress):
         """Passed on."""
         self.inner.job(key)
 
+    def worker(self, number: int, of: int) -> None:
+        """Passed on."""
+        self.inner.worker(number, of)
+
     def start(self, variant: str, what: str, tokens: int) -> None:
         """Passed on."""
         self.inner.start(variant, what, tokens)

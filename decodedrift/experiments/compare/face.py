@@ -62,6 +62,7 @@ def compare(
     device: str = "auto",
     threads: int | None = None,
     memory_bytes: int | None = None,
+    workers: int | str = 1,
     executor: str = "local",
     shard: str | None = None,
     trust_remote_code: bool = False,

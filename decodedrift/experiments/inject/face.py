@@ -37,6 +37,7 @@ def inject(
     device: str = "auto",
     threads: int | None = None,
     memory_bytes: int | None = None,
+    workers: int | str = 1,
     executor: str = "local",
     shard: str | None = None,
     trust_remote_code: bool = False,

@@ -40,6 +40,7 @@ def repeat(
     device: str = "auto",
     threads: int | None = None,
     memory_bytes: int | None = None,
+    workers: int | str = 1,
     executor: str = "local",
     shard: str | None = None,
     api_key_env: str | None = None,

@@ -40,10 +40,8 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
     learnt = material(plan, world.vocab)
     begin = time.perf_counter()
     model = starting_model(world.checkpoint, seed if plan.from_scratch else None)
-    place = Path(spill) / STATE / f"{job.key}.pt" if spill else None
-    if place is not None:
-        place.parent.mkdir(exist_ok=True)
-    with threads(plan.threads):
+    place = Path(spill) / f"{STATE}-{job.key}.pt" if spill else None
+    with pinned():
         arms = Lockstep(plan, model, learnt, seed, torch.device(plan.device), place)
         del model
         tokens = plan.sequences * plan.context * (plan.steps - arms.done) * len(arms.runners)
@@ -82,23 +80,12 @@ def check(world: World) -> None:
     if world.vocab.window is not None and plan.context > world.vocab.window:
         raise InputError(f"--context {plan.context}: the model reads {world.vocab.window} tokens at most; lower it")
     material(plan, world.vocab)
-    if (need := needed(world)) > world.memory:
+    world.least = need = needed(world)
+    if need > world.memory:
         raise InputError(
             f"about {need / 2**30:.1f} GiB are needed for {len(plan.every_arm)} arms side by side, and "
             f"{world.memory / 2**30:.1f} GiB may be used; give fewer --arms, or --no-controls"
         )
-
-
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """So many CPU threads, where a number is asked."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        with pinned():
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -1,13 +1,16 @@
-"""Executors run jobs: (function, jobs) -> results. They import nothing of ours, so that any way of mapping will do."""
+"""Executors run jobs: (Worker, jobs) -> their results, in whatever order they end. carry_out alone writes them down."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from decodedrift.core.records import Job
 from decodedrift.runs.executors.local import run as local
 
-J = TypeVar("J")
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from decodedrift.measure.tables import JobResult
+    from decodedrift.runs.retry import Worker
 
-EXECUTORS: dict[str, Callable[[Callable[[J], R], Iterable[J]], Iterator[R]]] = {"local": local}
+Executor = Callable[["Worker", Sequence[Job]], Iterator["JobResult"]]
+EXECUTORS: dict[str, Executor] = {"local": local}

@@ -1,15 +1,21 @@
-"""One job after another, in this process."""
+"""Jobs on this machine: one after another in this process, or, after the first, in as many as the world says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-J = TypeVar("J")
-R = TypeVar("R")
+from decodedrift.core.records import Job
+from decodedrift.runs.executors.processes import spread
+
+if TYPE_CHECKING:
+    from decodedrift.measure.tables import JobResult
+    from decodedrift.runs.retry import Worker
 
 
-def run(function: Callable[[J], R], jobs: Iterable[J]) -> Iterator[R]:
+def run(work: Worker, jobs: Sequence[Job]) -> Iterator[JobResult]:
     """Yields each job's result as soon as it is there."""
-    for job in jobs:
-        yield function(job)
+    if work.world.workers > 1 and len(jobs) > 1:
+        yield from spread(work, jobs)
+    else:
+        yield from map(work, jobs)
