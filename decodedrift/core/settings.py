@@ -79,6 +79,10 @@ class Settings(BaseModel):
     )  # fmt: skip
     workers: Processes = option(1, "Processes, or auto.", MACHINE, "N", changes_rows=False, label="Processes")
     executor: str = option("local", "What runs the jobs.", MACHINE, "NAME", rare=True, changes_rows=False)
+    ray_address: str | None = option(
+        None, "The cluster of --executor ray.", MACHINE, "HOST:PORT", says="one on this machine alone", rare=True,
+        changes_rows=False,
+    )  # fmt: skip
     shard: Annotated[str | None, BeforeValidator(shard_name)] = option(
         None, "Only the i-th of n parts of the jobs, for decodedrift merge.", MACHINE, "I/N", rare=True,
         changes_rows=False,
@@ -115,6 +119,11 @@ class Settings(BaseModel):
     def having(self, **changes: Any) -> Self:
         """The same with other values, which are not checked again."""
         return self.model_copy(update=changes)
+
+    @property
+    def only_rows(self) -> bool:
+        """Whether jobs leave nothing but their rows, and so can run on machines that lack the run's folder."""
+        return True
 
     def check(self) -> None:
         """Refuses what cannot be asked together, by an InputError; an experiment adds its own."""

@@ -21,7 +21,7 @@ from decodedrift.models.variants import (
     on_device,
 )
 from decodedrift.runs.asked import live_asked, prompts_asked, strategies_asked, texts_asked, variants_asked
-from decodedrift.runs.executors import EXECUTORS
+from decodedrift.runs.executors import CHECKS, EXECUTORS
 from decodedrift.runs.judge import refuse_candidates, the_reference, with_judge
 from decodedrift.runs.plan import IDENTITY, METRICS_VERSION, jobs
 from decodedrift.runs.sharding import check_shard, own_jobs
@@ -97,6 +97,8 @@ def draft(settings: S) -> S:
     """
     if settings.executor not in EXECUTORS:
         raise InputError(f"--executor {settings.executor}: unknown; {nearest(settings.executor, tuple(EXECUTORS))}")
+    if settings.ray_address is not None and settings.executor != "ray":
+        raise InputError("--ray-address is of --executor ray: add it, or leave the address out")
     settings = with_judge(settings)
     (reference,) = sides.typed([the_reference(variants_asked(settings.reference, None), settings)], "--reference")
     reader, asked = getattr(settings, "judge", None) or reference, settings.candidates
@@ -167,6 +169,8 @@ def prepare(
     check(place)
     free = settings.prompts_per_job is None and plan.shard is None  # no shard knows the others' memory
     place.plan = fitting.sized(place, sizes.batch_size, sizes.prompts_per_job, free)
+    if (refuse := CHECKS.get(place.plan.executor)) is not None:
+        refuse(place)
     workers.settle(place, sizes.begun, sizes.threads)
     facts = _environment(place)
     facts["warnings"] += unread

@@ -143,6 +143,11 @@ class CompareSettings(EndpointSettings):
             if getattr(self, name) not in (None, SLIDING) and not (self.texts or self.default_text):
                 raise InputError(f"--{name} cuts texts into windows and there is none: give --text, or leave it out")
 
+    @property
+    def only_rows(self) -> bool:
+        """Unless logits are kept."""
+        return not self.keep_logits
+
     def standard_texts(self) -> tuple[Text, ...]:
         """The bundled text, unless it is not wanted."""
         stories = tells_stories(place_of(self.model))

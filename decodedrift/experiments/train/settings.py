@@ -103,6 +103,11 @@ class TrainSettings(Settings):
         return [Job("", 0, self.prompts) for _ in self.seeds]
 
     @property
+    def only_rows(self) -> bool:
+        """Checkpoints and a comparison of them come beside the rows."""
+        return False
+
+    @property
     def every_arm(self) -> list[Arm]:
         """The arms and controls in the order in which each step runs them: the reference arm first."""
         arms = parse_arms(self.arms)
