@@ -23,7 +23,7 @@ from decodedrift.runs.prepare import Prepared, prepare
 from decodedrift.runs.resume import stored_run, stored_settings, stored_sizes
 from decodedrift.runs.runfolder import RunFolder, Stored
 
-WORD = r"(?:auto|cpu|cuda|mps|exact|screen|gumbel|none|mixed|per-strategy|[0-9]+)\b"
+WORD = r"(?:auto|cpu|cuda|mps|exact|screen|gumbel|none|mixed|per-strategy|ray|[0-9]+)\b"
 
 
 def nondefault(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:

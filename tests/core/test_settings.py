@@ -154,7 +154,7 @@ BAD: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("inject", {"strategies": "beam"}, ("add greedy", "with coupling='gumbel'")),
     ("inject", {"prompts": "missing.txt"}, ("prompts=missing.txt", "bundled set")),
     ("inject", {"prompt_ids": "zz"}, ("prompt_ids=zz", "no such prompt")),
-    ("inject", {"executor": "clusters"}, ("executor=clusters", "choices: local")),
+    ("inject", {"executor": "clusters"}, ("executor=clusters", "choices: local, ray")),
     ("inject", {"revision": "x"}, ("revision=x", "leave it out")),
     ("inject", {"out": "."}, ("out=.", "name a new one")),
 ]  # fmt: skip
