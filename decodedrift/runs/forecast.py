@@ -45,9 +45,11 @@ def _running(ready: Prepared) -> list[str]:
     plan, world = ready.plan, ready.world
     low, high = _seconds(ready)
     loads = budget.loading(world, ready.jobs)
+    each = f"in each of {world.workers} processes, " if world.workers > 1 else ""
     return [
-        f"memory    about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
-        f" ({budget.resident(world)} resident, batch size {plan.batch_size})",
+        f"memory    about {world.workers * budget.pair_bytes(world) / GIB:.2f} GiB of"
+        f" {world.workers * world.memory / GIB:.1f} GiB"
+        f" ({each}{budget.resident(world)} resident, batch size {plan.batch_size})",
         *([f"logits    {_waiting(ready)}"] if plan.effort.reading and plan.reader in plan.variants else []),
         f"loading   weights {loads.loads} times ({_why_loaded(ready, loads.share)}),"
         f" {_percent(loads.share)} of the time",

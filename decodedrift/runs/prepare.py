@@ -32,7 +32,7 @@ S = TypeVar("S", bound=Settings)
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a run was settled at when it began (`begun`), None where not. prompts_per_job: unless one is asked."""
+    """What a run was settled at when it began (`begun`), None where not; prompts_per_job: unless one is asked."""
 
     batch_size: int | None = None
     prompts_per_job: int | None = None

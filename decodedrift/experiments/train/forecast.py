@@ -60,7 +60,8 @@ def forecast(ready: Any) -> str:
         f"steps     {plan.steps} of {plan.sequences} x {plan.context} tokens, {tokens} tokens in all",
         f"rows      {rows} of training.csv, {len(arms) * len(plan.seeds)} of arms.csv",
         f"then      compare in fp32: {then}",
-        f"memory    about {needed(world) / 2**30:.2f} GiB of {world.memory / 2**30:.1f} GiB",
+        f"memory    about {world.workers * needed(world) / 2**30:.2f} GiB of"
+        f" {world.workers * world.memory / 2**30:.1f} GiB",
         f"time      roughly {span(seconds * 2 * MEASURING)} to {span(seconds * 5 * MEASURING)} on {plan.device},"
         " and the comparison",
     ])  # fmt: skip

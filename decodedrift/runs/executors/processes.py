@@ -39,17 +39,16 @@ def spread(work: Worker, jobs: Sequence[Job]) -> Iterator[JobResult]:
     Raises:
         InputError: the work cannot leave this process, or the processes of one job died DEATHS times.
     """
-    count = min(work.world.workers, len(jobs))
-    with_all = Processes(work, count)
+    left, first = deque(jobs), not work.world.route.fixed
+    processes = Processes(work, min(work.world.workers, len(jobs) - first))
     try:
-        left = deque(jobs)
-        if not work.world.route.fixed:
-            work.progress.worker(0, count)
+        if first:
+            work.progress.worker(0, processes.count)
             yield work(left.popleft())
         work.world.close()
-        yield from with_all.run(left)
+        yield from processes.run(left)
     finally:
-        with_all.kill()
+        processes.kill()
 
 
 @dataclass

@@ -49,9 +49,12 @@ def packed(work: Worker, option: str = "--workers", mend: str = "use --workers 1
 
 def unpacked(data: bytes, progress: Progress) -> Worker:
     """The Worker of `packed`, in another process. progress: told of its jobs; raises in `batch` to stop them."""
-    from decodedrift.models.world import restored
+    try:
+        work: Worker = pickle.loads(data)
+    except ModuleNotFoundError:  # a configuration of a model's own code
+        from decodedrift.models.world import restored
 
-    work: Worker = restored(data)
+        work = restored(data)
     work.progress = progress
     return work
 
