@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from decodedrift.decoding.strategies import strategy
     from decodedrift.experiments.compare.face import compare
     from decodedrift.experiments.inject.face import inject
+    from decodedrift.experiments.merging import merge
     from decodedrift.experiments.record.face import record
     from decodedrift.experiments.repeat.face import repeat
     from decodedrift.experiments.stack import concat
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InputError", "Prompt", "Strategy", "Study", "Text", "Trace", "Variant",
-    "compare", "concat", "formats", "inject", "open_study", "record", "repeat", "strategy", "train",
+    "compare", "concat", "formats", "inject", "merge", "open_study", "record", "repeat", "strategy", "train",
 ]  # fmt: skip
 
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "record": "decodedrift.experiments.record.face",
     "repeat": "decodedrift.experiments.repeat.face",
     "train": "decodedrift.experiments.train.face",
+    "merge": "decodedrift.experiments.merging",
     "concat": "decodedrift.experiments.stack",
     "Study": "decodedrift.experiments.study",
     "open_study": "decodedrift.experiments.study",

@@ -57,6 +57,9 @@ def _command(kind: Experiment, frame: dict[str, Any], flags: dict[str, Any]) -> 
     from decodedrift.runs.prepare import draft, prepare
 
     plan = draft(settings)  # everything that can be refused without torch is refused before it is imported
+    whole = [name for name in ("positions_csv", "spreadsheet_safe") if frame.get(name)]
+    if whole and plan.shard is not None:
+        raise InputError(f"--{whole[0].replace('_', '-')} is of a whole run, and a shard is a part: give it to merge")
     gates = read_gates(kind, frame["fail_on"], frame["fail_on_interval"], plan.as_dict())
     from decodedrift.core.progress import Bars
     from decodedrift.experiments.running import answers_in

@@ -28,17 +28,21 @@ def resume(
 ) -> None:
     """Go on with a run that was stopped or killed; finished jobs are not run again."""
     from decodedrift.experiments import experiment
+    from decodedrift.experiments.merging import shard_study
     from decodedrift.experiments.study import experiment_of, open_study
     from decodedrift.runs.resume import stored_run
+    from decodedrift.runs.runfolder import RunFolder
 
     log_to_stderr(log_level)
     stored = stored_run(folder)
     gates = read_gates(experiment(experiment_of(stored.plan)), fail_on, fail_on_interval, stored.plan)
     if stored.finished:
         conclude(open_study(folder), gates, as_json, verbose)
+    path = path_of(folder).resolve()
+    if (shard := shard_study(RunFolder(path))) is not None and shard.shard.complete:
+        conclude(shard, gates, as_json, verbose)
     from decodedrift.experiments.running import prepared_again
 
-    path = path_of(folder).resolve()
     if os.path.isdir(where := os.path.expanduser(stored.unfinished.get("folder", ""))):
         os.chdir(where)  # a model given as a relative path is found from where the run was begun
     kind, ready = prepared_again(path, stored)

@@ -61,6 +61,8 @@ def read_gates(
         raise InputError("--fail-on-interval: there is no gate; add one with --fail-on")
     if not texts:
         return []
+    if plan.get("shard") is not None:
+        raise InputError("--fail-on: gates are of a whole run, and --shard is a part of one; give them to merge")
     from decodedrift.runs.wordgates import parse_gates
 
     return parse_gates(texts, interval, kind.gating(plan))
@@ -148,7 +150,13 @@ def show(
 ) -> None:
     """The result, the gates that passed and the paths to open on `say`; with `as_json` also JSON on stdout."""
     from decodedrift.core.untrusted import to_json
+    from decodedrift.experiments.merging import ShardStudy
 
+    if isinstance(study, ShardStudy):
+        if as_json:
+            print(to_json(study.facts()))
+        print(terminal(str(study.shard), 400), file=say)
+        return
     if as_json:
         summary = study.summary.astype(object).where(study.summary.notna(), None).to_dict("records")
         said = {"summary": summary, "verdict": study.verdict, "gates_exceeded": exceeded, "gates_passed": passed}

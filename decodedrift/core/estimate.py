@@ -117,6 +117,11 @@ class Estimate:
             self._settle(str(seat.job), now)
         self._seats[self._at] = _Seat(key, now)
 
+    def elsewhere(self, key: str, of: int) -> None:
+        """A job has ended on another machine; its phases were timed by nobody."""
+        self._workers = of
+        self._done.add(key)
+
     def start(self, what: str, tokens: float) -> None:
         """A phase begins."""
         self.stop()

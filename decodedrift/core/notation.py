@@ -69,6 +69,20 @@ def processes(value: Any) -> int | str:
 thread_count = whole(1, 1024)  # far beyond any use; a million threads would take the process down
 
 
+def shard_numbers(value: Any) -> tuple[int, int]:
+    """(i, n) of a shard as it is written, `i/n`, from 1 to n."""
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value) if isinstance(value, str) else None
+    index, of = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= index <= of:
+        raise ValueError(f"must be i/n with i from 1 to n, such as 2/8, not {value!r}")
+    return index, of
+
+
+def shard_name(value: Any) -> str | None:
+    """A shard in its canonical spelling; None is the whole run."""
+    return value if value is None else "{}/{}".format(*shard_numbers(value))
+
+
 def number(low: float, high: float = math.inf, *, open_low: bool = False) -> Callable[[Any], float]:
     """A reader of finite numbers within [low, high], or (low, high] with `open_low`."""
 

@@ -30,6 +30,9 @@ class Progress:
     def worker(self, number: int, of: int) -> None:
         """What is told next is of this one of so many processes that run jobs at once."""
 
+    def elsewhere(self, key: str, of: int) -> None:
+        """A job has ended on another machine, of so many that run at once."""
+
     def start(self, variant: str, what: str, tokens: int) -> None:
         """A phase begins that will advance `tokens` tokens at most."""
 
@@ -82,6 +85,13 @@ class Bars(Progress):
         self._many = of
         if self._estimate is not None:
             self._estimate.worker(number, of)
+
+    def elsewhere(self, key: str, of: int) -> None:
+        """Counted as a whole."""
+        self._what, self._drawn = f"{of} jobs at once", -math.inf
+        if self._estimate is not None:
+            self._estimate.elsewhere(key, of)
+        self._show()
 
     def start(self, variant: str, what: str, tokens: int) -> None:
         """Says what runs, of several processes how many there are."""

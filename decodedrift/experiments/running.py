@@ -14,6 +14,7 @@ from decodedrift.core.records import InputError
 from decodedrift.core.settings import Settings, make_settings
 from decodedrift.experiments import experiment
 from decodedrift.experiments.base import Experiment
+from decodedrift.experiments.merging import shard_study
 from decodedrift.experiments.study import Study, experiment_of, open_study
 from decodedrift.models.recorded.api.recording import Answers
 from decodedrift.runs.carry_out import carry_out, finished
@@ -22,7 +23,7 @@ from decodedrift.runs.prepare import Prepared, prepare
 from decodedrift.runs.resume import stored_run, stored_settings, stored_sizes
 from decodedrift.runs.runfolder import RunFolder, Stored
 
-WORD = r"(?:auto|cpu|cuda|mps|exact|screen|gumbel|none|mixed|per-strategy|[0-9]+)\b"
+WORD = r"(?:auto|cpu|cuda|mps|exact|screen|gumbel|none|mixed|per-strategy|ray|[0-9]+)\b"
 
 
 def nondefault(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,6 +56,8 @@ def run(
         raise InputError("tokenizer= belongs to a model in memory; a named model brings its own: leave it out")
     try:
         settings = make_settings(kind.settings, values)
+        if settings.shard is not None and out is None:
+            raise InputError(f"--shard {settings.shard} leaves jobs in a folder, for merge: name it with --out")
         if out is None:
             sizes, answers = stored_sizes(None, settings), Answers(progress=progress or Progress())
             ready = prepare(settings, tokenizer, sizes, kind.check, answers)
@@ -78,7 +81,8 @@ def carried_out(
     """
     if folder is not None and finished(ready, folder):
         return open_study(folder.path)
-    return carry_out(kind.execute, Study, ready, folder, progress)
+    study = carry_out(kind.execute, Study, ready, folder, progress)
+    return study if folder is None else shard_study(folder) or study
 
 
 def answers_in(folder: str | Path, stored: Stored | None, progress: Progress | None) -> Answers:
@@ -104,6 +108,8 @@ def resume(folder: str | Path, progress: Progress | None = None) -> Study:
     stored = stored_run(folder)
     if stored.finished:
         return open_study(folder)
+    if (shard := shard_study(RunFolder(folder))) is not None and shard.shard.complete:
+        return shard
     kind, ready = prepared_again(folder, stored)
     with RunFolder.reopen(folder) as run_folder:
         return carried_out(kind, ready, run_folder, progress)

@@ -12,7 +12,7 @@ import pandas as pd
 from decodedrift.core.estimate import Work
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError, Job
-from decodedrift.measure.tables import JobResult, gathered, joined
+from decodedrift.measure.tables import Gathered, JobResult, gathered, joined
 from decodedrift.runs.executors import EXECUTORS
 from decodedrift.runs.prepare import Prepared
 from decodedrift.runs.resume import refuse_another, unfinished
@@ -68,14 +68,27 @@ def carry_out(
     progress.batch()  # a signal that came in the last batch: the tables are made by the resume
     if folder is not None:
         progress.report()
+    if ready.plan.shard is not None:
+        return study({}, ready.plan.as_dict(), environment)
     results.sort(key=lambda result: result.key)
     rows = gathered(results) if folder is None else folder.read_jobs([job.key for job in ready.jobs])
-    rows.frames["failures"] = _with_refused(rows.frames["failures"], ready)
+    return put_together(study, rows, ready.plan.as_dict(), environment, folder)
+
+
+def put_together(
+    study: Callable[[Mapping[str, pd.DataFrame], dict[str, Any], Mapping[str, Any]], Left],
+    rows: Gathered,
+    plan: dict[str, Any],
+    environment: Mapping[str, Any],
+    folder: RunFolder | None,
+) -> Left:
+    """What the experiment makes of all jobs; written, where there is a folder."""
+    rows.frames["failures"] = _with_refused(rows.frames["failures"], plan)
     way: dict[str, Any] = {"spilled_bytes": rows.spilled_bytes} | rows.path
     way |= {"lowered": rows.batch_sizes} if rows.batch_sizes else {}
-    environment = environment | {"variants": rows.variants(), "generation": environment["generation"] | way}
+    environment = {**environment, "variants": rows.variants(), "generation": environment["generation"] | way}
     environment["finished"] = datetime.now(UTC).isoformat(timespec="minutes")
-    result_of_all = study(rows.frames, ready.plan.as_dict(), environment)
+    result_of_all = study(rows.frames, plan, environment)
     if folder is not None:
         result_of_all.write(folder)
     return result_of_all
@@ -91,6 +104,9 @@ def finished(ready: Prepared, folder: RunFolder) -> bool:
     if stored is None:
         return False
     refuse_another(stored, ready.plan, ready.environment, str(folder.path))
+    if (shard := stored.plan.get("shard")) != ready.plan.shard:
+        here, asked = (f"shard {name}" if name else "the whole run" for name in (shard, ready.plan.shard))
+        raise InputError(f"{folder.path}: holds {here}, and {asked} is asked for; name a folder for each")
     keys = {job.key for job in ready.jobs}
     if other := [key for key in folder.written_jobs() if key not in keys]:
         raise InputError(
@@ -123,14 +139,14 @@ def _start(ready: Prepared, folder: RunFolder) -> tuple[list[str], dict[str, Any
     """The keys of the finished jobs and the environment on file, of a run that is begun here or goes on."""
     stored = folder.stored()
     if stored is None or not stored.environment:
-        folder.begin(ready.plan.as_dict(), ready.environment, unfinished(ready.plan))
+        folder.begin(ready.plan.as_dict(), ready.environment, unfinished(ready.plan, ready.every))
         return [], ready.environment
     return folder.finished_jobs(), stored.environment
 
 
-def _with_refused(failures: pd.DataFrame, ready: Prepared) -> pd.DataFrame:
+def _with_refused(failures: pd.DataFrame, plan: Mapping[str, Any]) -> pd.DataFrame:
     """The failures with the prompts that were refused before anything ran."""
     refused = JobResult("")
-    for prompt_id, reason in ready.plan.refused.items():
-        refused.fail(ready.plan.model, "", "prompt", "refused", reason, prompt_id=prompt_id)
+    for prompt_id, reason in plan["refused"].items():
+        refused.fail(plan["model"], "", "prompt", "refused", reason, prompt_id=prompt_id)
     return joined([refused.frame("failures"), failures.drop_duplicates(ignore_index=True)], "failures")

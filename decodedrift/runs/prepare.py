@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from decodedrift.core import prompts as prompt_files
 from decodedrift.core.progress import without_widgets
-from decodedrift.core.records import InputError, Job, Prompt, Strategy, Text, Variant, nearest, plain
+from decodedrift.core.records import InputError, Job, nearest
 from decodedrift.core.settings import Settings
 from decodedrift.core.versions import untested
-from decodedrift.decoding.strategies import check_beams, parse_strategies
+from decodedrift.decoding.strategies import check_beams
 from decodedrift.models.knobs import check as check_knobs
 from decodedrift.models.precisions import beware
 from decodedrift.models.recorded import sides
 from decodedrift.models.recorded.api.recording import Answers, answered
 from decodedrift.models.variants import (
     default_candidates,
-    is_model,
-    named_variants,
     on_device,
-    parse_variants,
-    variant_from_dict,
 )
-from decodedrift.runs.executors import EXECUTORS
+from decodedrift.runs.asked import live_asked, prompts_asked, strategies_asked, texts_asked, variants_asked
+from decodedrift.runs.executors import CHECKS, EXECUTORS
 from decodedrift.runs.judge import refuse_candidates, the_reference, with_judge
 from decodedrift.runs.plan import IDENTITY, METRICS_VERSION, jobs
+from decodedrift.runs.sharding import check_shard, own_jobs
 
 PROMPTS_PER_JOB = 16  # what a kill can lose, where the weights are loaded once
 S = TypeVar("S", bound=Settings)
@@ -49,7 +47,7 @@ NOTHING = Sizes()
 class Prepared:
     """A run that is ready: its world and jobs. enlarged: whether these are larger than usual, to load seldom.
 
-    notes: what is said of it before it begins.
+    notes: said of it before it begins. every: the keys of the whole plan's jobs, of which its own may be a shard.
     """
 
     world: Any
@@ -57,6 +55,7 @@ class Prepared:
     environment: dict[str, Any]
     enlarged: bool = False
     notes: Sequence[str] = ()
+    every: Sequence[str] = ()
 
     @property
     def plan(self) -> Settings:
@@ -84,6 +83,7 @@ class Prepared:
             line += f"; batch size lowered from {size} to {plan.batch_size} to fit the memory"
         if self.enlarged:
             line += f"; jobs of {plan.prompts_per_job} prompts, as each loads the weights anew"
+        line += f"; shard {plan.shard}: {len(self.jobs)} of {len(self.every)} jobs" if plan.shard else ""
         line += "".join(f"; {note}" for note in self.notes)
         told = beware((v.precision, v.compute, v.options) for v in plan.variants)
         return line + "".join(f"; {name}: {text}" for name, text in told.items())
@@ -97,20 +97,23 @@ def draft(settings: S) -> S:
     """
     if settings.executor not in EXECUTORS:
         raise InputError(f"--executor {settings.executor}: unknown; {nearest(settings.executor, tuple(EXECUTORS))}")
+    if settings.ray_address is not None and settings.executor != "ray":
+        raise InputError("--ray-address is of --executor ray: add it, or leave the address out")
     settings = with_judge(settings)
-    (reference,) = sides.typed([the_reference(_variants(settings.reference, None), settings)], "--reference")
+    (reference,) = sides.typed([the_reference(variants_asked(settings.reference, None), settings)], "--reference")
     reader, asked = getattr(settings, "judge", None) or reference, settings.candidates
-    candidates = sides.typed(default_candidates(reader) if asked is None else _variants(asked, reader))
+    candidates = sides.typed(default_candidates(reader) if asked is None else variants_asked(asked, reader))
     refuse_candidates(candidates, reference)
     model = settings.model if isinstance(settings.model, str) else "in memory"
-    prompts, source = _prompts(settings, prompt_files.place_of(settings.model))
+    prompts, source = prompts_asked(settings, prompt_files.place_of(settings.model))
     plan = settings.having(
         model=model, reference=reference, candidates=settings.apart(candidates, reference),
-        strategies=settings.allowed(_strategies(settings, (reference, *candidates))), prompts=prompts,
-        texts=_texts(settings.texts) or settings.standard_texts(),
+        strategies=settings.allowed(strategies_asked(settings, (reference, *candidates))), prompts=prompts,
+        texts=texts_asked(settings.texts) or settings.standard_texts(),
         prompts_per_job=settings.prompts_per_job or PROMPTS_PER_JOB, prompt_source=source, prompt_ids=[], limit=None,
     )  # fmt: skip
     plan.check_resolved()
+    check_shard(plan)
     return plan
 
 
@@ -148,7 +151,7 @@ def prepare(
         checkpoint = checkpoints.in_memory(model, tokenizer)
     plan = identity.without_home(plan.having(model=checkpoint.name))
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
-    others = world.other_checkpoints(plan, vocab, _live(settings))
+    others = world.other_checkpoints(plan, vocab, live_asked(settings))
     plan = stored.settled(plan, checkpoint, others, settings.model_fields_set)
     for variant, of_it in ((v, others.get(v.name, checkpoint)) for v in plan.running):
         check_knobs(variant, of_it)
@@ -164,19 +167,23 @@ def prepare(
         place.own = own.owns(plan, checkpoint, vocab, encoded, others)
     check_beams(plan.strategies, place.width)
     check(place)
-    place.plan = fitting.sized(place, sizes.batch_size, sizes.prompts_per_job, settings.prompts_per_job is None)
+    free = settings.prompts_per_job is None and plan.shard is None  # no shard knows the others' memory
+    place.plan = fitting.sized(place, sizes.batch_size, sizes.prompts_per_job, free)
+    if (refuse := CHECKS.get(place.plan.executor)) is not None:
+        refuse(place)
     workers.settle(place, sizes.begun, sizes.threads)
     facts = _environment(place)
     facts["warnings"] += unread
     windows = {name: len(t.windows) for name, t in texts.items()}
-    todo = jobs(place.plan, {key: facts[key] for key in IDENTITY}, windows, budget.windows_per_job(place))
+    every = jobs(place.plan, {key: facts[key] for key in IDENTITY}, windows, budget.windows_per_job(place))
+    todo = own_jobs(place.plan, every)
     place.keeps = len(todo) > 1 and budget.all_fit(place)
     facts["generation"] = facts["generation"] | {
         "batch_size_asked": settings.batch_size, "batch_size": place.plan.batch_size, "memory_bytes": place.memory,
         "resident": budget.resident(place),
     }  # fmt: skip
     enlarged = sizes.prompts_per_job is None and place.plan.prompts_per_job != plan.prompts_per_job
-    return Prepared(place, todo, facts, enlarged, earlier.settle(place, facts))
+    return Prepared(place, todo, facts, enlarged, earlier.settle(place, facts), [job.key for job in every])
 
 
 def _environment(world: Any) -> dict[str, Any]:
@@ -213,86 +220,3 @@ def _placed(plan: S, device: str) -> S:
     candidates = tuple(on_device(device, c) for c in plan.candidates)
     plan = plan.having_reader(on_device(device, plan.reader, reference=True))
     return plan.having(device=device, candidates=candidates)
-
-
-def _strategies(settings: Settings, variants: Sequence[Variant]) -> tuple[Strategy, ...]:
-    if "strategies" not in settings.options():
-        return ()
-    pieces = []
-    for item in _several(sides.strategies(settings, variants), (str, Strategy, Mapping), "--strategies"):
-        if isinstance(item, Mapping):  # as a plan.json has it
-            try:
-                item = Strategy(**item)
-            except TypeError:
-                raise InputError(f"--strategies: a strategy is written NAME:KEY=VALUE, not {item!r}") from None
-        if not isinstance(item, (str, Strategy)):
-            raise InputError(f"--strategies: a strategy is written NAME:KEY=VALUE, not {item!r}")
-        pieces.append(item)
-    return parse_strategies(pieces, settings.coupling)
-
-
-def _live(settings: Settings) -> dict[str, Any]:
-    """The candidates that are models in memory, by name."""
-    given = settings.candidates if isinstance(settings.candidates, Mapping) else {}
-    return {name: value for name, value in given.items() if is_model(value)}
-
-
-def _variants(values: Any, reference: Variant | None) -> tuple[Variant, ...]:
-    if reference and isinstance(values, Mapping) and not {"name", "precision"} <= set(values):
-        return named_variants(values, reference)
-    option = "--candidates" if reference else "--reference"
-    pieces = []
-    for item in _several(values, (str, Variant, Mapping), option):
-        if isinstance(item, Mapping):
-            item = variant_from_dict(item)
-        if not isinstance(item, (str, Variant)):
-            raise InputError(f"{option}: a variant is written as text or as its fields, not {item!r}")
-        pieces.append(item)
-    return parse_variants(pieces, reference)
-
-
-def _several(values: Any, single: tuple[type, ...], option: str) -> list[Any]:
-    """One or several of something as a list."""
-    if isinstance(values, single) or hasattr(values, "__fspath__"):
-        return [values]
-    if not isinstance(values, Iterable):
-        raise InputError(f"{option}: must be a text or a list, not {values!r}")
-    return list(values)
-
-
-def _prompts(settings: Settings, model: str) -> tuple[tuple[Prompt, ...], str]:
-    """The prompts asked for, and where they come from. A bundled set is cut to a balanced few later, once it fits."""
-    value = settings.prompts
-    listed = not (value is None or isinstance(value, str) or hasattr(value, "__fspath__"))
-    if listed:
-        prompts = prompt_files.given_prompts(_several(value, (Prompt, Mapping), "--prompts"))
-        name = settings.prompt_source or "given"
-    else:
-        source = str(value) if value is not None else prompt_files.default_set(model)
-        prompts = prompt_files.load_prompts(source)
-        name = source if source in prompt_files.bundled_sets() else "file"
-    if settings.prompt_ids:
-        prompts = prompt_files.picked(prompts, settings.prompt_ids)
-    if not prompts:
-        raise InputError("--prompts: give at least one")
-    if settings.limit and (listed or name == "file"):
-        prompts = prompts[: settings.limit]
-    return prompts, name
-
-
-def _texts(values: Any) -> tuple[Text, ...]:
-    texts: list[Text] = []
-    for item in _several(values, (str, Text, Mapping), "--text"):
-        if isinstance(item, Text):
-            texts.append(item)
-        elif isinstance(item, Mapping):
-            if item.get("text", "") is None and item.get("name") in prompt_files.TEXTS:  # from a plan with --no-text
-                item = plain(prompt_files.bundled_text(str(item["name"])))
-            if not (isinstance(item.get("name"), str) and isinstance(item.get("text"), str)):
-                raise InputError(f"--text: a text is a file, or {{name, text}}, not {sorted(map(str, item))}")
-            texts.append(Text(item["name"], item["text"]))
-        elif isinstance(item, str) or hasattr(item, "__fspath__"):
-            texts.extend(prompt_files.load_texts([item]))
-        else:
-            raise InputError(f"--text: a text is a file, not {item!r}")
-    return tuple(texts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,9 +38,11 @@ def stored_run(folder: str | Path) -> Stored:
     return stored
 
 
-def unfinished(plan: Settings) -> dict[str, Any]:
-    """What a resume needs beside the plan: where relative paths begin, texts kept off it."""
+def unfinished(plan: Settings, every: Sequence[str]) -> dict[str, Any]:
+    """What a resume needs beside the plan: where relative paths begin, texts kept off it; of a shard all jobs' keys."""
     values: dict[str, Any] = {"folder": home_shortened(os.getcwd())}
+    if plan.shard is not None:
+        values["jobs"] = list(every)
     if plan.no_text:
         values |= {"prompts": plain(plan.prompts), "texts": plain(plan.texts)}
     return values
@@ -100,21 +102,26 @@ def refuse_another(stored: Stored, plan: Settings, environment: Mapping[str, Any
     Raises:
         InputError: the plan, the weights, the tokenizer or the environment differ; names what.
     """
-    new = json.loads(json.dumps(plan.as_dict()))
-    defaults = {name: field.default for name, field in type(plan).model_fields.items() if name in new}
+    if found := differing(stored, Stored(json.loads(json.dumps(plan.as_dict())), dict(environment)), type(plan)):
+        raise InputError(f"{place} holds another run: {shortly(found)}; ask for the same, or name a new folder")
+
+
+def differing(stored: Stored, other: Stored, kind: type[Settings]) -> list[str]:
+    """What decides rows and is not the same in two runs, in words: of the first `there`, of the second `here`."""
+    new = dict(other.plan)
+    defaults = {name: field.default for name, field in kind.model_fields.items() if name in new}
     old = {"experiment": "compare"} | json.loads(json.dumps(defaults)) | stored.plan  # options that came later
     if old.get("no_text") != new["no_text"]:  # one side has no texts to compare
         old, new = ({k: v for k, v in side.items() if k not in ("prompts", "texts")} for side in (old, new))
-    for key in no_rows(type(plan)):
+    for key in no_rows(kind):
         old.pop(key, None)
         new.pop(key, None)
     found = list(differences("", old, new))
     if stored.environment:
         for key in IDENTITY:
-            now = json.loads(json.dumps(environment[key], default=str))
+            now = json.loads(json.dumps(other.environment[key], default=str))
             then = stored.environment.get(key)
             if key == "generation":
                 then, now = ({k: v for k, v in side.items() if k not in SETTLED} for side in (then or {}, now))
             found += differences("" if key == "numerical" else key, then, now)
-    if found:
-        raise InputError(f"{place} holds another run: {shortly(found)}; ask for the same, or name a new folder")
+    return found

@@ -25,6 +25,7 @@ from decodedrift.core.formats import path_of, read_json
 from decodedrift.core.records import InputError
 from decodedrift.measure.tables import PARTS, TABLES, UNFOLDED, Gathered, JobResult, joined, without_words
 from decodedrift.runs.places import ANSWERS, DATA, KEPT, MARK, RAN_ON, ROWS, STATE, UNFINISHED, where
+from decodedrift.runs.sharding import refuse_shard
 from decodedrift.runs.tablefiles import length, read_part, write_csv, write_parquet
 
 WAITING = "decodedrift-"  # how the folders begin in which logits wait; a kill leaves them
@@ -130,8 +131,7 @@ class RunFolder:
         """
         if not self.file(MARK).is_file():
             return None
-        parts = [_json(p) if (p := self.file(name)).is_file() else {} for name in (MARK, RAN_ON, UNFINISHED)]
-        return Stored(*parts)
+        return Stored(*(_json(p) if (p := self.file(name)).is_file() else {} for name in (MARK, RAN_ON, UNFINISHED)))
 
     def discard(self) -> None:
         """Takes away a folder in which no job finished: a run that was refused leaves nothing."""
@@ -159,8 +159,7 @@ class RunFolder:
         Raises:
             InputError: the disk is full, or the folder has gone (it is not made again: earlier jobs went with it).
         """
-        final = self.file("jobs") / result.key
-        part = final.with_name(final.name + ".part")
+        part = (final := self.file("jobs") / result.key).with_name(f"{result.key}.part")
         if not self.file(MARK).is_file():
             raise InputError(f"{self.path}: the run folder has been moved or deleted; start again")
         shutil.rmtree(part, ignore_errors=True)
@@ -264,12 +263,13 @@ def open_stored(path: str | Path) -> Stored:
     stored = RunFolder(folder).stored()
     if stored is None:
         raise InputError(f"{folder}: not a run folder (no {MARK} in it)")
+    refuse_shard(folder, stored.plan, stored.unfinished)
     old = where(folder, MARK).parent == folder and not where(folder, ROWS).is_file()  # finished by version 0.1
     last = ("traces.csv", "failures.csv") if old else (ROWS,)
     missing = [name for name in (*last, RAN_ON) if not where(folder, name).is_file()]
     if missing or not stored.finished:
-        hint = f" ({missing[0]} is missing)" if missing else ""
-        raise InputError(f"{folder}: this run did not finish{hint}; go on with: decodedrift resume {folder}")
+        why = f" ({missing[0]} is missing)" if missing else ""
+        raise InputError(f"{folder}: this run did not finish{why}; go on with: decodedrift resume {folder}")
     return stored
 
 

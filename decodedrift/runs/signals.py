@@ -47,6 +47,10 @@ class Stoppable(Progress):
         """Passed on."""
         self.inner.worker(number, of)
 
+    def elsewhere(self, key: str, of: int) -> None:
+        """Passed on."""
+        self.inner.elsewhere(key, of)
+
     def start(self, variant: str, what: str, tokens: int) -> None:
         """Passed on."""
         self.inner.start(variant, what, tokens)

@@ -19,8 +19,9 @@ from running import run
 import decodedrift as dd
 from decodedrift.cli import app
 from decodedrift.cli.options import FRAME, WORDS, frame_of
+from decodedrift.core.options import GROUPS, Option
 from decodedrift.core.records import InputError
-from decodedrift.core.settings import GROUPS, Option, make_settings
+from decodedrift.core.settings import make_settings
 from decodedrift.experiments import EXPERIMENTS, experiment
 from decodedrift.experiments.base import Experiment
 from decodedrift.experiments.compare.settings import CompareSettings
@@ -153,7 +154,7 @@ BAD: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("inject", {"strategies": "beam"}, ("add greedy", "with coupling='gumbel'")),
     ("inject", {"prompts": "missing.txt"}, ("prompts=missing.txt", "bundled set")),
     ("inject", {"prompt_ids": "zz"}, ("prompt_ids=zz", "no such prompt")),
-    ("inject", {"executor": "clusters"}, ("executor=clusters", "choices: local")),
+    ("inject", {"executor": "clusters"}, ("executor=clusters", "choices: local, ray")),
     ("inject", {"revision": "x"}, ("revision=x", "leave it out")),
     ("inject", {"out": "."}, ("out=.", "name a new one")),
 ]  # fmt: skip

@@ -8,11 +8,12 @@ from pydantic import BeforeValidator
 
 from decodedrift.core.endpoint import EndpointSettings
 from decodedrift.core.notation import one_of
+from decodedrift.core.options import DECODING, ENDPOINT, WHAT, Option, option
 from decodedrift.core.records import InputError
-from decodedrift.core.settings import DECODING, ENDPOINT, WHAT, Option, Whole, option
+from decodedrift.core.settings import Whole
 from decodedrift.models.knobs import COARSER
 
-NO_OPTIONS = ("no_text", "executor", "workers")  # a recording is its texts, made in one process
+NO_OPTIONS = ("no_text", "executor", "ray_address", "shard", "workers")  # a recording is its texts, made in one process
 
 HERE = (  # what an endpoint has settled by itself
     "revision", "reference", "batch_size", "prompts_per_job", "layout", "coupling", "device", "threads", "memory_bytes",

@@ -42,6 +42,8 @@ def repeat(
     memory_bytes: int | None = None,
     workers: int | str = 1,
     executor: str = "local",
+    ray_address: str | None = None,
+    shard: str | None = None,
     api_key_env: str | None = None,
     concurrency: int = 8,
     top_logprobs: int = 5,

@@ -48,6 +48,8 @@ def train(
     memory_bytes: int | None = None,
     workers: int | str = 1,
     executor: str = "local",
+    ray_address: str | None = None,
+    shard: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
     no_text: bool = False,

@@ -34,8 +34,8 @@ IGNORED = ("SIGINT", "SIGTERM", "SIGHUP")  # they are the driver's to hear: it t
 OFTEN = 0.1  # seconds between two accounts of tokens
 
 
-def packed(work: Worker) -> bytes:
-    """A Worker as bytes, without weights and without its progress.
+def packed(work: Worker, option: str = "--workers", mend: str = "use --workers 1") -> bytes:
+    """A Worker as bytes, without weights and without its progress. option: what asks for it; mend: what does not.
 
     Raises:
         InputError: something in it lives in this process alone.
@@ -44,7 +44,7 @@ def packed(work: Worker) -> bytes:
         return pickle.dumps(work, protocol=pickle.HIGHEST_PROTOCOL)
     except Exception as error:  # whatever the caller's own tokenizer or code raises
         said = f"{type(error).__name__}: {excerpt(error, 120)}"
-        raise InputError(f"--workers: this run cannot be given to another process ({said}); use --workers 1") from error
+        raise InputError(f"{option}: this run cannot be given to another process ({said}); {mend}") from error
 
 
 def unpacked(data: bytes, progress: Progress) -> Worker:

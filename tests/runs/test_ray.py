@@ -1,0 +1,111 @@
+"""`--executor ray`: the tables of one process, whatever node is lost; what it refuses needs no cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import tiny_model, tiny_tokenizer
+from running import LEAN, content
+
+import decodedrift as dd
+from decodedrift.core.progress import Progress
+from decodedrift.core.records import InputError
+from decodedrift.runs.signals import Stopped, stoppable
+
+ASKED: dict[str, Any] = LEAN | {
+    "candidates": ["bf16"], "strategies": ["greedy", "top-p"], "max_new_tokens": 4, "prompts_per_job": 1, "threads": 1,
+    "prompts": [f"w{n} w{n + 1}" for n in range(8)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"executor": "ray"}, r'executor=.ray. needs ray, which is not installed: pip install "decodedrift\[ray\]"'),
+        ({"executor": "ray", "workers": 2}, "workers= is of one machine"),
+        ({"executor": "ray", "keep_logits": True}, "leaves files beside its rows"),
+        ({"ray_address": "10.0.0.1:6379"}, "ray_address= is of executor"),
+    ],
+)
+def test_what_needs_no_cluster_to_be_refused(
+    saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], words: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=words):
+        dd.compare(saved(), out=tmp_path / "run", **ASKED | asked)
+
+
+def test_a_model_in_memory_stays_here(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a model in memory; save it and name the folder"):
+        dd.compare(tiny_model("gpt2"), tokenizer=tiny_tokenizer(), executor="ray", **ASKED)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.mark.slow
+def test_a_lost_node_s_jobs_run_again(cluster: Any, saved: Callable[..., Path], tmp_path: Path) -> None:
+    lost = cluster.add_node(num_cpus=1)
+    ended: list[str] = []
+
+    class Losing(Progress):
+        def elsewhere(self, key: str, of: int) -> None:
+            assert of == 2
+            ended.append(key)
+            if len(ended) == 1:
+                cluster.remove_node(lost, allow_graceful=False)
+
+    one = dd.compare(saved(), out=tmp_path / "one", **ASKED)
+    study = dd.compare(
+        saved(), out=tmp_path / "ray", executor="ray", ray_address=cluster.address, progress=Losing(), **ASKED
+    )
+    assert len(ended) == 7, "the first job runs in the driver"
+    here, there = content(tmp_path / "one"), content(tmp_path / "ray")
+    assert study.divergences.equals(one.divergences)
+    for plan in (here, there):
+        plan.pop("data/plan.json")
+    assert here == there
+
+
+@pytest.mark.slow
+def test_a_local_cluster_ends_with_the_run(saved: Callable[..., Path], tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    asked = ASKED | {"executor": "ray"}
+
+    class Looking(Progress):
+        def elsewhere(self, key: str, of: int) -> None:
+            (node,) = ray.nodes()
+            assert node["NodeManagerAddress"] == "127.0.0.1"
+
+    class Pressed(Progress):
+        def elsewhere(self, key: str, of: int) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with stoppable(Pressed()) as progress, pytest.raises(Stopped):
+        dd.compare(saved(), out=tmp_path / "run", progress=progress, **asked)
+    assert not ray.is_initialized()
+    kept = len(list((tmp_path / "run/data/jobs").iterdir()))
+    assert 2 <= kept < 8
+    study = dd.compare(saved(), out=tmp_path / "run", resume=True, progress=Looking(), **asked)
+    assert not ray.is_initialized()
+    assert len(study.divergences) > 0
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        with pytest.raises(InputError, match="no node of the cluster has the 3 CPUs"):
+            dd.compare(saved(), out=tmp_path / "wide", **asked | {"threads": 3})
+    finally:
+        ray.shutdown()
