@@ -66,5 +66,13 @@ def model_class(checkpoint: Any) -> Any | None:
 
 
 def device_of(model: Any) -> str:
-    """The type of device that a model is on."""
-    return str(next(model.parameters()).device.type)
+    """The type of device that a model computes on."""
+    return computing_on(model).partition(":")[0]
+
+
+def computing_on(model: Any) -> str:
+    """The device of a model's first weight, or the one that it is fetched to (`device_map`)."""
+    weight = next(model.parameters())
+    fetched_to = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
+    on = fetched_to if weight.device.type == "meta" and fetched_to is not None else weight.device
+    return f"cuda:{on}" if isinstance(on, int) else str(on)
