@@ -84,7 +84,8 @@ def register() -> None:
 def experiment() -> None:
     """An experiment with an option and a table of its own: `compare`, which also counts its prompts."""
     from decodedrift import experiments
-    from decodedrift.core.settings import MEASURING, Whole, option
+    from decodedrift.core.options import MEASURING, option
+    from decodedrift.core.settings import Whole
     from decodedrift.experiments.compare import EXPERIMENT
     from decodedrift.experiments.compare.settings import CompareSettings
     from decodedrift.measure.tables import TABLES

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from decodedrift.core.options import GROUPS
 from decodedrift.core.records import InputError
-from decodedrift.core.settings import GROUPS
 
 app = typer.Typer(
     name="decodedrift",

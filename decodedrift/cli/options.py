@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from decodedrift.cli.app import Items, Text
+from decodedrift.core.options import GATES, GROUPS, MACHINE, OUTPUT, PROMPTS, Option
 from decodedrift.core.records import InputError
-from decodedrift.core.settings import GATES, GROUPS, MACHINE, OUTPUT, PROMPTS, Option, Settings
+from decodedrift.core.settings import Settings
 
 FAIL_ON = Option(
     'Exit code 4 where it holds: "COLUMN>0.1" of summary.csv (of compare also certificate.csv), "COLUMN>0.1:ROW", '

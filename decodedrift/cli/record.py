@@ -11,8 +11,8 @@ from decodedrift.cli.app import DONE, FAILED, Grouped, app
 from decodedrift.cli.experiment import asked
 from decodedrift.cli.options import FRAME, with_options
 from decodedrift.cli.working import log_to_stderr
+from decodedrift.core.options import OUTPUT, Option
 from decodedrift.core.records import InputError
-from decodedrift.core.settings import OUTPUT, Option
 from decodedrift.core.untrusted import terminal
 from decodedrift.experiments.record.settings import RecordSettings
 

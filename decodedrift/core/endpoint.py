@@ -10,8 +10,9 @@ from pydantic import BeforeValidator
 
 from decodedrift.core.formats import read_json
 from decodedrift.core.notation import number, whole
+from decodedrift.core.options import ENDPOINT, option
 from decodedrift.core.records import InputError, Variant, shortened
-from decodedrift.core.settings import ENDPOINT, Settings, Whole, option
+from decodedrift.core.settings import Settings, Whole
 
 
 def _body(value: Any) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from running import run
 import decodedrift as dd
 from decodedrift.cli import app
 from decodedrift.cli.options import FRAME, WORDS, frame_of
+from decodedrift.core.options import GROUPS, Option
 from decodedrift.core.records import InputError
-from decodedrift.core.settings import GROUPS, Option, make_settings
+from decodedrift.core.settings import make_settings
 from decodedrift.experiments import EXPERIMENTS, experiment
 from decodedrift.experiments.base import Experiment
 from decodedrift.experiments.compare.settings import CompareSettings

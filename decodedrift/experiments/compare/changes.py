@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from decodedrift.core.options import MACHINE, OUTPUT, Option
 from decodedrift.core.records import plain
-from decodedrift.core.settings import MACHINE, OUTPUT, Option, Settings, no_rows
+from decodedrift.core.settings import Settings, no_rows
 from decodedrift.core.untrusted import visible
 from decodedrift.report.numbers import absent
 from decodedrift.report.phrases import listed, percent

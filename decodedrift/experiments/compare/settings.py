@@ -13,10 +13,11 @@ from pydantic import BeforeValidator, model_validator
 from decodedrift.core.endpoint import EndpointSettings
 from decodedrift.core.estimate import Effort
 from decodedrift.core.notation import number, one_of, whole
+from decodedrift.core.options import MEASURING, PROMPTS, WHAT, option
 from decodedrift.core.prompts import PROSE, STORY, bundled_text, place_of, tells_stories
 from decodedrift.core.records import InputError, Strategy, Text, Variant, distinct
 from decodedrift.core.secrecy import home_shortened
-from decodedrift.core.settings import MEASURING, PROMPTS, WHAT, Whole, files, option
+from decodedrift.core.settings import Whole, files
 from decodedrift.decoding.strategies import not_injectable, screened
 from decodedrift.measure.checks import Check, answered, parse_check, trusted
 from decodedrift.models.knobs import COARSER, KNOBS, unread

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from decodedrift.core.estimate import Effort
+from decodedrift.core.options import WHAT, option
 from decodedrift.core.records import InputError, distinct
-from decodedrift.core.settings import WHAT, Seed, Settings, Whole, option
+from decodedrift.core.settings import Seed, Settings, Whole
 from decodedrift.experiments.formats.kinds import DEFAULT, Kind, parse_kinds
 from decodedrift.models.precisions import PRECISIONS
 

@@ -8,8 +8,9 @@ from pydantic import BeforeValidator, field_validator
 
 from decodedrift.core.estimate import Effort
 from decodedrift.core.notation import split, whole
+from decodedrift.core.options import WHAT, option
 from decodedrift.core.records import InputError, Strategy
-from decodedrift.core.settings import WHAT, Settings, option
+from decodedrift.core.settings import Settings
 from decodedrift.decoding.strategies import not_injectable
 
 Position = Annotated[int, BeforeValidator(whole(0, 2**31 - 1))]

@@ -8,8 +8,9 @@ from pydantic import BeforeValidator
 
 from decodedrift.core.endpoint import EndpointSettings
 from decodedrift.core.notation import one_of
+from decodedrift.core.options import DECODING, ENDPOINT, WHAT, Option, option
 from decodedrift.core.records import InputError
-from decodedrift.core.settings import DECODING, ENDPOINT, WHAT, Option, Whole, option
+from decodedrift.core.settings import Whole
 from decodedrift.models.knobs import COARSER
 
 NO_OPTIONS = ("no_text", "executor")  # a recording is its texts, made in one process

@@ -9,8 +9,9 @@ from pydantic import field_validator
 
 from decodedrift.core.endpoint import EndpointSettings
 from decodedrift.core.estimate import Effort
+from decodedrift.core.options import ENDPOINT, MEASURING, WHAT, option
 from decodedrift.core.records import InputError, Variant, distinct
-from decodedrift.core.settings import ENDPOINT, MEASURING, WHAT, Whole, option
+from decodedrift.core.settings import Whole
 from decodedrift.experiments.repeat.varying import CONCURRENCY, DEFAULT, RERUN, VARY, Varying, parse_vary, varies
 from decodedrift.measure.checks import Check, answered, parse_check, trusted
 from decodedrift.models.knobs.experts import KERNELS

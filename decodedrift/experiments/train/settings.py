@@ -8,9 +8,10 @@ from pydantic import BeforeValidator, field_validator
 
 from decodedrift.core.estimate import Effort
 from decodedrift.core.notation import number, one_of, whole
+from decodedrift.core.options import MACHINE, MEASURING, PROMPTS, WHAT, option
 from decodedrift.core.prompts import PROSE, STORY, bundled_text
 from decodedrift.core.records import InputError, Job, Text, distinct
-from decodedrift.core.settings import MACHINE, MEASURING, PROMPTS, WHAT, Seed, Settings, Whole, files, option
+from decodedrift.core.settings import Seed, Settings, Whole, files
 from decodedrift.experiments.train.arms import DEFAULT, FP32, Arm, parse_arms, with_controls
 
 ADAMW, SGD = "adamw", "sgd"
