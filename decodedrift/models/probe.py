@@ -23,6 +23,7 @@ from decodedrift.models.machine import available_memory
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.floating import DTYPES, cast
 from decodedrift.models.precisions.inputs import unrounded
+from decodedrift.models.spread import is_spread
 from decodedrift.models.steps import PATHS, Cached, begin, read_whole, reading
 from decodedrift.models.text.vocabulary import Vocabulary
 

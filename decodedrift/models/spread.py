@@ -44,7 +44,7 @@ def is_spread(model: Module) -> bool:
     return any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
-def as_in_memory(model: Module) -> None:
+def as_in_memory(model: Any) -> None:
     """Rewrites GPT-2's Conv1D as Linear, as `rewrites` does, beneath accelerate's hooks, and aligns what is fetched."""
     if not is_spread(model):
         return

@@ -72,7 +72,8 @@ def device_of(model: Any) -> str:
 
 def computing_on(model: Any) -> str:
     """The device of a model's first weight, or the one that it is fetched to (`device_map`)."""
-    weight = next(model.parameters())
-    fetched_to = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
-    on = fetched_to if weight.device.type == "meta" and fetched_to is not None else weight.device
-    return f"cuda:{on}" if isinstance(on, int) else str(on)
+    weight, hook = next(model.parameters()), getattr(model, "_hf_hook", None)
+    if weight.device.type != "meta" or hook is None:
+        return str(weight.device)
+    to = [one.execution_device for one in getattr(hook, "hooks", (hook,)) if one.execution_device is not None][-1]
+    return f"cuda:{to}" if isinstance(to, int) else str(to)

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from decodedrift.core.notation import Param, number
+from decodedrift.core.notation import AUTO, Param, spread
 from decodedrift.core.records import Variant
 from decodedrift.models.knobs.base import Knob
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
-AUTO = "auto"
 PLAIN = ("fp32", "bf16", "fp16")  # precisions of which nothing but the loader touches a weight
 BESIDE = ("merge", "assisted", "layercast", "mixed", "head", "compile")  # knobs that touch weights, or take one device
-
-
-def read(value: Any) -> str:
-    """`auto`, or `auto@GIB`: at most so many GiB of weights on each device.
-
-    Raises:
-        ValueError: anything else.
-    """
-    name, at, gib = str(value).partition("@")
-    try:
-        if name != AUTO or (at and not gib):
-            raise ValueError
-        return f"{AUTO}@{number(0, 1e6, open_low=True)(gib):g}" if gib else AUTO
-    except ValueError:
-        raise ValueError(f"must be auto, or auto@GIB with the GiB of weights on each device, not {value!r}") from None
 
 
 def room(value: str) -> int | None:
@@ -52,7 +36,7 @@ def placement(model: Any) -> dict[str, Any]:
 
 
 def _refused(variant: Variant, checkpoint: Any, value: str) -> str | None:
-    if importlib.util.find_spec("accelerate") is None:
+    if find_spec("accelerate") is None:
         return "it is accelerate that spreads a model; pip install 'decodedrift[accelerate]'"
     if checkpoint.module is not None:
         return "it is set while loading; give a folder or hub id, not a model"
@@ -79,7 +63,7 @@ def _load(value: str) -> dict[str, Any]:
 
 
 DEVICE_MAP = Knob(
-    Param(read, None, "auto: layers on all devices, the rest on disk; auto@GIB: at most so much on each"),
+    Param(spread, None, "auto: layers on all devices, the rest on disk; auto@GIB: at most so much on each"),
     fact="placement",
     read_back=placement,
     refused=_refused,
