@@ -26,6 +26,7 @@ TOKEN_CAUSES = ("near_tie", "draw", "shift", "truncation")  # of a divergence of
 LAYOUTS = DECODED, FORCED, STEPPED = "decoded", "forced", "stepped"  # how the logits of a distance were computed
 PARTS = ("positions", "alternatives", "recorded", "steps")  # too long for CSV: a folder of Parquet parts
 UNFOLDED = ("alternatives",)  # no mean is made of it and it is the longest: read only by who asks
+_EMPTY: dict[Any, pd.DataFrame] = {}
 TEXTS = pd.StringDtype("python", na_value=np.nan)  # pandas' default, Arrow, cannot hold a lone surrogate
 
 WORDS = {  # columns from which a text could be read; what --no-text leaves empty
@@ -297,6 +298,3 @@ def empty(table: str) -> pd.DataFrame:
     if key not in _EMPTY:
         _EMPTY[key] = typed(pd.DataFrame(), table)
     return _EMPTY[key].copy()
-
-
-_EMPTY: dict[Any, pd.DataFrame] = {}
