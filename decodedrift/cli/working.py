@@ -170,8 +170,9 @@ def show(
 
 def more_files(study: Study, positions_csv: bool, spreadsheet_safe: bool) -> None:
     """Files that are written on request beside the run's own."""
-    from decodedrift.measure.tables import PARTS, without_words
+    from decodedrift.measure.tables import PARTS
     from decodedrift.runs.runfolder import RunFolder
+    from decodedrift.runs.tablefiles import without_words
 
     folder = RunFolder(Path(study.path or os.curdir))
     long = [name for name in study.tables if name == "positions" and positions_csv]

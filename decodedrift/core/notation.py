@@ -17,6 +17,8 @@ from typing import Any
 
 from decodedrift.core.records import RECORDINGS, InputError, nearest
 
+AUTO = "auto"  # of device_map: accelerate chooses
+
 
 @dataclass(frozen=True)
 class Param:
@@ -275,3 +277,18 @@ def gib(value: object) -> int:
         return max(1, int(number(0, 1e6, open_low=True)(value) * 2**30))
     except ValueError as error:
         raise ValueError(f"{error} (GiB)") from None
+
+
+def spread(value: Any) -> str:
+    """How a model is spread over devices: `auto`, or `auto@GIB`, with at most so many GiB of weights on each.
+
+    Raises:
+        ValueError: anything else.
+    """
+    name, at, gib = str(value).partition("@")
+    try:
+        if name != AUTO or (at and not gib):
+            raise ValueError
+        return f"{AUTO}@{number(0, 1e6, open_low=True)(gib):g}" if gib else AUTO
+    except ValueError:
+        raise ValueError(f"must be auto, or auto@GIB with the GiB of weights on each device, not {value!r}") from None

@@ -14,7 +14,17 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator
 
 from decodedrift.core.estimate import Effort
-from decodedrift.core.notation import count, gib, one_of, processes, shard_name, split, thread_count, whole
+from decodedrift.core.notation import (
+    count,
+    gib,
+    one_of,
+    processes,
+    shard_name,
+    split,
+    spread,
+    thread_count,
+    whole,
+)
 from decodedrift.core.options import DECODING, MACHINE, OUTPUT, PROMPTS, WHAT, Option, option
 from decodedrift.core.records import Cell, InputError, Job, Strategy, Text, Variant, distinct, plain, shortened, unlike
 
@@ -70,6 +80,10 @@ class Settings(BaseModel):
     chat_template: bool = option(False, "Prompts as user turns of a chat model.", PROMPTS)
     ignore_eos: bool = option(False, "Go on past stop tokens: full horizons.", DECODING, label="End of text ignored")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.", MACHINE, "NAME")
+    device_map: Annotated[str, BeforeValidator(spread)] | None = option(
+        None, "auto[@GIB]: layers on all devices, then on disk.", MACHINE, "HOW", says="one device", rare=True,
+        label="Weights on each device",
+    )  # fmt: skip
     threads: Annotated[int, BeforeValidator(thread_count)] | None = option(
         None, "CPU threads.", MACHINE, "N", says="torch's"
     )

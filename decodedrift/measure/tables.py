@@ -26,6 +26,7 @@ TOKEN_CAUSES = ("near_tie", "draw", "shift", "truncation")  # of a divergence of
 LAYOUTS = DECODED, FORCED, STEPPED = "decoded", "forced", "stepped"  # how the logits of a distance were computed
 PARTS = ("positions", "alternatives", "recorded", "steps")  # too long for CSV: a folder of Parquet parts
 UNFOLDED = ("alternatives",)  # no mean is made of it and it is the longest: read only by who asks
+_EMPTY: dict[Any, pd.DataFrame] = {}
 TEXTS = pd.StringDtype("python", na_value=np.nan)  # pandas' default, Arrow, cannot hold a lone surrogate
 
 WORDS = {  # columns from which a text could be read; what --no-text leaves empty
@@ -160,7 +161,9 @@ class JobResult:
         rows = self.rows[table]
         if unknown := {key for row in rows for key in row} - set(TABLES[table]):
             raise ValueError(f"{table}: no column for {sorted(unknown)}; choices: {', '.join(TABLES[table])}")
-        if rows and isinstance(rows[0], pd.DataFrame):
+        if not rows:
+            return empty(table)
+        if isinstance(rows[0], pd.DataFrame):
             return typed(pd.concat(rows, ignore_index=True), table)
         columns = {c: pd.Series([row.get(c) for row in rows], dtype="object") for c in TABLES[table]}
         return typed(pd.DataFrame(columns), table)
@@ -227,17 +230,10 @@ def gathered(results: Sequence[JobResult]) -> Gathered:
     return whole
 
 
-def without_words(frame: pd.DataFrame, table: str) -> pd.DataFrame:
-    """A table without what spells out a prompt or a continuation; of tokens and alternatives nothing is left."""
-    if table in ("tokens", "alternatives"):
-        return frame.iloc[:0]
-    return typed(frame.drop(columns=[c for c in frame.columns if c in WORDS]), table) if table in TABLES else frame
-
-
 def joined(parts: Iterable[pd.DataFrame], table: str) -> pd.DataFrame:
     """Parts as one table; empty ones are left out, whose columns would only unsettle the types."""
     filled = [p for p in parts if len(p)]
-    return pd.concat(filled, ignore_index=True) if filled else typed(pd.DataFrame(), table)
+    return pd.concat(filled, ignore_index=True) if filled else empty(table)
 
 
 FOLD_TEXTS = (
@@ -294,3 +290,11 @@ def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
             values = pd.to_numeric(values)
         series[name] = values.astype({"str": TEXTS}.get(kind, kind))
     return pd.DataFrame(series, columns=list(columns))
+
+
+def empty(table: str) -> pd.DataFrame:
+    """A table without rows, typed once in a process: most tables of a job are."""
+    key = (table, *TABLES[table].items())
+    if key not in _EMPTY:
+        _EMPTY[key] = typed(pd.DataFrame(), table)
+    return _EMPTY[key].copy()

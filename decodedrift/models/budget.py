@@ -59,7 +59,8 @@ def weight_bytes(world: World, variant: Variant) -> int:
     beside = draft.parameters * _itemsize(variant) if draft else 0
     if checkpoint.quantization is not None and not checkpoint.quantization.kind.dense:
         return checkpoint.bytes + beside
-    return checkpoint.parameters * sum(DTYPES[name].itemsize for name in kept(variant)) + beside
+    weights = checkpoint.parameters * sum(DTYPES[name].itemsize for name in kept(variant))
+    return world.on_a_device(variant, weights) + beside
 
 
 def loading_bytes(world: World, variant: Variant) -> int:
@@ -70,7 +71,7 @@ def loading_bytes(world: World, variant: Variant) -> int:
     merged = "fp32" if setting(variant, "merge") == "fp32" else None
     read = [PRECISIONS[variant.precision].reads(variant.options), merged, variant.compute]
     widest = max(DTYPES[name].itemsize for name in read if name is not None)
-    return max(weight_bytes(world, variant), checkpoint.parameters * widest)
+    return max(weight_bytes(world, variant), world.on_a_device(variant, checkpoint.parameters * widest))
 
 
 def pair_bytes(world: World) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ from decodedrift.models.sources.quiet import quiet, silenced
 from decodedrift.models.sources.stored import stored_type
 from decodedrift.models.sources.unpacked import found, unpack
 from decodedrift.models.sources.weightfiles import pickled
+from decodedrift.models.spread import as_in_memory, is_spread
 
 NO_MEMORY = ("can't allocate memory", "STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
@@ -105,8 +107,10 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
     """
     device = torch.device(variant.device or "cpu")
     ready = Loaded(None, variant, device)
+    spread = setting(variant, "device_map") is not None
+    files = tempfile.TemporaryDirectory(prefix="decodedrift-") if spread else nullcontext()  # weights saved anew
     try:
-        ready.model = _ready(checkpoint, variant, device, donor)
+        ready.model = _ready(checkpoint, variant, device, donor, files.__enter__())
         ready.facts = read_back(ready.model, checkpoint, variant)
         with ready.running():
             facts = {knob.fact: knob.read_back(ready.model) for knob in KNOBS.values() if knob.read_back is not None}
@@ -126,6 +130,7 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
     finally:
         ready.model = None  # whoever still holds the record does not hold the weights
         gc.collect()
+        files.__exit__(None, None, None)
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -149,8 +154,10 @@ def status_and_reason(error: Exception) -> tuple[str, str]:
     return "out_of_memory" if out_of_memory(error) else "failed", excerpt(text, 300)
 
 
-def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor: Loaded | None = None) -> Any:
-    """The model in the variant's precision, on its device, in eval mode."""
+def _ready(
+    checkpoint: Checkpoint, variant: Variant, device: torch.device, donor: Loaded | None, files: str | None
+) -> Any:
+    """The model in the variant's precision, on its device, in eval mode; files: for weights that are saved anew."""
     precision = PRECISIONS[variant.precision]
     compute = DTYPES[variant.compute or "fp32"]
     if reason := precision.unavailable(device.type):
@@ -165,7 +172,9 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
         if checkpoint.adapter is not None or any(k.load and not k.adapt for _, k, _ in turned(variant)):
             donor = None
         lent = copied_from(donor.model, donor.variant, variant, read_as) if donor is not None else None
-        model = read(checkpoint, variant, read_as) if lent is None else lent
+        place = {"offload_folder": files} if files is not None else {}
+        model = read(checkpoint, variant, read_as, **place) if lent is None else lent
+        as_in_memory(model)
         conv1d_to_linear(model)
     rounded = Rounded()
     if precision.apply is not None:
@@ -175,7 +184,8 @@ def _ready(checkpoint: Checkpoint, variant: Variant, device: torch.device, donor
     if precision.load is None:
         if precision.reads(variant.options) or compute == torch.float64:
             cast(model, compute)
-        model.to(device)
+        if not is_spread(model):
+            model.to(device)
     if compute == torch.float64 and kernel_of(model) == "grouped_mm":
         model.set_experts_implementation("eager")  # the grouped kernels have no float64
     for _, knob, value in turned(variant):
@@ -204,10 +214,10 @@ def _as_stored(checkpoint: Checkpoint, variant: Variant, compute: torch.dtype, d
     return model.eval()
 
 
-def read(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtype) -> Any:
+def read(checkpoint: Checkpoint, variant: Variant, dtype: torch.dtype, **more: Any) -> Any:
     """The model as its files, or its copy in memory, hold it, in a type; nothing of it is rewritten."""
     if checkpoint.module is None:
-        return _from_pretrained(checkpoint, variant, dtype)
+        return _from_pretrained(checkpoint, variant, dtype, **more)
     model = _adapted(checkpoint, variant)
     cast(model, dtype)
     return model

@@ -23,6 +23,7 @@ from decodedrift.models.machine import available_memory
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.models.precisions.floating import DTYPES, cast
 from decodedrift.models.precisions.inputs import unrounded
+from decodedrift.models.spread import is_spread
 from decodedrift.models.steps import PATHS, Cached, begin, read_whole, reading
 from decodedrift.models.text.vocabulary import Vocabulary
 
@@ -276,6 +277,8 @@ def spacing(variant: Variant) -> float:
 
 def _widened(loaded: Loaded, name: str) -> Loaded | None:
     """The same weights in a wider type, judged by float32's tolerance; None where the memory has no room for them."""
+    if is_spread(loaded.model):
+        return None
     parameters, dtype = sum(p.numel() for p in loaded.model.parameters()), DTYPES[name]
     if available_memory(str(loaded.device)) < 1.5 * dtype.itemsize * parameters:  # and something to work in
         return None

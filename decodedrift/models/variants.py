@@ -200,8 +200,10 @@ def default_candidates(reference: Variant) -> tuple[Variant, ...]:
     return parse_variants([c for c in DEFAULT_CANDIDATES if c != reference.name], reference)
 
 
-def on_device(plan_device: str, variant: Variant, *, reference: bool = False) -> Variant:
+def on_device(plan_device: str, variant: Variant, device_map: str | None = None, *, reference: bool = False) -> Variant:
     """The variant with its device resolved and found usable, the precision tried on it.
+
+    device_map: the plan's, for a variant that has none.
 
     A candidate whose backend is not installed fails later and alone; without its reference a run is nothing.
 
@@ -216,6 +218,8 @@ def on_device(plan_device: str, variant: Variant, *, reference: bool = False) ->
     reason = PRECISIONS[variant.precision].unavailable(device.split(":")[0])
     if reason and (reference or not PRECISIONS[variant.precision].optional):
         raise InputError(f"variant {variant.name}: {reason}; choose another precision or --device cpu")
+    if device_map is not None and variant.device is None:  # one that names its device stays whole
+        variant = replace(variant, knobs={"device_map": device_map} | dict(variant.knobs))
     return replace(variant, device=device)
 
 

@@ -11,9 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from decodedrift.core.notation import AUTO
 from decodedrift.core.records import InputError, Variant
 from decodedrift.core.settings import Settings
 from decodedrift.models.footprint import NOTHING, Footprint
+from decodedrift.models.knobs import device_map
+from decodedrift.models.knobs.base import setting
 from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.longrope import readable_tokens, switch
 from decodedrift.models.own import Own
@@ -25,6 +28,8 @@ from decodedrift.models.text.tokenizer import check_same_vocabulary
 from decodedrift.models.text.vocabulary import Vocabulary
 from decodedrift.models.text.windows import WindowedText
 from decodedrift.models.variants import IN_MEMORY
+
+SPREAD = 0.5  # of the memory, for the weights of a spread model that are on one device; the rest is for batches
 
 
 @dataclass
@@ -105,8 +110,18 @@ class World:
         """Lets go of the weights that were kept from job to job."""
         self.stack.close()
 
+    def on_a_device(self, variant: Variant, weights: int) -> int:
+        """Bytes of so many that are on one device at most: of a spread model the others hold the rest."""
+        if (how := setting(variant, "device_map")) is None:
+            return weights
+        return min(weights, device_map.room(how) or int(self.memory * SPREAD))
+
     def _settled(self, variant: Variant) -> Variant:
-        return replace(variant, device=variant.device or self.plan.device, threads=variant.threads or self.plan.threads)
+        knobs = dict(variant.knobs)
+        if knobs.get("device_map") == AUTO:
+            knobs["device_map"] = f"{AUTO}@{self.memory * SPREAD / 2**30:g}"
+        device, threads = variant.device or self.plan.device, variant.threads or self.plan.threads
+        return replace(variant, device=device, threads=threads, knobs=knobs)
 
     @property
     def width(self) -> int:

@@ -217,6 +217,6 @@ def _environment(world: Any) -> dict[str, Any]:
 
 def _placed(plan: S, device: str) -> S:
     """The plan with every variant's device resolved."""
-    candidates = tuple(on_device(device, c) for c in plan.candidates)
-    plan = plan.having_reader(on_device(device, plan.reader, reference=True))
+    candidates = tuple(on_device(device, c, plan.device_map) for c in plan.candidates)
+    plan = plan.having_reader(on_device(device, plan.reader, plan.device_map, reference=True))
     return plan.having(device=device, candidates=candidates)

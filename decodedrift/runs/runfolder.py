@@ -23,10 +23,10 @@ from decodedrift.core import secrecy, untrusted
 from decodedrift.core.files import LOCK, atomic, linked, locked, sync, writable, writing
 from decodedrift.core.formats import path_of, read_json
 from decodedrift.core.records import InputError
-from decodedrift.measure.tables import PARTS, TABLES, UNFOLDED, Gathered, JobResult, joined, without_words
+from decodedrift.measure.tables import PARTS, TABLES, UNFOLDED, Gathered, JobResult
 from decodedrift.runs.places import ANSWERS, DATA, KEPT, MARK, RAN_ON, ROWS, STATE, UNFINISHED, where
 from decodedrift.runs.sharding import refuse_shard
-from decodedrift.runs.tablefiles import length, read_part, write_csv, write_parquet
+from decodedrift.runs.tablefiles import length, read_several, without_words, write_csv, write_parquet
 
 WAITING = "decodedrift-"  # how the folders begin in which logits wait; a kill leaves them
 
@@ -197,9 +197,7 @@ class RunFolder:
         """
         folders = {key: self.file("jobs") / key for key in keys}
         frames = {
-            t: joined((read_part(f / f"{t}.parquet", t) for f in folders.values()), t)
-            for t in TABLES
-            if t not in UNFOLDED
+            t: read_several((f / f"{t}.parquet" for f in folders.values()), t) for t in TABLES if t not in UNFOLDED
         }
         jobs = Gathered(frames)
         for key, folder in folders.items():
@@ -235,7 +233,7 @@ class RunFolder:
         count = 0
         for key in (jobs := self.finished_jobs()):
             source, target = self.file("jobs") / key / f"{table}.parquet", self.file(table) / f"{key}.parquet"
-            mine = None if words else without_words(read_part(source, table), table)
+            mine = None if words else without_words(read_several([source], table), table)
             if many := length(source) if mine is None else len(mine):
                 with atomic(_housed(target)) as part:
                     linked(source, part) if mine is None else write_parquet(mine, part, table)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import tempfile
 from collections.abc import Callable, Collection, Iterable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from decodedrift.core import untrusted
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
 from decodedrift.measure.metrics.base import INTEGERS
-from decodedrift.measure.tables import FOLD_TEXTS, PARTS, TABLES, TEXTS, TEXTS_OF, joined, typed
+from decodedrift.measure.tables import FOLD_TEXTS, PARTS, TABLES, TEXTS, TEXTS_OF, WORDS, empty, typed
 from decodedrift.runs.places import ROWS, file_of, where
 
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n|\Z)')
@@ -88,6 +90,22 @@ def _column(cells: list[str | None], kind: str | None) -> pd.Series:
 
 def write_parquet(frame: pd.DataFrame, path: Path, table: str) -> None:
     """A typed Parquet file; lone surrogates, which Parquet's UTF-8 cannot hold, are escaped as in the CSV."""
+    if len(frame):
+        _write(frame, path, table)
+    else:
+        path.write_bytes(_without_rows(table, tuple(TABLES[table])))
+
+
+@cache
+def _without_rows(table: str, columns: tuple[str, ...]) -> bytes:
+    """The file of a table without rows: most of a job's are, and it is made once."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / table
+        _write(empty(table), path, table)
+        return path.read_bytes()
+
+
+def _write(frame: pd.DataFrame, path: Path, table: str) -> None:
     columns = TABLES[table]
     kinds = {"str": pa.string(), INTEGERS: pa.int64(), "float64": pa.float64()}
     arrays = []
@@ -102,15 +120,34 @@ def write_parquet(frame: pd.DataFrame, path: Path, table: str) -> None:
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, compression="zstd")
 
 
+def without_words(frame: pd.DataFrame, table: str) -> pd.DataFrame:
+    """A table without what spells out a prompt or a continuation; of tokens and alternatives nothing is left."""
+    if table in ("tokens", "alternatives"):
+        return frame.iloc[:0]
+    return typed(frame.drop(columns=[c for c in frame.columns if c in WORDS]), table) if table in TABLES else frame
+
+
 def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
     """Reads back what `write_parquet` wrote. Equal texts of a column are one object: a million rows name few things.
 
     prompt_ids: only the rows of these prompts.
     """
+    return _frame([_arrow(path, table, prompt_ids)], table)
+
+
+def _arrow(path: Path, table: str, prompt_ids: Collection[str] | None) -> pa.Table:
     filters = None if prompt_ids is None else [("prompt_id", "in", [untrusted.csv_text(i) for i in prompt_ids])]
     names = [name for name, kind in TABLES[table].items() if kind == "str"]
-    frame = pq.read_table(path, read_dictionary=names, filters=filters).to_pandas()
-    for name in frame.columns.intersection(names):  # a run of an earlier version has fewer
+    return pq.read_table(path, read_dictionary=names, filters=filters)
+
+
+def _frame(parts: list[pa.Table], table: str) -> pd.DataFrame:
+    """Parts in order as one typed table; those of a run of an earlier version have fewer columns."""
+    if not any(part.num_rows for part in parts):
+        return empty(table)
+    whole = pa.concat_tables([part for part in parts if part.num_rows], promote_options="permissive")
+    frame = whole.unify_dictionaries().to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    for name in frame.columns.intersection([name for name, kind in TABLES[table].items() if kind == "str"]):
         texts = frame[name].cat
         distinct = np.array([*(untrusted.csv_text_back(t) for t in texts.categories), None], dtype=object)
         frame[name] = pd.Series(distinct[texts.codes], dtype=TEXTS)  # a code of -1 is the None at the end
@@ -144,19 +181,22 @@ def read_tables(folder: Path, tables: Iterable[str]) -> dict[str, pd.DataFrame]:
 def read_parts(folder: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
     """A table that is a folder of Parquet parts, whole or of a few prompts only."""
     parts = sorted(where(folder, table).glob("*.parquet"))
-    return joined((read_part(p, table, prompt_ids) for p in parts), table)
+    return read_several(parts, table, prompt_ids)
 
 
-def read_part(path: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
-    """One Parquet file of a table.
+def read_several(paths: Iterable[Path], table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
+    """Parquet files of a table as one, in order.
 
     Raises:
-        InputError: it is damaged.
+        InputError: one is damaged.
     """
-    try:
-        return read_parquet(path, table, prompt_ids)
-    except Exception as error:  # pyarrow raises OSError, ArrowInvalid, KeyError and more for a file that is damaged
-        raise _damaged(path, error) from None
+    parts = []
+    for path in paths:
+        try:
+            parts += [_arrow(path, table, prompt_ids)] if pq.read_metadata(path).num_rows else []
+        except Exception as error:  # pyarrow raises OSError, ArrowInvalid, KeyError and more for a file that is damaged
+            raise _damaged(path, error) from None
+    return _frame(parts, table)
 
 
 def length(path: Path) -> int:

@@ -45,8 +45,8 @@ ROOT = Path(__file__).parents[2]
 IDS = {"a": [5, 17, 3], "b": [9], "c": [30, 31, 32, 33], "d": [80, 2, 80, 2]}
 SAMPLING = [name for name, kind in STRATEGIES.items() if kind.samples]
 TURNS = {
-    "revision": None, "merge": None, "device": "cpu", "attention": "eager", "batch_size": 2, "use_cache": False, "cache": "static",
-    "kv": "int8", "assisted": None, "threads": 2, "padding": "multiple:8", "experts": None, "autocast": "bf16",
+    "revision": None, "merge": None, "device": "cpu", "device_map": None, "attention": "eager", "batch_size": 2, "use_cache": False,
+    "cache": "static", "kv": "int8", "assisted": None, "threads": 2, "padding": "multiple:8", "experts": None, "autocast": "bf16",
     "layercast": "bf16", "mixed": "bf16", "head": "bf16-output", "matmul": "tf32", "compile": None,
     "deterministic": True,
 }  # fmt: skip
@@ -55,11 +55,13 @@ READ_BACK = TURNS | {
     "use_cache": "", "padding": {"prompts": "left", "texts": "right", "multiple_of": 8}, "cache": "StaticLayer",
     "kv": "int8: keys and values, symmetric, a scale for each 8 values of a token and head",
     "layercast": "bf16 used as fp32", "head": "fp32 to bf16", "compile": False,
+    "device_map": {"parameters": {"cpu": sum(p.numel() for p in tiny_model("llama").parameters())}, "hooks": 0},
 }  # fmt: skip
 SAME = (
     "revision",
     "merge",
     "device",
+    "device_map",
     "experts",
     "compile",
     "assisted",

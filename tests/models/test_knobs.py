@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch.nn import functional
 import decodedrift as dd
 from decodedrift.core.records import InputError, VariantError
 from decodedrift.experiments.compare.execution import unmoved, untold
-from decodedrift.models.knobs import KNOBS, check, rounding
+from decodedrift.models.knobs import KNOBS, check, device_map, rounding
 from decodedrift.models.knobs.padding import batch
 from decodedrift.models.load import Loaded, loaded
 from decodedrift.models.sources.checkpoints import find, in_memory
@@ -457,3 +458,54 @@ def test_a_probe_judges_by_the_coarsest_type() -> None:
     assert {text: rounding(parse_variants(text)[0]) for text in of} == of
     study = run("llama", candidates=["fp32:mixed=bf16", "fp32:autocast=bf16", "fp32:head=bf16-output"])
     assert study.environment["generation"]["path"] == "shared"
+
+
+# ---- device_map
+
+
+@functools.cache
+def spread_logits(kind: str, text: str) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
+    """Of the tiny model read from files: where its weights were, logits of a batch, and of a row's single token."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = find(running.saved_as(tiny_model(kind), Path(folder)))
+        with loaded(checkpoint, parse_variants(text)[0]) as ready, ready.running():
+            return ready.facts["placement"], ready.model(IDS).logits, ready.model(IDS[:1, :1]).logits
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_model_spread_over_memory_and_disk_has_the_bits_of_one_in_memory(kind: str, precision: str) -> None:
+    pytest.importorskip("accelerate")
+    where, *ours = spread_logits(kind, f"{precision}:device_map=auto@0.00004")
+    plain, *theirs = spread_logits(kind, precision)
+    assert min(where["parameters"].get(place, 0) for place in ("cpu", "disk")) > 0 < where["hooks"]
+    assert sum(where["parameters"].values()) == sum(plain["parameters"].values())
+    assert plain["hooks"] == 0
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_model_that_fits_one_device_was_not_spread() -> None:
+    pytest.importorskip("accelerate")
+    assert spread_logits("llama", "fp32:device_map=auto")[0] == spread_logits("llama", "fp32")[0]
+
+
+@pytest.mark.parametrize(("text", "reason"), [
+    ("int8:device_map=auto", "int8 walks over weights"), ("fp64:device_map=auto", "fp64 walks over weights"),
+    ("bf16:round=weights,device_map=auto", "bf16 walks over weights"),
+    ("fp32:device_map=auto,layercast=bf16", "layercast= needs all weights on one device"),
+    ("fp32:device_map=auto", "give a folder or hub id"),
+])  # fmt: skip
+def test_what_walks_over_weights_is_not_spread(text: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_map, "find_spec", lambda name: object())
+    checkpoint = in_memory(tiny_model("llama"), tiny_tokenizer()) if reason.startswith("give") else find("demo")
+    with pytest.raises(InputError, match=reason):
+        check(parse_variants(text)[0], checkpoint)
+    monkeypatch.setattr(device_map, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install 'decodedrift\[accelerate\]'"):
+        check(parse_variants(text)[0], checkpoint)
+
+
+@pytest.mark.parametrize("value", ["cuda", "auto@", "auto@0", "auto@x", "@3"])
+def test_how_a_model_is_spread_is_auto(value: str) -> None:
+    with pytest.raises(InputError, match="must be auto, or auto@GIB"):
+        parse_variants(f"fp32:device_map={value}")

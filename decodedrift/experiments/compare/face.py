@@ -60,6 +60,7 @@ def compare(
     deadline: float = 600.0,
     retries: int = 4,
     device: str = "auto",
+    device_map: str | None = None,
     threads: int | None = None,
     memory_bytes: int | None = None,
     workers: int | str = 1,

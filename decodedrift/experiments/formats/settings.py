@@ -31,6 +31,7 @@ class FormatsSettings(Settings):
     seeds: list[Seed] = Field([0])
     batch_size: Whole = 1
     layout: str = "mixed"
+    device_map: str | None = None
     coupling: str = "gumbel"
     ignore_eos: bool = False
 

@@ -35,6 +35,7 @@ def inject(
     chat_template: bool = False,
     ignore_eos: bool = False,
     device: str = "auto",
+    device_map: str | None = None,
     threads: int | None = None,
     memory_bytes: int | None = None,
     workers: int | str = 1,

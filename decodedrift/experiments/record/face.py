@@ -47,6 +47,7 @@ def record(
     deadline: float = 600.0,
     retries: int = 4,
     device: str = "auto",
+    device_map: str | None = None,
     threads: int | None = None,
     memory_bytes: int | None = None,
     trust_remote_code: bool = False,

@@ -16,8 +16,8 @@ from decodedrift.models.knobs import COARSER
 NO_OPTIONS = ("no_text", "executor", "ray_address", "shard", "workers")  # a recording is its texts, made in one process
 
 HERE = (  # what an endpoint has settled by itself
-    "revision", "reference", "batch_size", "prompts_per_job", "layout", "coupling", "device", "threads", "memory_bytes",
-    "trust_remote_code", "allow_pickle",
+    "revision", "reference", "batch_size", "prompts_per_job", "layout", "coupling", "device", "device_map", "threads",
+    "memory_bytes", "trust_remote_code", "allow_pickle",
 )  # fmt: skip
 
 

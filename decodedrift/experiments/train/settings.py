@@ -35,6 +35,7 @@ class TrainSettings(Settings):
     model: Any = option("demo", "demo, a folder or a hub id; with --from-scratch a config.json too.", WHAT, "NAME")
     reference: Any = FP32
     layout: str = "mixed"
+    device_map: str | None = None
     coupling: str = "gumbel"
     prompts_per_job: Whole | None = None
     arms: list[str] = option(

@@ -18,6 +18,7 @@ from decodedrift.models.knobs.cache import CACHE
 from decodedrift.models.knobs.compile import COMPILE
 from decodedrift.models.knobs.deterministic import DETERMINISTIC
 from decodedrift.models.knobs.device import DEVICE
+from decodedrift.models.knobs.device_map import DEVICE_MAP
 from decodedrift.models.knobs.experts import EXPERTS
 from decodedrift.models.knobs.head import HEAD
 from decodedrift.models.knobs.kv import KV
@@ -34,6 +35,7 @@ KNOBS: dict[str, Knob] = {
     "revision": REVISION,
     "merge": MERGE,
     "device": DEVICE,
+    "device_map": DEVICE_MAP,
     "attention": ATTENTION,
     "batch_size": BATCH_SIZE,
     "use_cache": USE_CACHE,

@@ -66,5 +66,14 @@ def model_class(checkpoint: Any) -> Any | None:
 
 
 def device_of(model: Any) -> str:
-    """The type of device that a model is on."""
-    return str(next(model.parameters()).device.type)
+    """The type of device that a model computes on."""
+    return computing_on(model).partition(":")[0]
+
+
+def computing_on(model: Any) -> str:
+    """The device of a model's first weight, or the one that it is fetched to (`device_map`)."""
+    weight, hook = next(model.parameters()), getattr(model, "_hf_hook", None)
+    if weight.device.type != "meta" or hook is None:
+        return str(weight.device)
+    to = [one.execution_device for one in getattr(hook, "hooks", (hook,)) if one.execution_device is not None][-1]
+    return f"cuda:{to}" if isinstance(to, int) else str(to)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from decodedrift.core.notation import Param, text
-from decodedrift.models.knobs.base import Knob
+from decodedrift.models.knobs.base import Knob, computing_on
 
-DEVICE = Knob(
-    Param(text, None, "where it runs"), fact="device", read_back=lambda model: str(next(model.parameters()).device)
-)
+DEVICE = Knob(Param(text, None, "where it runs"), fact="device", read_back=computing_on)

@@ -8,7 +8,7 @@ from typing import Any
 
 from decodedrift.core.notation import Param, one_of
 from decodedrift.core.records import Variant, VariantError
-from decodedrift.models.knobs.base import Knob
+from decodedrift.models.knobs.base import Knob, computing_on
 
 WIDE, ROUNDED = "fp32", "bf16-output"
 
@@ -54,7 +54,7 @@ def _read_back(model: Any) -> str | None:
     dtype = head.weight.dtype
     try:
         with Products() as products:
-            gives = head(torch.zeros(1, head.in_features, dtype=dtype, device=head.weight.device)).dtype
+            gives = head(torch.zeros(1, head.in_features, dtype=dtype, device=computing_on(head))).dtype
     except Exception:  # of a model in memory it is the caller's own code, which may need more than an input
         return None
     kinds = [str(NAMES.get(kind, kind)) for kind in (dtype, products.dtype or dtype, gives)]

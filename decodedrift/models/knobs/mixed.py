@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from decodedrift.core.notation import Param, one_of
 from decodedrift.core.records import Variant
-from decodedrift.models.knobs.base import Knob
+from decodedrift.models.knobs.base import Knob, computing_on
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -29,7 +29,7 @@ def _read_back(model: Any) -> str:
 
     weight = next(model.parameters())
     dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
-    bits = torch.tensor([[1 + 2**-9 + 2**-12 + 2**-30]], dtype=torch.float64, device=weight.device)
+    bits = torch.tensor([[1 + 2**-9 + 2**-12 + 2**-30]], dtype=torch.float64, device=computing_on(model))
     rest = float(torch.nn.functional.linear(bits.to(dtype), torch.ones_like(bits, dtype=dtype))) - 1
     return "bf16" if rest == 0 else "fp16" if rest == 2**-9 else "fp64" if rest > 2**-9 + 2**-12 + 2**-31 else "fp32"
 

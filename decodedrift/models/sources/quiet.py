@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-NOISY = ("huggingface_hub", "bitsandbytes", "torchao", "torch.utils._pytree")
+NOISY = ("accelerate", "huggingface_hub", "bitsandbytes", "torchao", "torch.utils._pytree")
 
 
 @contextmanager
