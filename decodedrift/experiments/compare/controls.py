@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from decodedrift.core.records import Variant
+from decodedrift.core.records import Trace, Variant
 from decodedrift.experiments.compare.reading import read_against
 from decodedrift.experiments.compare.settings import FLOOR_PROMPTS
 from decodedrift.measure.bench import Bench
@@ -12,15 +12,33 @@ from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import FORCED, STEPPED
 from decodedrift.models.load import Loaded
 
+CONTROL_TOKENS = 16  # of each text that the self control writes again: whether the same bits come out shows in these
 FLOOR_BATCH = 4  # prompts in a floor's batch where the candidate's has one
 
 
 def self_control(bench: Bench, model: Loaded, reference: Pass) -> Pass:
-    """The reference again, on the first batch of prompts: what differs here is no candidate's doing."""
+    """The reference again, on the first batch of prompts: what differs here is no candidate's doing.
+
+    Its text is held against the beginning of the reference's. What it reads it reads whole: a shorter text is another
+    layout, in which the same logits have other last bits.
+    """
+    size = bench.size(reference.variant)
     again = Pass(reference.name, reference.variant, "self")
-    bench.free_run(model, again, batch_size=bench.size(reference.variant), watch=reference.traces, batches=1)
-    read_against(bench, model, again, reference, bench.passages(reference.traces, only=again.traces))
+    bench.free_run(model, again, batch_size=size, watch=reference.traces, batches=1, tokens=CONTROL_TOKENS)
+    first = {p.id for p in bench.order[:size]}
+    texts = bench.passages(reference.traces, only={key for key in reference.traces if key.prompt_id in first})
+    read_against(bench, model, again, reference, texts)
+    searches = {s.label for s, _ in bench.plan.cells if s.searches}
+    whole = {key: trace for key, trace in reference.traces.items() if key.strategy in searches}
+    again.against = replace(reference, traces={k: beginning(t) for k, t in reference.traces.items()} | whole)
     return again
+
+
+def beginning(trace: Trace) -> Trace:
+    """A text as far as the self control writes it again."""
+    if len(trace.token_ids) <= CONTROL_TOKENS:
+        return trace
+    return replace(trace, token_ids=trace.token_ids[:CONTROL_TOKENS], finish="length", nonfinite=0)
 
 
 def stepped_control(bench: Bench, model: Loaded, stepped: Pass) -> Pass:
