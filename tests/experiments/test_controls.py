@@ -59,7 +59,9 @@ def test_only_what_the_reference_has_not_read_is_judged() -> None:
     alone = theirs.index.get_level_values("strategy") != BEAM
     assert 0 < parted[alone].sum() < alone.sum(), "some batches are in part the reference's own text"
     batches = [("a", "b", "d"), ("c", "e")]
-    beams = [theirs.loc[[(BEAM, p) for p in names]] for names in batches if parted.loc[[(BEAM, p) for p in names]].any()]
+    beams = [
+        theirs.loc[[(BEAM, p) for p in names]] for names in batches if parted.loc[[(BEAM, p) for p in names]].any()
+    ]
     whole = sum(batch["n_tokens"].sum() for batch in beams)
     assert tokens_judged(made, "bf16") == theirs["n_tokens"][parted & alone].sum() + whole
     same = ~parted & alone

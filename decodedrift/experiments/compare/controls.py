@@ -11,9 +11,11 @@ from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import FORCED, STEPPED
 from decodedrift.models.load import Loaded
+from decodedrift.models.longrope import switch
 
 CONTROL_TOKENS = 16  # of each text that the self control writes again: whether the same bits come out shows in these
-FLOOR_BATCH = 4  # prompts in a floor's batch where the candidate's has one
+FLOOR_BATCH = 4  # prompts in a floor's batch; 1 where the candidate's has 2 to 4
+FLOOR_FILLER = 5  # tokens that it is filled wider: a text whose filler stays keeps its bits in many a batch
 
 
 def self_control(bench: Bench, model: Loaded, reference: Pass) -> Pass:
@@ -55,11 +57,21 @@ def floored(bench: Bench) -> set[str]:
     return {p.id for p in bench.plan.prompts[:FLOOR_PROMPTS]} & {p.id for p in bench.job.prompts}
 
 
+def floor_size(variant_size: int) -> int:
+    """Prompts in a floor's batch, where its candidate's has so many."""
+    return 1 if 1 < variant_size <= FLOOR_BATCH else FLOOR_BATCH
+
+
 def relaid(bench: Bench, variant: Variant) -> set[str]:
     """Of these, the prompts that a candidate's floor puts in another batch: not one that is alone in both layouts."""
-    here, size = floored(bench), bench.size(variant)
-    order = [p.id for p in bench.order if size > 1 or p.id in here]
-    return here - {order[-1]} if len(order) % (size if size > 1 else FLOOR_BATCH) == 1 else here
+    here, own = floored(bench), bench.size(variant)
+    order, size = [p.id for p in bench.order], floor_size(own)
+    return here - (_alone(order, own) & _alone([p for p in order if p in here], size))
+
+
+def _alone(order: list[str], size: int) -> set[str]:
+    """Who is alone in a batch, of prompts in batches of a size."""
+    return set(order[-1:] if len(order) % size == 1 else order if size == 1 else ())
 
 
 def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pass:
@@ -69,8 +81,9 @@ def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pas
     is read whole has the same bits in many a batch. Where the model cannot do so nothing is read. What it read token by
     token is read so again: those batches are other ones by themselves.
     """
-    model = replace(model, facts={})  # what this pass shows is no fact of the variant
-    size = 1 if bench.size(model.variant) > 1 else FLOOR_BATCH
+    filler = FLOOR_FILLER if switch(model.model.config) is None else 0  # lengths choose its rotary factors
+    model = replace(model, facts={}, filler=filler)  # what this pass shows is no fact of the variant
+    size = floor_size(bench.size(model.variant))
     other = replace(model.variant, batch_size=size)
     name = f"{same.name}{',' if ':' in same.name else ':'}batch_size={size}"
     floor = Pass(name, other, "floor", against=same, batch_size=size)
