@@ -1,6 +1,7 @@
 """`decodedrift compare` against the script a user would write, as ratios within one run.
 
     python benchmarks/compare_vs_naive.py [--prompts 16] [--tokens 32] [--candidates fp32] [--repeat 1] [--shape gpt2]
+        [--against naive|competent]
 
 The naive script takes one prompt at a time through `generate(output_scores=True)`, each precision and strategy in turn,
 reads the reference's tokens with both sides, and computes the main figures (KL, total variation, entropy, margins,
@@ -8,7 +9,7 @@ agreement, NLL, logit gaps) in numpy, position by position. It has no report, no
 the same random model of GPT-2's 124M shape, scaled so that its distributions are about as peaked as a trained
 model's (a few nats) and its greedy text is not one token for ever. Candidate `fp32`
 means the fp32 model held against itself through another attention kernel, so that both sides do the work of two
-variants.
+variants. `--against competent` holds it against a batched script instead, `competent.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from competent import competent
 
 STRATEGIES = {
     "greedy": {"do_sample": False, "num_beams": 1},
@@ -188,30 +191,34 @@ def main() -> None:
     parser.add_argument("--candidates", default="fp32", help="comma-separated: fp32,bf16,fp16,int8")
     parser.add_argument("--shape", choices=sorted(VOCAB), default="gpt2")
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--against", choices=("naive", "competent"), default="naive")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     candidates = arguments.candidates.split(",")
     if arguments.side:
         prompts = make_prompts(arguments.prompts, VOCAB[arguments.shape])
-        found = {"naive": naive, "ours": ours}[arguments.side](arguments.folder, prompts, arguments.tokens, candidates)
-        usage = resource.getrusage(resource.RUSAGE_SELF if arguments.side == "naive" else resource.RUSAGE_CHILDREN)
+        sides = {"naive": naive, "competent": competent, "ours": ours}
+        found = sides[arguments.side](arguments.folder, prompts, arguments.tokens, candidates)
+        found.pop("texts", None)
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN if arguments.side == "ours" else resource.RUSAGE_SELF)
         found |= {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
         print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder), arguments.shape)
         for _ in range(arguments.repeat):
-            results = {which: side(which, arguments, folder) for which in ("naive", "ours")}
+            results = {which: side(which, arguments, folder) for which in (arguments.against, "ours")}
             report(results, arguments)
 
 
 def report(results: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
-    a, b = results["naive"], results["ours"]
+    other, (a, b) = arguments.against, results.values()
     print(f"124M {arguments.shape} shape, {arguments.prompts} prompts x {arguments.tokens} tokens, 4 strategies, "
           f"fp32 against {arguments.candidates}, {os.cpu_count()} cores")  # fmt: skip
     for name, key in (("wall seconds", "wall_s"), ("CPU seconds", "cpu_s"), ("peak MiB", "peak_mib")):
-        print(f"{name:<14} naive {a[key]:8.1f}   decodedrift {b[key]:8.1f}   naive / decodedrift {a[key] / b[key]:.2f}")
+        ratio = f"{other} / decodedrift {a[key] / b[key]:.2f}"
+        print(f"{name:<14} {other} {a[key]:8.1f}   decodedrift {b[key]:8.1f}   {ratio}")
     for which, result in results.items():
         total = sum(result["phases"].values())
         shares = ", ".join(f"{k} {v:.1f} s ({v / total:.0%})" for k, v in result["phases"].items())

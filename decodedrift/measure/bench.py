@@ -91,12 +91,14 @@ class Bench:
         watch: Mapping[Key, Trace] | None = None,
         keep_scores: bool = False,
         batches: int | None = None,
+        tokens: int | None = None,
         only: Collection[str] | None = None,
         inject: Mapping[Key, tuple[int, int]] | None = None,
     ) -> None:
         """Generates with every strategy, batch by batch, into a Pass; with `inject` only the batches it concerns.
 
-        only: ids of the prompts, None for all of the job.
+        only: ids of the prompts, None for all of the job. tokens: so many at most, in the layout of the whole. A search
+        that is cut off is another one: there it leaves no text, and by itself it is not cut off.
         """
         side = self.world.side(model.variant.name)
         prompts = [(p.id, side.prompts[p.id]) for p in self.order if only is None or p.id in only]
@@ -107,13 +109,16 @@ class Bench:
             chunks = [prompts[i : i + batch_size] for i in range(0, len(prompts), batch_size)][:batches]
             if inject is not None:
                 chunks = [c for c in chunks if any((s.label, n, p) in inject for s, n in cells for p, _ in c)]
-            total = sum(map(len, chunks)) * len(cells) * self.plan.max_new_tokens
+            searches, steps = {s.label for s, _ in cells if s.searches}, self.plan.max_new_tokens
+            if tokens is not None and not all(s.searches for s, _ in cells):
+                steps = min(tokens, steps)
+            total = sum(map(len, chunks)) * len(cells) * steps
             self.progress.start(into.name, label, total)
             begin, count = time.perf_counter(), 0
             for chunk in chunks:
                 self.progress.batch()
                 output = generate(
-                    model, side.vocab, dict(chunk), cells, self.plan.max_new_tokens,
+                    model, side.vocab, dict(chunk), cells, steps,
                     watch=watched, keep_scores=keep_scores, inject=inject, tick=self.progress.tick,
                     processes=side.processes(model.device, self.plan.max_new_tokens),
                 )  # fmt: skip
@@ -121,6 +126,8 @@ class Bench:
                     if log.logits:  # greedy scores are whole rows of logits: they wait in the spool, not in memory
                         self.spool.put(("scores", into.name, key), torch.stack(list(log.logits)))
                         log.logits = self.spool.get(("scores", into.name, key))
+                if steps < self.plan.max_new_tokens:
+                    output.traces = {key: trace for key, trace in output.traces.items() if key.strategy not in searches}
                 into.add(output)
                 count += sum(len(t.token_ids) for t in output.traces.values())
             self.progress.stop()

@@ -43,7 +43,8 @@ class Loaded:
     """A model ready to run as one variant, with what was read back from it.
 
     facts: weights' real dtypes, quantized and rounded shares, attention kernel; all JSON-ready. path: how sequences are
-    read, one of `steps.PATHS`. draft: the model that proposes its tokens, where one does (`drafting`).
+    read, one of `steps.PATHS`. draft: the model that proposes its tokens, where one does (`drafting`). filler: tokens
+    that every batch of prompts is filled wider than its longest.
     """
 
     model: Any
@@ -52,6 +53,7 @@ class Loaded:
     facts: dict[str, Any] = field(default_factory=dict)
     path: str = "shared"
     draft: Any = None
+    filler: int = 0
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -4,23 +4,43 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from decodedrift.core.records import Variant
+from decodedrift.core.records import Trace, Variant
 from decodedrift.experiments.compare.reading import read_against
 from decodedrift.experiments.compare.settings import FLOOR_PROMPTS
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import FORCED, STEPPED
 from decodedrift.models.load import Loaded
+from decodedrift.models.longrope import switch
 
-FLOOR_BATCH = 4  # prompts in a floor's batch where the candidate's has one
+CONTROL_TOKENS = 16  # of each text that the self control writes again: whether the same bits come out shows in these
+FLOOR_BATCH = 4  # prompts in a floor's batch; 1 where the candidate's has 2 to 4
+FLOOR_FILLER = 5  # tokens that it is filled wider: a text whose filler stays keeps its bits in many a batch
 
 
 def self_control(bench: Bench, model: Loaded, reference: Pass) -> Pass:
-    """The reference again, on the first batch of prompts: what differs here is no candidate's doing."""
+    """The reference again, on the first batch of prompts: what differs here is no candidate's doing.
+
+    Its text is held against the beginning of the reference's. What it reads it reads whole: a shorter text is another
+    layout, in which the same logits have other last bits.
+    """
+    size = bench.size(reference.variant)
     again = Pass(reference.name, reference.variant, "self")
-    bench.free_run(model, again, batch_size=bench.size(reference.variant), watch=reference.traces, batches=1)
-    read_against(bench, model, again, reference, bench.passages(reference.traces, only=again.traces))
+    bench.free_run(model, again, batch_size=size, watch=reference.traces, batches=1, tokens=CONTROL_TOKENS)
+    first = {p.id for p in bench.order[:size]}
+    texts = bench.passages(reference.traces, only={key for key in reference.traces if key.prompt_id in first})
+    read_against(bench, model, again, reference, texts)
+    searches = {s.label for s, _ in bench.plan.cells if s.searches}
+    whole = {key: trace for key, trace in reference.traces.items() if key.strategy in searches}
+    again.against = replace(reference, traces={k: beginning(t) for k, t in reference.traces.items()} | whole)
     return again
+
+
+def beginning(trace: Trace) -> Trace:
+    """A text as far as the self control writes it again."""
+    if len(trace.token_ids) <= CONTROL_TOKENS:
+        return trace
+    return replace(trace, token_ids=trace.token_ids[:CONTROL_TOKENS], finish="length", nonfinite=0)
 
 
 def stepped_control(bench: Bench, model: Loaded, stepped: Pass) -> Pass:
@@ -37,11 +57,21 @@ def floored(bench: Bench) -> set[str]:
     return {p.id for p in bench.plan.prompts[:FLOOR_PROMPTS]} & {p.id for p in bench.job.prompts}
 
 
+def floor_size(variant_size: int) -> int:
+    """Prompts in a floor's batch, where its candidate's has so many."""
+    return 1 if 1 < variant_size <= FLOOR_BATCH else FLOOR_BATCH
+
+
 def relaid(bench: Bench, variant: Variant) -> set[str]:
     """Of these, the prompts that a candidate's floor puts in another batch: not one that is alone in both layouts."""
-    here, size = floored(bench), bench.size(variant)
-    order = [p.id for p in bench.order if size > 1 or p.id in here]
-    return here - {order[-1]} if len(order) % (size if size > 1 else FLOOR_BATCH) == 1 else here
+    here, own = floored(bench), bench.size(variant)
+    order, size = [p.id for p in bench.order], floor_size(own)
+    return here - (_alone(order, own) & _alone([p for p in order if p in here], size))
+
+
+def _alone(order: list[str], size: int) -> set[str]:
+    """Who is alone in a batch, of prompts in batches of a size."""
+    return set(order[-1:] if len(order) % size == 1 else order if size == 1 else ())
 
 
 def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pass:
@@ -51,8 +81,9 @@ def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pas
     is read whole has the same bits in many a batch. Where the model cannot do so nothing is read. What it read token by
     token is read so again: those batches are other ones by themselves.
     """
-    model = replace(model, facts={})  # what this pass shows is no fact of the variant
-    size = 1 if bench.size(model.variant) > 1 else FLOOR_BATCH
+    filler = FLOOR_FILLER if switch(model.model.config) is None else 0  # lengths choose its rotary factors
+    model = replace(model, facts={}, filler=filler)  # what this pass shows is no fact of the variant
+    size = floor_size(bench.size(model.variant))
     other = replace(model.variant, batch_size=size)
     name = f"{same.name}{',' if ':' in same.name else ':'}batch_size={size}"
     floor = Pass(name, other, "floor", against=same, batch_size=size)

@@ -11,6 +11,7 @@ import numpy as np
 
 from decodedrift.decoding.preferences import Preferences
 from decodedrift.experiments.compare.decompose import Decomposition
+from decodedrift.experiments.compare.settings import FINE
 from decodedrift.measure import passes
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass, Passage
@@ -20,13 +21,21 @@ from decodedrift.numerics import ratios
 
 
 def judge(bench: Bench, model: Loaded, candidate: Pass, reference: Pass, parts: Decomposition | None = None) -> None:
-    """The reference reads a candidate's continuations; a batch that is the reference's own is not read twice."""
+    """The reference reads a candidate's continuations, but for those that it has read already (`known`).
+
+    Of a batch that is known in part the rest is read, where it may be (`apart`). Two candidates' equal texts are read
+    for each: what else a batch holds decides last bits, and a candidate's figures are the same whoever else runs.
+    """
     begin, count = time.perf_counter(), 0
     for group in bench.continuations(candidate):
-        if all(reference.wrote(p) for p in group):
-            candidate.judge_nll |= {p.key: reference.own_nll[p.key] for p in group}
-            for passage in group:
+        read = {p.key: losses for p in group if (losses := known(p, candidate, reference)) is not None}
+        if len(read) < len(group) and (parts or not apart(model, group)):
+            read = {}
+        candidate.judge_nll |= read
+        if candidate.role == "candidate":
+            for passage in (p for p in group if p.key in read):
                 note_margin(candidate, passage, reference.preferences.get(passage.key))
+        if not (group := [p for p in group if p.key not in read]):
             continue
         for passage, logits in bench.logits(model, group):
             if passage.whole:
@@ -42,10 +51,33 @@ def judge(bench: Bench, model: Loaded, candidate: Pass, reference: Pass, parts: 
     bench.result.timed(candidate.name, "", "judge", begin, count)
 
 
+def known(passage: Passage, candidate: Pass, reference: Pass) -> np.ndarray | None:
+    """NLL of a text that the reference has read: its own text, the beginning of it, or for a floor its candidate's."""
+    text = passage.reading.continuation
+    sources = [(reference, reference.own_nll)]
+    if candidate.against is not None and candidate.role == "floor":
+        sources.append((candidate.against, candidate.against.judge_nll))
+    for source, read in sources:
+        if passage.key in read and source.traces[passage.key].token_ids[: len(text)] == text:
+            return read[passage.key][: len(text)]
+    return None
+
+
+def apart(model: Loaded, group: list[Passage]) -> bool:
+    """Whether the reader may read less than a whole batch of texts.
+
+    Not of beams, whose gaps hold four readings in one layout against each other. Not where it computes in 16 bits: in a
+    smaller batch its logits are others by the noise floor, and only texts that parted would have that noise.
+    """
+    strategy = group[0].strategy
+    return model.variant.compute in FINE and not (strategy and strategy.searches)
+
+
 def note_margin(candidate: Pass, passage: Passage, preferences: Preferences | None) -> None:
     """How far the reference, reading, would rather have taken another token; nothing where it has no preference."""
     if preferences is not None:
-        candidate.judge_margin[passage.key] = (preferences.scores[:, 0] - preferences.text_score).numpy()
+        margin = (preferences.scores[:, 0] - preferences.text_score).numpy()
+        candidate.judge_margin[passage.key] = margin[: len(passage.reading.continuation)]
 
 
 def judged_rows(side: Pass, reference: Pass) -> Iterator[dict[str, Any]]:

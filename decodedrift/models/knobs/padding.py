@@ -58,7 +58,8 @@ def layout(loaded: Any, lengths: Sequence[int], *, given: bool) -> tuple[int, li
     """The width of a batch of texts of these lengths, and where each begins in it. given: see `batch`."""
     value = str(loaded.variant.knobs.get("padding", ""))
     longest, number = max(lengths), int(value.partition(":")[2] or 1)
-    width = max(longest, min(-(-longest // number) * number, _window(loaded.model.config)))
+    wider = -(-longest // number) * number + (0 if given else loaded.filler)
+    width = max(longest, min(wider, _window(loaded.model.config)))
     return width, [0 if given and value != LEFT else width - length for length in lengths]
 
 

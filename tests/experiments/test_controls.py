@@ -1,0 +1,83 @@
+"""What a run does not do twice: the self control's horizon, and texts that the reference has read already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+from running import run
+
+import decodedrift as dd
+from decodedrift.experiments.compare.controls import CONTROL_TOKENS
+
+PROMPTS = {"a": "w1 w2", "b": "w9 w4", "c": "w7 w6 w5 w3", "d": "w8 w11", "e": "w12 w30"}
+BEAM = "beam:num_beams=2"
+
+
+def study(*strategies: str, **more: Any) -> dd.Study:
+    asked: dict[str, Any] = {"candidates": ["bf16"], "max_new_tokens": CONTROL_TOKENS + 4, "batch_size": 3}
+    return run(**asked | {"prompts": PROMPTS, "strategies": list(strategies)} | more)
+
+
+def sides(frame: pd.DataFrame, role: str) -> pd.DataFrame:
+    return frame[frame["role"] == role].set_index(["strategy", "prompt_id"])
+
+
+def test_the_self_control_writes_the_beginning_and_reads_all() -> None:
+    made = study("greedy", BEAM, "top-k", noise_floor=True)
+    ours, again = sides(made.traces, "reference"), sides(made.traces, "self")
+    assert set(again.index.get_level_values("strategy")) == {"greedy", "top-k"} and len(again) == 2 * 3
+    for key, trace in again.iterrows():
+        ids = ours.loc[key, "token_ids"].split()
+        assert trace["token_ids"].split() == ids[:CONTROL_TOKENS]
+        assert trace["perplexity_judge"] == pytest.approx(trace["perplexity_self"], rel=1e-5)
+    assert (again["n_tokens"] == CONTROL_TOKENS).any()
+    compared = sides(made.divergences, "self")
+    assert (compared["diverged"] == 0).all() and (compared["compared"] == again["n_tokens"]).all()
+    read, whole = made.positions[made.positions["role"] == "self"], ours.loc[(slice(None), ["a", "b", "d"]), "n_tokens"]
+    assert (read["kl"] == 0).all() and len(read) == whole.sum(), "beams too, to the end"
+
+
+def test_beams_by_themselves_are_searched_to_their_end() -> None:
+    made = study(BEAM)
+    ours, again = sides(made.traces, "reference"), sides(made.traces, "self")
+    assert (again["n_tokens"] > CONTROL_TOKENS).any()
+    assert (again["token_ids"] == ours.loc[again.index, "token_ids"]).all()
+    assert (sides(made.divergences, "self")["diverged"] == 0).all()
+
+
+def tokens_judged(made: dd.Study, variant: str) -> int:
+    rows = made.timings[(made.timings["phase"] == "judge") & (made.timings["variant"] == variant)]
+    return int(rows["tokens"].sum())
+
+
+def test_only_what_the_reference_has_not_read_is_judged() -> None:
+    made = study("greedy", BEAM, "top-k", noise_floor=True)
+    ours, theirs, floor = (sides(made.traces, role) for role in ("reference", "candidate", "floor"))
+    parted = theirs["token_ids"] != ours["token_ids"]
+    alone = theirs.index.get_level_values("strategy") != BEAM
+    assert 0 < parted[alone].sum() < alone.sum(), "some batches are in part the reference's own text"
+    batches = [("a", "b", "d"), ("c", "e")]
+    beams = [
+        theirs.loc[[(BEAM, p) for p in names]] for names in batches if parted.loc[[(BEAM, p) for p in names]].any()
+    ]
+    whole = sum(batch["n_tokens"].sum() for batch in beams)
+    assert tokens_judged(made, "bf16") == theirs["n_tokens"][parted & alone].sum() + whole
+    same = ~parted & alone
+    assert (theirs["perplexity_judge"][same] == ours["perplexity_judge"][same]).all()
+    assert tokens_judged(made, "fp32") == 0, "the self control"
+    other = parted & (floor["token_ids"] != theirs["token_ids"]) | (floor["token_ids"] != theirs["token_ids"])
+    other &= (floor["token_ids"] != ours["token_ids"]) & alone
+    assert tokens_judged(made, "bf16:batch_size=1") >= floor["n_tokens"][other].sum()
+    assert tokens_judged(made, "bf16:batch_size=1") < floor["n_tokens"].sum()
+
+
+def test_a_reader_of_16_bits_reads_batches_whole() -> None:
+    """In a smaller batch its logits are others, and only the texts that parted would have been read so."""
+    made = study("greedy", "top-k", reference="bf16", candidates=["fp16"])
+    ours, theirs = (sides(made.traces, role) for role in ("reference", "candidate"))
+    parted = (theirs["token_ids"] != ours["token_ids"]).groupby("prompt_id").any()
+    assert 0 < parted.sum() < len(parted)
+    names = [p for batch in (["a", "b", "d"], ["c", "e"]) if parted[batch].any() for p in batch]
+    assert tokens_judged(made, "fp16") == theirs.loc[(slice(None), names), "n_tokens"].sum()
