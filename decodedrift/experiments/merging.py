@@ -14,7 +14,7 @@ from decodedrift.runs.merging import merger
 from decodedrift.runs.resume import stored_run
 from decodedrift.runs.runfolder import RunFolder
 from decodedrift.runs.sharding import Shard, shard_in
-from decodedrift.runs.tablefiles import read_part
+from decodedrift.runs.tablefiles import read_several
 
 
 class ShardStudy(Study):
@@ -36,7 +36,8 @@ class ShardStudy(Study):
     def failed(self) -> bool:
         """Whether anything failed in its jobs."""
         jobs = RunFolder(self.shard.path).file("jobs")
-        return any(len(read_part(jobs / key / "failures.parquet", "failures")) for key in self.shard.finished)
+        files = (jobs / key / "failures.parquet" for key in self.shard.finished)
+        return len(read_several(files, "failures")) > 0
 
     def facts(self) -> dict[str, Any]:
         """What `--json` says of it."""
