@@ -1,6 +1,6 @@
 """`python -m decodedrift`."""
 
-from decodedrift.cli import main
+from decodedrift.cli import program
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -136,9 +136,13 @@ def test_these_start_without_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_charting_library_loads_with_the_page() -> None:
-    code = "import sys, decodedrift.cli, decodedrift.experiments.study, decodedrift.report; sys.exit('bokeh' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_libraries_load_with_what_uses_them() -> None:
+    code = """import sys, decodedrift.cli, decodedrift.experiments.study, decodedrift.report, decodedrift.experiments.compare.folds
+early = {"bokeh", "scipy"} & set(sys.modules)
+import decodedrift.numerics.weibull, decodedrift.numerics.flips
+print(*early, *{"scipy.stats"} & set(sys.modules))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_the_public_face_is_lazy_and_complete() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+import logging
 import os
 import sys
 
@@ -10,6 +13,41 @@ from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt, redacted
 from decodedrift.core.untrusted import terminal
 from decodedrift.runs.signals import Stopped, terminable
+
+_alone = False  # whether the process is ours, not a notebook's or a test's
+
+
+def settle() -> None:
+    """What has been imported stays: from here on, garbage is not looked for among it in a process of ours alone."""
+    if _alone:
+        gc.freeze()
+
+
+def program() -> None:
+    """The whole life of a process of ours: `main`, then an end that does not take apart what ends with the process.
+
+    Taking apart every module of torch and transformers takes a second, and so does looking for garbage among what they
+    import. What is registered with atexit runs all the same: the last to be called is what was registered first.
+    """
+    global _alone
+    code, _alone = BUG, True
+
+    def leave() -> None:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # who read it has gone
+                pass
+        os._exit(code)
+
+    atexit.register(leave)
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        main()
+    except SystemExit as stopped:
+        code = stopped.code if isinstance(stopped.code, int) else BUG if stopped.code else DONE
+        raise
 
 
 def main() -> None:

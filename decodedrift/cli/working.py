@@ -75,11 +75,13 @@ def work(kind: Experiment, ready: Any, folder: str, resume: bool, quiet: bool) -
         InputError: it cannot run; a folder in which nothing finished is taken away again.
         Stopped: a signal came; how to go on is said.
     """
+    from decodedrift.cli.entry import settle
     from decodedrift.core.progress import Bars
     from decodedrift.experiments.running import carried_out
     from decodedrift.runs.runfolder import RunFolder
     from decodedrift.runs.signals import Stopped, stoppable
 
+    settle()
     bars = Bars(opening="" if quiet else terminal(ready.announcement()), silent=quiet)
     run = RunFolder.reopen(folder) if resume else RunFolder.create(folder)
     with run, stoppable(bars) as progress:

@@ -13,7 +13,7 @@ from decodedrift.core.records import InputError
 from decodedrift.core.settings import Settings
 from decodedrift.experiments import experiment
 from decodedrift.experiments.base import Experiment
-from decodedrift.measure.tables import UNFOLDED, typed
+from decodedrift.measure.tables import PARTS, UNFOLDED, typed
 from decodedrift.runs import runfolder, tablefiles
 from decodedrift.runs.places import MARK, README, contents, where
 from decodedrift.runs.runfolder import RunFolder
@@ -63,7 +63,7 @@ class Study:
             raise AttributeError(
                 f"a study of {self.experiment.name!r} has no {name!r}; it has {', '.join(self.tables)}"
             )
-        elif name in UNFOLDED and self.path is not None:
+        elif name in PARTS and self.path is not None:
             table = tablefiles.read_parts(self.path, name)
         else:
             table = typed(pd.DataFrame(), name)
@@ -259,5 +259,5 @@ def open_study(folder: str | Path) -> Study:
             "put back what the run wrote"
         )
     folds = tuple(kind.folds()) if stored.plan.get("no_text") else kind.stored  # without tokens none is made again
-    frames = tablefiles.read_tables(path, [t for t in (*kind.tables, *folds) if t not in UNFOLDED])
+    frames = tablefiles.read_tables(path, [t for t in (*kind.tables, *folds) if t not in UNFOLDED])  # long ones later
     return Study(frames, stored.plan, stored.environment, path)

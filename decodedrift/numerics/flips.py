@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr
 
 FOLDS = 5
 EDGES = (0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)  # of predicted chances, for the calibration table
@@ -182,4 +182,4 @@ def rms(values: np.ndarray) -> float:
 def _below(values: np.ndarray, sigma: float | np.ndarray) -> np.ndarray:
     """Phi(values / sigma); without spread a tie is an even chance and anything less is none."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(sigma == 0, np.where(values == 0, 0.5, 0.0), stats.norm.cdf(values / sigma))
+        return np.where(sigma == 0, np.where(values == 0, 0.5, 0.0), ndtr(values / sigma))

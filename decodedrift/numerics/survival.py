@@ -9,12 +9,11 @@ to parting; what share of texts has parted is `incidence`'s. Traces of one promp
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri
 
 from decodedrift.numerics.intervals import (
     FEW,
@@ -111,20 +110,17 @@ def kaplan_meier(traces: CensoredTimes) -> Curve:
     total, parted = at_risk.sum(0), events.sum(0)
     if not len(traces.tokens):
         return Curve(total, parted, *np.empty((3, 0)))
-    positions = np.arange(traces.horizon)
-    steps = stats.ecdf(stats.CensoredData.right_censored(traces.tokens - 1, ~traces.event)).sf
-    survival = steps.evaluate(positions)
-    survival[survival < 1e-12] = 0.0  # scipy's product leaves dust
+    product = 1 - np.cumsum(parted) / len(traces.tokens) if traces.event.all() else np.cumprod((total - parted) / total)
+    survival = np.where(product < 1e-12, 0.0, product)  # the product leaves dust
     if traces.clusters == len(traces.tokens):
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore", RuntimeWarning)  # "undefined at some observations": filled in below
-            band = steps.confidence_interval(math.erf(t95(max(2, traces.clusters)) / math.sqrt(2)), method="log-log")
-            low, high = band.low.evaluate(positions), band.high.evaluate(positions)
+        with np.errstate(all="ignore"):  # undefined in places: filled in below
+            wide = ndtri(1 / 2 + math.erf(t95(max(2, traces.clusters)) / math.sqrt(2)) / 2)
+            wide *= np.sqrt(1 / np.log(product) ** 2 * np.cumsum(parted / (total * (total - parted))))
+            low, high = (np.clip(np.exp(-np.exp(np.log(-np.log(product)) + d)), 0, 1) for d in (wide, -wide))
     elif traces.clusters >= FEW:
         low, high = bootstrap(_product_limit, at_risk, events)
     else:
-        low = high = np.full(traces.horizon, math.nan)
-        return Curve(total, parted, survival, low, high)
+        return Curve(total, parted, survival, *np.full((2, traces.horizon), math.nan))
     alone = (at_risk > 0).sum(0)
     sure = 0.025 ** (1 / alone)
     low = np.where(survival == 1, sure, np.where(survival == 0, 0.0, low))
@@ -215,6 +211,8 @@ def paired_test(first: CensoredTimes, second: CensoredTimes) -> Paired:
     b = second.event & (first.tokens >= second.tokens) & ~(first.event & (first.tokens == second.tokens))
     sums = np.bincount(first.cluster, weights=a.astype(float) - b)
     rest = sums[sums != 0]
+    from scipy import stats  # takes a third of a second
+
     p_value = math.nan
     if len(rest) == 1 or (len(rest) and np.abs(rest).max() == 1):  # scipy permutes no single one, whose p is 1
         p_value = float(stats.binomtest(int((rest > 0).sum()), len(rest)).pvalue)
@@ -237,6 +235,8 @@ def log_rank(first: CensoredTimes, second: CensoredTimes) -> float:
             raise ValueError("log-rank takes traces as independent: give one seed")
     if not (first.event.any() or second.event.any()):
         raise ValueError("nothing diverged on either side: there is nothing to test")
+    from scipy import stats
+
     sides = [stats.CensoredData.right_censored(s.tokens, ~s.event) for s in (first, second)]
     return float(stats.logrank(*sides).pvalue)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from decodedrift.numerics.intervals import design_effect, sandwich
 from decodedrift.numerics.survival import CensoredTimes
@@ -63,8 +63,8 @@ def fit(traces: CensoredTimes) -> Shape:
         return Shape(why="no spread" if traces.clusters > 1 else "one prompt with several seeds: no interval")
 
     several = traces.clusters < len(traces.tokens)
-    ratios = stats.f(1, traces.clusters - 1) if several else stats.chi2(1)
-    level = float(ratios.ppf(0.95))
+    spread = traces.clusters - 1
+    level = float(special.fdtri(1, spread, 0.95) if several else 2 * special.gammaincinv(0.5, 0.95))
 
     def short(u: float) -> float:
         return 2 * (top - likelihood.value(u)) / effect - level
@@ -74,7 +74,8 @@ def fit(traces: CensoredTimes) -> Shape:
     ratio = max(0.0, 2 * (top - likelihood.value(0.0)) / effect)
     k = math.exp(best)
     scale = likelihood.unit * math.exp(-likelihood.level(best) / k)
-    return Shape(k, low, high, float(ratios.sf(ratio)), scale)
+    p_value = float(special.fdtrc(1, spread, ratio) if several else special.chdtrc(1, ratio))
+    return Shape(k, low, high, p_value, scale)
 
 
 class _Likelihood:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from bokeh.embed import json_item
+import bokeh
+from bokeh.core.serialization import Serializer
+from bokeh.document import Document
 
 
 def drawing(model: Any) -> dict[str, Any]:
-    """What `Bokeh.embed.embed_item` takes. Bokeh numbers its models by a counter: here from 1, so that equal runs give
-    equal pages."""
-    item = json_item(model)
+    """What `Bokeh.embed.embed_item` takes, as `bokeh.embed.json_item` gives it, which walks through all models three
+    times more. Bokeh numbers its models by a counter: here from 1, so that equal runs give equal pages."""
+    serializer = Serializer(deferred=False)
+    config, roots = serializer.encode(Document().config), serializer.encode([model])
+    document = {"version": bokeh.__version__, "title": "", "config": config, "roots": roots}
+    item = {"target_id": None, "root_id": roots[0]["id"], "doc": document, "version": bokeh.__version__}
     names: dict[str, str] = {}
     return dict(_renamed(item, names))
 

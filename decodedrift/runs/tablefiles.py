@@ -157,7 +157,8 @@ def _frame(parts: list[pa.Table], table: str) -> pd.DataFrame:
 def read_tables(folder: Path, tables: Iterable[str]) -> dict[str, pd.DataFrame]:
     """Tables of a finished run by name; one that has no rows, or came with a later version, is empty.
 
-    A fold of which that holds is left out.
+    A fold of which that holds is left out, and so is a table of Parquet parts, of which it is only seen that they are
+    whole files: a page needs some, and `read_parts` reads them.
 
     Raises:
         InputError: the run wrote rows of a table, and its file is gone; or it cannot be read.
@@ -170,7 +171,8 @@ def read_tables(folder: Path, tables: Iterable[str]) -> dict[str, pd.DataFrame]:
                 f"{path}: missing, and this run wrote {rows[table]} rows of it; put it back, or run it again"
             )
         if table in PARTS:
-            frames[table] = read_parts(folder, table)
+            for part in where(folder, table).glob("*.parquet"):
+                length(part)
         elif path.is_file():
             frames[table] = read_csv(path, table)
         elif table in TABLES:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from bokeh.models import DataRange1d
+from bokeh.models import DataRange1d, Line, Scatter, Step, VArea, VAreaStep
 
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Figure, Series
@@ -159,21 +159,19 @@ class Curves:
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
         """Draws a series; part: its rows before they were thinned."""
         if self.band and series.band:
-            ends = {"x": self.x, "y1": self.band[0], "y2": self.band[1], "source": source, "fill_alpha": 0.13}
-            band = self.plot.varea_step(**ends, step_mode="after") if self.step else self.plot.varea(**ends)
-            base.paint(band.glyph, fill_color=series.colour)
-            self._add(series, band)
+            ends = {"x": self.x, "y1": self.band[0], "y2": self.band[1], "fill_alpha": 0.13}
+            band = VAreaStep(**ends, step_mode="after") if self.step else VArea(**ends)
+            self._add(series, self.plot.add_glyph(source, base.paint(band, fill_color=series.colour)))
         self._line(source, series, self.y, series.label)
 
     def _line(self, source: Any, series: Series, y: str, label: str | None = None) -> None:
-        look = {"x": self.x, "y": y, "source": source, "line_width": series.width, "line_dash": series.dash}
-        line = self.plot.step(**look, mode="after") if self.step else self.plot.line(**look)
-        base.paint(line.glyph, line_color=series.colour)
-        self._add(series, line, label)
+        look = {"x": self.x, "y": y, "line_width": series.width, "line_dash": series.dash}
+        line = Step(**look, mode="after") if self.step else Line(**look)
+        self._add(series, self.plot.add_glyph(source, base.paint(line, line_color=series.colour)), label)
 
     def _dots(self, source: Any, series: Series, x: str, y: str, **look: Any) -> Any:
-        dots = self.plot.scatter(x, y, source=source, **look)
-        base.paint(dots.glyph, fill_color=series.colour, line_color=series.colour)
+        dot = base.paint(Scatter(x=x, y=y, **look), fill_color=series.colour, line_color=series.colour)
+        dots = self.plot.add_glyph(source, dot)
         self._add(series, dots, series.label)
         return dots
 
