@@ -116,7 +116,8 @@ class Single:
         self.alive = torch.ones(self.count, dtype=torch.bool, device=device)
         self.broken = torch.zeros(self.count, dtype=torch.long, device=device)
         self.notes, self.steps = Notes(), 0
-        self.generator = torch.Generator(device=device).manual_seed(seed)
+        draws = strategy.samples and not strategy.coupled
+        self.generator = torch.Generator(device=device).manual_seed(seed) if draws else None
 
     @property
     def done(self) -> bool:

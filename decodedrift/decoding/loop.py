@@ -120,12 +120,17 @@ def decode(
             tick(len(prompts) * len(choosers))
             if position + 1 == steps:
                 break
-            if batch.logits.device.type == "cpu" or position % LOOK_EVERY == LOOK_EVERY - 1:
+            if _looks(batch.logits, position):
                 over = [c.done for c in choosers]
                 if all(done or _ended(c, wanted) for done, c in zip(over, choosers, strict=True)):
                     break
             before(batch.cache)
             batch.advance(tokens, parents, moving)
+
+
+def _looks(logits: Tensor, position: int) -> bool:
+    """Whether it is looked, after this step, at what has ended."""
+    return logits.device.type == "cpu" or position % LOOK_EVERY == LOOK_EVERY - 1
 
 
 def _ended(chooser: Chooser, wanted: Collection[str] | None) -> bool:
