@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import decodedrift as dd
-from decodedrift.core.prompts import load_prompts
 from decodedrift.core.progress import Progress
+from decodedrift.core.prompts import load_prompts
 
 WAYS = {"1 process, 2 threads": {"threads": 2}, "2 processes, 1 thread": {"threads": 1, "workers": 2}}
 ALONE = {"threads": 1}
@@ -65,7 +65,9 @@ def main() -> None:
             print(f"{name:<24} {took[name]:8.1f} s for {jobs} jobs", flush=True)
         one, two = (tables(Path(place) / name) for name in ("1 process, 1 thread", "2 processes, 1 thread"))
         assert one == two, "other tables"
-        print(f"times faster than one process with two threads: {took['1 process, 2 threads'] / took['2 processes, 1 thread']:.2f}")
+        print(
+            f"times faster than one process with two threads: {took['1 process, 2 threads'] / took['2 processes, 1 thread']:.2f}"
+        )
 
 
 if __name__ == "__main__":
