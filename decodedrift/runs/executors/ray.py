@@ -147,16 +147,10 @@ def _cluster(world: World) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    common = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
     try:
         if address is None:
-            from decodedrift.models.machine import numerical
-
-            cores = max(os.cpu_count() or 1, numerical("cpu", world.plan.threads)["threads"])
-            ray.init(address="local", num_cpus=cores, _node_ip_address=HERE, **common)
+            _local(ray)
         else:
             ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -170,6 +164,32 @@ def _cluster(world: World) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _local(ray: Any) -> None:
+    """Starts a cluster on this machine that listens on loopback alone.
+
+    `ray.init` replaces 127.0.0.1 by an address that others reach and listens everywhere, unless clusters of several
+    machines are switched off, as they are on macOS and Windows.
+
+    Raises:
+        RuntimeError: it took another address.
+    """
+    from decodedrift.runs.workers import cores
+
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    constants = ray._private.ray_constants
+    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    try:
+        ray.init(
+            address="local", num_cpus=cores(), _node_ip_address=HERE, include_dashboard=False, log_to_driver=False,
+            logging_level="error",
+        )  # fmt: skip
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+    if any(node["NodeManagerAddress"] != HERE for node in ray.nodes()):
+        ray.shutdown()
+        raise RuntimeError(f"this ray gives none on {HERE} alone; start one, and name it with --ray-address")
 
 
 def _room(ray: Any, num_cpus: int, num_gpus: int) -> int:
