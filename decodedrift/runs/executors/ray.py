@@ -104,11 +104,10 @@ def _spread(
 def _job(name: str, box: Sequence[Any], settlement: Mapping[str, Any], facts: Mapping[str, Any], job: Job) -> JobResult:
     """One job, in a process of the cluster; the weights that it loaded wait there for the next."""
     import ray
-    import torch
 
+    from decodedrift.models.arithmetic import threaded
     from decodedrift.models.machine import numerical
 
-    torch.set_num_threads(facts["threads"])  # ray says how many a library may take by itself
     if name not in _workers:
         here = numerical(facts["device"], facts["threads"])
         if found := list(differences("", dict(facts), here)):
@@ -120,7 +119,8 @@ def _job(name: str, box: Sequence[Any], settlement: Mapping[str, Any], facts: Ma
         _workers[name] = unpacked(ray.get(box[0]), Progress())
     work = _workers[name]
     work.world.route, work.size = settlement["route"], settlement["size"]
-    return work(job)
+    with threaded(facts["threads"]):  # ray says how many a library may take by itself
+        return work(job)
 
 
 def _result(ray: Any, reference: Any, job: Job) -> JobResult:
