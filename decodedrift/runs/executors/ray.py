@@ -112,7 +112,7 @@ def _job(name: str, box: Sequence[Any], settlement: Mapping[str, Any], facts: Ma
         here = numerical(facts["device"], facts["threads"])
         if found := list(differences("", dict(facts), here)):
             address = ray.util.get_node_ip_address()
-            raise InputError(f"node {address} is of another kind than this machine (there): {shortly(found)}")
+            raise InputError(f"node {address} is of another kind than where the command runs: {shortly(found)}")
         for other in _workers.values():
             other.world.close()
         _workers.clear()
