@@ -29,7 +29,8 @@ class Place:
 
 @dataclass
 class Work:
-    """Answers (job key, path, size, process id). folder: where jobs leave word that they were begun."""
+    """Answers (job key, path, size, process id). folder: where jobs leave word of the
+    process in which they were begun."""
 
     folder: str
     world: Place = field(default_factory=Place)
@@ -39,7 +40,7 @@ class Work:
     def __call__(self, job: Job) -> Any:
         """Runs a job."""
         begun = len(list(Path(self.folder).glob(f"{job.key}*")))
-        (Path(self.folder) / f"{job.key}.{begun}").touch()
+        (Path(self.folder) / f"{job.key}.{begun}").write_text(str(os.getpid()))
         self.progress.job(job.key)
         self.progress.start("fp32", "greedy", 10)
         if job.key == "first":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -155,6 +157,33 @@ def test_the_second_signal_ends_processes_at_once(work: Work) -> None:
     others = [next(ran) for _ in range(3)][1:]
     ran.close()  # type: ignore[attr-defined]
     assert all(gone(r.process) for r in others)
+
+
+DRIVER = """
+import sys
+from pooled import Work, jobs
+from decodedrift.runs.executors import EXECUTORS
+for result in EXECUTORS["local"](Work(sys.argv[1]), jobs("first", "b", "long")):
+    print(result.process, flush=True)
+"""
+
+
+def test_processes_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
+    """In the middle of a job, too."""
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path)], env=here, stdout=subprocess.PIPE, text=True
+    )
+    assert driver.stdout is not None
+    others = [int(driver.stdout.readline()) for _ in range(2)][1:]
+    while not (word := tmp_path / "long.0").is_file() or not word.read_text():
+        time.sleep(0.02)
+    others.append(int(word.read_text()))
+    driver.kill()
+    driver.wait()
+    driver.stdout.close()
+    assert len(set(others)) == 2
+    assert all(map(gone, others))
 
 
 def test_how_many_processes_is_settled_before_anything_runs(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ TRACE = ["role", "variant", "strategy", "seed", "prompt_id"]
 CELL = ["role", "reference", "candidate", "strategy"]
 CONTENTS = ("model.files.", "model.config", "tokenizer", "checkpoints.")
 MACHINES = ("numerical.", "python", "system", "cpu", "cores")
-APART = ("variants", "started", "finished", "memory_bytes")  # not of the place
+APART = ("variants", "started", "finished", "memory_bytes", "workers")  # not of the place
 MOST = 12  # changes named in a sentence
 CUT = ("length", "screened")  # how texts end that would have gone on
 

@@ -70,6 +70,7 @@ def identity(ready: Prepared) -> dict[str, Any]:
         "experiment",
         "no_text",
         "executor",
+        "workers",
         *no_rows(type(plan)),
     ):
         asked.pop(key, None)
