@@ -110,12 +110,13 @@ def test_the_package_imports_what_it_declares_and_declares_what_it_imports() -> 
     assert "bitsandbytes" in declared("bnb")
     assert "peft" in declared("lora")
     assert "matplotlib" in declared("plots")
+    assert "ray" in declared("ray")
 
 
 def test_tests_and_scripts_import_what_is_declared() -> None:
     assert (
         not imported("tests", "scripts", "benchmarks")
-        - set(declared("test", "dev", "bnb", "compressed", "torchao", "gguf", "plots", "lora", "definitions"))
+        - set(declared("test", "dev", "bnb", "compressed", "torchao", "gguf", "plots", "lora", "ray", "definitions"))
         - OPTIONAL
     )
 

@@ -32,6 +32,7 @@ def forecast(ready: Prepared) -> str:
     return "\n".join([
         ready.announcement(),
         f"jobs      {len(ready.jobs)} ({plan.prompts_per_job} prompts each; texts in jobs of their own)",
+        *([f"shard     {plan.shard}: these of {len(ready.every)} jobs; rows are those of all"] if plan.shard else []),
         f"variants  {', '.join(dict.fromkeys(v.name for v in (*variants, plan.reader)))}",
         *([f"cells     {len(plan.cells)} strategy x seed: {cells}"] if cells else []),
         *([f"rows      up to {traces * texts} traces{further}"] if cells else []),
@@ -111,4 +112,5 @@ def _seconds(ready: Prepared) -> tuple[float, float]:
     speed = flops_per_second(ready.plan.device)
     work = budget.flops(ready.world, len(ready.plan.prompts))
     waiting = budget.waiting_seconds(ready.world, len(ready.plan.prompts))
-    return work / speed * 2 + waiting, work / speed * 10 + 5 * waiting
+    share = len(ready.jobs) / len(ready.every) if ready.plan.shard else 1.0
+    return share * (work / speed * 2 + waiting), share * (work / speed * 10 + 5 * waiting)

@@ -107,6 +107,9 @@ def test_jobs_are_enlarged_where_weights_are_swapped(monkeypatch: pytest.MonkeyP
     asked = ready(prompts=many, memory_bytes=small.world.memory, prompts_per_job=16)
     assert asked.plan.prompts_per_job == 16, "what is asked is done"
     assert not asked.enlarged
+    shard = ready(prompts=many, memory_bytes=small.world.memory, shard="2/3")
+    assert shard.plan.prompts_per_job == 16, "no shard knows the memory of the others"
+    assert [job.index for job in shard.jobs] == [1, 4]
     shares = [budget.loading(r.world, r.jobs).share for r in (small, asked)]
     assert shares[0] < budget.SHARE < shares[1]
     assert "more --prompts-per-job" in forecast(asked)

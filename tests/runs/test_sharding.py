@@ -89,6 +89,25 @@ def test_a_shard_runs_its_own_jobs_and_writes_no_verdict(
         dd.compare(saved(), out=tmp_path / "two", shard="1/2", resume=True, **ASKED)
 
 
+def test_the_forecast_of_a_shard_is_its_part(saved: Callable[..., Path]) -> None:
+    from decodedrift.core.settings import Settings
+    from decodedrift.experiments import experiment
+    from decodedrift.runs.prepare import prepare
+
+    kind = experiment("compare")
+
+    def ready(**more: Any) -> Any:
+        values: dict[str, Any] = ASKED | {"model": str(saved())} | more
+        settings: Settings = kind.settings(**values)
+        return prepare(settings)
+
+    whole, part = ready(prompts_per_job=None, batch_size=1), ready(prompts_per_job=None, batch_size=1, shard="1/1")
+    assert (part.plan.prompts_per_job, part.every) == (16, [job.key for job in whole.jobs])
+    forecast = kind.forecast(ready(shard="2/3"))
+    assert "jobs      1 (1 prompts each" in forecast
+    assert "shard     2/3: these of 3 jobs" in forecast
+
+
 def test_what_is_no_shard_is_refused(saved: Callable[..., Path], tmp_path: Path) -> None:
     for wrong in ("0/2", "3/2", "2", "a/b", 2, "1/2/3"):
         with pytest.raises(InputError, match=r"must be i/n with i from 1 to n"):

@@ -104,23 +104,23 @@ def _spread(
 def _job(name: str, box: Sequence[Any], settlement: Mapping[str, Any], facts: Mapping[str, Any], job: Job) -> JobResult:
     """One job, in a process of the cluster; the weights that it loaded wait there for the next."""
     import ray
-    import torch
 
+    from decodedrift.models.arithmetic import threaded
     from decodedrift.models.machine import numerical
 
-    torch.set_num_threads(facts["threads"])  # ray says how many a library may take by itself
     if name not in _workers:
         here = numerical(facts["device"], facts["threads"])
         if found := list(differences("", dict(facts), here)):
             address = ray.util.get_node_ip_address()
-            raise InputError(f"node {address} is of another kind than this machine (there): {shortly(found)}")
+            raise InputError(f"node {address} is of another kind than where the command runs: {shortly(found)}")
         for other in _workers.values():
             other.world.close()
         _workers.clear()
         _workers[name] = unpacked(ray.get(box[0]), Progress())
     work = _workers[name]
     work.world.route, work.size = settlement["route"], settlement["size"]
-    return work(job)
+    with threaded(facts["threads"]):  # ray says how many a library may take by itself
+        return work(job)
 
 
 def _result(ray: Any, reference: Any, job: Job) -> JobResult:
@@ -147,16 +147,10 @@ def _cluster(world: World) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    common = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
     try:
         if address is None:
-            from decodedrift.models.machine import numerical
-
-            cores = max(os.cpu_count() or 1, numerical("cpu", world.plan.threads)["threads"])
-            ray.init(address="local", num_cpus=cores, _node_ip_address=HERE, **common)
+            _local(ray)
         else:
             ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -170,6 +164,32 @@ def _cluster(world: World) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _local(ray: Any) -> None:
+    """Starts a cluster on this machine that listens on loopback alone.
+
+    `ray.init` replaces 127.0.0.1 by an address that others reach and listens everywhere, unless clusters of several
+    machines are switched off, as they are on macOS and Windows.
+
+    Raises:
+        RuntimeError: it took another address.
+    """
+    from decodedrift.runs.workers import cores
+
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    constants = ray._private.ray_constants
+    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    try:
+        ray.init(
+            address="local", num_cpus=cores(), _node_ip_address=HERE, include_dashboard=False, log_to_driver=False,
+            logging_level="error",
+        )  # fmt: skip
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+    if any(node["NodeManagerAddress"] != HERE for node in ray.nodes()):
+        ray.shutdown()
+        raise RuntimeError(f"this ray gives none on {HERE} alone; start one, and name it with --ray-address")
 
 
 def _room(ray: Any, num_cpus: int, num_gpus: int) -> int:
