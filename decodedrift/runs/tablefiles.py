@@ -147,6 +147,9 @@ def _frame(parts: list[pa.Table], table: str) -> pd.DataFrame:
         return empty(table)
     whole = pa.concat_tables([part for part in parts if part.num_rows], promote_options="permissive")
     frame = whole.unify_dictionaries().to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    parts.clear()
+    del whole  # a long table is not held twice while it is typed
+    pa.default_memory_pool().release_unused()
     for name in frame.columns.intersection([name for name, kind in TABLES[table].items() if kind == "str"]):
         texts = frame[name].cat
         distinct = np.array([*(untrusted.csv_text_back(t) for t in texts.categories), None], dtype=object)

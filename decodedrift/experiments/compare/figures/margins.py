@@ -27,7 +27,9 @@ class Margins(Curves):
 
     def _read(self) -> pd.DataFrame:
         """Cumulative distributions: of all forced positions, and of those at which a candidate left the reference."""
-        frame, ends = (table[table["role"] == "candidate"] for table in (self.study.positions, self.study.divergences))
+        read, ends = self.study.positions, self.study.divergences
+        read = read[[name for name in ("role", "candidate", *PLACE, *MARGINS) if name in read]]  # the rest is long
+        frame, ends = (table[table["role"] == "candidate"] for table in (read, ends))
         margin = next((m for m in MARGINS if m in frame and frame[m].notna().any()), MARGINS[-1])
         frame = frame[(frame["strategy"] != "text") & frame[margin].notna()]
         ends = ends[ends["diverged"] == 1].rename(columns={"first_divergence": "position"})

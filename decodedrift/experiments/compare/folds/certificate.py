@@ -99,9 +99,11 @@ def noise_ratio(positions: pd.DataFrame, name: str) -> Noise:
 
 def beside_casts(study: Study) -> dict[str, dict[str, float]]:
     """Candidate -> its error beside its plain cast's over all strategies; of those that have one and were read."""
+    if not (casts := _casts(study.plan)):
+        return {}
     rows = study.positions[study.positions["strategy"] != "text"]
     pooled = {}
-    for name, (role, source) in _casts(study.plan).items():
+    for name, (role, source) in casts.items():
         cell = rows[(rows["role"] == "candidate") & (rows["candidate"] == name)]
         if figures := _beside_cast(cell, rows[(rows["role"] == role) & (rows["candidate"] == source)]):
             pooled[name] = figures | {"prompts": float(cell["prompt_id"].nunique())}

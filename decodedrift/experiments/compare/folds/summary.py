@@ -24,11 +24,16 @@ SIZES = {  # of a text: what environment.json calls them
     "bytes": "scored_bytes", "words": "scored_words", "dropped_characters": "dropped_characters",
     "dropped_tokens": "dropped_tokens",
 }  # fmt: skip
+READ = [  # what is folded of a position; whole rows would be copied cell by cell
+    *CELL, "prompt_id", "layout", "p_top_reference", "kl", "delta_p", "nll_reference", "nll_candidate", "logit_gap_max",
+    "significant_digits", "top1_agree", "nonfinite",
+]  # fmt: skip
 BUCKETS = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
 def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """summary.csv: a row per compared variant x strategy, controls included (`role`)."""
+    positions = positions[READ]
     frames = dict(iter(positions.groupby(CELL, sort=False)))
     control = traces["role"].where(traces["role"].isin(CONTROLS), "").rename("control")  # may share a variant's name
     lengths = traces.groupby(["variant", control, "strategy", "seed", "prompt_id"])["n_tokens"].first()
@@ -124,7 +129,7 @@ def _agreement_after(cell: pd.DataFrame, lengths: pd.Series) -> float:
 def distribution(positions: pd.DataFrame) -> pd.DataFrame:
     """distribution.csv: llama.cpp's figures per compared variant x strategy, whole and by confidence."""
     rows = []
-    for key, cell in positions.groupby(CELL, sort=False):
+    for key, cell in positions[READ].groupby(CELL, sort=False):
         p_top = cell["p_top_reference"].to_numpy(float)
         edges = np.clip(np.searchsorted(BUCKETS, p_top, side="right") - 1, 0, len(BUCKETS) - 2)
         broken = np.isnan(p_top) & (cell["nonfinite"].to_numpy(float) > 0)  # the reference's: held against nothing
