@@ -21,6 +21,7 @@ from decodedrift import cli
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare.gating import IF_DIVERGED, columns, gating
 from decodedrift.experiments.compare.heat import heat_maps
+from decodedrift.measure.tables import joined, typed
 from decodedrift.report.terminal import summary_table
 from decodedrift.runs import runfolder
 from decodedrift.runs.gates import OPERATORS, Gate, parse_gate
@@ -301,9 +302,7 @@ def test_something_failed_goes_before_a_gate(
     study.failures = pd.DataFrame(
         [{"model": "m", "variant": "fp16", "stage": "load", "status": "failed", "error": "e"}]
     )
-    study.failures = runfolder.joined([runfolder.JobResult("").frame("failures"), study.failures], "failures")
-    from decodedrift.measure.tables import typed
-
+    study.failures = joined([runfolder.JobResult("").frame("failures"), study.failures], "failures")
     study.failures = typed(study.failures, "failures")
     study.save(tmp_path / "failed")
     assert command("check", tmp_path / "failed", "--fail-on", "kl_mean>0")[0] == 3
