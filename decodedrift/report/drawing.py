@@ -12,9 +12,9 @@ from bokeh.document import Document
 def drawing(model: Any) -> dict[str, Any]:
     """What `Bokeh.embed.embed_item` takes, as `bokeh.embed.json_item` gives it, which walks through all models three
     times more. Bokeh numbers its models by a counter: here from 1, so that equal runs give equal pages."""
-    serializer = Serializer(deferred=False)
-    config, roots = serializer.encode(Document().config), serializer.encode([model])
-    document = {"version": bokeh.__version__, "title": "", "config": config, "roots": roots}
+    serializer, config = Serializer(deferred=False), Document().config
+    settings, roots = serializer.encode(config), serializer.encode([model])  # it knows what it met by its address
+    document = {"version": bokeh.__version__, "title": "", "config": settings, "roots": roots}
     item = {"target_id": None, "root_id": roots[0]["id"], "doc": document, "version": bokeh.__version__}
     names: dict[str, str] = {}
     return dict(_renamed(item, names))
