@@ -29,7 +29,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self.buffers = []
         self.shared = layer.keys.shape[2]  # the prompt's part: the same in all rows of a prompt, never reordered
         for states in (layer.keys, layer.values):
-            picked = states.index_select(0, rows)
+            picked = states.index_select(0, rows.to(states.device))  # a layer may be on a device of its own
             buffer = picked.new_empty((*picked.shape[:2], picked.shape[2] + room, picked.shape[3]))
             buffer[:, :, : picked.shape[2]] = picked
             self.buffers.append(buffer)
@@ -51,6 +51,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
     def take_over(self, rows: Tensor, parents: Tensor) -> None:
         """Some rows take over the past of others, of their own prompts: what is not the prompt's is copied."""
+        rows, parents = rows.to(self.device), parents.to(self.device)
         for view in (self.keys[:, :, self.shared :], self.values[:, :, self.shared :]):
             if view.device.type == "cpu":  # numpy needs a third of the time for it; it has not every type, but its bits
                 bits = view.detach().view(BITS[view.itemsize]).numpy()
