@@ -21,7 +21,7 @@ from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.tops import Tops, largest, log_totals
 from decodedrift.decoding.warping import warp
 from decodedrift.models.processors import processed
-from decodedrift.numerics.logits import argmax
+from decodedrift.numerics.ranks import argmax
 
 
 @dataclass(frozen=True)

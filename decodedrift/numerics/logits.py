@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from decodedrift.numerics.ranks import argmax
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -152,19 +154,6 @@ def entropy(p: Tensor, log_p: Tensor) -> Tensor:
     return log_p.clamp(min=-1e300).mul_(p).sum(-1).neg_()  # the clamp turns 0 * -inf into 0; NaN passes
 
 
-def argmax(z: Tensor) -> Tensor:
-    """The id of the largest entry of each row, int64 [n]: of equal ones the first, and a NaN before any number.
-
-    On a CPU numpy's, which takes a fifth to a tenth of the time of torch's.
-    """
-    if z.device.type != "cpu":
-        return z.max(-1).indices
-    import torch
-
-    wide = z.detach() if z.itemsize > 2 else z.detach().float()
-    return torch.from_numpy(wide.numpy().argmax(-1))
-
-
 def top2(z: Tensor) -> tuple[Tensor, Tensor]:
     """The two largest entries of each row: values [n, 2] and ids int64 [n, 2]; ties by the lower id.
 
@@ -279,18 +268,6 @@ def reorder_ratio(first: Tensor, second: Tensor, exact: Tensor) -> float:
     noise, *errors = (logit_error(*pair)[0] for pair in ((first, second), (exact, first), (exact, second)))
     square = float(sum(error.square().mean() for error in errors))  # twice the mean square
     return math.sqrt(float(noise.square().mean()) / square) if square else NAN
-
-
-def rank_of(z: Tensor, ids: Tensor) -> Tensor:
-    """1-based rank of `ids` (int64 [n]) in each row: 1 + the number of strictly greater logits, [n].
-
-    The same count as the rank beside vLLM's log-probabilities: equal logits share the better rank.
-    """
-    import torch
-
-    greater = z.new_empty(z.shape, dtype=torch.float32)  # four times as fast as to count truth values, exact to 2**24
-    torch.gt(z, z.gather(-1, ids.unsqueeze(-1)), out=greater)
-    return greater.sum(-1).add_(1).double()
 
 
 def nonfinite_count(z_r: Tensor, z_c: Tensor) -> Tensor:

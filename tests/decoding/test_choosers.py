@@ -21,7 +21,7 @@ from decodedrift.models.sources.checkpoints import in_memory
 from decodedrift.models.text.vocabulary import vocabulary
 from decodedrift.models.variants import parse_variants
 from decodedrift.numerics import gumbel
-from decodedrift.numerics import logits as nm
+from decodedrift.numerics.ranks import argmax
 
 WIDTH = 96
 META = torch.device("meta")  # has no values: whatever would wait for a GPU fails on it
@@ -104,7 +104,7 @@ def test_the_largest_one_by_one_are_those_of_a_topk(dtype: torch.dtype, monkeypa
     values, ids = tops.largest(z)
     torch.testing.assert_close(torch.cat([v for v, _ in one_by_one]), values, equal_nan=True, rtol=0, atol=0)
     assert torch.equal(torch.cat([i for _, i in one_by_one]), ids)
-    assert torch.equal(nm.argmax(z)[2:], ids[2:, 0])
+    assert torch.equal(argmax(z)[2:], ids[2:, 0])
 
 
 def test_noise_of_many_rows_is_that_of_each_and_whatever_is_kept_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

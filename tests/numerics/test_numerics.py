@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from decodedrift.numerics import gumbel, sequences
 from decodedrift.numerics import logits as nm
 from decodedrift.numerics.logits import INF, NAN
+from decodedrift.numerics.ranks import rank_of
 
 F64 = torch.float64
 
@@ -231,7 +232,7 @@ def test_margin():
 
 def test_rank_counts_strictly_greater_logits():
     z = f64([5, 3, 3, 1], [5, 3, 3, 1], [5, 3, 3, 1], [-INF, 0, 1, 2])
-    assert nm.rank_of(z, torch.tensor([0, 2, 3, 0])).tolist() == [1, 2, 4, 4]
+    assert rank_of(z, torch.tensor([0, 2, 3, 0])).tolist() == [1, 2, 4, 4]
 
 
 # --- logit errors ----------------------------------------------------------------------------------------------------

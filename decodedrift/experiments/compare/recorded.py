@@ -29,7 +29,7 @@ from decodedrift.measure.passes import Pass, Passage
 from decodedrift.measure.tables import DECODED, FORCED, JobResult
 from decodedrift.models.load import Loaded
 from decodedrift.models.recorded.continuation import Continuation, Matched
-from decodedrift.numerics.logits import rank_of
+from decodedrift.numerics.ranks import rank_of
 from decodedrift.numerics.sequences import first_divergence
 
 SHOWN, FIRST = 8, 3  # ids of a prompt that are told, and of how many prompts

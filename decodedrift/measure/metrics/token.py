@@ -15,6 +15,7 @@ import numpy as np
 from decodedrift.measure.metrics.base import INTEGERS, Metric
 from decodedrift.measure.metrics.pair import LogitPair
 from decodedrift.numerics import logits as nm
+from decodedrift.numerics.ranks import rank_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +94,7 @@ def choice_agree(pair: LogitPair) -> Tensor:
 
 def rank(pair: LogitPair) -> Tensor:
     """1-based rank of the reference's token in the candidate's logits: 1 + the number strictly greater."""
-    ranks = nm.rank_of(pair.candidate[:, : pair.width], pair.token_ids.clamp(max=pair.width - 1))
+    ranks = rank_of(pair.candidate[:, : pair.width], pair.token_ids.clamp(max=pair.width - 1))
     return ranks.masked_fill(pair.bad_candidate | pair.outside, nm.NAN)
 
 
