@@ -104,8 +104,16 @@ def imported(*folders: str) -> set[str]:
 
 
 def test_the_package_imports_what_it_declares_and_declares_what_it_imports() -> None:
-    optional = {"bitsandbytes", "gguf", "matplotlib", "loguru", "peft"}  # the last is compressed-tensors' own
+    optional = {
+        "accelerate",
+        "bitsandbytes",
+        "gguf",
+        "matplotlib",
+        "loguru",
+        "peft",
+    }  # the last is compressed-tensors' own
     assert imported("decodedrift") - optional == set(declared())
+    assert "accelerate" in declared("accelerate")
     assert "gguf" in declared("gguf")
     assert "bitsandbytes" in declared("bnb")
     assert "peft" in declared("lora")

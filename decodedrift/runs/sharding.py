@@ -13,7 +13,6 @@ from typing import Any
 from decodedrift.core.notation import shard_numbers
 from decodedrift.core.records import InputError, Job
 from decodedrift.core.settings import Settings
-from decodedrift.runs.places import MARK, where
 
 MERGE = "decodedrift merge SHARD... --out NEW"
 
@@ -105,6 +104,8 @@ def shard_in(folder: Path, plan: Mapping[str, Any], unfinished: Mapping[str, Any
     Raises:
         InputError: the plan's shard is none.
     """
+    from decodedrift.runs.places import MARK, where  # which knows the tables, and with them pandas
+
     name = plan.get("shard")
     if name is None:
         return None

@@ -52,7 +52,7 @@ def test_the_noise_floor_lies_below_the_rounding(study: dd.Study) -> None:
 
 
 def test_the_greedy_story_is_a_story(study: dd.Study) -> None:
-    rows = study.traces[(study.traces["variant"] == "fp32") & (study.traces["strategy"] == "greedy")]
+    rows = study.traces[(study.traces["role"] == "reference") & (study.traces["strategy"] == "greedy")]
     assert all(len(re.findall(r"[a-z]+", text)) > 15 for text in rows["text"])
 
 
