@@ -22,9 +22,12 @@ class Place:
 
     workers: int = 2
     route: Any = field(default_factory=lambda: SimpleNamespace(fixed=False, path="shared"))
+    weights: Path | None = None
 
     def close(self) -> None:
-        """No weights are kept."""
+        """Removes the file that stands for weights on the disk."""
+        if self.weights is not None:
+            self.weights.unlink(missing_ok=True)
 
 
 @dataclass
@@ -41,6 +44,8 @@ class Work:
         """Runs a job."""
         begun = len(list(Path(self.folder).glob(f"{job.key}*")))
         (Path(self.folder) / f"{job.key}.{begun}").write_text(str(os.getpid()))
+        self.world.weights = Path(self.folder) / f"weights.{os.getpid()}"
+        self.world.weights.touch()
         self.progress.job(job.key)
         self.progress.start("fp32", "greedy", 10)
         if job.key == "first":

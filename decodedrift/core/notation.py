@@ -65,7 +65,10 @@ count = whole(1, 2**31 - 1)  # what torch can count in
 
 def processes(value: Any) -> int | str:
     """How many processes, or auto."""
-    return "auto" if value == "auto" else whole(1, 1024)(value)
+    try:
+        return "auto" if value == "auto" else whole(1, 1024)(value)
+    except ValueError:
+        raise ValueError(f"must be auto or a whole number from 1 to 1024, not {value!r}") from None
 
 
 thread_count = whole(1, 1024)  # far beyond any use; a million threads would take the process down

@@ -10,6 +10,7 @@ from decodedrift.models import budget
 from decodedrift.models.machine import flops_per_second
 from decodedrift.models.recorded.api.bodies import askable, questions
 from decodedrift.runs.prepare import Prepared
+from decodedrift.runs.workers import memory
 
 GIB = 2**30
 
@@ -46,11 +47,10 @@ def _running(ready: Prepared) -> list[str]:
     plan, world = ready.plan, ready.world
     low, high = _seconds(ready)
     loads = budget.loading(world, ready.jobs)
-    each = f"in each of {world.workers} processes, " if world.workers > 1 else ""
+    one = f"about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
     return [
-        f"memory    about {world.workers * budget.pair_bytes(world) / GIB:.2f} GiB of"
-        f" {world.workers * world.memory / GIB:.1f} GiB"
-        f" ({each}{budget.resident(world)} resident, batch size {plan.batch_size})",
+        f"memory    {memory(world) if world.workers > 1 else one}"
+        f" ({budget.resident(world)} resident, batch size {plan.batch_size})",
         *([f"logits    {_waiting(ready)}"] if plan.effort.reading and plan.reader in plan.variants else []),
         f"loading   weights {loads.loads} times ({_why_loaded(ready, loads.share)}),"
         f" {_percent(loads.share)} of the time",

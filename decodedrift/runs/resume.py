@@ -124,4 +124,4 @@ def differing(stored: Stored, other: Stored, kind: type[Settings]) -> list[str]:
             if key == "generation":
                 then, now = ({k: v for k, v in side.items() if k not in SETTLED} for side in (then or {}, now))
             found += differences("" if key == "numerical" else key, then, now)
-    return found
+    return list(dict.fromkeys(found))  # threads are of the plan and of what they are by default

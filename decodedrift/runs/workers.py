@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from decodedrift.core.records import InputError
+from decodedrift.runs.sharding import slice_of
 
 if TYPE_CHECKING:
     from decodedrift.models.world import World
@@ -19,7 +20,7 @@ def settle(world: World, begun: bool = False, threads: int | None = None) -> Non
     """Sets the processes of a world, the threads of its plan where none are asked, and the memory of each process.
 
     Batches and jobs are settled before, as for one process: how many there are moves no row. A run that goes on keeps
-    its threads, which do.
+    its threads, which do. Shards have the threads of a whole run, as all must be the same.
 
     Args:
         begun: whether it goes on; threads: then as its plan has them, None where they are torch's.
@@ -38,20 +39,22 @@ def settle(world: World, begun: bool = False, threads: int | None = None) -> Non
         plan = plan.having(threads=threads)
     settled = plan.threads is not None or begun
     each = (plan.threads or _torch_threads()) if settled else 1
-    fit, need = _fitting(world)
-    jobs = _jobs(world)
+    need = needed(world)
+    fit, jobs = int(world.memory // need), _jobs(world)
+    own = len(range(jobs)[slice_of(plan.shard)]) if plan.shard else jobs
     if asked == AUTO:
         most = cores() // each if plan.device == "cpu" else 1
         count = max(1, min(most, fit, jobs))
     else:
         count = min(asked, jobs)
-        if count > max(1, fit):
+        if (at_once := min(count, own)) > max(1, fit):
             raise InputError(
-                f"--workers {asked}: {count} processes need about {count * need / GIB:.1f} GiB, and "
+                f"--workers {asked}: {at_once} processes need about {at_once * need / GIB:.1f} GiB, and "
                 f"{world.memory / GIB:.1f} GiB may be used; use --workers {max(1, fit)}, or raise --memory"
             )
     if count > 1 and not settled:
         plan = plan.having(threads=max(1, cores() // count))
+    count = max(1, min(count, own))
     world.plan, world.workers, world.memory = plan, count, world.memory // count
 
 
@@ -86,8 +89,8 @@ def _bound(world: World) -> str:
     return ""
 
 
-def _fitting(world: World) -> tuple[int, float]:
-    """(processes that fit the memory, bytes that each needs at least)."""
+def needed(world: World) -> float:
+    """Bytes that each process needs at least."""
     from decodedrift.models import budget
 
     weights = max((budget.loading_bytes(world, v) for v in world.plan.running), default=0)
@@ -95,4 +98,13 @@ def _fitting(world: World) -> tuple[int, float]:
     need = max(least / (1 - budget.SPOOL_SHARE), world.least)
     if world.plan.device == "cpu":
         need += PROCESS
-    return int(world.memory // need), need
+    return need
+
+
+def memory(world: World) -> str:
+    """What several processes need of the memory, in words, by the figure that refuses too many."""
+    count, each = world.workers, needed(world)
+    return (
+        f"at least {count * each / GIB:.1f} GiB of {count * world.memory / GIB:.1f} GiB, in all {count} processes"
+        f" (each {each / GIB:.2f} GiB)"
+    )

@@ -24,7 +24,10 @@ from decodedrift.core.settings import make_settings
 from decodedrift.experiments import experiment
 from decodedrift.runs import workers
 from decodedrift.runs.executors import EXECUTORS
+from decodedrift.runs.forecast import forecast
 from decodedrift.runs.prepare import NOTHING, Prepared, Sizes, prepare
+from decodedrift.runs.resume import differing
+from decodedrift.runs.runfolder import Stored
 from decodedrift.runs.signals import Stoppable, Stopped
 
 PROMPTS = ["w1 w2", "w3 w4 w5", "w6"]
@@ -95,6 +98,11 @@ def work(tmp_path: Path) -> Work:
     return Work(str(tmp_path))
 
 
+def left(work: Work) -> list[Path]:
+    """Files that stand for weights on the disk, but for those of this process."""
+    return [file for file in Path(work.folder).glob("weights.*") if file.suffix != f".{os.getpid()}"]
+
+
 @pytest.mark.parametrize("name", sorted({*EXECUTORS} - {"ray"}))
 def test_an_executor_runs_every_job_once_in_as_many_processes_as_the_world_says(name: str, work: Work) -> None:
     """The first one settles path and batch size, which all others then have; a process that is killed is replaced."""
@@ -131,6 +139,7 @@ def test_an_error_in_a_process_is_the_run_s(work: Work, key: str, kind: type[Exc
     with pytest.raises(kind, match=words) as error:
         list(EXECUTORS["local"](work, jobs("first", key, "long")))  # type: ignore[arg-type]
     assert ("pooled.py" in "".join(getattr(error.value, "__notes__", ()))) == (kind is KeyError)
+    assert left(work) == []
 
 
 def test_what_processes_log_and_warn_of_is_said_here(work: Work, caplog: pytest.LogCaptureFixture) -> None:
@@ -138,6 +147,7 @@ def test_what_processes_log_and_warn_of_is_said_here(work: Work, caplog: pytest.
         list(EXECUTORS["local"](work, jobs("first", "said", "said")))  # type: ignore[arg-type]
     assert [r.getMessage() for r in caplog.records] == ["job said is odd"] * 2
     assert len(warned) >= 1
+    assert left(work) == []
 
 
 def test_a_signal_ends_the_jobs_in_hand_at_their_next_batch(work: Work) -> None:
@@ -150,6 +160,7 @@ def test_a_signal_ends_the_jobs_in_hand_at_their_next_batch(work: Work) -> None:
     with pytest.raises(Stopped):
         next(ran)
     assert time.monotonic() - begin < 15, "the long job takes 30 s"
+    assert left(work) == []
 
 
 def test_the_second_signal_ends_processes_at_once(work: Work) -> None:
@@ -216,8 +227,34 @@ def test_neither_batches_nor_keys_depend_on_how_many_there_are(model: str) -> No
     assert ", 2 processes" in two.announcement()
 
 
+def test_a_shard_has_no_more_processes_than_jobs_and_the_threads_of_all(model: str) -> None:
+    two, one = (ready(model, workers=2, shard=shard, threads=None) for shard in ("1/2", "2/2"))
+    assert (two.world.workers, one.world.workers, one.environment["workers"]) == (2, 1, 1)
+    assert two.plan.threads == one.plan.threads is not None
+    assert "processes" not in one.announcement()
+
+
+def test_a_forecast_shows_the_memory_that_too_many_processes_are_refused_by(model: str) -> None:
+    with pytest.raises(InputError, match=r"need about ([0-9.]+ GiB)") as refused:
+        ready(model, workers=3, memory_bytes=2**30)
+    needed = str(refused.value).split("need about ")[1].split(",")[0]
+    line = next(line for line in forecast(ready(model, workers=3)).splitlines() if line.startswith("memory"))
+    assert f"at least {needed} of " in line and "in all 3 processes" in line
+
+
+def test_other_threads_are_said_once(model: str) -> None:
+    """They are of the plan, and of what the machine computed with."""
+    two, one = (ready(model, threads=threads) for threads in (2, 1))
+    found = differing(
+        Stored(one.plan.as_dict(), dict(one.environment)),
+        Stored(two.plan.as_dict(), dict(two.environment)),
+        type(one.plan),
+    )
+    assert found == ["threads 1 there, 2 here"]
+
+
 def test_a_model_in_memory_stays_in_its_process(model: str) -> None:
     with pytest.raises(InputError, match=r"workers=2: .* is a model in memory.* save_pretrained.*use workers=1"):
         dd.compare(tiny_model("llama"), tokenizer=tiny_tokenizer(96), **ASKED, workers=2)
-    with pytest.raises(InputError, match="workers=: must be a whole number >= 1, not 0"):
+    with pytest.raises(InputError, match="workers=: must be auto or a whole number from 1 to 1024, not 0"):
         dd.compare(model, **ASKED, workers=0)

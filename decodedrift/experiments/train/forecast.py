@@ -9,6 +9,7 @@ from decodedrift.experiments.train.arms import Arm
 from decodedrift.experiments.train.settings import SGD
 from decodedrift.models.footprint import hollow
 from decodedrift.models.precisions.floating import DTYPES
+from decodedrift.runs.workers import memory
 
 FORWARD_AND_BACKWARD = 3  # passes' worth
 MEASURING = 1.6  # of a step's time, with what is measured of it
@@ -52,6 +53,7 @@ def forecast(ready: Any) -> str:
     tokens = plan.effort.trained
     seconds = 2 * FORWARD_AND_BACKWARD * parameters(world) * tokens / flops_per_second(plan.device)
     rows = len(arms) * plan.steps * len(plan.seeds)
+    one = f"about {needed(world) / 2**30:.2f} GiB of {world.memory / 2**30:.1f} GiB"
     then = f"{len(plan.prompts)} prompts, {plan.max_new_tokens} new tokens" if plan.compare else "nothing"
     return "\n".join([
         ready.announcement(),
@@ -60,8 +62,7 @@ def forecast(ready: Any) -> str:
         f"steps     {plan.steps} of {plan.sequences} x {plan.context} tokens, {tokens} tokens in all",
         f"rows      {rows} of training.csv, {len(arms) * len(plan.seeds)} of arms.csv",
         f"then      compare in fp32: {then}",
-        f"memory    about {world.workers * needed(world) / 2**30:.2f} GiB of"
-        f" {world.workers * world.memory / 2**30:.1f} GiB",
+        f"memory    {memory(world) if world.workers > 1 else one}",
         f"time      roughly {span(seconds * 2 * MEASURING)} to {span(seconds * 5 * MEASURING)} on {plan.device},"
         " and the comparison",
     ])  # fmt: skip

@@ -13,9 +13,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("decodedrift")
 DEATHS = 3  # of one job's processes, after which it is not run again
+GRACE = 10.0  # seconds in which a process that has no more to do removes its files and ends
 LOOK = 0.1  # seconds between two looks whether the run is to stop
 MAIN = "import sys; sys.path[:] = {path!r}; from decodedrift.runs.executors.remote import main; main()"
 
@@ -46,7 +48,14 @@ def spread(work: Worker, jobs: Sequence[Job]) -> Iterator[JobResult]:
             work.progress.worker(0, processes.count)
             yield work(left.popleft())
         work.world.close()
-        yield from processes.run(left)
+        try:
+            stopped = yield from processes.run(left)
+        except Exception:
+            processes.leave()
+            raise
+        processes.leave()
+        if stopped is not None:
+            raise stopped
     finally:
         processes.kill()
 
@@ -78,8 +87,8 @@ class Processes:
         for number in range(count):
             self._start(number)
 
-    def run(self, jobs: deque[Job]) -> Iterator[JobResult]:
-        """Yields the jobs' results as they come; a signal ends the jobs in hand at their next batch."""
+    def run(self, jobs: deque[Job]) -> Generator[JobResult, None, BaseException | None]:
+        """Yields the jobs' results as they come. A signal ends the jobs in hand at their next batch; it is returned."""
         stopped: BaseException | None = None
         for number in list(self._children):
             self._children[number].say(settled(self.work))
@@ -101,8 +110,16 @@ class Processes:
                     self._again(number, child, jobs)
                 else:
                     self._take(number, child, kind, words)
-        if stopped is not None:
-            raise stopped
+        return stopped
+
+    def leave(self) -> None:
+        """Lets all children remove what they have on the disk and end, for GRACE at most."""
+        until = time.monotonic() + GRACE
+        for child in self._children.values():
+            child.say(STOP)
+        for child in self._children.values():
+            with suppress(subprocess.TimeoutExpired):
+                child.process.wait(max(0.0, until - time.monotonic()))
 
     def kill(self) -> None:
         """Ends all children at once."""

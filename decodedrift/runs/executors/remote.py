@@ -143,6 +143,7 @@ def main() -> None:
     warnings.showwarning = lambda text, kind, file, number, *_: line.say("warning", str(text), kind, file, number)  # type: ignore[assignment]
     with suppress(BrokenPipeError):  # the driver has gone
         _serve(unpacked(data, line), told, line)
+    os._exit(0)  # an interpreter that ends would wait for the input that the thread is reading
 
 
 def _listen(source: BinaryIO, told: queue.SimpleQueue[Any], stopping: threading.Event) -> None:
@@ -169,8 +170,8 @@ def _serve(work: Worker, told: queue.SimpleQueue[Any], line: _Line) -> None:
         except Exception as error:
             line.say("failed", *_told(error))
             break
-    line.say("stopped")
     work.world.close()
+    line.say("stopped")
 
 
 def _told(error: Exception) -> tuple[Exception, str]:
