@@ -129,10 +129,10 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
                       "prompts": [list(ids) for ids in prompts.values()]})  # fmt: skip
         return done
 
-    def forcing(model: Any, readings: Any, size: int, pad: int, window: int | None) -> Any:
+    def forcing(model: Any, readings: Any, size: int, *more: Any) -> Any:
         calls.append({"do": "force", "variant": model.variant.name, "size": size,
                       "readings": [[r.context, r.continuation] for r in readings]})  # fmt: skip
-        yield from force(model, readings, size, pad, window)
+        yield from force(model, readings, size, *more)
 
     @contextmanager
     def loading(*given: Any) -> Iterator[Any]:
