@@ -33,6 +33,7 @@ def merge(
     from decodedrift.experiments import experiment
     from decodedrift.experiments.merging import merge as merged
     from decodedrift.experiments.study import experiment_of
+    from decodedrift.runs.merging import refuse_inside
     from decodedrift.runs.resume import stored_run
 
     log_to_stderr(log_level)
@@ -40,7 +41,9 @@ def merge(
     kind = experiment(experiment_of(plan))
     gates = read_gates(kind, fail_on, fail_on_interval, plan)
     prefix = "" if kind.name == "compare" else f"{kind.name}-"
-    folder, _ = place(out, None, str(plan["model"]), prefix)
+    if out:
+        refuse_inside(folders, out)
+    folder, _ = place(out, None, str(plan["model"]), prefix, resuming=False)
     study = merged(folders, out=folder)
     more_files(study, positions_csv, spreadsheet_safe)
     conclude(study, gates, as_json, verbose)

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
 
 def place(
-    out: str | None, resume: str | None, model: str, kind: str = "", dry_run: bool = False
+    out: str | None, resume: str | None, model: str, kind: str = "", dry_run: bool = False, resuming: bool = True
 ) -> tuple[str, Stored | None]:
     """The run's folder, and what is in it already.
+
+    resuming: whether the command has --resume.
 
     Raises:
         InputError: it cannot be used.
@@ -34,7 +36,7 @@ def place(
     if dry_run:
         return folder, RunFolder(folder).stored() if resume else None
     existed = path_of(folder, "--out" if resume is None else "--resume").is_dir()
-    run = RunFolder.reopen(folder) if resume else RunFolder.create(folder)
+    run = RunFolder.reopen(folder) if resume else RunFolder.create(folder, resuming)
     if not existed:
         run.path.rmdir()
     return folder, run.stored()

@@ -54,6 +54,7 @@ class Settings(BaseModel):
     experiment: ClassVar[str] = ""
     beside: ClassVar[str] = "against"  # how candidates stand to the reference, where a run is announced
     scores_texts: ClassVar[bool] = True  # whether its texts are cut into windows, which are jobs of their own
+    finer: ClassVar[str] = "lower --prompts-per-job"  # what cuts it into more jobs
     lowers_batch: ClassVar[bool] = True  # whether a batch is halved where memory runs out
 
     model: Any = option("demo", "demo, a local folder or a hub id.", WHAT, "NAME")

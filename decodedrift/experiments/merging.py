@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from decodedrift.core.records import InputError
 from decodedrift.experiments import experiment
 from decodedrift.experiments.study import Study, experiment_of
 from decodedrift.runs.carry_out import put_together
-from decodedrift.runs.merging import merger
+from decodedrift.runs.merging import merger, refuse_inside
 from decodedrift.runs.resume import stored_run
 from decodedrift.runs.runfolder import RunFolder
 from decodedrift.runs.sharding import Shard, shard_in
@@ -69,17 +70,25 @@ def merge(folders: Sequence[str | Path], *, out: str | Path) -> Study:
 
     Args:
         folders: of all shards, in any order.
-        out: a new folder.
+        out: a new folder, in none of theirs.
 
     Raises:
-        InputError: they are not all the shards of one run, or a job is missing; the message names it and the command
-            that makes it.
+        InputError: they are not all the shards of one run, or a job is missing or damaged; the message names it
+            and the command that makes it.
     """
     if isinstance(folders, (str, Path)) or not folders:
         raise InputError("merge: give the folders of all shards, as a list")
     kind = experiment(experiment_of(stored_run(folders[0]).plan))
     parts = merger(folders, kind.settings)
-    with RunFolder.create(out) as folder:
-        parts.fill(folder)
-        rows = folder.read_jobs(parts.keys)
-        return put_together(Study, rows, parts.stored.plan, parts.stored.environment, folder)
+    refuse_inside(folders, out)
+    rows = parts.read()
+    folder = RunFolder.create(out, resuming=False)
+    empty = not any(folder.path.iterdir())  # it may hold what an endpoint has answered, of a run without a plan
+    with folder:
+        try:
+            parts.fill(folder)
+            return put_together(Study, rows, parts.stored.plan, parts.stored.environment, folder)
+        except BaseException:  # half a run would only be in the way of the next merge, and the shards have it all
+            if empty:
+                shutil.rmtree(folder.path, ignore_errors=True)
+            raise

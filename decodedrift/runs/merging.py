@@ -15,7 +15,9 @@ from decodedrift.core.formats import path_of
 from decodedrift.core.notation import shard_numbers
 from decodedrift.core.records import InputError
 from decodedrift.core.settings import Settings
+from decodedrift.measure.tables import Gathered
 from decodedrift.runs.differences import MOST, shortly
+from decodedrift.runs.jobfiles import read_jobs
 from decodedrift.runs.places import DATA, KEPT, MARK, where
 from decodedrift.runs.resume import differing
 from decodedrift.runs.runfolder import RunFolder, Stored
@@ -32,10 +34,14 @@ class Merger:
     shards: tuple[Shard, ...]
     stored: Stored
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The keys of all jobs, in their order."""
-        return self.shards[0].every
+    def read(self) -> Gathered:
+        """The rows of all jobs, in their order.
+
+        Raises:
+            InputError: a job cannot be read; names its file, in the shard.
+        """
+        folders = {key: where(shard.path, "jobs") / key for shard in self.shards for key in shard.own}
+        return read_jobs({key: folders[key] for key in self.shards[0].every})
 
     def fill(self, folder: RunFolder) -> None:
         """Begins the run in its folder and takes every job into it; from then on the folder could also be resumed.
@@ -84,6 +90,18 @@ def merger(folders: Sequence[str | Path], kind: type[Settings]) -> Merger:
     return Merger(tuple(shards), Stored(home.plan | {"shard": None}, home.environment, unfinished))
 
 
+def refuse_inside(folders: Sequence[str | Path], out: str | Path) -> None:
+    """The shards stay as they are.
+
+    Raises:
+        InputError: the new folder would lie in one of them.
+    """
+    place = path_of(out).resolve()
+    for folder in map(path_of, folders):
+        if folder.resolve() in place.parents:
+            raise InputError(f"--out {out}: lies in the shard {folder}, which stays as it is; name a folder elsewhere")
+
+
 def _shard(folder: Path) -> tuple[Shard, Stored]:
     """What is in one folder.
 
@@ -111,14 +129,21 @@ def _refuse_another(first: Shard, stored: Stored, shard: Shard, other: Stored, k
                 f"make all shards with {flag} {min(size for size in sizes if size)}"
             )
     if found := differing(stored, other, kind):
-        raise InputError(f"{shard.path} (here) is of another run than {first.path} (there): {shortly(found)}")
+        raise InputError(
+            f"{shard.path} (here) is of another run than {first.path} (there): {shortly(found)}; "
+            f"make it anew with: {_again(first, stored, shard.name)}"
+        )
     counts = [shard_numbers(each.name)[1] for each in (first, shard)]
     if counts[0] != counts[1]:
         raise InputError(
-            f"{shard.path}: shard {shard.name}, and {first.path} is shard {first.name}: all must be of one number"
+            f"{shard.path}: shard {shard.name}, and {first.path} is shard {first.name}: all must be of one number; "
+            "leave it out, and merge says what makes those that are then missing"
         )
     if first.every != shard.every:
-        raise InputError(f"{shard.path} is of another run than {first.path}: of other prompts or texts")
+        raise InputError(
+            f"{shard.path} is of another run than {first.path}: of other prompts or texts; "
+            f"make it anew with: {_again(first, stored, shard.name)}"
+        )
 
 
 def _refuse_doubled(shards: Sequence[Shard]) -> None:
@@ -135,13 +160,18 @@ def _refuse_absent(shards: Sequence[Shard], stored: Stored) -> None:
     absent = [name for n in range(1, count + 1) if (name := f"{n}/{count}") not in there]
     if not absent:
         return
-    again = f"the command of {shards[0].path} again, with --shard {absent[0]} and another folder"
-    named = stored.environment.get("model", {}).get("kind") != "memory"
-    if named and not stored.plan.get("no_text"):  # then its plan can be asked again
-        plan = shlex.quote(str(where(shards[0].path, MARK)))
-        command = stored.plan.get("experiment", "compare")
-        again = f"decodedrift {command} --config {plan} --shard {absent[0]} --out NEW"
+    again = _again(shards[0], stored, absent[0])
     raise InputError(f"shard{'s' * (len(absent) != 1)} {_some(absent)} missing; make it with: {again}")
+
+
+def _again(shard: Shard, stored: Stored, name: str) -> str:
+    """The command that makes another shard of the run that one is of."""
+    models = stored.environment.get("model", {}), *stored.environment.get("checkpoints", {}).values()
+    live = "memory" in [facts.get("kind") for facts in models]
+    if live or stored.plan.get("no_text"):  # its plan cannot be asked again
+        return f"the command of {shard.path} again, with --shard {name} and another folder"
+    command, plan = stored.plan.get("experiment", "compare"), shlex.quote(str(where(shard.path, MARK)))
+    return f"decodedrift {command} --config {plan} --shard {name} --out NEW"
 
 
 def _refuse_paths(shards: Sequence[Shard]) -> None:

@@ -19,11 +19,12 @@ from typing import Any
 
 import pandas as pd
 
-from decodedrift.core import secrecy, untrusted
+from decodedrift.core import untrusted
 from decodedrift.core.files import LOCK, atomic, linked, locked, sync, writable, writing
-from decodedrift.core.formats import path_of, read_json
+from decodedrift.core.formats import path_of
 from decodedrift.core.records import InputError
-from decodedrift.measure.tables import PARTS, TABLES, UNFOLDED, Gathered, JobResult
+from decodedrift.measure.tables import PARTS, TABLES, Gathered, JobResult
+from decodedrift.runs.jobfiles import content, read_jobs
 from decodedrift.runs.places import ANSWERS, DATA, KEPT, MARK, RAN_ON, ROWS, STATE, UNFINISHED, where
 from decodedrift.runs.sharding import refuse_shard
 from decodedrift.runs.tablefiles import length, read_several, without_words, write_csv, write_parquet
@@ -54,15 +55,17 @@ class RunFolder:
         self._stack = ExitStack()
 
     @classmethod
-    def create(cls, path: str | Path) -> RunFolder:
+    def create(cls, path: str | Path, resuming: bool = True) -> RunFolder:
         """A new folder (or an empty one).
+
+        resuming: whether the command that asks could also go on with the run in it.
 
         Raises:
             InputError: it holds something already, or cannot be written.
         """
         folder = writable(path, "--out")
         if _foreign(folder):
-            resumable = "; --resume goes on with the run in it" if where(folder, MARK).exists() else ""
+            resumable = "; --resume goes on with the run in it" if resuming and where(folder, MARK).exists() else ""
             raise InputError(
                 f"--out {folder}: the folder is not empty{resumable}; nothing is overwritten, name a new one"
             )
@@ -131,7 +134,7 @@ class RunFolder:
         """
         if not self.file(MARK).is_file():
             return None
-        return Stored(*(_json(p) if (p := self.file(name)).is_file() else {} for name in (MARK, RAN_ON, UNFINISHED)))
+        return Stored(*(content(p) if (p := self.file(name)).is_file() else {} for name in (MARK, RAN_ON, UNFINISHED)))
 
     def discard(self) -> None:
         """Takes away a folder in which no job finished: a run that was refused leaves nothing."""
@@ -187,23 +190,15 @@ class RunFolder:
 
     def job_facts(self, key: str) -> dict[str, Any]:
         """What a finished job says beside its rows: the batch size where it had to be lowered, the path it took."""
-        return _json(self.file("jobs") / key / "facts.json")
+        return content(self.file("jobs") / key / "facts.json")
 
     def read_jobs(self, keys: Sequence[str]) -> Gathered:
         """The finished jobs, in the order of their keys.
 
         Raises:
-            InputError: a job is missing or cannot be read.
+            InputError: a job is missing, cannot be read, or holds rows of another.
         """
-        folders = {key: self.file("jobs") / key for key in keys}
-        frames = {
-            t: read_several((f / f"{t}.parquet" for f in folders.values()), t) for t in TABLES if t not in UNFOLDED
-        }
-        jobs = Gathered(frames)
-        for key, folder in folders.items():
-            facts = _json(folder / "facts.json")
-            jobs.note(key, facts["variants"], facts["batch_size"], facts.get("path", {}), facts.get("spilled_bytes", 0))
-        return jobs
+        return read_jobs({key: self.file("jobs") / key for key in keys})
 
     def write_csv(self, table: str, frame: pd.DataFrame, spreadsheet: bool = False) -> None:
         """One table as CSV, whole or not at all; `spreadsheet`: as TABLE.spreadsheet.csv, in which no cell is run."""
@@ -286,13 +281,3 @@ def _housed(file: Path) -> Path:
             file.parent.mkdir()
             sync(file.parent.parent)
     return file
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path.read_text("utf-8"), "line")
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds no table but a {type(content).__name__}")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({secrecy.excerpt(error, 120)})") from None
-    return content

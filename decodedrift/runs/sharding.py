@@ -70,7 +70,7 @@ def own_jobs(plan: Settings, jobs: Sequence[Job]) -> list[Job]:
     if (count := shard_numbers(plan.shard)[1]) > len(jobs):
         raise InputError(
             f"--shard {plan.shard}: the run has {len(jobs)} job{'s' * (len(jobs) != 1)}, fewer than {count} shards; "
-            "ask for fewer shards, or lower --prompts-per-job"
+            f"ask for fewer shards, or {plan.finer}"
         )
     return list(jobs[slice_of(plan.shard)])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import tempfile
 from collections.abc import Callable, Collection, Iterable
 from functools import cache
@@ -20,7 +21,7 @@ from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
 from decodedrift.measure.metrics.base import INTEGERS
 from decodedrift.measure.tables import FOLD_TEXTS, PARTS, TABLES, TEXTS, TEXTS_OF, WORDS, empty, typed
-from decodedrift.runs.places import ROWS, file_of, where
+from decodedrift.runs.places import DATA, ROWS, file_of, where
 
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n|\Z)')
 
@@ -204,6 +205,19 @@ def read_several(paths: Iterable[Path], table: str, prompt_ids: Collection[str] 
     return _frame(parts, table)
 
 
+def prompts_of(path: Path) -> set[str]:
+    """The prompts that a job's Parquet file has rows of.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        column = pq.read_table(path, columns=["prompt_id"])["prompt_id"] if pq.read_metadata(path).num_rows else []
+    except Exception as error:
+        raise _damaged(path, error) from None
+    return {str(prompt) for prompt in column}
+
+
 def length(path: Path) -> int:
     """How many rows a Parquet file has, without reading them.
 
@@ -217,8 +231,15 @@ def length(path: Path) -> int:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    mend = "delete its folder and resume" if path.parent.parent.name == "jobs" else "delete it, then resume"
-    return InputError(f"{path}: cannot be read ({excerpt(error, 80)}); {mend}")
+    return InputError(f"{path}: cannot be read ({excerpt(error, 80)}); {mend(path)}")
+
+
+def mend(path: Path) -> str:
+    """What is to be done where a Parquet file of a run, finished or not, is of no use."""
+    if (jobs := path.parent.parent).name != "jobs":
+        return "delete it, then resume"
+    run = jobs.parent.parent if jobs.parent.name == DATA else jobs.parent
+    return f"delete its folder and: decodedrift resume {shlex.quote(str(run))}"
 
 
 def _rows_written(folder: Path) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +43,32 @@ def test_what_needs_no_cluster_to_be_refused(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=words):
         dd.compare(saved(), out=tmp_path / "run", **ASKED | asked)
+
+
+def test_a_cluster_that_is_not_there(
+    saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
+    with pytest.raises(InputError, match=r"^ray_address=127.0.0.1:1: no cluster .Connection refused.; start one with"):
+        dd.compare(saved(), out=tmp_path / "run", executor="ray", ray_address="127.0.0.1:1", **ASKED)
+    assert not (tmp_path / "run").exists()
+    for other in ("ray://127.0.0.1:1", "localhost:1", "[::1]:1"):
+        with pytest.raises(InputError, match="no cluster"):
+            executor._reach(other)
+    for wrong in ("nowhere", "a:b", ":6379", "10.0.0.1:99999"):
+        with pytest.raises(InputError, match="must be HOST:PORT, ray://HOST:PORT or auto"):
+            executor._reach(wrong)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        executor._reach(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_auto_is_the_cluster_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    services = SimpleNamespace(canonicalize_bootstrap_address_or_die=lambda address: "127.0.0.1:1")
+    monkeypatch.setitem(sys.modules, "ray._private.services", services)
+    with pytest.raises(InputError, match=r"auto, which is 127.0.0.1:1: no cluster"):
+        executor._reach("auto")
+    monkeypatch.setitem(sys.modules, "ray._private.services", None)
+    executor._reach("auto")  # a ray that has moved it
 
 
 def test_a_model_in_memory_stays_here(tmp_path: Path) -> None:

@@ -436,7 +436,9 @@ def test_a_damaged_job_is_named(saved: Callable[..., Path], tmp_path: Path, whol
     interrupted(tmp_path / "run", 2, saved())
     job = tmp_path / "run" / "data/jobs" / RunFolder(tmp_path / "run").finished_jobs()[0]
     (job / "traces.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(InputError, match=r"traces\.parquet: cannot be read .*delete its folder and resume"):
+    with pytest.raises(
+        InputError, match=r"traces\.parquet: cannot be read .*delete its folder and: decodedrift resume .*run$"
+    ):
         running.resume(tmp_path / "run")
     shutil.rmtree(job)
     running.resume(tmp_path / "run")

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from running import LEAN, content
+from typer.testing import CliRunner
 
 import decodedrift as dd
-from decodedrift.core.records import InputError
+from decodedrift.cli.app import app
+from decodedrift.core.records import InputError, Job
 from decodedrift.experiments.merging import ShardStudy
 
 ASKED: dict[str, Any] = LEAN | {
@@ -151,6 +153,23 @@ def other_path(folders: list[Path]) -> list[Path]:
     return folders
 
 
+def damaged(table: str) -> Callable[[list[Path]], list[Path]]:
+    def spoilt(folders: list[Path]) -> list[Path]:
+        (next((folders[1] / "data/jobs").iterdir()) / f"{table}.parquet").write_bytes(b"PAR1 and no more")
+        return folders
+
+    return spoilt
+
+
+def mixed(folders: list[Path]) -> list[Path]:
+    one, two = (next((folder / "data/jobs").iterdir()) for folder in folders)
+    shutil.copy(one / "traces.parquet", two)
+    return folders
+
+
+ANEW = "; make it anew with: decodedrift compare --config .*shard-1/data/plan.json --shard 2/2 --out NEW$"
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -161,15 +180,21 @@ def other_path(folders: list[Path]) -> list[Path]:
         (lambda folders: [*folders, folders[0]], "shard 1/2, as is"),
         (change("plan.json", batch_size=1), "--batch-size 1, asked or fitted to memory, and .*shard-1 has 2"),
         (change("plan.json", prompts_per_job=3), "--prompts-per-job 3"),
-        (change("plan.json", max_new_tokens=4), "another run .* max_new_tokens 3 there, 4 here"),
-        (change("plan.json", shard="2/3"), "shard 2/3, and .*shard-1 is shard 1/2"),
+        (change("plan.json", max_new_tokens=4), "another run .* max_new_tokens 3 there, 4 here" + ANEW),
+        (
+            change("plan.json", shard="2/3"),
+            "shard 2/3, and .*shard-1 is shard 1/2: .*; leave it out, and merge says what makes",
+        ),
         (change("plan.json", shard=None), "a whole run, not a shard"),
         (change("plan.json", shard="x"), "must be i/n"),
         (change("environment.json", tokenizer="0" * 64), "tokenizer differs"),
-        (other_threads, "threads [0-9]+ there, 77 here"),
-        (change("unfinished.json", jobs=["00000-a", "00001-b", "00002-c"]), "of other prompts or texts"),
+        (other_threads, "threads [0-9]+ there, 77 here" + ANEW),
+        (change("unfinished.json", jobs=["00000-a", "00001-b", "00002-c"]), "of other prompts or texts" + ANEW),
         (change("unfinished.json", jobs=[]), "has only begun; go on with: decodedrift resume"),
         (other_path, "different paths: .* on 'other'"),
+        (damaged("traces"), r"shard-2/.*/traces.parquet: cannot be read .*folder and: decodedrift resume .*/shard-2$"),
+        (damaged("alternatives"), r"shard-2/.*/alternatives.parquet: cannot be read .* resume .*/shard-2$"),
+        (mixed, r"shard-2/.*/00001-\w+/traces.parquet: lacks prompt \S+ of this job.* resume .*/shard-2$"),
     ],
 )
 def test_shards_that_are_not_one_run(
@@ -178,3 +203,34 @@ def test_shards_that_are_not_one_run(
     with pytest.raises(InputError, match=words):
         dd.merge(spoil(shards), out=tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_where_a_merge_may_go(shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "link").symlink_to(shards[0])
+    for inside in (shards[1] / "new", tmp_path / "link/deep/new"):
+        with pytest.raises(InputError, match=r"lies in the shard .*shard-[12], which stays as it is"):
+            dd.merge(shards, out=inside)
+        assert CliRunner().invoke(app, ["merge", *map(str, shards), "--out", str(inside)]).exit_code != 0
+        assert not inside.parent.joinpath("new").exists()
+    asked = ["merge", *map(str, shards), "--out", str(shards[0])]
+    for refused in (lambda: dd.merge(shards, out=shards[0]), lambda: app(asked, standalone_mode=False)):
+        with pytest.raises(InputError, match=r"the folder is not empty; nothing is overwritten, name a new one"):
+            refused()
+    answers = tmp_path / "asked/data/recorded"  # of a run that was killed before it had a plan
+    answers.mkdir(parents=True)
+    monkeypatch.setattr("decodedrift.experiments.merging.put_together", lambda *parts: 1 / 0)
+    for name in ("merged", "asked"):
+        with pytest.raises(ZeroDivisionError):
+            dd.merge(shards, out=tmp_path / name)
+    assert answers.is_dir()
+    assert not (tmp_path / "merged").exists()
+
+
+def test_a_training_has_a_job_a_seed() -> None:
+    from decodedrift.experiments import experiment
+    from decodedrift.runs.sharding import own_jobs
+
+    for name, words in (("train", "name more --seeds, a job each"), ("compare", "lower --prompts-per-job")):
+        plan = experiment(name).settings(model="demo", shard="3/3")
+        with pytest.raises(InputError, match=f"the run has 2 jobs, fewer than 3 shards; .* or {words}$"):
+            own_jobs(plan, [Job("a", 0), Job("b", 1)])

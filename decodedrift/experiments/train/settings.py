@@ -30,6 +30,7 @@ class TrainSettings(Settings):
 
     experiment: ClassVar[str] = "train"
     scores_texts: ClassVar[bool] = False
+    finer: ClassVar[str] = "name more --seeds, a job each"
     lowers_batch: ClassVar[bool] = False
 
     model: Any = option("demo", "demo, a folder or a hub id; with --from-scratch a config.json too.", WHAT, "NAME")

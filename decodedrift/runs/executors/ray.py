@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError, Job
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 INSTALL = 'pip install "decodedrift[ray]"'
 LOST = 3  # how often a job is run again after its node or process was lost
+PATIENCE = 5.0  # seconds in which a cluster must answer
+START = "start one with `ray start --head`, or name another"
 LOOK = 0.2  # seconds between two looks whether the run is to stop
 HERE = "127.0.0.1"
 QUIET = {  # of a cluster that this process starts: full speed, and nothing is told to anybody
@@ -52,7 +56,9 @@ def check(world: World) -> None:
             raise InputError(f"--executor ray: {name} is a model in memory; save it and name the folder")
     if plan.device.startswith("cuda:"):
         raise InputError(f"--device {plan.device}: --executor ray gives each job a GPU of its own; ask for cuda")
-    _ray()
+    ray = _ray()
+    if plan.ray_address is not None and not ray.is_initialized():
+        _reach(plan.ray_address)
 
 
 def run(work: Worker, jobs: Sequence[Job]) -> Iterator[JobResult]:
@@ -190,6 +196,36 @@ def _local(ray: Any) -> None:
     if any(node["NodeManagerAddress"] != HERE for node in ray.nodes()):
         ray.shutdown()
         raise RuntimeError(f"this ray gives none on {HERE} alone; start one, and name it with --ray-address")
+
+
+def _reach(address: str) -> None:
+    """Finds out in seconds whether anybody listens: `ray.init` tries for minutes, in words of its own.
+
+    Raises:
+        InputError: nobody does, or it is no address.
+    """
+    named = told = address
+    if address == "auto":
+        try:
+            from ray._private.services import canonicalize_bootstrap_address_or_die
+
+            named = canonicalize_bootstrap_address_or_die(address)
+        except ImportError:
+            return  # a ray that has moved it: what it says itself is what there is
+        except (ConnectionError, ValueError, OSError) as error:
+            raise InputError(f"--ray-address auto: no cluster on this machine; {START}") from error
+        told = f"auto, which is {named}"
+    try:
+        parts = urlsplit(named if "://" in named else f"//{named}")
+        place = parts.hostname or "", parts.port or 0
+    except ValueError:
+        place = "", 0
+    if not all(place):
+        raise InputError(f"--ray-address {told}: must be HOST:PORT, ray://HOST:PORT or auto")
+    try:
+        socket.create_connection(place, PATIENCE).close()
+    except OSError as error:
+        raise InputError(f"--ray-address {told}: no cluster ({error.strerror or error}); {START}") from error
 
 
 def _room(ray: Any, num_cpus: int, num_gpus: int) -> int:
