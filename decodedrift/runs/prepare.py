@@ -139,16 +139,12 @@ def prepare(
     without_widgets()  # transformers would have tqdm choose
     from decodedrift.models import budget, footprint, own, world
     from decodedrift.models.machine import check_device
-    from decodedrift.models.sources import checkpoints, identity, stored
+    from decodedrift.models.sources import identity, stored
     from decodedrift.models.text import vocabulary
-    from decodedrift.runs import earlier, fitting, workers
+    from decodedrift.runs import earlier, fitting
 
     plan = _placed(plan, check_device(plan.device))
-    if isinstance(model := settings.model, str):
-        known = settings.revision, settings.trust_remote_code, settings.allow_pickle
-        checkpoint = checkpoints.find(model, *known, weightless=getattr(plan, "from_scratch", False))
-    else:
-        checkpoint = checkpoints.in_memory(model, tokenizer)
+    checkpoint = _checkpoint(settings, tokenizer, weightless=getattr(plan, "from_scratch", False))
     plan = identity.without_home(plan.having(model=checkpoint.name))
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
     others = world.other_checkpoints(plan, vocab, live_asked(settings))
@@ -167,11 +163,7 @@ def prepare(
         place.own = own.owns(plan, checkpoint, vocab, encoded, others)
     check_beams(plan.strategies, place.width)
     check(place)
-    free = settings.prompts_per_job is None and plan.shard is None  # no shard knows the others' memory
-    place.plan = fitting.sized(place, sizes.batch_size, sizes.prompts_per_job, free)
-    if (refuse := CHECKS.get(place.plan.executor)) is not None:
-        refuse(place)
-    workers.settle(place, sizes.begun, sizes.threads)
+    _settle_sizes(place, sizes, free=settings.prompts_per_job is None)
     facts = _environment(place)
     facts["warnings"] += unread
     windows = {name: len(t.windows) for name, t in texts.items()}
@@ -184,6 +176,27 @@ def prepare(
     }  # fmt: skip
     enlarged = sizes.prompts_per_job is None and place.plan.prompts_per_job != plan.prompts_per_job
     return Prepared(place, todo, facts, enlarged, earlier.settle(place, facts), [job.key for job in every])
+
+
+def _checkpoint(settings: Settings, tokenizer: Any, weightless: bool) -> Any:
+    """The reference's checkpoint, by its name or from memory."""
+    from decodedrift.models.sources import checkpoints
+
+    if not isinstance(model := settings.model, str):
+        return checkpoints.in_memory(model, tokenizer)
+    known = settings.revision, settings.trust_remote_code, settings.allow_pickle
+    return checkpoints.find(model, *known, weightless=weightless)
+
+
+def _settle_sizes(place: Any, sizes: Sizes, free: bool) -> None:
+    """Batches, jobs and then processes of a world. free: whether nobody asked for the size of a job."""
+    from decodedrift.runs import fitting, workers
+
+    free = free and place.plan.shard is None  # no shard knows the others' memory
+    place.plan = fitting.sized(place, sizes.batch_size, sizes.prompts_per_job, free)
+    if (refuse := CHECKS.get(place.plan.executor)) is not None:
+        refuse(place)
+    workers.settle(place, sizes.begun, sizes.threads)
 
 
 def _environment(world: Any) -> dict[str, Any]:
