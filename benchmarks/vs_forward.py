@@ -248,7 +248,8 @@ def report(a: dict[str, Any], b: dict[str, Any], arguments: argparse.Namespace) 
     line("bare forward passes", list(theirs["all"]))
     line("  decoding", list(theirs["generate"]))
     line("  readings", list(theirs["read"]))
-    line("job / bare forward (at most 1.25)", [job[i] / theirs["all"][i] for i in (0, 1)], "9.2f")
+    most = 2 if arguments.shape == "demo" else 1.25
+    line(f"job / bare forward (at most {most})", [job[i] / theirs["all"][i] for i in (0, 1)], "9.2f")
     line("analysis / generation (at most .15)", [analysis[i] / mine["generate"][i] for i in (0, 1)], "9.2f")
     read = [(analysis[i] + mine["reading forward"][i]) / mine["generate"][i] for i in (0, 1)]
     line("the same, readings included", read, "9.2f")
