@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from decodedrift.core.notation import AUTO, Param, spread
 from decodedrift.core.records import Variant
 from decodedrift.models.knobs.base import Knob
-
-if TYPE_CHECKING:
-    pass
 
 PLAIN = ("fp32", "bf16", "fp16")  # precisions of which nothing but the loader touches a weight
 BESIDE = ("merge", "assisted", "layercast", "mixed", "head", "compile")  # knobs that touch weights, or take one device
