@@ -33,7 +33,6 @@ BUCKETS = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """summary.csv: a row per compared variant x strategy, controls included (`role`)."""
-    positions = positions[READ]
     frames = dict(iter(positions.groupby(CELL, sort=False)))
     control = traces["role"].where(traces["role"].isin(CONTROLS), "").rename("control")  # may share a variant's name
     lengths = traces.groupby(["variant", control, "strategy", "seed", "prompt_id"])["n_tokens"].first()
@@ -129,7 +128,7 @@ def _agreement_after(cell: pd.DataFrame, lengths: pd.Series) -> float:
 def distribution(positions: pd.DataFrame) -> pd.DataFrame:
     """distribution.csv: llama.cpp's figures per compared variant x strategy, whole and by confidence."""
     rows = []
-    for key, cell in positions[READ].groupby(CELL, sort=False):
+    for key, cell in positions.groupby(CELL, sort=False):
         p_top = cell["p_top_reference"].to_numpy(float)
         edges = np.clip(np.searchsorted(BUCKETS, p_top, side="right") - 1, 0, len(BUCKETS) - 2)
         broken = np.isnan(p_top) & (cell["nonfinite"].to_numpy(float) > 0)  # the reference's: held against nothing
@@ -226,12 +225,12 @@ def _text_fold(cell: pd.DataFrame, column: str, sizes: dict[str, int | None], co
 
 
 def _finite(frame: pd.DataFrame, column: str, minus: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Finite values of a column (or of a difference) with their clusters."""
+    """Finite values of a column (or of a difference) with their clusters, numbered in the order of their ids."""
     values = frame[column].to_numpy(float)
     if minus is not None:
         values = values - frame[minus].to_numpy(float)
     finite = np.isfinite(values)
-    return values[finite], frame["prompt_id"].to_numpy(dtype=str)[finite]
+    return values[finite], pd.factorize(frame["prompt_id"], sort=True)[0][finite]
 
 
 def _named(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
