@@ -1,4 +1,4 @@
-"""Tables of Parquet read back: the files of jobs, and tables that are a folder of parts; whole, or what is asked for."""
+"""Tables of Parquet read back: the files of jobs, and tables that are a folder of parts; whole or what is asked for."""
 
 from __future__ import annotations
 
@@ -24,18 +24,24 @@ def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = No
 
     prompt_ids: only the rows of these prompts.
     """
-    return _frame([_arrow(path, table, prompt_ids, None)], table)
+    return _frame([_arrow(path, table, prompt_ids)], table)
 
 
-def _arrow(path: Path, table: str, prompt_ids: Collection[str] | None, columns: Sequence[str] | None) -> pa.Table:
-    names = [name for name, kind in TABLES[table].items() if kind == "str"]
+def _arrow(
+    path: Path, table: str, prompt_ids: Collection[str] | None = None, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The rows asked for, and of the columns those that a file of an earlier version has."""
+    metadata, nothing = pq.read_metadata(path), pa.table({})
+    if not metadata.num_rows:
+        return nothing
+    texts = [name for name in metadata.schema.names if TABLES[table].get(name) == "str"]
     chosen = None if columns is None else list(columns)
-    with pq.ParquetFile(path, read_dictionary=names) as file:
+    with pq.ParquetFile(path, metadata=metadata, read_dictionary=texts) as file:
         if prompt_ids is None:
-            return file.read(chosen)  # a column that it lacks is passed over
+            return file.read(chosen)
         wanted = pa.array([untrusted.csv_text(i) for i in prompt_ids], type=pa.string())
         here = pc.is_in(file.read(["prompt_id"])["prompt_id"].cast(pa.string()), wanted)
-        return file.read(chosen).filter(here) if pc.any(here).as_py() else file.schema_arrow.empty_table()
+        return file.read(chosen).filter(here) if pc.any(here).as_py() else nothing
 
 
 def _frame(parts: list[pa.Table], table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -89,7 +95,7 @@ def read_several(
     parts = []
     for path in paths:
         try:
-            parts += [_arrow(path, table, prompt_ids, columns)] if pq.read_metadata(path).num_rows else []
+            parts.append(_arrow(path, table, prompt_ids, columns))
         except Exception as error:  # pyarrow raises OSError, ArrowInvalid, KeyError and more for a file that is damaged
             raise _damaged(path, error) from None
     return _frame(parts, table, columns)
@@ -127,7 +133,7 @@ def check(path: Path, table: str) -> None:
         InputError: it is damaged.
     """
     try:
-        _arrow(path, table, None, None)
+        _arrow(path, table)
     except Exception as error:
         raise _damaged(path, error) from None
 
