@@ -33,8 +33,10 @@ LEAST = 10  # divergences, below which the shape of a risk is given no name
 
 def cells(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """(keys, rows) of each compared variant x strategy; texts have no compounding."""
-    for key, cell in frame[frame["strategy"] != "text"].groupby(CELL, sort=False):
-        yield dict(zip(CELL, key, strict=True)), cell
+    for key, cell in frame.groupby(CELL, sort=False):
+        keys = dict(zip(CELL, key, strict=True))
+        if keys["strategy"] != "text":
+            yield keys, cell
 
 
 def times_of(cell: pd.DataFrame) -> sv.CensoredTimes:
