@@ -14,7 +14,7 @@ from decodedrift.core.records import InputError
 from decodedrift.core.settings import Settings
 from decodedrift.experiments import experiment
 from decodedrift.experiments.base import Experiment
-from decodedrift.measure.tables import PARTS, typed
+from decodedrift.measure.tables import PARTS, UNFOLDED, typed
 from decodedrift.runs import partfiles, runfolder, tablefiles
 from decodedrift.runs.places import MARK, README, contents, where
 from decodedrift.runs.runfolder import RunFolder
@@ -286,5 +286,5 @@ def open_study(folder: str | Path) -> Study:
             "put back what the run wrote"
         )
     folds = tuple(kind.folds()) if stored.plan.get("no_text") else kind.stored  # without tokens none is made again
-    frames = tablefiles.read_tables(path, (*kind.tables, *folds))
+    frames = tablefiles.read_tables(path, [t for t in (*kind.tables, *folds) if t not in UNFOLDED])
     return Study(frames, stored.plan, stored.environment, path)

@@ -60,8 +60,9 @@ def certificate(study: Study) -> pd.DataFrame:
     measured = ["layout", "kl", "logit_gap_rms", "directional_error", "nll_reference", "nll_candidate"]
     columns = ["role", *KEYS, *AT[1:], *measured]
     rows = study.columns_of("positions", columns)
-    rows = rows[rows["strategy"] != "text"]
-    roles = {role: rows[rows["role"] == role] for role in ("candidate", "floor", "cast")}
+    along = rows["strategy"] != "text"
+    roles = {role: rows[along & (rows["role"] == role)] for role in ("candidate", "floor", "cast")}
+    rows = rows.head(0).copy()  # a long table is not held twice
     casts = _casts(study.plan)
     plain = {s["label"] for s in study.plan["strategies"] if _plain(s)}
     judged = dict(iter(study.judged.groupby(KEYS, sort=False)))

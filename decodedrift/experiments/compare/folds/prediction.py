@@ -23,10 +23,8 @@ FORCED = "forced"  # the candidate's own forced choices, which need its pass ove
 COLUMNS = [*CELL, "law", "positions", "flips", "flips_predicted", "sigma", "brier", "log_score", "km_distance",
            "expected_predicted", "expected_observed", "flip_note"]  # fmt: skip
 FORETOLD = ["position", "survival_predicted", "incidence_predicted"]
-READ = [  # of a position
-    *CELL, "layout", "seed", "prompt_id", "position", "choice_agree", "choice_margin", "choice_error", "logit_gap_rms",
-    "significant_digits",
-]  # fmt: skip
+NUMBERS = ["choice_margin", "choice_error", "logit_gap_rms", "significant_digits", "choice_agree"]
+READ = [*CELL, "layout", "seed", "prompt_id", "position", *NUMBERS]  # of a position
 CALIBRATION = ["bin_low", "bin_high", "n", "predicted", "observed", "observed_low", "observed_high"]
 
 
@@ -63,7 +61,8 @@ Predictions = list[tuple[dict[str, Any], "Prediction"]]
 
 def predict(divergences: pd.DataFrame, positions: pd.DataFrame) -> Predictions:
     """(keys, Prediction) of each candidate and strategy: what the folds below are made of."""
-    positions_of = {tuple(keys.values()): cell for keys, cell in cells(positions[positions["role"] == "candidate"])}
+    positions = positions[(positions["role"] == "candidate") & positions["choice_agree"].notna()]
+    positions_of = {tuple(keys.values()): cell for keys, cell in cells(positions)}
     return [
         (keys, _prediction(cell, positions_of.get(tuple(keys.values()), positions.iloc[:0])))
         for keys, cell in cells(divergences[divergences["role"] == "candidate"])
@@ -73,10 +72,9 @@ def predict(divergences: pd.DataFrame, positions: pd.DataFrame) -> Predictions:
 def _prediction(cell: pd.DataFrame, forced: pd.DataFrame) -> Prediction:
     names = ["seed", "prompt_id"]
     ends = cell[[*names, "compared", "first_divergence"]]
-    rows = forced[forced["choice_agree"].notna()].merge(ends, on=names, how="inner", validate="many_to_one")
+    rows = forced[[*names, "position", *NUMBERS]].merge(ends, on=names, how="inner", validate="many_to_one")
     rows = rows.sort_values([*names, "position"], ignore_index=True)
-    numbers = rows[["choice_margin", "choice_error", "logit_gap_rms", "significant_digits"]].to_numpy(dtype=float).T
-    margin, error, gap, digits = numbers
+    margin, error, gap, digits, agree = (rows[name].to_numpy(dtype=float) for name in NUMBERS)
     with np.errstate(over="ignore", invalid="ignore"):
         scale = np.where(gap > 0, gap * 10.0**digits, math.nan)
     cluster, _ = pd.factorize(rows["prompt_id"], sort=True)
@@ -84,7 +82,7 @@ def _prediction(cell: pd.DataFrame, forced: pd.DataFrame) -> Prediction:
     positions = flips.ForcedPositions(
         np.where(np.isnan(margin), math.inf, margin), error,
         np.where(np.isnan(scale), np.nanmedian(scale) if (scale > 0).any() else math.nan, scale),
-        rows["choice_agree"].to_numpy(dtype=float) == 0, cluster,
+        agree == 0, cluster,
     )  # fmt: skip
     why = ""
     if not len(rows):

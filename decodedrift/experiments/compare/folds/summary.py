@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ BUCKETS = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """summary.csv: a row per compared variant x strategy, controls included (`role`)."""
-    frames = dict(iter(positions.groupby(CELL, sort=False)))
+    frames = dict(cells_of(positions))
     control = traces["role"].where(traces["role"].isin(CONTROLS), "").rename("control")  # may share a variant's name
     lengths = traces.groupby(["variant", control, "strategy", "seed", "prompt_id"])["n_tokens"].first()
     rows = []
@@ -46,6 +46,11 @@ def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.Dat
         row["nonfinite"] = int(cell["nonfinite"].sum()) + int(frames[key]["nonfinite"].sum() if key in frames else 0)
         rows.append(row)
     return fold(rows)
+
+
+def cells_of(positions: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """(key, rows) of each compared variant x strategy; the rows without their key, which would be copied with them."""
+    return iter(positions.drop(columns=CELL).groupby([positions[c] for c in CELL], sort=False))
 
 
 def widened(
@@ -128,12 +133,13 @@ def _agreement_after(cell: pd.DataFrame, lengths: pd.Series) -> float:
 def distribution(positions: pd.DataFrame) -> pd.DataFrame:
     """distribution.csv: llama.cpp's figures per compared variant x strategy, whole and by confidence."""
     rows = []
-    for key, cell in positions.groupby(CELL, sort=False):
+    for key, cell in cells_of(positions):
         p_top = cell["p_top_reference"].to_numpy(float)
         edges = np.clip(np.searchsorted(BUCKETS, p_top, side="right") - 1, 0, len(BUCKETS) - 2)
         broken = np.isnan(p_top) & (cell["nonfinite"].to_numpy(float) > 0)  # the reference's: held against nothing
         for index, name in enumerate(["all", *_bucket_names()]):
-            part = cell[~broken] if index == 0 else cell[(edges == index - 1) & ~np.isnan(p_top)]
+            here = ~broken if index == 0 else (edges == index - 1) & ~np.isnan(p_top)
+            part = cell if here.all() else cell[here]
             keys = dict(zip(CELL, key, strict=True)) | {"bucket": name, "layout": layout_of(cell)}
             rows.append(keys | _distribution_fold(part))
     return fold(rows)

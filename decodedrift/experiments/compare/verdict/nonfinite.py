@@ -92,10 +92,8 @@ def _readings(rows: pd.DataFrame, whose: str) -> list[str]:
 
 def _forbidden(positions: pd.DataFrame) -> Iterator[str]:
     mine = positions["role"] == "candidate"
-    marked, total = (
-        sides(positions[mine & (positions["nonfinite"] > 0)]),
-        positions.loc[mine, "candidate"].value_counts(),
-    )
+    marked = sides(positions[mine & (positions["nonfinite"] > 0)])
+    total = positions.loc[mine, "candidate"].value_counts()
     tokens = impossible(positions)
     for name, rows in marked[marked["candidate_forbids"]].groupby("candidate", sort=False):
         yield (
