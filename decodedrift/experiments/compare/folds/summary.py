@@ -50,7 +50,12 @@ def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.Dat
 
 def cells_of(positions: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
     """(key, rows) of each compared variant x strategy; the rows without their key, which would be copied with them."""
-    return iter(positions.drop(columns=CELL).groupby([positions[c] for c in CELL], sort=False))
+    return iter(_numbered(positions).drop(columns=CELL).groupby([positions[c] for c in CELL], sort=False))
+
+
+def _numbered(positions: pd.DataFrame) -> pd.DataFrame:
+    """With prompts as numbers in the order of their ids: clusters, which are sorted many times."""
+    return positions.assign(prompt_id=pd.factorize(positions["prompt_id"], sort=True)[0])
 
 
 def widened(
@@ -186,6 +191,7 @@ def perplexity(
     """
     part = positions[(positions["strategy"] == "text") & (positions["role"] == "candidate")]
     names = part["prompt_id"].str.rsplit("#", n=1).str[0]
+    part = _numbered(part)
     rows: list[dict[str, object]] = []
     for text in facts.get("scored_bytes", {}):
         here, sizes = part[names == text], {name: facts.get(fact, {}).get(text) for name, fact in SIZES.items()}
@@ -231,12 +237,12 @@ def _text_fold(cell: pd.DataFrame, column: str, sizes: dict[str, int | None], co
 
 
 def _finite(frame: pd.DataFrame, column: str, minus: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Finite values of a column (or of a difference) with their clusters, numbered in the order of their ids."""
+    """Finite values of a column (or of a difference) with their clusters."""
     values = frame[column].to_numpy(float)
     if minus is not None:
         values = values - frame[minus].to_numpy(float)
     finite = np.isfinite(values)
-    return values[finite], pd.factorize(frame["prompt_id"], sort=True)[0][finite]
+    return values[finite], frame["prompt_id"].to_numpy()[finite]
 
 
 def _named(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
