@@ -12,10 +12,10 @@ from decodedrift.experiments import experiment
 from decodedrift.experiments.study import Study, experiment_of
 from decodedrift.runs.carry_out import put_together
 from decodedrift.runs.merging import merger, refuse_inside
+from decodedrift.runs.partfiles import read_several
 from decodedrift.runs.resume import stored_run
 from decodedrift.runs.runfolder import RunFolder
 from decodedrift.runs.sharding import Shard, shard_in
-from decodedrift.runs.tablefiles import read_several
 
 
 class ShardStudy(Study):

@@ -133,7 +133,7 @@ def _figures(study: Study, candidate: str) -> list[Entry]:
         return [Entry("")] * 3
     rows = study.divergences
     rows = rows[(rows["role"] == "candidate") & (rows["candidate"] == candidate) & (rows["compared"] > 0)]
-    read = study.positions[["role", "candidate", "strategy", "kl"]]
+    read = study.columns_of("positions", ["role", "candidate", "strategy", "kl"])
     read = read[(read["role"] == "candidate") & (read["candidate"] == candidate) & (read["strategy"] != "text")]
     shares = parted(rows, int(study.plan["max_new_tokens"]))
     rate = float(rows["diverged"].mean()) if len(rows) else None

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from decodedrift.core.formats import path_of
+from decodedrift.core.memory import give_back
 from decodedrift.core.records import InputError
 from decodedrift.core.settings import Settings
 from decodedrift.experiments import experiment
 from decodedrift.experiments.base import Experiment
 from decodedrift.measure.tables import PARTS, UNFOLDED, typed
-from decodedrift.runs import runfolder, tablefiles
+from decodedrift.runs import partfiles, runfolder, tablefiles
 from decodedrift.runs.places import MARK, README, contents, where
 from decodedrift.runs.runfolder import RunFolder
 
 if TYPE_CHECKING:
     from decodedrift.report.case import Case
+
+HELD = 100_000  # rows of a table up to which it is kept once it was read; of a longer one columns are read by who asks
 
 
 class Study:
@@ -64,7 +67,7 @@ class Study:
                 f"a study of {self.experiment.name!r} has no {name!r}; it has {', '.join(self.tables)}"
             )
         elif name in PARTS and self.path is not None:
-            table = tablefiles.read_parts(self.path, name)
+            table = partfiles.read_parts(self.path, name)
         else:
             table = typed(pd.DataFrame(), name)
         setattr(self, name, table)
@@ -91,10 +94,32 @@ class Study:
         """Every table by the name of its file."""
         return {name: getattr(self, name) for name in self.tables}
 
+    def columns_of(self, table: str, columns: Sequence[str], prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
+        """Some columns of a table, of all prompts or a few. What is long and on disk is read for this alone."""
+        if self._on_disk(table) and self.path and self.length_of(table) > HELD:
+            give_back()
+            return partfiles.read_parts(self.path, table, prompt_ids, columns)
+        frame: pd.DataFrame = getattr(self, table)
+        if prompt_ids is not None:
+            frame = frame[frame["prompt_id"].isin(list(prompt_ids))]
+        return frame[list(columns)]
+
+    def length_of(self, table: str) -> int:
+        """How many rows a table has, without reading what is long."""
+        if not self._on_disk(table) or self.path is None:
+            return len(getattr(self, table))
+        lengths: dict[str, int] = self.__dict__.setdefault("_lengths", {})
+        if table not in lengths:
+            lengths[table] = partfiles.length_of_parts(self.path, table)
+        return lengths[table]
+
+    def _on_disk(self, table: str) -> bool:
+        return table in PARTS and table not in self.__dict__ and self.path is not None
+
     def alternatives_of(self, prompt_ids: Collection[str]) -> pd.DataFrame:
         """The alternatives of a few prompts, without reading the others'."""
         if "alternatives" not in self.__dict__ and self.path is not None:
-            return tablefiles.read_parts(self.path, "alternatives", prompt_ids)
+            return partfiles.read_parts(self.path, "alternatives", prompt_ids)
         frame: pd.DataFrame = self.alternatives
         return frame[frame["prompt_id"].isin(list(prompt_ids))]
 
@@ -124,7 +149,9 @@ class Study:
 
     def write(self, folder: RunFolder) -> None:
         """Writes everything but plan.json into a run folder; environment.json last, with which the run is finished."""
-        elsewhere = UNFOLDED if folder.finished_jobs() else ()  # the jobs' own files are taken as they are
+        elsewhere: tuple[str, ...] = ()
+        if folder.finished_jobs():  # whose own files are taken as they are, and read where they lie
+            elsewhere, self.path = PARTS, folder.path
         folder.write_tables({n: None if n in elsewhere else getattr(self, n) for n in self.tables}, self.words)
         self.path = folder.path
         folder.write_text("verdict.txt", "\n".join(self.verdict) + "\n")
@@ -259,5 +286,5 @@ def open_study(folder: str | Path) -> Study:
             "put back what the run wrote"
         )
     folds = tuple(kind.folds()) if stored.plan.get("no_text") else kind.stored  # without tokens none is made again
-    frames = tablefiles.read_tables(path, [t for t in (*kind.tables, *folds) if t not in UNFOLDED])  # long ones later
+    frames = tablefiles.read_tables(path, [t for t in (*kind.tables, *folds) if t not in UNFOLDED])
     return Study(frames, stored.plan, stored.environment, path)

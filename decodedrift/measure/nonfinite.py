@@ -18,6 +18,7 @@ from decodedrift.measure.tables import KEYS
 TRACE = ["strategy", "seed", "prompt_id"]
 SIDES = ["reference_breaks", "candidate_breaks", "reference_forbids", "candidate_forbids"]
 MEETS = "NaN or infinite logits"
+READ = [*KEYS, "position", "nonfinite", "kl", "kl_reverse", "nll_reference", "nll_candidate", "p_top_reference"]
 
 
 def sides(positions: pd.DataFrame) -> pd.DataFrame:
@@ -78,8 +79,8 @@ def infinite(positions: pd.DataFrame) -> dict[tuple[str, str], int]:
 
 def impossible(positions: pd.DataFrame) -> dict[tuple[str, str], int]:
     """(candidate, strategy) -> how many of the reference's own tokens it forbids; perplexities leave them out."""
-    rows = positions[(positions["role"] == "candidate") & (positions["strategy"] != "text")]
-    return _counts(rows[np.isposinf(rows["nll_candidate"].to_numpy(float))])
+    mine = (positions["role"] == "candidate") & (positions["strategy"] != "text")
+    return _counts(positions[mine & np.isposinf(positions["nll_candidate"].to_numpy(float))])
 
 
 def _counts(rows: pd.DataFrame) -> dict[tuple[str, str], int]:
@@ -116,7 +117,7 @@ def reasons(
 
 def at_fault(positions: pd.DataFrame, flag: str) -> pd.DataFrame:
     """The candidates' forced positions with a fault; a candidate's only where the reference has none there."""
-    rows = sides(positions[positions["role"] == "candidate"])
+    rows = sides(positions[(positions["role"] == "candidate") & (positions["nonfinite"] > 0)])
     mine = rows[flag] & ~rows["reference_breaks"] if flag == "candidate_breaks" else rows[flag]
     return rows[mine.to_numpy(dtype=bool)]
 

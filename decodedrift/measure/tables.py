@@ -280,16 +280,16 @@ def fold(rows: list[dict[str, Any]], columns: list[str] | None = None, name: str
     return frame
 
 
-def typed(frame: pd.DataFrame, table: str) -> pd.DataFrame:
-    """The table's columns in order with their types; absent ones are made empty."""
-    columns = TABLES[table]
+def typed(frame: pd.DataFrame, table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The table's columns, or some of them, in order with their types; absent ones are made empty."""
     series = {}
-    for name, kind in columns.items():
+    for name in columns or TABLES[table]:
+        kind = TABLES[table][name]
         values = frame[name] if name in frame else pd.Series([None] * len(frame), dtype="object")
         if kind == INTEGERS:
             values = pd.to_numeric(values)
         series[name] = values.astype({"str": TEXTS}.get(kind, kind))
-    return pd.DataFrame(series, columns=list(columns))
+    return pd.DataFrame(series, columns=list(series))
 
 
 def empty(table: str) -> pd.DataFrame:

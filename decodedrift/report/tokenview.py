@@ -32,6 +32,7 @@ SAME = -2  # in place of a position's tokens: those of the reference there
 RUN = 3  # equal tokens in a row that count as a piece of the texts meeting again
 LONGEST = 4000  # tokens of a trace that are carried
 COUNT = 5
+READ = ["position", "kl", "logit_margin_reference", "logit_margin_candidate"]  # of a position
 PROMPT = 1500  # characters of a prompt
 
 Tops = dict[int, list[tuple[int, int]]]  # position -> (token, -ln p in 1e-4 nats) by rank
@@ -89,7 +90,8 @@ class _Frames:
             key: (f["position"].to_numpy(int), f["token_id"].to_numpy(int), f["logprob"].to_numpy(float))
             for key, f in tops.items()
         }
-        return cls(traces, _grouped(study.positions, places, keys), columns, spaceless(study.tokens, part))
+        positions = study.columns_of("positions", ["role", *keys, *READ], prompts)
+        return cls(traces, _grouped(positions, places, keys), columns, spaceless(study.tokens, part))
 
 
 def _grouped(frame: pd.DataFrame, places: pd.DataFrame, keys: list[str]) -> dict[tuple[Any, ...], pd.DataFrame]:
@@ -247,15 +249,16 @@ def _padded(entries: Iterable[tuple[int, int]]) -> tuple[list[int], list[int]]:
 def _vocabulary(study: StudyLike, lost: set[int], ids: Mapping[int, int]) -> tuple[list[str], dict[str, str]]:
     """Each token's text, visible and with its space; and by index the bytes of those that are no text or not seen."""
     names: dict[int, tuple[str, str]] = {}
-    for frame, number, text in (
-        (study.positions, "token_id", "token"),
-        (study.divergences, "reference_token_id", "reference_token"),
-        (study.divergences, "candidate_token_id", "candidate_token"),
-    ):
-        part = frame[[number, text]].dropna().drop_duplicates(number)
-        names |= {int(i): (str(t), "") for i, t in zip(part[number], part[text], strict=True) if int(i) in ids}
     for row in study.tokens[study.tokens["token_id"].isin(list(ids))].itertuples():
         names[int(row.token_id)] = (str(row.token), "" if absent(row.bytes) else str(row.bytes))
+    if missing := ids.keys() - names.keys():  # in a run of an earlier version
+        for table, number, text in (
+            ("positions", "token_id", "token"),
+            ("divergences", "reference_token_id", "reference_token"),
+            ("divergences", "candidate_token_id", "candidate_token"),
+        ):
+            part = study.columns_of(table, [number, text]).dropna().drop_duplicates(number)
+            names |= {int(i): (str(t), "") for i, t in zip(part[number], part[text], strict=True) if int(i) in missing}
     texts, raw = [], {}
     for token_id, index in ids.items():
         text, octets = names.get(token_id, (f"\u27e8{token_id}\u27e9", ""))

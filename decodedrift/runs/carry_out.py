@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import pandas as pd
 
 from decodedrift.core.estimate import Work
+from decodedrift.core.memory import give_back
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import InputError, Job
 from decodedrift.measure.tables import Gathered, JobResult, gathered, joined
@@ -70,6 +72,8 @@ def carry_out(
         progress.report()
     if ready.plan.shard is not None:
         return study({}, ready.plan.as_dict(), environment)
+    gc.collect()
+    give_back()
     results.sort(key=lambda result: result.key)
     rows = gathered(results) if folder is None else folder.read_jobs([job.key for job in ready.jobs])
     return put_together(study, rows, ready.plan.as_dict(), environment, folder)
@@ -84,6 +88,7 @@ def put_together(
 ) -> Left:
     """What the experiment makes of all jobs; written, where there is a folder."""
     rows.frames["failures"] = _with_refused(rows.frames["failures"], plan)
+    rows.frames["tokens"] = rows.frames["tokens"].drop_duplicates(ignore_index=True)  # every job lists its own
     way: dict[str, Any] = {"spilled_bytes": rows.spilled_bytes} | rows.path
     way |= {"lowered": rows.batch_sizes} if rows.batch_sizes else {}
     environment = {**environment, "variants": rows.variants(), "generation": environment["generation"] | way}

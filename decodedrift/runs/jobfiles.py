@@ -9,22 +9,23 @@ from typing import Any
 from decodedrift.core.formats import read_json
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
-from decodedrift.measure.tables import TABLES, UNFOLDED, Gathered
-from decodedrift.runs.tablefiles import length, mend, prompts_of, read_several
+from decodedrift.measure.tables import PARTS, TABLES, UNFOLDED, Gathered
+from decodedrift.runs.partfiles import check, length, mend, prompts_of, read_several
 
 
 def read_jobs(folders: Mapping[str, Path]) -> Gathered:
-    """Jobs by key, each from its own folder, in the order of their keys.
+    """Jobs by key, each from its own folder, in the order of their keys; PARTS are checked and left where they are.
 
     Raises:
         InputError: a file of a job is missing, cannot be read, or is another job's; names it and what mends it.
     """
     for folder in folders.values():
         _refuse_mixed(folder)
-        for table in UNFOLDED:
-            length(folder / f"{table}.parquet")
+        for table in PARTS:
+            file = folder / f"{table}.parquet"
+            length(file) if table in UNFOLDED else check(file, table)
     jobs = Gathered({
-        t: read_several((f / f"{t}.parquet" for f in folders.values()), t) for t in TABLES if t not in UNFOLDED
+        t: read_several((f / f"{t}.parquet" for f in folders.values()), t) for t in TABLES if t not in PARTS
     })  # fmt: skip
     for key, folder in folders.items():
         facts = content(folder / "facts.json")

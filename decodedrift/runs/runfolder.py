@@ -25,9 +25,10 @@ from decodedrift.core.formats import path_of
 from decodedrift.core.records import InputError
 from decodedrift.measure.tables import PARTS, TABLES, Gathered, JobResult
 from decodedrift.runs.jobfiles import content, read_jobs
+from decodedrift.runs.partfiles import length, read_several
 from decodedrift.runs.places import ANSWERS, DATA, KEPT, MARK, RAN_ON, ROWS, STATE, UNFINISHED, where
 from decodedrift.runs.sharding import refuse_shard
-from decodedrift.runs.tablefiles import length, read_several, without_words, write_csv, write_parquet
+from decodedrift.runs.tablefiles import without_words, write_csv, write_parquet
 
 WAITING = "decodedrift-"  # how the folders begin in which logits wait; a kill leaves them
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
-import shlex
 import tempfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,8 +19,10 @@ from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
 from decodedrift.measure.metrics.base import INTEGERS
 from decodedrift.measure.tables import FOLD_TEXTS, PARTS, TABLES, TEXTS, TEXTS_OF, WORDS, empty, typed
-from decodedrift.runs.places import DATA, ROWS, file_of, where
+from decodedrift.runs.partfiles import length_of_parts
+from decodedrift.runs.places import ROWS, file_of, where
 
+AT_ONCE = 4096  # rows of a table that are held as cells
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n|\Z)')
 
 
@@ -34,8 +34,10 @@ def write_csv(frame: pd.DataFrame, path: Path, spreadsheet: bool = False) -> Non
     change = (lambda text: untrusted.spreadsheet(untrusted.csv_text(text))) if spreadsheet else untrusted.csv_text
     with open(path, "w", encoding="utf-8", newline="") as handle:
         handle.write(",".join(_quoted(str(c)) for c in frame.columns) + "\n")
-        for row in zip(*(_cells(frame[c], change) for c in frame.columns), strict=True):
-            handle.write(",".join(row) + "\n")
+        for begin in range(0, len(frame), AT_ONCE):
+            part = frame.iloc[begin : begin + AT_ONCE]
+            for row in zip(*(_cells(part[c], change) for c in part.columns), strict=True):
+                handle.write(",".join(row) + "\n")
 
 
 def read_csv(path: Path, table: str) -> pd.DataFrame:
@@ -128,36 +130,6 @@ def without_words(frame: pd.DataFrame, table: str) -> pd.DataFrame:
     return typed(frame.drop(columns=[c for c in frame.columns if c in WORDS]), table) if table in TABLES else frame
 
 
-def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
-    """Reads back what `write_parquet` wrote. Equal texts of a column are one object: a million rows name few things.
-
-    prompt_ids: only the rows of these prompts.
-    """
-    return _frame([_arrow(path, table, prompt_ids)], table)
-
-
-def _arrow(path: Path, table: str, prompt_ids: Collection[str] | None) -> pa.Table:
-    filters = None if prompt_ids is None else [("prompt_id", "in", [untrusted.csv_text(i) for i in prompt_ids])]
-    names = [name for name, kind in TABLES[table].items() if kind == "str"]
-    return pq.read_table(path, read_dictionary=names, filters=filters)
-
-
-def _frame(parts: list[pa.Table], table: str) -> pd.DataFrame:
-    """Parts in order as one typed table; those of a run of an earlier version have fewer columns."""
-    if not any(part.num_rows for part in parts):
-        return empty(table)
-    whole = pa.concat_tables([part for part in parts if part.num_rows], promote_options="permissive")
-    frame = whole.unify_dictionaries().to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    parts.clear()
-    del whole  # a long table is not held twice while it is typed
-    pa.default_memory_pool().release_unused()
-    for name in frame.columns.intersection([name for name, kind in TABLES[table].items() if kind == "str"]):
-        texts = frame[name].cat
-        distinct = np.array([*(untrusted.csv_text_back(t) for t in texts.categories), None], dtype=object)
-        frame[name] = pd.Series(distinct[texts.codes], dtype=TEXTS)  # a code of -1 is the None at the end
-    return typed(frame, table)
-
-
 def read_tables(folder: Path, tables: Iterable[str]) -> dict[str, pd.DataFrame]:
     """Tables of a finished run by name; one that has no rows, or came with a later version, is empty.
 
@@ -175,71 +147,12 @@ def read_tables(folder: Path, tables: Iterable[str]) -> dict[str, pd.DataFrame]:
                 f"{path}: missing, and this run wrote {rows[table]} rows of it; put it back, or run it again"
             )
         if table in PARTS:
-            for part in where(folder, table).glob("*.parquet"):
-                length(part)
+            length_of_parts(folder, table)
         elif path.is_file():
             frames[table] = read_csv(path, table)
         elif table in TABLES:
             frames[table] = pd.DataFrame()
     return {name: typed(frame, name) if name in TABLES else frame for name, frame in frames.items()}
-
-
-def read_parts(folder: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
-    """A table that is a folder of Parquet parts, whole or of a few prompts only."""
-    parts = sorted(where(folder, table).glob("*.parquet"))
-    return read_several(parts, table, prompt_ids)
-
-
-def read_several(paths: Iterable[Path], table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
-    """Parquet files of a table as one, in order.
-
-    Raises:
-        InputError: one is damaged.
-    """
-    parts = []
-    for path in paths:
-        try:
-            parts += [_arrow(path, table, prompt_ids)] if pq.read_metadata(path).num_rows else []
-        except Exception as error:  # pyarrow raises OSError, ArrowInvalid, KeyError and more for a file that is damaged
-            raise _damaged(path, error) from None
-    return _frame(parts, table)
-
-
-def prompts_of(path: Path) -> set[str]:
-    """The prompts that a job's Parquet file has rows of.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    try:
-        column = pq.read_table(path, columns=["prompt_id"])["prompt_id"] if pq.read_metadata(path).num_rows else []
-    except Exception as error:
-        raise _damaged(path, error) from None
-    return {str(prompt) for prompt in column}
-
-
-def length(path: Path) -> int:
-    """How many rows a Parquet file has, without reading them.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except Exception as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: cannot be read ({excerpt(error, 80)}); {mend(path)}")
-
-
-def mend(path: Path) -> str:
-    """What is to be done where a Parquet file of a run, finished or not, is of no use."""
-    if (jobs := path.parent.parent).name != "jobs":
-        return "delete it, then resume"
-    run = jobs.parent.parent if jobs.parent.name == DATA else jobs.parent
-    return f"delete its folder and: decodedrift resume {shlex.quote(str(run))}"
 
 
 def _rows_written(folder: Path) -> dict[str, int]:

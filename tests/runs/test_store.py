@@ -21,11 +21,12 @@ from decodedrift.core import files
 from decodedrift.core.records import InputError
 from decodedrift.experiments.compare import EXPERIMENT as COMPARE
 from decodedrift.experiments.study import open_study
-from decodedrift.measure.tables import PARTS, TABLES, UNFOLDED, JobResult, typed
+from decodedrift.measure.tables import PARTS, TABLES, JobResult, typed
 from decodedrift.runs import runfolder
+from decodedrift.runs.partfiles import read_parquet
 from decodedrift.runs.places import contents, where
 from decodedrift.runs.runfolder import RunFolder
-from decodedrift.runs.tablefiles import read_csv, read_parquet, write_csv, write_parquet
+from decodedrift.runs.tablefiles import read_csv, write_csv, write_parquet
 
 # docs/metrics.md, "The tables"
 KEYS = "model reference candidate role strategy seed prompt_id"
@@ -244,7 +245,7 @@ def test_a_job_is_finished_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyP
             folder.write_job(JobResult("00001-b"))
     found = folder.read_jobs(folder.finished_jobs())
     assert found.facts == {"bf16": {"x": 1}}
-    assert set(found.frames) == {t for t in TABLES if t not in UNFOLDED}
+    assert set(found.frames) == {*TABLES} - {*PARTS}
     folder.write_job(JobResult("00001-b"))  # what was left half-written is no hindrance
     assert sorted(p.name for p in (folder.path / "data/jobs").iterdir()) == ["00000-a", "00001-b"]
 

@@ -59,7 +59,7 @@ def _ran(study: Any) -> list[tuple[str, Mapping[str, Any], list[str]]]:
 
 def _equal_figures(study: Any, name: str) -> bool:
     """Whether no number of a candidate differs from the reference's; without any position nobody knows."""
-    rows = study.positions[["role", "candidate", "kl", "logit_gap_max"]]
+    rows = study.columns_of("positions", ["role", "candidate", "kl", "logit_gap_max"])
     rows = rows[(rows["role"] == "candidate") & (rows["candidate"] == name)]
     if not len(rows) or not ((rows["kl"] == 0) & (rows["logit_gap_max"] == 0)).all():
         return False

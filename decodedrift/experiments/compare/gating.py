@@ -71,15 +71,16 @@ def table(study: Study) -> pd.DataFrame:
 
 def faults(study: Study) -> dict[tuple[str, ...], Fault]:
     """(candidate, strategy) -> what no gate there may pass: a candidate that broke, a KL that is infinite somewhere."""
-    impossible = nonfinite.impossible(study.positions)
+    positions = study.columns_of("positions", nonfinite.READ)
+    impossible = nonfinite.impossible(positions)
     cells: dict[tuple[str, ...], Fault] = {
         key: Fault(
             f"the KL is infinite at {n} positions, which its figures leave out",
             ("kl_", "excess_kl", *(("perplexity_candidate", "ln_ppl_ratio") if key in impossible else ())),
         )
-        for key, n in nonfinite.infinite(study.positions).items()
+        for key, n in nonfinite.infinite(positions).items()
     }
-    return cells | {key: Fault(why) for key, why in nonfinite.faults(study.traces, study.positions).items()}
+    return cells | {key: Fault(why) for key, why in nonfinite.faults(study.traces, positions).items()}
 
 
 def never(row: Mapping[str, Any], column: str, plan: Mapping[str, Any]) -> bool:

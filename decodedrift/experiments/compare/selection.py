@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
 
 MOST = 300
+KL_AT = ["role", "candidate", "strategy", "seed", "prompt_id", "position", "kl"]  # of a position
 TYPICAL = 48
 HARMFUL = 48  # that turned a right answer wrong: the page links to them
 # The order is how much each says about the candidate: a broken number, a changed mind, a cut-off, a search, a tie.
@@ -61,7 +62,7 @@ def select_cases(study: Study, most: int = MOST) -> pd.DataFrame:
     ordered = clearest(parted, len(parted))
     ordered = ordered.loc[[*first, *ordered.index.drop(first)]]
     rows = pd.concat([ordered, kept_equal], ignore_index=True)
-    kl = kl_at(study.positions, rows)
+    kl = kl_at(study.columns_of("positions", KL_AT, set(rows["prompt_id"])), rows)
     return rows.assign(kl=pd.Series([kl.get(key_of(row)) for row in rows.itertuples()], dtype="float64"))
 
 
@@ -96,7 +97,7 @@ def costly(study: Study, rows: pd.DataFrame) -> list[Any]:
 
 def kl_at(positions: pd.DataFrame, rows: pd.DataFrame) -> Mapping[tuple[str, str, int, str], float]:
     """Forced KL at the first divergence of each of the rows."""
-    keys = ["candidate", "strategy", "seed", "prompt_id"]
+    keys = KL_AT[1:5]
     places = rows[[*keys, "first_divergence"]].rename(columns={"first_divergence": "position"}).dropna()
     frame = positions[(positions["role"] == "candidate") & positions["prompt_id"].isin(set(rows["prompt_id"]))]
     rows_at = frame[[*keys, "position", "kl"]].merge(places, on=[*keys, "position"])
@@ -170,7 +171,8 @@ def _tokens(row: Any) -> tuple[str | None, str | None]:
 
 def _held(study: Study, row: Any) -> tuple[float, float]:
     """The reference's probabilities of both tokens at the fork of a greedy text, from its reading and the gap."""
-    at, recorded = (_at(frame, row) for frame in (study.positions, study.recorded))
+    positions = study.columns_of("positions", [*KL_AT, "nll_reference"], [row.prompt_id])
+    at, recorded = (_at(frame, row) for frame in (positions, study.recorded))
     if row.strategy != "greedy" or not (len(at) or len(recorded)):
         return math.nan, math.nan
     if len(recorded):  # on the candidate's text, which up to here is the reference's

@@ -27,8 +27,8 @@ class Margins(Curves):
 
     def _read(self) -> pd.DataFrame:
         """Cumulative distributions: of all forced positions, and of those at which a candidate left the reference."""
-        read, ends = self.study.positions, self.study.divergences
-        read = read[[name for name in ("role", "candidate", *PLACE, *MARGINS) if name in read]]  # the rest is long
+        read = self.study.columns_of("positions", ["role", "candidate", *PLACE, *MARGINS])
+        ends = self.study.divergences
         frame, ends = (table[table["role"] == "candidate"] for table in (read, ends))
         margin = next((m for m in MARGINS if m in frame and frame[m].notna().any()), MARGINS[-1])
         frame = frame[(frame["strategy"] != "text") & frame[margin].notna()]

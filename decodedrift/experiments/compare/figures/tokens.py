@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 WIDTH = 10  # tokens of a line
 MOST = 400
+READ = [  # of a position
+    "role", "candidate", "strategy", "seed", "prompt_id", "position", "logit_margin_reference",
+    "logit_margin_candidate", "kl",
+]  # fmt: skip
 MARGINS = (2, 1, 0.3, 0.1, 0.03, 0.01)  # below each of these a token is drawn hotter
 
 
@@ -67,7 +71,8 @@ def _lane(study: Study, row: Any, side: int, ids: list[int], at: int | None) -> 
     """The tokens of one side with their places, colours and tooltips."""
     names = {int(t.token_id): str(t.token) for t in study.tokens[study.tokens["token_id"].isin(ids)].itertuples()}
     keys = {"candidate": row.candidate, "strategy": row.strategy, "seed": row.seed, "prompt_id": row.prompt_id}
-    positions, tops = (_case(frame, keys) for frame in (study.positions, study.alternatives_of([row.prompt_id])))
+    read = study.columns_of("positions", READ, [row.prompt_id])
+    positions, tops = (_case(frame, keys) for frame in (read, study.alternatives_of([row.prompt_id])))
     positions = positions.set_index("position")
     variant = row.candidate if side else row.reference
     tops = tops[(tops["variant"] == variant) & (tops["pass"] == "generated")]

@@ -6,7 +6,7 @@ imported when they are asked for, as their statistics take most of a second to i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -19,7 +19,7 @@ from decodedrift.experiments.compare.folds.consistency import consistency
 from decodedrift.experiments.compare.folds.where import where
 from decodedrift.experiments.compare.settings import SLIDING
 from decodedrift.measure import trajectory
-from decodedrift.measure.tables import of_one_layout
+from decodedrift.measure.tables import of_one_layout, typed
 
 if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
@@ -49,13 +49,13 @@ def _prediction() -> Any:
     return prediction
 
 
-def _positions(study: Study) -> pd.DataFrame:
-    return of_one_layout(study.positions)
+def _positions(study: Study, columns: Sequence[str]) -> pd.DataFrame:
+    return of_one_layout(study.columns_of("positions", columns))
 
 
 def _summary(study: Study) -> pd.DataFrame:
     """A row per compared variant x strategy."""
-    table = summary.summarize(study.divergences, _positions(study), study.traces)
+    table = summary.summarize(study.divergences, _positions(study, summary.READ), study.traces)
     table = _compounding().in_summary(table, study.risk)
     second = _second()
     extra = (
@@ -77,8 +77,22 @@ def _predictions(study: Study) -> Any:
     """The flip law's view of each candidate and strategy, made once for three folds."""
     cache: dict[str, Any] = study.__dict__
     if "_predictions" not in cache:
-        cache["_predictions"] = _prediction().predict(study.divergences, _positions(study))
+        cache["_predictions"] = _prediction().predict(study.divergences, _positions(study, _prediction().READ))
     return cache["_predictions"]
+
+
+def _calibration(study: Study) -> pd.DataFrame:
+    """How often positions flipped by the chance that a law gave them."""
+    table: pd.DataFrame = _prediction().calibration(_predictions(study))
+    del study.__dict__["_predictions"]  # as long as the positions, and this was the last of the three
+    return table
+
+
+def _perplexity(study: Study) -> pd.DataFrame:
+    """A row per variant x text that neither side wrote."""
+    texts = len(study.environment.get("scored_bytes", ()))
+    positions = _positions(study, summary.READ) if texts else typed(pd.DataFrame(), "positions")
+    return summary.perplexity(positions, study.environment, study.plan.get("convention", SLIDING))
 
 
 def _survival(study: Study) -> pd.DataFrame:
@@ -88,23 +102,28 @@ def _survival(study: Study) -> pd.DataFrame:
     return table
 
 
+def _risk(study: Study) -> pd.DataFrame:
+    """The three curves' figures, a row per compared variant x strategy."""
+    positions = _positions(study, _compounding().READ)
+    table: pd.DataFrame = _compounding().risk(study.divergences, positions, study.traces)
+    return table
+
+
 FOLDS: dict[str, Callable[[Study], pd.DataFrame]] = {
     "answer": answer,
-    "perplexity": lambda study: summary.perplexity(
-        _positions(study), study.environment, study.plan.get("convention", SLIDING)
-    ),
-    "distribution": lambda study: summary.distribution(_positions(study)),
+    "perplexity": _perplexity,
+    "distribution": lambda study: summary.distribution(_positions(study, summary.READ)),
     "summary": _summary,
     "accuracy": accuracy,
     "certificate": certificate,
     "consistency": consistency,
     "survival": _survival,
-    "growth": lambda study: _compounding().growth(_positions(study)),
+    "growth": lambda study: _compounding().growth(_positions(study, _compounding().READ)),
     "after": _after,
-    "risk": lambda study: _compounding().risk(study.divergences, _positions(study), study.traces),
+    "risk": _risk,
     "comparisons": lambda study: _comparisons().comparisons(study.divergences),
     "flip_law": lambda study: _prediction().flip_law(_predictions(study)),
-    "flip_calibration": lambda study: _prediction().calibration(_predictions(study)),
+    "flip_calibration": _calibration,
     "decomposition": lambda study: decomposition.fold_positions(study.steps),
     "where": lambda study: where(study.layers),
 }

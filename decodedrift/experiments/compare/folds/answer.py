@@ -43,6 +43,7 @@ QUALITIES = ("no loss above 1 %", "worse", "better", "cannot tell", "not measure
 UNCACHED = "it keeps no KV cache: token by token, each token of a text would take a reading of all before it"
 UNREAD = "in reading a given text its draft proposes nothing, so that no text would show what the draft does"
 PAIR = ["strategy", "seed", "prompt_id"]
+OF_TEXT = ["role", "candidate", "strategy", "prompt_id", "nll_reference", "nll_candidate"]
 COLUMNS = [
     "model", "reference", "candidate", "strategies", "prompts", "traces", "diverged", "divergence_rate",
     "divergence_rate_low", "divergence_rate_high", "floor_prompts", "floor_rate", "excess_rate", "excess_rate_low",
@@ -55,7 +56,9 @@ def answer(study: Study) -> pd.DataFrame:
     """A row per candidate in the order of the plan, whether it ran or not."""
     plan = study.plan
     model = str(plan["model"]).encode("utf-8", "replace").decode("utf-8")  # of a path that is no text
-    broken, same, anew = _broken(study), same_execution(study), uncoupled(plan)
+    positions = study.columns_of("positions", nonfinite.READ)
+    broken, same, anew = _broken(study, positions), same_execution(study), uncoupled(plan)
+    positions = positions[positions["strategy"] == "text"]
     still = {name: knobs for name, knobs in unmoved(study).items() if name not in same}
     rows = []
     for candidate in plan["candidates"]:
@@ -68,7 +71,7 @@ def answer(study: Study) -> pd.DataFrame:
         draws = redrawn(study.divergences, name, anew) if row["wording"] in (*TOLD_BY_NOISE, "differs") else ""
         bits = f"{' and '.join(still[name])} engaged and changed no bit" if name in still else ""
         row["wording_note"] = "; ".join(part for part in (read, note, why, draws, bits) if part)
-        row |= _quality(study.positions, name) | of_candidate(study, name) | beside_rounding(study, name)
+        row |= _quality(positions, name) | of_candidate(study, name) | beside_rounding(study, name)
         rows.append(row | (elsewhere(row) if candidate.get("precision") == RECORDED else {}))
     return fold([row | _unread(row, plan) for row in rows], COLUMNS, "answer")
 
@@ -176,9 +179,9 @@ def redrawn(divergences: pd.DataFrame, name: str, anew: list[str]) -> str:
     return f"in another batch layout {', '.join(labels)} would draw anew, which is no noise of batching" * bool(labels)
 
 
-def _broken(study: Study) -> dict[str, str]:
+def _broken(study: Study, positions: pd.DataFrame) -> dict[str, str]:
     """Candidate -> where its own logits were no numbers."""
-    ended, read = nonfinite.broken_traces(study.traces), nonfinite.at_fault(study.positions, "candidate_breaks")
+    ended, read = nonfinite.broken_traces(study.traces), nonfinite.at_fault(positions, "candidate_breaks")
     reasons = {
         str(name): f"{nonfinite.MEETS} ended {_plural(len(rows), 'trace')} ({', '.join(rows['strategy'].unique())})"
         for name, rows in ended.groupby("variant", sort=False)

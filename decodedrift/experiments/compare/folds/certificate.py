@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from decodedrift.experiments.study import Study
 
 KEYS = ["model", "reference", "candidate", "strategy"]
+SIDES = ["role", "reference", "candidate"]
 AT = ["strategy", "seed", "prompt_id", "position"]
 Interval = tuple[float, float, float]
 NONE: Interval = (math.nan, math.nan, math.nan)
@@ -58,8 +59,10 @@ def certificate(study: Study) -> pd.DataFrame:
     """
     measured = ["layout", "kl", "logit_gap_rms", "directional_error", "nll_reference", "nll_candidate"]
     columns = ["role", *KEYS, *AT[1:], *measured]
-    rows = study.positions.loc[study.positions["strategy"] != "text", columns]
-    roles = {role: rows[rows["role"] == role] for role in ("candidate", "floor", "cast")}
+    rows = study.columns_of("positions", columns)
+    along = rows["strategy"] != "text"
+    roles = {role: rows[along & (rows["role"] == role)] for role in ("candidate", "floor", "cast")}
+    rows = rows.head(0).copy()  # a long table is not held twice
     casts = _casts(study.plan)
     plain = {s["label"] for s in study.plan["strategies"] if _plain(s)}
     judged = dict(iter(study.judged.groupby(KEYS, sort=False)))
@@ -101,7 +104,8 @@ def beside_casts(study: Study) -> dict[str, dict[str, float]]:
     """Candidate -> its error beside its plain cast's over all strategies; of those that have one and were read."""
     if not (casts := _casts(study.plan)):
         return {}
-    rows = study.positions[study.positions["strategy"] != "text"]
+    rows = study.columns_of("positions", [*SIDES, *AT, "directional_error"])
+    rows = rows[rows["strategy"] != "text"]
     pooled = {}
     for name, (role, source) in casts.items():
         cell = rows[(rows["role"] == "candidate") & (rows["candidate"] == name)]

@@ -26,14 +26,17 @@ GROWTH = ["logit_gap_rms_median", "logit_gap_rms_p10", "logit_gap_rms_p90", "kl_
 INDEX = ("compounding_index", "compounding_index_low", "compounding_index_high", "compounding_index_p")
 HALF_LIFE = ("half_life", "half_life_low", "half_life_high")
 IN_SUMMARY = (*HALF_LIFE, *INDEX, "compounding_note")
+READ = [*CELL, "layout", "seed", "prompt_id", "position", "logit_gap_rms", "kl"]  # of a position
 PER = 100  # positions, the unit of a growth slope
 LEAST = 10  # divergences, below which the shape of a risk is given no name
 
 
 def cells(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """(keys, rows) of each compared variant x strategy; texts have no compounding."""
-    for key, cell in frame[frame["strategy"] != "text"].groupby(CELL, sort=False):
-        yield dict(zip(CELL, key, strict=True)), cell
+    for key, cell in frame.groupby(CELL, sort=False):
+        keys = dict(zip(CELL, key, strict=True))
+        if keys["strategy"] != "text":
+            yield keys, cell
 
 
 def times_of(cell: pd.DataFrame) -> sv.CensoredTimes:
@@ -100,8 +103,8 @@ def slope(cell: pd.DataFrame) -> sv.Slope:
     gap = cell["logit_gap_rms"].to_numpy(dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
         decades = np.log10(gap)
-    prompt = cell["prompt_id"].to_numpy(dtype=str)
-    trace = np.char.add(np.char.add(prompt, "\x00"), cell["seed"].to_numpy(dtype=str))
+    prompt, _ = pd.factorize(cell["prompt_id"], sort=True)
+    trace = cell.groupby(["seed", "prompt_id"], sort=False, dropna=False).ngroup().to_numpy()
     return sv.slope_within(cell["position"].to_numpy(dtype=float) / PER, decades, trace, prompt)
 
 

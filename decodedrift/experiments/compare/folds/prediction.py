@@ -23,6 +23,8 @@ FORCED = "forced"  # the candidate's own forced choices, which need its pass ove
 COLUMNS = [*CELL, "law", "positions", "flips", "flips_predicted", "sigma", "brier", "log_score", "km_distance",
            "expected_predicted", "expected_observed", "flip_note"]  # fmt: skip
 FORETOLD = ["position", "survival_predicted", "incidence_predicted"]
+NUMBERS = ["choice_margin", "choice_error", "logit_gap_rms", "significant_digits", "choice_agree"]
+READ = [*CELL, "layout", "seed", "prompt_id", "position", *NUMBERS]  # of a position
 CALIBRATION = ["bin_low", "bin_high", "n", "predicted", "observed", "observed_low", "observed_high"]
 
 
@@ -35,7 +37,6 @@ class Prediction:
     position: np.ndarray
     at_risk: np.ndarray
     happened: np.ndarray
-    prompt: np.ndarray
     curve: Curve
     why: str
     cache: dict[str, np.ndarray] = field(default_factory=dict)
@@ -60,7 +61,8 @@ Predictions = list[tuple[dict[str, Any], "Prediction"]]
 
 def predict(divergences: pd.DataFrame, positions: pd.DataFrame) -> Predictions:
     """(keys, Prediction) of each candidate and strategy: what the folds below are made of."""
-    positions_of = {tuple(keys.values()): cell for keys, cell in cells(positions[positions["role"] == "candidate"])}
+    positions = positions[(positions["role"] == "candidate") & positions["choice_agree"].notna()]
+    positions_of = {tuple(keys.values()): cell for keys, cell in cells(positions)}
     return [
         (keys, _prediction(cell, positions_of.get(tuple(keys.values()), positions.iloc[:0])))
         for keys, cell in cells(divergences[divergences["role"] == "candidate"])
@@ -70,19 +72,17 @@ def predict(divergences: pd.DataFrame, positions: pd.DataFrame) -> Predictions:
 def _prediction(cell: pd.DataFrame, forced: pd.DataFrame) -> Prediction:
     names = ["seed", "prompt_id"]
     ends = cell[[*names, "compared", "first_divergence"]]
-    rows = forced[forced["choice_agree"].notna()].merge(ends, on=names, how="inner", validate="many_to_one")
+    rows = forced[[*names, "position", *NUMBERS]].merge(ends, on=names, how="inner", validate="many_to_one")
     rows = rows.sort_values([*names, "position"], ignore_index=True)
-    numbers = rows[["choice_margin", "choice_error", "logit_gap_rms", "significant_digits"]].to_numpy(dtype=float).T
-    margin, error, gap, digits = numbers
+    margin, error, gap, digits, agree = (rows[name].to_numpy(dtype=float) for name in NUMBERS)
     with np.errstate(over="ignore", invalid="ignore"):
         scale = np.where(gap > 0, gap * 10.0**digits, math.nan)
-    prompt = rows["prompt_id"].to_numpy(dtype=str)
-    _, cluster = np.unique(prompt, return_inverse=True)
+    cluster, _ = pd.factorize(rows["prompt_id"], sort=True)
     position = rows["position"].to_numpy(dtype=np.int64)
     positions = flips.ForcedPositions(
         np.where(np.isnan(margin), math.inf, margin), error,
         np.where(np.isnan(scale), np.nanmedian(scale) if (scale > 0).any() else math.nan, scale),
-        rows["choice_agree"].to_numpy(dtype=float) == 0, cluster,
+        agree == 0, cluster,
     )  # fmt: skip
     why = ""
     if not len(rows):
@@ -93,10 +93,10 @@ def _prediction(cell: pd.DataFrame, forced: pd.DataFrame) -> Prediction:
         why = "no error was seen"
     elif len(np.unique(cluster)) < 2:
         why = "one prompt: nothing to hold out"
-    trace = pd.factorize(pd.MultiIndex.from_frame(rows[names]))[0] if len(rows) else np.empty(0, dtype=np.int64)
+    trace = rows.groupby(names, sort=False, dropna=False).ngroup().to_numpy()
     t = rows["first_divergence"].astype("float64").to_numpy()
     at_risk = position < rows["compared"].to_numpy(dtype=np.int64)
-    return Prediction(positions, trace, position, at_risk, position == t, prompt, kaplan_meier(times_of(cell)), why)
+    return Prediction(positions, trace, position, at_risk, position == t, kaplan_meier(times_of(cell)), why)
 
 
 def survival(predictions: Predictions) -> pd.DataFrame:
@@ -154,7 +154,7 @@ def calibration(predictions: Predictions) -> pd.DataFrame:
 
 def _calibrated(cell: Prediction, chance: np.ndarray) -> dict[str, list[float]]:
     mask = cell.at_risk & ~np.isnan(chance)
-    chance, happened, prompt = chance[mask], cell.happened[mask].astype(float), cell.prompt[mask]
+    chance, happened, prompt = chance[mask], cell.happened[mask].astype(float), cell.forced.cluster[mask]
     index = flips.bins(chance)
     columns: dict[str, list[float]] = {name: [] for name in CALIBRATION}
     for b in np.unique(index):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,8 +33,7 @@ BUCKETS = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """summary.csv: a row per compared variant x strategy, controls included (`role`)."""
-    positions = positions[READ]
-    frames = dict(iter(positions.groupby(CELL, sort=False)))
+    frames = dict(cells_of(positions))
     control = traces["role"].where(traces["role"].isin(CONTROLS), "").rename("control")  # may share a variant's name
     lengths = traces.groupby(["variant", control, "strategy", "seed", "prompt_id"])["n_tokens"].first()
     rows = []
@@ -47,6 +46,16 @@ def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.Dat
         row["nonfinite"] = int(cell["nonfinite"].sum()) + int(frames[key]["nonfinite"].sum() if key in frames else 0)
         rows.append(row)
     return fold(rows)
+
+
+def cells_of(positions: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """(key, rows) of each compared variant x strategy; the rows without their key, which would be copied with them."""
+    return iter(_numbered(positions).drop(columns=CELL).groupby([positions[c] for c in CELL], sort=False))
+
+
+def _numbered(positions: pd.DataFrame) -> pd.DataFrame:
+    """With prompts as numbers in the order of their ids: clusters, which are sorted many times."""
+    return positions.assign(prompt_id=pd.factorize(positions["prompt_id"], sort=True)[0])
 
 
 def widened(
@@ -129,12 +138,13 @@ def _agreement_after(cell: pd.DataFrame, lengths: pd.Series) -> float:
 def distribution(positions: pd.DataFrame) -> pd.DataFrame:
     """distribution.csv: llama.cpp's figures per compared variant x strategy, whole and by confidence."""
     rows = []
-    for key, cell in positions[READ].groupby(CELL, sort=False):
+    for key, cell in cells_of(positions):
         p_top = cell["p_top_reference"].to_numpy(float)
         edges = np.clip(np.searchsorted(BUCKETS, p_top, side="right") - 1, 0, len(BUCKETS) - 2)
         broken = np.isnan(p_top) & (cell["nonfinite"].to_numpy(float) > 0)  # the reference's: held against nothing
         for index, name in enumerate(["all", *_bucket_names()]):
-            part = cell[~broken] if index == 0 else cell[(edges == index - 1) & ~np.isnan(p_top)]
+            here = ~broken if index == 0 else (edges == index - 1) & ~np.isnan(p_top)
+            part = cell if here.all() else cell[here]
             keys = dict(zip(CELL, key, strict=True)) | {"bucket": name, "layout": layout_of(cell)}
             rows.append(keys | _distribution_fold(part))
     return fold(rows)
@@ -181,6 +191,7 @@ def perplexity(
     """
     part = positions[(positions["strategy"] == "text") & (positions["role"] == "candidate")]
     names = part["prompt_id"].str.rsplit("#", n=1).str[0]
+    part = _numbered(part)
     rows: list[dict[str, object]] = []
     for text in facts.get("scored_bytes", {}):
         here, sizes = part[names == text], {name: facts.get(fact, {}).get(text) for name, fact in SIZES.items()}
@@ -231,7 +242,7 @@ def _finite(frame: pd.DataFrame, column: str, minus: str | None = None) -> tuple
     if minus is not None:
         values = values - frame[minus].to_numpy(float)
     finite = np.isfinite(values)
-    return values[finite], frame["prompt_id"].to_numpy(dtype=str)[finite]
+    return values[finite], frame["prompt_id"].to_numpy()[finite]
 
 
 def _named(name: str, interval: tuple[float, float, float]) -> dict[str, float]:

@@ -34,7 +34,7 @@ def cases(study: Study, options: Options) -> dict[str, Any] | None:
     texts = {str(name): prompts.get(str(name), "") if options.texts else "" for name in compared["prompt_id"].unique()}
     tags = {str(p["id"]): [str(t) for t in p.get("tags", ())] for p in study.plan.get("prompts", ())}
     seeded = picks["seed"].nunique() > 1
-    numbers = [name for name in NUMBERS if name != "kl" or len(study.positions)]
+    numbers = [name for name in NUMBERS if name != "kl" or study.length_of("positions")]
     return {
         "heading": "All prompts at once",
         "total": len(compared),
@@ -67,7 +67,7 @@ def _columns(study: Study, seeded: bool, texts: bool) -> list[dict[str, Any]]:
         ("KL there", "kl", True, "KL(reference ‖ candidate) at this position, nats."),
         ("Equal after", "after", True, "Share of equal tokens, index by index, after the first difference."),
     ]
-    heads = [head for head in heads if head[1] != "kl" or len(study.positions)]
+    heads = [head for head in heads if head[1] != "kl" or study.length_of("positions")]
     return [{"label": a, "sort": b, "numeric": c, "help": d} for a, b, c, d in heads]
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.execution import same_execution
-from decodedrift.experiments.compare.folds.answer import of_text, unlikely
+from decodedrift.experiments.compare.folds.answer import OF_TEXT, of_text, unlikely
 from decodedrift.experiments.compare.settings import counted
 from decodedrift.experiments.compare.verdict import (
     accuracy,
@@ -134,16 +134,19 @@ def broken(study: Study) -> bool:
 def self_control_broken(study: Study) -> bool:
     """Whether the reference differed from itself in any number."""
     rows = study.divergences[study.divergences["role"] == "self"]
-    positions = study.positions[study.positions["role"] == "self"]
-    differs = (positions[["logit_gap_max", "kl"]].fillna(0.0) != 0).any(axis=None)
+    differs = (_of_self(study)[["logit_gap_max", "kl"]].fillna(0.0) != 0).any(axis=None)
     return bool((rows["diverged"] == 1).any() or differs)
+
+
+def _of_self(study: Study) -> pd.DataFrame:
+    positions = study.columns_of("positions", ["role", "logit_gap_max", "kl"])
+    return positions[positions["role"] == "self"]
 
 
 def _self_control(study: Study) -> list[str]:
     if not self_control_broken(study):
         return []
     rows = study.divergences[study.divergences["role"] == "self"]
-    positions = study.positions[study.positions["role"] == "self"]
     device = str(study.environment.get("numerical", {}).get("device", "cpu"))
     meaning = (
         "this CPU run is not reproducible and its figures are not to be trusted"
@@ -152,7 +155,7 @@ def _self_control(study: Study) -> list[str]:
     )
     return [
         f"The reference differs from itself: {int(rows['diverged'].sum())} of {len(rows)} repeated traces diverged and "
-        f"the largest logit difference is {_number(positions['logit_gap_max'].max())}; {meaning}."
+        f"the largest logit difference is {_number(_of_self(study)['logit_gap_max'].max())}; {meaning}."
     ]
 
 
@@ -228,6 +231,7 @@ def _apart(head: str, measured: pd.DataFrame) -> list[str]:
 def _texts(study: Study) -> list[str]:
     """Perplexity on each text that neither side wrote, paired, with its interval."""
     table, sentences = study.perplexity, []
+    positions = study.columns_of("positions", OF_TEXT) if len(table) else None
     tool = counted(study.plan)
     manner = tool and f"{tool} in windows of {study.plan['context']}"
     for text, rows in table.groupby("text", sort=False):
@@ -236,7 +240,7 @@ def _texts(study: Study) -> list[str]:
         for row in rows.iloc[1:].itertuples():
             names = ("ln_ppl_ratio", "ln_ppl_ratio_low", "ln_ppl_ratio_high")
             shares = [np.expm1(getattr(row, name, math.nan)) for name in names]
-            lost = unlikely(of_text(study.positions, str(row.variant), str(text)))
+            lost = unlikely(of_text(positions, str(row.variant), str(text)))
             without = f"has none, with no finite likelihood of {lost} of {row.tokens} tokens"  # not that of the rest
             told = without if lost else _change(*shares)
             parts[row.variant] = f"{visible(str(row.variant))} {told}"

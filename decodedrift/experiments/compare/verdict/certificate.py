@@ -9,7 +9,7 @@ import numpy as np
 
 from decodedrift.core.untrusted import visible
 from decodedrift.experiments.compare.draws import uncoupled
-from decodedrift.experiments.compare.folds.certificate import beside_casts, noise_ratio
+from decodedrift.experiments.compare.folds.certificate import AT, SIDES, beside_casts, noise_ratio
 from decodedrift.numerics.intervals import for_all
 from decodedrift.report.phrases import number
 
@@ -24,8 +24,11 @@ WIDEST, LEAST_OVERLAP = 1.0, 0.99  # of the error beside a plain cast's, as AWS 
 def floor(study: Study) -> list[str]:
     """The floor of every candidate; nothing of what was not measured."""
     table, anew, parts = study.summary, uncoupled(study.plan), []
-    for name, cells in table[table["role"] == "floor"].groupby("reference", sort=False):
-        noise = noise_ratio(study.positions, str(name))
+    if not len(floors := table[table["role"] == "floor"]):
+        return []
+    positions = study.columns_of("positions", [*SIDES, *AT, "kl"])
+    for name, cells in floors.groupby("reference", sort=False):
+        noise = noise_ratio(positions, str(name))
         if not noise.floor > VANISHING:
             continue
         shared = cells[~cells["strategy"].isin(anew)]  # others draw anew, which is not arithmetic

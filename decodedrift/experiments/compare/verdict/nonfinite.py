@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from decodedrift.core.untrusted import visible
-from decodedrift.measure.nonfinite import MEETS, TRACE, at_fault, broken_traces, impossible, inside, plural, sides
+from decodedrift.measure.nonfinite import MEETS, READ, TRACE, at_fault, broken_traces, impossible, inside, plural, sides
 from decodedrift.report.phrases import listed
 
 if TYPE_CHECKING:
@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 
 def sentences(study: Study) -> list[str]:
     """The verdict's first sentences: candidates that broke, a reference that did, ids that one side forbids."""
-    broken = [*_candidates(study), *_reference(study)]
-    return [*broken, *_forbidden(study.positions)]
+    cache: dict[str, list[str]] = study.__dict__
+    if "_nonfinite" not in cache:
+        positions = study.columns_of("positions", READ)
+        broken = (*_candidates(study, positions), *_reference(study, positions))
+        cache["_nonfinite"] = [*broken, *_forbidden(positions)]
+    return cache["_nonfinite"]
 
 
-def _candidates(study: Study) -> Iterator[str]:
+def _candidates(study: Study, positions: pd.DataFrame) -> Iterator[str]:
     traces, overflow = study.traces, _narrow(study)
-    broken, read = broken_traces(traces), at_fault(study.positions, "candidate_breaks")
+    broken, read = broken_traces(traces), at_fault(positions, "candidate_breaks")
     for name in dict.fromkeys((*broken["variant"], *read["candidate"])):
         its = broken[broken["variant"] == name]
         mine = traces[(traces["role"] == "candidate") & (traces["variant"] == name)]
@@ -44,8 +48,8 @@ def _narrow(study: Study) -> set[str]:
     return {str(v["name"]) for v in study.plan["candidates"] if v["compute"] == "fp16" and not v["model"]}
 
 
-def _reference(study: Study) -> Iterator[str]:
-    traces, positions = study.traces, study.positions
+def _reference(study: Study, positions: pd.DataFrame) -> Iterator[str]:
+    traces = study.traces
     ours = traces[traces["role"] == "reference"]
     broken = ours[ours["finish"] == "nonfinite"]
     read = at_fault(positions, "reference_breaks")
@@ -87,8 +91,9 @@ def _readings(rows: pd.DataFrame, whose: str) -> list[str]:
 
 
 def _forbidden(positions: pd.DataFrame) -> Iterator[str]:
-    every = positions[positions["role"] == "candidate"]
-    marked, total = sides(every), every.groupby("candidate", sort=False).size()
+    mine = positions["role"] == "candidate"
+    marked = sides(positions[mine & (positions["nonfinite"] > 0)])
+    total = positions.loc[mine, "candidate"].value_counts()
     tokens = impossible(positions)
     for name, rows in marked[marked["candidate_forbids"]].groupby("candidate", sort=False):
         yield (
