@@ -10,6 +10,7 @@ from running import run
 
 import decodedrift as dd
 from decodedrift.experiments.compare.controls import CONTROL_TOKENS
+from decodedrift.measure.bench import Bench
 
 PROMPTS = {"a": "w1 w2", "b": "w9 w4", "c": "w7 w6 w5 w3", "d": "w8 w11", "e": "w12 w30"}
 BEAM = "beam:num_beams=2"
@@ -24,7 +25,16 @@ def sides(frame: pd.DataFrame, role: str) -> pd.DataFrame:
     return frame[frame["role"] == role].set_index(["strategy", "prompt_id"])
 
 
-def test_the_self_control_writes_the_beginning_and_reads_all() -> None:
+def test_the_self_control_writes_the_beginning_and_reads_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    real = Bench.logits
+
+    def reading(*arguments: Any, **more: Any) -> Any:
+        for passage, logits in real(*arguments, **more):
+            lengths.append(len(logits))
+            yield passage, logits
+
+    monkeypatch.setattr(Bench, "logits", reading)
     made = study("greedy", BEAM, "top-k", noise_floor=True)
     ours, again = sides(made.traces, "reference"), sides(made.traces, "self")
     assert set(again.index.get_level_values("strategy")) == {"greedy", "top-k"} and len(again) == 2 * 3
@@ -35,8 +45,28 @@ def test_the_self_control_writes_the_beginning_and_reads_all() -> None:
     assert (again["n_tokens"] == CONTROL_TOKENS).any()
     compared = sides(made.divergences, "self")
     assert (compared["diverged"] == 0).all() and (compared["compared"] == again["n_tokens"]).all()
-    read, whole = made.positions[made.positions["role"] == "self"], ours.loc[(slice(None), ["a", "b", "d"]), "n_tokens"]
-    assert (read["kl"] == 0).all() and len(read) == whole.sum(), "beams too, to the end"
+    whole = ours.loc[(slice(None), ["a", "b", "d"]), "n_tokens"]
+    assert sorted(lengths[len(ours) : len(ours) + len(whole)]) == sorted(whole), "beams too, to the end"
+    rows = made.positions[made.positions["role"] == "self"]
+    assert (rows["kl"] == 0).all() and len(rows) == whole.clip(upper=CONTROL_TOKENS).sum() < whole.sum()
+
+
+def test_a_self_control_that_differs_late_is_measured_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, count = Bench.logits, iter(range(1000))
+
+    def reading(*arguments: Any, **more: Any) -> Any:
+        for passage, logits in real(*arguments, **more):
+            if passage.key.prompt_id == "a" and next(count) == 1:  # the control's reading of it
+                logits = logits.clone()
+                logits[-1, 0] += 1
+            yield passage, logits
+
+    monkeypatch.setattr(Bench, "logits", reading)
+    made = study("greedy", noise_floor=False)
+    rows = made.positions[made.positions["role"] == "self"].set_index("prompt_id")
+    whole = sides(made.traces, "reference").loc["greedy", "n_tokens"]
+    assert len(rows.loc["a"]) == whole["a"] > CONTROL_TOKENS and rows.loc["a", "logit_gap_max"].iloc[-1] > 0.5
+    assert rows.loc["b", "logit_gap_max"].max() == 0 and len(rows.loc["b"]) == min(whole["b"], CONTROL_TOKENS)
 
 
 def test_beams_by_themselves_are_searched_to_their_end() -> None:

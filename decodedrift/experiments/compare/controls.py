@@ -22,14 +22,14 @@ def self_control(bench: Bench, model: Loaded, reference: Pass) -> Pass:
     """The reference again, on the first batch of prompts: what differs here is no candidate's doing.
 
     Its text is held against the beginning of the reference's. What it reads it reads whole: a shorter text is another
-    layout, in which the same logits have other last bits.
+    layout, in which the same logits have other last bits. Of a text whose logits all repeat the beginning is measured.
     """
     size = bench.size(reference.variant)
     again = Pass(reference.name, reference.variant, "self")
     bench.free_run(model, again, batch_size=size, watch=reference.traces, batches=1, tokens=CONTROL_TOKENS)
     first = {p.id for p in bench.order[:size]}
     texts = bench.passages(reference.traces, only={key for key in reference.traces if key.prompt_id in first})
-    read_against(bench, model, again, reference, texts)
+    read_against(bench, model, again, reference, texts, until=CONTROL_TOKENS)
     searches = {s.label for s, _ in bench.plan.cells if s.searches}
     whole = {key: trace for key, trace in reference.traces.items() if key.strategy in searches}
     again.against = replace(reference, traces={k: beginning(t) for k, t in reference.traces.items()} | whole)
@@ -48,7 +48,7 @@ def stepped_control(bench: Bench, model: Loaded, stepped: Pass) -> Pass:
     again = Pass(f"{stepped.name} (stepped)", stepped.variant, "self", against=stepped)
     first = {p.id for p in bench.order[: bench.size(stepped.variant)]}
     texts = bench.passages(stepped.traces, only={key for key in stepped.traces if key.prompt_id in first})
-    read_against(bench, model, again, stepped, texts, stored=STEPPED, layout=STEPPED)
+    read_against(bench, model, again, stepped, texts, stored=STEPPED, layout=STEPPED, until=CONTROL_TOKENS)
     return again
 
 

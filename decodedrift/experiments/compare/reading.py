@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+
+import torch
 
 from decodedrift.core.records import Key
 from decodedrift.decoding.batches import filed
@@ -88,11 +91,13 @@ def read_against(
     stored: str = "logits",
     see: See = unseen,
     layout: str | None = None,
+    until: int | None = None,
 ) -> None:
     """A variant reads the reference's tokens and is reduced to position rows against what waits in the spool.
 
     stored: the sort that waits, `logits` or `STEPPED` of the reference, or a pass's own. layout: see `Bench.logits`.
-    see: shown each passage with the variant's logits and the strategy's preferences.
+    see: shown each passage with the variant's logits and the strategy's preferences. until: tokens of each text that
+    become rows where all its logits are what waits, bit for bit: the other rows would say no more.
     """
     begin, count = time.perf_counter(), 0
     into.reads = layout or bench.layout_of(model.variant)
@@ -102,6 +107,8 @@ def read_against(
                 bench.spool.put((into.keep_logits, passage.key), logits)
             waiting = bench.spool.get((stored, passage.key))
             known = reference.preferences if stored in ("logits", STEPPED) else {}
+            if until is not None and torch.equal(logits, waiting.to(logits.device)):
+                passage, logits, waiting, known = beginning(passage, until), logits[:until], waiting[:until], {}
             ours = known[passage.key] if passage.key in known else passage.prefer(waiting)
             theirs = ours and passage.prefer(logits, ours)
             frame = passes.positions(passage, waiting, logits, ours, theirs, bench.world.vocab)
@@ -115,3 +122,9 @@ def read_against(
             count += len(frame)
     into.positions = filed(into.positions, bench.job.prompts)
     bench.result.timed(into.name, "", "score" if into.reads == FORCED else "step", begin, count)
+
+
+def beginning(passage: Passage, tokens: int) -> Passage:
+    """The first tokens of a passage."""
+    continuation = passage.reading.continuation[:tokens]
+    return replace(passage, reading=replace(passage.reading, continuation=continuation))
