@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from transformers import LlamaForCausalLM
 
 import decodedrift as dd
 from decodedrift.decoding import forcing
+from decodedrift.decoding.preferences import Preferences
 from decodedrift.experiments.compare import controls
+from decodedrift.measure.passes import Passage
 from decodedrift.models import steps
 from decodedrift.models.knobs import padding
 from decodedrift.models.load import Loaded
@@ -172,6 +174,25 @@ def test_a_floor_reads_no_sequence_as_its_candidate_did(
     others = {whole: ("_after_contexts", filler), after: ("_after_contexts", filler) if filler else whole}
     assert read and all(len(set(names)) > 1 for names in read)
     assert all(others[own] in names for names in read for own in {whole, after} & set(names))
+
+
+def test_what_a_candidate_prefers_is_not_computed_again_for_its_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, again, looks = Passage.prefer, [], []
+
+    def noted(self: Passage, logits: torch.Tensor, reference: Preferences | None = None) -> Preferences | None:
+        made = real(self, logits, reference)
+        if logits.dtype == torch.bfloat16 and reference is None:
+            again.append(self)
+        elif made is not None and reference is not None:
+            ours, plain = made.alone(), real(self, logits)
+            looks.append(all(torch.equal(getattr(ours, f.name), getattr(plain, f.name)) for f in fields(plain)))
+        return made
+
+    monkeypatch.setattr(Passage, "prefer", noted)
+    result = run(candidates=["bf16"], noise_floor=True, strategies=["greedy:repetition_penalty=1.3", "top-k"],
+                 max_new_tokens=4, prompts=FOUR, batch_size=4)  # fmt: skip
+    assert len(of_floor(result.positions)) == 2 * 4 * 4 and not again
+    assert len(looks) == 3 * 2 * 4 and all(looks), "the control, the candidate, its floor: each as if alone"
 
 
 def test_the_floor_of_one_strategy_alone_is_no_row_of_zeros() -> None:

@@ -102,7 +102,7 @@ def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pas
         for shared in (False, True):
             texts = [p for p in group if p.key in floor.traces and (p.key in prefilled) != shared]
             groups.append([replace(passage, shared=shared) for passage in texts])
-    read_against(bench, model, floor, reference, [group for group in groups if group], stored=same.keep_logits)
+    read_against(bench, model, floor, same, [group for group in groups if group], stored=same.keep_logits)
     return floor
 
 

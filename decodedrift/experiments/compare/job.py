@@ -215,6 +215,7 @@ class Comparison:
         if floor:
             self.keep(controls.noise_floor(bench, model, candidate, self.reference))
             bench.spool.drop(candidate.keep_logits)
+            candidate.preferences.clear()
 
     def take(self, variant: Variant) -> recorded.Recording:
         """A side that another engine wrote: its texts wait for the reader."""
