@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -35,6 +35,10 @@ class Preferences:
     scores: Tensor
     rival_scores: Tensor
     text_score: Tensor
+
+    def alone(self) -> Preferences:
+        """The same where no reference is looked at."""
+        return replace(self, rival_scores=self.scores)
 
 
 def prefer(

@@ -1,8 +1,9 @@
-"""The noise floor's figures against closed forms: a model whose logits depend on the batch by a known constant."""
+"""The noise floor's figures against closed forms: a model whose logits depend on its filler by a known constant."""
 
 from __future__ import annotations
 
 import functools
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,24 @@ import pandas as pd
 import pytest
 import torch
 from bigram import EOS, bigram_model, ids_of, log_softmax, rolled
+from conftest import tiny_model
 from running import run
 from transformers import LlamaForCausalLM
 
 import decodedrift as dd
 from decodedrift.decoding import forcing
+from decodedrift.decoding.preferences import Preferences
+from decodedrift.experiments.compare import controls
+from decodedrift.measure.passes import Passage
+from decodedrift.models import steps
+from decodedrift.models.knobs import padding
+from decodedrift.models.load import Loaded
+from decodedrift.models.longrope import Switch
+from decodedrift.models.variants import parse_variants
 
-VOCAB, NEW, FELT, EACH = 16, 8, 9, 0.125
+VOCAB, NEW, FELT, EACH = 16, 8, 9, 0.0625
 HEIGHT = 2.0**16  # of all logits: within 64 float32 spacings of it, half a nat, batches may differ and a path be sound
+WIDER = controls.FLOOR_FILLER
 VARIANT = "fp32:attention=eager"
 LAST = {"three": 3, "nine": 9, "five": 5, "twelve": 12}
 
@@ -25,19 +36,20 @@ PROMPTS = {"a": "w1 w2", "b": "w9 w4", "c": "w7 w6 w5 w3", "d": "w8 w11", "e": "
 FOUR = {name: PROMPTS[name] for name in "abcd"}
 
 
-class Crowded(LlamaForCausalLM):
-    """Each row that shares a forward pass adds `EACH` to the logit of one token; all is exact in float32."""
+class Filled(LlamaForCausalLM):
+    """Each token of a row's filler adds `EACH` to the logit of one token; all is exact in float32."""
 
     each = EACH
 
     @functools.wraps(LlamaForCausalLM.forward)  # its signature is looked at
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         outputs = super().forward(*args, **kwargs)
-        outputs.logits[..., FELT] += self.each * len(outputs.logits)
+        if (mask := kwargs.get("attention_mask")) is not None and mask.dim() == 2:
+            outputs.logits[..., FELT] += self.each * (mask == 0).sum(-1)[:, None]
         return outputs
 
 
-class Alone(Crowded):
+class Unmoved(Filled):
     each = 0.0
 
 
@@ -53,7 +65,7 @@ def table() -> np.ndarray:
     return logits
 
 
-def study(kind: type[Crowded], batch_size: int) -> dd.Study:
+def study(kind: type[Filled], batch_size: int) -> dd.Study:
     model = bigram_model(table() + HEIGHT, torch.float32)
     model.__class__ = kind
     return run(
@@ -62,10 +74,10 @@ def study(kind: type[Crowded], batch_size: int) -> dd.Study:
     )  # fmt: skip
 
 
-def felt(rows: int) -> np.ndarray:
-    """The table as batches of so many rows see it."""
+def felt(filler: int) -> np.ndarray:
+    """The table as rows with so much filler see it."""
     logits = table()
-    logits[:, FELT] += EACH * rows
+    logits[:, FELT] += EACH * filler
     return logits
 
 
@@ -73,52 +85,53 @@ def of_floor(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["role"] == "floor"].reset_index(drop=True)
 
 
-@pytest.mark.parametrize(("size", "other"), [(4, 1), (2, 1), (1, 4)])
-def test_the_floor_is_what_the_other_layout_adds(size: int, other: int) -> None:
-    result = study(Crowded, size)
+@pytest.mark.parametrize(("size", "name"), [(4, " (5 wider)"), (2, " (5 wider)"), (1, ",batch_size=4")])
+def test_the_floor_is_what_the_other_layout_adds(size: int, name: str) -> None:
+    result = study(Filled, size)
     assert not result.failed, result.failures.to_string()
     assert result.environment["generation"]["path"] == "shared"
     walks = {
-        rows: {
-            p: rolled(lambda before, _, rows=rows: felt(rows)[before].argmax(), last, NEW) for p, last in LAST.items()
+        filler: {
+            p: rolled(lambda before, _, filler=filler: felt(filler)[before].argmax(), last, NEW)
+            for p, last in LAST.items()
         }
-        for rows in (size, other)
+        for filler in (0, WIDER)
     }
     traces = result.traces.set_index(["role", "prompt_id"])["token_ids"]
-    for role, rows in (("reference", size), ("candidate", size), ("floor", other)):
-        assert {p: ids_of(traces[role, p]) for p in LAST} == walks[rows], role
+    for role, filler in (("reference", 0), ("candidate", 0), ("floor", WIDER)):
+        assert {p: ids_of(traces[role, p]) for p in LAST} == walks[filler], role
 
     positions = of_floor(result.positions)
-    added = EACH * (other - size)
-    before = [b for p in positions["prompt_id"].unique() for b in [LAST[p], *walks[size][p][:-1]]]
-    p = np.exp(log_softmax(felt(size)))[before, FELT]
+    added = EACH * WIDER
+    before = [b for p in positions["prompt_id"].unique() for b in [LAST[p], *walks[0][p][:-1]]]
+    p = np.exp(log_softmax(felt(0)))[before, FELT]
     kl = -added * p + np.log1p(p * np.expm1(added))
     assert len(kl) == len(LAST) * NEW
     np.testing.assert_allclose(positions["kl"], kl, rtol=1e-9)
-    np.testing.assert_allclose(positions["logit_gap_max"], abs(added) * (1 - 1 / VOCAB), rtol=1e-12)
-    np.testing.assert_allclose(positions["logit_gap_rms"], abs(added) * np.sqrt((1 - 1 / VOCAB) / VOCAB), rtol=1e-12)
+    np.testing.assert_allclose(positions["logit_gap_max"], added * (1 - 1 / VOCAB), rtol=1e-12)
+    np.testing.assert_allclose(positions["logit_gap_rms"], added * np.sqrt((1 - 1 / VOCAB) / VOCAB), rtol=1e-12)
 
     (row,) = of_floor(result.summary).itertuples()
-    assert (row.reference, row.candidate) == (VARIANT, f"{VARIANT},batch_size={other}")
+    assert (row.reference, row.candidate) == (VARIANT, f"{VARIANT}{name}")
     assert row.kl_mean == pytest.approx(kl.mean(), rel=1e-9)
     assert row.kl_max == pytest.approx(kl.max(), rel=1e-9)
-    assert row.logit_gap_max == pytest.approx(abs(added) * (1 - 1 / VOCAB), rel=1e-12)
-    parted = [name for name in LAST if walks[size][name] != walks[other][name]]
+    assert row.logit_gap_max == pytest.approx(added * (1 - 1 / VOCAB), rel=1e-12)
+    parted = [p for p in LAST if walks[0][p] != walks[WIDER][p]]
     assert (row.traces, row.diverged) == (len(LAST), len(parted))
     (said,) = (s for s in result.verdict if s.startswith("Noise floor"))
     assert f"leaves its own text in {len(parted)} of 4 traces (mean KL {kl.mean():.2g})" in said
 
     rows = of_floor(result.divergences).set_index("prompt_id").loc[parted]
-    assert len(rows) == (2 if {size, other} == {1, 4} else 0), "the walks that meet the near tie"
-    gap = np.diff(np.sort(felt(size)[7])[-2:])[0]
+    assert len(rows) == 2, "the walks that meet the near tie"
+    gap = np.diff(np.sort(felt(0)[7])[-2:])[0]
     assert (rows["reference_gap"] == gap).all()
-    assert (rows["swing"] == abs(added)).all()
+    assert (rows["swing"] == added).all()
     candidates = result.positions[result.positions["role"] == "candidate"]
     assert (candidates["kl"] == 0).all(), "two kernels in one layout"
 
 
 def test_without_the_constant_the_floor_is_exactly_nothing() -> None:
-    result = study(Alone, 4)
+    result = study(Unmoved, 4)
     positions, (row,) = of_floor(result.positions), of_floor(result.summary).itertuples()
     assert len(positions) == len(LAST) * NEW
     assert (positions[["kl", "logit_gap_max", "logit_gap_rms"]] == 0).all(axis=None)
@@ -128,22 +141,24 @@ def test_without_the_constant_the_floor_is_exactly_nothing() -> None:
 
 @pytest.mark.parametrize("asked", [{"strategies": ["greedy"]}, {"strategies": ["beam:num_beams=2"]}, {"batch_size": 1},
                                    {"strategies": ["greedy", "top-k"], "layout": "per-strategy"}, {}])  # fmt: skip
-def test_a_floor_reads_no_sequence_in_the_form_that_its_candidate_did(
-    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("filler", [WIDER, 0])
+def test_a_floor_reads_no_sequence_as_its_candidate_did(
+    asked: dict[str, Any], filler: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sequence that is read whole has the same bits in batches of 1 and of 4: no other layout."""
-    forms: dict[tuple[str, Any], list[str]] = {}
+    forms: dict[tuple[str, Any], list[Any]] = {}
 
     def noted(name: str) -> Any:
         real = getattr(forcing, name)
 
         def read(held: Any, batch: Any, pad: int) -> Any:
             for reading in batch:
-                forms.setdefault((held.variant.name, reading), []).append(name)
+                forms.setdefault((held.variant.name, reading), []).append((name, held.filler))
             return real(held, batch, pad)
 
         return read
 
+    monkeypatch.setattr(controls, "FLOOR_FILLER", filler)
     for name in ("_whole", "_after_contexts"):
         monkeypatch.setattr(forcing, name, noted(name))
     result = run(
@@ -155,7 +170,29 @@ def test_a_floor_reads_no_sequence_in_the_form_that_its_candidate_did(
     assert len(floor) == len(candidate) > 0
     texts = {tuple(ids_of(ids)) for ids in result.traces.loc[result.traces["role"] == "reference", "token_ids"]}
     read = [names for (name, reading), names in forms.items() if name == "bf16" and reading.continuation in texts]
-    assert read and all(set(names) == {"_whole", "_after_contexts"} for names in read)
+    whole, after = ("_whole", 0), ("_after_contexts", 0)
+    others = {whole: ("_after_contexts", filler), after: ("_after_contexts", filler) if filler else whole}
+    assert read and all(len(set(names)) > 1 for names in read)
+    assert all(others[own] in names for names in read for own in {whole, after} & set(names))
+
+
+def test_what_a_candidate_prefers_is_not_computed_again_for_its_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, again, looks = Passage.prefer, [], []
+
+    def noted(self: Passage, logits: torch.Tensor, reference: Preferences | None = None) -> Preferences | None:
+        made = real(self, logits, reference)
+        if logits.dtype == torch.bfloat16 and reference is None:
+            again.append(self)
+        elif made is not None and reference is not None:
+            ours, plain = made.alone(), real(self, logits)
+            looks.append(all(torch.equal(getattr(ours, f.name), getattr(plain, f.name)) for f in fields(plain)))
+        return made
+
+    monkeypatch.setattr(Passage, "prefer", noted)
+    result = run(candidates=["bf16"], noise_floor=True, strategies=["greedy:repetition_penalty=1.3", "top-k"],
+                 max_new_tokens=4, prompts=FOUR, batch_size=4)  # fmt: skip
+    assert len(of_floor(result.positions)) == 2 * 4 * 4 and not again
+    assert len(looks) == 3 * 2 * 4 and all(looks), "the control, the candidate, its floor: each as if alone"
 
 
 def test_the_floor_of_one_strategy_alone_is_no_row_of_zeros() -> None:
@@ -175,6 +212,56 @@ def test_what_can_be_read_in_one_form_alone_has_no_floor_of_reading() -> None:
     assert not len(of_floor(result.positions)) and not result.failed
     assert result.certificate["floor_positions"].isna().all() and result.certificate["noise_ratio"].isna().all()
     assert set(of_floor(result.divergences)["prompt_id"]) == set(FOUR), "it generates in another layout all the same"
+
+
+@pytest.mark.parametrize("size", [4, 3, 1])
+def test_a_floors_batches_are_filled_wider(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from the batches that ran, of generating and of reading over a prefill."""
+    filled: dict[tuple[Any, ...], list[int]] = {}
+
+    def noted(held: Any, texts: Any, pad: int, *, given: bool) -> Any:
+        ids, mask, begins = padding.batch(held, texts, pad, given=given)
+        if held.variant.name == "bf16" and not given:
+            filled.setdefault(tuple(map(tuple, texts)), []).append(int((mask == 0).sum(-1).min()))
+        return ids, mask, begins
+
+    monkeypatch.setattr(steps, "batch", noted)
+    result = run(candidates=["bf16"], noise_floor=True, max_new_tokens=4, strategies=["greedy", "top-k"],
+                 prompts=FOUR, batch_size=size)  # fmt: skip
+    assert not result.failed
+    if size == 1:
+        own, other = [n for b, n in filled.items() if len(b) == 1], [n for b, n in filled.items() if len(b) == 4]
+        assert own == [[0]] * 4 and other == [[WIDER] * 2], "it reads whole what is alone, and the floor does not"
+    else:
+        counts = [sorted(counts) for batch, counts in filled.items() if len(batch) == size]
+        assert counts == [[0, 0, WIDER, WIDER]], "generates and reads, each in both"
+
+
+@pytest.mark.parametrize("path", ["shared", "stock", "plain"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("factors", [None, Switch(8, True)])
+def test_no_batch_of_a_floor_is_one_of_its_candidates(
+    path: str, device: str, factors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the size: not the same prompts at the same width, but for one that is alone in both."""
+    monkeypatch.setattr(controls, "switch", lambda config: factors)
+    (variant,) = parse_variants("bf16")
+    model = Loaded(tiny_model("llama"), variant, torch.device(device), path=path)
+    lengths = [2, 3, 3, 4, 5, 7, 7, 8, 9, 11, 12, 14, 15, 16, 17, 19, 20]
+
+    def batches(size: int, filler: int) -> set[tuple[int, int, int]]:
+        """First prompt, prompts and width of each batch, as prompts are padded on this path."""
+        wider, given = replace(model, filler=filler), path == "plain"
+        parts = [(start, lengths[start : start + size]) for start in range(0, len(lengths), size)]
+        return {(i, len(part), padding.layout(wider, part, given=given)[0]) for i, part in parts}
+
+    for size in range(1, len(lengths) + 1):
+        other, filler = controls.relayout(model, size)
+        assert other <= max(size, controls.FLOOR_BATCH) and not (filler and (factors or path == "plain"))
+        same = batches(size, 0) & batches(other, filler)
+        assert {count for _, count, _ in same} <= {1}, size
+        if filler:
+            assert not same, size
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_both_questions_are_answered_for_every_candidate(study: Any) -> None:
     assert (study.answer["quality"] == "no loss above 1 %").all()
     floors = study.divergences[study.divergences["role"] == "floor"]
     assert floors.groupby("reference", sort=False)["candidate"].first().to_dict() == {
-        "bf16": "bf16:batch_size=4", "int8": "int8:batch_size=4"}  # fmt: skip
+        "bf16": "bf16 (5 wider)", "int8": "int8 (5 wider)"}  # fmt: skip
     assert study.environment["warnings"] == []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from decodedrift.core.records import Trace, Variant
+from decodedrift.core.records import Trace
 from decodedrift.experiments.compare.reading import read_against
 from decodedrift.experiments.compare.settings import FLOOR_PROMPTS
 from decodedrift.measure.bench import Bench
@@ -14,8 +14,8 @@ from decodedrift.models.load import Loaded
 from decodedrift.models.longrope import switch
 
 CONTROL_TOKENS = 16  # of each text that the self control writes again: whether the same bits come out shows in these
-FLOOR_BATCH = 4  # prompts in a floor's batch; 1 where the candidate's has 2 to 4
-FLOOR_FILLER = 5  # tokens that it is filled wider: a text whose filler stays keeps its bits in many a batch
+FLOOR_FILLER = 5  # tokens that a floor's batches are filled wider: on a CPU it is this that moves bits
+FLOOR_BATCH = 4  # prompts in its batch where the candidate's are not filled wider, or alone; 1 where they are 2 to 4
 
 
 def self_control(bench: Bench, model: Loaded, reference: Pass) -> Pass:
@@ -57,15 +57,23 @@ def floored(bench: Bench) -> set[str]:
     return {p.id for p in bench.plan.prompts[:FLOOR_PROMPTS]} & {p.id for p in bench.job.prompts}
 
 
-def floor_size(variant_size: int) -> int:
-    """Prompts in a floor's batch, where its candidate's has so many."""
-    return 1 if 1 < variant_size <= FLOOR_BATCH else FLOOR_BATCH
+def relayout(model: Loaded, size: int) -> tuple[int, int]:
+    """(prompts in a batch, filler) of the floor of a candidate that runs in batches of a size: never both its own.
+
+    On a CPU the same batches filled wider have other bits in every text. On a GPU it is the rows of a batch that choose
+    the kernels. Filler there is none of where a batch's length chooses the rotary factors, or where nothing is padded
+    on the left.
+    """
+    filler = FLOOR_FILLER if switch(model.model.config) is None and model.path != "plain" else 0
+    if filler and size > 1 and model.device.type == "cpu":
+        return size, filler
+    return 1 if 1 < size <= FLOOR_BATCH else FLOOR_BATCH, filler
 
 
-def relaid(bench: Bench, variant: Variant) -> set[str]:
-    """Of these, the prompts that a candidate's floor puts in another batch: not one that is alone in both layouts."""
-    here, own = floored(bench), bench.size(variant)
-    order, size = [p.id for p in bench.order], floor_size(own)
+def relaid(bench: Bench, model: Loaded) -> set[str]:
+    """The prompts that a candidate's floor is measured on: of `floored` not one that is alone in both layouts."""
+    here, own = floored(bench), bench.size(model.variant)
+    order, (size, _) = [p.id for p in bench.order], relayout(model, own)
     return here - (_alone(order, own) & _alone([p for p in order if p in here], size))
 
 
@@ -77,25 +85,30 @@ def _alone(order: list[str], size: int) -> set[str]:
 def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pass:
     """A candidate against itself in another layout: what batching alone does to it.
 
-    What it read over a prefill of the prompt is read whole here, and what it read whole over a prefill: a sequence that
-    is read whole has the same bits in many a batch. Where the model cannot do so nothing is read. What it read token by
-    token is read so again: those batches are other ones by themselves.
+    What it read over a prefill of the prompts is read so in the same batches filled wider, and whole in other batches:
+    a sequence that is read whole has the same bits in many a batch. For that reason what it read whole is read over a
+    prefill; where the model cannot do so nothing is read. What it read token by token is read so again.
     """
-    filler = FLOOR_FILLER if switch(model.model.config) is None else 0  # lengths choose its rotary factors
+    own = bench.size(model.variant)
+    size, filler = relayout(model, own)
     model = replace(model, facts={}, filler=filler)  # what this pass shows is no fact of the variant
-    size = floor_size(bench.size(model.variant))
     other = replace(model.variant, batch_size=size)
-    name = f"{same.name}{',' if ':' in same.name else ':'}batch_size={size}"
+    name = f"{same.name} ({filler} wider)" if size == own else _in_batches(same.name, size)
     floor = Pass(name, other, "floor", against=same, batch_size=size)
-    bench.free_run(model, floor, batch_size=size, watch=same.traces, only=relaid(bench, model.variant))
+    bench.free_run(model, floor, batch_size=size, watch=same.traces, only=relaid(bench, model))
     groups = bench.passages(reference.traces, only=floor.traces) if same.reads == STEPPED else []
     for group in bench.passages(reference.traces) if same.reads == FORCED else ():
-        prefilled = bench.prefilled(model, group)
+        prefilled = bench.prefilled(model, group) if size != own else set()
         for shared in (False, True):
             texts = [p for p in group if p.key in floor.traces and (p.key in prefilled) != shared]
             groups.append([replace(passage, shared=shared) for passage in texts])
-    read_against(bench, model, floor, reference, [group for group in groups if group], stored=same.keep_logits)
+    read_against(bench, model, floor, same, [group for group in groups if group], stored=same.keep_logits)
     return floor
+
+
+def _in_batches(name: str, size: int) -> str:
+    """A variant's name in batches of a size."""
+    return f"{name}{',' if ':' in name else ':'}batch_size={size}"
 
 
 def read_cast(bench: Bench, model: Loaded, reference: Pass) -> Pass:

@@ -188,7 +188,7 @@ class Comparison:
         layout = bench.layout_of(variant)
         steps = layout == STEPPED
         candidate = Pass(variant.name, variant, "candidate", against=self.stepped if steps else None)
-        floor = self.plan.noise_floor and bool(layout and controls.relaid(bench, variant))
+        floor = self.plan.noise_floor and bool(layout and controls.relaid(bench, model))
         candidate.keep_logits = f"floor {variant.name}" if floor else ""
         groups = read_by_all(bench, self.reference)
         if self.plan.mode == "screen":
@@ -215,6 +215,7 @@ class Comparison:
         if floor:
             self.keep(controls.noise_floor(bench, model, candidate, self.reference))
             bench.spool.drop(candidate.keep_logits)
+            candidate.preferences.clear()
 
     def take(self, variant: Variant) -> recorded.Recording:
         """A side that another engine wrote: its texts wait for the reader."""

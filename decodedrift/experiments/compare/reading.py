@@ -95,7 +95,7 @@ def read_against(
 ) -> None:
     """A variant reads the reference's tokens and is reduced to position rows against what waits in the spool.
 
-    stored: the sort that waits, `logits` or `STEPPED` of the reference, or a pass's own. layout: see `Bench.logits`.
+    reference: whose logits wait. stored: their sort, `logits`, `STEPPED` or a pass's own. layout: see `Bench.logits`.
     see: shown each passage with the variant's logits and the strategy's preferences. until: tokens of each text that
     become rows where all its logits are what waits, bit for bit: the other rows would say no more.
     """
@@ -106,11 +106,13 @@ def read_against(
             if into.keep_logits:
                 bench.spool.put((into.keep_logits, passage.key), logits)
             waiting = bench.spool.get((stored, passage.key))
-            known = reference.preferences if stored in ("logits", STEPPED) else {}
+            known = reference.preferences
             if until is not None and torch.equal(logits, waiting.to(logits.device)):
                 passage, logits, waiting, known = beginning(passage, until), logits[:until], waiting[:until], {}
             ours = known[passage.key] if passage.key in known else passage.prefer(waiting)
             theirs = ours and passage.prefer(logits, ours)
+            if into.keep_logits:  # its floor is held against these
+                into.preferences[passage.key] = theirs and theirs.alone()
             frame = passes.positions(passage, waiting, logits, ours, theirs, bench.world.vocab)
             into.positions[passage.key] = frame
             see(passage, logits, theirs)
