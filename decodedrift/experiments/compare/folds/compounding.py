@@ -109,7 +109,7 @@ class Remainders:
     """What followed t* in each diverged trace of a cell: equality by lag, per prompt, and how much of it is chance."""
 
     def __init__(self, cell: pd.DataFrame, tokens: Mapping[tuple[Any, ...], np.ndarray]) -> None:
-        parted = cell[cell["diverged"] == 1]
+        parted = cell.loc[cell["diverged"] == 1, [*CELL, "seed", "prompt_id", "first_divergence"]]
         _, cluster = np.unique(parted["prompt_id"].to_numpy(dtype=str), return_inverse=True)
         rows: list[np.ndarray] = []
         self.by_chance = 0.0

@@ -28,6 +28,10 @@ READ = [  # what is folded of a position; whole rows would be copied cell by cel
     "p_top_reference", "kl", "delta_p", "nll_reference", "nll_candidate", "logit_gap_max", "significant_digits",
     "top1_agree", "nonfinite",
 ]  # fmt: skip
+JUDGED = [  # of a divergence
+    *CELL, "seed", "prompt_id", "compared", "diverged", "cause", "first_divergence", "reference_gap", "swing",
+    "reconverged", "agreement_after", "nonfinite",
+]  # fmt: skip
 BUCKETS = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
 Columns = Mapping[str, np.ndarray]  # of READ, float64, and `cluster`: prompts as numbers, in the order of their names
 
@@ -37,9 +41,9 @@ def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.Dat
     cells = {key: (layout, columns) for key, layout, columns in _cells(positions)}
     unread = None, _columns(positions.head(0))
     control = traces["role"].where(traces["role"].isin(CONTROLS), "").rename("control")  # may share a variant's name
-    lengths = traces.groupby(["variant", control, "strategy", "seed", "prompt_id"])["n_tokens"].first()
+    lengths = traces.groupby(["variant", control, "strategy", "seed", "prompt_id"])["n_tokens"].first().to_dict()
     rows = []
-    for key, cell in divergences.groupby(CELL, sort=False):
+    for key, cell in divergences[JUDGED].groupby(CELL, sort=False):
         row = dict(zip(CELL, key, strict=True)) | _divergence_fold(cell)
         layout, columns = cells.get(key, unread)
         row |= {"layout": layout} | _read_fold(columns)
@@ -128,7 +132,7 @@ def pooled_digits(digits: np.ndarray) -> float:
     return -math.log10(relative) if relative > 0 else math.inf
 
 
-def _agreement_after(cell: pd.DataFrame, lengths: pd.Series) -> float:
+def _agreement_after(cell: pd.DataFrame, lengths: Mapping[tuple[Any, ...], int]) -> float:
     """Pooled over traces: equal indices after t* over indices compared after t*."""
     parted = cell[(cell["diverged"] == 1) & cell["agreement_after"].notna()]
     equal = total = 0.0
