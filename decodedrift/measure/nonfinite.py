@@ -78,8 +78,8 @@ def infinite(positions: pd.DataFrame) -> dict[tuple[str, str], int]:
 
 def impossible(positions: pd.DataFrame) -> dict[tuple[str, str], int]:
     """(candidate, strategy) -> how many of the reference's own tokens it forbids; perplexities leave them out."""
-    rows = positions[(positions["role"] == "candidate") & (positions["strategy"] != "text")]
-    return _counts(rows[np.isposinf(rows["nll_candidate"].to_numpy(float))])
+    rows = positions[np.isposinf(positions["nll_candidate"].to_numpy(float))]
+    return _counts(rows[(rows["role"] == "candidate") & (rows["strategy"] != "text")])
 
 
 def _counts(rows: pd.DataFrame) -> dict[tuple[str, str], int]:
@@ -116,7 +116,8 @@ def reasons(
 
 def at_fault(positions: pd.DataFrame, flag: str) -> pd.DataFrame:
     """The candidates' forced positions with a fault; a candidate's only where the reference has none there."""
-    rows = sides(positions[positions["role"] == "candidate"])
+    rows = sides(positions)  # few or none: the rest is not copied
+    rows = rows[rows["role"] == "candidate"]
     mine = rows[flag] & ~rows["reference_breaks"] if flag == "candidate_breaks" else rows[flag]
     return rows[mine.to_numpy(dtype=bool)]
 

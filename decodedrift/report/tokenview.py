@@ -7,6 +7,7 @@ unpacking the others: first what all share, then a line for every trace of the r
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -93,8 +94,10 @@ class _Frames:
         for key, (positions, token_ids, logprobs) in _grouped(study.alternatives_of(prompts), places, *columns_of):
             tops = alternatives[key] = {}
             bits = np.where(np.isfinite(logprobs), np.rint(-1e4 * logprobs), -1)
-            for position, *entry in np.stack([positions, token_ids, bits], 1).astype(int).tolist():
-                tops.setdefault(position, []).append(tuple(entry))
+            entries = list(zip(token_ids.astype(int).tolist(), bits.astype(int).tolist(), strict=True))
+            starts = np.flatnonzero(np.diff(positions, prepend=-1)).tolist()
+            for start, end in itertools.pairwise([*starts, len(entries)]):
+                tops[int(positions[start])] = entries[start:end]
         return cls(traces, measured, alternatives, spaceless(study.tokens, part))
 
 

@@ -57,13 +57,10 @@ def stacked(parts: list[tuple[dict[str, Any], dict[str, Any]]], columns: list[st
     """Curves below each other, keys first."""
     if not parts:
         return fold([], [*CELL, *columns])
-    frames = []
-    for keys, values in parts:
-        frame = pd.DataFrame(values, columns=columns)
-        for place, (name, value) in enumerate(keys.items()):
-            frame.insert(place, name, pd.Series([value] * len(frame), dtype=TEXTS))
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+    lengths = [len(values[columns[0]]) for _, values in parts]
+    of_part = np.repeat(np.arange(len(parts)), lengths)
+    table = {name: pd.Series([keys[name] for keys, _ in parts], dtype=TEXTS).array[of_part] for name in parts[0][0]}
+    return pd.DataFrame(table | {name: np.concatenate([values[name] for _, values in parts]) for name in columns})
 
 
 def survival(divergences: pd.DataFrame, traces: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
@@ -85,7 +82,7 @@ def survival(divergences: pd.DataFrame, traces: pd.DataFrame, predicted: pd.Data
 def growth(positions: pd.DataFrame) -> pd.DataFrame:
     """growth.csv: the forced logit error against position, a row per position of each cell."""
     parts = []
-    for keys, cell in cells(positions):
+    for keys, cell in cells(positions[[*CELL, "position", "logit_gap_rms", "kl"]]):
         finite = cell[["position", "logit_gap_rms", "kl"]].astype(float).replace([np.inf, -np.inf], np.nan)
         by = finite.groupby("position")
         gap = by["logit_gap_rms"].quantile([0.5, 0.1, 0.9]).unstack()
@@ -168,6 +165,7 @@ def after(divergences: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
 
 def risk(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """risk.csv: a row per cell, every scalar of the three curves with its interval."""
+    positions = positions[[*CELL, "seed", "prompt_id", "position", "logit_gap_rms"]]
     positions_of = {tuple(keys.values()): cell for keys, cell in cells(positions)}
     longest = divergences.groupby(["model", "reference", "role", "strategy"])["compared"].max()
     tokens = token_ids(traces)

@@ -20,6 +20,8 @@ from decodedrift.numerics.survival import Curve, kaplan_meier
 
 LAW = "empirical"  # draws `survival_predicted`: the best held-out log score over two models (docs/compounding.md)
 FORCED = "forced"  # the candidate's own forced choices, which need its pass over every position: no law, a bound
+NUMBERS = ["choice_margin", "choice_error", "logit_gap_rms", "significant_digits"]
+READ = [*CELL, "seed", "prompt_id", "position", "choice_agree", *NUMBERS]  # of a position
 COLUMNS = [*CELL, "law", "positions", "flips", "flips_predicted", "sigma", "brier", "log_score", "km_distance",
            "expected_predicted", "expected_observed", "flip_note"]  # fmt: skip
 FORETOLD = ["position", "survival_predicted", "incidence_predicted"]
@@ -60,7 +62,8 @@ Predictions = list[tuple[dict[str, Any], "Prediction"]]
 
 def predict(divergences: pd.DataFrame, positions: pd.DataFrame) -> Predictions:
     """(keys, Prediction) of each candidate and strategy: what the folds below are made of."""
-    positions_of = {tuple(keys.values()): cell for keys, cell in cells(positions[positions["role"] == "candidate"])}
+    positions = positions.loc[positions["role"] == "candidate", READ]
+    positions_of = {tuple(keys.values()): cell for keys, cell in cells(positions)}
     return [
         (keys, _prediction(cell, positions_of.get(tuple(keys.values()), positions.iloc[:0])))
         for keys, cell in cells(divergences[divergences["role"] == "candidate"])
@@ -72,7 +75,7 @@ def _prediction(cell: pd.DataFrame, forced: pd.DataFrame) -> Prediction:
     ends = cell[[*names, "compared", "first_divergence"]]
     rows = forced[forced["choice_agree"].notna()].merge(ends, on=names, how="inner", validate="many_to_one")
     rows = rows.sort_values([*names, "position"], ignore_index=True)
-    numbers = rows[["choice_margin", "choice_error", "logit_gap_rms", "significant_digits"]].to_numpy(dtype=float).T
+    numbers = rows[NUMBERS].to_numpy(dtype=float).T
     margin, error, gap, digits = numbers
     with np.errstate(over="ignore", invalid="ignore"):
         scale = np.where(gap > 0, gap * 10.0**digits, math.nan)

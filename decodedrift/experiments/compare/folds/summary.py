@@ -63,9 +63,10 @@ def _columns(positions: pd.DataFrame) -> dict[str, np.ndarray]:
 def _cells(positions: pd.DataFrame) -> Iterator[tuple[Any, str | None, Columns]]:
     """(key, layout, columns) of each compared variant x strategy."""
     columns, index = _columns(positions), pd.Series(range(len(positions)), positions.index)
+    layouts = positions[["layout"]]
     for key, rows in index.groupby([positions[c] for c in CELL], sort=False):
         part = {name: column[rows.to_numpy()] for name, column in columns.items()}
-        yield key, layout_of(positions.iloc[rows.iloc[:1]]), part
+        yield key, layout_of(layouts.iloc[rows.iloc[:1]]), part
 
 
 def widened(

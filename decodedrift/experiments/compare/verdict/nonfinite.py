@@ -87,8 +87,8 @@ def _readings(rows: pd.DataFrame, whose: str) -> list[str]:
 
 
 def _forbidden(positions: pd.DataFrame) -> Iterator[str]:
-    every = positions[positions["role"] == "candidate"]
-    marked, total = sides(every), every.groupby("candidate", sort=False).size()
+    marked, total = sides(positions), positions.loc[positions["role"] == "candidate", "candidate"].value_counts()
+    marked = marked[marked["role"] == "candidate"]
     tokens = impossible(positions)
     for name, rows in marked[marked["candidate_forbids"]].groupby("candidate", sort=False):
         yield (
