@@ -26,6 +26,10 @@ GROWTH = ["logit_gap_rms_median", "logit_gap_rms_p10", "logit_gap_rms_p90", "kl_
 INDEX = ("compounding_index", "compounding_index_low", "compounding_index_high", "compounding_index_p")
 HALF_LIFE = ("half_life", "half_life_low", "half_life_high")
 IN_SUMMARY = (*HALF_LIFE, *INDEX, "compounding_note")
+JUDGED = [  # of a divergence; whole rows would be copied cell by cell
+    *CELL, "seed", "prompt_id", "compared", "diverged", "first_divergence", "edit_similarity", "chrf_after",
+    "reconverged", "reconvergence_lag",
+]  # fmt: skip
 PER = 100  # positions, the unit of a growth slope
 LEAST = 10  # divergences, below which the shape of a risk is given no name
 
@@ -70,7 +74,7 @@ def survival(divergences: pd.DataFrame, traces: pd.DataFrame, predicted: pd.Data
         predicted: keys, position, survival_predicted, incidence_predicted (`prediction.survival`).
     """
     parts = []
-    for keys, cell in cells(with_ends(divergences, traces)):
+    for keys, cell in cells(with_ends(divergences[JUDGED], traces)):
         curve, parted = sv.kaplan_meier(times := times_of(cell)), incidence(times)
         values = (curve.at_risk, curve.events, curve.survival, curve.low, curve.high, curve.hazard, parted.share,
                   parted.low, parted.high)  # fmt: skip
@@ -106,7 +110,7 @@ class Remainders:
     """What followed t* in each diverged trace of a cell: equality by lag, per prompt, and how much of it is chance."""
 
     def __init__(self, cell: pd.DataFrame, tokens: Mapping[tuple[Any, ...], np.ndarray]) -> None:
-        parted = cell.loc[cell["diverged"] == 1, [*CELL, "seed", "prompt_id", "first_divergence"]]
+        parted = cell[cell["diverged"] == 1]
         _, cluster = np.unique(parted["prompt_id"].to_numpy(dtype=str), return_inverse=True)
         rows: list[np.ndarray] = []
         self.by_chance = 0.0
@@ -159,7 +163,7 @@ def token_ids(traces: pd.DataFrame) -> dict[tuple[Any, ...], np.ndarray]:
 def after(divergences: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """after.csv: agreement by lag after t*, pooled over the traces that reach that lag on both sides."""
     tokens = token_ids(traces)
-    parts = [(keys, Remainders(cell, tokens).by_lag()) for keys, cell in cells(divergences)]
+    parts = [(keys, Remainders(cell, tokens).by_lag()) for keys, cell in cells(divergences[JUDGED])]
     return stacked(parts, ["lag", "n", "agreement"])
 
 
@@ -170,7 +174,7 @@ def risk(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFram
     longest = divergences.groupby(["model", "reference", "role", "strategy"])["compared"].max()
     tokens = token_ids(traces)
     rows = []
-    for keys, cell in cells(with_ends(divergences, traces)):
+    for keys, cell in cells(with_ends(divergences[JUDGED], traces)):
         horizon = int(longest[keys["model"], keys["reference"], keys["role"], keys["strategy"]])
         row = keys | _survival(times_of(cell), horizon)
         row |= _growth(positions_of.get(tuple(keys.values()), positions.iloc[:0]))
