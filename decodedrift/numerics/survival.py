@@ -23,6 +23,7 @@ from decodedrift.numerics.intervals import (
     none_of,
     ratio_interval,
     sandwich,
+    sign_test,
     t95,
 )  # fmt: skip
 
@@ -217,17 +218,10 @@ def paired_test(first: CensoredTimes, second: CensoredTimes) -> Paired:
     elif len(rest):
         from scipy import stats  # takes half a second
 
-        exact = stats.permutation_test(
-            (rest,), lambda x, axis: x.sum(axis), permutation_type="samples", vectorized=True, n_resamples=9999, rng=0
-        )
+        how: dict[str, object] = {"permutation_type": "samples", "vectorized": True, "n_resamples": 9999, "rng": 0}
+        exact = stats.permutation_test((rest,), lambda x, axis: x.sum(axis), **how)
         p_value = float(exact.pvalue)
     return Paired(len(first.tokens), int(a.sum()), int(b.sum()), p_value)
-
-
-def sign_test(heads: int, tosses: int) -> float:
-    """Two-sided p of so many heads of a fair coin, exactly."""
-    tail = sum(math.comb(tosses, i) for i in range(min(heads, tosses - heads) + 1))
-    return min(1.0, float(2 * tail / 2**tosses))
 
 
 def log_rank(first: CensoredTimes, second: CensoredTimes) -> float:
