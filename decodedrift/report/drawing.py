@@ -7,12 +7,27 @@ from typing import Any
 import bokeh
 from bokeh.core.serialization import Serializer
 from bokeh.document import Document
+from bokeh.model import Model
+
+
+class _OfOwn(Serializer):  # type: ignore[misc]
+    """Asks a model for the properties that are its own alone: Bokeh's computes every default as well, and drops it."""
+
+    def _encode(self, obj: Any) -> Any:
+        if not isinstance(obj, Model):
+            return super()._encode(obj)
+        self.add_ref(obj, obj.ref)
+        own = obj._property_values.keys() | obj._unstable_default_values.keys()
+        values = obj.query_properties_with_values(lambda p: p.name in own and p.serialized, include_defaults=False)
+        attributes = {name: self.encode(value) for name, value in values.items()}
+        kept = {"attributes": attributes} if attributes else {}
+        return {"type": "object", "name": obj.__qualified_model__, "id": obj.id, **kept}
 
 
 def drawing(model: Any) -> dict[str, Any]:
     """What `Bokeh.embed.embed_item` takes, as `bokeh.embed.json_item` gives it, which walks through all models three
     times more. Bokeh numbers its models by a counter: here from 1, so that equal runs give equal pages."""
-    serializer, config = Serializer(deferred=False), Document().config
+    serializer, config = _OfOwn(deferred=False), Document().config
     settings, roots = serializer.encode(config), serializer.encode([model])  # it knows what it met by its address
     document = {"version": bokeh.__version__, "title": "", "config": settings, "roots": roots}
     item = {"target_id": None, "root_id": roots[0]["id"], "doc": document, "version": bokeh.__version__}

@@ -7,8 +7,9 @@ unpacking the others: first what all share, then a line for every trace of the r
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
@@ -32,8 +33,9 @@ SAME = -2  # in place of a position's tokens: those of the reference there
 RUN = 3  # equal tokens in a row that count as a piece of the texts meeting again
 LONGEST = 4000  # tokens of a trace that are carried
 COUNT = 5
-READ = ["position", "kl", "logit_margin_reference", "logit_margin_candidate"]  # of a position
 PROMPT = 1500  # characters of a prompt
+
+MEASURED = {"kl": "kl", "margin": "logit_margin_reference", "margin_candidate": "logit_margin_candidate"}
 
 Tops = dict[int, list[tuple[int, int]]]  # position -> (token, -ln p in 1e-4 nats) by rank
 
@@ -71,8 +73,8 @@ class _Frames:
     """The rows of the chosen cases, looked up by key."""
 
     traces: dict[tuple[Any, ...], Any]
-    positions: dict[tuple[Any, ...], pd.DataFrame]
-    alternatives: dict[tuple[Any, ...], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    measured: dict[tuple[Any, ...], dict[str, list[float | None]]]
+    alternatives: dict[tuple[Any, ...], Tops]
     spaceless: set[int]
 
     @classmethod
@@ -84,20 +86,31 @@ class _Frames:
         traces = {(t.role, t.variant, t.strategy, int(t.seed), t.prompt_id): t for t in part.itertuples()}
         keys = ["candidate", "strategy", "seed", "prompt_id"]
         places = cases[keys].drop_duplicates()
-        ranked = study.alternatives_of(prompts).sort_values(["position", "rank"])
-        tops = _grouped(ranked, places, [*keys, "variant", "pass"])
-        columns = {
-            key: (f["position"].to_numpy(int), f["token_id"].to_numpy(int), f["logprob"].to_numpy(float))
-            for key, f in tops.items()
-        }
-        positions = study.columns_of("positions", ["role", *keys, *READ], prompts)
-        return cls(traces, _grouped(positions, places, keys), columns, spaceless(study.tokens, part))
+        rows = study.columns_of("positions", ["role", *keys, "position", *MEASURED.values()], prompts)
+        measured: dict[tuple[Any, ...], dict[str, list[float | None]]] = {}
+        for key, columns in _grouped(rows, places, keys, ["position"], list(MEASURED.values())):
+            measured[key] = {name: [_short(v) for v in c[:LONGEST].tolist()] for name, c in zip(MEASURED, columns)}
+        alternatives: dict[tuple[Any, ...], Tops] = {}
+        columns_of = [*keys, "variant", "pass"], ["position", "rank"], ["position", "token_id", "logprob"]
+        for key, (positions, token_ids, logprobs) in _grouped(study.alternatives_of(prompts), places, *columns_of):
+            tops = alternatives[key] = {}
+            bits = np.where(np.isfinite(logprobs), np.rint(-1e4 * logprobs), -1)
+            entries = list(zip(token_ids.astype(int).tolist(), bits.astype(int).tolist(), strict=True))
+            starts = np.flatnonzero(np.diff(positions, prepend=-1)).tolist()
+            for start, end in itertools.pairwise([*starts, len(entries)]):
+                tops[int(positions[start])] = entries[start:end]
+        return cls(traces, measured, alternatives, spaceless(study.tokens, part))
 
 
-def _grouped(frame: pd.DataFrame, places: pd.DataFrame, keys: list[str]) -> dict[tuple[Any, ...], pd.DataFrame]:
-    part = frame[(frame["role"] == "candidate") & frame["prompt_id"].isin(set(places["prompt_id"]))]
-    part = part.merge(places, on=list(places.columns))
-    return {tuple(key): rows for key, rows in part.groupby(keys, sort=False)}
+def _grouped(
+    frame: pd.DataFrame, places: pd.DataFrame, keys: list[str], order: list[str], columns: list[str]
+) -> Iterator[tuple[tuple[Any, ...], list[np.ndarray]]]:
+    """(key, float64 columns in that order) of the candidates' rows at these places."""
+    frame = frame.loc[frame["role"] == "candidate", [*dict.fromkeys([*keys, *order, *columns])]]
+    frame = frame.merge(places, on=list(places.columns)).sort_values(order)
+    values = frame[columns].to_numpy(float, na_value=math.nan)
+    for key, rows in frame.groupby(keys, sort=False).indices.items():
+        yield key, list(values[rows].T)
 
 
 @dataclass
@@ -138,12 +151,7 @@ class _Island:
         part = self.parts[place]
         case = {"at": at, "cause": "" if absent(row.cause) else str(row.cause), **theirs}
         case["meet"] = [] if at is None else meetings(part["trace"]["ids"], theirs["ids"], at)
-        positions = self.frames.positions.get(key)
-        if positions is not None:
-            positions = positions.sort_values("position").head(LONGEST)
-            case["kl"] = [_short(v) for v in positions["kl"]]
-            case["margin"] = [_short(v) for v in positions["logit_margin_reference"]]
-            case["margin_candidate"] = [_short(v) for v in positions["logit_margin_candidate"]]
+        case |= self.frames.measured.get(key, {})
         generated, forced = (self.alternatives(row, key[0], name, at) for name in ("generated", "forced"))
         # up to t* both wrote in the same context: what was seen when it was written comes before what was read again
         shared = forced | ({p: e for p, e in generated.items() if at is None or p <= at})
@@ -175,21 +183,17 @@ class _Island:
         finish = "" if row is None or absent(row.finish) else str(row.finish)
         return {"ids": [self.index(i) for i in ids[:LONGEST]], "more": max(0, len(ids) - LONGEST), "finish": finish}
 
-    def alternatives(self, row: Any, variant: str, name: str, at: int | None, others: Iterable[int] = ()) -> Tops:
+    def alternatives(self, row: Any, variant: str, name: str, at: int | None, others: Container[int] = ()) -> Tops:
         """The top tokens around t* and elsewhere while there is room."""
-        part = self.frames.alternatives.get((*key_of(row), variant, name))
-        if part is None:
-            return {}
-        positions, token_ids, logprobs = part
-        there = np.setdiff1d(positions, np.fromiter(others, int))
-        near = there[np.abs(there - at) <= AROUND] if at is not None else there[:0]
-        rest = np.setdiff1d(there, near)[: max(0, self.entries)]
-        self.entries -= len(rest)
-        mask = np.isin(positions, np.union1d(near, rest))
         tops: Tops = {}
-        for position, token_id, logprob in zip(positions[mask], token_ids[mask], logprobs[mask], strict=True):
-            bits = round(-logprob * 1e4) if math.isfinite(logprob) else -1
-            tops.setdefault(int(position), []).append((self.index(token_id), bits))
+        for position, entries in self.frames.alternatives.get((*key_of(row), variant, name), {}).items():
+            if position in others:
+                continue
+            if at is None or abs(position - at) > AROUND:
+                if self.entries <= 0:
+                    continue
+                self.entries -= 1
+            tops[position] = [(self.index(token_id), bits) for token_id, bits in entries]
         return tops
 
     def prompt_texts(self) -> list[dict[str, Any]]:
@@ -269,8 +273,8 @@ def _vocabulary(study: StudyLike, lost: set[int], ids: Mapping[int, int]) -> tup
     return texts, raw
 
 
-def _short(value: Any) -> float | int | None:
+def _short(value: float) -> float | None:
     """Three significant digits, as the page shows them; None where empty, -1 for infinity."""
-    if absent(value):
-        return None
-    return float(f"{value:.3g}") if math.isfinite(value) else -1
+    if math.isfinite(value):
+        return float(f"{value:.3g}")
+    return None if math.isnan(value) else -1

@@ -16,6 +16,7 @@ from scipy import stats
 from decodedrift.numerics import survival as sv
 from decodedrift.numerics import weibull
 from decodedrift.numerics.incidence import incidence
+from decodedrift.numerics.intervals import sign_test
 
 
 def seen(tokens: Any, event: Any, clusters: Any = None) -> sv.CensoredTimes:
@@ -316,11 +317,17 @@ def test_paired_candidates_by_the_sign_of_who_left_first() -> None:
     b = seen([9, 7, 4, 5, 6, 9, 8], [0, 1, 0, 1, 1, 0, 1])
     found = sv.paired_test(a, b)
     assert (found.pairs, found.first_earlier, found.second_earlier) == (7, 3, 1)
-    assert found.p_value == pytest.approx(stats.binomtest(3, 4).pvalue)
+    assert found.p_value == 0.625
     assert sv.paired_test(b, a).p_value == found.p_value
     assert math.isnan(sv.paired_test(a, a).p_value)
     with pytest.raises(ValueError, match="same"):
         sv.paired_test(a, seen([1, 2], [1, 1]))
+
+
+def test_the_sign_test_is_the_exact_one() -> None:
+    for tosses in (1, 2, 7, 60, 501):
+        for heads in range(0, tosses + 1, 1 + tosses // 9):
+            assert sign_test(heads, tosses) == pytest.approx(stats.binomtest(heads, tosses).pvalue, rel=1e-12)
 
 
 def test_paired_seeds_are_flipped_by_prompt() -> None:

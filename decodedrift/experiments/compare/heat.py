@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from decodedrift.report.heat import LEVELS, HeatMap, Spot, level
 from decodedrift.report.numbers import absent, exactly, percentage, position, significant
 from decodedrift.report.texts import brief
@@ -39,7 +37,9 @@ def heat_maps(study: Study) -> list[HeatMap]:
     there = [name for name in table if name not in DISTANCES or table[name].notna().any()]
     shown = [q for q in quantities(horizon) if q.name in there]
     columns = list(dict.fromkeys(table["strategy"]))[:MOST_COLUMNS]
-    return [_map(table, quantity, columns) for quantity in shown]
+    parts = table.groupby(["role", "candidate"], sort=False)
+    cells = [(role, candidate, list(part.itertuples())) for (role, candidate), part in parts]
+    return [_map(cells, quantity, columns) for quantity in shown]
 
 
 def in_a_cell(study: Study) -> list[HeatMap]:
@@ -64,10 +64,10 @@ def quantities(horizon: float) -> list[Quantity]:
     ]  # fmt: skip
 
 
-def _map(table: pd.DataFrame, quantity: Quantity, columns: list[str]) -> HeatMap:
+def _map(cells: list[tuple[str, str, list[Any]]], quantity: Quantity, columns: list[str]) -> HeatMap:
     heat = HeatMap(quantity.name, quantity.label, quantity.meaning, [brief(c, 28) for c in columns])
-    for (role, candidate), part in table.groupby(["role", "candidate"], sort=False):
-        spots = {row.strategy: quantity.spot(row) for row in part.itertuples()}
+    for role, candidate, part in cells:
+        spots = {row.strategy: quantity.spot(row) for row in part}
         rows = heat.rows if role == "candidate" else heat.controls
         note = {"self": "the reference again", "floor": "noise floor"}.get(role, "")
         if len(rows) < MOST_ROWS:

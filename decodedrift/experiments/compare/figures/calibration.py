@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from bokeh.models import Segment
 
 from decodedrift.experiments.compare.folds.prediction import LAW
 from decodedrift.report.figures import base
@@ -57,9 +58,7 @@ class Calibration(Curves):
 
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
         """Intervals, shares above 0, and triangles where the share is 0."""
-        bars = self.plot.segment(x0="predicted", x1="predicted", y0="_low", y1="observed_high", source=source,
-                                 line_alpha=0.55)  # fmt: skip
-        base.paint(bars.glyph, line_color=series.colour)
-        self._add(series, bars)
+        bar = Segment(x0="predicted", x1="predicted", y0="_low", y1="observed_high", line_alpha=0.55)
+        self._add(series, self.plot.add_glyph(source, base.paint(bar, line_color=series.colour)))
         self._dots(source, series, "predicted", "_share", size=8)
         self._dots(source, series, "predicted", "_none", size=8, marker="inverted_triangle", fill_alpha=0.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 from bokeh.core.properties import value
-from bokeh.models import FixedTicker, PlainText
+from bokeh.models import FixedTicker, HBar, PlainText, Text
 
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Series
@@ -70,11 +70,9 @@ class Comparisons(Curves):
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
         """The two bars and the p-value."""
         for name, left, right in (("candidate", "_left", value(0)), ("other", value(0), "other_earlier")):
-            bar = self.plot.hbar(y="_y", left=left, right=right, height=0.55, source=source, fill_alpha=0.75,
-                                 line_alpha=0.0)  # fmt: skip
-            base.paint(bar.glyph, fill_color=self._look(series.keys[name])[0])
-            self._add(series, bar, series.label)
-        text = self.plot.text("_x", "_y", "_said", source=source, text_align="right", text_baseline="middle",
-                              text_font_size="11.5px", text_font=value(base.FONT))  # fmt: skip
-        base.paint(text.glyph, text_color="soft")
-        self._add(series, text)
+            bar = HBar(y="_y", left=left, right=right, height=0.55, fill_alpha=0.75, line_alpha=0.0)
+            base.paint(bar, fill_color=self._look(series.keys[name])[0])
+            self._add(series, self.plot.add_glyph(source, bar), series.label)
+        text = Text(x="_x", y="_y", text="_said", text_align="right", text_baseline="middle", text_font_size="11.5px",
+                    text_font=value(base.FONT))  # fmt: skip
+        self._add(series, self.plot.add_glyph(source, base.paint(text, text_color="soft")))

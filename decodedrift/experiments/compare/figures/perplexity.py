@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from bokeh.models import AdaptiveTicker, FixedTicker, NumeralTickFormatter
+from bokeh.models import AdaptiveTicker, FixedTicker, NumeralTickFormatter, Segment
 
 from decodedrift.report.figures import base
 from decodedrift.report.figures.base import Series
@@ -65,7 +65,6 @@ class Perplexity(Curves):
 
     def _draw(self, source: Any, series: Series, part: pd.DataFrame) -> None:
         """Intervals, and points that have the tooltip."""
-        bars = self.plot.segment(x0="_low", x1="_high", y0="_y", y1="_y", source=source, line_width=2)
-        base.paint(bars.glyph, line_color=series.colour)
-        self._add(series, bars)
+        bar = Segment(x0="_low", x1="_high", y0="_y", y1="_y", line_width=2)
+        self._add(series, self.plot.add_glyph(source, base.paint(bar, line_color=series.colour)))
         self._dots(source, series, "_change", "_y", size=8)

@@ -27,6 +27,10 @@ INDEX = ("compounding_index", "compounding_index_low", "compounding_index_high",
 HALF_LIFE = ("half_life", "half_life_low", "half_life_high")
 IN_SUMMARY = (*HALF_LIFE, *INDEX, "compounding_note")
 READ = [*CELL, "layout", "seed", "prompt_id", "position", "logit_gap_rms", "kl"]  # of a position
+JUDGED = [  # of a divergence; whole rows would be copied cell by cell
+    *CELL, "seed", "prompt_id", "compared", "diverged", "first_divergence", "edit_similarity", "chrf_after",
+    "reconverged", "reconvergence_lag",
+]  # fmt: skip
 PER = 100  # positions, the unit of a growth slope
 LEAST = 10  # divergences, below which the shape of a risk is given no name
 
@@ -60,13 +64,10 @@ def stacked(parts: list[tuple[dict[str, Any], dict[str, Any]]], columns: list[st
     """Curves below each other, keys first."""
     if not parts:
         return fold([], [*CELL, *columns])
-    frames = []
-    for keys, values in parts:
-        frame = pd.DataFrame(values, columns=columns)
-        for place, (name, value) in enumerate(keys.items()):
-            frame.insert(place, name, pd.Series([value] * len(frame), dtype=TEXTS))
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+    lengths = [len(values[columns[0]]) for _, values in parts]
+    of_part = np.repeat(np.arange(len(parts)), lengths)
+    table = {name: pd.Series([keys[name] for keys, _ in parts], dtype=TEXTS).array[of_part] for name in parts[0][0]}
+    return pd.DataFrame(table | {name: np.concatenate([values[name] for _, values in parts]) for name in columns})
 
 
 def survival(divergences: pd.DataFrame, traces: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +77,7 @@ def survival(divergences: pd.DataFrame, traces: pd.DataFrame, predicted: pd.Data
         predicted: keys, position, survival_predicted, incidence_predicted (`prediction.survival`).
     """
     parts = []
-    for keys, cell in cells(with_ends(divergences, traces)):
+    for keys, cell in cells(with_ends(divergences[JUDGED], traces)):
         curve, parted = sv.kaplan_meier(times := times_of(cell)), incidence(times)
         values = (curve.at_risk, curve.events, curve.survival, curve.low, curve.high, curve.hazard, parted.share,
                   parted.low, parted.high)  # fmt: skip
@@ -88,7 +89,7 @@ def survival(divergences: pd.DataFrame, traces: pd.DataFrame, predicted: pd.Data
 def growth(positions: pd.DataFrame) -> pd.DataFrame:
     """growth.csv: the forced logit error against position, a row per position of each cell."""
     parts = []
-    for keys, cell in cells(positions):
+    for keys, cell in cells(positions[[*CELL, "position", "logit_gap_rms", "kl"]]):
         finite = cell[["position", "logit_gap_rms", "kl"]].astype(float).replace([np.inf, -np.inf], np.nan)
         by = finite.groupby("position")
         gap = by["logit_gap_rms"].quantile([0.5, 0.1, 0.9]).unstack()
@@ -165,17 +166,18 @@ def token_ids(traces: pd.DataFrame) -> dict[tuple[Any, ...], np.ndarray]:
 def after(divergences: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """after.csv: agreement by lag after t*, pooled over the traces that reach that lag on both sides."""
     tokens = token_ids(traces)
-    parts = [(keys, Remainders(cell, tokens).by_lag()) for keys, cell in cells(divergences)]
+    parts = [(keys, Remainders(cell, tokens).by_lag()) for keys, cell in cells(divergences[JUDGED])]
     return stacked(parts, ["lag", "n", "agreement"])
 
 
 def risk(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """risk.csv: a row per cell, every scalar of the three curves with its interval."""
+    positions = positions[[*CELL, "seed", "prompt_id", "position", "logit_gap_rms"]]
     positions_of = {tuple(keys.values()): cell for keys, cell in cells(positions)}
     longest = divergences.groupby(["model", "reference", "role", "strategy"])["compared"].max()
     tokens = token_ids(traces)
     rows = []
-    for keys, cell in cells(with_ends(divergences, traces)):
+    for keys, cell in cells(with_ends(divergences[JUDGED], traces)):
         horizon = int(longest[keys["model"], keys["reference"], keys["role"], keys["strategy"]])
         row = keys | _survival(times_of(cell), horizon)
         row |= _growth(positions_of.get(tuple(keys.values()), positions.iloc[:0]))

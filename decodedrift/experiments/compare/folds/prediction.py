@@ -61,7 +61,7 @@ Predictions = list[tuple[dict[str, Any], "Prediction"]]
 
 def predict(divergences: pd.DataFrame, positions: pd.DataFrame) -> Predictions:
     """(keys, Prediction) of each candidate and strategy: what the folds below are made of."""
-    positions = positions[(positions["role"] == "candidate") & positions["choice_agree"].notna()]
+    positions = positions.loc[(positions["role"] == "candidate") & positions["choice_agree"].notna(), READ]
     positions_of = {tuple(keys.values()): cell for keys, cell in cells(positions)}
     return [
         (keys, _prediction(cell, positions_of.get(tuple(keys.values()), positions.iloc[:0])))
@@ -74,7 +74,8 @@ def _prediction(cell: pd.DataFrame, forced: pd.DataFrame) -> Prediction:
     ends = cell[[*names, "compared", "first_divergence"]]
     rows = forced[[*names, "position", *NUMBERS]].merge(ends, on=names, how="inner", validate="many_to_one")
     rows = rows.sort_values([*names, "position"], ignore_index=True)
-    margin, error, gap, digits, agree = (rows[name].to_numpy(dtype=float) for name in NUMBERS)
+    numbers = rows[NUMBERS].to_numpy(dtype=float).T
+    margin, error, gap, digits, agree = numbers
     with np.errstate(over="ignore", invalid="ignore"):
         scale = np.where(gap > 0, gap * 10.0**digits, math.nan)
     cluster, _ = pd.factorize(rows["prompt_id"], sort=True)

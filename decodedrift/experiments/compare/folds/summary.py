@@ -24,38 +24,50 @@ SIZES = {  # of a text: what environment.json calls them
     "bytes": "scored_bytes", "words": "scored_words", "dropped_characters": "dropped_characters",
     "dropped_tokens": "dropped_tokens",
 }  # fmt: skip
-READ = [  # what is folded of a position; whole rows would be copied cell by cell
-    *CELL, "prompt_id", "layout", "p_top_reference", "kl", "delta_p", "nll_reference", "nll_candidate", "logit_gap_max",
-    "significant_digits", "top1_agree", "nonfinite",
+FOLDED = [  # of a position
+    "p_top_reference", "kl", "delta_p", "nll_reference", "nll_candidate", "logit_gap_max", "significant_digits",
+    "top1_agree", "nonfinite",
+]  # fmt: skip
+READ = [*CELL, "prompt_id", "layout", *FOLDED]
+JUDGED = [  # of a divergence; whole rows would be copied cell by cell
+    *CELL, "seed", "prompt_id", "compared", "diverged", "cause", "first_divergence", "reference_gap", "swing",
+    "reconverged", "agreement_after", "nonfinite",
 ]  # fmt: skip
 BUCKETS = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
+Columns = Mapping[str, np.ndarray]  # of FOLDED, float64, and `cluster`: prompts as numbers, in the order of their names
 
 
 def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """summary.csv: a row per compared variant x strategy, controls included (`role`)."""
-    frames = dict(cells_of(positions))
+    cells = {key: (layout, columns) for key, layout, columns in _cells(positions)}
+    unread = None, _columns(positions.head(0))
     control = traces["role"].where(traces["role"].isin(CONTROLS), "").rename("control")  # may share a variant's name
-    lengths = traces.groupby(["variant", control, "strategy", "seed", "prompt_id"])["n_tokens"].first()
+    lengths = traces.groupby(["variant", control, "strategy", "seed", "prompt_id"])["n_tokens"].first().to_dict()
     rows = []
-    for key, cell in divergences.groupby(CELL, sort=False):
+    for key, cell in divergences[JUDGED].groupby(CELL, sort=False):
         row = dict(zip(CELL, key, strict=True)) | _divergence_fold(cell)
-        row |= _read_fold(frames.get(key, positions.iloc[:0]))
+        layout, columns = cells.get(key, unread)
+        row |= {"layout": layout} | _read_fold(columns)
         row["agreement_after"] = _agreement_after(cell, lengths)
         flags = cell["reconverged"].dropna().to_numpy(dtype=float)
         row["reconverged_share"] = _mean(flags)
-        row["nonfinite"] = int(cell["nonfinite"].sum()) + int(frames[key]["nonfinite"].sum() if key in frames else 0)
+        row["nonfinite"] = int(cell["nonfinite"].sum()) + int(np.nansum(columns["nonfinite"]))
         rows.append(row)
     return fold(rows)
 
 
-def cells_of(positions: pd.DataFrame) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """(key, rows) of each compared variant x strategy; the rows without their key, which would be copied with them."""
-    return iter(_numbered(positions).drop(columns=CELL).groupby([positions[c] for c in CELL], sort=False))
+def _columns(positions: pd.DataFrame) -> dict[str, np.ndarray]:
+    columns = {name: positions[name].to_numpy(float, na_value=math.nan) for name in FOLDED}
+    return columns | {"cluster": positions["prompt_id"].factorize(sort=True)[0]}
 
 
-def _numbered(positions: pd.DataFrame) -> pd.DataFrame:
-    """With prompts as numbers in the order of their ids: clusters, which are sorted many times."""
-    return positions.assign(prompt_id=pd.factorize(positions["prompt_id"], sort=True)[0])
+def _cells(positions: pd.DataFrame) -> Iterator[tuple[Any, str | None, Columns]]:
+    """(key, layout, columns) of each compared variant x strategy."""
+    columns, index = _columns(positions), pd.Series(range(len(positions)), positions.index)
+    layouts = positions[["layout"]]
+    for key, rows in index.groupby([positions[c] for c in CELL], sort=False):
+        part = {name: column[rows.to_numpy()] for name, column in columns.items()}
+        yield key, layout_of(layouts.iloc[rows.iloc[:1]]), part
 
 
 def widened(
@@ -94,22 +106,21 @@ def _divergence_fold(cell: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def _read_fold(cell: pd.DataFrame) -> dict[str, Any]:
+def _read_fold(cell: Columns) -> dict[str, Any]:
     kl, clusters = _finite(cell, "kl")
     ratio, ratio_clusters = _finite(cell, "nll_candidate", minus="nll_reference")
-    gap = cell["logit_gap_max"].to_numpy(float)
+    gap = cell["logit_gap_max"]
     return {
-        "layout": layout_of(cell),
         **_named("kl_mean", ratio_interval(kl, np.ones(len(kl)), clusters)),
         "kl_se": clustered_se(kl, clusters),
         "kl_median": _quantile(kl, 50),
         "kl_p99": _quantile(kl, 99),
         "kl_max": float(kl.max()) if len(kl) else math.nan,
         "logit_gap_max": float(np.nanmax(gap)) if np.isfinite(gap).any() else math.nan,
-        "significant_digits": pooled_digits(cell["significant_digits"].to_numpy(float)),
-        "top1_agreement": float(cell["top1_agree"].mean()) if len(cell) else math.nan,
-        "perplexity_reference": _perplexity(cell["nll_reference"]),
-        "perplexity_candidate": _perplexity(cell["nll_candidate"]),
+        "significant_digits": pooled_digits(cell["significant_digits"]),
+        "top1_agreement": _mean(_finite(cell, "top1_agree")[0]),
+        "perplexity_reference": _perplexity(_finite(cell, "nll_reference")[0]),
+        "perplexity_candidate": _perplexity(_finite(cell, "nll_candidate")[0]),
         **_named("ln_ppl_ratio", mean_interval(ratio, ratio_clusters)),
     }
 
@@ -123,7 +134,7 @@ def pooled_digits(digits: np.ndarray) -> float:
     return -math.log10(relative) if relative > 0 else math.inf
 
 
-def _agreement_after(cell: pd.DataFrame, lengths: pd.Series) -> float:
+def _agreement_after(cell: pd.DataFrame, lengths: Mapping[tuple[Any, ...], int]) -> float:
     """Pooled over traces: equal indices after t* over indices compared after t*."""
     parted = cell[(cell["diverged"] == 1) & cell["agreement_after"].notna()]
     equal = total = 0.0
@@ -138,15 +149,14 @@ def _agreement_after(cell: pd.DataFrame, lengths: pd.Series) -> float:
 def distribution(positions: pd.DataFrame) -> pd.DataFrame:
     """distribution.csv: llama.cpp's figures per compared variant x strategy, whole and by confidence."""
     rows = []
-    for key, cell in cells_of(positions):
-        p_top = cell["p_top_reference"].to_numpy(float)
+    for key, layout, cell in _cells(positions):
+        p_top = cell["p_top_reference"]
         edges = np.clip(np.searchsorted(BUCKETS, p_top, side="right") - 1, 0, len(BUCKETS) - 2)
-        broken = np.isnan(p_top) & (cell["nonfinite"].to_numpy(float) > 0)  # the reference's: held against nothing
+        broken = np.isnan(p_top) & (cell["nonfinite"] > 0)  # the reference's: held against nothing
         for index, name in enumerate(["all", *_bucket_names()]):
-            here = ~broken if index == 0 else (edges == index - 1) & ~np.isnan(p_top)
-            part = cell if here.all() else cell[here]
-            keys = dict(zip(CELL, key, strict=True)) | {"bucket": name, "layout": layout_of(cell)}
-            rows.append(keys | _distribution_fold(part))
+            part = ~broken if index == 0 else (edges == index - 1) & ~np.isnan(p_top)
+            keys = dict(zip(CELL, key, strict=True)) | {"bucket": name, "layout": layout}
+            rows.append(keys | _distribution_fold({name: column[part] for name, column in cell.items()}))
     return fold(rows)
 
 
@@ -155,24 +165,23 @@ def _bucket_names() -> list[str]:
     return [f"[{low:g},{high:g}{']' if high == 1.0 else ')'}" for low, high in pairs]
 
 
-def _distribution_fold(part: pd.DataFrame) -> dict[str, float]:
-    row: dict[str, float] = {"n": len(part)}
-    for name in ("kl", "delta_p"):
-        values, _ = _finite(part, name)
-        row |= {f"{name}_mean": _mean(values), f"{name}_min": float(values.min()) if len(values) else math.nan}
-        row |= {f"{name}_p{q:g}": _quantile(values, q) for q in PERCENTILES}
-        row[f"{name}_max"] = float(values.max()) if len(values) else math.nan
-    kl, clusters = _finite(part, "kl")
-    delta, _ = _finite(part, "delta_p")
+def _distribution_fold(part: Columns) -> dict[str, float]:
+    (kl, clusters), (delta, _) = _finite(part, "kl"), _finite(part, "delta_p")
+    row: dict[str, float] = {"n": len(part["kl"])}
+    for name, values in (("kl", kl), ("delta_p", delta)):
+        some = values if len(values) else np.array([math.nan])
+        row |= {f"{name}_mean": _mean(values), f"{name}_min": float(some.min())}
+        row |= {f"{name}_p{q:g}": float(v) for q, v in zip(PERCENTILES, np.percentile(some, PERCENTILES), strict=True)}
+        row[f"{name}_max"] = float(some.max())
     ratio, ratio_clusters = _finite(part, "nll_candidate", minus="nll_reference")
-    both = part[["nll_reference", "nll_candidate"]].to_numpy(float)
+    both = np.stack([part["nll_reference"], part["nll_candidate"]], axis=1)
     both = both[np.isfinite(both).all(1)]
     varies = len(both) > 1 and bool((both.std(0) > 0).all())
     return row | {
         "kl_se": clustered_se(kl, clusters),
         "kl_se_iid": iid_se(kl),
         "delta_p_rms": float(np.sqrt(np.mean(delta**2))) if len(delta) else math.nan,
-        "same_top1": float(part["top1_agree"].mean()) if len(part) else math.nan,
+        "same_top1": _mean(_finite(part, "top1_agree")[0]),
         **_named("ln_ppl_ratio", mean_interval(ratio, ratio_clusters)),
         "ln_ppl_ratio_se": clustered_se(ratio, ratio_clusters),
         "nll_correlation": float(np.corrcoef(both.T)[0, 1]) if varies else math.nan,
@@ -191,7 +200,6 @@ def perplexity(
     """
     part = positions[(positions["strategy"] == "text") & (positions["role"] == "candidate")]
     names = part["prompt_id"].str.rsplit("#", n=1).str[0]
-    part = _numbered(part)
     rows: list[dict[str, object]] = []
     for text in facts.get("scored_bytes", {}):
         here, sizes = part[names == text], {name: facts.get(fact, {}).get(text) for name, fact in SIZES.items()}
@@ -203,13 +211,14 @@ def perplexity(
                 own = next((c for _, c in forced.groupby("candidate", sort=False)), cell)
                 rows.append({"model": model, "variant": reference, "text": text}
                             | _text_fold(own, "nll_reference", sizes, convention))  # fmt: skip
-            ratio, clusters = _finite(cell, "nll_candidate", minus="nll_reference")
+            read = _columns(cell)
+            ratio, clusters = _finite(read, "nll_candidate", minus="nll_reference")
             rows.append(
                 {"model": model, "variant": candidate, "text": text}
                 | _text_fold(cell, "nll_candidate", sizes, convention)
                 | _named("ln_ppl_ratio", mean_interval(ratio, clusters))
                 | {"ln_ppl_ratio_se": clustered_se(ratio, clusters),
-                   "kl_mean": _mean(_finite(cell, "kl")[0]), "same_top1": float(cell["top1_agree"].mean())}
+                   "kl_mean": _mean(_finite(read, "kl")[0]), "same_top1": _mean(_finite(read, "top1_agree")[0])}
             )  # fmt: skip
     columns = ["model", "variant", "text", "convention", "layout", "tokens", "dropped_tokens", "bytes", "words",
                "dropped_characters", "perplexity", "perplexity_se", "word_perplexity", "byte_perplexity",
@@ -236,13 +245,11 @@ def _text_fold(cell: pd.DataFrame, column: str, sizes: dict[str, int | None], co
     }
 
 
-def _finite(frame: pd.DataFrame, column: str, minus: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+def _finite(columns: Columns, name: str, minus: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Finite values of a column (or of a difference) with their clusters."""
-    values = frame[column].to_numpy(float)
-    if minus is not None:
-        values = values - frame[minus].to_numpy(float)
+    values = columns[name] if minus is None else columns[name] - columns[minus]
     finite = np.isfinite(values)
-    return values[finite], frame["prompt_id"].to_numpy()[finite]
+    return values[finite], columns["cluster"][finite]
 
 
 def _named(name: str, interval: tuple[float, float, float]) -> dict[str, float]:
@@ -262,7 +269,5 @@ def _median(series: pd.Series) -> float:
     return float(np.median(values)) if len(values) else math.nan
 
 
-def _perplexity(series: pd.Series) -> float:
-    values = series.to_numpy(float)
-    values = values[np.isfinite(values)]
+def _perplexity(values: np.ndarray) -> float:
     return exp(float(values.mean())) if len(values) else math.nan
