@@ -12,7 +12,6 @@ from decodedrift.experiments.compare.folds.compounding import cells, times_of
 from decodedrift.measure.tables import CELL, fold
 from decodedrift.numerics import survival as sv
 
-
 JUDGED = ["model", "reference", "candidate", "strategy", "seed", "prompt_id", "compared", "diverged"]
 
 
