@@ -63,6 +63,7 @@ def certificate(study: Study) -> pd.DataFrame:
     along = rows["strategy"] != "text"
     roles = {role: rows[along & (rows["role"] == role)] for role in ("candidate", "floor", "cast")}
     rows = rows.head(0).copy()  # a long table is not held twice
+    floors = dict(iter(roles["floor"].groupby(["model", "reference", "strategy"], sort=False)))
     casts = _casts(study.plan)
     plain = {s["label"] for s in study.plan["strategies"] if _plain(s)}
     judged = dict(iter(study.judged.groupby(KEYS, sort=False)))
@@ -71,9 +72,8 @@ def certificate(study: Study) -> pd.DataFrame:
     elsewhere = {c["name"] for c in study.plan["candidates"] if c.get("precision") == RECORDED}
     for key in (*cells, *(key for key in judged if key[2] in elsewhere)):
         cell, (model, _, name, strategy) = cells.get(key, rows.iloc[:0]), key
-        floors, here = roles["floor"], (roles["floor"]["model"] == model) & (roles["floor"]["strategy"] == strategy)
         row = dict(zip(KEYS, key, strict=True)) | {"layout": layout_of(cell)}
-        row |= _beside_floor(cell, floors[here & (floors["reference"] == name)])
+        row |= _beside_floor(cell, floors.get((model, name, strategy), rows.iloc[:0]))
         if name in casts:
             source = roles[casts[name][0]]
             same = (source["model"] == model) & (source["strategy"] == strategy)
@@ -94,8 +94,9 @@ class Noise:
 
 def noise_ratio(positions: pd.DataFrame, name: str) -> Noise:
     """A candidate's KL beside its floor's over all strategies, at the positions that both have."""
-    cell = positions[(positions["role"] == "candidate") & (positions["candidate"] == name)]
-    floor = positions[(positions["role"] == "floor") & (positions["reference"] == name)]
+    role, columns = positions["role"], [*AT, "kl"]
+    cell = positions.loc[(role == "candidate") & (positions["candidate"] == name), columns]
+    floor = positions.loc[(role == "floor") & (positions["reference"] == name), columns]
     kl, kl_floor, prompts = _pairs(cell, floor, "kl")
     return Noise(float(kl_floor.mean()), ratio_interval(kl, kl_floor, prompts)) if len(kl) else Noise(math.nan, NONE)
 

@@ -12,11 +12,13 @@ from decodedrift.experiments.compare.folds.compounding import cells, times_of
 from decodedrift.measure.tables import CELL, fold
 from decodedrift.numerics import survival as sv
 
+JUDGED = ["model", "reference", "candidate", "strategy", "seed", "prompt_id", "compared", "diverged"]
+
 
 def comparisons(divergences: pd.DataFrame) -> pd.DataFrame:
     """comparisons.csv: which of two candidates of one run leaves the reference first, stratified by prompt."""
     rows = []
-    part = divergences[divergences["role"] == "candidate"]
+    part = divergences.loc[divergences["role"] == "candidate", JUDGED]
     for (model, reference, strategy), cell in part.groupby(["model", "reference", "strategy"], sort=False):
         sides = {name: rows.set_index(["seed", "prompt_id"]) for name, rows in cell.groupby("candidate", sort=False)}
         for first, second in itertools.combinations(sides, 2):
