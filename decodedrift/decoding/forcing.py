@@ -42,9 +42,10 @@ def force(
         while left:
             batch = [sequences[i] for i in (left if prefilled else left[:batch_size])]
             part = _part(batch, vocab, prefilled)
-            logits = _after_contexts(loaded, part, pad) if prefilled else _whole(loaded, part, pad)
-            loaded.note(logits[0])
-            yield from zip(left, logits, strict=False)
+            every = _after_contexts(loaded, part, pad) if prefilled else iter(_whole(loaded, part, pad))
+            for logits, index in zip(every, left, strict=False):
+                loaded.note(logits)
+                yield index, logits
             left = left[len(part) :]
 
 
@@ -101,8 +102,8 @@ def _whole(loaded: Loaded, batch: Sequence[Reading], pad: int) -> list[Tensor]:
         return read_whole(loaded, texts, spans, pad=pad)
 
 
-def _after_contexts(loaded: Loaded, batch: Sequence[Reading], pad: int) -> list[Tensor]:
-    """The batch over one prefill of its distinct contexts."""
+def _after_contexts(loaded: Loaded, batch: Sequence[Reading], pad: int) -> Iterator[Tensor]:
+    """The batch over one prefill of its distinct contexts; copied one at a time, in memory that is used again."""
     contexts = list(dict.fromkeys(s.context for s in batch))
     rows = torch.tensor([contexts.index(s.context) for s in batch])
     width = max(len(s.continuation) for s in batch) - 1
@@ -110,7 +111,7 @@ def _after_contexts(loaded: Loaded, batch: Sequence[Reading], pad: int) -> list[
         steps = Cached(loaded, contexts, rows, room=width, pad=pad, ahead=max(1, width))
         first = steps.logits[:, None]
         if width < 1:
-            return [first[row, : len(s.continuation)] for row, s in enumerate(batch)]
+            return (first[row, : len(s.continuation)] for row, s in enumerate(batch))
         tokens = torch.full((len(batch), width), pad, dtype=torch.long)
         mask = torch.zeros_like(tokens)
         for row, sequence in enumerate(batch):
@@ -118,4 +119,4 @@ def _after_contexts(loaded: Loaded, batch: Sequence[Reading], pad: int) -> list[
             tokens[row, :length] = torch.tensor(sequence.continuation[:-1], dtype=torch.long)
             mask[row, :length] = 1
         rest = steps.read(tokens, mask)
-        return [torch.cat([first[row], rest[row, : len(s.continuation) - 1]]) for row, s in enumerate(batch)]
+    return (torch.cat([first[row], rest[row, : len(s.continuation) - 1]]) for row, s in enumerate(batch))
