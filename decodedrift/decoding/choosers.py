@@ -199,23 +199,29 @@ class Single:
             if (wanted := self._wanted()) is not None:
                 there = scores.masked_fill(allowed.ids != wanted, -math.inf).amax(-1)
                 self.notes.add(watched=there.masked_fill(there == -math.inf, math.nan))
-            self._note_best(scores)
-            return allowed.ids.gather(-1, argmax(scores)[:, None]).squeeze(-1)
+            return allowed.ids.gather(-1, self._note_best(scores)).squeeze(-1)
         logits = scored(logits, self.strategy, histories)
         if self.keep_scores:
             self.notes.keep(logits=logits)
         if (wanted := self._wanted()) is not None:
             there = logits.gather(-1, wanted.clamp(0, logits.shape[-1] - 1)).squeeze(-1).double()
             self.notes.add(watched=there.masked_fill(wanted.squeeze(-1) >= logits.shape[-1], math.nan))
-        self._note_best(logits if self.strategy.penalised else self.notes.steps["top_values"][-1])
-        return argmax(logits)
+        top = None if self.strategy.penalised else self.notes.steps["top_values"][-1]
+        return self._note_best(logits, top).squeeze(-1)
 
-    def _note_best(self, scores: Tensor) -> None:
-        """Notes the best score, and its margin over the second best: NaN where there is none."""
-        values = scores.topk(min(2, scores.shape[-1])).values.double()
-        first, second = values[:, 0], values[:, 1:]
-        margins = (first - second[:, 0]).masked_fill(~second[:, 0].isfinite(), math.nan) if second.numel() else None
-        self.notes.add(chosen=first, margins=torch.full_like(first, math.nan) if margins is None else margins)
+    def _note_best(self, scores: Tensor, top: Tensor | None = None) -> Tensor:
+        """The place of the best score, int64 [n, 1]; notes it, and its margin over the second best: NaN without one.
+
+        top: the largest scores in descending order, where they are known.
+        """
+        place = argmax(scores)[:, None]
+        first = scores.gather(-1, place).squeeze(-1).double()
+        if top is None or top.shape[-1] < 2:
+            second = scores.scatter(-1, place, -math.inf).amax(-1).double()
+        else:
+            second = top[:, 1].double()
+        self.notes.add(chosen=first, margins=(first - second).masked_fill(~second.isfinite(), math.nan))
+        return place
 
     def _draw(self, logits: Tensor) -> Tensor:
         """What plain `generate(do_sample=True)` draws of float32 logits, from a generator seeded once per batch."""

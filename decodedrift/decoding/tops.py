@@ -63,6 +63,27 @@ def _one_by_one(logits: Tensor) -> Tensor | None:
     return torch.from_numpy(np.stack(ids[:COUNT], axis=-1))
 
 
+def descending(logits: Tensor, count: int) -> Tensor:
+    """The ids of the `count` largest logits of each row [n, vocab], the largest first, int64 [n, count].
+
+    Equal ones come in any order, and of those that tie with the last any. Rows must hold no NaN. On a CPU numpy sorts
+    whole numbers that hold a logit and its id both, in a tenth of the time of torch's sort.
+    """
+    width = logits.shape[-1]
+    if logits.device.type != "cpu" or logits.itemsize > 4:
+        return logits.topk(count).indices if count < width else logits.sort(dim=-1, descending=True).indices
+    values = logits.detach().float().numpy()
+    places = np.arange(width)
+    if count < width:
+        places = np.argpartition(values, width - count, axis=-1)[:, width - count :]
+        values = np.take_along_axis(values, places, axis=-1)
+    bits = (values + np.float32(0)).view(np.int32)  # -0 becomes 0
+    rising = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))  # whole numbers in the order of the logits
+    keys = ((~rising).astype(np.int64) << 32) | places
+    keys.sort(axis=-1)
+    return torch.from_numpy(keys & 0xFFFFFFFF)
+
+
 def log_totals(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Float64 logsumexp of each row of [T, vocab] over a temperature, a few rows at a time.
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, QuantizedCache, StaticCache, StaticLayer
 
@@ -21,12 +23,39 @@ from decodedrift.models.precisions.floating import NAMES
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+class Lineage:
+    """Which row wrote each token of each row's past, for all layers: what one row wrote has the same bits everywhere.
+
+    Hypotheses of a search mostly part a few tokens back, and what they share need not be copied from one to another.
+
+    writers: int64 [rows, room], behind the prompts.
+    """
+
+    def __init__(self, rows: int, room: int) -> None:
+        self.writers = np.empty((rows, room), dtype=np.int64)
+        self.forget()
+
+    def forget(self) -> None:
+        """Rows have taken over others' pasts unseen: any two are taken to differ in all of it."""
+        self.writers[:] = np.arange(len(self.writers))[:, None]
+
+    def take_over(self, rows: NDArray[np.int64], parents: NDArray[np.int64], length: int) -> Strangers:
+        """Some rows take over the past of others, `length` tokens: where those have another writer."""
+        old, new = self.writers[rows, :length], self.writers[parents, :length]
+        moved, token = (old != new).nonzero()
+        self.writers[rows, :length] = new
+        return rows[moved], parents[moved], token
+
+
+Strangers = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]  # rows, their parents, tokens
+
+
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values, [rows, heads, tokens, size], as views of buffers that hold `room` tokens."""
 
-    def __init__(self, layer: DynamicLayer, rows: Tensor, room: int) -> None:
+    def __init__(self, layer: DynamicLayer, rows: Tensor, room: int, lineage: Lineage) -> None:
         super().__init__()
-        self.buffers = []
+        self.buffers, self.lineage = [], lineage
         self.shared = layer.keys.shape[2]  # the prompt's part: the same in all rows of a prompt, never reordered
         for states in (layer.keys, layer.values):
             picked = states.index_select(0, rows.to(states.device))  # a layer may be on a device of its own
@@ -47,17 +76,23 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Each row takes over the past of a row of the same prompt."""
+        self.lineage.forget()
         self.take_over(torch.arange(len(beam_idx), device=beam_idx.device), beam_idx)
 
     def take_over(self, rows: Tensor, parents: Tensor) -> None:
         """Some rows take over the past of others, of their own prompts: what is not the prompt's is copied."""
         rows, parents = rows.to(self.device), parents.to(self.device)
         for view in (self.keys[:, :, self.shared :], self.values[:, :, self.shared :]):
-            if view.device.type == "cpu":  # numpy needs a third of the time for it; it has not every type, but its bits
-                bits = view.detach().view(BITS[view.itemsize]).numpy()
-                bits[rows.numpy()] = bits[parents.numpy()]
-            else:
-                view.index_copy_(0, rows, view.index_select(0, parents))
+            view.index_copy_(0, rows, view.index_select(0, parents))
+
+    def copy(self, strangers: Strangers) -> None:
+        """On a CPU: some rows take over given tokens of others."""
+        rows, parents, token = strangers
+        for buffer in self.buffers:  # numpy needs a third of torch's time; it has not every type, but its bits
+            _, heads, length, size = buffer.shape
+            bits = buffer.detach().view(BITS[buffer.itemsize]).view(-1, size).numpy()
+            inside = np.arange(heads) * length + (self.shared + token)[:, None]
+            bits[rows[:, None] * (heads * length) + inside] = bits[parents[:, None] * (heads * length) + inside]
 
     def _show(self, length: int) -> None:
         self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
@@ -69,7 +104,8 @@ PLAIN_LAYERS = (RoomyLayer, DynamicLayer, StaticLayer)  # keys and values of eve
 def expand(cache: Any, rows: Tensor, room: int, *, in_place: bool) -> None:
     """Gives every row of the decoding batch its prompt's cache, with room to grow or as its layers do it themselves."""
     if in_place and kv_only(cache):
-        cache.layers = [RoomyLayer(layer, rows, room) for layer in cache.layers]
+        lineage = Lineage(len(rows), room)
+        cache.layers = [RoomyLayer(layer, rows, room, lineage) for layer in cache.layers]
     else:
         cache.reorder_cache(rows)
 
@@ -79,9 +115,14 @@ def reorder(cache: Any, parents: Tensor, moving: Tensor | None) -> None:
     if moving is None or not all(isinstance(layer, RoomyLayer) for layer in getattr(cache, "layers", [None])):
         cache.reorder_cache(parents)
         return
-    taken = parents[moving]
+    taken, (first, *_) = parents[moving], cache.layers
+    if any(layer.device.type != "cpu" for layer in cache.layers):
+        for layer in cache.layers:
+            layer.take_over(moving, taken)
+        return
+    strangers = first.lineage.take_over(moving.cpu().numpy(), taken.cpu().numpy(), first.keys.shape[2] - first.shared)
     for layer in cache.layers:
-        layer.take_over(moving, taken)
+        layer.copy(strangers)
 
 
 def owned(loaded: Loaded, cache: Any, length: int) -> Any:
