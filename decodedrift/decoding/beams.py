@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Strategy, Trace
-from decodedrift.decoding.choosers import Move, cleaned
+from decodedrift.decoding.choosers import Move
 from decodedrift.decoding.notes import Notes
+from decodedrift.decoding.survey import Seen, cleaned
 from decodedrift.decoding.tops import log_totals
 
 NEVER = -1.0e9  # generate's own "cannot be chosen"
@@ -29,6 +30,8 @@ class Beams:
     among those of the step before that each continues. A hypothesis is a step and a place there; its text is followed
     back at the end.
     """
+
+    surveyed = False
 
     def __init__(
         self,
@@ -69,7 +72,7 @@ class Beams:
         """Whether no prompt can gain from another step; a GPU is waited for."""
         return bool(self.stopped)
 
-    def step(self, logits: Tensor, position: int) -> Move:
+    def step(self, logits: Tensor, position: int, seen: Seen | None = None) -> Move:
         """One expansion of every hypothesis; returns each running row's token and the row it continues.
 
         Once it has stopped, what is finished stays, and rows go on as filler.
@@ -165,7 +168,7 @@ class Beams:
 
 
 def _text(noted: Sequence[Any], last: int, place: int) -> tuple[list[int], list[float]]:
-    """Tokens and log-probabilities of one prompt's hypothesis, of (tokens, log-probabilities, parents) [steps, keep]."""
+    """Tokens and log-probabilities of a hypothesis. noted: one prompt's, and their parents, [steps, keep] each."""
     tokens, logprobs, parents = noted
     path: list[tuple[int, int]] = []
     for position in range(last, -1, -1):

@@ -18,7 +18,8 @@ from decodedrift.core.records import Strategy, Trace
 from decodedrift.decoding.notes import Notes
 from decodedrift.decoding.penalties import penalised, scored
 from decodedrift.decoding.strategies.base import kind_of
-from decodedrift.decoding.tops import Tops, largest, log_totals
+from decodedrift.decoding.survey import Seen, survey
+from decodedrift.decoding.tops import Tops
 from decodedrift.decoding.warping import warp
 from decodedrift.models.processors import processed
 from decodedrift.numerics.ranks import argmax
@@ -36,9 +37,10 @@ class Chooser(Protocol):
     """What the decoding loop needs of a strategy at work."""
 
     width: int
+    surveyed: bool  # whether `step` makes use of what is seen of its rows
 
-    def step(self, logits: Tensor, position: int) -> Move:
-        """Chooses from raw logits [prompts * width, vocab] in the model's dtype."""
+    def step(self, logits: Tensor, position: int, seen: Seen | None = None) -> Move:
+        """Chooses from raw logits [prompts * width, vocab] in the model's dtype; seen: what a survey of them tells."""
         ...
 
     @property
@@ -86,7 +88,7 @@ class Single:
     (prompt id -> its ids), which a penalty counts as said.
     """
 
-    width = 1
+    width, surveyed = 1, True
 
     def __init__(
         self,
@@ -129,17 +131,15 @@ class Single:
         rows = [row for row, name in enumerate(self.prompt_ids) if name in prompt_ids]
         return not bool(self.alive[rows].any())
 
-    def step(self, logits: Tensor, position: int) -> Move:
+    def step(self, logits: Tensor, position: int, seen: Seen | None = None) -> Move:
         """Chooses the next token of every unfinished row; finished rows are fed the pad id, and 0 once all are."""
+        (seen,) = survey(logits, [slice(None)]) if seen is None else (seen,)
         filler = self.pad * self.alive.any()
-        clean, counts = cleaned(logits)
-        self.broken += counts * self.alive
-        self.alive = alive = self.alive & (counts == 0)
-        values, ids = largest(clean)
-        self.notes.add(top_values=values, top_ids=ids)
-        tokens = self._choose(clean)
-        taken = clean.gather(-1, tokens[:, None]).squeeze(-1).double()
-        log_total = log_totals(clean)
+        self.broken += seen.broken * self.alive
+        self.alive = alive = self.alive & (seen.broken == 0)
+        self.notes.add(top_values=seen.top[0], top_ids=seen.top[1])
+        tokens, log_total = self._choose(seen.logits), seen.log_total
+        taken = seen.logits.gather(-1, tokens[:, None]).squeeze(-1).double()
         self.notes.add(alive=alive, tokens=tokens, taken=taken, logprobs=taken - log_total, log_total=log_total)
         self.steps += 1
         self.alive = alive & (self.left > self.steps) & ~torch.isin(tokens, self.eos)
@@ -246,23 +246,6 @@ class Single:
             prompt_id, self.strategy.label, self.seed, tuple(tokens), tuple(logprobs), tuple(margins), finish, broken,
             least,
         )  # fmt: skip
-
-
-def cleaned(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits without NaN or +inf, which become 0, and how many there were in each row: int64 [n]."""
-    counts = nonfinite_counts(logits)
-    if counts.device.type == "cpu" and not bool(counts.any()):
-        return logits, counts
-    return torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=-math.inf), counts
-
-
-def nonfinite_counts(logits: Tensor) -> Tensor:
-    """NaN and +inf logits per row, int64 [n]. On a CPU the rows' sums tell whether there is anything to count."""
-    if logits.device.type == "cpu":
-        suspect = ~torch.isfinite(logits.sum(-1, dtype=torch.float32 if logits.itemsize < 8 else None))
-        if not bool(suspect.any()):
-            return torch.zeros(len(logits), dtype=torch.long)
-    return (torch.isnan(logits) | (logits == torch.inf)).sum(-1)
 
 
 def _table(texts: Sequence[Sequence[int]]) -> Tensor:

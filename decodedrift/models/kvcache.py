@@ -39,15 +39,12 @@ class Lineage:
         """Rows have taken over others' pasts unseen: any two are taken to differ in all of it."""
         self.writers[:] = np.arange(len(self.writers))[:, None]
 
-    def take_over(self, rows: NDArray[np.int64], parents: NDArray[np.int64], length: int) -> Strangers:
-        """Some rows take over the past of others, `length` tokens: where those have another writer."""
+    def take_over(self, rows: NDArray[np.int64], parents: NDArray[np.int64], length: int) -> list[NDArray[np.int64]]:
+        """Some rows take over others' pasts, `length` tokens: (rows, those, tokens) [n] of other writers."""
         old, new = self.writers[rows, :length], self.writers[parents, :length]
         moved, token = (old != new).nonzero()
         self.writers[rows, :length] = new
-        return rows[moved], parents[moved], token
-
-
-Strangers = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]  # rows, their parents, tokens
+        return [rows[moved], parents[moved], token]
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
@@ -85,14 +82,16 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         for view in (self.keys[:, :, self.shared :], self.values[:, :, self.shared :]):
             view.index_copy_(0, rows, view.index_select(0, parents))
 
-    def copy(self, strangers: Strangers) -> None:
-        """On a CPU: some rows take over given tokens of others."""
-        rows, parents, token = strangers
+    def copy(self, places: NDArray[np.int64], sources: NDArray[np.int64]) -> None:
+        """On a CPU: some vectors of keys and values become others. Places as of `_places`."""
         for buffer in self.buffers:  # numpy needs a third of torch's time; it has not every type, but its bits
-            _, heads, length, size = buffer.shape
-            bits = buffer.detach().view(BITS[buffer.itemsize]).view(-1, size).numpy()
-            inside = np.arange(heads) * length + (self.shared + token)[:, None]
-            bits[rows[:, None] * (heads * length) + inside] = bits[parents[:, None] * (heads * length) + inside]
+            bits = buffer.detach().view(BITS[buffer.itemsize]).view(-1, buffer.shape[-1]).numpy()
+            bits[places] = bits[sources]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Heads, tokens that there is room for, tokens of the prompt: what places depend on."""
+        return (*self.buffers[0].shape[1:3], self.shared)
 
     def _show(self, length: int) -> None:
         self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
@@ -112,17 +111,29 @@ def expand(cache: Any, rows: Tensor, room: int, *, in_place: bool) -> None:
 
 def reorder(cache: Any, parents: Tensor, moving: Tensor | None) -> None:
     """Each row takes over the past of its parent, a row of its prompt; none but the rows `moving` has another."""
-    if moving is None or not all(isinstance(layer, RoomyLayer) for layer in getattr(cache, "layers", [None])):
+    layers = getattr(cache, "layers", ())
+    if moving is None or not layers or not all(isinstance(layer, RoomyLayer) for layer in layers):
         cache.reorder_cache(parents)
         return
-    taken, (first, *_) = parents[moving], cache.layers
-    if any(layer.device.type != "cpu" for layer in cache.layers):
-        for layer in cache.layers:
+    taken, first = parents[moving], layers[0]
+    if any(layer.device.type != "cpu" for layer in layers):
+        for layer in layers:
             layer.take_over(moving, taken)
         return
-    strangers = first.lineage.take_over(moving.cpu().numpy(), taken.cpu().numpy(), first.keys.shape[2] - first.shared)
-    for layer in cache.layers:
-        layer.copy(strangers)
+    length = first.keys.shape[2] - first.shared
+    rows, sources, tokens = first.lineage.take_over(moving.cpu().numpy(), taken.cpu().numpy(), length)
+    known: dict[tuple[int, int, int], list[NDArray[np.int64]]] = {}
+    for layer in layers:
+        if layer.shape not in known:
+            known[layer.shape] = [_places(part, tokens, *layer.shape) for part in (rows, sources)]
+        layer.copy(*known[layer.shape])
+
+
+def _places(
+    rows: NDArray[np.int64], tokens: NDArray[np.int64], heads: int, room: int, shared: int
+) -> NDArray[np.int64]:
+    """Where the vectors of tokens behind the prompts are, [n, heads], in a buffer that is seen as a row of vectors."""
+    return (rows[:, None] * heads + np.arange(heads)) * room + (shared + tokens)[:, None]
 
 
 def owned(loaded: Loaded, cache: Any, length: int) -> Any:

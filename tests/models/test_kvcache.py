@@ -34,7 +34,7 @@ def test_a_search_copies_what_differs_alone_and_nothing_is_missing(
     kvcache.expand(cache, ROWS, ROOM, in_place=True)
     copied: list[int] = []
     real = kvcache.RoomyLayer.copy
-    monkeypatch.setattr(kvcache.RoomyLayer, "copy", lambda self, s: (copied.append(len(s[0])), real(self, s)))
+    monkeypatch.setattr(kvcache.RoomyLayer, "copy", lambda self, to, of: (copied.append(len(to)), real(self, to, of)))
     for step in range(ROOM):
         for layer, parts in zip(cache.layers, whole, strict=True):
             new = [states(len(ROWS), 1, part.shape[-1], dtype) for part in parts]

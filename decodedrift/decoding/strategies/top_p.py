@@ -12,7 +12,7 @@ from decodedrift.decoding.warping import Allowed, renormalised
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOOK = 512  # tokens sorted at first: a trained model's nucleus is seldom larger, and a full sort is 45 % of a step
+LOOK = 128  # tokens sorted at first, and then eight times as many: a trained model's nucleus is seldom larger
 
 
 def _allowed(logits: Tensor, params: Mapping[str, Any]) -> Allowed:
@@ -20,7 +20,8 @@ def _allowed(logits: Tensor, params: Mapping[str, Any]) -> Allowed:
 
     temperature, p, vocab = params["temperature"], params["p"], logits.shape[-1]
     log_total = log_totals(logits, temperature)[:, None]
-    for count in sorted({min(LOOK, vocab), vocab}):
+    looks = (LOOK, 8 * LOOK) if logits.device.type == "cpu" else (4 * LOOK,)  # a GPU is waited for after each
+    for count in (*(few for few in looks if 2 * few < vocab), vocab):
         ids = descending(logits, count)
         values = logits.gather(-1, ids)
         warped = values.double() if temperature == 1 else values.double() / temperature
