@@ -59,6 +59,7 @@ def main() -> None:
     cells = [(strategy, 0) for strategy in parse_strategies(arguments.strategies)]
     for chooser in (choosers.Single, beams.Beams):
         chooser.step = timed(chooser.step, lambda self: self.strategy.label)  # type: ignore[method-assign]
+    loop.survey = timed(loop.survey, lambda logits: "survey")  # type: ignore[assignment]
     Cached.advance = timed(Cached.advance, lambda self: "advance")  # type: ignore[method-assign]
     passes: dict[str, list[float]] = defaultdict(list)
     with loaded(checkpoint, variant) as model:
@@ -82,7 +83,8 @@ def main() -> None:
     print("CPU ms a step")
     for strategy, _ in cells:
         print(f"  choosing, {strategy.label:<24}{step[strategy.label]:8.2f}")
-    choosing = sum(step[strategy.label] for strategy, _ in cells)
+    print(f"  choosing, seen for all together{step['survey']:12.2f}")
+    choosing = step["survey"] + sum(step[strategy.label] for strategy, _ in cells)
     print(f"  choosing, all{choosing:30.2f}")
     print(f"  forward pass{step['forward']:31.2f}")
     advance = step["advance"] - step["forward"]

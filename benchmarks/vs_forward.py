@@ -178,12 +178,12 @@ def bare(arguments: argparse.Namespace) -> dict[str, Any]:
     class Random:
         """Feeds every row random tokens."""
 
-        done = False
+        done = surveyed = False
 
         def __init__(self, width: int, rows: int, steps: int) -> None:
             self.width, self.tokens = width, torch.randint(1, VOCAB[arguments.shape], (steps, rows * width))
 
-        def step(self, logits: Any, position: int) -> Any:
+        def step(self, logits: Any, position: int, seen: Any) -> Any:
             return Move(self.tokens[position])
 
         def traces(self) -> list[Any]:

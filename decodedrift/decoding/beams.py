@@ -15,14 +15,23 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Strategy, Trace
-from decodedrift.decoding.choosers import Move, cleaned
+from decodedrift.decoding.choosers import Move
+from decodedrift.decoding.notes import Notes
+from decodedrift.decoding.survey import Seen, cleaned
 from decodedrift.decoding.tops import log_totals
 
 NEVER = -1.0e9  # generate's own "cannot be chosen"
 
 
 class Beams:
-    """Beam search over `width` hypotheses per prompt. Tensors are [prompts, hypotheses, ...] on the model's device."""
+    """Beam search over `width` hypotheses per prompt. Tensors are [prompts, hypotheses] on the model's device.
+
+    At every step `keep` continuations of a prompt's running hypotheses are noted: token, log-probability, and the place
+    among those of the step before that each continues. A hypothesis is a step and a place there; its text is followed
+    back at the end.
+    """
+
+    surveyed = False
 
     def __init__(
         self,
@@ -43,28 +52,27 @@ class Beams:
         self.keep = max(2, 1 + len(eos)) * self.width
         n, w = len(self.prompt_ids), self.width
         real: dict[str, Any] = {"dtype": torch.float64 if dtype == torch.float64 else torch.float32, "device": device}
-        self.running = {
-            "tokens": torch.full((n, w, max_new_tokens), -1, dtype=torch.long, device=device),
-            "logprobs": torch.zeros((n, w, max_new_tokens), dtype=torch.float64, device=device),
-        }
+        self.notes = Notes()
+        self.running = torch.zeros((n, w), dtype=torch.long, device=device)  # places in the step before
         self.running_scores = torch.zeros((n, w), **real)
         self.running_scores[:, 1:] = NEVER  # the first step must not take the same token w times
-        self.finished = {k: v.clone() for k, v in self.running.items()}
+        self.finished = torch.zeros_like(self.running)  # places in the steps at which they ended
+        self.finished_at = torch.full_like(self.running, -1)
         self.finished_scores = torch.full((n, w), NEVER, **real)
         self.is_finished = torch.zeros((n, w), dtype=torch.bool, device=device)
         self.can_improve = torch.ones((n, 1), dtype=torch.bool, device=device)
         self.broken, self.broken_at = (torch.zeros(n, dtype=torch.long, device=device) for _ in range(2))
-        self.before = {k: v[:, 0].clone() for k, v in self.running.items()}  # of a broken prompt, until it broke
+        self.before = self.running[:, 0]  # of a broken prompt, its best in the step before it broke
         self.stopped = torch.zeros((), dtype=torch.bool, device=device)
         self.own = torch.arange(n * w, device=device)
-        self.top_mask = torch.arange(self.keep, device=device) < w
+        self.places = torch.arange(self.keep, device=device).expand(n, -1)
 
     @property
     def done(self) -> bool:
         """Whether no prompt can gain from another step; a GPU is waited for."""
         return bool(self.stopped)
 
-    def step(self, logits: Tensor, position: int) -> Move:
+    def step(self, logits: Tensor, position: int, seen: Seen | None = None) -> Move:
         """One expansion of every hypothesis; returns each running row's token and the row it continues.
 
         Once it has stopped, what is finished stays, and rows go on as filler.
@@ -79,34 +87,36 @@ class Beams:
             raise ValueError(f"beam search needs a vocabulary of at least {self.keep // w} tokens")
         scores, flat = torch.topk(total, self.keep)
         beam, token = flat // vocab, flat % vocab
-        grown = {k: self._pick(v, beam) for k, v in self.running.items()}
-        grown["tokens"][:, :, position] = token
-        rows = beam + torch.arange(n, device=beam.device)[:, None] * w
-        grown["logprobs"][:, :, position] = self._raw_logprobs(logits, rows, token)
-        ended = torch.isin(token, self.eos) | torch.full_like(token, position + 1 >= self.length, dtype=torch.bool)
+        rows = beam + self.own.view(n, w)[:, :1]
+        logprobs = self._raw_logprobs(logits, rows, token)
+        self.notes.add(tokens=token, logprobs=logprobs, parents=self.running.gather(1, beam))
+        ended = torch.isin(token, self.eos) if position + 1 < self.length else torch.ones_like(token, dtype=torch.bool)
         chosen = torch.topk(scores + ended.to(scores.dtype) * NEVER, k=w)
-        self.running = {k: self._pick(v, chosen.indices) for k, v in grown.items()}
-        self._finish(grown, scores, ended, position)
+        self.running = chosen.indices
+        self._finish(scores, ended, position)
         self.running_scores = chosen.values
         self._stop(ended, position)
-        tokens, parents = self.running["tokens"][:, :, position].reshape(-1), rows.gather(1, chosen.indices).view(-1)
+        tokens, parents = token.gather(1, chosen.indices).view(-1), rows.gather(1, chosen.indices).view(-1)
         return Move(tokens.masked_fill(over, 0), parents.where(~over, self.own))
 
     def traces(self) -> list[Trace]:
         """The best finished hypothesis of each prompt; `score` is `generate`'s sequences_scores."""
-        return [self._trace(i) for i in range(len(self.prompt_ids))]
+        noted = [self.notes.of(name).numpy() for name in ("tokens", "logprobs", "parents")]
+        return [self._trace(i, [note[:, i] for note in noted]) for i in range(len(self.prompt_ids))]
 
-    def _finish(self, grown: dict[str, Tensor], scores: Tensor, ended: Tensor, position: int) -> None:
+    def _finish(self, scores: Tensor, ended: Tensor, position: int) -> None:
         """Merges hypotheses that just ended into the kept ones; only the top `width` may enter."""
-        entering = ended & self.top_mask
+        entering = ended & (self.places < self.width)
         scores = scores / ((position + 1) ** self.penalty)
         full = self.is_finished.all(-1, keepdim=True) & (self.early is True)
         for barred in (full, ~self.can_improve, ~entering):
             scores = scores + barred.to(scores.dtype) * NEVER
         merged = torch.cat((self.finished_scores, scores), dim=1)
         best = torch.topk(merged, k=self.width)
-        kept = best.indices.where(~self.stopped, torch.arange(self.width, device=merged.device))
-        self.finished = {k: self._pick(torch.cat((self.finished[k], grown[k]), dim=1), kept) for k in grown}
+        kept = best.indices.where(~self.stopped, self.places[:, : self.width])
+        self.finished = torch.cat((self.finished, self.places), dim=1).gather(1, kept)
+        steps = torch.full_like(self.places, position)
+        self.finished_at = torch.cat((self.finished_at, steps), dim=1).gather(1, kept)
         self.finished_scores = merged.gather(1, kept)
         self.is_finished = torch.cat((self.is_finished, entering), dim=1).gather(1, kept)
 
@@ -136,17 +146,14 @@ class Beams:
         new = (count > 0) & ~over & (self.broken == 0)
         self.broken = count.where(new, self.broken)
         self.broken_at = self.broken_at.masked_fill(new, position)
-        self.before = {k: v[:, 0].where(new[:, None], self.before[k]) for k, v in self.running.items()}
+        self.before = self.running[:, 0].where(new, self.before)
         return clean
 
-    def _trace(self, i: int) -> Trace:
+    def _trace(self, i: int, noted: Sequence[Any]) -> Trace:
         if count := int(self.broken[i]):
-            length = int(self.broken_at[i])
-            tokens, logprobs = (self.before[k][i, :length].tolist() for k in ("tokens", "logprobs"))
+            tokens, logprobs = _text(noted, int(self.broken_at[i]) - 1, int(self.before[i]))
             return self._record(i, tokens, logprobs, "nonfinite", count, math.nan, math.nan)
-        tokens = self.finished["tokens"][i, 0].tolist()
-        length = next((t for t, token in enumerate(tokens) if token < 0), len(tokens))
-        tokens, logprobs = tokens[:length], self.finished["logprobs"][i, 0, :length].tolist()
+        tokens, logprobs = _text(noted, int(self.finished_at[i, 0]), int(self.finished[i, 0]))
         score, margin = float(self.finished_scores[i, 0]), math.nan
         if bool(self.is_finished[i, :2].all()):
             margin = score - float(self.finished_scores[i, 1])
@@ -159,9 +166,13 @@ class Beams:
         label, prompt_id = self.strategy.label, self.prompt_ids[i]
         return Trace(prompt_id, label, 0, tuple(tokens), tuple(logprobs), (), finish, nonfinite, margin, score)
 
-    @staticmethod
-    def _pick(tensor: Tensor, index: Tensor) -> Tensor:
-        """Gathers hypotheses: [n, a, ...] by [n, b] -> [n, b, ...]."""
-        while index.dim() < tensor.dim():
-            index = index.unsqueeze(-1)
-        return torch.take_along_dim(tensor, index, dim=1)
+
+def _text(noted: Sequence[Any], last: int, place: int) -> tuple[list[int], list[float]]:
+    """Tokens and log-probabilities of a hypothesis. noted: one prompt's, and their parents, [steps, keep] each."""
+    tokens, logprobs, parents = noted
+    path: list[tuple[int, int]] = []
+    for position in range(last, -1, -1):
+        path.append((position, place))
+        place = int(parents[position, place])
+    path.reverse()
+    return [int(tokens[at]) for at in path], [float(logprobs[at]) for at in path]

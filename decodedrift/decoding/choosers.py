@@ -18,7 +18,8 @@ from decodedrift.core.records import Strategy, Trace
 from decodedrift.decoding.notes import Notes
 from decodedrift.decoding.penalties import penalised, scored
 from decodedrift.decoding.strategies.base import kind_of
-from decodedrift.decoding.tops import Tops, largest, log_totals
+from decodedrift.decoding.survey import Seen, survey
+from decodedrift.decoding.tops import Tops
 from decodedrift.decoding.warping import warp
 from decodedrift.models.processors import processed
 from decodedrift.numerics.ranks import argmax
@@ -36,9 +37,10 @@ class Chooser(Protocol):
     """What the decoding loop needs of a strategy at work."""
 
     width: int
+    surveyed: bool  # whether `step` makes use of what is seen of its rows
 
-    def step(self, logits: Tensor, position: int) -> Move:
-        """Chooses from raw logits [prompts * width, vocab] in the model's dtype."""
+    def step(self, logits: Tensor, position: int, seen: Seen | None = None) -> Move:
+        """Chooses from raw logits [prompts * width, vocab] in the model's dtype; seen: what a survey of them tells."""
         ...
 
     @property
@@ -86,7 +88,7 @@ class Single:
     (prompt id -> its ids), which a penalty counts as said.
     """
 
-    width = 1
+    width, surveyed = 1, True
 
     def __init__(
         self,
@@ -129,17 +131,15 @@ class Single:
         rows = [row for row, name in enumerate(self.prompt_ids) if name in prompt_ids]
         return not bool(self.alive[rows].any())
 
-    def step(self, logits: Tensor, position: int) -> Move:
+    def step(self, logits: Tensor, position: int, seen: Seen | None = None) -> Move:
         """Chooses the next token of every unfinished row; finished rows are fed the pad id, and 0 once all are."""
+        (seen,) = survey(logits, [slice(None)]) if seen is None else (seen,)
         filler = self.pad * self.alive.any()
-        clean, counts = cleaned(logits)
-        self.broken += counts * self.alive
-        self.alive = alive = self.alive & (counts == 0)
-        values, ids = largest(clean)
-        self.notes.add(top_values=values, top_ids=ids)
-        tokens = self._choose(clean)
-        taken = clean.gather(-1, tokens[:, None]).squeeze(-1).double()
-        log_total = log_totals(clean)
+        self.broken += seen.broken * self.alive
+        self.alive = alive = self.alive & (seen.broken == 0)
+        self.notes.add(top_values=seen.top[0], top_ids=seen.top[1])
+        tokens, log_total = self._choose(seen.logits), seen.log_total
+        taken = seen.logits.gather(-1, tokens[:, None]).squeeze(-1).double()
         self.notes.add(alive=alive, tokens=tokens, taken=taken, logprobs=taken - log_total, log_total=log_total)
         self.steps += 1
         self.alive = alive & (self.left > self.steps) & ~torch.isin(tokens, self.eos)
@@ -199,23 +199,29 @@ class Single:
             if (wanted := self._wanted()) is not None:
                 there = scores.masked_fill(allowed.ids != wanted, -math.inf).amax(-1)
                 self.notes.add(watched=there.masked_fill(there == -math.inf, math.nan))
-            self._note_best(scores)
-            return allowed.ids.gather(-1, argmax(scores)[:, None]).squeeze(-1)
+            return allowed.ids.gather(-1, self._note_best(scores)).squeeze(-1)
         logits = scored(logits, self.strategy, histories)
         if self.keep_scores:
             self.notes.keep(logits=logits)
         if (wanted := self._wanted()) is not None:
             there = logits.gather(-1, wanted.clamp(0, logits.shape[-1] - 1)).squeeze(-1).double()
             self.notes.add(watched=there.masked_fill(wanted.squeeze(-1) >= logits.shape[-1], math.nan))
-        self._note_best(logits if self.strategy.penalised else self.notes.steps["top_values"][-1])
-        return argmax(logits)
+        top = None if self.strategy.penalised else self.notes.steps["top_values"][-1]
+        return self._note_best(logits, top).squeeze(-1)
 
-    def _note_best(self, scores: Tensor) -> None:
-        """Notes the best score, and its margin over the second best: NaN where there is none."""
-        values = scores.topk(min(2, scores.shape[-1])).values.double()
-        first, second = values[:, 0], values[:, 1:]
-        margins = (first - second[:, 0]).masked_fill(~second[:, 0].isfinite(), math.nan) if second.numel() else None
-        self.notes.add(chosen=first, margins=torch.full_like(first, math.nan) if margins is None else margins)
+    def _note_best(self, scores: Tensor, top: Tensor | None = None) -> Tensor:
+        """The place of the best score, int64 [n, 1]; notes it, and its margin over the second best: NaN without one.
+
+        top: the largest scores in descending order, where they are known.
+        """
+        place = argmax(scores)[:, None]
+        first = scores.gather(-1, place).squeeze(-1).double()
+        if top is None or top.shape[-1] < 2:
+            second = scores.scatter(-1, place, -math.inf).amax(-1).double()
+        else:
+            second = top[:, 1].double()
+        self.notes.add(chosen=first, margins=(first - second).masked_fill(~second.isfinite(), math.nan))
+        return place
 
     def _draw(self, logits: Tensor) -> Tensor:
         """What plain `generate(do_sample=True)` draws of float32 logits, from a generator seeded once per batch."""
@@ -240,23 +246,6 @@ class Single:
             prompt_id, self.strategy.label, self.seed, tuple(tokens), tuple(logprobs), tuple(margins), finish, broken,
             least,
         )  # fmt: skip
-
-
-def cleaned(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits without NaN or +inf, which become 0, and how many there were in each row: int64 [n]."""
-    counts = nonfinite_counts(logits)
-    if counts.device.type == "cpu" and not bool(counts.any()):
-        return logits, counts
-    return torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=-math.inf), counts
-
-
-def nonfinite_counts(logits: Tensor) -> Tensor:
-    """NaN and +inf logits per row, int64 [n]. On a CPU the rows' sums tell whether there is anything to count."""
-    if logits.device.type == "cpu":
-        suspect = ~torch.isfinite(logits.sum(-1, dtype=torch.float32 if logits.itemsize < 8 else None))
-        if not bool(suspect.any()):
-            return torch.zeros(len(logits), dtype=torch.long)
-    return (torch.isnan(logits) | (logits == torch.inf)).sum(-1)
 
 
 def _table(texts: Sequence[Sequence[int]]) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.decoding.choosers import Move, Single
+from decodedrift.decoding.survey import Seen
 from decodedrift.models.own import Process
 
 
@@ -25,7 +26,9 @@ class Processing(Single):
         super().__init__(*args, **settings)
         self.processes = processes
 
-    def step(self, logits: Tensor, position: int) -> Move:
+    surveyed = False  # what is seen is seen of processed logits
+
+    def step(self, logits: Tensor, position: int, seen: Seen | None = None) -> Move:
         """Chooses the next token of every unfinished row; a finished one is fed the pad id and not processed."""
         wide = logits if logits.dtype == torch.float64 else logits.float()
         rows = zip(self.prompt_ids, self.histories(), self.alive.tolist(), wide, strict=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from decodedrift.decoding.choosers import Chooser, Move, ScoreLog, Single
 from decodedrift.decoding.deployed import Processing
 from decodedrift.decoding.scripted import Injecting, Told
 from decodedrift.decoding.strategies.base import kind_of
+from decodedrift.decoding.survey import survey
 from decodedrift.decoding.tops import Tops
 from decodedrift.models.drafting import assisted
 from decodedrift.models.kvcache import by_layer, kinds
@@ -167,16 +169,18 @@ def _step(
 
     Parents are absolute rows. Which rows move a CPU knows; of a GPU, all of a search may.
     """
-    tokens, parents, moving, start = [], [], [], 0
-    for chooser, done in zip(choosers, over, strict=True):
-        part = slice(start, start + chooser.width * prompts)
-        rows = torch.arange(start, part.stop)
-        move = Move(torch.zeros_like(rows)) if done else chooser.step(logits[part], position)
+    tokens, parents, moving = [], [], []
+    ends = list(accumulate(chooser.width * prompts for chooser in choosers))
+    parts = [slice(end - chooser.width * prompts, end) for chooser, end in zip(choosers, ends, strict=True)]
+    asking = [i for i, chooser in enumerate(choosers) if chooser.surveyed and not over[i]]
+    seen = dict(zip(asking, survey(logits, [parts[i] for i in asking]), strict=True))
+    for i, (chooser, part) in enumerate(zip(choosers, parts, strict=True)):
+        start, rows = part.start, torch.arange(part.start, part.stop)
+        move = Move(torch.zeros_like(rows)) if over[i] else chooser.step(logits[part], position, seen.get(i))
         tokens.append(move.tokens.to(logits.device))
         parents.append(rows.to(logits.device) if move.parents is None else move.parents + start)
         if move.parents is not None:
             moving.append(rows[move.parents + start != rows] if logits.device.type == "cpu" else rows)
-        start = part.stop
     if not sum(map(len, moving)):
         return torch.cat(tokens), None, None
     return torch.cat(tokens), torch.cat(parents), torch.cat(moving).to(logits.device)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from decodedrift.core.records import Trace
 from decodedrift.decoding.choosers import Move, Single
+from decodedrift.decoding.survey import Seen
 
 
 class Injecting(Single):
@@ -57,7 +58,7 @@ class Given:
         see: told (position, logits [rows, vocab]) at every step that some row has a token for.
     """
 
-    width = 1
+    width, surveyed = 1, False
 
     def __init__(self, texts: Sequence[Sequence[int]], pad: int, see: Callable[[int, Tensor], None]) -> None:
         self.texts, self.see = texts, see
@@ -70,7 +71,7 @@ class Given:
         """Whether every text has been read."""
         return self.position >= self.length
 
-    def step(self, logits: Tensor, position: int) -> Move:
+    def step(self, logits: Tensor, position: int, seen: Seen | None = None) -> Move:
         """Shows the logits that predict each row's token at `position`; takes that token."""
         if position < self.length:
             self.see(position, logits)

@@ -14,7 +14,7 @@ from torch import Tensor, cat
 
 from decodedrift.core.records import Reading
 from decodedrift.decoding import forcing
-from decodedrift.decoding.choosers import nonfinite_counts
+from decodedrift.decoding.survey import nonfinite_counts
 from decodedrift.models.load import Loaded
 
 

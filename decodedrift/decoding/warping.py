@@ -64,5 +64,5 @@ def warp(logits: Tensor, strategy: Strategy, histories: Sequence[Sequence[int]] 
 def renormalised(values: Tensor, ids: Tensor, inside: Tensor) -> Allowed:
     """The distribution over what is `inside`, of warped logits float64 [n, m] in descending order and their ids."""
     width = int(inside.sum(-1).max())
-    scores = values.masked_fill(~inside, -math.inf)[:, :width]
+    scores = values[:, :width].masked_fill(~inside[:, :width], -math.inf)
     return Allowed(ids[:, :width], scores - scores.logsumexp(-1, keepdim=True))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, QuantizedCache, StaticCache, StaticLayer
 
@@ -21,12 +23,36 @@ from decodedrift.models.precisions.floating import NAMES
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+class Lineage:
+    """Which row wrote each token of each row's past, for all layers: what one row wrote has the same bits everywhere.
+
+    Hypotheses of a search mostly part a few tokens back, and what they share need not be copied from one to another.
+
+    writers: int64 [rows, room], behind the prompts.
+    """
+
+    def __init__(self, rows: int, room: int) -> None:
+        self.writers = np.empty((rows, room), dtype=np.int64)
+        self.forget()
+
+    def forget(self) -> None:
+        """Rows have taken over others' pasts unseen: any two are taken to differ in all of it."""
+        self.writers[:] = np.arange(len(self.writers))[:, None]
+
+    def take_over(self, rows: NDArray[np.int64], parents: NDArray[np.int64], length: int) -> list[NDArray[np.int64]]:
+        """Some rows take over others' pasts, `length` tokens: (rows, those, tokens) [n] of other writers."""
+        old, new = self.writers[rows, :length], self.writers[parents, :length]
+        moved, token = (old != new).nonzero()
+        self.writers[rows, :length] = new
+        return [rows[moved], parents[moved], token]
+
+
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values, [rows, heads, tokens, size], as views of buffers that hold `room` tokens."""
 
-    def __init__(self, layer: DynamicLayer, rows: Tensor, room: int) -> None:
+    def __init__(self, layer: DynamicLayer, rows: Tensor, room: int, lineage: Lineage) -> None:
         super().__init__()
-        self.buffers = []
+        self.buffers, self.lineage = [], lineage
         self.shared = layer.keys.shape[2]  # the prompt's part: the same in all rows of a prompt, never reordered
         for states in (layer.keys, layer.values):
             picked = states.index_select(0, rows.to(states.device))  # a layer may be on a device of its own
@@ -47,17 +73,25 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Each row takes over the past of a row of the same prompt."""
+        self.lineage.forget()
         self.take_over(torch.arange(len(beam_idx), device=beam_idx.device), beam_idx)
 
     def take_over(self, rows: Tensor, parents: Tensor) -> None:
         """Some rows take over the past of others, of their own prompts: what is not the prompt's is copied."""
         rows, parents = rows.to(self.device), parents.to(self.device)
         for view in (self.keys[:, :, self.shared :], self.values[:, :, self.shared :]):
-            if view.device.type == "cpu":  # numpy needs a third of the time for it; it has not every type, but its bits
-                bits = view.detach().view(BITS[view.itemsize]).numpy()
-                bits[rows.numpy()] = bits[parents.numpy()]
-            else:
-                view.index_copy_(0, rows, view.index_select(0, parents))
+            view.index_copy_(0, rows, view.index_select(0, parents))
+
+    def copy(self, places: NDArray[np.int64], sources: NDArray[np.int64]) -> None:
+        """On a CPU: some vectors of keys and values become others. Places as of `_places`."""
+        for buffer in self.buffers:  # numpy needs a third of torch's time; it has not every type, but its bits
+            bits = buffer.detach().view(BITS[buffer.itemsize]).view(-1, buffer.shape[-1]).numpy()
+            bits[places] = bits[sources]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Heads, tokens that there is room for, tokens of the prompt: what places depend on."""
+        return (*self.buffers[0].shape[1:3], self.shared)
 
     def _show(self, length: int) -> None:
         self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
@@ -69,19 +103,37 @@ PLAIN_LAYERS = (RoomyLayer, DynamicLayer, StaticLayer)  # keys and values of eve
 def expand(cache: Any, rows: Tensor, room: int, *, in_place: bool) -> None:
     """Gives every row of the decoding batch its prompt's cache, with room to grow or as its layers do it themselves."""
     if in_place and kv_only(cache):
-        cache.layers = [RoomyLayer(layer, rows, room) for layer in cache.layers]
+        lineage = Lineage(len(rows), room)
+        cache.layers = [RoomyLayer(layer, rows, room, lineage) for layer in cache.layers]
     else:
         cache.reorder_cache(rows)
 
 
 def reorder(cache: Any, parents: Tensor, moving: Tensor | None) -> None:
     """Each row takes over the past of its parent, a row of its prompt; none but the rows `moving` has another."""
-    if moving is None or not all(isinstance(layer, RoomyLayer) for layer in getattr(cache, "layers", [None])):
+    layers = getattr(cache, "layers", ())
+    if moving is None or not layers or not all(isinstance(layer, RoomyLayer) for layer in layers):
         cache.reorder_cache(parents)
         return
-    taken = parents[moving]
-    for layer in cache.layers:
-        layer.take_over(moving, taken)
+    taken, first = parents[moving], layers[0]
+    if any(layer.device.type != "cpu" for layer in layers):
+        for layer in layers:
+            layer.take_over(moving, taken)
+        return
+    length = first.keys.shape[2] - first.shared
+    rows, sources, tokens = first.lineage.take_over(moving.cpu().numpy(), taken.cpu().numpy(), length)
+    known: dict[tuple[int, int, int], list[NDArray[np.int64]]] = {}
+    for layer in layers:
+        if layer.shape not in known:
+            known[layer.shape] = [_places(part, tokens, *layer.shape) for part in (rows, sources)]
+        layer.copy(*known[layer.shape])
+
+
+def _places(
+    rows: NDArray[np.int64], tokens: NDArray[np.int64], heads: int, room: int, shared: int
+) -> NDArray[np.int64]:
+    """Where the vectors of tokens behind the prompts are, [n, heads], in a buffer that is seen as a row of vectors."""
+    return (rows[:, None] * heads + np.arange(heads)) * room + (shared + tokens)[:, None]
 
 
 def owned(loaded: Loaded, cache: Any, length: int) -> Any:

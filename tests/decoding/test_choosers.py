@@ -16,6 +16,7 @@ from decodedrift.decoding import loop, tops
 from decodedrift.decoding.beams import Beams
 from decodedrift.decoding.choosers import Single
 from decodedrift.decoding.strategies import parse_strategies, strategy
+from decodedrift.decoding.survey import survey
 from decodedrift.models.load import loaded
 from decodedrift.models.sources.checkpoints import in_memory
 from decodedrift.models.text.vocabulary import vocabulary
@@ -99,9 +100,10 @@ def test_the_largest_one_by_one_are_those_of_a_topk(dtype: torch.dtype, monkeypa
     z = (torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(1)) * 9).round().to(dtype)  # full of ties
     z[0, 4:] = -math.inf
     z[1, 7] = math.nan
-    one_by_one = [tops.largest(row[None]) for row in z]
-    monkeypatch.setattr(tops, "_one_by_one", lambda logits: None)
-    values, ids = tops.largest(z)
+    one_by_one = [tops.largest(row[None])[0] for row in z]
+    assert torch.equal(tops.largest(z[:20], z[20:])[1][1], torch.cat([i for _, i in one_by_one[20:]])), "in parts"
+    monkeypatch.setattr(tops, "_one_by_one", lambda left: (torch.zeros(len(left), 5).long(), torch.arange(len(left))))
+    ((values, ids),) = tops.largest(z)
     torch.testing.assert_close(torch.cat([v for v, _ in one_by_one]), values, equal_nan=True, rtol=0, atol=0)
     assert torch.equal(torch.cat([i for _, i in one_by_one]), ids)
     assert torch.equal(argmax(z)[2:], ids[2:, 0])
@@ -118,3 +120,17 @@ def test_noise_of_many_rows_is_that_of_each_and_whatever_is_kept_of_it(monkeypat
     assert len(gumbel._kept) <= 2
     gumbel.gumbel_bits(0, "a", 3, WIDTH)[:] = 0
     assert (gumbel.rows(keys, WIDTH) == whole).all(), "what is handed out is the caller's own"
+
+
+def test_a_survey_of_many_rows_is_that_of_each_span_and_counts_what_is_broken() -> None:
+    logits = torch.randn(9, WIDTH, generator=torch.Generator().manual_seed(2)).bfloat16()
+    logits[4, :2], logits[8, 3] = math.nan, math.inf
+    spans = [slice(1, 4), slice(4, 9)]
+    together = survey(logits, spans)
+    assert [seen.broken.tolist() for seen in together] == [[0, 0, 0], [2, 0, 0, 0, 1]]
+    for seen, rows in zip(together, spans, strict=True):
+        (alone,) = survey(logits[rows], [slice(None)])
+        assert torch.equal(seen.logits, alone.logits) and bool(seen.logits.isfinite().all())
+        assert torch.equal(seen.top[1], alone.top[1]) and torch.equal(seen.log_total, alone.log_total)
+        assert torch.equal(seen.log_total, seen.logits.double().logsumexp(-1))
+    assert survey(logits, []) == []

@@ -17,7 +17,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from decodedrift.decoding import warping
+from decodedrift.decoding import tops, warping
 from decodedrift.decoding.strategies import strategy, top_p
 from decodedrift.decoding.tops import log_totals
 
@@ -92,9 +92,27 @@ def test_a_first_look_at_few_finds_the_nucleus_of_a_full_sort(
 def test_a_small_nucleus_needs_no_full_sort(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(3)
     logits = torch.randn(4, 5000) * 5
-    monkeypatch.setattr(torch.Tensor, "sort", lambda *a, **k: pytest.fail("sorted everything"))
+    asked, real = [], tops.descending
+    monkeypatch.setattr(tops, "descending", lambda z, count: asked.append(count) or real(z, count))
     allowed = warping.warp(logits, strategy("top-p", p=0.95))
     assert 10 < allowed.ids.shape[-1] < top_p.LOOK
+    assert asked == [top_p.LOOK], "sorted everything"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_descending_is_a_stable_sort_and_its_beginning_the_largest(dtype: torch.dtype) -> None:
+    torch.manual_seed(4)
+    logits = (torch.randn(5, 700) * 3).to(dtype)
+    logits[1, 50:90] = -math.inf
+    logits[2, ::2], logits[2, 1::2] = 0.0, -0.0  # equal
+    logits[3] = logits[3].round()
+    logits[4] = torch.finfo(dtype).max * torch.linspace(-1, 1, 700).to(dtype)
+    ids = tops.descending(logits, 700)
+    assert dtype == torch.float64 or torch.equal(ids, logits.sort(dim=-1, descending=True, stable=True).indices)
+    for count in (1, 7, 699, 700):
+        first = tops.descending(logits, count)
+        assert torch.equal(logits.gather(-1, first), logits.topk(count).values)
+        assert all(len({*row}) == count for row in first.tolist())
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 2.5]), min_size=3, max_size=40), st.floats(0.05, 1.0))

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 
 def _allowed(logits: Tensor, params: Mapping[str, Any]) -> Allowed:
+    from decodedrift.decoding.tops import descending
+
     probabilities = (logits.double() / params["temperature"]).softmax(-1)
     inside = probabilities >= params["p"] * probabilities.amax(-1, keepdim=True)
-    values, ids = logits.topk(int(inside.sum(-1).max()), dim=-1)
-    return renormalised(values.double() / params["temperature"], ids, inside.gather(-1, ids))
+    ids = descending(logits, int(inside.sum(-1).max()))
+    return renormalised(logits.gather(-1, ids).double() / params["temperature"], ids, inside.gather(-1, ids))
 
 
 MIN_P = StrategyKind(

@@ -29,7 +29,10 @@ def _allowed(logits: Tensor, params: Mapping[str, Any]) -> Allowed:
         assert TOP_P.allowed is not None
         kept = TOP_P.allowed(logits, params)
     else:
-        values, ids = logits.sort(dim=-1, descending=True)
+        from decodedrift.decoding.tops import descending
+
+        ids = descending(logits, logits.shape[-1])
+        values = logits.gather(-1, ids)
         kept = renormalised(values.double() / params["temperature"], ids, values.isfinite())
     if least:
         probabilities = kept.log_p.exp()

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 
 def _allowed(logits: Tensor, params: Mapping[str, Any]) -> Allowed:
+    from decodedrift.decoding.tops import descending
+
     k = min(int(params["k"]), logits.shape[-1])
-    values, ids = logits.topk(min(k + 1, logits.shape[-1]), dim=-1)
+    ids = descending(logits, min(k + 1, logits.shape[-1]))
+    values = logits.gather(-1, ids)
     kth = values[:, k - 1 : k]
     if bool((values[:, k:] == kth).any()):  # how many tie with the last that is allowed is open
-        values, ids = logits.topk(int((logits >= kth).sum(-1).max()), dim=-1)
+        ids = descending(logits, int((logits >= kth).sum(-1).max()))
+        values = logits.gather(-1, ids)
     return renormalised(values.double() / params["temperature"], ids, values >= kth)
 
 

@@ -12,22 +12,21 @@ from decodedrift.decoding.warping import Allowed, renormalised
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOOK = 512  # tokens sorted at first: a trained model's nucleus is seldom larger, and a full sort is 45 % of a step
+LOOK = 128  # tokens sorted at first, and then eight times as many: a trained model's nucleus is seldom larger
 
 
 def _allowed(logits: Tensor, params: Mapping[str, Any]) -> Allowed:
-    from decodedrift.decoding.tops import log_totals
+    from decodedrift.decoding.tops import descending, log_totals
 
     temperature, p, vocab = params["temperature"], params["p"], logits.shape[-1]
     log_total = log_totals(logits, temperature)[:, None]
-    for count in sorted({min(LOOK, vocab), vocab}):
-        values, ids = logits.topk(count, dim=-1) if count < vocab else logits.sort(dim=-1, descending=True)
-        warped = values.double() / temperature
-        mass_before = (warped - log_total).exp().cumsum(-1).roll(1, dims=-1)
-        mass_before[:, 0] = 0.0
-        inside = mass_before < p
-        inside[:, 0] = True
-        last = values.gather(-1, inside.sum(-1, keepdim=True) - 1)
+    looks = (LOOK, 8 * LOOK) if logits.device.type == "cpu" else (4 * LOOK,)  # a GPU is waited for after each
+    for count in (*(few for few in looks if 2 * few < vocab), vocab):
+        ids = descending(logits, count)
+        values = logits.gather(-1, ids)
+        warped = values.double() if temperature == 1 else values.double() / temperature
+        mass = (warped - log_total).exp_().cumsum_(-1)
+        last = values.gather(-1, (mass[:, :-1] < p).sum(-1, keepdim=True))
         if bool((values[:, -1:] < last).all()):  # the nucleus ends within these, ties and all
             break
     return renormalised(warped, ids, values >= last)

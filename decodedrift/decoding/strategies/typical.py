@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 def _allowed(logits: Tensor, params: Mapping[str, Any]) -> Allowed:
-    values, ids = logits.sort(dim=-1, descending=True)
-    log_p = (values.double() / params["temperature"]).log_softmax(-1)
+    from decodedrift.decoding.tops import descending
+
+    ids = descending(logits, logits.shape[-1])
+    log_p = (logits.gather(-1, ids).double() / params["temperature"]).log_softmax(-1)
     p = log_p.exp()
     distance = (-log_p - entropy(p, log_p)[:, None]).abs()
     nearest, order = distance.sort(dim=-1)

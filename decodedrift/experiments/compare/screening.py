@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Cell, Trace
-from decodedrift.decoding.choosers import Single, nonfinite_counts
+from decodedrift.decoding.choosers import Single
 from decodedrift.decoding.loop import decode
 from decodedrift.decoding.preferences import Preferences
+from decodedrift.decoding.survey import nonfinite_counts
 from decodedrift.decoding.tops import Tops
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass, Passage, See, nll
