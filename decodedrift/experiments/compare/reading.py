@@ -104,7 +104,7 @@ def read_against(
             known = reference.preferences if stored in ("logits", STEPPED) else {}
             ours = known[passage.key] if passage.key in known else passage.prefer(waiting)
             theirs = ours and passage.prefer(logits, ours)
-            frame = passes.positions(passage, waiting, logits, ours, theirs, bench.world.vocab)
+            frame = passes.positions(passage, waiting, logits, ours, theirs)
             into.positions[passage.key] = frame
             see(passage, logits, theirs)
             if waiting.shape[-1] != logits.shape[-1]:
