@@ -1,8 +1,8 @@
 """The arithmetic of logits and distributions: pure functions of float64 arrays.
 
 Arrays are torch tensors on any device, `[n, vocab]` in and `[n]` out, float64 unless said; nothing here mutates what it
-is given. Natural logarithms, divergences in nats. An id at -inf has probability 0. Torch is used through tensor methods
-only, so that importing this module (and the metric registries above it) does not import torch.
+is given, but where it says so. Natural logarithms, divergences in nats. An id at -inf has probability 0. Torch is used
+through tensor methods only, so that importing this module (and the metric registries above it) does not import torch.
 """
 
 from __future__ import annotations

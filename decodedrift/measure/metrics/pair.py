@@ -68,16 +68,6 @@ class LogitPair:
         return (whole[:, self.width :].logsumexp(-1) - whole.logsumexp(-1)).exp()
 
     @cached_property
-    def z_r(self) -> Tensor:
-        """Reference logits over the compared ids, `[n, width]`."""
-        return self.reference[:, : self.width].double()
-
-    @cached_property
-    def z_c(self) -> Tensor:
-        """Candidate logits over the compared ids, `[n, width]`."""
-        return self.candidate[:, : self.width].double()
-
-    @cached_property
     def distances(self) -> Distances:
         """All that is summed over the compared ids."""
         return distances(self.reference[:, : self.width], self.candidate[:, : self.width])
