@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from decodedrift.decoding.tops import COUNT, Tops
-from decodedrift.measure.tables import Part
+from decodedrift.measure.stacked import Part
 
 AROUND = 8  # positions before and after a divergence that are always kept
 BUDGET = 200_000  # rows of a job beyond those

@@ -22,7 +22,8 @@ from decodedrift.measure.alternatives import BUDGET, Ledger
 from decodedrift.measure.divergence import BeamScores, Side, divergence
 from decodedrift.measure.metrics.token import LogitPair, token_metrics
 from decodedrift.measure.nonfinite import reasons
-from decodedrift.measure.tables import DECODED, FORCED, JobResult, Part, stacked
+from decodedrift.measure.stacked import Part, stacked
+from decodedrift.measure.tables import DECODED, FORCED, JobResult
 from decodedrift.models.precisions.floating import NAMES
 from decodedrift.models.text.vocabulary import Vocabulary
 from decodedrift.numerics.logits import exp

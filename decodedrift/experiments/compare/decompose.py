@@ -19,7 +19,7 @@ from decodedrift.measure.bench import Bench
 from decodedrift.measure.divergence import comparable
 from decodedrift.measure.metrics.token import LogitPair, kl
 from decodedrift.measure.passes import Pass, Passage
-from decodedrift.measure.tables import Part, stacked
+from decodedrift.measure.stacked import Part, stacked
 from decodedrift.models.knobs import unread
 from decodedrift.models.load import Loaded
 from decodedrift.models.precisions.floating import NAMES
