@@ -110,8 +110,6 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
     device = torch.device(variant.device or "cpu")
     ready = Loaded(None, variant, device)
     spread = setting(variant, "device_map") is not None
-    if first := not gc.get_freeze_count():
-        gc.freeze()  # so that what is freed later is not looked for among all that was imported before it was made
     files = tempfile.TemporaryDirectory(prefix="decodedrift-") if spread else nullcontext()  # weights saved anew
     try:
         ready.model = _ready(checkpoint, variant, device, donor, files.__enter__())
@@ -134,8 +132,6 @@ def loaded(checkpoint: Checkpoint, variant: Variant, donor: Loaded | None = None
     finally:
         ready.model = None  # whoever still holds the record does not hold the weights
         gc.collect()
-        if first:
-            gc.unfreeze()
         files.__exit__(None, None, None)
         if device.type == "cuda":
             torch.cuda.empty_cache()
