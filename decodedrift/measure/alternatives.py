@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from decodedrift.decoding.tops import COUNT, Tops
+from decodedrift.measure.stacked import Part
 
 AROUND = 8  # positions before and after a divergence that are always kept
 BUDGET = 200_000  # rows of a job beyond those
@@ -24,9 +24,9 @@ class Ledger:
         self.left = budget
 
     def rows(
-        self, keys: Mapping[str, Any], sides: Mapping[tuple[str, str], Tops], divergence: int | None
-    ) -> Iterator[pd.DataFrame]:
-        """The kept rows of one compared trace.
+        self, keys: dict[str, Any], sides: Mapping[tuple[str, str], Tops], divergence: int | None
+    ) -> Iterator[Part]:
+        """The kept rows of one compared trace, for `tables.stacked`.
 
         Args:
             sides: (variant, pass: `generated` or `forced`) -> its top tokens by position.
@@ -40,18 +40,16 @@ class Ledger:
             self.left -= len(rest) * COUNT
             mask[rest] = True
             if mask.any():
-                yield _frame(keys, variant, pass_name, tops, np.flatnonzero(mask))
+                yield keys | {"variant": variant, "pass": pass_name}, _columns(tops, np.flatnonzero(mask))
 
 
-def _frame(keys: Mapping[str, Any], variant: str, pass_name: str, tops: Tops, positions: np.ndarray) -> pd.DataFrame:
+def _columns(tops: Tops, positions: np.ndarray) -> dict[str, np.ndarray]:
     width = tops.ids.shape[1]
-    columns: dict[str, Any] = {k: [v] * (len(positions) * width) for k, v in keys.items()}
-    columns |= {
+    columns = {
         "position": np.repeat(positions, width),
-        "variant": [variant] * (len(positions) * width),
-        "pass": [pass_name] * (len(positions) * width),
         "rank": np.tile(np.arange(1, width + 1), len(positions)),
         "token_id": tops.ids[positions].reshape(-1),
         "logprob": tops.log_p[positions].reshape(-1),
     }
-    return pd.DataFrame(columns).query("token_id >= 0")  # of what was recorded there may be fewer
+    some = columns["token_id"] >= 0  # of what was recorded there may be fewer
+    return {name: values[some] for name, values in columns.items()}

@@ -100,6 +100,8 @@ def reasons(
     """
     texts = {(candidate, strategy): f"{MEETS} ended a trace" for strategy in ended}
     for strategy, frame in frames:
+        if not frame["nonfinite"].to_numpy().any():
+            continue
         whose = "the text" if strategy == "text" else "the reference's text"
         why = (
             (reference, f"{MEETS} while reading {whose}: distances there are empty"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from decodedrift.measure.alternatives import BUDGET, Ledger
 from decodedrift.measure.divergence import BeamScores, Side, divergence
 from decodedrift.measure.metrics.token import LogitPair, token_metrics
 from decodedrift.measure.nonfinite import reasons
+from decodedrift.measure.stacked import Part, stacked
 from decodedrift.measure.tables import DECODED, FORCED, JobResult
 from decodedrift.models.precisions.floating import NAMES
 from decodedrift.models.text.vocabulary import Vocabulary
@@ -128,9 +129,8 @@ def positions(
     candidate: Tensor,
     ours: Preferences | None,
     theirs: Preferences | None,
-    vocab: Vocabulary,
 ) -> pd.DataFrame:
-    """The rows of positions/ for one passage, without keys; one column per registered token metric.
+    """The rows of positions/ for one passage, without keys and texts; one column per registered token metric.
 
     Args:
         reference, candidate: raw logits [T, vocab], each in their own dtype; `logit_margin_ulps` is in the spacing of
@@ -149,11 +149,8 @@ def positions(
         candidate_dtype=NAMES[candidate.dtype],
         **{name: values.to(candidate.device) for name, values in sides.items()},
     )
-    frame = pd.DataFrame(token_metrics(pair))
-    frame.insert(0, "position", np.arange(passage.start, passage.start + len(frame)))
-    frame.insert(1, "token_id", tokens.numpy())
-    frame.insert(2, "token", [vocab.token(int(t)) for t in tokens])
-    return frame
+    of_text = {"position": np.arange(passage.start, passage.start + len(tokens)), "token_id": tokens.numpy()}
+    return pd.DataFrame(of_text | token_metrics(pair))
 
 
 def nll(logits: Tensor, tokens: tuple[int, ...]) -> np.ndarray:
@@ -237,9 +234,10 @@ def trace_row(trace: Trace, prompt: Prompt, vocab: Vocabulary, judged: np.ndarra
     }
 
 
-def keyed(keys: Mapping[str, Any], frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame with constant key columns in front."""
-    return pd.concat([pd.DataFrame({k: [v] * len(frame) for k, v in keys.items()}), frame], axis=1)
+def texts_of(token_ids: pd.Series, vocab: Vocabulary) -> pd.Series:
+    """The tokens as texts, each made once."""
+    texts = {token: vocab.token(int(token)) for token in token_ids.unique()}
+    return token_ids.map(texts).astype("object")
 
 
 def write(
@@ -263,6 +261,7 @@ def write(
     pair = {"model": plan.model, "reference": against.name, "candidate": output.name, "role": output.role}
     strategies = {s.label: against.as_drawn(output.as_drawn(s)) for s, _ in plan.cells}
     dtype = result.facts[output.variant.name].get("logits_dtype", "")  # a candidate may have read nothing
+    alternatives: list[Part] = []
     ledger = Ledger(BUDGET // max(1, len(plan.candidates)))
     for key in output.traces:
         strategy = strategies[key.strategy]
@@ -272,9 +271,13 @@ def write(
         result.rows["divergences"].append(named | row)
         if output.role == "candidate":
             tops = _tops(against, output, key, plan.reader.name)
-            result.rows["alternatives"].extend(ledger.rows(named, tops, row["first_divergence"]))
-    for key, frame in output.positions.items():
-        result.rows["positions"].append(keyed(pair | key._asdict() | {"layout": output.reads}, frame))
+            alternatives.extend(ledger.rows(named, tops, row["first_divergence"]))
+    if alternatives:
+        result.rows["alternatives"].append(stacked(alternatives))
+    if output.positions:
+        keys = pair | {"layout": output.reads}
+        frame = stacked([(keys | key._asdict(), dict(frame.items())) for key, frame in output.positions.items()])
+        result.rows["positions"].append(frame.assign(token=texts_of(frame["token_id"], vocab)))
 
 
 def _tops(reference: Pass, candidate: Pass, key: Key, judge: str) -> dict[tuple[str, str], Tops]:

@@ -1,8 +1,8 @@
 """The arithmetic of logits and distributions: pure functions of float64 arrays.
 
 Arrays are torch tensors on any device, `[n, vocab]` in and `[n]` out, float64 unless said; nothing here mutates what it
-is given. Natural logarithms, divergences in nats. An id at -inf has probability 0. Torch is used through tensor methods
-only, so that importing this module (and the metric registries above it) does not import torch.
+is given, but where it says so. Natural logarithms, divergences in nats. An id at -inf has probability 0. Torch is used
+through tensor methods only, so that importing this module (and the metric registries above it) does not import torch.
 """
 
 from __future__ import annotations
@@ -99,10 +99,11 @@ def kl_both(
     p = log_p.exp() if p is None else p
     low, high = (float(end) for end in d.aminmax())
     if low >= -1 and high <= 1:  # False with a NaN anywhere
-        forward, reverse = _near_terms(p, d, max(-low, high))
+        forward, reverse = near_terms(p * d * d, d, max(-low, high))
         return forward.sum(-1), reverse.sum(-1)
     far = ~(d.abs() <= 1)
-    forward, reverse = _near_terms(p, d.masked_fill(far, 0.0), 1.0)
+    close = d.masked_fill(far, 0.0)
+    forward, reverse = near_terms(p * close * close, close, 1.0)
     at = far.nonzero(as_tuple=True)
     p_far, log_p_far, log_q_far, d_far = p[at], log_p[at], log_q[at], d[at]
     q_far = log_q_far.exp()
@@ -111,16 +112,19 @@ def kl_both(
     return forward.sum(-1), reverse.sum(-1)
 
 
-def _near_terms(p: Tensor, d: Tensor, largest: float) -> tuple[Tensor, Tensor]:
-    """Terms of both divergences for |d| <= largest <= 1, to about 1e-15 of each term; exactly 0 at d = 0."""
+def near_terms(square: Tensor, d: Tensor, largest: float, space: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Terms of both divergences for |d| <= largest <= 1, to about 1e-15 of each term; exactly 0 at d = 0.
+
+    Args:
+        square: p d**2; the reverse terms are made in it. space: an array in which the others are made.
+    """
+    forward = d.clone() if space is None else space.copy_(d)
     series = _EXCESS[-_terms(largest) :]
-    excess = d * series[0]
+    forward.mul_(series[0])
     for coefficient in series[1:-1]:
-        excess.add_(coefficient).mul_(d)
-    square = d * d
-    excess.add_(series[-1]).mul_(square)
-    reverse = square.sub_(excess).addcmul_(excess, d, value=-1.0).mul_(p)
-    return excess.mul_(p), reverse
+        forward.add_(coefficient).mul_(d)
+    forward.add_(series[-1]).mul_(square)
+    return forward, square.sub_(forward).addcmul_(forward, d, value=-1.0)
 
 
 def _terms(largest: float) -> int:

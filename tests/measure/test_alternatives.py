@@ -70,7 +70,11 @@ def test_beyond_the_budget_only_what_surrounds_a_divergence_is_kept(monkeypatch:
 def test_a_ledger_never_exceeds_its_budget() -> None:
     found = Tops(np.zeros((50, COUNT), dtype=int), np.zeros((50, COUNT)))
     ledger = Ledger(COUNT * 7)
-    kept = [len(f) for _ in range(3) for f in ledger.rows({"model": "m"}, {("v", "forced"): found}, None)]
+    kept = [
+        len(columns["rank"])
+        for _ in range(3)
+        for _, columns in ledger.rows({"model": "m"}, {("v", "forced"): found}, None)
+    ]
     assert kept == [COUNT * 7]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -140,6 +141,28 @@ def test_a_broken_row_is_nan_where_a_metric_reads_it(name, broken, side):
         assert value[2].isnan().item() is not unread
         rest = [0, 1, 3, 4, 5]
         torch.testing.assert_close(value[rest], clean[rest], rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("size", [1e-6, 0.02, 5.0])
+def test_sums_over_the_vocabulary_equal_sixty_digits(size):
+    """Rows for the passes in place, one for the general ones (its id 3 is far away), of one block."""
+    pair = random_pair(n=3, vocab=60, size=size, dtype=torch.float64)
+    pair.candidate[1, 3] += 40.0
+    values = token_metrics(pair)
+    for row in range(3):
+        with localcontext() as context:
+            context.prec = 60
+            weights = [[Decimal(x).exp() for x in side[row].tolist()] for side in (pair.reference, pair.candidate)]
+            p, q = ([w / sum(side) for w in side] for side in weights)
+            both = list(zip(p, q, strict=True))
+            expected = {
+                "kl": sum(a * (a / b).ln() for a, b in both), "kl_reverse": sum(b * (b / a).ln() for a, b in both),
+                "tv": sum(abs(a - b) for a, b in both) / 2, "entropy_reference": -sum(a * a.ln() for a in p),
+                "nll_reference": -p[int(pair.token_ids[row])].ln(), "nll_candidate": -q[int(pair.token_ids[row])].ln(),
+            }  # fmt: skip
+        for name, exact in expected.items():
+            least = 1e-15 if name.startswith(("tv", "nll")) else 0.0  # what a difference or ln of nearly 1 leaves
+            assert values[name][row] == pytest.approx(float(exact), rel=1e-11, abs=least), name
 
 
 @ALL

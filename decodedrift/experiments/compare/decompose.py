@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -19,7 +18,8 @@ from decodedrift.experiments.compare.handover import Handover
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.divergence import comparable
 from decodedrift.measure.metrics.token import LogitPair, kl
-from decodedrift.measure.passes import Pass, Passage, keyed
+from decodedrift.measure.passes import Pass, Passage
+from decodedrift.measure.stacked import Part, stacked
 from decodedrift.models.knobs import unread
 from decodedrift.models.load import Loaded
 from decodedrift.models.precisions.floating import NAMES
@@ -106,6 +106,7 @@ class Decomposition:
             return
         strategies = {s.label: s for s, _ in self.bench.plan.cells}
         pair = {"model": self.bench.plan.model, "reference": self.reference.name, "candidate": candidate.name}
+        parts: list[Part] = []
         for key, frame in candidate.positions.items():
             if key not in candidate.traces:
                 continue
@@ -122,7 +123,9 @@ class Decomposition:
             columns |= {"kl_reference_text": _padded(kl_shared, n), "kl_candidate_text": _padded(kl_own, n)}
             columns["after"] = (np.arange(n) > (n if parted is None else parted)).astype(int)
             keys = pair | {"role": candidate.role} | key._asdict()
-            self.bench.result.rows["steps"].append(keyed(keys, pd.DataFrame(columns)))
+            parts.append((keys, columns))
+        if parts:
+            self.bench.result.rows["steps"].append(stacked(parts))
 
 
 def _apart(model: Loaded) -> Loaded:

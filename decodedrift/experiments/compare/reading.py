@@ -113,7 +113,7 @@ def read_against(
             theirs = ours and passage.prefer(logits, ours)
             if into.keep_logits:  # its floor is held against these
                 into.preferences[passage.key] = theirs and theirs.alone()
-            frame = passes.positions(passage, waiting, logits, ours, theirs, bench.world.vocab)
+            frame = passes.positions(passage, waiting, logits, ours, theirs)
             into.positions[passage.key] = frame
             see(passage, logits, theirs)
             if waiting.shape[-1] != logits.shape[-1]:

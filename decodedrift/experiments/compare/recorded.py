@@ -244,5 +244,5 @@ def write(recorded: Recording, model: str, reference: str, vocab: Any, result: J
     """The rows of `recorded` of one candidate."""
     pair = {"model": model, "reference": reference, "candidate": recorded.side.name, "role": recorded.side.role}
     for key, frame in recorded.frames.items():
-        named = frame.assign(token=[vocab.token(int(t)) for t in frame["token_id"]])
-        result.rows["recorded"].append(passes.keyed(pair | key._asdict(), named))
+        named = frame.assign(token=passes.texts_of(frame["token_id"], vocab), **(pair | key._asdict()))
+        result.rows["recorded"].append(named)

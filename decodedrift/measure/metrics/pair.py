@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from decodedrift.measure.metrics.distances import Distances, distances
 from decodedrift.numerics import logits as nm
 
 if TYPE_CHECKING:
@@ -67,69 +68,24 @@ class LogitPair:
         return (whole[:, self.width :].logsumexp(-1) - whole.logsumexp(-1)).exp()
 
     @cached_property
-    def z_r(self) -> Tensor:
-        """Reference logits over the compared ids, `[n, width]`."""
-        return self.reference[:, : self.width].double()
+    def distances(self) -> Distances:
+        """All that is summed over the compared ids."""
+        return distances(self.reference[:, : self.width], self.candidate[:, : self.width])
 
-    @cached_property
-    def z_c(self) -> Tensor:
-        """Candidate logits over the compared ids, `[n, width]`."""
-        return self.candidate[:, : self.width].double()
-
-    @cached_property
-    def log_p(self) -> Tensor:
-        """ln p_R `[n, width]`."""
-        return nm.log_softmax(self.z_r)
-
-    @cached_property
-    def log_q(self) -> Tensor:
-        """ln p_C `[n, width]`."""
-        return nm.log_softmax(self.z_c)
-
-    @cached_property
-    def p(self) -> Tensor:
-        """p_R `[n, width]`."""
-        return self.log_p.exp()
-
-    @cached_property
-    def q(self) -> Tensor:
-        """p_C `[n, width]`."""
-        return self.log_q.exp()
-
-    @cached_property
-    def log_ratio(self) -> Tensor:
-        """ln p_R - ln p_C `[n, width]`, from the logits' difference."""
-        return nm.log_ratio(self.z_r, self.z_c, self.log_p, self.log_q, self.top2_reference[1][:, 0])
-
-    @cached_property
+    @property
     def kl_both(self) -> tuple[Tensor, Tensor]:
         """KL(p_R || p_C) and KL(p_C || p_R), [n] each."""
-        return nm.kl_both(self.log_p, self.log_q, self.log_ratio, self.p)
+        return self.distances.kl, self.distances.kl_reverse
 
-    @cached_property
-    def error(self) -> tuple[Tensor, Tensor]:
-        """The centred logit error d `[n, width]` and the number of ids it is defined over [n]."""
-        return nm.logit_error(self.z_r, self.z_c)
-
-    @cached_property
-    def sound(self) -> bool:
-        """Whether every compared logit of both sides is finite."""
-        return bool((self.error[1] == self.width).all())
-
-    @cached_property
-    def error_rms(self) -> Tensor:
-        """rms of d over the ids finite on both sides, [n]."""
-        return nm.row_rms(*self.error)
-
-    @cached_property
+    @property
     def top2_reference(self) -> tuple[Tensor, Tensor]:
         """Values and ids [n, 2] of the reference's two largest logits."""
-        return nm.top2(self.z_r)
+        return self.distances.reference_top, self.distances.reference_ids
 
-    @cached_property
+    @property
     def top2_candidate(self) -> tuple[Tensor, Tensor]:
         """Values and ids [n, 2] of the candidate's two largest logits."""
-        return nm.top2(self.z_c)
+        return self.distances.candidate_top, self.distances.candidate_ids
 
     @cached_property
     def margin_reference(self) -> Tensor:
@@ -138,13 +94,13 @@ class LogitPair:
 
     @cached_property
     def bad_reference(self) -> Tensor:
-        """bool [n]: the reference has no distribution there (log_softmax is NaN in the whole row)."""
-        return self.log_p[:, 0].isnan()
+        """bool [n]: the reference has no distribution there."""
+        return self.distances.reference_log_sum.isnan()
 
     @cached_property
     def bad_candidate(self) -> Tensor:
         """bool [n]: the candidate has no distribution there."""
-        return self.log_q[:, 0].isnan()
+        return self.distances.candidate_log_sum.isnan()
 
     @cached_property
     def bad(self) -> Tensor:
@@ -156,7 +112,23 @@ class LogitPair:
         """bool [n]: the reference's token is one of the ids left out; what is read at the token is then NaN."""
         return self.token_ids >= self.width
 
-    def at_token(self, values: Tensor) -> Tensor:
-        """`values` `[n, width]` at the reference's token, [n]; NaN where it is `outside`."""
+    @cached_property
+    def candidate_at_token(self) -> Tensor:
+        """The candidate's logit of the reference's token, [n]; of another id where it is `outside`."""
+        return self._at_token(self.candidate)
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        """ln p_R of the reference's token, [n]; NaN where it is `outside`."""
+        top, log_sum = self.distances.reference_top, self.distances.reference_log_sum
+        return (self._at_token(self.reference) - top[:, 0] - log_sum).masked_fill(self.outside, nm.NAN)
+
+    @cached_property
+    def log_q(self) -> Tensor:
+        """ln p_C of the reference's token, [n]; NaN where it is `outside`."""
+        top, log_sum = self.distances.candidate_top, self.distances.candidate_log_sum
+        return (self.candidate_at_token - top[:, 0] - log_sum).masked_fill(self.outside, nm.NAN)
+
+    def _at_token(self, logits: Tensor) -> Tensor:
         index = self.token_ids.clamp(max=self.width - 1).unsqueeze(-1)
-        return values.gather(-1, index).squeeze(-1).masked_fill(self.outside, nm.NAN)
+        return logits.gather(-1, index).squeeze(-1).double()

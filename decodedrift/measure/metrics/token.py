@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TOKEN_METRICS", "LogitPair", "directional_error", "token_metrics"]
 
-# Logits a chunk and thread: one float64 array of them (1 MiB) stays in a core's cache through all the passes, which
-# halves the time that 32 rows of a 50k vocabulary take at once. An accelerator wants the rows instead.
-CPU_CHUNK_LOGITS = 2**17
-DEVICE_CHUNK_ROWS = 32
+CHUNK_LOGITS = 2**20  # what a metric makes of the logits in float64 is 8 MiB
 
 
 def kl(pair: LogitPair) -> Tensor:
@@ -40,23 +37,22 @@ def kl_reverse(pair: LogitPair) -> Tensor:
 
 def tv(pair: LogitPair) -> Tensor:
     """Total variation; 1 - tv is the acceptance rate of speculative sampling."""
-    return nm.total_variation(pair.p, pair.q).masked_fill(pair.bad, nm.NAN)
+    return pair.distances.tv.masked_fill(pair.bad, nm.NAN)
 
 
 def logit_gap_max(pair: LogitPair) -> Tensor:
     """max |d| over the ids finite on both sides."""
-    d = pair.error[0]
-    return d.amax(-1).abs().maximum(d.amin(-1).abs()).masked_fill(pair.bad, nm.NAN)  # never -0.0
+    return pair.distances.gap_max.masked_fill(pair.bad, nm.NAN)
 
 
 def logit_gap_rms(pair: LogitPair) -> Tensor:
     """rms of d over the ids finite on both sides."""
-    return pair.error_rms.masked_fill(pair.bad, nm.NAN)
+    return pair.distances.gap_rms.masked_fill(pair.bad, nm.NAN)
 
 
 def significant_digits(pair: LogitPair) -> Tensor:
     """Decimal digits in common: -log10(rms(d) / rms(z_R - mean)); +inf where d is exactly 0."""
-    digits = nm.significant_digits(pair.error_rms, nm.centred_rms(pair.z_r))
+    digits = nm.significant_digits(pair.distances.gap_rms, pair.distances.reference_rms)
     return digits.masked_fill(pair.bad, nm.NAN)
 
 
@@ -88,45 +84,49 @@ def top1_agree(pair: LogitPair) -> Tensor:
 def choice_agree(pair: LogitPair) -> Tensor:
     """1 where the strategy takes the same token under both sides, else 0; NaN where choices were not given."""
     if pair.choice_reference is None or pair.choice_candidate is None:
-        return pair.z_r.new_full((len(pair.token_ids),), nm.NAN)
+        return pair.distances.kl.new_full((len(pair.token_ids),), nm.NAN)
     return (pair.choice_reference == pair.choice_candidate).double().masked_fill(pair.bad, nm.NAN)
 
 
 def rank(pair: LogitPair) -> Tensor:
     """1-based rank of the reference's token in the candidate's logits: 1 + the number strictly greater."""
-    ranks = rank_of(pair.candidate[:, : pair.width], pair.token_ids.clamp(max=pair.width - 1))
+    top, of_token = pair.distances.candidate_top, pair.candidate_at_token
+    ranks = 1 + (of_token < top[:, 0]).double()
+    below = of_token < top[:, 1]  # of these alone the greater ones must be counted
+    if bool(below.any()):
+        ids = pair.token_ids[below].clamp(max=pair.width - 1)
+        ranks[below] = rank_of(pair.candidate[below, : pair.width], ids)
     return ranks.masked_fill(pair.bad_candidate | pair.outside, nm.NAN)
 
 
 def delta_p(pair: LogitPair) -> Tensor:
     """p_C - p_R of the reference's token."""
-    return (pair.at_token(pair.q) - pair.at_token(pair.p)).masked_fill(pair.bad, nm.NAN)
+    return (pair.log_q.exp() - pair.log_p.exp()).masked_fill(pair.bad, nm.NAN)
 
 
 def nll_reference(pair: LogitPair) -> Tensor:
     """-ln p_R of the reference's token, nats."""
-    return -pair.at_token(pair.log_p)
+    return -pair.log_p
 
 
 def nll_candidate(pair: LogitPair) -> Tensor:
     """-ln p_C of the reference's token, nats; +inf where the candidate forbids it."""
-    return -pair.at_token(pair.log_q)
+    return -pair.log_q
 
 
 def entropy_reference(pair: LogitPair) -> Tensor:
     """Entropy of p_R, nats."""
-    return nm.entropy(pair.p, pair.log_p).masked_fill(pair.bad_reference, nm.NAN)
+    return pair.distances.entropy.masked_fill(pair.bad_reference, nm.NAN)
 
 
 def p_top_reference(pair: LogitPair) -> Tensor:
     """The largest probability of the reference: its confidence, by which rows are put in buckets."""
-    top = pair.top2_reference[1][:, :1]
-    return pair.p.gather(-1, top).squeeze(-1).masked_fill(pair.bad_reference, nm.NAN)
+    return (-pair.distances.reference_log_sum).exp().masked_fill(pair.bad_reference, nm.NAN)
 
 
 def nonfinite(pair: LogitPair) -> Tensor:
     """Broken logits: NaN and +inf of either side, -inf where the other side is finite. Never NaN itself."""
-    return pair.z_r.new_zeros(len(pair.token_ids)) if pair.sound else nm.nonfinite_count(pair.z_r, pair.z_c)
+    return pair.distances.nonfinite.clone()
 
 
 def directional_error(pair: LogitPair) -> Tensor:
@@ -135,7 +135,7 @@ def directional_error(pair: LogitPair) -> Tensor:
     -inf or +inf where the candidate forbids one of the two, NaN where the reference allows one id only.
     """
     values, ids = pair.top2_reference
-    error = pair.z_c.gather(-1, ids) - values
+    error = pair.candidate.gather(-1, ids).double() - values
     return (error[:, 0] - error[:, 1]).masked_fill(pair.bad | (values[:, 1] == -nm.INF), nm.NAN)
 
 
@@ -145,7 +145,7 @@ def choice_margin(pair: LogitPair) -> Tensor:
     For greedy the raw margin; for coupled sampling that of ln p~ plus the noise, which is what the error must overcome.
     """
     if pair.best_reference is None:
-        return pair.z_r.new_full((len(pair.token_ids),), nm.NAN)
+        return pair.distances.kl.new_full((len(pair.token_ids),), nm.NAN)
     return nm.margin_of(pair.best_reference).masked_fill(pair.bad_reference, nm.NAN)
 
 
@@ -156,7 +156,7 @@ def choice_error(pair: LogitPair) -> Tensor:
     best of the two, +inf where it forbids the second.
     """
     if pair.best_reference is None or pair.best_candidate is None:
-        return pair.z_r.new_full((len(pair.token_ids),), nm.NAN)
+        return pair.distances.kl.new_full((len(pair.token_ids),), nm.NAN)
     error = pair.best_candidate - pair.best_reference
     turned = error[:, 0] - error[:, 1]
     turned = turned.masked_fill(pair.best_candidate[:, 0] == -nm.INF, -nm.INF)
@@ -192,22 +192,13 @@ def token_metrics(pair: LogitPair, chunk: int | None = None) -> dict[str, np.nda
     """Every registered metric over all rows: name -> float64 [n], on the CPU.
 
     Walks `chunk` rows at a time (never a part of the vocabulary), so that the float64 arrays of one chunk are all that
-    is held; None takes what is fastest for the device.
+    is held; None: rows of CHUNK_LOGITS.
     """
     n = len(pair.token_ids)
-    step = chunk or _fastest_chunk(pair)
+    step = chunk or max(1, CHUNK_LOGITS // max(1, pair.width))
     out = {name: np.empty(n, dtype=np.float64) for name in TOKEN_METRICS}
     for start in range(0, n, step):
         part = pair.rows(start, min(start + step, n))
         for name, metric in TOKEN_METRICS.items():
             out[name][start : start + step] = metric(part).cpu().numpy()
     return out
-
-
-def _fastest_chunk(pair: LogitPair) -> int:
-    """Rows a chunk for the device and width of the pair."""
-    import torch
-
-    if pair.reference.device.type != "cpu":
-        return DEVICE_CHUNK_ROWS
-    return max(1, CPU_CHUNK_LOGITS * torch.get_num_threads() // max(1, pair.width))
