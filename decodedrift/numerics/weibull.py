@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import special
+from scipy import optimize, special
 
 from decodedrift.numerics.intervals import design_effect, sandwich
-from decodedrift.numerics.roots import brent
 from decodedrift.numerics.survival import CensoredTimes
 
 SHAPES = (0.02, 50.0)  # a shape beyond either is no shape: all risk at the first token, or all at one length
@@ -54,10 +53,10 @@ def fit(traces: CensoredTimes) -> Shape:
         return Shape(why="the risk lies in the first token alone (k runs to 0)")
     if likelihood.slope(ends[1]) >= 0:
         return Shape(why="the risk lies at one length alone (k has no bound)")
-    best = brent(likelihood.slope, ends[0], ends[1], xtol=1e-10)
+    best, info = optimize.brentq(likelihood.slope, *ends, xtol=1e-10, full_output=True)
     top = likelihood.value(best)
     elsewhere = max(likelihood.value(u) for u in np.linspace(ends[0], ends[1], 9))
-    if not math.isfinite(top) or elsewhere > top + 1e-6:
+    if not info.converged or not math.isfinite(top) or elsewhere > top + 1e-6:
         return Shape(why="the fit did not converge")
     effect = likelihood.design_effect(best)
     if not math.isfinite(effect):
@@ -70,8 +69,8 @@ def fit(traces: CensoredTimes) -> Shape:
     def short(u: float) -> float:
         return 2 * (top - likelihood.value(u)) / effect - level
 
-    low = math.exp(brent(short, ends[0], best)) if short(ends[0]) > 0 else 0.0
-    high = math.exp(brent(short, best, ends[1])) if short(ends[1]) > 0 else math.inf
+    low = math.exp(optimize.brentq(short, ends[0], best)) if short(ends[0]) > 0 else 0.0
+    high = math.exp(optimize.brentq(short, best, ends[1])) if short(ends[1]) > 0 else math.inf
     ratio = max(0.0, 2 * (top - likelihood.value(0.0)) / effect)
     k = math.exp(best)
     scale = likelihood.unit * math.exp(-likelihood.level(best) / k)
@@ -124,7 +123,7 @@ class _Likelihood:
         width = 1.0
         while falling(self.near - width) < 0 or falling(self.near + width) > 0:
             width *= 4
-        self.near = brent(falling, self.near - width, self.near + width, xtol=1e-11)
+        self.near = float(optimize.brentq(falling, self.near - width, self.near + width, xtol=1e-11, maxiter=500))
         return self.near
 
     def value(self, u: float) -> float:
