@@ -57,6 +57,7 @@ def become(asked: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     sys.argv, sys.path[0] = ["decodedrift", *asked["words"]], asked["cwd"]  # where `python -m` looks first
+    atexit._clear()  # of the process that was forked
     runpy.run_module("decodedrift", run_name="__main__", alter_sys=True)
 
 

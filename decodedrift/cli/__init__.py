@@ -5,6 +5,6 @@ Starts without torch. What a command does beside asking, showing and exit codes 
 
 from decodedrift.cli import experiment, record, resume, merge, report, index, check, names  # isort: skip - the order of the help
 from decodedrift.cli.app import app
-from decodedrift.cli.entry import main, program
+from decodedrift.cli.entry import main
 
-__all__ = ["app", "check", "experiment", "index", "main", "merge", "names", "program", "record", "report", "resume"]
+__all__ = ["app", "check", "experiment", "index", "main", "merge", "names", "record", "report", "resume"]

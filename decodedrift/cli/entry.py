@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
-import logging
 import os
 import sys
 
 from decodedrift.cli.app import BUG, DONE, INPUT, INTERRUPTED, app
+from decodedrift.cli.streams import secure
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt, redacted
 from decodedrift.core.untrusted import terminal
@@ -24,30 +23,24 @@ def settle() -> None:
 
 
 def program() -> None:
-    """The whole life of a process of ours: `main`, then an end that does not take apart what ends with the process.
+    """`main` in a process of ours alone, whose streams may fail: what a command found counts, and its exit code too.
 
-    Taking apart every module of torch and transformers takes a second, and so does looking for garbage among what they
-    import. What is registered with atexit runs all the same: the last to be called is what was registered first.
+    Where stdout could not be written, one line says so, and 2 is the code of what would have been done. A reader that
+    has gone (`| head`) is no failure.
     """
     global _alone
-    code, _alone = BUG, True
-
-    def leave() -> None:
-        logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except OSError:  # who read it has gone
-                pass
-        os._exit(code)
-
-    atexit.register(leave)
-    gc.set_threshold(50_000, 20, 20)
+    _alone = True
+    gc.set_threshold(50_000, 20, 20)  # looking for garbage among what torch and transformers import takes a second
+    secure()
     try:
         main()
     except SystemExit as stopped:
-        code = stopped.code if isinstance(stopped.code, int) else BUG if stopped.code else DONE
-        raise
+        sys.stdout.flush()
+        failure = getattr(sys.stdout, "error", None)
+        if failure is None or isinstance(failure, BrokenPipeError):
+            raise
+        _complain(f"stdout: cannot be written ({failure.strerror})")
+        sys.exit(stopped.code or INPUT)
 
 
 def main() -> None:
@@ -62,9 +55,6 @@ def main() -> None:
 
 
 def _main() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 gets escapes, not a traceback
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large tensors on huge pages: 6 % of a run on Linux
     try:
         with terminable():
@@ -74,8 +64,6 @@ def _main() -> None:
         sys.exit(INPUT)
     except Stopped as stopped:  # what is finished is kept, and how to go on has been said
         sys.exit(stopped.code)
-    except SystemExit as stopped:  # typer answers a reader that has gone (`| head`) with 1; it is no failure of ours
-        sys.exit(DONE if stopped.code == 1 else stopped.code)
     except Exception as error:
         if hasattr(error, "format_message"):  # the option parser's own, from the Click that typer carries
             _complain(error.format_message())
@@ -84,10 +72,6 @@ def _main() -> None:
         sys.exit(_bug(error))
     if code == INTERRUPTED:  # what typer makes of Ctrl-C
         print("interrupted", file=sys.stderr)
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code if isinstance(code, int) else DONE)
 
 

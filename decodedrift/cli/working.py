@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,8 +134,7 @@ def conclude(
         exceeded += sentences
         if not sentences:
             passed.append(f"--baseline: none of {count} figures is worse")
-    with suppress(BrokenPipeError):  # whoever reads may have gone: what was found counts all the same
-        show(study, as_json, sys.stderr if as_json else sys.stdout, exceeded, passed, verbose)
+    show(study, as_json, sys.stderr if as_json else sys.stdout, exceeded, passed, verbose)
     for sentence in exceeded:
         print(terminal(f"gate exceeded: {sentence}", 300), file=sys.stderr)
     raise typer.Exit(FAILED if study.failed else GATE if exceeded else DONE)

@@ -507,15 +507,3 @@ def test_positions_as_csv_too(saved: Callable[..., Path], tmp_path: Path, monkey
     pd.testing.assert_frame_equal(
         tablefiles.read_csv(tmp_path / "run" / "tables/positions.csv", "positions"), frames["positions"]
     )
-
-
-def test_a_process_of_ours_ends_with_its_code_after_its_threads_and_what_was_registered() -> None:
-    code = """import atexit, sys, threading
-sys.argv = ["decodedrift", "--no-such"]
-from decodedrift.cli import program
-threading.Timer(0.1, print, ["thread"]).start()
-try: program()
-finally: atexit.register(print, "registered")"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "--no-such" in done.stderr
-    assert done.stdout.split() == ["thread", "registered"]
