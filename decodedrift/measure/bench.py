@@ -120,6 +120,7 @@ class Bench:
                 output = generate(
                     model, side.vocab, dict(chunk), cells, steps,
                     watch=watched, keep_scores=keep_scores, inject=inject, tick=self.progress.tick,
+                    room=self.plan.max_new_tokens,
                     processes=side.processes(model.device, self.plan.max_new_tokens),
                 )  # fmt: skip
                 for key, log in output.logs.items():

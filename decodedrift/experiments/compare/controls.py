@@ -25,7 +25,7 @@ def self_control(bench: Bench, model: Loaded, reference: Pass) -> Pass:
     layout, in which the same logits have other last bits. Of a text whose logits all repeat the beginning is measured.
     """
     size = bench.size(reference.variant)
-    again = Pass(reference.name, reference.variant, "self")
+    again = Pass(reference.name, reference.variant, "self", layout=reference.layout)
     bench.free_run(model, again, batch_size=size, watch=reference.traces, batches=1, tokens=CONTROL_TOKENS)
     first = {p.id for p in bench.order[:size]}
     texts = bench.passages(reference.traces, only={key for key in reference.traces if key.prompt_id in first})
