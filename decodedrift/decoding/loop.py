@@ -60,6 +60,7 @@ def generate(
     wanted: Collection[str] | None = None,
     see: Callable[[Tensor], None] = lambda logits: None,
     tick: Callable[[int], None] = lambda tokens: None,
+    room: int | None = None,
 ) -> Generated:
     """Decodes one batch of prompts with every (strategy, seed) of `cells` in one mixed batch.
 
@@ -75,6 +76,7 @@ def generate(
         see: shown the raw logits of every step, [rows, vocab]: the cells' rows one after another, a prompt's next to
             each other. Not of a draft.
         tick: told the number of rows advanced, at every step.
+        room: tokens that a cache of a fixed length is made for, where that is more than `max_new_tokens`.
     """
     own = {"processes": processes} if processes is not None else {}
     choosers = [
@@ -82,7 +84,7 @@ def generate(
         for cell in cells
     ]
     if loaded.draft is None:
-        decode(loaded, vocab, prompts, choosers, max_new_tokens, wanted=wanted, see=see, tick=tick)
+        decode(loaded, vocab, prompts, choosers, max_new_tokens, wanted=wanted, see=see, tick=tick, room=room)
     else:
         _follow(loaded, vocab, prompts, choosers, max_new_tokens, tick)
     return _collected(choosers, cells)
@@ -99,18 +101,19 @@ def decode(
     before: Callable[[Any], None] = lambda cache: None,
     see: Callable[[Tensor], None] = lambda logits: None,
     tick: Callable[[int], None] = lambda tokens: None,
+    room: int | None = None,
 ) -> None:
     """Runs choosers over one batch of prompts.
 
     Args:
         prompts: prompt id -> token ids, left-padded.
         before: shown the cache (None without one) before every forward pass but the prompts' own; it may write to it.
-        wanted, see: as of `generate`.
+        wanted, see, room: as of `generate`.
     """
 
     rows = torch.cat([torch.arange(len(prompts)).repeat_interleave(c.width) for c in choosers])
     with reading(loaded):
-        batch = begin(loaded, list(prompts.values()), rows, room=steps, pad=vocab.pad)
+        batch = begin(loaded, list(prompts.values()), rows, room=room or steps, pad=vocab.pad)
         loaded.facts["batch_size"] = max(len(prompts), loaded.facts.get("batch_size", 0))
         loaded.facts |= {"decoding_cache": kinds(batch.cache), "cache_layers": by_layer(batch.cache)}
         loaded.facts.setdefault("kv", "")

@@ -120,6 +120,7 @@ class Bench:
                 output = generate(
                     model, side.vocab, dict(chunk), cells, steps,
                     watch=watched, keep_scores=keep_scores, inject=inject, tick=self.progress.tick,
+                    room=self.plan.max_new_tokens,
                     processes=side.processes(model.device, self.plan.max_new_tokens),
                 )  # fmt: skip
                 for key, log in output.logs.items():
@@ -218,12 +219,13 @@ class Bench:
         """Whether a step of a variant, and one of the reference, reads one token and not all of them again."""
         return model.path != "plain" and model.variant.use_cache and self.plan.reader.use_cache
 
-    def prefilled(self, model: Loaded, group: list[Passage]) -> set[Key]:
-        """The passages of a group that a variant, by `logits`, reads over a prefill of their contexts."""
-        texts = passes.readable(group, _width(model))
+    def read_batches(self, model: Loaded, group: list[Passage]) -> list[tuple[list[Passage], bool]]:
+        """The batches in which a variant, by `logits`, reads a group, and whether over a prefill of their contexts."""
+        read = [p for p in group if self.world.reads(model.variant.name, p.key.prompt_id)]
+        texts = passes.readable(read, _width(model))
         readings, size = [p.reading for p in texts], self.size(model.variant)
         layout = batches(readings, size, model.path, self.world.vocab.window)
-        return {texts[index].key for indices, shared in layout if shared for index in indices}
+        return [([texts[index] for index in indices], shared) for indices, shared in layout]
 
     @contextmanager
     def guarded(self, variant: str, stage: str, lose: Callable[[], object] = lambda: None) -> Iterator[None]:

@@ -26,7 +26,8 @@ ERROR_POSITIONS = 8  # fewer forced positions before t* say too little about the
 class Side:
     """One variant's trace with what its generating pass knows: scores of the chosen and of the watched tokens.
 
-    partly: they are what another engine wrote down, if anything; and its text may end where it was cut off.
+    partly: they are what another engine wrote down, if anything; and its text may end where it was cut off. again: it
+    repeats the reference, number by number.
     """
 
     trace: Trace
@@ -34,6 +35,7 @@ class Side:
     watched: Sequence[float] = ()
     log: ScoreLog = field(default_factory=ScoreLog)
     partly: bool = False
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def divergence(
     row["nonfinite"] = r.nonfinite + c.nonfinite
     t = row["first_divergence"]
     if t is None:
-        return row
+        return row | ({"swing": unrepeated(reference, candidate)} if candidate.again else {})
     a, b = _token(r, t), _token(c, t)
     row |= {"reference_token_id": a, "candidate_token_id": b}
     row |= {"reference_token": _shown(vocab, a), "candidate_token": _shown(vocab, b)}
@@ -99,6 +101,24 @@ def divergence(
     ended = a is None or b is None
     row["cause"] = "nonfinite" if broken else _cause(strategy, gaps, near_tie_below, ended, candidate.partly)
     return row
+
+
+def unrepeated(reference: Side, again: Side) -> float | None:
+    """The largest difference of the numbers that a text and its repetition were chosen by; None where all are equal.
+
+    Of log-probabilities, margins and chosen scores of each token of the repetition, where both sides have them all.
+    Infinite where one of two is no number.
+    """
+    n = len(again.trace.token_ids)
+    ours = (reference.trace.logprobs, reference.trace.margins, reference.chosen)
+    theirs = (again.trace.logprobs, again.trace.margins, again.chosen)
+    pairs = [np.array([a[:n], b]) for a, b in zip(ours, theirs, strict=True) if len(a) >= n == len(b)]
+    largest: float | None = None
+    for a, b in pairs:
+        differ = (a != b) & ~(np.isnan(a) & np.isnan(b))
+        for gap in np.nan_to_num(np.abs(a[differ] - b[differ]), nan=math.inf, posinf=math.inf):
+            largest = max(largest or 0.0, float(gap))
+    return largest
 
 
 def comparable(reference: Trace, candidate: Trace, strategy: Strategy) -> tuple[int, ...] | None:

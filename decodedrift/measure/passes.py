@@ -110,7 +110,8 @@ class Pass:
     def side(self, key: Key) -> Side:
         """One trace with the scores of its generating pass."""
         chosen, watched = self.generated.scores.get(key, ((), ()))
-        side = Side(self.traces[key], chosen, watched, partly=self.variant.recorded)
+        again = self.role == "self" and self.layout == DECODED
+        side = Side(self.traces[key], chosen, watched, partly=self.variant.recorded, again=again)
         if (log := self.generated.logs.get(key)) is not None:
             side.log = log
         return side

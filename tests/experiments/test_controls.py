@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from bigram import EOS, bigram_model
 from running import run
+from transformers import LlamaForCausalLM
 
 import decodedrift as dd
 from decodedrift.experiments.compare.controls import CONTROL_TOKENS
+from decodedrift.measure import bench
 from decodedrift.measure.bench import Bench
 
 PROMPTS = {"a": "w1 w2", "b": "w9 w4", "c": "w7 w6 w5 w3", "d": "w8 w11", "e": "w12 w30"}
@@ -67,6 +73,56 @@ def test_a_self_control_that_differs_late_is_measured_to_the_end(monkeypatch: py
     whole = sides(made.traces, "reference").loc["greedy", "n_tokens"]
     assert len(rows.loc["a"]) == whole["a"] > CONTROL_TOKENS and rows.loc["a", "logit_gap_max"].iloc[-1] > 0.5
     assert rows.loc["b", "logit_gap_max"].max() == 0 and len(rows.loc["b"]) == min(whole["b"], CONTROL_TOKENS)
+
+
+class Unsteady(LlamaForCausalLM):
+    """While `call` counts, its fourth call has `more` at the top logit of the first row."""
+
+    call, more = -1, 0.0
+
+    @functools.wraps(LlamaForCausalLM.forward)  # its signature is looked at
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = super().forward(*args, **kwargs)
+        if Unsteady.call >= 0:
+            Unsteady.call += 1
+            if Unsteady.call == 4:
+                outputs.logits[0, -1, outputs.logits[0, -1].argmax()] += Unsteady.more
+        return outputs
+
+
+@pytest.mark.parametrize("more", [0.0, 2.0**-21, 0.25])  # the spacing of float32 at 5, and what nobody overlooks
+def test_numbers_of_equal_texts_that_differ_fail_the_self_control(more: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, made = bench.generate, []
+
+    def generate(model: Any, *arguments: Any, **kwargs: Any) -> Any:
+        made.append(model.variant.name)
+        Unsteady.call = 0 if made.count("fp32") == 2 else -1
+        done = real(model, *arguments, **kwargs)
+        Unsteady.call = -1
+        return done
+
+    logits = np.zeros((16, 16))
+    logits[range(16), [(i + 1) % 15 + 1 for i in range(16)]] = 5.0
+    logits[:, EOS] = -4.0
+    model = bigram_model(logits, torch.float32)
+    model.__class__ = Unsteady
+    monkeypatch.setattr(bench, "generate", generate)
+    monkeypatch.setattr(Unsteady, "more", more)
+    again = study("greedy", model=model, prompts={"a": "w1 w2", "b": "w1 w4"}, max_new_tokens=8, noise_floor=False)
+    texts, rows = sides(again.divergences, "self"), again.positions[again.positions["role"] == "self"]
+    assert made.count("fp32") == 2 and (texts["diverged"] == 0).all() and (rows["logit_gap_max"] == 0).all()
+    assert texts["swing"].tolist()[: int(more > 0)] == [more][: int(more > 0)]
+    assert texts["swing"].notna().sum() == (more > 0)
+    assert again.failed == (more > 0) and not len(again.failures)
+    said = f"0 of 2 repeated traces diverged, 1 chose equal tokens by numbers up to {more:.2g} (greedy) apart"
+    assert (said in again.verdict[0]) == (more > 0)
+
+
+def test_a_cache_of_fixed_length_is_as_long_for_the_self_control() -> None:
+    """16 tokens in a shorter cache have other last bits."""
+    made = study("greedy", reference="fp32:cache=static", max_new_tokens=48, noise_floor=False)
+    rows = sides(made.divergences, "self")
+    assert len(rows) == 3 and rows["swing"].isna().all() and not made.failed
 
 
 def test_beams_by_themselves_are_searched_to_their_end() -> None:

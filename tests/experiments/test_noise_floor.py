@@ -237,6 +237,34 @@ def test_a_floors_batches_are_filled_wider(size: int, monkeypatch: pytest.Monkey
         assert counts == [[0, 0, WIDER, WIDER]], "generates and reads, each in both"
 
 
+@pytest.mark.parametrize("strategies", [["greedy"], ["greedy", "top-k"]])
+def test_a_floor_of_some_prompts_runs_whole_batches(strategies: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that hold a prompt it is measured on, so that the filler of each text differs by one number."""
+    batches: dict[int, set[tuple[int, ...]]] = {0: set(), WIDER: set()}
+    filled: dict[tuple[tuple[int, ...], int], set[int]] = {}
+
+    def noted(held: Any, texts: Any, pad: int, *, given: bool) -> Any:
+        ids, mask, begins = padding.batch(held, texts, pad, given=given)
+        if held.variant.name == "bf16" and not given and len(texts) == 3:
+            batches[held.filler].add(tuple(map(len, texts)))
+            for text, row in zip(texts, mask, strict=True):
+                filled.setdefault((tuple(text), held.filler), set()).add(int((row == 0).sum()))
+        return ids, mask, begins
+
+    monkeypatch.setattr(controls, "FLOOR_PROMPTS", 2)
+    monkeypatch.setattr(steps, "batch", noted)
+    counts = {"a": 2, "b": 7, "c": 3, "d": 4, "e": 12, "f": 6, "g": 8, "h": 11, "i": 9}  # in batches of 3: acd fbg ihe
+    prompts = {name: " ".join(["w5"] * count) for name, count in counts.items()}
+    result = run(candidates=["bf16"], noise_floor=True, max_new_tokens=4, strategies=strategies, prompts=prompts,
+                 batch_size=3)  # fmt: skip
+    assert not result.failed and len(batches[0]) == 3
+    assert batches[WIDER] == set(sorted(batches[0])[:2]), "whole ones, and not the one that holds neither a nor b"
+    for (text, filler), numbers in filled.items():
+        assert len(numbers) == 1 and (not filler or filled[text, 0] == {n - WIDER for n in numbers})
+    for frame in (result.divergences, result.positions, result.traces):
+        assert set(of_floor(frame)["prompt_id"]) == {"a", "b"}
+
+
 @pytest.mark.parametrize("path", ["shared", "stock", "plain"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("factors", [None, Switch(8, True)])

@@ -25,7 +25,7 @@ def self_control(bench: Bench, model: Loaded, reference: Pass) -> Pass:
     layout, in which the same logits have other last bits. Of a text whose logits all repeat the beginning is measured.
     """
     size = bench.size(reference.variant)
-    again = Pass(reference.name, reference.variant, "self")
+    again = Pass(reference.name, reference.variant, "self", layout=reference.layout)
     bench.free_run(model, again, batch_size=size, watch=reference.traces, batches=1, tokens=CONTROL_TOKENS)
     first = {p.id for p in bench.order[:size]}
     texts = bench.passages(reference.traces, only={key for key in reference.traces if key.prompt_id in first})
@@ -74,7 +74,8 @@ def relaid(bench: Bench, model: Loaded) -> set[str]:
     """The prompts that a candidate's floor is measured on: of `floored` not one that is alone in both layouts."""
     here, own = floored(bench), bench.size(model.variant)
     order, (size, _) = [p.id for p in bench.order], relayout(model, own)
-    return here - (_alone(order, own) & _alone([p for p in order if p in here], size))
+    alone = _alone(order, own)
+    return here - (alone if size == own else alone & _alone([p for p in order if p in here], size))
 
 
 def _alone(order: list[str], size: int) -> set[str]:
@@ -82,27 +83,43 @@ def _alone(order: list[str], size: int) -> set[str]:
     return set(order[-1:] if len(order) % size == 1 else order if size == 1 else ())
 
 
+def _whole(bench: Bench, measured: set[str], size: int) -> set[str]:
+    """The prompts of the job's batches of a size that hold one that is measured."""
+    order = [p.id for p in bench.order]
+    batches = [set(order[i : i + size]) for i in range(0, len(order), size)]
+    return set().union(*(batch for batch in batches if batch & measured))
+
+
 def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pass:
     """A candidate against itself in another layout: what batching alone does to it.
 
     What it read over a prefill of the prompts is read so in the same batches filled wider, and whole in other batches:
     a sequence that is read whole has the same bits in many a batch. For that reason what it read whole is read over a
-    prefill; where the model cannot do so nothing is read. What it read token by token is read so again.
+    prefill; where the model cannot do so nothing is read. What it read token by token is read so again. Of its own
+    batches whole ones run, so that each text has as much more filler; only the prompts of `relaid` are kept.
     """
     own = bench.size(model.variant)
     size, filler = relayout(model, own)
+    measured = relaid(bench, model)
+    run = _whole(bench, measured, own) if size == own else measured
     model = replace(model, facts={}, filler=filler)  # what this pass shows is no fact of the variant
     other = replace(model.variant, batch_size=size)
     name = f"{same.name} ({filler} wider)" if size == own else _in_batches(same.name, size)
     floor = Pass(name, other, "floor", against=same, batch_size=size)
-    bench.free_run(model, floor, batch_size=size, watch=same.traces, only=relaid(bench, model))
+    bench.free_run(model, floor, batch_size=size, watch=same.traces, only=run)
     groups = bench.passages(reference.traces, only=floor.traces) if same.reads == STEPPED else []
     for group in bench.passages(reference.traces) if same.reads == FORCED else ():
-        prefilled = bench.prefilled(model, group) if size != own else set()
+        batches = bench.read_batches(model, group)
+        if size == own:
+            kept = [batch for batch, _ in batches if any(p.key.prompt_id in measured for p in batch)]
+            groups.append([replace(p, shared=True) for batch in kept for p in batch])
+            continue
         for shared in (False, True):
-            texts = [p for p in group if p.key in floor.traces and (p.key in prefilled) != shared]
-            groups.append([replace(passage, shared=shared) for passage in texts])
+            texts = [p for batch, over in batches if over != shared for p in batch if p.key in floor.traces]
+            groups.append([replace(p, shared=shared) for p in texts])
     read_against(bench, model, floor, same, [group for group in groups if group], stored=same.keep_logits)
+    floor.traces = {key: trace for key, trace in floor.traces.items() if key.prompt_id in measured}
+    floor.positions = {key: frame for key, frame in floor.positions.items() if key.prompt_id in measured}
     return floor
 
 

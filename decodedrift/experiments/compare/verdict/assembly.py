@@ -134,8 +134,8 @@ def broken(study: Study) -> bool:
 def self_control_broken(study: Study) -> bool:
     """Whether the reference differed from itself in any number."""
     rows = study.divergences[study.divergences["role"] == "self"]
-    differs = (_of_self(study)[["logit_gap_max", "kl"]].fillna(0.0) != 0).any(axis=None)
-    return bool((rows["diverged"] == 1).any() or differs)
+    read = _of_self(study)[["logit_gap_max", "kl"]].fillna(0.0) != 0
+    return bool((rows["diverged"] == 1).any() or rows["swing"].notna().any() or read.any(axis=None))
 
 
 def _of_self(study: Study) -> pd.DataFrame:
@@ -147,15 +147,17 @@ def _self_control(study: Study) -> list[str]:
     if not self_control_broken(study):
         return []
     rows = study.divergences[study.divergences["role"] == "self"]
-    device = str(study.environment.get("numerical", {}).get("device", "cpu"))
+    numbers = rows[rows["swing"].notna() & (rows["diverged"] != 1)]
+    apart = f"{_number(numbers['swing'].max())} ({', '.join(map(visible, numbers['strategy'].unique()))})"
+    chosen = f", {len(numbers)} chose equal tokens by numbers up to {apart} apart," if len(numbers) else ""
     meaning = (
         "this CPU run is not reproducible and its figures are not to be trusted"
-        if device.startswith("cpu")
+        if broken(study)
         else "its kernels do not repeat, and every figure below stands on this floor"
     )
     return [
-        f"The reference differs from itself: {int(rows['diverged'].sum())} of {len(rows)} repeated traces diverged and "
-        f"the largest logit difference is {_number(_of_self(study)['logit_gap_max'].max())}; {meaning}."
+        f"The reference differs from itself: {int(rows['diverged'].sum())} of {len(rows)} repeated traces diverged"
+        f"{chosen} and the largest logit difference is {_number(_of_self(study)['logit_gap_max'].max())}; {meaning}."
     ]
 
 
