@@ -8,9 +8,13 @@ import sys
 
 
 class Outlet(io.TextIOWrapper):
-    """A stream that from its first failure on goes nowhere. error: that failure."""
+    """A stream that from its first failure on goes nowhere.
+
+    error: that failure. before: the stream in whose place it is, which would close what they share if it were let go.
+    """
 
     error: OSError | None = None
+    before: io.TextIOWrapper | None = None
 
     def write(self, text: str, /) -> int:
         """As any stream; characters that there are."""
@@ -51,4 +55,6 @@ def secure() -> None:
             setattr(sys, name, Outlet(io.BufferedWriter(io.FileIO(handle, "w", closefd=False)), "utf-8", escape))
         elif type(stream) is io.TextIOWrapper:
             lines, through = stream.line_buffering, stream.write_through
-            setattr(sys, name, Outlet(stream.buffer, stream.encoding, escape, None, lines, through))
+            outlet = Outlet(stream.buffer, stream.encoding, escape, None, lines, through)
+            outlet.before = stream
+            setattr(sys, name, outlet)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from decodedrift.cli import entry
+from decodedrift.cli import entry, streams
 
 RUN = Path(__file__).parent.parent / "fixtures" / "run-0.1.0"
 FULL = "decodedrift: stdout: cannot be written (No space left on device)\n"
@@ -100,6 +100,14 @@ def test_a_gate_counts_where_stdout_is_closed(
 ) -> None:
     assert ended(["check", str(RUN), "--fail-on", "divergence_rate>0.5:greedy"], None, monkeypatch) == 4
     assert capsys.readouterr().err.startswith("gate exceeded: ")
+
+
+def test_a_stream_that_somebody_put_there_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, "ascii", newline="\n"))
+    streams.secure()
+    print("\u2192", flush=True)
+    assert buffer.getvalue().split() == [rb"\u2192"]
 
 
 @needs_shell
