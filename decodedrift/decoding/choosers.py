@@ -167,11 +167,13 @@ class Single:
         """Prompt id -> every score of the pass, where `keep_scores` asked for it."""
         lengths = self._lengths()
         taken, logs = self.notes.lists("taken", lengths), {}
+        logits, ids, scores = (
+            [step.unbind() for step in self.notes.rows[kept]] for kept in ("logits", "ids", "scores")
+        )
         for row, (name, length) in enumerate(zip(self.prompt_ids, lengths, strict=True)):
-            logits, ids, scores = (
-                [step[row] for step in self.notes.rows[kept][:length]] for kept in ("logits", "ids", "scores")
-            )
-            logs[name] = ScoreLog(logits, list(zip(ids, scores, strict=True)), taken[row], self.contexts[name])
+            kept = [step[row] for step in logits[:length]]
+            allowed = [(i[row], s[row]) for i, s in zip(ids[:length], scores[:length], strict=True)]
+            logs[name] = ScoreLog(kept, allowed, taken[row], self.contexts[name])
         return logs
 
     def histories(self) -> list[tuple[int, ...]]:

@@ -15,7 +15,9 @@ from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.warping import warp
 from decodedrift.numerics import logits as nm
 
-ROWS = 8  # at a time: float64 copies of so few stay in a CPU's cache
+# at a time: more save calls, and take memory for several float64 copies of as many logits
+ROWS = 64
+LOGITS = 2**22
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,9 @@ def prefer(
     """
     if strategy.searches or (strategy.samples and not strategy.coupled):
         return None
-    parts = []
-    for begin in range(0, len(logits), ROWS):
-        rows = slice(begin, begin + ROWS)
+    parts, most = [], max(1, min(ROWS, LOGITS // logits.shape[-1]))
+    for begin in range(0, len(logits), most):
+        rows = slice(begin, begin + most)
         part, ids = logits[rows], torch.tensor(text[rows])[:, None]
         histories = [(*context, *text[:t]) for t in range(begin, begin + len(part))] if strategy.penalised else ()
         if reference is not None:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from decodedrift.numerics.intervals import design_effect, sandwich
+from decodedrift.numerics.roots import root
 from decodedrift.numerics.survival import CensoredTimes
 
 SHAPES = (0.02, 50.0)  # a shape beyond either is no shape: all risk at the first token, or all at one length
+STEPS = 100  # of Newton's, of which five are enough
+TINY = 1e-300
 FAR = 600.0  # e to it is a float64, and so are sums and products of such
 
 
@@ -53,10 +56,10 @@ def fit(traces: CensoredTimes) -> Shape:
         return Shape(why="the risk lies in the first token alone (k runs to 0)")
     if likelihood.slope(ends[1]) >= 0:
         return Shape(why="the risk lies at one length alone (k has no bound)")
-    best, info = optimize.brentq(likelihood.slope, *ends, xtol=1e-10, full_output=True)
+    best = root(likelihood.slope, *ends)
     top = likelihood.value(best)
     elsewhere = max(likelihood.value(u) for u in np.linspace(ends[0], ends[1], 9))
-    if not info.converged or not math.isfinite(top) or elsewhere > top + 1e-6:
+    if not math.isfinite(top) or elsewhere > top + 1e-6:
         return Shape(why="the fit did not converge")
     effect = likelihood.design_effect(best)
     if not math.isfinite(effect):
@@ -69,8 +72,8 @@ def fit(traces: CensoredTimes) -> Shape:
     def short(u: float) -> float:
         return 2 * (top - likelihood.value(u)) / effect - level
 
-    low = math.exp(optimize.brentq(short, ends[0], best)) if short(ends[0]) > 0 else 0.0
-    high = math.exp(optimize.brentq(short, best, ends[1])) if short(ends[1]) > 0 else math.inf
+    low = math.exp(root(short, ends[0], best)) if short(ends[0]) > 0 else 0.0
+    high = math.exp(root(short, best, ends[1])) if short(ends[1]) > 0 else math.inf
     ratio = max(0.0, 2 * (top - likelihood.value(0.0)) / effect)
     k = math.exp(best)
     scale = likelihood.unit * math.exp(-likelihood.level(best) / k)
@@ -84,7 +87,6 @@ class _Likelihood:
     def __init__(self, traces: CensoredTimes) -> None:
         self.traces = traces
         self.unit = float(np.median(traces.tokens))
-        self.near = 0.0  # the last root: the next is not far
         self.level = cache(self._level)
         with np.errstate(divide="ignore"):  # before the first token H is 0
             self.logs = np.log(np.stack([traces.tokens - 1, traces.tokens]) / self.unit)
@@ -115,16 +117,27 @@ class _Likelihood:
         return np.asarray(np.where(self.traces.event, rise - before, -after))
 
     def _level(self, u: float) -> float:
-        """The a that is best for this u: the gradient falls in a, so it has one root."""
+        """The a that is best for this u: the gradient is 0 where the events' part is the hazard that is left.
 
-        def falling(a: float) -> float:
-            return float(self._scores(a, u, by_u=False).sum())
-
-        width = 1.0
-        while falling(self.near - width) < 0 or falling(self.near + width) > 0:
-            width *= 4
-        self.near = float(optimize.brentq(falling, self.near - width, self.near + width, xtol=1e-11, maxiter=500))
-        return self.near
+        Newton's steps on the logarithm of their ratio, which falls in a and is nearly straight; they begin where a
+        continuous Weibull has its maximum.
+        """
+        event, k = self.traces.event, math.exp(u)
+        at_risk = special.logsumexp(k * self.logs[1])
+        fall = -np.expm1(k * (self.logs[0] - self.logs[1]))[event]
+        a, low, high = math.log(event.sum()) - at_risk, -math.inf, math.inf
+        for _ in range(STEPS):
+            before, after = self._hazards(a, u)
+            lost = after[event] * fall
+            rises = 1 / special.exprel(lost)
+            rise, left = rises.sum(), before[event].sum() + after[~event].sum()
+            low, high = (a, high) if rise > left else (low, a)
+            slope = (rises * (lost + rises)).sum() / rise if rise > 0 else 1.0
+            to = a + (math.log(max(rise, TINY)) - math.log(max(left, TINY))) / slope
+            if abs(to - a) <= 1e-14 * max(1.0, abs(a)):
+                return to
+            a = to if low < to < high else (low + high) / 2
+        return a
 
     def value(self, u: float) -> float:
         """Profile log-likelihood."""

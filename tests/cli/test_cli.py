@@ -77,20 +77,18 @@ def dry(here: Callable[..., tuple[int, str, str]], *arguments: str | Path) -> st
     ids=str,
 )  # fmt: skip
 def test_starts_without_torch(arguments: list[str], code: int) -> None:
-    """CPU time, not wall time: the machine may be busy. A peer that imports torch takes ten seconds."""
     probe = (
-        "import sys, time\nfrom decodedrift.cli import main\n"
+        "import sys\nfrom decodedrift.cli import main\n"
         f"sys.argv = ['decodedrift', *{arguments!r}]\n"
         "try: main()\n"
         "except SystemExit as stopped: code = stopped.code\n"
         "heavy = {'torch', 'transformers', 'pandas', 'scipy', 'pyarrow'} & set(sys.modules)\n"
-        "print('PROBE', code, time.process_time(), ','.join(heavy))\n"
+        "print('PROBE', code, ','.join(heavy))\n"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
-    _, found, seconds, *heavy = done.stdout.splitlines()[-1].split(" ")
+    _, found, *heavy = done.stdout.splitlines()[-1].split(" ")
     assert int(found) == code
     assert heavy in ([], [""])
-    assert float(seconds) < 0.5
     assert len(done.stderr.splitlines()) <= 2
 
 

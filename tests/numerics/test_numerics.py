@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decodedrift.numerics import gumbel, sequences
+from decodedrift.numerics import gumbel, roots, sequences
 from decodedrift.numerics import logits as nm
 from decodedrift.numerics.logits import INF, NAN
 from decodedrift.numerics.ranks import rank_of
@@ -44,7 +44,7 @@ def kl_of_logits(z_r: torch.Tensor, z_c: torch.Tensor) -> tuple[torch.Tensor, to
     return nm.kl_both(log_p, log_q, nm.log_ratio(z_r, z_c, log_p, log_q, z_r.argmax(-1)))
 
 
-@pytest.mark.parametrize("module", [nm, sequences, gumbel], ids=lambda m: m.__name__.split(".")[-1])
+@pytest.mark.parametrize("module", [nm, sequences, gumbel, roots], ids=lambda m: m.__name__.split(".")[-1])
 def test_docstring_examples(module):
     failed, attempted = doctest.testmod(module)
     assert attempted > 0 and failed == 0

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from decodedrift.numerics import survival as sv
 from decodedrift.numerics import weibull
 from decodedrift.numerics.incidence import incidence
 from decodedrift.numerics.intervals import sign_test
+from decodedrift.numerics.roots import root
 
 
 def seen(tokens: Any, event: Any, clusters: Any = None) -> sv.CensoredTimes:
@@ -376,3 +377,36 @@ def test_the_slope_is_within_traces_and_clustered() -> None:
     assert sv.slope_within(x[:1], y[:1], trace[:1], trace[:1]).why == "no trace has two positions"
     short = sv.slope_within(x[:4], y[:4], trace[:4], trace[:4])
     assert short.value == pytest.approx(0.5) and "fewer than two" in short.why
+
+
+@settings(deadline=None)
+@given(
+    where=st.floats(-50, 50), steep=st.floats(1e-3, 30), below=st.floats(1e-6, 60), above=st.floats(1e-6, 60),
+    bend=st.sampled_from([np.tanh, lambda x: x**3, lambda x: np.expm1(-x), lambda x: x]),
+)  # fmt: skip
+def test_roots_are_those_of_scipy(where: float, steep: float, below: float, above: float, bend: Any) -> None:
+    def function(x: float) -> float:
+        return float(bend(np.clip(steep * (x - where), -300, 300)))
+
+    low, high = where - below, where + above
+    found = root(function, low, high)
+    assert abs(found - where) <= 1e-9 or abs(function(found)) < 1e-25  # flat around it: a cube in the small
+    if abs(function(found)) > 1e-25:
+        assert found == pytest.approx(optimize.brentq(function, low, high, xtol=1e-12), abs=1e-9)
+    with pytest.raises(ValueError, match="no change of sign"):
+        root(function, high, high + 1)
+
+
+@settings(deadline=None)
+@given(
+    tokens=st.lists(st.integers(1, 400), min_size=2, max_size=60), u=st.floats(-3.9, 3.9), data=st.data()
+)  # fmt: skip
+def test_the_level_is_where_the_gradient_changes_sign(tokens: list[int], u: float, data: Any) -> None:
+    event = data.draw(st.lists(st.booleans(), min_size=len(tokens), max_size=len(tokens)))
+    event[0] = True
+    if min(t for t, parted in zip(tokens, event, strict=True) if parted) == 1:
+        tokens = [t + 1 for t in tokens]
+    likelihood = weibull._Likelihood(seen(tokens, event))
+    level = likelihood.level(u)
+    left, right = (likelihood._scores(level + step, u, by_u=False).sum() for step in (-1e-7, 1e-7))
+    assert left > 0 > right
