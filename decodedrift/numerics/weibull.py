@@ -123,7 +123,7 @@ class _Likelihood:
         continuous Weibull has its maximum.
         """
         event, k = self.traces.event, math.exp(u)
-        at_risk = special.logsumexp(k * self.logs[1])
+        at_risk = float(special.logsumexp(k * self.logs[1]))
         fall = -np.expm1(k * (self.logs[0] - self.logs[1]))[event]
         a, low, high = math.log(event.sum()) - at_risk, -math.inf, math.inf
         for _ in range(STEPS):
@@ -133,7 +133,7 @@ class _Likelihood:
             rise, left = rises.sum(), before[event].sum() + after[~event].sum()
             low, high = (a, high) if rise > left else (low, a)
             slope = (rises * (lost + rises)).sum() / rise if rise > 0 else 1.0
-            to = a + (math.log(max(rise, TINY)) - math.log(max(left, TINY))) / slope
+            to = a + float((math.log(max(rise, TINY)) - math.log(max(left, TINY))) / slope)
             if abs(to - a) <= 1e-14 * max(1.0, abs(a)):
                 return to
             a = to if low < to < high else (low + high) / 2
