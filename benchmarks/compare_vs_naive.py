@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def position_metrics(tokens: list[int], reference: Any, candidate: Any) -> list[
     return found
 
 
-def ours(folder: str, prompts: list[str], tokens: int, candidates: list[str]) -> dict[str, Any]:
+def ours(folder: str, prompts: list[str], tokens: int, candidates: list[str], more: str) -> dict[str, Any]:
     """The main job as one runs it: the command, run folder and report included."""
     import pandas as pd
 
@@ -163,7 +164,7 @@ def ours(folder: str, prompts: list[str], tokens: int, candidates: list[str]) ->
         subprocess.run(
             [sys.executable, "-m", "decodedrift", "compare", "--model", folder, "--candidates", ",".join(named),
              "--prompts", str(lines), "--max-new-tokens", str(tokens), "--out", str(run), "--quiet",
-             "--no-noise-floor", "--no-default-text"],
+             "--no-noise-floor", "--no-default-text", *more.split()],
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         total = time.perf_counter() - begin
@@ -177,7 +178,7 @@ def side(which: str, arguments: argparse.Namespace, folder: str) -> dict[str, An
     """One side in a process of its own: wall and CPU seconds and peak memory of all of it."""
     begin = time.perf_counter()
     command = [sys.executable, __file__, "--side", which, "--folder", folder, "--prompts", str(arguments.prompts),
-               "--tokens", str(arguments.tokens), "--candidates", arguments.candidates, "--shape", arguments.shape]  # fmt: skip
+               "--tokens", str(arguments.tokens), "--candidates", arguments.candidates, "--shape", arguments.shape, f"--more={arguments.more}"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
@@ -192,13 +193,14 @@ def main() -> None:
     parser.add_argument("--shape", choices=sorted(VOCAB), default="gpt2")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--against", choices=("naive", "competent"), default="naive")
+    parser.add_argument("--more", default="", help="further options of decodedrift: '--workers 2 --prompts-per-job 8'")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     candidates = arguments.candidates.split(",")
     if arguments.side:
         prompts = make_prompts(arguments.prompts, VOCAB[arguments.shape])
-        sides = {"naive": naive, "competent": competent, "ours": ours}
+        sides = {"naive": naive, "competent": competent, "ours": partial(ours, more=arguments.more)}
         found = sides[arguments.side](arguments.folder, prompts, arguments.tokens, candidates)
         found.pop("texts", None)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN if arguments.side == "ours" else resource.RUSAGE_SELF)
@@ -215,7 +217,7 @@ def main() -> None:
 def report(results: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
     other, (a, b) = arguments.against, results.values()
     print(f"124M {arguments.shape} shape, {arguments.prompts} prompts x {arguments.tokens} tokens, 4 strategies, "
-          f"fp32 against {arguments.candidates}, {os.cpu_count()} cores")  # fmt: skip
+          f"fp32 against {arguments.candidates}, {os.cpu_count()} cores {arguments.more}")  # fmt: skip
     for name, key in (("wall seconds", "wall_s"), ("CPU seconds", "cpu_s"), ("peak MiB", "peak_mib")):
         ratio = f"{other} / decodedrift {a[key] / b[key]:.2f}"
         print(f"{name:<14} {other} {a[key]:8.1f}   decodedrift {b[key]:8.1f}   {ratio}")
