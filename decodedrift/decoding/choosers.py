@@ -16,11 +16,10 @@ from torch import Tensor
 
 from decodedrift.core.records import Strategy, Trace
 from decodedrift.decoding.notes import Notes
-from decodedrift.decoding.penalties import penalised, scored
+from decodedrift.decoding.penalties import NOTHING, all_banned, changed, histories
 from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.survey import Seen, survey
 from decodedrift.decoding.tops import Tops
-from decodedrift.decoding.warping import warp
 from decodedrift.models.processors import processed
 from decodedrift.numerics.ranks import argmax
 
@@ -108,7 +107,11 @@ class Single:
         self.strategy, self.seed, self.contexts = strategy, seed, contexts
         self.prompt_ids, self.keep_scores = list(prompt_ids), keep_scores
         self.prefixes = [(prefixes or {}).get(p) for p in prompt_ids]
-        self.starts = [0 if prefix is None else len(prefix.token_ids) for prefix in self.prefixes]
+        written = [() if prefix is None else prefix.token_ids for prefix in self.prefixes]
+        self.starts, room = [len(ids) for ids in written], max_new_tokens - min(map(len, written), default=0)
+        known = [(*contexts[p], *ids) for p, ids in zip(prompt_ids, written, strict=True)]
+        self.before, self.said = [len(ids) for ids in known], histories(known, room, device)
+        self.begin = self.said.shape[-1] - room
         self.ends, self.count = frozenset(eos), len(self.prompt_ids)
         self.eos = torch.tensor(sorted(self.ends), dtype=torch.long, device=device)
         self.pad = torch.tensor(pad, device=device)
@@ -117,13 +120,19 @@ class Single:
         self.watch = _table(self.texts).to(device)
         self.alive = torch.ones(self.count, dtype=torch.bool, device=device)
         self.broken = torch.zeros(self.count, dtype=torch.long, device=device)
+        self.spent: Tensor | None = None  # of rows that had every token banned, the number of the step; 0 of others
         self.notes, self.steps = Notes(), 0
         draws = strategy.samples and not strategy.coupled
         self.generator = torch.Generator(device=device).manual_seed(seed) if draws else None
 
     @property
     def done(self) -> bool:
-        """Whether every prompt has finished; a GPU is waited for."""
+        """Whether every prompt has finished; a GPU is waited for.
+
+        Raises:
+            VariantError: a penalty has left a row nothing to choose from.
+        """
+        self._tell_spent()
         return not bool(self.alive.any())
 
     def ended(self, prompt_ids: Collection[str]) -> bool:
@@ -141,6 +150,7 @@ class Single:
         tokens, log_total = self._choose(seen.logits), seen.log_total
         taken = seen.logits.gather(-1, tokens[:, None]).squeeze(-1).double()
         self.notes.add(alive=alive, tokens=tokens, taken=taken, logprobs=taken - log_total, log_total=log_total)
+        self.said[:, self.begin + self.steps] = tokens.where(alive, NOTHING)
         self.steps += 1
         self.alive = alive & (self.left > self.steps) & ~torch.isin(tokens, self.eos)
         return Move(tokens.where(alive, filler))
@@ -176,24 +186,23 @@ class Single:
             logs[name] = ScoreLog(kept, allowed, taken[row], self.contexts[name])
         return logs
 
-    def histories(self) -> list[tuple[int, ...]]:
-        """The ids of each row's prompt and text so far, where they matter to the strategy."""
-        written = self.notes.lists("tokens", self._lengths())
-        before = [() if prefix is None else prefix.token_ids for prefix in self.prefixes]
-        return [(*self.contexts[p], *a, *b) for p, a, b in zip(self.prompt_ids, before, written, strict=True)]
+    def history(self) -> Tensor:
+        """What each row has said so far, as `penalties` has it."""
+        return self.said[:, : self.begin + self.steps]
 
     def _lengths(self) -> list[int]:
         """How many tokens each row has taken."""
+        self._tell_spent()
         alive = self.notes.of("alive")
         return alive.sum(0).tolist() if alive.numel() else [0] * self.count
 
     def _choose(self, logits: Tensor) -> Tensor:
         """Every row's token, int64 [n]; of a row that has finished it means nothing."""
-        histories = self.histories() if self.strategy.penalised else ()
         if self.strategy.samples and not self.strategy.coupled:
-            return self._draw(penalised(logits.float(), self.strategy, histories))
-        if kind_of(self.strategy).allowed is not None:
-            allowed = warp(logits, self.strategy, histories)
+            return self._draw(self._penalised(logits, torch.float32).float())
+        logits, allowing = self._penalised(logits, torch.float64), kind_of(self.strategy).allowed
+        if allowing is not None:
+            allowed = allowing(logits, self.strategy.params)
             keys = [(self.seed, p, start + self.steps) for p, start in zip(self.prompt_ids, self.starts, strict=True)]
             scores = allowed.scores(self.strategy, keys, logits.shape[-1])
             if self.keep_scores:
@@ -202,7 +211,6 @@ class Single:
                 there = scores.masked_fill(allowed.ids != wanted, -math.inf).amax(-1)
                 self.notes.add(watched=there.masked_fill(there == -math.inf, math.nan))
             return allowed.ids.gather(-1, self._note_best(scores)).squeeze(-1)
-        logits = scored(logits, self.strategy, histories)
         if self.keep_scores:
             self.notes.keep(logits=logits)
         if (wanted := self._wanted()) is not None:
@@ -210,6 +218,21 @@ class Single:
             self.notes.add(watched=there.masked_fill(wanted.squeeze(-1) >= logits.shape[-1], math.nan))
         top = None if self.strategy.penalised else self.notes.steps["top_values"][-1]
         return self._note_best(logits, top).squeeze(-1)
+
+    def _penalised(self, logits: Tensor, dtype: torch.dtype) -> Tensor:
+        """What penalties leave of logits, in that type; where it is nothing that is told when the host looks next."""
+        if not self.strategy.penalised:
+            return logits
+        logits, spent = changed(logits, self.strategy, self.history(), dtype)
+        if spent is not None:
+            noted = torch.zeros_like(self.left) if self.spent is None else self.spent
+            self.spent = noted.masked_fill(spent & self.alive & (noted == 0), self.steps + 1)
+        return logits
+
+    def _tell_spent(self) -> None:
+        if self.spent is not None and (steps := [(at, row) for row, at in enumerate(self.spent.tolist()) if at]):
+            at, row = min(steps)
+            raise all_banned(self.strategy, self.before[row] + at - 1)
 
     def _note_best(self, scores: Tensor, top: Tensor | None = None) -> Tensor:
         """The place of the best score, int64 [n, 1]; notes it, and its margin over the second best: NaN without one.

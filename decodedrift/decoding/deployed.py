@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,9 +31,10 @@ class Processing(Single):
     def step(self, logits: Tensor, position: int, seen: Seen | None = None) -> Move:
         """Chooses the next token of every unfinished row; a finished one is fed the pad id and not processed."""
         wide = logits if logits.dtype == torch.float64 else logits.float()
-        rows = zip(self.prompt_ids, self.histories(), self.alive.tolist(), wide, strict=True)
-        scores = [self._processed(name, history, row) if alive else row for name, history, alive, row in rows]
-        return super().step(torch.stack(scores), position)
+        rows = zip(range(self.count), self.alive.tolist(), wide.split(1), strict=True)  # type: ignore[no-untyped-call]
+        scores = [self._processed(row, one) if alive else one for row, alive, one in rows]
+        return super().step(torch.cat(scores), position)
 
-    def _processed(self, prompt_id: str, history: Sequence[int], scores: Tensor) -> Tensor:
-        return self.processes[prompt_id](torch.tensor([history], device=scores.device), scores[None])[0]
+    def _processed(self, row: int, scores: Tensor) -> Tensor:
+        said = self.history()[row : row + 1, self.begin - self.before[row] :]
+        return self.processes[self.prompt_ids[row]](said, scores)

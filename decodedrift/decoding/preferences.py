@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from decodedrift.core.records import Strategy
-from decodedrift.decoding.penalties import scored
+from decodedrift.decoding.penalties import along, scored
 from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.warping import warp
 from decodedrift.numerics import logits as nm
@@ -60,18 +60,19 @@ def prefer(
     """
     if strategy.searches or (strategy.samples and not strategy.coupled):
         return None
-    parts, most = [], max(1, min(ROWS, LOGITS // logits.shape[-1]))
+    said, parts = along(context, text, logits.device) if strategy.penalised else None, []
+    most = max(1, min(ROWS, LOGITS // logits.shape[-1]))
     for begin in range(0, len(logits), most):
         rows = slice(begin, begin + most)
         part, ids = logits[rows], torch.tensor(text[rows])[:, None]
-        histories = [(*context, *text[:t]) for t in range(begin, begin + len(part))] if strategy.penalised else ()
+        past = None if said is None else said[rows]
         if reference is not None:
             ids = torch.cat([reference.best[rows], ids], dim=1)
         if kind_of(strategy).allowed is None:
-            takes, best, scores, given = _of_logits(scored(part, strategy, histories), ids)
+            takes, best, scores, given = _of_logits(scored(part, strategy, past), ids)
         else:
             keys = [(seed, prompt_id, begin + t) for t in range(len(part))]
-            takes, best, scores, given = _of_allowed(strategy, keys, part, ids, histories)
+            takes, best, scores, given = _of_allowed(strategy, keys, part, ids, past)
         parts.append(Preferences(takes, best, scores, scores if reference is None else given[:, :2], given[:, -1]))
     return Preferences(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Preferences)))
 
@@ -91,10 +92,10 @@ def _of_allowed(
     keys: list[tuple[int, str, int]],
     logits: Tensor,
     ids: Tensor,
-    histories: Sequence[Sequence[int]],
+    said: Tensor | None,
 ) -> Parts:
     clean = torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=-math.inf)
-    allowed = warp(clean, strategy, histories)
+    allowed = warp(clean, strategy, said)
     scores, places = allowed.scores(strategy, keys, logits.shape[-1]).cpu(), allowed.ids.cpu()
     if scores.shape[-1] == 1:  # one id a row: the second best is none
         scores = torch.cat([scores, scores.new_full((len(scores), 1), -math.inf)], -1)

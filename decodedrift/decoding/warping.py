@@ -7,7 +7,6 @@ the boundary stay in (as top-k of transformers does), which makes the set a func
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,14 +49,14 @@ class Allowed:
         return self.log_p + noise.gather(-1, self.ids)
 
 
-def warp(logits: Tensor, strategy: Strategy, histories: Sequence[Sequence[int]] = ()) -> Allowed:
+def warp(logits: Tensor, strategy: Strategy, said: Tensor | None = None) -> Allowed:
     """The distribution that a strategy draws from; of one that takes the largest logit there is none.
 
     Args:
         logits: raw, [n, vocab], any floating type; upcast exactly. Rows must hold no NaN.
-        histories: the ids of each row's prompt and text so far; under a penalty it needs them.
+        said: the rows' histories, as `penalties` has them; under a penalty it needs them.
     """
-    allowed: Allowed = strategy.kind.allowed(scored(logits, strategy, histories), strategy.params)
+    allowed: Allowed = strategy.kind.allowed(scored(logits, strategy, said), strategy.params)
     return allowed
 
 

@@ -43,10 +43,13 @@ class Calls(TorchDispatchMode):
 def single(name: str, rows: int, device: torch.device = torch.device("cpu"), **more: Any) -> Single:  # noqa: B008
     names = [f"p{n}" for n in range(rows)]
     settings: dict[str, Any] = {"eos": [0], "pad": 1, "max_new_tokens": 9, "contexts": {name: [1] for name in names}}
-    return Single(strategy(name), 0, names, device=device, **settings | more)
+    return Single(parse_strategies(name)[0], 0, names, device=device, **settings | more)
 
 
-@pytest.mark.parametrize("name", ["greedy", "top-k", "top-p"])
+PENALTIES = "repetition_penalty=1.3,no_repeat_ngram"
+
+
+@pytest.mark.parametrize("name", ["greedy", "top-k", "top-p", f"greedy:{PENALTIES}=3", f"top-p:{PENALTIES}=1"])
 def test_a_step_of_many_rows_asks_torch_for_no_more_than_one_of_a_few(name: str) -> None:
     counts = []
     for rows in (4, 64):
@@ -59,9 +62,12 @@ def test_a_step_of_many_rows_asks_torch_for_no_more_than_one_of_a_few(name: str)
 
 def test_a_step_of_greedy_and_of_beams_looks_at_no_value() -> None:
     greedy = single("greedy", 3, META, watch={"p1": [3, 4, 5]})
+    long = {"p0": [1] * WIDTH, "p1": [2], "p2": []}  # as many as may leave no token
+    penalised = [single(f"greedy:{PENALTIES}={size}", 3, META, contexts=long) for size in (1, 3, 999)]
     beam = Beams(strategy("beam", num_beams=4), ["a", "b"], eos=[0], max_new_tokens=9, device=META, dtype=torch.float32)
     for position in range(2):
-        assert greedy.step(torch.empty(3, WIDTH, device=META), position).tokens.shape == (3,)
+        for chooser in (greedy, *penalised):
+            assert chooser.step(torch.empty(3, WIDTH, device=META), position).tokens.shape == (3,)
         assert beam.step(torch.empty(8, WIDTH, device=META), position).tokens.shape == (8,)
     for look in (lambda: greedy.done, lambda: beam.done, greedy.traces):
         with pytest.raises((NotImplementedError, RuntimeError)):

@@ -19,7 +19,7 @@ from torch import Tensor
 from decodedrift.core.formats import path_of
 from decodedrift.core.records import InputError, Key, Trace
 from decodedrift.decoding.choosers import ScoreLog
-from decodedrift.decoding.penalties import scored
+from decodedrift.decoding.penalties import along, scored
 from decodedrift.decoding.preferences import Preferences
 from decodedrift.decoding.strategies.base import kind_of
 from decodedrift.decoding.warping import warp
@@ -144,15 +144,15 @@ class Earlier:
         strategy, (_, seed, prompt_id) = passage.strategy, passage.key
         assert strategy is not None
         tokens = passage.reading.continuation
-        histories = [(*log.context, *tokens[:t]) for t in range(len(tokens))] if strategy.penalised else ()
+        said = along(log.context, tokens, logits.device) if strategy.penalised else None
         if kind_of(strategy).allowed is None:
             name = ("scores", self.bench.plan.reference.name, passage.key)
-            self.bench.spool.put(name, scored(logits, strategy, histories))
+            self.bench.spool.put(name, scored(logits, strategy, said))
             log.logits = self.bench.spool.get(name)
             return
         clean = torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=-math.inf)
         for t in range(len(tokens)):
-            allowed = warp(clean[t : t + 1], strategy, histories[t : t + 1])
+            allowed = warp(clean[t : t + 1], strategy, None if said is None else said[t : t + 1])
             scores = allowed.scores(strategy, [(seed, prompt_id, t)], logits.shape[-1])
             log.allowed.append((allowed.ids[0].cpu(), scores[0].cpu()))
 
