@@ -80,6 +80,7 @@ def carried_out(
         InputError: it cannot run, or the folder holds another run.
     """
     if folder is not None and finished(ready, folder):
+        folder.put_back()
         return open_study(folder.path)
     study = carry_out(kind.execute, Study, ready, folder, progress)
     return study if folder is None else shard_study(folder) or study
@@ -102,11 +103,14 @@ def prepared_again(folder: str | Path, stored: Stored) -> tuple[Experiment, Prep
 def resume(folder: str | Path, progress: Progress | None = None) -> Study:
     """Goes on with the run in a folder, which is all that is needed; a finished one is only read, without torch.
 
+    What it lost of its long tables is put back before, from its finished jobs.
+
     Raises:
         InputError: no run was begun there, or this is no longer the place where its rows would come out the same.
     """
     stored = stored_run(folder)
     if stored.finished:
+        RunFolder(folder).put_back()
         return open_study(folder)
     if (shard := shard_study(RunFolder(folder))) is not None and shard.shard.complete:
         return shard
