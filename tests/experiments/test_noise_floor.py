@@ -85,7 +85,7 @@ def of_floor(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["role"] == "floor"].reset_index(drop=True)
 
 
-@pytest.mark.parametrize(("size", "name"), [(4, " (5 wider)"), (2, " (5 wider)"), (1, ",batch_size=4")])
+@pytest.mark.parametrize(("size", "name"), [(4, " (5 wider)"), (2, " (5 wider)"), (1, ",batch_size=4 (5 wider)")])
 def test_the_floor_is_what_the_other_layout_adds(size: int, name: str) -> None:
     result = study(Filled, size)
     assert not result.failed, result.failures.to_string()
@@ -128,6 +128,20 @@ def test_the_floor_is_what_the_other_layout_adds(size: int, name: str) -> None:
     assert (rows["swing"] == added).all()
     candidates = result.positions[result.positions["role"] == "candidate"]
     assert (candidates["kl"] == 0).all(), "two kernels in one layout"
+
+
+def test_floors_are_named_by_their_own_batches_and_each_by_another_name() -> None:
+    """A sweep over batch sizes has floors of one size; tables tell them apart by their names alone."""
+    result = run(candidates="bf16:batch_size=1/4,threads=1", noise_floor=True, strategies=["greedy"],
+                 max_new_tokens=2, prompts=FOUR)  # fmt: skip
+    floors = of_floor(result.summary).set_index("reference")["candidate"].to_dict()
+    one, four = (f"bf16:batch_size={size},threads=1" for size in (1, 4))
+    assert floors == {one: f"{four} (5 wider, beside {one})", four: f"{four} (5 wider)"}
+    assert set(of_floor(result.traces)["variant"]) == set(floors.values())
+    (variant,) = parse_variants(floors[one].partition(" ")[0])
+    assert (variant.name, variant.batch_size, variant.threads) == (four, 4, 1)
+    alone = controls._floor_name("fp32:batch_size=1", 4, WIDER, ["fp32:batch_size=1", "bf16:batch_size=1"])
+    assert (alone, controls._floor_name("bf16", 4, 0, ["bf16"])) == ("fp32:batch_size=4 (5 wider)", "bf16:batch_size=4")
 
 
 def test_without_the_constant_the_floor_is_exactly_nothing() -> None:

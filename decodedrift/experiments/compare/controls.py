@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from decodedrift.core.records import Trace
@@ -104,7 +106,7 @@ def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pas
     run = _whole(bench, measured, own) if size == own else measured
     model = replace(model, facts={}, filler=filler)  # what this pass shows is no fact of the variant
     other = replace(model.variant, batch_size=size)
-    name = f"{same.name} ({filler} wider)" if size == own else _in_batches(same.name, size)
+    name = _floor_name(same.name, None if size == own else size, filler, [v.name for v in bench.plan.candidates])
     floor = Pass(name, other, "floor", against=same, batch_size=size)
     bench.free_run(model, floor, batch_size=size, watch=same.traces, only=run)
     groups = bench.passages(reference.traces, only=floor.traces) if same.reads == STEPPED else []
@@ -123,9 +125,24 @@ def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pas
     return floor
 
 
+def _floor_name(name: str, size: int | None, filler: int, candidates: Sequence[str]) -> str:
+    """What a candidate's floor is called: in batches of another size if any, and so much wider.
+
+    Tables tell floors by their names: where another candidate has this one in batches of that size, whose own it is.
+    """
+    notes = [f"{filler} wider"] if filler else []
+    if size is None:
+        return f"{name} ({', '.join(notes)})"
+    floor = _in_batches(name, size)
+    if any(_in_batches(other, size) == floor for other in candidates if other != name):
+        notes.append(f"beside {name}")
+    return f"{floor} ({', '.join(notes)})" if notes else floor
+
+
 def _in_batches(name: str, size: int) -> str:
-    """A variant's name in batches of a size."""
-    return f"{name}{',' if ':' in name else ':'}batch_size={size}"
+    """A variant's name in batches of a size: its own knob turned, or one more."""
+    floor, turned = re.subn(r"(?<=[:,])batch_size=[^,]*", f"batch_size={size}", name)
+    return floor if turned else f"{name}{',' if ':' in name else ':'}batch_size={size}"
 
 
 def read_cast(bench: Bench, model: Loaded, reference: Pass) -> Pass:
