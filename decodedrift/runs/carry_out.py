@@ -122,7 +122,7 @@ def finished(ready: Prepared, folder: RunFolder) -> bool:
 
 def work_left(ready: Prepared, finished: Collection[str]) -> tuple[dict[str, Work], Work]:
     """What each job comes to that is still to run, and all those together that are not."""
-    from decodedrift.models.budget import work
+    from decodedrift.models.workload import work
 
     every = {job.key: work(ready.world, job) for job in ready.jobs}
     done = [every[key] for key in every if key in finished]

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from decodedrift.core.batches import whole
 from decodedrift.core.records import Trace
+from decodedrift.experiments.compare.floors import FLOOR_FILLER, FLOOR_PROMPTS, floor_of
 from decodedrift.experiments.compare.reading import read_against
-from decodedrift.experiments.compare.settings import FLOOR_PROMPTS
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import FORCED, STEPPED
@@ -16,8 +17,6 @@ from decodedrift.models.load import Loaded
 from decodedrift.models.longrope import switch
 
 CONTROL_TOKENS = 16  # of each text that the self control writes again: whether the same bits come out shows in these
-FLOOR_FILLER = 5  # tokens that a floor's batches are filled wider: on a CPU it is this that moves bits
-FLOOR_BATCH = 4  # prompts in its batch where the candidate's are not filled wider, or alone; 1 where they are 2 to 4
 
 
 def self_control(bench: Bench, model: Loaded, reference: Pass) -> Pass:
@@ -67,9 +66,7 @@ def relayout(model: Loaded, size: int) -> tuple[int, int]:
     on the left.
     """
     filler = FLOOR_FILLER if switch(model.model.config) is None and model.path != "plain" else 0
-    if filler and size > 1 and model.device.type == "cpu":
-        return size, filler
-    return 1 if 1 < size <= FLOOR_BATCH else FLOOR_BATCH, filler
+    return floor_of(size, filler > 0 and model.device.type == "cpu").size, filler
 
 
 def relaid(bench: Bench, model: Loaded) -> set[str]:
@@ -85,13 +82,6 @@ def _alone(order: list[str], size: int) -> set[str]:
     return set(order[-1:] if len(order) % size == 1 else order if size == 1 else ())
 
 
-def _whole(bench: Bench, measured: set[str], size: int) -> set[str]:
-    """The prompts of the job's batches of a size that hold one that is measured."""
-    order = [p.id for p in bench.order]
-    batches = [set(order[i : i + size]) for i in range(0, len(order), size)]
-    return set().union(*(batch for batch in batches if batch & measured))
-
-
 def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pass:
     """A candidate against itself in another layout: what batching alone does to it.
 
@@ -103,7 +93,7 @@ def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pas
     own = bench.size(model.variant)
     size, filler = relayout(model, own)
     measured = relaid(bench, model)
-    run = _whole(bench, measured, own) if size == own else measured
+    run = whole([p.id for p in bench.order], own, measured) if size == own else measured
     model = replace(model, facts={}, filler=filler)  # what this pass shows is no fact of the variant
     other = replace(model.variant, batch_size=size)
     name = _floor_name(same.name, None if size == own else size, filler, [v.name for v in bench.plan.candidates])
