@@ -144,7 +144,7 @@ def _start(ready: Prepared, folder: RunFolder) -> tuple[list[str], dict[str, Any
     """The keys of the finished jobs and the environment on file, of a run that is begun here or goes on."""
     stored = folder.stored()
     if stored is None or not stored.environment:
-        folder.begin(ready.plan.as_dict(), ready.environment, unfinished(ready.plan, ready.every))
+        folder.begin(ready.plan.as_dict(), ready.environment, unfinished(ready.plan, ready.every, ready.base))
         return [], ready.environment
     return folder.finished_jobs(), stored.environment
 
