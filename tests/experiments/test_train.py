@@ -381,7 +381,7 @@ def test_what_the_arms_write_is_compared_in_a_run_of_its_own(written: Path) -> N
     assert digits["fp32"] > 3 > digits["bf16"] > 0 and pd.isna(digits["fp64"])
 
 
-def test_the_page_shows_where_the_texts_of_the_arms_part(written: Path) -> None:
+def test_the_page_shows_where_the_texts_of_the_arms_part(written: Path, tmp_path: Path) -> None:
     study = dd.open_study(written)
     rows = study.arms.set_index("arm")
     parted = set(rows.index[rows["diverged"].fillna(0) > 0])
@@ -393,6 +393,10 @@ def test_the_page_shows_where_the_texts_of_the_arms_part(written: Path) -> None:
     page = study.to_html()
     assert page.count('class="pair"') == len(parted) and "compare-seed-0/report.html" in page
     assert not cases(train(arms=["fp32"], controls=False, steps=1))  # of a run that was not kept
+    broken = shutil.copytree(written, tmp_path / "broken")
+    min(broken.glob("compare-seed-0/data/positions/*")).unlink()
+    with pytest.raises(dd.InputError, match=r"compare-seed-0/data/positions/.*: missing"):
+        cases(dd.open_study(broken))
 
 
 def test_merged_shards_name_the_checkpoints_that_are_there(written: Path, tmp_path: Path) -> None:
