@@ -36,9 +36,10 @@ def resume(
     log_to_stderr(log_level)
     stored = stored_run(folder)
     gates = read_gates(experiment(experiment_of(stored.plan)), fail_on, fail_on_interval, stored.plan)
-    if stored.finished:
-        conclude(open_study(folder), gates, as_json, verbose)
     path = path_of(folder).resolve()
+    if stored.finished:
+        RunFolder(path).put_back()
+        conclude(open_study(folder), gates, as_json, verbose)
     if (shard := shard_study(RunFolder(path))) is not None and shard.shard.complete:
         conclude(shard, gates, as_json, verbose)
     from decodedrift.experiments.running import prepared_again

@@ -11,11 +11,18 @@ READING = "reading"  # what a phase is called that reads whole sequences; every 
 READ_COST = 0.2  # of a written token, where neither has been timed: it places the bar, and no time is told by it
 
 
+class Floor(NamedTuple):
+    """A variant against itself in batches of `size`: of the prompts that are measured, or `whole` ones of its own."""
+
+    size: int
+    whole: bool = False
+
+
 class Effort(NamedTuple):
     """How much a run does, in passes over its prompts, beside loading: what time and memory are estimated from.
 
     writing, reading: passes that generate, and that read what the reference wrote; floors: further ones that do both,
-    of a variant against itself, over `floor_prompts` at most. injecting: passes of the reference with tokens put in.
+    measured on the first `floor_prompts`. injecting: passes of the reference with tokens put in.
     stepwise: readings token by token. logits: those of one token that wait in a job. prompts: readings of the prompts
     alone. trained: tokens forward and backward, over all jobs. beside: bytes of a parameter that are held beside a
     variant's weights. texts: completions of a prompt that each variant leaves that runs here; elsewhere: that one
@@ -24,7 +31,7 @@ class Effort(NamedTuple):
 
     writing: int = 1
     reading: int = 0
-    floors: int = 0
+    floors: tuple[Floor, ...] = ()
     floor_prompts: int = 0
     injecting: int = 0
     stepwise: int = 0

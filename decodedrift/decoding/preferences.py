@@ -97,9 +97,6 @@ def _of_allowed(
     clean = torch.nan_to_num(logits, nan=0.0, posinf=0.0, neginf=-math.inf)
     allowed = warp(clean, strategy, said)
     scores, places = allowed.scores(strategy, keys, logits.shape[-1]).cpu(), allowed.ids.cpu()
-    if scores.shape[-1] == 1:  # one id a row: the second best is none
-        scores = torch.cat([scores, scores.new_full((len(scores), 1), -math.inf)], -1)
-        places = places.repeat_interleave(2, dim=-1)
     values, columns = nm.top2(scores)
     best = places.gather(-1, columns)
     of = [scores.masked_fill(places != one[:, None], -math.inf).amax(-1) for one in ids.unbind(-1)]

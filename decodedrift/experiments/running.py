@@ -40,8 +40,13 @@ def run(
     out: str | Path | None = None,
     resume: bool = False,
     progress: Progress | bool | None = None,
+    base: Path | None = None,
 ) -> Study:
-    """Asks an experiment as Python does. progress: told how far it is; True shows it on stderr.
+    """Asks an experiment as Python does.
+
+    Args:
+        progress: told how far it is; True shows it on stderr.
+        base: a folder; models that lie in it are named by their place there.
 
     Raises:
         InputError: it cannot be run as asked; the message is one line, in which options are keywords.
@@ -60,12 +65,12 @@ def run(
             raise InputError(f"--shard {settings.shard} leaves jobs in a folder, for merge: name it with --out")
         if out is None:
             sizes, answers = stored_sizes(None, settings), Answers(progress=progress or Progress())
-            ready = prepare(settings, tokenizer, sizes, kind.check, answers)
+            ready = prepare(settings, tokenizer, sizes, kind.check, answers, base)
             return carried_out(kind, ready, None, progress)
         with RunFolder.reopen(out) if resume else RunFolder.create(out) as folder:
             stored = folder.stored()
             sizes, answers = stored_sizes(stored, settings), answers_in(folder.path, stored, progress)
-            ready = prepare(settings, tokenizer, sizes, kind.check, answers)
+            ready = prepare(settings, tokenizer, sizes, kind.check, answers, base)
             return carried_out(kind, ready, folder, progress)
     except InputError as error:
         raise InputError(in_keywords(str(error), kind.settings)) from error.__cause__
@@ -80,6 +85,7 @@ def carried_out(
         InputError: it cannot run, or the folder holds another run.
     """
     if folder is not None and finished(ready, folder):
+        folder.put_back()
         return open_study(folder.path)
     study = carry_out(kind.execute, Study, ready, folder, progress)
     return study if folder is None else shard_study(folder) or study
@@ -102,11 +108,14 @@ def prepared_again(folder: str | Path, stored: Stored) -> tuple[Experiment, Prep
 def resume(folder: str | Path, progress: Progress | None = None) -> Study:
     """Goes on with the run in a folder, which is all that is needed; a finished one is only read, without torch.
 
+    What it lost of its long tables is put back before, from its finished jobs.
+
     Raises:
         InputError: no run was begun there, or this is no longer the place where its rows would come out the same.
     """
     stored = stored_run(folder)
     if stored.finished:
+        RunFolder(folder).put_back()
         return open_study(folder)
     if (shard := shard_study(RunFolder(folder))) is not None and shard.shard.complete:
         return shard

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from decodedrift.core.batches import by_length, filed
 from decodedrift.core.estimate import READING
 from decodedrift.core.files import disk_failed
 from decodedrift.core.progress import Progress
 from decodedrift.core.records import Cell, InputError, Job, Key, Prompt, Reading, Trace, Variant, VariantError
 from decodedrift.core.settings import Settings
-from decodedrift.decoding.batches import by_length, filed
 from decodedrift.decoding.forcing import batches
 from decodedrift.decoding.loop import generate
 from decodedrift.decoding.spoilt import force

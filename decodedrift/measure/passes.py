@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from decodedrift.core.batches import filed
 from decodedrift.core.records import Key, Prompt, Reading, Strategy, Trace, Variant
 from decodedrift.core.settings import Settings
-from decodedrift.decoding.batches import filed
 from decodedrift.decoding.loop import Generated
 from decodedrift.decoding.preferences import Preferences, prefer
 from decodedrift.decoding.tops import Tops, log_totals, tops

@@ -1,21 +1,11 @@
-"""What a run needs, estimated before a weight is loaded: memory, loads, arithmetic; and the batches and jobs that fit.
-
-Nothing is timed here: jobs that depended on how busy the machine was could not be asked for again. The speeds are
-those of two cores with AVX512, and of a GPU a guess; where weights are copied, not read, loading is overestimated.
-"""
+"""The memory that a run needs, estimated before a weight is loaded, and the batches that fit. Time: `workload`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 
-from decodedrift.core.estimate import Work
-from decodedrift.core.records import InputError, Job, Variant
+from decodedrift.core.records import InputError, Variant
 from decodedrift.core.settings import Settings
-from decodedrift.models.footprint import LAYERS
 from decodedrift.models.knobs import kept
 from decodedrift.models.knobs.base import setting
 from decodedrift.models.machine import available_memory
@@ -26,14 +16,7 @@ from decodedrift.models.world import World
 USABLE = 0.8  # of what is free
 SPOOL_SHARE = 0.25  # of the memory, for the reference's waiting logits; what exceeds it goes to files
 WINDOW_BYTES = 2 * 2**30  # of reference logits that one job of text windows makes
-PARAMETERS = 60e6  # loaded in a second: 124M take 1.3 to 2.5 s, read from files or copied
-SPEED = {"cpu": 50e9, "cuda": 10e12, "mps": 1e12}  # FLOP/s that decoding reaches; on a CPU per thread
-LAUNCH = 0.5e-3  # seconds that a GPU waits to be told of one layer of a step: 0.4 to 1.1 ms on an H200's host
-SHARE = 0.1  # of the time, what loading should stay under
 NUMBERS = 128  # bytes of what is kept of a token beside logits
-COUNTING = 1000.0  # operations in whose time a number is held against a format
-HELD = 10  # numbers that modules take and give of a token, to one that the cache keeps
-DISK = 8 * 2**30  # of waiting logits that an enlarged job may leave on the disk
 
 
 def usable_memory(plan: Settings) -> int:
@@ -82,7 +65,7 @@ def pair_bytes(world: World) -> int:
 
 def further_bytes(world: World) -> int:
     """What is held beside the weights of the largest variant: other copies of them."""
-    return int(world.plan.effort.beside * max((_parameters(world, v) for v in world.plan.running), default=0))
+    return int(world.plan.effort.beside * max((parameters(world, v) for v in world.plan.running), default=0))
 
 
 def _beside(world: World) -> list[Variant]:
@@ -152,7 +135,7 @@ def waiting_bytes(world: World) -> int:
     """Bytes of logits that wait in the largest job."""
     windows = min(windows_per_job(world), max((len(t.windows) for t in world.texts.values()), default=0))
     prompts = min(len(world.plan.prompts), int(world.plan.prompts_per_job))
-    return max(windows * _window_bytes(world), prompts * _prompt_bytes(world))
+    return max(windows * _window_bytes(world), prompts * prompt_bytes(world))
 
 
 def kept_logits(world: World) -> str:
@@ -179,118 +162,14 @@ def _window_bytes(world: World) -> int:
     return longest * world.width * _itemsize(world.plan.reader)
 
 
-def _prompt_bytes(world: World) -> int:
+def prompt_bytes(world: World) -> int:
     """Of one prompt's logits: forced and greedy's own, those of floors and of the parts."""
     plan = world.plan
     return len(plan.cells) * plan.max_new_tokens * world.width * _itemsize(*plan.running) * plan.effort.logits
 
 
-@dataclass(frozen=True)
-class Loading:
-    """loads: how many times a run loads weights, at most (a screening may leave the reference nothing to judge).
-
-    share: of the run's estimated time.
-    """
-
-    loads: int
-    share: float
-
-
-def loading(world: World, jobs: Sequence[Job]) -> Loading:
-    """What the loading of a run comes to."""
-    times = 1 if world.keeps else len(jobs)
-    seconds = times * _loading_seconds(world)
-    work = flops(world, len(world.plan.prompts)) / _speed(world) + waiting_seconds(world, len(world.plan.prompts))
-    return Loading(times * len(_loads(world)), seconds / (seconds + work))
-
-
-def prompts_per_job(world: World, least: int) -> int:
-    """Prompts per job with which loading stays under SHARE of the time, in whole batches.
-
-    `least` where that does, or where weights are kept. Bounded by what waits in a job: reference logits on the disk,
-    the scores of wide strategies in memory (an id and a float64 each, if every token were allowed).
-    """
-    plan = world.plan
-    total = len(plan.prompts)
-    if all_fit(world) or not plan.candidates or total <= least:
-        return least
-    each = flops(world, 1, texts=False) / _speed(world) + waiting_seconds(world, 1)
-    target = math.ceil(_loading_seconds(world) * (1 / SHARE - 1) / each)
-    size = plan.batch_size
-    evenly = math.ceil(total / max(1, total // target) / size) * size  # a short last job would load for little
-    scores = sum(s.samples and s.kind.wide for s, _ in plan.cells) * plan.max_new_tokens * world.width * 16
-    bound = min(DISK // _prompt_bytes(world), spool_bytes(world) // max(1, scores))
-    return least if target <= least else max(least, min(evenly, bound // size * size))
-
-
-def flops(world: World, prompts: int, texts: bool = True) -> float:
-    """Floating point operations of the forward passes for so many prompts, and for the texts, of every variant."""
-    plan, effort = world.plan, world.plan.effort
-    steps, rows = prompts * plan.max_new_tokens, rows_per_prompt(world)
-    scored = sum(t.tokens for t in world.texts.values()) if texts else 0
-    tokens: float = effort.writing * steps * rows * (1 if plan.layout == "mixed" else 2)
-    tokens += effort.injecting * steps * rows + effort.stepwise * steps * len(plan.cells)
-    tokens += effort.reading * (2 * steps * len(plan.cells) + scored)
-    read = effort.prompts * sum(map(len, world.prompts.values())) * prompts / max(1, len(plan.prompts))
-    tokens += read
-    floored = effort.floors * min(prompts, effort.floor_prompts) * plan.max_new_tokens
-    tokens += floored * (rows * (1 if plan.layout == "mixed" else 2) + 2 * len(plan.cells))
-    counted = world.checkpoint.parameters + read * (HELD * world.footprint.per_token + world.width)
-    drafts = sum(draft.parameters for draft in world.drafts.values()) * steps  # each proposes as many at the least
-    weights = world.checkpoint.parameters * (tokens + 3 * effort.trained)
-    return 2.0 * (weights + drafts) + effort.counted * COUNTING * counted
-
-
-def work(world: World, job: Job) -> Work:
-    """The tokens that a job writes and reads, as its phases count them: each cell of strategy and seed for itself."""
-    plan, effort = world.plan, world.plan.effort
-    windows = world.texts[job.text].windows[slice(*job.windows)] if job.text is not None else ()
-    scored = sum(len(w.reading.continuation) for w in windows)
-    steps = len(job.prompts) * len(plan.cells) * plan.max_new_tokens
-    earlier = job.index * int(plan.prompts_per_job)
-    floors = effort.floors * max(0, min(len(job.prompts), effort.floor_prompts - earlier)) * len(plan.cells)
-    floors *= plan.max_new_tokens
-    read = effort.reading and effort.reading + effort.writing - 1  # what others wrote, the reference judges
-    return Work(
-        (effort.writing + effort.injecting + effort.stepwise) * steps + floors + effort.trained / len(plan.shards()),
-        read * steps + 2 * floors + effort.reading * scored + effort.prompts * _context(world, job),
-    )
-
-
-def _context(world: World, job: Job) -> int:
-    """Tokens of a job's prompts."""
-    return sum(len(world.prompts[p.id]) for p in job.prompts)
-
-
-def waiting_seconds(world: World, prompts: int) -> float:
-    """What a GPU waits for its host while so many prompts are decoded, a step and a layer at a time; 0 on a CPU."""
-    if torch.device(world.plan.device).type != "cuda":
-        return 0.0
-    plan, effort = world.plan, world.plan.effort
-    layers = getattr(world.checkpoint.config.get_text_config(decoder=True), "num_hidden_layers", None) or LAYERS
-    passes = effort.writing * (1 if plan.layout == "mixed" else len(plan.cells))
-    batches = (passes + effort.injecting + effort.stepwise) * prompts / plan.batch_size
-    batches += effort.floors * min(prompts, effort.floor_prompts)
-    return float((batches * plan.max_new_tokens + effort.prompts * prompts) * layers * LAUNCH)
-
-
-def _loads(world: World) -> list[Variant]:
-    """The variants that a job loads, as often as it does: a reference that cannot stay comes back to judge."""
-    plan = world.plan
-    return [*plan.running, *([] if both_fit(world) or not plan.candidates else [plan.reader])]
-
-
-def _loading_seconds(world: World) -> float:
-    """Loading in one job."""
-    return sum(_parameters(world, v) for v in _loads(world)) / PARAMETERS
-
-
-def _speed(world: World) -> float:
-    kind = torch.device(world.plan.device).type
-    return SPEED[kind] * ((world.plan.threads or torch.get_num_threads()) if kind == "cpu" else 1)
-
-
-def _parameters(world: World, variant: Variant) -> int:
+def parameters(world: World, variant: Variant) -> int:
+    """Weights that are loaded for a variant, its draft's too."""
     draft = world.drafts.get(variant.name)
     return world.others.get(variant.name, world.checkpoint).parameters + (draft.parameters if draft else 0)
 

@@ -162,7 +162,7 @@ def top2(z: Tensor) -> tuple[Tensor, Tensor]:
     """The two largest entries of each row: values [n, 2] and ids int64 [n, 2]; ties by the lower id.
 
     Not `topk`, which leaves the order of ties open: 4 % of bf16 positions tie. Where only one entry is above -inf, the
-    second value is -inf. Needs a vocabulary of two.
+    second value is -inf; so it is of rows of one entry, whose second id is 0 again.
     """
     first = argmax(z).unsqueeze(-1)
     rest = z.scatter(-1, first, -INF)
@@ -170,8 +170,10 @@ def top2(z: Tensor) -> tuple[Tensor, Tensor]:
     runner_up = rest.gather(-1, second)
     lowest_other = (first == 0).to(second.dtype)  # where all the rest is -inf, and so is the winner's own place
     ids = first.repeat_interleave(2, dim=-1)
-    ids[..., 1:] = second.where(runner_up != -INF, lowest_other)
-    return z.gather(-1, ids), ids
+    ids[..., 1:] = second.where(runner_up != -INF, lowest_other.clamp(max=z.shape[-1] - 1))
+    values = z.gather(-1, ids)
+    values[..., 1:] = runner_up
+    return values, ids
 
 
 def margin(z: Tensor) -> Tensor:
@@ -181,8 +183,7 @@ def margin(z: Tensor) -> Tensor:
     >>> margin(torch.tensor([[1.0, 3.0, 2.5], [1.0, -math.inf, -math.inf]], dtype=torch.float64))
     tensor([0.5000,    nan], dtype=torch.float64)
     """
-    values, _ = top2(z)
-    return margin_of(values)
+    return margin_of(top2(z)[0])
 
 
 def margin_of(values: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def finished(ready: Prepared, folder: RunFolder) -> bool:
 
 def work_left(ready: Prepared, finished: Collection[str]) -> tuple[dict[str, Work], Work]:
     """What each job comes to that is still to run, and all those together that are not."""
-    from decodedrift.models.budget import work
+    from decodedrift.models.workload import work
 
     every = {job.key: work(ready.world, job) for job in ready.jobs}
     done = [every[key] for key in every if key in finished]
@@ -144,7 +144,7 @@ def _start(ready: Prepared, folder: RunFolder) -> tuple[list[str], dict[str, Any
     """The keys of the finished jobs and the environment on file, of a run that is begun here or goes on."""
     stored = folder.stored()
     if stored is None or not stored.environment:
-        folder.begin(ready.plan.as_dict(), ready.environment, unfinished(ready.plan, ready.every))
+        folder.begin(ready.plan.as_dict(), ready.environment, unfinished(ready.plan, ready.every, ready.base))
         return [], ready.environment
     return folder.finished_jobs(), stored.environment
 

@@ -97,11 +97,11 @@ def _windows(source: Text, vocab: Vocabulary, convention: str, context: int, str
 
 def sized(world: Any, batch_size: int | None, prompts_per_job: int | None, free: bool) -> Any:
     """The plan with its batch size, and how many prompts a job has where that is free; what is None fits the memory."""
-    from decodedrift.models import budget
+    from decodedrift.models import budget, workload
 
     each = world.plan.prompts_per_job
     if world.plan.lowers_batch:
         world.plan = world.plan.having(batch_size=batch_size or budget.fitting_batch(world))
     if not free:
         return world.plan
-    return world.plan.having(prompts_per_job=prompts_per_job or budget.prompts_per_job(world, each))
+    return world.plan.having(prompts_per_job=prompts_per_job or workload.prompts_per_job(world, each))

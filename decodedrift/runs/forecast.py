@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from decodedrift.core.progress import span
-from decodedrift.models import budget
+from decodedrift.models import budget, workload
 from decodedrift.models.machine import flops_per_second
 from decodedrift.models.recorded.api.bodies import askable, questions
 from decodedrift.runs.prepare import Prepared
@@ -21,7 +21,7 @@ def forecast(ready: Prepared) -> str:
     variants, effort = plan.variants, plan.effort
     traces = len(plan.prompts) * len(plan.cells)
     scored = sum(t.tokens for t in world.texts.values())
-    floored = effort.floors * min(len(plan.prompts), effort.floor_prompts)
+    floored = len(effort.floors) * min(len(plan.prompts), effort.floor_prompts)
     positions = len(plan.cells) * plan.max_new_tokens * (len(plan.prompts) * len(plan.candidates) + floored)
     positions += scored * len(plan.candidates)
     rows = [f"{positions} positions"] if positions and effort.reading else []
@@ -46,7 +46,7 @@ def _running(ready: Prepared) -> list[str]:
     """What models that run here take: memory, loading, time."""
     plan, world = ready.plan, ready.world
     low, high = _seconds(ready)
-    loads = budget.loading(world, ready.jobs)
+    loads = workload.loading(world, ready.jobs)
     one = f"about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
     return [
         f"memory    {memory(world) if world.workers > 1 else one}"
@@ -64,7 +64,7 @@ def _why_loaded(ready: Prepared, share: float) -> str:
         return (
             "each variant once" if budget.both_fit(ready.world) else "each variant once, the reference again to judge"
         )
-    more = "; fewer with more --prompts-per-job or --memory" if share > budget.SHARE else ""
+    more = "; fewer with more --prompts-per-job or --memory" if share > workload.SHARE else ""
     return f"in each job anew: together they do not fit the memory{more}"
 
 
@@ -95,8 +95,9 @@ def _extra(ready: Prepared) -> list[str]:
             requests[asked.concurrency] += len(questions(askable(asked)))
     lines += [f"up to {count} requests, {n} at a time, whose time is not in this" for n, count in requests.items()]
     if effort.floors:
-        prompts = min(len(ready.plan.prompts), effort.floor_prompts)
-        lines.append(f"noise floor: {effort.floors} passes over {prompts} prompts in another layout")
+        run = sorted({workload.floored(ready.world, floor, len(ready.plan.prompts)) for floor in effort.floors})
+        over = f"{run[0]} to {run[-1]}" if run[1:] else str(run[0])
+        lines.append(f"noise floor: {len(effort.floors)} passes over {over} prompts in another layout")
     if effort.injecting:
         lines.append(f"{effort.injecting} passes of the reference with tokens put in")
     if effort.stepwise:
@@ -110,7 +111,7 @@ def _seconds(ready: Prepared) -> tuple[float, float]:
     A GPU is told of each layer of each step by its host, and choosing tokens takes as long again or four times that.
     """
     speed = flops_per_second(ready.plan.device)
-    work = budget.flops(ready.world, len(ready.plan.prompts))
-    waiting = budget.waiting_seconds(ready.world, len(ready.plan.prompts))
+    work = workload.flops(ready.world, len(ready.plan.prompts))
+    waiting = workload.waiting_seconds(ready.world, len(ready.plan.prompts))
     share = len(ready.jobs) / len(ready.every) if ready.plan.shard else 1.0
     return share * (work / speed * 2 + waiting), share * (work / speed * 10 + 5 * waiting)

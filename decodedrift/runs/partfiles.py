@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from decodedrift.core import untrusted
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
 from decodedrift.measure.tables import TABLES, TEXTS, empty, typed
-from decodedrift.runs.places import DATA, UNFINISHED, where
+from decodedrift.runs.places import DATA, ROWS, UNFINISHED, where
+
+MEND = "put it back, or run it again"  # where nothing else that the run wrote holds the same rows
 
 
 def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
@@ -28,10 +32,14 @@ def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = No
 
 
 def _arrow(
-    path: Path, table: str, prompt_ids: Collection[str] | None = None, columns: Sequence[str] | None = None
+    path: Path,
+    table: str,
+    prompt_ids: Collection[str] | None = None,
+    columns: Sequence[str] | None = None,
+    metadata: pq.FileMetaData | None = None,
 ) -> pa.Table:
     """The rows asked for, and of the columns those that a file of an earlier version has."""
-    metadata, nothing = pq.read_metadata(path), pa.table({})
+    metadata, nothing = metadata or pq.read_metadata(path), pa.table({})
     if not metadata.num_rows:
         return nothing
     texts = [name for name in metadata.schema.names if TABLES[table].get(name) == "str"]
@@ -63,22 +71,72 @@ def _frame(parts: list[pa.Table], table: str, columns: Sequence[str] | None = No
 def read_parts(
     folder: Path, table: str, prompt_ids: Collection[str] | None = None, columns: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """A table that is a folder of Parquet parts, whole or of a few prompts or columns only."""
-    return read_several(_parts(folder, table), table, prompt_ids, columns)
+    """A table that is a folder of Parquet parts, whole or of a few prompts or columns only.
+
+    Raises:
+        InputError: a part is damaged, or the parts are not all the rows that the run wrote.
+    """
+    parts, rows = _several(_parts(folder, table), table, prompt_ids, columns)
+    _refuse_other(folder, table, rows)
+    return _frame(parts, table, columns)
 
 
 def length_of_parts(folder: Path, table: str) -> int:
-    """How many rows a table of Parquet parts has."""
-    return sum(map(length, _parts(folder, table)))
+    """How many rows a table of Parquet parts has.
+
+    Raises:
+        InputError: a part is damaged, or the parts are not all the rows that the run wrote.
+    """
+    rows = sum(map(length, _parts(folder, table)))
+    _refuse_other(folder, table, rows)
+    return rows
+
+
+def rows_written(folder: Path) -> dict[str, int]:
+    """rows.json; empty of a run of version 0.1, which wrote empty tables too."""
+    path = where(folder, ROWS)
+    try:
+        return json.loads(path.read_text("utf-8")) if path.is_file() else {}  # type: ignore[no-any-return]
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read ({excerpt(error, 120)})") from None
+
+
+def lost_parts(folder: Path, table: str) -> dict[Path, Path]:
+    """Parts of a table that are not there -> the files of their jobs, which hold the same rows; not of `--no-text`."""
+    lost = {}
+    for source in sorted(where(folder, "jobs").glob(f"*/{table}.parquet")):
+        part = where(folder, table) / f"{source.parent.name}.parquet"
+        with suppress(InputError):  # a job's file that is damaged itself mends nothing
+            if not part.exists() and length(source):
+                lost[part] = source
+    return lost
 
 
 def _parts(folder: Path, table: str) -> list[Path]:
     """The files of a table, a job each: those of the jobs themselves while the run has not finished."""
     if not folder.is_dir():
         raise InputError(f"{folder}: the run folder has been moved or deleted, and its {table} with it")
-    if where(folder, UNFINISHED).is_file() and (jobs := where(folder, "jobs")).is_dir():
-        return sorted(jobs.glob(f"*/{table}.parquet"))
+    if _under_way(folder):
+        return sorted(where(folder, "jobs").glob(f"*/{table}.parquet"))
     return sorted(where(folder, table).glob("*.parquet"))
+
+
+def _under_way(folder: Path) -> bool:
+    return where(folder, UNFINISHED).is_file() and where(folder, "jobs").is_dir()
+
+
+def _refuse_other(folder: Path, table: str, rows: int) -> None:
+    """Raises where the parts of a finished run's table are not the rows that it wrote, with what mends it."""
+    wrote = rows if _under_way(folder) else rows_written(folder).get(table, rows)
+    if rows == wrote:
+        return
+    place, less = where(folder, table), f"and with it {wrote - rows} of the {wrote} rows of {table} that this run wrote"
+    if rows > wrote:
+        raise InputError(f"{place}: holds {rows} rows, and this run wrote {wrote}; take out what is not of this run")
+    if lost := list(lost_parts(folder, table)):
+        more = f" and {len(lost) - 1} more" if lost[1:] else ""
+        raise InputError(f"{lost[0]}{more}: missing, {less}; mend with: decodedrift resume {shlex.quote(str(folder))}")
+    raise InputError(f"{place}: a file in it is missing, {less}; {MEND}")
 
 
 def read_several(
@@ -92,13 +150,22 @@ def read_several(
     Raises:
         InputError: one is damaged.
     """
-    parts = []
+    return _frame(_several(paths, table, prompt_ids, columns)[0], table, columns)
+
+
+def _several(
+    paths: Iterable[Path], table: str, prompt_ids: Collection[str] | None, columns: Sequence[str] | None
+) -> tuple[list[pa.Table], int]:
+    """What is asked for of each file, and how many rows they have in all."""
+    parts, rows = [], 0
     for path in paths:
         try:
-            parts.append(_arrow(path, table, prompt_ids, columns))
+            metadata = pq.read_metadata(path)
+            parts.append(_arrow(path, table, prompt_ids, columns, metadata))
         except Exception as error:  # pyarrow raises OSError, ArrowInvalid, KeyError and more for a file that is damaged
             raise _damaged(path, error) from None
-    return _frame(parts, table, columns)
+        rows += metadata.num_rows
+    return parts, rows
 
 
 def prompts_of(path: Path) -> set[str]:
@@ -144,7 +211,12 @@ def _damaged(path: Path, error: Exception) -> InputError:
 
 def mend(path: Path) -> str:
     """What is to be done where a Parquet file of a run, finished or not, is of no use."""
-    if (jobs := path.parent.parent).name != "jobs":
-        return "delete it, then resume"
-    run = jobs.parent.parent if jobs.parent.name == DATA else jobs.parent
-    return f"delete its folder and: decodedrift resume {shlex.quote(str(run))}"
+    of_job = (place := path.parent.parent).name == "jobs"
+    data = place.parent if of_job else place
+    again = f"decodedrift resume {shlex.quote(str(data.parent if data.name == DATA else data))}"
+    if of_job:
+        return f"delete its folder and: {again}"
+    source = data / "jobs" / path.stem / f"{path.parent.name}.parquet"
+    if source.is_file() and not source.samefile(path):
+        return f"delete it and: {again}"
+    return MEND

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from decodedrift.core import prompts as prompt_files
@@ -47,7 +48,8 @@ NOTHING = Sizes()
 class Prepared:
     """A run that is ready: its world and jobs. enlarged: whether these are larger than usual, to load seldom.
 
-    notes: said of it before it begins. every: the keys of the whole plan's jobs, of which its own may be a shard.
+    notes: said of it before it begins. every: the keys of the whole plan's jobs, of which its own may be a shard. base:
+    the folder in which relative paths of the plan begin, None: the working one.
     """
 
     world: Any
@@ -56,6 +58,7 @@ class Prepared:
     enlarged: bool = False
     notes: Sequence[str] = ()
     every: Sequence[str] = ()
+    base: Path | None = None
 
     @property
     def plan(self) -> Settings:
@@ -123,6 +126,7 @@ def prepare(
     sizes: Sizes = NOTHING,
     check: Callable[[Any], None] = lambda world: None,
     answers: Answers | None = None,
+    base: Path | None = None,
 ) -> Prepared:
     """Finds the model, tokenizes, and settles device, windows, batch size and size of the jobs. Loads no weights.
 
@@ -130,6 +134,7 @@ def prepare(
         sizes: those of a run that goes on; those at None are fitted to the memory.
         check: the experiment's own refusals, of a World.
         answers: where endpoints among the candidates are asked; None asks none, and nothing of them can run.
+        base: a folder; models that lie in it are named by their place there.
 
     Raises:
         InputError: the run cannot be made as asked.
@@ -148,6 +153,7 @@ def prepare(
     plan = identity.without_home(plan.having(model=checkpoint.name))
     vocab = vocabulary.vocabulary(checkpoint, plan.ignore_eos)
     others = world.other_checkpoints(plan, vocab, live_asked(settings))
+    plan, checkpoint, others = identity.within(base, plan, checkpoint, others)
     plan = stored.settled(plan, checkpoint, others, settings.model_fields_set)
     for variant, of_it in ((v, others.get(v.name, checkpoint)) for v in plan.running):
         check_knobs(variant, of_it)
@@ -175,7 +181,7 @@ def prepare(
         "resident": budget.resident(place),
     }  # fmt: skip
     enlarged = sizes.prompts_per_job is None and place.plan.prompts_per_job != plan.prompts_per_job
-    return Prepared(place, todo, facts, enlarged, earlier.settle(place, facts), [job.key for job in every])
+    return Prepared(place, todo, facts, enlarged, earlier.settle(place, facts), [job.key for job in every], base)
 
 
 def _checkpoint(settings: Settings, tokenizer: Any, weightless: bool) -> Any:

@@ -38,9 +38,9 @@ def stored_run(folder: str | Path) -> Stored:
     return stored
 
 
-def unfinished(plan: Settings, every: Sequence[str]) -> dict[str, Any]:
+def unfinished(plan: Settings, every: Sequence[str], base: Path | None = None) -> dict[str, Any]:
     """What a resume needs beside the plan: where relative paths begin, texts kept off it; of a shard all jobs' keys."""
-    values: dict[str, Any] = {"folder": home_shortened(os.getcwd())}
+    values: dict[str, Any] = {"folder": home_shortened(os.path.abspath(base or os.getcwd()))}
     if plan.shard is not None:
         values["jobs"] = list(every)
     if plan.no_text:

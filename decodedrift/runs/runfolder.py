@@ -25,7 +25,7 @@ from decodedrift.core.formats import path_of
 from decodedrift.core.records import InputError
 from decodedrift.measure.tables import PARTS, TABLES, Gathered, JobResult
 from decodedrift.runs.jobfiles import content, read_jobs
-from decodedrift.runs.partfiles import length, read_several
+from decodedrift.runs.partfiles import length, lost_parts, read_several, rows_written
 from decodedrift.runs.places import ANSWERS, DATA, KEPT, MARK, RAN_ON, ROWS, STATE, UNFINISHED, where
 from decodedrift.runs.sharding import refuse_shard
 from decodedrift.runs.tablefiles import without_words, write_csv, write_parquet
@@ -239,6 +239,13 @@ class RunFolder:
                 write_parquet(frame, part, table)
             count = len(frame)
         return count
+
+    def put_back(self) -> None:
+        """Of a finished run: parts of tables that were lost, as its jobs still have them."""
+        for table in [table for table, rows in rows_written(self.path).items() if table in PARTS and rows]:
+            for part, source in lost_parts(self.path, table).items():
+                with atomic(_housed(part)) as new:
+                    linked(source, new)
 
     def drop_jobs(self) -> None:
         """Takes the finished jobs away: their rows hold texts that this run was asked not to keep."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import tempfile
@@ -16,11 +15,10 @@ import pyarrow.parquet as pq
 
 from decodedrift.core import untrusted
 from decodedrift.core.records import InputError
-from decodedrift.core.secrecy import excerpt
 from decodedrift.measure.metrics.base import INTEGERS
 from decodedrift.measure.tables import FOLD_TEXTS, PARTS, TABLES, TEXTS, TEXTS_OF, WORDS, empty, typed
-from decodedrift.runs.partfiles import length_of_parts
-from decodedrift.runs.places import ROWS, file_of, where
+from decodedrift.runs.partfiles import MEND, length_of_parts, rows_written
+from decodedrift.runs.places import file_of, where
 
 AT_ONCE = 4096  # rows of a table that are held as cells
 _CELL = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^",\r\n]*))(,|\r?\n|\Z)')
@@ -134,34 +132,25 @@ def read_tables(folder: Path, tables: Iterable[str]) -> dict[str, pd.DataFrame]:
     """Tables of a finished run by name; one that has no rows, or came with a later version, is empty.
 
     A fold of which that holds is left out, and so is a table of Parquet parts, of which it is only seen that they are
-    whole files: a page needs some, and `read_parts` reads them.
+    whole files, with all rows: a page needs some, and `read_parts` reads them.
 
     Raises:
-        InputError: the run wrote rows of a table, and its file is gone; or it cannot be read.
+        InputError: a table has not the rows that the run wrote, or its file is gone; or it cannot be read.
     """
-    frames, rows = {}, _rows_written(folder)
+    frames, rows = {}, rows_written(folder)
     for table in tables:
         path = where(folder, file_of(table))
-        if rows.get(table) and not path.exists():
-            raise InputError(
-                f"{path}: missing, and this run wrote {rows[table]} rows of it; put it back, or run it again"
-            )
         if table in PARTS:
             length_of_parts(folder, table)
         elif path.is_file():
             frames[table] = read_csv(path, table)
+            if (held := len(frames[table])) != rows.get(table, held):
+                raise InputError(f"{path}: holds {held} rows, and this run wrote {rows[table]}; {MEND}")
+        elif rows.get(table):
+            raise InputError(f"{path}: missing, and this run wrote {rows[table]} rows of it; {MEND}")
         elif table in TABLES:
             frames[table] = pd.DataFrame()
     return {name: typed(frame, name) if name in TABLES else frame for name, frame in frames.items()}
-
-
-def _rows_written(folder: Path) -> dict[str, int]:
-    """rows.json; empty of a run of version 0.1, which wrote empty tables too."""
-    path = where(folder, ROWS)
-    try:
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}  # type: ignore[no-any-return]
-    except ValueError as error:
-        raise InputError(f"{path}: cannot be read ({excerpt(error, 120)})") from None
 
 
 def _cells(series: pd.Series, change: Callable[[str], str]) -> list[str]:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import decodedrift as dd
+from decodedrift.core.batches import by_length, filed, padding
 from decodedrift.core.records import Key
-from decodedrift.decoding.batches import by_length, filed, padding
 from decodedrift.measure import bench
 
 STRATEGIES = ["greedy", "beam:num_beams=3", "top-k:k=8", "top-p:p=0.8"]

@@ -318,20 +318,27 @@ def test_a_screening_has_a_floor_of_its_own_and_a_plan_from_before_no_text() -> 
     assert not make_settings(CompareSettings, {"prompts": [earlier], "prompt_source": "given"}).standard_texts()
 
 
-def test_a_forecast_counts_a_floor_for_every_candidate_and_64_prompts_at_most() -> None:
+def test_a_forecast_counts_of_every_floor_the_prompts_that_it_runs_over(monkeypatch: pytest.MonkeyPatch) -> None:
     from decodedrift.core.settings import make_settings
+    from decodedrift.experiments.compare import settings
     from decodedrift.experiments.compare.settings import CompareSettings
-    from decodedrift.models.budget import flops
+    from decodedrift.models.workload import flops
     from decodedrift.runs.forecast import forecast
     from decodedrift.runs.prepare import prepare
 
     ready = prepare(make_settings(CompareSettings, {"limit": 2, "max_new_tokens": 3, "strategies": ["greedy"]}))
-    assert ready.plan.effort.floors == 3, "bf16, fp16, int8"
+    assert len(ready.plan.effort.floors) == 3, "bf16, fp16, int8"
     assert "noise floor: 3 passes over 2 prompts in another layout" in forecast(ready)
     lean = prepare(make_settings(CompareSettings, ready.plan.as_dict() | {"noise_floor": False}))
-    more = {n: flops(ready.world, n) - flops(lean.world, n) for n in (1, 64, 640)}
-    assert more[1] == 2.0 * ready.world.checkpoint.parameters * 3 * 3 * (1 + 2)
-    assert more[64] == more[640] == 64 * more[1]
+    more = {n: flops(ready.world, n) - flops(lean.world, n) for n in (1, 2)}
+    assert more[1] == 2.0 * ready.world.checkpoint.parameters * 3 * 3 * (1 + 2) and more[2] == 2 * more[1]
+
+    monkeypatch.setattr(settings, "FLOOR_PROMPTS", 7)  # a job of 4, and 3 of one whose two batches hold them
+    asked = {"candidates": "bf16,fp16,bf16:batch_size=1", "limit": 9, "batch_size": 2, "prompts_per_job": 4}
+    asked |= {"strategies": ["greedy"], "max_new_tokens": 3, "default_text": False}
+    ready, lean = (prepare(make_settings(CompareSettings, asked | {"noise_floor": on})) for on in (True, False))
+    assert "noise floor: 3 passes over 7 to 8 prompts in another layout" in forecast(ready)
+    assert flops(ready.world, 9) - flops(lean.world, 9) == (8 + 8 + 7) * more[1] / 3
 
 
 def test_draws_that_are_not_shared_have_no_noise_floor() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import decodedrift as dd
 from decodedrift.core.records import InputError
 from decodedrift.experiments import study as studies
 from decodedrift.experiments.compare import EXPERIMENT as COMPARE
+from decodedrift.experiments.running import resume
 from decodedrift.experiments.study import open_study
 from decodedrift.runs import partfiles, tablefiles
 
@@ -83,9 +85,43 @@ def test_parts_of_a_run_under_way_are_the_jobs(read: dd.Study) -> None:
     path = Path(str(read.path))
     every = partfiles.length_of_parts(path, "positions")
     min((path / "data" / "positions").glob("*.parquet")).unlink()  # as if it had been killed while these were written
-    assert partfiles.length_of_parts(path, "positions") < every
     (path / "data" / "unfinished.json").write_text("{}", encoding="utf-8")
     assert partfiles.length_of_parts(path, "positions") == every
+
+
+def test_a_part_that_is_lost_is_named_and_put_back_from_its_job(read: dd.Study) -> None:
+    path = Path(str(read.path))
+    before, wrote = content(path), partfiles.rows_written(path)
+    for table, look in (("positions", open_study), ("alternatives", lambda p: open_study(p).alternatives_of(["a"]))):
+        first, *_, last = sorted((path / "data" / table).glob("*.parquet"))
+        last.unlink()
+        gone = len(pd.read_parquet(path / "data/jobs" / last.stem / f"{table}.parquet"))
+        why = f"{last}: missing, and with it {gone} of the {wrote[table]} rows of {table} that this run wrote"
+        with pytest.raises(InputError, match=f"^{re.escape(why)}; mend with: decodedrift resume {path}$"):
+            look(path)
+        first.unlink()
+        with pytest.raises(InputError, match=rf"^{first} and 1 more: missing"):
+            look(path)
+        resume(path)
+        assert content(path) == before
+
+
+def test_what_no_job_has_is_named_and_what_is_too_much_as_well(read: dd.Study) -> None:
+    path = Path(str(read.path))
+    every, part = partfiles.length_of_parts(path, "positions"), min((path / "data/positions").glob("*.parquet"))
+    shutil.copy(part, part.with_name("other.parquet"))
+    with pytest.raises(InputError, match=rf"positions: holds \d+ rows, and this run wrote {every}; take out"):
+        open_study(path)
+    part.with_name("other.parquet").unlink()
+    part.write_bytes(b"no Parquet")
+    with pytest.raises(InputError, match=f"{part}: cannot be read .*; delete it and: decodedrift resume {path}$"):
+        open_study(path)
+    shutil.rmtree(path / "data/jobs" / part.stem)
+    with pytest.raises(InputError, match=f"{part}: cannot be read .*; put it back, or run it again$"):
+        open_study(path)
+    part.unlink()
+    with pytest.raises(InputError, match=rf"positions: a file in it is missing, and with it \d+ of the {every} rows"):
+        resume(path)
 
 
 def test_a_csv_is_written_in_pieces(held: dd.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

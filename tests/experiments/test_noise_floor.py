@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -16,9 +17,11 @@ from running import run
 from transformers import LlamaForCausalLM
 
 import decodedrift as dd
+from decodedrift.core.estimate import READING, Work
+from decodedrift.core.progress import Progress
 from decodedrift.decoding import forcing
 from decodedrift.decoding.preferences import Preferences
-from decodedrift.experiments.compare import controls
+from decodedrift.experiments.compare import controls, floors, settings
 from decodedrift.measure.passes import Passage
 from decodedrift.models import steps
 from decodedrift.models.knobs import padding
@@ -28,7 +31,7 @@ from decodedrift.models.variants import parse_variants
 
 VOCAB, NEW, FELT, EACH = 16, 8, 9, 0.0625
 HEIGHT = 2.0**16  # of all logits: within 64 float32 spacings of it, half a nat, batches may differ and a path be sound
-WIDER = controls.FLOOR_FILLER
+WIDER = floors.FLOOR_FILLER
 VARIANT = "fp32:attention=eager"
 LAST = {"three": 3, "nine": 9, "five": 5, "twelve": 12}
 
@@ -85,7 +88,7 @@ def of_floor(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["role"] == "floor"].reset_index(drop=True)
 
 
-@pytest.mark.parametrize(("size", "name"), [(4, " (5 wider)"), (2, " (5 wider)"), (1, ",batch_size=4")])
+@pytest.mark.parametrize(("size", "name"), [(4, " (5 wider)"), (2, " (5 wider)"), (1, ",batch_size=4 (5 wider)")])
 def test_the_floor_is_what_the_other_layout_adds(size: int, name: str) -> None:
     result = study(Filled, size)
     assert not result.failed, result.failures.to_string()
@@ -128,6 +131,20 @@ def test_the_floor_is_what_the_other_layout_adds(size: int, name: str) -> None:
     assert (rows["swing"] == added).all()
     candidates = result.positions[result.positions["role"] == "candidate"]
     assert (candidates["kl"] == 0).all(), "two kernels in one layout"
+
+
+def test_floors_are_named_by_their_own_batches_and_each_by_another_name() -> None:
+    """A sweep over batch sizes has floors of one size; tables tell them apart by their names alone."""
+    result = run(candidates="bf16:batch_size=1/4,threads=1", noise_floor=True, strategies=["greedy"],
+                 max_new_tokens=2, prompts=FOUR)  # fmt: skip
+    names = of_floor(result.summary).set_index("reference")["candidate"].to_dict()
+    one, four = (f"bf16:batch_size={size},threads=1" for size in (1, 4))
+    assert names == {one: f"{four} (5 wider, beside {one})", four: f"{four} (5 wider)"}
+    assert set(of_floor(result.traces)["variant"]) == set(names.values())
+    (variant,) = parse_variants(names[one].partition(" ")[0])
+    assert (variant.name, variant.batch_size, variant.threads) == (four, 4, 1)
+    alone = controls._floor_name("fp32:batch_size=1", 4, WIDER, ["fp32:batch_size=1", "bf16:batch_size=1"])
+    assert (alone, controls._floor_name("bf16", 4, 0, ["bf16"])) == ("fp32:batch_size=4 (5 wider)", "bf16:batch_size=4")
 
 
 def test_without_the_constant_the_floor_is_exactly_nothing() -> None:
@@ -237,6 +254,19 @@ def test_a_floors_batches_are_filled_wider(size: int, monkeypatch: pytest.Monkey
         assert counts == [[0, 0, WIDER, WIDER]], "generates and reads, each in both"
 
 
+class Told(Progress):
+    """The jobs' work as it was foretold, and the tokens that phases of floors said they would write."""
+
+    work: Mapping[str, Work]
+    floors = 0
+
+    def begin(self, todo: Mapping[str, Work], finished: Work) -> None:
+        self.work = todo
+
+    def start(self, variant: str, what: str, tokens: int) -> None:
+        self.floors += tokens * ("wider" in variant and what != READING)
+
+
 @pytest.mark.parametrize("strategies", [["greedy"], ["greedy", "top-k"]])
 def test_a_floor_of_some_prompts_runs_whole_batches(strategies: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that hold a prompt it is measured on, so that the filler of each text differs by one number."""
@@ -251,13 +281,16 @@ def test_a_floor_of_some_prompts_runs_whole_batches(strategies: list[str], monke
                 filled.setdefault((tuple(text), held.filler), set()).add(int((row == 0).sum()))
         return ids, mask, begins
 
-    monkeypatch.setattr(controls, "FLOOR_PROMPTS", 2)
+    for module in (controls, settings):
+        monkeypatch.setattr(module, "FLOOR_PROMPTS", 2)
     monkeypatch.setattr(steps, "batch", noted)
     counts = {"a": 2, "b": 7, "c": 3, "d": 4, "e": 12, "f": 6, "g": 8, "h": 11, "i": 9}  # in batches of 3: acd fbg ihe
     prompts = {name: " ".join(["w5"] * count) for name, count in counts.items()}
     result = run(candidates=["bf16"], noise_floor=True, max_new_tokens=4, strategies=strategies, prompts=prompts,
-                 batch_size=3)  # fmt: skip
+                 batch_size=3, progress=(told := Told()))  # fmt: skip
     assert not result.failed and len(batches[0]) == 3
+    (written,), tokens = {work.written for work in told.work.values()}, len(strategies) * 4
+    assert told.floors == 6 * tokens and written == 2 * 9 * tokens + told.floors, "what was foretold is what it runs"
     assert batches[WIDER] == set(sorted(batches[0])[:2]), "whole ones, and not the one that holds neither a nor b"
     for (text, filler), numbers in filled.items():
         assert len(numbers) == 1 and (not filler or filled[text, 0] == {n - WIDER for n in numbers})
@@ -285,7 +318,7 @@ def test_no_batch_of_a_floor_is_one_of_its_candidates(
 
     for size in range(1, len(lengths) + 1):
         other, filler = controls.relayout(model, size)
-        assert other <= max(size, controls.FLOOR_BATCH) and not (filler and (factors or path == "plain"))
+        assert other <= max(size, floors.FLOOR_BATCH) and not (filler and (factors or path == "plain"))
         same = batches(size, 0) & batches(other, filler)
         assert {count for _, count, _ in same} <= {1}, size
         if filler:

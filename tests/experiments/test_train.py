@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -380,7 +381,7 @@ def test_what_the_arms_write_is_compared_in_a_run_of_its_own(written: Path) -> N
     assert digits["fp32"] > 3 > digits["bf16"] > 0 and pd.isna(digits["fp64"])
 
 
-def test_the_page_shows_where_the_texts_of_the_arms_part(written: Path) -> None:
+def test_the_page_shows_where_the_texts_of_the_arms_part(written: Path, tmp_path: Path) -> None:
     study = dd.open_study(written)
     rows = study.arms.set_index("arm")
     parted = set(rows.index[rows["diverged"].fillna(0) > 0])
@@ -392,6 +393,30 @@ def test_the_page_shows_where_the_texts_of_the_arms_part(written: Path) -> None:
     page = study.to_html()
     assert page.count('class="pair"') == len(parted) and "compare-seed-0/report.html" in page
     assert not cases(train(arms=["fp32"], controls=False, steps=1))  # of a run that was not kept
+    broken = shutil.copytree(written, tmp_path / "broken")
+    min(broken.glob("compare-seed-0/data/positions/*")).unlink()
+    with pytest.raises(dd.InputError, match=r"compare-seed-0/data/positions/.*: missing"):
+        cases(dd.open_study(broken))
+
+
+def test_merged_shards_name_the_checkpoints_that_are_there(written: Path, tmp_path: Path) -> None:
+    """By their places in the run's folder; the comparison is that of a run that was made elsewhere."""
+    shards, whole = [tmp_path / f"shard-{n}" for n in (1, 2)], tmp_path / "whole"
+    for n, shard in enumerate(shards, 1):
+        train(arms=["fp64", "fp32", "bf16"], controls=False, steps=1, seeds=[0, 1], keep_checkpoints=True,
+              shard=f"{n}/2", out=shard)  # fmt: skip
+    shutil.copytree(written / "compare-seed-0", shards[0] / "compare-seed-0")
+    dd.merge(shards, out=whole)
+    for shard in shards:
+        shutil.rmtree(shard)
+    plan = dd.open_study(whole / "compare-seed-0").plan
+    models = {plan["reference"]["name"]: plan["model"]} | {c["name"]: c["model"] for c in plan["candidates"]}
+    assert models == {name: f"checkpoints/seed-0/{name}" for name in models}
+    for arm in ("fp64", "fp32", "bf16"):
+        assert (whole / models[arm] / "model.safetensors").is_file()
+    elsewhere = str(written).encode()
+    told = [path for path in whole.rglob("*") if path.suffix in (".json", ".csv", ".html", ".txt", ".parquet")]
+    assert len(told) > 60 and not [path for path in told if elsewhere in path.read_bytes()]
 
 
 def test_without_a_folder_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

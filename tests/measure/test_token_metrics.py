@@ -206,6 +206,22 @@ def test_ids_outside_both_vocabularies_change_nothing():
         np.testing.assert_allclose(value, expected[name], rtol=1e-12, err_msg=name)
 
 
+def test_a_vocabulary_of_one_has_no_second_best():
+    """As if a second id were forbidden on both sides: certain of its token, and nothing to be apart from."""
+    z_r, z_c = torch.tensor([[1.5], [NAN], [0.0]]), torch.tensor([[2.5], [1.0], [-INF]])
+    one, wider = (pair_of(z_r, side, tokens=[0] * 3) for side in (z_c, torch.cat([z_c, torch.ones(3, 1)], -1)))
+    forbidden = pair_of(*(torch.cat([z, torch.full((3, 1), -INF)], -1) for z in (z_r, z_c)), tokens=[0] * 3)
+    values = token_metrics(one)
+    assert {values[name][0] for name in ("kl", "kl_reverse", "tv", "logit_gap_max", "entropy_reference")} == {0.0}
+    assert [values[name][0] for name in ("p_top_reference", "top1_agree", "rank")] == [1.0] * 3
+    margins = ("logit_margin_reference", "logit_margin_candidate", "logit_margin_ulps", "directional_error")
+    assert all(np.isnan(values[name]).all() for name in margins)
+    assert values["nonfinite"].tolist() == [0, 1, 1] and np.isnan(values["kl"]).tolist() == [False, True, True]
+    for other in (wider, forbidden):
+        for name, value in token_metrics(other).items():
+            np.testing.assert_array_equal(value, values[name], err_msg=name)
+
+
 @pytest.mark.parametrize("wider", ["reference", "candidate"])
 def test_widths_that_differ_are_compared_below_the_smaller_one(wider):
     pair = random_pair(vocab=40)

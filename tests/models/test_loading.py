@@ -14,7 +14,7 @@ import decodedrift as dd
 from decodedrift.core.progress import Progress
 from decodedrift.core.settings import make_settings
 from decodedrift.experiments.compare.settings import CompareSettings
-from decodedrift.models import budget, load
+from decodedrift.models import budget, load, workload
 from decodedrift.runs.forecast import _percent, forecast
 from decodedrift.runs.prepare import Prepared, prepare
 from decodedrift.runs.resume import stored_settings
@@ -67,7 +67,7 @@ def test_loads_are_counted_and_foretold(
     timed = study.timings[study.timings["phase"] == "load"].groupby("variant")["seconds"].sum()
     assert {name: facts[name]["load_seconds"] for name in facts} == pytest.approx(timed.to_dict())
     foretold = ready(**SHORT | more)
-    times = budget.loading(foretold.world, foretold.jobs).loads
+    times = workload.loading(foretold.world, foretold.jobs).loads
     unread = 2 if more.get("mode") == "screen" and "continued" not in more else 0  # only the self control is judged
     assert times == sum(loads) + unread
     assert f"loading   weights {times} times (" in forecast(foretold)
@@ -110,8 +110,8 @@ def test_jobs_are_enlarged_where_weights_are_swapped(monkeypatch: pytest.MonkeyP
     shard = ready(prompts=many, memory_bytes=small.world.memory, shard="2/3")
     assert shard.plan.prompts_per_job == 16, "no shard knows the memory of the others"
     assert [job.index for job in shard.jobs] == [1, 4]
-    shares = [budget.loading(r.world, r.jobs).share for r in (small, asked)]
-    assert shares[0] < budget.SHARE < shares[1]
+    shares = [workload.loading(r.world, r.jobs).share for r in (small, asked)]
+    assert shares[0] < workload.SHARE < shares[1]
     assert "more --prompts-per-job" in forecast(asked)
     assert (_percent(0.001), _percent(0.2)) == ("less than 1 %", "about 20 %")
     assert "more --prompts-per-job" not in forecast(small)
@@ -121,9 +121,9 @@ def test_enlarged_jobs_keep_to_their_bounds(monkeypatch: pytest.MonkeyPatch) -> 
     apart(monkeypatch, "all_fit")
     assert ready().plan.prompts_per_job == 40, "all of them: two jobs of 32 would not be worth it"
     each = 40 * 96 * 4 * 2  # tokens, vocabulary, float32; forced logits and greedy's own
-    monkeypatch.setattr(budget, "DISK", 25 * each)
+    monkeypatch.setattr(workload, "DISK", 25 * each)
     assert ready().plan.prompts_per_job == 24, "whole batches within the disk"
-    monkeypatch.setattr(budget, "DISK", each)
+    monkeypatch.setattr(workload, "DISK", each)
     assert ready().plan.prompts_per_job == 16
     assert ready(prompts=PROMPTS[:16]).plan.prompts_per_job == 16, "one job it is already"
 
@@ -134,7 +134,7 @@ def test_longer_texts_need_no_larger_jobs(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_resumed_run_keeps_the_size_of_its_jobs(saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "SHARE", 0.16)
+    monkeypatch.setattr(workload, "SHARE", 0.16)
     with monkeypatch.context() as patch:
         apart(patch, "all_fit")
         whole = dd.compare(saved(), out=tmp_path / "whole", **ASKED, **LEAN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 import decodedrift as dd
 from decodedrift.decoding.spool import Spool
-from decodedrift.models import budget, load
+from decodedrift.models import budget, load, workload
 
 
 @pytest.fixture
@@ -161,11 +162,13 @@ def test_on_a_gpu_logits_wait_in_the_hosts_memory_and_steps_wait_for_the_host(mo
     world = prepare(make_settings(CompareSettings, asked), tiny_tokenizer()).world
     monkeypatch.setattr(budget, "available_memory", lambda device: {"cpu": 10 * 2**30}[device])
     assert budget.spool_bytes(world) == 25 * 2**30
-    assert budget.waiting_seconds(world, 6) == 0
-    world.plan = world.plan.having(device="cuda")
+    assert workload.waiting_seconds(world, 6) == 0
+    there = tuple(replace(v, device="cuda") for v in world.plan.candidates)
+    world.plan = world.plan.having(device="cuda", candidates=there)
     assert budget.spool_bytes(world) == 2 * 2**30
-    steps = 3 * (6 // 3) * 10 + 2 * 6 * 10  # three variants in batches of three, two floors one by one
-    assert budget.waiting_seconds(world, 6) == pytest.approx(steps * 2 * budget.LAUNCH)
+    for size, batches in ((3, 3 * 2 + 2 * 6), (6, 3 * 1 + 2 * 6 / 4)):  # three variants; two floors in 1s, in 4s
+        world.plan = world.plan.having(batch_size=size)
+        assert workload.waiting_seconds(world, 6) == pytest.approx(batches * 10 * 2 * workload.LAUNCH)
 
 
 @given(

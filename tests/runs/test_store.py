@@ -296,7 +296,11 @@ def test_nothing_that_is_empty_is_written_and_what_is_lost_is_named(tmp_path: Pa
     assert not [p for p in folder.path.rglob("*") if p.is_dir() and not any(p.iterdir())]
     assert open_study(folder.path).traces["n_tokens"].tolist() == [3]
     assert list(open_study(folder.path).failures.columns) == list(TABLES["failures"])
-    (folder.path / "tables/traces.csv").unlink()
+    table = folder.path / "tables/traces.csv"
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    with pytest.raises(InputError, match=r"tables/traces\.csv: holds 0 rows, and this run wrote 1; put it back"):
+        open_study(folder.path)
+    table.unlink()
     with pytest.raises(InputError, match=r"tables/traces\.csv: missing, and this run wrote 1 rows"):
         open_study(folder.path)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 
+from decodedrift.core.batches import whole
 from decodedrift.core.records import Trace
+from decodedrift.experiments.compare.floors import FLOOR_FILLER, FLOOR_PROMPTS, floor_of
 from decodedrift.experiments.compare.reading import read_against
-from decodedrift.experiments.compare.settings import FLOOR_PROMPTS
 from decodedrift.measure.bench import Bench
 from decodedrift.measure.passes import Pass
 from decodedrift.measure.tables import FORCED, STEPPED
@@ -14,8 +17,6 @@ from decodedrift.models.load import Loaded
 from decodedrift.models.longrope import switch
 
 CONTROL_TOKENS = 16  # of each text that the self control writes again: whether the same bits come out shows in these
-FLOOR_FILLER = 5  # tokens that a floor's batches are filled wider: on a CPU it is this that moves bits
-FLOOR_BATCH = 4  # prompts in its batch where the candidate's are not filled wider, or alone; 1 where they are 2 to 4
 
 
 def self_control(bench: Bench, model: Loaded, reference: Pass) -> Pass:
@@ -65,9 +66,7 @@ def relayout(model: Loaded, size: int) -> tuple[int, int]:
     on the left.
     """
     filler = FLOOR_FILLER if switch(model.model.config) is None and model.path != "plain" else 0
-    if filler and size > 1 and model.device.type == "cpu":
-        return size, filler
-    return 1 if 1 < size <= FLOOR_BATCH else FLOOR_BATCH, filler
+    return floor_of(size, filler > 0 and model.device.type == "cpu").size, filler
 
 
 def relaid(bench: Bench, model: Loaded) -> set[str]:
@@ -83,13 +82,6 @@ def _alone(order: list[str], size: int) -> set[str]:
     return set(order[-1:] if len(order) % size == 1 else order if size == 1 else ())
 
 
-def _whole(bench: Bench, measured: set[str], size: int) -> set[str]:
-    """The prompts of the job's batches of a size that hold one that is measured."""
-    order = [p.id for p in bench.order]
-    batches = [set(order[i : i + size]) for i in range(0, len(order), size)]
-    return set().union(*(batch for batch in batches if batch & measured))
-
-
 def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pass:
     """A candidate against itself in another layout: what batching alone does to it.
 
@@ -101,10 +93,10 @@ def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pas
     own = bench.size(model.variant)
     size, filler = relayout(model, own)
     measured = relaid(bench, model)
-    run = _whole(bench, measured, own) if size == own else measured
+    run = whole([p.id for p in bench.order], own, measured) if size == own else measured
     model = replace(model, facts={}, filler=filler)  # what this pass shows is no fact of the variant
     other = replace(model.variant, batch_size=size)
-    name = f"{same.name} ({filler} wider)" if size == own else _in_batches(same.name, size)
+    name = _floor_name(same.name, None if size == own else size, filler, [v.name for v in bench.plan.candidates])
     floor = Pass(name, other, "floor", against=same, batch_size=size)
     bench.free_run(model, floor, batch_size=size, watch=same.traces, only=run)
     groups = bench.passages(reference.traces, only=floor.traces) if same.reads == STEPPED else []
@@ -123,9 +115,24 @@ def noise_floor(bench: Bench, model: Loaded, same: Pass, reference: Pass) -> Pas
     return floor
 
 
+def _floor_name(name: str, size: int | None, filler: int, candidates: Sequence[str]) -> str:
+    """What a candidate's floor is called: in batches of another size if any, and so much wider.
+
+    Tables tell floors by their names: where another candidate has this one in batches of that size, whose own it is.
+    """
+    notes = [f"{filler} wider"] if filler else []
+    if size is None:
+        return f"{name} ({', '.join(notes)})"
+    floor = _in_batches(name, size)
+    if any(_in_batches(other, size) == floor for other in candidates if other != name):
+        notes.append(f"beside {name}")
+    return f"{floor} ({', '.join(notes)})" if notes else floor
+
+
 def _in_batches(name: str, size: int) -> str:
-    """A variant's name in batches of a size."""
-    return f"{name}{',' if ':' in name else ':'}batch_size={size}"
+    """A variant's name in batches of a size: its own knob turned, or one more."""
+    floor, turned = re.subn(r"(?<=[:,])batch_size=[^,]*", f"batch_size={size}", name)
+    return floor if turned else f"{name}{',' if ':' in name else ':'}batch_size={size}"
 
 
 def read_cast(bench: Bench, model: Loaded, reference: Pass) -> Pass:

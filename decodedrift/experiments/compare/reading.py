@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 
+from decodedrift.core.batches import filed
 from decodedrift.core.records import Key
-from decodedrift.decoding.batches import filed
 from decodedrift.experiments.compare.earlier import Earlier
 from decodedrift.measure import passes
 from decodedrift.measure.bench import Bench

@@ -19,12 +19,12 @@ from decodedrift.core.records import InputError, Strategy, Text, Variant, distin
 from decodedrift.core.secrecy import home_shortened
 from decodedrift.core.settings import Whole, files
 from decodedrift.decoding.strategies import not_injectable, screened
+from decodedrift.experiments.compare.floors import FLOOR_PROMPTS, floor_of
 from decodedrift.measure.checks import Check, answered, parse_check, trusted
 from decodedrift.models.knobs import COARSER, KNOBS, unread
 from decodedrift.models.precisions import PRECISIONS
 from decodedrift.runs.judge import JUDGE
 
-FLOOR_PROMPTS = 64  # of a run's prompts, the first, on which a floor is measured
 ROUGH, FINE = ("bf16", "fp16"), ("fp32", "fp64")  # types of arithmetic: what is certified, and against what
 SLIDING = "sliding"
 CONVENTIONS = {
@@ -240,7 +240,11 @@ class CompareSettings(EndpointSettings):
         recorded = len(self.candidates) - many
         blind = sum(not all(KNOBS[name].stepped for name in names) for names in acting)  # these read no given text
         stepped = sum(map(bool, acting)) - blind
-        floors = many - blind if self.noise_floor else 0
+        floors = tuple(
+            floor_of(v.batch_size or self.batch_size, (v.device or self.device).startswith("cpu"))
+            for v, names in zip(running, acting, strict=True)
+            if self.noise_floor and all(KNOBS[name].stepped for name in names)
+        )
         waiting = (1 + many if self.decompose else 0) + bool(stepped)
         screens = self.mode == "screen" and not self.continued
         return Effort(
@@ -250,7 +254,7 @@ class CompareSettings(EndpointSettings):
             floor_prompts=FLOOR_PROMPTS,
             injecting=many if self.inject else 0,
             stepwise=(1 + 3 * many if self.decompose else 0) + stepped + bool(stepped),
-            logits=2 + (floors and 1 + ceil(floors / len(self.cells))) + waiting,
+            logits=2 + (1 + ceil(len(floors) / len(self.cells)) if floors else 0) + waiting,
         )
 
 

@@ -46,12 +46,13 @@ class Within(Progress):
 
 
 def compared(
-    plan: Any, learnt: Material, saved: Mapping[str, Path], folder: Path | None, progress: Progress
+    plan: Any, learnt: Material, saved: Mapping[str, Path], base: Path, folder: Path | None, progress: Progress
 ) -> dict[str, dict[str, Any]]:
     """Columns of `arms` by arm, of the first strategy; empty where the reference arm or all others broke.
 
     Args:
-        saved: folders by arm. folder: where the comparison is written; None keeps it in memory.
+        saved: folders by arm. base: the folder in which they are named by their place, so that the names hold where
+            that is moved, or merged with others. folder: where the comparison is written; None keeps it in memory.
     """
     reference = plan.reference_label
     names = [name for name in saved if name not in (reference, AGAIN)]
@@ -67,7 +68,7 @@ def compared(
             "device": plan.device, "threads": plan.threads, "memory_bytes": plan.memory_bytes,
             "no_text": plan.no_text, "trust_remote_code": plan.trust_remote_code,
         },
-        out=folder, resume=folder is not None, progress=Within(progress),
+        out=folder, resume=folder is not None, progress=Within(progress), base=base,
     )  # fmt: skip
     return figures(study.summary, study.answer, study.perplexity, names)
 

@@ -56,7 +56,7 @@ def execute(job: Job, world: World, progress: Progress | None = None, spill: str
         with folders(world, seed, plan.keep_checkpoints) as folder:
             saved = saved_arms(arms, world, folder)
             place_of_run = world.folder / f"compare-seed-{seed}" if world.folder is not None else None
-            told = compared(plan, learnt, saved, place_of_run, progress) if plan.compare else {}
+            told = compared(plan, learnt, saved, world.folder or folder, place_of_run, progress) if plan.compare else {}
         for row in rows:
             row |= told.get(row["arm"], {})
     result.rows["arms"] = [{"model": plan.model} | row for row in rows]

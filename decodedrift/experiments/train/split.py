@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from decodedrift.core.records import InputError
 from decodedrift.experiments.study import open_study
 from decodedrift.experiments.train.arms import AGAIN
 from decodedrift.experiments.train.verdict import by_role
@@ -13,13 +12,17 @@ from decodedrift.report.html import Options, StudyLike
 
 
 def cases(study: Any) -> dict[str, Case]:
-    """By arm a text that parted, of the first seed; nothing where the comparison was not kept."""
+    """By arm a text that parted, of the first seed; nothing where the comparison was not kept.
+
+    Raises:
+        InputError: the comparison has lost a file.
+    """
     if study.path is None or not study.words:
         return {}
-    try:
-        compared = open_study(study.path / f"compare-seed-{study.plan['seeds'][0]}")
-    except InputError:  # none was asked for, or every arm broke
+    folder = study.path / f"compare-seed-{study.plan['seeds'][0]}"
+    if not folder.is_dir():  # none was asked for, or every arm broke
         return {}
+    compared = open_study(folder)
     rows = compared.divergences
     rows = rows[(rows["role"] == "candidate") & (rows["diverged"] == 1)]
     names = [name for name in by_role(study) if name != AGAIN and name in set(rows["candidate"])]

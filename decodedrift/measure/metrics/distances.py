@@ -74,7 +74,8 @@ def distances(reference: Tensor, candidate: Tensor) -> Distances:
     )  # fmt: skip
     for begin in range(0, len(far), rows):
         again = far[begin : begin + rows]
-        values = _anew(reference[again], candidate[again], ids_r[again], ids_c[again])
+        best = (done.reference_top, done.reference_ids, done.candidate_top, done.candidate_ids)
+        values = _anew(reference[again], candidate[again], *(side[again] for side in best))
         for field in fields(Distances):
             getattr(done, field.name)[again] = getattr(values, field.name)
     return done
@@ -124,14 +125,16 @@ def _walk(reference: Tensor, candidate: Tensor, tops: Tensor, space: Tensor, sum
     return again
 
 
-def _anew(reference: Tensor, candidate: Tensor, ids_r: Tensor, ids_c: Tensor) -> Distances:
-    """Of rows with any logits and their two best ids: log-probabilities far apart, ids not allowed, NaN."""
+def _anew(
+    reference: Tensor, candidate: Tensor, top_r: Tensor, ids_r: Tensor, top_c: Tensor, ids_c: Tensor
+) -> Distances:
+    """Of rows with any logits and their two best: log-probabilities far apart, ids not allowed, NaN."""
     z_r, z_c = reference.double(), candidate.double()
     log_p, log_q = nm.log_softmax(z_r), nm.log_softmax(z_c)
     p, error, count = log_p.exp(), *nm.logit_error(z_r, z_c)
     best_r, best_c = (log.gather(-1, ids[:, :1]).squeeze(-1) for log, ids in ((log_p, ids_r), (log_q, ids_c)))
     return Distances(
-        z_r.gather(-1, ids_r), ids_r, z_c.gather(-1, ids_c), ids_c, -best_r, -best_c,
+        top_r, ids_r, top_c, ids_c, -best_r, -best_c,
         *nm.kl_both(log_p, log_q, nm.log_ratio(z_r, z_c, log_p, log_q, ids_r[:, 0]), p),
         nm.total_variation(p, log_q.exp()), nm.entropy(p, log_p), error.amax(-1).abs().maximum(error.amin(-1).abs()),
         nm.row_rms(error, count), nm.centred_rms(z_r), nm.nonfinite_count(z_r, z_c),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,6 +76,24 @@ def without_home(plan: S) -> S:
     """The plan with the home folder shortened in every path that its tables and files would carry."""
     candidates = tuple(replace(c, model=c.model and _shortened(c.model)) for c in plan.candidates)
     return plan.having(model=_shortened(plan.model), candidates=candidates)
+
+
+def within(
+    folder: Path | None, plan: S, checkpoint: Checkpoint, others: Mapping[str, Checkpoint]
+) -> tuple[S, Checkpoint, dict[str, Checkpoint]]:
+    """The same with what lies in a folder named by its place there: names that hold wherever the folder is moved."""
+    if folder is None:
+        return plan, checkpoint, dict(others)
+    root = Path(os.path.abspath(folder))
+
+    def placed(name: str) -> str:
+        path = Path(os.path.abspath(os.path.expanduser(name)))
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else name
+
+    candidates = tuple(replace(c, model=c.model and placed(c.model)) for c in plan.candidates)
+    plan = plan.having(model=placed(plan.model), candidates=candidates)
+    one, *rest = (replace(each, name=placed(each.name)) for each in (checkpoint, *others.values()))
+    return plan, one, dict(zip(others, rest, strict=True))
 
 
 def _shortened(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from decodedrift.core.records import Key, Prompt
@@ -25,6 +25,12 @@ def by_length(items: Sequence[Item], length: Callable[[Item], int], size: int) -
     order = sorted(items, key=length)
     saves = padding([length(i) for i in order], size) < padding([length(i) for i in items], size)
     return order if saves else list(items)
+
+
+def whole(order: Sequence[str], size: int, wanted: Collection[str]) -> set[str]:
+    """Who is in the batches of `size` that hold one who is wanted."""
+    batches = [set(order[i : i + size]) for i in range(0, len(order), size)]
+    return set().union(*(batch for batch in batches if not batch.isdisjoint(wanted)))
 
 
 def filed(rows: Mapping[Key, Held], prompts: Sequence[Prompt]) -> dict[Key, Held]:
