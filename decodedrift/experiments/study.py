@@ -16,7 +16,8 @@ from decodedrift.experiments import experiment
 from decodedrift.experiments.base import Experiment
 from decodedrift.measure.tables import PARTS, UNFOLDED, typed
 from decodedrift.runs import partfiles, runfolder, tablefiles
-from decodedrift.runs.places import MARK, README, contents, where
+from decodedrift.runs.jobfiles import content
+from decodedrift.runs.places import MARK, README, VERDICT, contents, where
 from decodedrift.runs.runfolder import RunFolder
 
 if TYPE_CHECKING:
@@ -149,18 +150,24 @@ class Study:
 
     def write(self, folder: RunFolder) -> None:
         """Writes everything but plan.json into a run folder; environment.json last, with which the run is finished."""
-        elsewhere: tuple[str, ...] = ()
-        if folder.finished_jobs():  # whose own files are taken as they are, and read where they lie
-            elsewhere, self.path = PARTS, folder.path
+        elsewhere = PARTS if folder.finished_jobs() else ()  # these are taken as they are, and read where they lie
+        self.path = folder.path if elsewhere else self.path
         folder.write_tables({n: None if n in elsewhere else getattr(self, n) for n in self.tables}, self.words)
         self.path = folder.path
         folder.write_text("verdict.txt", "\n".join(self.verdict) + "\n")
-        folder.write_json("verdict.json", {**self.experiment.answers(self), "verdict": self.verdict})
-        folder.write_text("report.html", self.to_html())
+        folder.write_json(VERDICT, {**self.experiment.answers(self), "verdict": self.verdict})
+        folder.write_text("report.html", (self if self.words else self._without_words(elsewhere)).to_html())
         if not self.words:
             folder.drop_jobs()
         self.write_readme(folder)
         folder.finish(self.environment)
+
+    def _without_words(self, elsewhere: Collection[str]) -> Study:
+        """As it is read back where it keeps no texts: its page then is what `decodedrift report` makes of it again."""
+        rows = {n: tablefiles.without_words(getattr(self, n), n) for n in self.tables if n not in elsewhere}
+        study = Study(rows, self.plan, self.environment, self.path)
+        study._verdict = self.verdict
+        return study
 
     def write_readme(self, folder: RunFolder) -> None:
         """README.txt, of the files that are there now."""
@@ -287,4 +294,7 @@ def open_study(folder: str | Path) -> Study:
         )
     folds = tuple(kind.folds()) if stored.plan.get("no_text") else kind.stored  # without tokens none is made again
     frames = tablefiles.read_tables(path, [t for t in (*kind.tables, *folds) if t not in UNFOLDED])
-    return Study(frames, stored.plan, stored.environment, path)
+    study = Study(frames, stored.plan, stored.environment, path)
+    if not study.words and (file := where(path, VERDICT)).is_file():
+        study._verdict = content(file)["verdict"]
+    return study

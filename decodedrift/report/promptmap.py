@@ -30,19 +30,19 @@ def prompt_map(rows: pd.DataFrame, traces: pd.DataFrame, prompts: dict[str, str]
         prompts: id -> text, empty where texts are not to be shown.
         opened: the cases that the token view can open.
     """
-    written = {(t.role, t.variant, t.strategy, int(t.seed), t.prompt_id): t.token_ids for t in traces.itertuples()}
+    written = {(t.role, t.variant, t.strategy, int(t.seed), t.prompt_id): t for t in traces.itertuples()}
     numbers = {name: i for i, name in enumerate(prompts)}
     cells: dict[tuple[str, str], list[list[int]]] = {}
     for row in carried(rows).itertuples():
         key = key_of(row)
         candidate, strategy, seed, prompt = key
         at = -1 if absent(row.first_divergence) else int(row.first_divergence)
-        theirs = _ids(written.get(("candidate", *key)))
-        again = []
+        text, again = written.get(("candidate", *key)), []
         if at >= 0:
             ours = _ids(written.get(("reference", row.reference, strategy, seed, prompt)))
-            again = meetings(ours[:LONGEST], theirs[:LONGEST], at)
-        trace = [numbers[prompt], seed, len(theirs) or int(row.compared), at, int(key in opened)]
+            again = meetings(ours[:LONGEST], _ids(text)[:LONGEST], at)
+        length = int(row.compared if text is None or absent(text.n_tokens) else text.n_tokens)
+        trace = [numbers[prompt], seed, length, at, int(key in opened)]
         cells.setdefault((candidate, strategy), []).append([*trace, *(n for run in again for n in run[1:])])
     return compressed({
         "prompts": [brief(shown(name), 40) for name in numbers],
@@ -58,5 +58,6 @@ def carried(rows: pd.DataFrame) -> pd.DataFrame:
     return cells.head(max(1, MOST // max(1, cells.ngroups)))
 
 
-def _ids(text: Any) -> list[int]:
-    return [int(i) for i in text.split()] if isinstance(text, str) else []
+def _ids(trace: Any) -> list[int]:
+    """The tokens of a row of traces.csv; none where there is no row, or it was kept without them."""
+    return [int(i) for i in trace.token_ids.split()] if trace is not None and isinstance(trace.token_ids, str) else []

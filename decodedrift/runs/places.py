@@ -15,11 +15,11 @@ MARK, RAN_ON, UNFINISHED, ROWS = "plan.json", "environment.json", "unfinished.js
 DATA = "data"
 ANSWERS, KEPT = "recorded", "reference"
 STATE = "state"  # what a job under way goes on from, a file each: state-KEY.pt
-README = "README.txt"
+README, VERDICT = "README.txt", "verdict.json"
 ON_TOP = {
     "report.html": "the whole result as one page; open it in a browser, it needs no network",
     "verdict.txt": "what came out, in sentences",
-    "verdict.json": "the same for a program: candidates first, controls under their own key",
+    VERDICT: "the same for a program: candidates first, controls under their own key",
 }
 WITHOUT_TEXTS = {"traces": "a row per trace of any variant, without its text"}
 INTERNALS = {

@@ -354,6 +354,7 @@ def test_no_text_leaves_none(saved: Callable[..., Path], tmp_path: Path) -> None
         numbers = [c for c in kept if c not in WORDS]
         pd.testing.assert_frame_equal(kept[numbers], full[numbers].reset_index(drop=True))
     pd.testing.assert_frame_equal(back.summary, with_text.summary)
+    assert back.to_html() == (out / "report.html").read_text("utf-8")
     assert study.failures["prompt_id"].tolist() == ["none"]
     assert dd.compare(saved(), out=out, no_text=True, resume=True, **LEAN | asked).path == out
     other = asked | {"prompts": [{"id": "first", "prompt": "w11 w14"}, *asked["prompts"][1:]]}

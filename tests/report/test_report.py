@@ -28,7 +28,7 @@ from decodedrift.experiments.compare.beside import beside
 from decodedrift.experiments.compare.folds.summary import perplexity
 from decodedrift.experiments.compare.selection import MOST, clearest, select_cases, spread
 from decodedrift.experiments.compare.verdict.assembly import folded
-from decodedrift.experiments.study import Study
+from decodedrift.experiments.study import Study, open_study
 from decodedrift.measure.tables import TABLES, typed
 from decodedrift.report import html, promptmap, summary_table, tokenview
 from decodedrift.report.inline import library
@@ -587,10 +587,8 @@ def test_the_map_holds_every_trace_and_where_it_meets_again() -> None:
     made.traces.loc[at, "token_ids"] = " ".join([*ids[:4], "0", *ids[5:9], *["0"] * 9, *ids[18:]])
     row = (made.divergences["candidate"] == "v0") & (made.divergences["prompt_id"] == "prompt-1")
     made.divergences.loc[row, "first_divergence"] = 4
-    rows = made.divergences
-    island = promptmap.prompt_map(
-        rows, made.traces, dict.fromkeys(rows["prompt_id"].unique(), "text"), {("v0", "top-k:k=5", 0, "prompt-1")}
-    )
+    rows, texts = made.divergences, dict.fromkeys(made.divergences["prompt_id"].unique(), "text")
+    island = promptmap.prompt_map(rows, made.traces, texts, {("v0", "top-k:k=5", 0, "prompt-1")})
     held = json.loads(gzip.decompress(base64.b64decode(island)))
     assert [tuple(cell[:2]) for cell in held["cells"]] == [("v0", "top-k:k=5"), ("v1", "top-k:k=5")]
     for candidate, _, traces in held["cells"]:
@@ -600,6 +598,22 @@ def test_the_map_holds_every_trace_and_where_it_meets_again() -> None:
         assert [t[3] for t in traces] == list(own["first_divergence"].fillna(-1))
     assert held["cells"][0][2][1] == [1, 0, 30, 4, 1, 5, 4, 18, 12]  # carried; words 5 to 8 and 18 to 29 again
     assert held["cells"][1][2][1][4] == 0
+    bare = promptmap.prompt_map(rows, made.traces.assign(token_ids=None), dict.fromkeys(texts, ""), set())
+    for _, _, traces in json.loads(gzip.decompress(base64.b64decode(bare)))["cells"]:
+        assert {(len(trace), trace[2]) for trace in traces} == {(5, 30)}, "without tokens as long, and it meets nowhere"
+
+
+def test_a_page_without_texts_is_the_same_when_it_is_made_again(tmp_path: Path) -> None:
+    made = synthetic(prompts=2, tokens=20, candidates=1)
+    key = made.divergences.iloc[0][["model", "reference", "candidate", "role", "strategy"]].to_dict()
+    row = key | {"position": 3, "original_token_id": 1, "injected_token_id": 2, "token_ids": "5 " * 20, "recovered": 0}
+    row |= {"seed": 0, "prompt_id": "prompt-0", "distance_injected": 2, "distance_reference": 9}
+    made.injection = typed(pd.DataFrame([row]), "injection")
+    made.plan["no_text"] = True
+    page = (made.save(tmp_path / "run") / "report.html").read_text("utf-8")
+    again = open_study(tmp_path / "run")
+    assert again.verdict == made.verdict and any("put into the reference's" in sentence for sentence in made.verdict)
+    assert again.to_html() == page and (made.divergences["diverged"] == 1).any()
 
 
 def test_the_map_is_small_for_thousands_of_traces(monkeypatch: pytest.MonkeyPatch) -> None:

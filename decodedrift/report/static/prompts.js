@@ -7,7 +7,7 @@
   const STEP = 200; // rows that are drawn at a time
   const [SMALLEST, LARGEST] = [4, 14]; // pixels of a square
   const part = Object.fromEntries(["candidates", "strategies", "order", "said", "rows", "more"].map((n) => [n, document.getElementById(`map-${n}`)]));
-  const readable = map.dataset.readable === "1";
+  const [readable, aligned] = [map.dataset.readable === "1", map.dataset.aligned === "1"];
   let data, traces;
   let drawn = STEP;
   const chosen = { candidate: "", strategy: "" };
@@ -92,7 +92,8 @@
     part.more.textContent = `${traces.length - drawn} more rows`;
     const parted = traces.filter(([, , , at]) => at >= 0);
     const again = parted.filter((trace) => trace.length > 5).length;
-    const first = parted.length ? `, the first at word ${1 + Math.min(...parted.map(([, , , at]) => at))}; ${again} meet the reference again` : "";
+    const meet = aligned ? `; ${again} meet the reference again` : ""; // without tokens nobody knows
+    const first = parted.length ? `, the first at word ${1 + Math.min(...parted.map(([, , , at]) => at))}${meet}` : "";
     part.said.replaceChildren(element("bdi", chosen.candidate), ", ", element("bdi", chosen.strategy), `: ${parted.length} of ${traces.length} answers leave the reference${first}.`);
     const start = part.rows.querySelector("a, .closed");
     if (start) start.tabIndex = 0;

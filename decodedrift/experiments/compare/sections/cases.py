@@ -29,7 +29,8 @@ def cases(study: Study, options: Options) -> dict[str, Any] | None:
         return None
     parted = compared[compared["diverged"] == 1]
     picks = select_cases(study, options.top or MOST)
-    readable = options.texts and bool(study.traces["token_ids"].notna().any())
+    aligned = bool(study.traces["token_ids"].notna().any())
+    readable = options.texts and aligned
     prompts = {str(p["id"]): str(p.get("text") or "") for p in study.plan.get("prompts", ())}
     texts = {str(name): prompts.get(str(name), "") if options.texts else "" for name in compared["prompt_id"].unique()}
     tags = {str(p["id"]): [str(t) for t in p.get("tags", ())] for p in study.plan.get("prompts", ())}
@@ -45,6 +46,7 @@ def cases(study: Study, options: Options) -> dict[str, Any] | None:
         "found_causes": [name for name in CAUSES if name in set(picks["cause"])],
         "island": (lambda room: token_view(study, picks, room)) if readable else None,
         "readable": readable,
+        "aligned": aligned,
         "map": prompt_map(compared, study.traces, texts, {key_of(row) for row in picks.itertuples()}),
         "left_out": len(compared) - len(carried(compared)),
     }
