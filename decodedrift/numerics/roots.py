@@ -15,7 +15,7 @@ def root(function: Callable[[float], float], low: float, high: float, within: fl
     second to load.
 
     Raises:
-        ValueError: no change of sign, or no number on the way.
+        ValueError: no change of sign, no number on the way, or more than STEPS evaluations.
 
     >>> round(root(lambda x: x**3 - 2, 0.0, 4.0), 9)
     1.25992105
@@ -44,4 +44,4 @@ def root(function: Callable[[float], float], low: float, high: float, within: fl
         if phi**2 < xi and (1 - phi) ** 2 < 1 - xi:
             share = at_a / (at_b - at_a) * at_c / (at_b - at_c)
             share += (c - a) / (b - a) * at_a / (at_c - at_a) * at_b / (at_c - at_b)
-    return best
+    raise ValueError(f"no root between {low} and {high} after {STEPS} steps")

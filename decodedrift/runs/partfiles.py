@@ -96,18 +96,21 @@ def rows_written(folder: Path) -> dict[str, int]:
     """rows.json; empty of a run of version 0.1, which wrote empty tables too."""
     path = where(folder, ROWS)
     try:
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}  # type: ignore[no-any-return]
+        rows = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise InputError(f"{path}: cannot be read ({excerpt(error, 120)})") from None
+    if not isinstance(rows, dict):
+        raise InputError(f"{path}: cannot be read (it is no object of JSON)")
+    return rows
 
 
 def lost_parts(folder: Path, table: str) -> dict[Path, Path]:
-    """Parts of a table that are not there -> the files of their jobs, which hold the same rows; not of `--no-text`."""
+    """Parts of a table that are not there, or not whole -> the files of their jobs, which are; not of `--no-text`."""
     lost = {}
     for source in sorted(where(folder, "jobs").glob(f"*/{table}.parquet")):
         part = where(folder, table) / f"{source.parent.name}.parquet"
         with suppress(InputError):  # a job's file that is damaged itself mends nothing
-            if not part.exists() and length(source):
+            if (length(part) if part.exists() else 0) < length(source):
                 lost[part] = source
     return lost
 
@@ -134,9 +137,9 @@ def _refuse_other(folder: Path, table: str, rows: int) -> None:
     if rows > wrote:
         raise InputError(f"{place}: holds {rows} rows, and this run wrote {wrote}; take out what is not of this run")
     if lost := list(lost_parts(folder, table)):
-        more = f" and {len(lost) - 1} more" if lost[1:] else ""
-        raise InputError(f"{lost[0]}{more}: missing, {less}; mend with: decodedrift resume {shlex.quote(str(folder))}")
-    raise InputError(f"{place}: a file in it is missing, {less}; {MEND}")
+        more, again = f" and {len(lost) - 1} more" if lost[1:] else "", f"decodedrift resume {shlex.quote(str(folder))}"
+        raise InputError(f"{lost[0]}{more}: missing or not whole, {less}; mend with: {again}")
+    raise InputError(f"{place}: a file in it is missing or not whole, {less}; {MEND}")
 
 
 def read_several(

@@ -96,14 +96,23 @@ def test_a_part_that_is_lost_is_named_and_put_back_from_its_job(read: dd.Study) 
         first, *_, last = sorted((path / "data" / table).glob("*.parquet"))
         last.unlink()
         gone = len(pd.read_parquet(path / "data/jobs" / last.stem / f"{table}.parquet"))
-        why = f"{last}: missing, and with it {gone} of the {wrote[table]} rows of {table} that this run wrote"
+        why = f"{last}: missing or not whole, and with it {gone} of the {wrote[table]} rows of {table} that this run wrote"
         with pytest.raises(InputError, match=f"^{re.escape(why)}; mend with: decodedrift resume {path}$"):
             look(path)
-        first.unlink()
-        with pytest.raises(InputError, match=rf"^{first} and 1 more: missing"):
+        short = pd.read_parquet(first).iloc[1:]
+        first.unlink()  # it is the job's own file by another name
+        short.to_parquet(first)
+        with pytest.raises(InputError, match=rf"^{first} and 1 more: missing or not whole"):
             look(path)
         resume(path)
         assert content(path) == before
+
+
+def test_a_list_of_rows_that_is_none_is_one_line(read: dd.Study) -> None:
+    listed = Path(str(read.path)) / "data" / "rows.json"
+    listed.write_text("[1]", "utf-8")
+    with pytest.raises(InputError, match=f"^{re.escape(str(listed))}: cannot be read .it is no object"):
+        open_study(Path(str(read.path)))
 
 
 def test_what_no_job_has_is_named_and_what_is_too_much_as_well(read: dd.Study) -> None:
@@ -120,7 +129,9 @@ def test_what_no_job_has_is_named_and_what_is_too_much_as_well(read: dd.Study) -
     with pytest.raises(InputError, match=f"{part}: cannot be read .*; put it back, or run it again$"):
         open_study(path)
     part.unlink()
-    with pytest.raises(InputError, match=rf"positions: a file in it is missing, and with it \d+ of the {every} rows"):
+    with pytest.raises(
+        InputError, match=rf"positions: a file in it is missing or not whole, and with it \d+ of the {every} rows"
+    ):
         resume(path)
 
 

@@ -395,6 +395,8 @@ def test_roots_are_those_of_scipy(where: float, steep: float, below: float, abov
         assert found == pytest.approx(optimize.brentq(function, low, high, xtol=1e-12), abs=1e-9)
     with pytest.raises(ValueError, match="no change of sign"):
         root(function, high, high + 1)
+    with pytest.raises(ValueError, match="no root between"):
+        root(lambda x: x - 3, -1e300, 1e300)
 
 
 @settings(deadline=None)
