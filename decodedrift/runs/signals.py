@@ -1,7 +1,8 @@
 """SIGINT, SIGTERM and SIGHUP while a run is under way: stop after the batch in hand; a second one stops at once.
 
 A terminal that is closed may send SIGHUP twice, by its shell and by the system, and takes no more words. A signal that
-is ignored when the command begins stays ignored: SIGHUP under `nohup`, SIGINT of a script's `command &`.
+is ignored when the command begins stays ignored: SIGHUP under `nohup`, SIGINT of a script's `command &`. One that is
+raised within a destructor, where Python ignores every exception, counts at the next batch.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +20,8 @@ from decodedrift.core.estimate import Work
 from decodedrift.core.progress import Progress
 
 ENDING = ("SIGTERM", "SIGHUP")  # Windows knows no SIGHUP
+
+_swallowed: int | None = None  # the signal whose exception a destructor of whatever library has swallowed
 
 
 class Stopped(BaseException):
@@ -62,6 +66,7 @@ class Stoppable(Progress):
     def batch(self) -> None:
         """The place to stop: nothing is half done."""
         self.inner.batch()
+        self.signum = self.signum or _swallowed
         if self.signum is not None:
             raise Stopped(self.signum)
 
@@ -94,14 +99,34 @@ def stoppable(inner: Progress) -> Iterator[Stoppable]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM and SIGHUP as exceptions, so that a command that has nothing to finish still cleans up behind itself."""
+    """SIGTERM and SIGHUP as exceptions, so that a command that has nothing to finish still cleans up behind itself.
+
+    Raises:
+        Stopped: at the end, where a signal was swallowed and no batch came after it.
+    """
+    global _swallowed
 
     def received(signum: int, frame: FrameType | None) -> None:
         _take(signum)
         raise Stopped(signum)
 
-    with _handled(ENDING, received):
-        yield
+    def heard(ignored: sys.UnraisableHookArgs) -> None:
+        global _swallowed
+        if isinstance(ignored.exc_value, Stopped):
+            _swallowed = ignored.exc_value.code - 128
+        elif issubclass(ignored.exc_type, KeyboardInterrupt):
+            _swallowed = signal.SIGINT
+        else:
+            before(ignored)
+
+    before, sys.unraisablehook, _swallowed = sys.unraisablehook, heard, None
+    try:
+        with _handled(ENDING, received):
+            yield
+        if _swallowed is not None:
+            raise Stopped(_swallowed)
+    finally:
+        sys.unraisablehook, _swallowed = before, None
 
 
 def _take(signum: int) -> None:

@@ -464,6 +464,29 @@ def test_a_signal_stops_at_the_next_batch_and_a_second_at_once(signum: int, code
         pytest.fail("the second one does not wait")
 
 
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_that_a_destructor_swallows_is_not_lost(signum: int, code: int) -> None:
+    class Deaf:
+        def __del__(self) -> None:
+            signal.raise_signal(signum)
+            told.append("nothing was raised")
+
+    told: list[str] = []
+    with pytest.raises(Stopped) as stopped, terminable():  # noqa: PT012
+        Deaf()  # while a run is prepared
+        with stoppable(Progress()) as progress:
+            progress.tick(1)
+            progress.batch()
+            pytest.fail("the next batch stops")
+    assert (stopped.value.code, told) == (code, [])
+    with pytest.raises(Stopped) as stopped, terminable():  # noqa: PT012
+        Deaf()
+        told.append("the command ends")
+    assert (stopped.value.code, told) == (code, ["the command ends"])
+    with terminable(), stoppable(Progress()) as progress:
+        progress.batch()  # the next command has heard of nothing
+
+
 def test_a_closed_terminal_that_is_told_of_twice_stops_at_the_next_batch() -> None:
     """By the shell that ends, and by the system."""
     with pytest.raises(Stopped, match="SIGHUP"), stoppable(Progress()) as progress:  # noqa: PT012
