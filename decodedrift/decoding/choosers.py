@@ -111,7 +111,7 @@ class Single:
         self.starts, room = [len(ids) for ids in written], max_new_tokens - min(map(len, written), default=0)
         known = [(*contexts[p], *ids) for p, ids in zip(prompt_ids, written, strict=True)]
         self.before, self.said = [len(ids) for ids in known], histories(known, room, device)
-        self.begin = self.said.shape[-1] - room
+        self.begin, self.remembers = self.said.shape[-1] - room, strategy.penalised
         self.ends, self.count = frozenset(eos), len(self.prompt_ids)
         self.eos = torch.tensor(sorted(self.ends), dtype=torch.long, device=device)
         self.pad = torch.tensor(pad, device=device)
@@ -150,7 +150,8 @@ class Single:
         tokens, log_total = self._choose(seen.logits), seen.log_total
         taken = seen.logits.gather(-1, tokens[:, None]).squeeze(-1).double()
         self.notes.add(alive=alive, tokens=tokens, taken=taken, logprobs=taken - log_total, log_total=log_total)
-        self.said[:, self.begin + self.steps] = tokens.where(alive, NOTHING)
+        if self.remembers:
+            self.said[:, self.begin + self.steps] = tokens.where(alive, NOTHING)
         self.steps += 1
         self.alive = alive & (self.left > self.steps) & ~torch.isin(tokens, self.eos)
         return Move(tokens.where(alive, filler))
@@ -185,7 +186,7 @@ class Single:
         return logs
 
     def history(self) -> Tensor:
-        """What each row has said so far, as `penalties` has it."""
+        """What each row has said so far, as `penalties` has it; for whom it `remembers`."""
         return self.said[:, : self.begin + self.steps]
 
     def _lengths(self) -> list[int]:

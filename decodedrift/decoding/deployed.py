@@ -24,7 +24,7 @@ class Processing(Single):
 
     def __init__(self, *args: Any, processes: Mapping[str, Process], **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.processes = processes
+        self.processes, self.remembers = processes, True
 
     surveyed = False  # what is seen is seen of processed logits
 
