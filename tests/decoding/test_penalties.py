@@ -45,6 +45,7 @@ def plainly(row: torch.Tensor, history: Sequence[int], penalty: float, size: int
     return row, len(banned) == width
 
 
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.lists(st.integers(0, 5), max_size=9), st.integers(0, 3)), min_size=1, max_size=4),
     st.sampled_from([0.7, 1.0, 1.3]),
@@ -73,7 +74,7 @@ def test_whole_tensors_have_the_bits_of_a_loop_over_rows_and_ids(
 EOS = 7
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     st.lists(
         st.tuples(st.lists(st.integers(0, 8), min_size=1, max_size=5), st.lists(st.integers(0, 8), max_size=4)),
