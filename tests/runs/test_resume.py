@@ -210,9 +210,9 @@ def test_another_environment_is_refused(
     saved: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted(tmp_path / "run", 1, saved())
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "ANOTHER")
     monkeypatch.setattr(torch, "__version__", "9.9")
-    with pytest.raises(InputError, match=r"torch '.*' there, '9.9' here; cpu_capability '.*' there, 'AVX2' here"):
+    with pytest.raises(InputError, match=r"torch '.*' there, '9.9' here; cpu_capability '.*' there, 'ANOTHER' here"):
         running.resume(tmp_path / "run")
 
 
