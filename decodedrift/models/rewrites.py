@@ -11,7 +11,9 @@ PLAIN = (torch.Tensor, torch.nn.Parameter)  # what a backend packed lies where i
 
 
 def conv1d_to_linear(model: torch.nn.Module) -> None:
-    """GPT-2's Conv1D as Linear: the same numbers in fp32, and in fp16 on CPU not 10-50 times slower.
+    """GPT-2's Conv1D as Linear: the same matrices, and in fp16 on CPU not 10-50 times slower.
+
+    A product may have other last bits as a matrix lies otherwise: bf16 gives Conv1D's on AVX512, not on AVX2 alone.
 
     One with a `forward` or hooks of its own stays, since they belong to the module.
     """

@@ -319,6 +319,16 @@ def test_secrets_are_in_no_output(saved: Callable[..., Path], tmp_path: Path) ->
 # ---- a run without texts
 
 
+def test_a_page_without_text_is_drawn_again_where_nothing_parted(tmp_path: Path, saved: Callable[..., Path]) -> None:
+    """No table of what followed the splits was written, and the tokens to fold one are gone."""
+    study = dd.compare(
+        saved(), prompts=["w1"], candidates=["fp32:batch_size=1"], strategies=["greedy"], max_new_tokens=2, no_text=True,
+        out=tmp_path / "run", **LEAN,
+    )  # fmt: skip
+    assert not study.divergences["diverged"].any() and not len(study.after)
+    assert dd.open_study(tmp_path / "run").to_html() == (tmp_path / "run/report.html").read_text("utf-8")
+
+
 def test_no_text_leaves_none(saved: Callable[..., Path], tmp_path: Path) -> None:
     """Words of the vocabulary are searched in every file of the folder, columns in every table; numbers stay."""
     text = tmp_path / "t.txt"

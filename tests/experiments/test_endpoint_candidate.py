@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from running import LEAN, LEAN_FLAGS, same_rows
 from server import DEMO, Served
 
@@ -37,7 +38,10 @@ def compare(server: Served, *others: str, **asked: Any) -> dd.Study:
 
 
 def test_the_model_served_in_bf16_gives_what_the_candidate_bf16_gives(server: Served) -> None:
-    """Everything of the texts is equal; the log-probabilities are those of transformers in another process."""
+    """Everything of the texts is equal; the log-probabilities are those of transformers in another process.
+
+    To the last bit where a processor multiplies 16 bits alike whichever way a matrix lies: there Conv1D is a Linear.
+    """
     study = compare(server, "bf16:batch_size=1", batch_size=1)
     assert len(study.failures) == 0
     sides = {name: study.divergences[study.divergences["candidate"] == name] for name in ("api", "bf16:batch_size=1")}
@@ -57,7 +61,8 @@ def test_the_model_served_in_bf16_gives_what_the_candidate_bf16_gives(server: Se
     traces = [study.traces[study.traces["variant"] == name] for name in sides]
     kept = ["strategy", "seed", "prompt_id", "text", "token_ids", "n_tokens", "finish", "perplexity_judge"]
     same_rows(*(side[kept] for side in traces))
-    assert traces[0]["logprob_sum"].to_numpy() == pytest.approx(traces[1]["logprob_sum"].to_numpy(), abs=1e-9)
+    apart = 1e-9 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 0.05
+    assert traces[0]["logprob_sum"].to_numpy() == pytest.approx(traces[1]["logprob_sum"].to_numpy(), abs=apart)
     rates = study.summary.set_index("candidate")["divergence_rate"]
     assert rates["api"] == rates["bf16:batch_size=1"] > 0
 

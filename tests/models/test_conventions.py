@@ -194,11 +194,11 @@ def test_the_bundled_model_in_its_own_window() -> None:
         rows[name] = study.perplexity.iloc[0]
     cut = words(text.removesuffix("\n"))["input_ids"]
     ppl, error, _ = llama_cpp(model, cut, bos, 256)
-    assert rows["llama.cpp"]["perplexity"] == pytest.approx(ppl, rel=1e-7)
-    assert rows["llama.cpp"]["perplexity_se"] == pytest.approx(error, rel=1e-7)
-    assert rows["gptq"]["perplexity"] == pytest.approx(gptq(model, ids, 256), rel=1e-7)
+    assert rows["llama.cpp"]["perplexity"] == pytest.approx(ppl, rel=1e-6)
+    assert rows["llama.cpp"]["perplexity_se"] == pytest.approx(error, rel=1e-6)
+    assert rows["gptq"]["perplexity"] == pytest.approx(gptq(model, ids, 256), rel=1e-6)
     for name, value in lm_eval(model, bare, first, 256, text).items():
-        assert rows["lm-eval"][name] == pytest.approx(value, rel=1e-7), name
+        assert rows["lm-eval"][name] == pytest.approx(value, rel=1e-6), name
     numbers = [row["perplexity"] for row in rows.values()]
     assert len({round(n, 3) for n in numbers}) == 4, "each convention has a number of its own"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +20,9 @@ from decodedrift.core.records import InputError
 from decodedrift.core.settings import make_settings
 from decodedrift.experiments.record.running import Outcome, recorded
 from decodedrift.experiments.record.settings import RecordSettings
+from decodedrift.models.recorded.api.asking import run
 from decodedrift.models.recorded.api.client import checked_url
+from decodedrift.runs.signals import Stopped
 
 pytest.importorskip("openai")
 KEY = "sk-Se/cret+0123456789"
@@ -317,6 +321,22 @@ def test_a_body_that_holds_the_key_is_refused(server: Served, tmp_path: Path, mo
     assert KEY not in str(refused.value) and not (tmp_path / "out.jsonl").exists() and server.seen() == []
     with pytest.raises(InputError, match="--body: 'echo' follows from the other options"):
         record(server, tmp_path / "out.jsonl", body={"echo": True})
+
+
+def test_a_signal_within_the_event_loop_ends_the_asking() -> None:
+    """Its handler runs wherever Python is just then: in a callback, whose exceptions asyncio tells to nobody else."""
+
+    async def interrupted(late: bool) -> str:
+        def received() -> None:
+            raise Stopped(signal.SIGTERM)
+
+        asyncio.get_running_loop().call_soon(received)
+        await asyncio.sleep(0 if late else 60)
+        return "as if nothing had come"
+
+    for late in (False, True):
+        with pytest.raises(Stopped, match="SIGTERM"):
+            run(lambda late=late: interrupted(late))
 
 
 def test_a_recording_that_is_killed_goes_on(server: Served, tmp_path: Path) -> None:

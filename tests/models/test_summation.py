@@ -138,12 +138,12 @@ def test_the_error_of_bf16_is_near_eight_times_that_of_fp16() -> None:
     """Three bits of mantissa. Noise between two orders is not: what accumulates in float32 flips few roundings."""
     exact = read_in("fp64")[0]
     errors, ratios = [], []
-    for name in ("bf16", "fp16"):
+    for name in ("bf16", "fp16", "fp32"):
         first, second = read_in(name)
         errors.append(float(logit_error(exact, first)[0].square().mean().sqrt()))
         ratios.append(reorder_ratio(first, second, exact))
     assert 5 < errors[0] / errors[1] < 12
-    assert all(0 < ratio < 2 for ratio in ratios)
+    assert all(0 <= ratio < 2 for ratio in ratios) and ratios[-1] > 0, "16 bits may hide every other order, fp32 none"
 
 
 def read_in(variant: str) -> tuple[torch.Tensor, torch.Tensor]:

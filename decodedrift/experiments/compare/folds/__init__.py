@@ -68,7 +68,10 @@ def _summary(study: Study) -> pd.DataFrame:
 
 def _after(study: Study) -> pd.DataFrame:
     """Agreement by lag after the first divergence, and after a replaced token (role `injected`)."""
-    parts = [_compounding().after(study.divergences, study.traces), trajectory.by_lag(study.injection, study.traces)]
+    divergences, injection, traces = study.divergences, study.injection, study.traces
+    if not traces["token_ids"].notna().any():  # not kept: what could be folded of them was, while the run had them
+        divergences, injection, traces = divergences.iloc[:0], injection.iloc[:0], traces.iloc[:0]
+    parts = [_compounding().after(divergences, traces), trajectory.by_lag(injection, traces)]
     filled = [part for part in parts if len(part)]
     return pd.concat(filled, ignore_index=True) if filled else parts[0]
 

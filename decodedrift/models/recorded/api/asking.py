@@ -101,11 +101,32 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def _bare(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """asyncio.run, with the first error of a group as itself."""
+    """asyncio.run, with the first error of a group as itself.
+
+    What is raised within a callback of the loop's own, as by a signal's handler, is told to the loop and nobody else.
+    """
+    signals: list[BaseException] = []
+
+    async def watched() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def told(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            error = context.get("exception")
+            if error is None or isinstance(error, Exception) or task is None:
+                return loop.default_exception_handler(context)
+            signals.append(error)
+            task.cancel()
+
+        loop.set_exception_handler(told)
+        return await work()
+
     try:
-        return asyncio.run(work())
-    except BaseExceptionGroup as group:
-        error: BaseException = group
+        result = asyncio.run(watched())
+    except (asyncio.CancelledError, BaseExceptionGroup) as failure:
+        error: BaseException = signals[0] if signals else failure
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         raise error from None
+    if signals:
+        raise signals[0]
+    return result
