@@ -55,6 +55,13 @@ def apart() -> Iterator[None]:
         _patched -= 1
 
 
+def avx512() -> bool:
+    """Whether torch multiplies with AVX512 here: with AVX2 alone the last bits hang on how a batch or a matrix lies."""
+    import torch
+
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 def saved_as(model: Any, folder: Path) -> str:
     """A model as a checkpoint with its tokenizer; the folder, for `name=folder`."""
     model.save_pretrained(folder)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from running import LEAN, LEAN_FLAGS, same_rows
+from running import LEAN, LEAN_FLAGS, avx512, same_rows
 from server import DEMO, Served
 
 import decodedrift as dd
@@ -61,7 +60,7 @@ def test_the_model_served_in_bf16_gives_what_the_candidate_bf16_gives(server: Se
     traces = [study.traces[study.traces["variant"] == name] for name in sides]
     kept = ["strategy", "seed", "prompt_id", "text", "token_ids", "n_tokens", "finish", "perplexity_judge"]
     same_rows(*(side[kept] for side in traces))
-    apart = 1e-9 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 0.05
+    apart = 1e-9 if avx512() else 0.05
     assert traces[0]["logprob_sum"].to_numpy() == pytest.approx(traces[1]["logprob_sum"].to_numpy(), abs=apart)
     rates = study.summary.set_index("candidate")["divergence_rate"]
     assert rates["api"] == rates["bf16:batch_size=1"] > 0

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_config, tiny_model, tiny_tokenizer
+from running import avx512
 
 from decodedrift.core.records import VariantError
 from decodedrift.models import steps, summation
@@ -143,7 +144,8 @@ def test_the_error_of_bf16_is_near_eight_times_that_of_fp16() -> None:
         errors.append(float(logit_error(exact, first)[0].square().mean().sqrt()))
         ratios.append(reorder_ratio(first, second, exact))
     assert 5 < errors[0] / errors[1] < 12
-    assert all(0 <= ratio < 2 for ratio in ratios) and ratios[-1] > 0, "16 bits may hide every other order, fp32 none"
+    seen = ratios if avx512() else ratios[1:]  # bf16's rounding hides every other order with AVX2 alone
+    assert all(ratio < 2 for ratio in ratios) and all(ratio > 0 for ratio in seen)
 
 
 def read_in(variant: str) -> tuple[torch.Tensor, torch.Tensor]:
