@@ -184,6 +184,7 @@ class Study:
         """
         from decodedrift.report.html import Options, render
 
+        give_back()
         sections = self.experiment.sections()
         return render(self, sections, title or self.experiment.title(self.plan), Options(top, texts and self.words))
 

@@ -289,7 +289,7 @@ def typed(frame: pd.DataFrame, table: str, columns: Sequence[str] | None = None)
         if kind == INTEGERS:
             values = pd.to_numeric(values)
         series[name] = values.astype({"str": TEXTS}.get(kind, kind))
-    return pd.DataFrame(series, columns=list(series))
+    return pd.DataFrame(series, columns=list(series), copy=False)
 
 
 def empty(table: str) -> pd.DataFrame:

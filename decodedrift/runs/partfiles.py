@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from decodedrift.core import untrusted
+from decodedrift.core.memory import give_back
 from decodedrift.core.records import InputError
 from decodedrift.core.secrecy import excerpt
 from decodedrift.measure.tables import TABLES, TEXTS, empty, typed
 from decodedrift.runs.places import DATA, ROWS, UNFINISHED, where
 
+LONG = 100_000  # rows of a table of which no column is held twice
 MEND = "put it back, or run it again"  # where nothing else that the run wrote holds the same rows
+
+
+@contextmanager
+def _from_malloc() -> Iterator[None]:
+    """Arrow takes memory of the C library, which `give_back` empties; its own pool keeps what a long table needed."""
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    try:
+        yield
+    finally:
+        pa.set_memory_pool(before)
 
 
 def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = None) -> pd.DataFrame:
@@ -31,6 +44,7 @@ def read_parquet(path: Path, table: str, prompt_ids: Collection[str] | None = No
     return _frame([_arrow(path, table, prompt_ids)], table)
 
 
+@_from_malloc()
 def _arrow(
     path: Path,
     table: str,
@@ -52,20 +66,30 @@ def _arrow(
         return file.read(chosen).filter(here) if pc.any(here).as_py() else nothing
 
 
+@_from_malloc()
 def _frame(parts: list[pa.Table], table: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """Parts in order as one typed table; those of a run of an earlier version have fewer columns."""
     if not any(part.num_rows for part in parts):
         return empty(table) if columns is None else empty(table)[list(columns)]
     whole = pa.concat_tables([part for part in parts if part.num_rows], promote_options="permissive")
-    frame = whole.unify_dictionaries().to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     parts.clear()
-    del whole  # a long table is not held twice while it is typed
-    pa.default_memory_pool().release_unused()
-    for name in frame.columns.intersection([name for name, kind in TABLES[table].items() if kind == "str"]):
-        texts = frame[name].cat
-        distinct = np.array([*(untrusted.csv_text_back(t) for t in texts.categories), None], dtype=object)
-        frame[name] = pd.Series(distinct[texts.codes], dtype=TEXTS)  # a code of -1 is the None at the end
-    return typed(frame, table, columns)
+    series, rows = {}, len(whole)
+    for name in whole.column_names:  # one after another: a long table is not held twice while it is typed
+        column, whole = whole[name], whole.drop_columns([name])
+        series[name] = _series(column.unify_dictionaries(), TABLES[table].get(name))
+        del column
+        if rows > LONG:
+            give_back()
+    return typed(pd.DataFrame(series, copy=False), table, columns)
+
+
+def _series(column: pa.ChunkedArray, kind: str | None) -> pd.Series:
+    """A column as pandas has it; of texts each distinct one is made once."""
+    series = column.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    if kind != "str":
+        return series.copy()  # a single part's is Arrow's own memory, which nobody may write to
+    distinct = np.array([*(untrusted.csv_text_back(t) for t in series.cat.categories), None], dtype=object)
+    return pd.Series(distinct[series.cat.codes], dtype=TEXTS)  # a code of -1 is the None at the end
 
 
 def read_parts(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from running import content, run, same_rows
 
@@ -34,6 +35,7 @@ def held() -> dd.Study:
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> dd.Study:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(studies, "HELD", 0)
+        patched.setattr(partfiles, "LONG", 0)
         return run(**ASKED, out=tmp_path_factory.mktemp("long") / "run")
 
 
@@ -67,6 +69,14 @@ def test_columns_of_some_prompts(held: dd.Study, read: dd.Study) -> None:
         pd.testing.assert_frame_equal(part.reset_index(drop=True), whole[["position", "kl"]].reset_index(drop=True))
         assert not len(study.columns_of("positions", ["kl"], ["nobody's"]))
         assert study.length_of("positions") == len(held.positions) > len(whole) > 0
+
+
+def test_what_is_read_leaves_arrows_own_memory_as_it_was(read: dd.Study) -> None:
+    pool, before = pa.default_memory_pool().backend_name, pa.total_allocated_bytes()
+    frame = read.columns_of("positions", ["prompt_id", "position", "kl"], ["a"])  # a single part
+    frame.loc[frame.index[0], ["position", "kl"]] = 7
+    assert frame[["position", "kl"]].iloc[0].tolist() == [7, 7]
+    assert (pa.default_memory_pool().backend_name, pa.total_allocated_bytes()) == (pool, before)
 
 
 def test_every_token_is_told_once(held: dd.Study) -> None:

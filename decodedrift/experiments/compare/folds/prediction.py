@@ -24,7 +24,8 @@ COLUMNS = [*CELL, "law", "positions", "flips", "flips_predicted", "sigma", "brie
            "expected_predicted", "expected_observed", "flip_note"]  # fmt: skip
 FORETOLD = ["position", "survival_predicted", "incidence_predicted"]
 NUMBERS = ["choice_margin", "choice_error", "logit_gap_rms", "significant_digits", "choice_agree"]
-READ = [*CELL, "layout", "seed", "prompt_id", "position", *NUMBERS]  # of a position
+TRACE = ["seed", "prompt_id"]
+READ = [*CELL, "layout", *TRACE, "position", *NUMBERS]  # of a position
 CALIBRATION = ["bin_low", "bin_high", "n", "predicted", "observed", "observed_low", "observed_high"]
 
 
@@ -62,18 +63,18 @@ Predictions = list[tuple[dict[str, Any], "Prediction"]]
 def predict(divergences: pd.DataFrame, positions: pd.DataFrame) -> Predictions:
     """(keys, Prediction) of each candidate and strategy: what the folds below are made of."""
     positions = positions.loc[(positions["role"] == "candidate") & positions["choice_agree"].notna(), READ]
-    positions_of = {tuple(keys.values()): cell for keys, cell in cells(positions)}
+    places, none = positions.groupby(CELL, sort=False).indices, np.empty(0, dtype=np.int64)
+    positions = positions[[*TRACE, "position", *NUMBERS]]  # a cell at a time: together they would be held twice
     return [
-        (keys, _prediction(cell, positions_of.get(tuple(keys.values()), positions.iloc[:0])))
+        (keys, _prediction(cell, positions.iloc[places.get(tuple(keys.values()), none)]))
         for keys, cell in cells(divergences[divergences["role"] == "candidate"])
     ]
 
 
 def _prediction(cell: pd.DataFrame, forced: pd.DataFrame) -> Prediction:
-    names = ["seed", "prompt_id"]
-    ends = cell[[*names, "compared", "first_divergence"]]
-    rows = forced[[*names, "position", *NUMBERS]].merge(ends, on=names, how="inner", validate="many_to_one")
-    rows = rows.sort_values([*names, "position"], ignore_index=True)
+    ends = cell[[*TRACE, "compared", "first_divergence"]]
+    rows = forced.merge(ends, on=TRACE, how="inner", validate="many_to_one")
+    rows = rows.sort_values([*TRACE, "position"], ignore_index=True)
     numbers = rows[NUMBERS].to_numpy(dtype=float).T
     margin, error, gap, digits, agree = numbers
     with np.errstate(over="ignore", invalid="ignore"):
@@ -94,7 +95,7 @@ def _prediction(cell: pd.DataFrame, forced: pd.DataFrame) -> Prediction:
         why = "no error was seen"
     elif len(np.unique(cluster)) < 2:
         why = "one prompt: nothing to hold out"
-    trace = rows.groupby(names, sort=False, dropna=False).ngroup().to_numpy()
+    trace = rows.groupby(TRACE, sort=False, dropna=False).ngroup().to_numpy()
     t = rows["first_divergence"].astype("float64").to_numpy()
     at_risk = position < rows["compared"].to_numpy(dtype=np.int64)
     return Prediction(positions, trace, position, at_risk, position == t, kaplan_meier(times_of(cell)), why)

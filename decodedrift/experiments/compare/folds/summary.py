@@ -34,13 +34,36 @@ JUDGED = [  # of a divergence; whole rows would be copied cell by cell
     "reconverged", "agreement_after", "nonfinite",
 ]  # fmt: skip
 BUCKETS = (0.0, 0.25, 0.5, 0.75, 0.95, 1.0)
-Columns = Mapping[str, np.ndarray]  # of FOLDED, float64, and `cluster`: prompts as numbers, in the order of their names
+
+
+class Columns:
+    """Of some positions FOLDED, float64, and `cluster`: prompts as numbers, in the order of their names.
+
+    Each is made when it is asked for: all at once would hold long positions a second and a third time.
+    """
+
+    def __init__(self, positions: pd.DataFrame, cluster: np.ndarray, rows: np.ndarray) -> None:
+        self._positions, self._cluster, self._rows = positions, cluster, rows
+
+    @classmethod
+    def of(cls, positions: pd.DataFrame) -> Columns:
+        """Those of all rows."""
+        return cls(positions, positions["prompt_id"].factorize(sort=True)[0], np.arange(len(positions)))
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        whole = self._cluster if name == "cluster" else self._positions[name].to_numpy(float, na_value=math.nan)
+        values: np.ndarray = whole[self._rows]
+        return values
+
+    def at(self, rows: np.ndarray) -> Columns:
+        """Those of some of these rows: a mask, or their numbers."""
+        return Columns(self._positions, self._cluster, self._rows[rows])
 
 
 def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.DataFrame) -> pd.DataFrame:
     """summary.csv: a row per compared variant x strategy, controls included (`role`)."""
     cells = {key: (layout, columns) for key, layout, columns in _cells(positions)}
-    unread = None, _columns(positions.head(0))
+    unread = None, Columns.of(positions.head(0))
     control = traces["role"].where(traces["role"].isin(CONTROLS), "").rename("control")  # may share a variant's name
     lengths = traces.groupby(["variant", control, "strategy", "seed", "prompt_id"])["n_tokens"].first().to_dict()
     rows = []
@@ -56,18 +79,12 @@ def summarize(divergences: pd.DataFrame, positions: pd.DataFrame, traces: pd.Dat
     return fold(rows)
 
 
-def _columns(positions: pd.DataFrame) -> dict[str, np.ndarray]:
-    columns = {name: positions[name].to_numpy(float, na_value=math.nan) for name in FOLDED}
-    return columns | {"cluster": positions["prompt_id"].factorize(sort=True)[0]}
-
-
 def _cells(positions: pd.DataFrame) -> Iterator[tuple[Any, str | None, Columns]]:
     """(key, layout, columns) of each compared variant x strategy."""
-    columns, index = _columns(positions), pd.Series(range(len(positions)), positions.index)
+    columns, index = Columns.of(positions), pd.Series(range(len(positions)), positions.index)
     layouts = positions[["layout"]]
     for key, rows in index.groupby([positions[c] for c in CELL], sort=False):
-        part = {name: column[rows.to_numpy()] for name, column in columns.items()}
-        yield key, layout_of(layouts.iloc[rows.iloc[:1]]), part
+        yield key, layout_of(layouts.iloc[rows.iloc[:1]]), columns.at(rows.to_numpy())
 
 
 def widened(
@@ -156,7 +173,7 @@ def distribution(positions: pd.DataFrame) -> pd.DataFrame:
         for index, name in enumerate(["all", *_bucket_names()]):
             part = ~broken if index == 0 else (edges == index - 1) & ~np.isnan(p_top)
             keys = dict(zip(CELL, key, strict=True)) | {"bucket": name, "layout": layout}
-            rows.append(keys | _distribution_fold({name: column[part] for name, column in cell.items()}))
+            rows.append(keys | _distribution_fold(cell.at(part)))
     return fold(rows)
 
 
@@ -211,7 +228,7 @@ def perplexity(
                 own = next((c for _, c in forced.groupby("candidate", sort=False)), cell)
                 rows.append({"model": model, "variant": reference, "text": text}
                             | _text_fold(own, "nll_reference", sizes, convention))  # fmt: skip
-            read = _columns(cell)
+            read = Columns.of(cell)
             ratio, clusters = _finite(read, "nll_candidate", minus="nll_reference")
             rows.append(
                 {"model": model, "variant": candidate, "text": text}
