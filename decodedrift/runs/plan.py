@@ -26,19 +26,15 @@ def jobs(plan: Settings, identity: Mapping[str, Any], windows: Mapping[str, int]
     for name, total in windows.items():
         for start in range(0, total, windows_per_job):
             shards.append(Job("", 0, (), name, (start, min(total, start + windows_per_job))))
-    return [_keyed(plan, identity, replace(job, index=i, first=i == 0)) for i, job in enumerate(shards)]
-
-
-def _keyed(plan: Settings, identity: Mapping[str, Any], job: Job) -> Job:
-    settings = plan.as_dict()
+    settings = plan.as_dict()  # once: of every job it would cost prompts times jobs
     for key in ("prompts", "texts", *no_rows(type(plan))):
         settings.pop(key)
+    common = {"plan": settings, "identity": plain(identity)}
+    return [_keyed(plan, common, replace(job, index=i, first=i == 0)) for i, job in enumerate(shards)]
+
+
+def _keyed(plan: Settings, common: Mapping[str, Any], job: Job) -> Job:
     texts = [plain(t) for t in plan.texts if t.name == job.text or not plan.scores_texts]
-    content = {
-        "plan": settings,
-        "job": plain(job),
-        "texts": texts,
-        "identity": plain(identity),
-    }
+    content = {**common, "job": plain(job), "texts": texts}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return replace(job, key=f"{job.index:05d}-{digest[:16]}")
