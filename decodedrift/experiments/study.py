@@ -30,11 +30,10 @@ class Study:
     """What a run left. Every table is an attribute, a DataFrame with the columns of docs/metrics.md.
 
     Rows of a `compare`: traces, divergences, positions, alternatives, judged, injection, steps, tokens, timings,
-    failures.
-    Folds: answer, summary, certificate, distribution, perplexity, survival, growth, after, risk, comparisons, flip_law,
-    flip_calibration, decomposition. Of an `inject`: traces, injection, tokens, timings, failures; summary and after. Of
-    a `repeat`: repeats, spread, routing, tokens, timings, failures; summary, unique, by_length. Of `formats`: tensors,
-    roundings, binades, timings, failures; summary, kinds, formats, ranges. `dir` lists them.
+    failures. Folds: answer, summary, certificate, distribution, perplexity, survival, growth, after, risk, comparisons,
+    flip_law, flip_calibration, decomposition. Of an `inject`: traces, injection, tokens, timings, failures; summary and
+    after. Of a `repeat`: repeats, spread, routing, tokens, timings, failures; summary, unique, by_length. Of `formats`:
+    tensors, roundings, binades, timings, failures; summary, kinds, formats, ranges. `dir` lists them.
 
     plan and environment: what was asked and what it ran on, JSON-ready. path: its folder, None while it has none.
     """
@@ -143,6 +142,7 @@ class Study:
 
     def save(self, folder: str | Path) -> Path:
         """Writes the run folder (a new one): tables, plan, environment, verdict and report; returns its path."""
+        tablefiles.refuse_foreign(self.__dict__)
         with RunFolder.create(folder) as run:
             run.write_json(MARK, self.plan)
             self.write(run)
@@ -184,7 +184,6 @@ class Study:
         """
         from decodedrift.report.html import Options, render
 
-        give_back()
         sections = self.experiment.sections()
         return render(self, sections, title or self.experiment.title(self.plan), Options(top, texts and self.words))
 

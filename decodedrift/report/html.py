@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from decodedrift.core.memory import give_back
 from decodedrift.report import inline
 from decodedrift.report.palette import DARK, LIGHT, css
 from decodedrift.report.terms import meaning
@@ -65,6 +66,7 @@ def render(study: StudyLike, sections: Mapping[str, Section], title: str, option
             `opening`; `template` names another template than the section's own; `figures` are drawn by the page's
             script; `folded` sections are opened by a click.
     """
+    give_back()
     parts: list[dict[str, Any]] = []
     figures: dict[str, Any] = {}
     groups: list[dict[str, Any]] = []

@@ -47,7 +47,7 @@ def _running(ready: Prepared) -> list[str]:
     plan, world = ready.plan, ready.world
     low, high = _seconds(ready)
     loads = workload.loading(world, ready.jobs)
-    one = f"about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.1f} GiB"
+    one = f"about {budget.pair_bytes(world) / GIB:.2f} GiB of {world.memory / GIB:.{1 + (world.memory < GIB)}f} GiB"
     return [
         f"memory    {memory(world) if world.workers > 1 else one}"
         f" ({budget.resident(world)} resident, batch size {plan.batch_size})",

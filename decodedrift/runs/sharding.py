@@ -102,9 +102,9 @@ def shard_in(folder: Path, plan: Mapping[str, Any], unfinished: Mapping[str, Any
     """What a folder says of itself, by its plan.json and unfinished.json; None where it holds no shard.
 
     Raises:
-        InputError: the plan's shard is none.
+        InputError: the plan's shard is none, or a file is gone that was there before its jobs.
     """
-    from decodedrift.runs.places import MARK, where  # which knows the tables, and with them pandas
+    from decodedrift.runs.places import MARK, RAN_ON, UNFINISHED, where  # which knows the tables, and with them pandas
 
     name = plan.get("shard")
     if name is None:
@@ -116,4 +116,7 @@ def shard_in(folder: Path, plan: Mapping[str, Any], unfinished: Mapping[str, Any
     every = unfinished.get("jobs")
     keys = tuple(map(str, every)) if isinstance(every, list) else ()
     finished = frozenset(p.name for p in where(folder, "jobs").glob("*") if p.suffix != ".part")
+    if finished and (lost := [p for n in (RAN_ON, UNFINISHED) if not (p := where(folder, n)).is_file()]):
+        raise InputError(f"{lost[0]}: missing, without which the jobs beside it tell nothing; "
+                         f"put it back, or run shard {name} again in a new folder")  # fmt: skip
     return Shard(folder, str(name), keys, finished, not plan.get("no_text"))

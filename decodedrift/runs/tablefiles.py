@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -87,6 +88,17 @@ def _column(cells: list[str | None], kind: str | None) -> pd.Series:
         return pd.Series([math.nan if c is None else float(c) for c in cells], dtype=kind)
     # int, not by way of a float: seeds are long
     return pd.Series([None if c is None else int(c) for c in cells], dtype=kind)
+
+
+def refuse_foreign(frames: Mapping[str, Any]) -> None:
+    """Of tables of rows by name, before they are written; what else is in `frames` is passed over.
+
+    Raises:
+        InputError: one was given a column that would not be read back.
+    """
+    for table in TABLES.keys() & frames.keys():
+        if own := [str(name) for name in frames[table].columns if name not in TABLES[table]]:
+            raise InputError(f"{table}: a run has no column {own[0]!r} in it; drop it, or write it elsewhere")
 
 
 def write_parquet(frame: pd.DataFrame, path: Path, table: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -22,12 +23,14 @@ from decodedrift.core.progress import Progress
 from decodedrift.decoding import forcing
 from decodedrift.decoding.preferences import Preferences
 from decodedrift.experiments.compare import controls, floors, settings
+from decodedrift.experiments.compare.sections import pictures
 from decodedrift.measure.passes import Passage
 from decodedrift.models import steps
 from decodedrift.models.knobs import padding
 from decodedrift.models.load import Loaded
 from decodedrift.models.longrope import Switch
 from decodedrift.models.variants import parse_variants
+from decodedrift.report.html import Options
 
 VOCAB, NEW, FELT, EACH = 16, 8, 9, 0.0625
 HEIGHT = 2.0**16  # of all logits: within 64 float32 spacings of it, half a nat, batches may differ and a path be sound
@@ -191,6 +194,15 @@ def test_a_floor_reads_no_sequence_as_its_candidate_did(
     others = {whole: ("_after_contexts", filler), after: ("_after_contexts", filler) if filler else whole}
     assert read and all(len(set(names)) > 1 for names in read)
     assert all(others[own] in names for names in read for own in {whole, after} & set(names))
+
+
+def test_only_a_page_with_floors_speaks_of_their_line() -> None:
+    held = run(candidates=["bf16"], noise_floor=True, strategies=["greedy"], max_new_tokens=4, prompts=FOUR)
+    bare = copy.copy(held)
+    bare.divergences = held.divergences[held.divergences["role"] != "floor"]
+    with_floors, plain = (pictures.survival(study, Options()) for study in (held, bare))
+    assert with_floors and "as the dotted one does" in with_floors["lead"]
+    assert plain and plain["lead"].endswith("with its 95 % band.")
 
 
 def test_what_a_candidate_prefers_is_not_computed_again_for_its_floor(monkeypatch: pytest.MonkeyPatch) -> None:

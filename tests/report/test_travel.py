@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import decodedrift as dd
 from decodedrift.cli.report import report
+from decodedrift.core.records import InputError
 from decodedrift.experiments.overview import overview
 from decodedrift.models.sources import checkpoints
 from decodedrift.report.brief import summary
@@ -283,6 +284,14 @@ def test_the_cell_of_an_injection_has_a_table() -> None:
     assert [tag for tag, _ in page.tags].count("table") == 1
     titles = [a["title"] for tag, a in page.tags if tag == "td"]
     assert f"agreement = {float(injected().summary['agreement'].iloc[0])!r}" in str(titles[0])
+
+
+def test_a_column_that_would_not_be_read_back_is_not_saved(tmp_path: Path) -> None:
+    own = copy.copy(run())
+    own.traces = own.traces.assign(mine="x")
+    with pytest.raises(InputError, match=r"^traces: a run has no column 'mine' in it; drop it"):
+        own.save(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

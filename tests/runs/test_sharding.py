@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import decodedrift as dd
 from decodedrift.cli.app import app
 from decodedrift.core.records import InputError, Job
 from decodedrift.experiments.merging import ShardStudy
+from decodedrift.experiments.running import resume
 
 ASKED: dict[str, Any] = LEAN | {
     "candidates": ["bf16"], "strategies": ["greedy"], "max_new_tokens": 3, "prompts_per_job": 1, "batch_size": 2,
@@ -203,6 +205,16 @@ def test_shards_that_are_not_one_run(
     with pytest.raises(InputError, match=words):
         dd.merge(spoil(shards), out=tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("name", ["environment.json", "unfinished.json"])
+def test_what_a_shard_lost_is_named_and_no_resume_is_advised(shards: list[Path], tmp_path: Path, name: str) -> None:
+    (lost := shards[1] / "data" / name).unlink()
+    for ask in (lambda: dd.merge(shards, out=tmp_path / "merged"), lambda: resume(shards[1])):
+        with pytest.raises(
+            InputError, match=f"^{re.escape(str(lost))}: missing, .* run shard 2/2 again in a new folder$"
+        ):
+            ask()
 
 
 def test_where_a_merge_may_go(shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

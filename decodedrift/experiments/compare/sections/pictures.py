@@ -33,14 +33,16 @@ class Pictures:
             name: (as_read(text, study.plan), FIGURES[name](study, texts=options.texts))
             for name, text in self.captions.items()
         }
-        lead = self.lead.format_map({"near_tie_below": 0.1, "least": LEAST_PAIRS, **study.plan})
+        floors = FLOORS if (study.divergences["role"] == "floor").any() else ""
+        words = {"near_tie_below": 0.1, "least": LEAST_PAIRS, "floors": floors}
+        lead = self.lead.format_map(words | dict(study.plan)).strip()
         return together(plots, self.heading, lead, self.folded)
 
 
+FLOORS = "Where the line falls as the dotted one does, another batch layout alone parts as many."
 survival = Pictures(
     "How long the texts stay equal",
-    "The share of the answers that are still, to the word, the reference's, with its 95 % band. Where the line falls "
-    "as the dotted one does, another batch layout alone parts as many.",
+    "The share of the answers that are still, to the word, the reference's, with its 95 % band. {floors}",
     {"survival": "Texts still equal, by word"},
 )
 reasons = Pictures(
