@@ -17,8 +17,11 @@ from typer.testing import CliRunner
 import decodedrift as dd
 from decodedrift.cli.app import app
 from decodedrift.core.records import InputError, Job
+from decodedrift.core.settings import make_settings
+from decodedrift.experiments import experiment
 from decodedrift.experiments.merging import ShardStudy
 from decodedrift.experiments.running import resume
+from decodedrift.runs import plan as plans
 
 ASKED: dict[str, Any] = LEAN | {
     "candidates": ["bf16"], "strategies": ["greedy"], "max_new_tokens": 3, "prompts_per_job": 1, "batch_size": 2,
@@ -246,3 +249,18 @@ def test_a_training_has_a_job_a_seed() -> None:
         plan = experiment(name).settings(model="demo", shard="3/3")
         with pytest.raises(InputError, match=f"the run has 2 jobs, fewer than 3 shards; .* or {words}$"):
             own_jobs(plan, [Job("a", 0), Job("b", 1)])
+
+
+def test_the_plan_is_written_out_once_whatever_the_number_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a job, the keys of a run would cost prompts times jobs."""
+    prompts = [dd.Prompt(f"p{n}", f"w{n}") for n in range(9)]
+    kind = experiment("compare").settings
+    plan = make_settings(kind, {"model": "demo", "candidates": ["bf16"], "prompts": prompts, "prompts_per_job": 2})
+    calls: list[int] = []
+    real = type(plan).as_dict
+    monkeypatch.setattr(type(plan), "as_dict", lambda self: (calls.append(1), real(self))[1])
+    made = plans.jobs(plan, {"weights": "a"}, {}, 4)
+    assert len(calls) == 1
+    assert len({job.key for job in made}) == len(made) == 5
+    other = plans.jobs(plan, {"weights": "b"}, {}, 4)
+    assert not {job.key for job in made} & {job.key for job in other}
