@@ -287,6 +287,7 @@ def test_dry_run_writes_nothing(
     assert not list(tmp_path.iterdir())
     for word in ("jobs ", "rows ", "memory ", "GiB", "time ", "fp32, bf16, fp16, int8"):
         assert word in said
+    assert "of 0.04 GiB" in dry(here, "--model", saved(), "--prompt", "w1 w2", "--memory", "0.04")
 
 
 # ---- what is asked, in its several spellings
